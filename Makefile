@@ -1,0 +1,47 @@
+# `make` lists the targets. Everything runs in .venv, which `make .venv` fills.
+PYTHON ?= python3.11
+# A package index for the CPU build of PyTorch, where the default one brings CUDA:
+#   make test TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+VIDEO ?=
+BIN := .venv/bin
+INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(INDEX)
+
+.PHONY: help demo test test-all check bench golden clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+.venv/made: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv || python3 -m venv .venv
+	$(INSTALL) --editable .
+	touch $@
+
+.venv/made-for-tests: .venv/made
+	$(INSTALL) --editable '.[dev,diffusers,plot]'
+	touch $@
+
+demo: .venv/made  ## a real video to tokens and back, into out/ (VIDEO=clip.mp4 for your own)
+	$(BIN)/reeltok demo $(if $(VIDEO),--video '$(VIDEO)') --out out --force
+
+test: .venv/made-for-tests  ## the tests: CPU, offline, minutes
+	$(BIN)/python -m pytest
+
+test-all: .venv/made-for-tests  ## also the slow ones
+	$(BIN)/python -m pytest -m 'not gpu and not network and not browser'
+
+check: .venv/made-for-tests  ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: .venv/made-for-tests  ## speed and memory, as ratios to peers measured in the same run
+	for script in bench/*.py; do $(BIN)/python $$script || exit 1; done
+
+golden: .venv/made-for-tests  ## remake tests/golden; look at the difference before committing it
+	$(BIN)/python tests/golden/remake.py
+
+clean:  ## remove what make made
+	rm -rf .venv out build dist

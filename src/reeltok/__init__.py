@@ -1,0 +1,45 @@
+"""Video to tokens and tokens to video: VidTok, CoordTok and RefTok behind one API.
+
+>>> tok = reeltok.load("default")
+>>> tokens = tok.encode(reeltok.read("clip.mp4"))
+>>> reeltok.write(tok.decode(tokens), "again.mp4")
+
+Names are fetched when first used (PEP 562), so that importing the package is quick.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Video": "video",
+    "read": "video",
+    "write": "video",
+    "Tokens": "tokens",
+    "Tokenizer": "tokenizer",
+    "load": "zoo",
+    "presets": "zoo",
+}
+__all__ = [*_HOME, "__version__"]  # noqa: PLE0604
+
+if TYPE_CHECKING:
+    from reeltok.tokenizer import Tokenizer as Tokenizer
+    from reeltok.tokens import Tokens as Tokens
+    from reeltok.video import Video as Video
+    from reeltok.video import read as read
+    from reeltok.video import write as write
+    from reeltok.zoo import load as load
+    from reeltok.zoo import presets as presets
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(
+            f"module 'reeltok' has no attribute {name!r}; it has {', '.join(__all__)}"
+        )
+    return getattr(import_module(f"reeltok.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
