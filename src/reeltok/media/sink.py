@@ -1,0 +1,281 @@
+"""Where pictures are put: a video file, one image, a folder of images or a pipe.
+
+Everything is written beside the target under a hidden name and renamed when it is complete, so that
+no half-written output ever stands under the name that was asked for.
+"""
+
+import errno
+import os
+import re
+import secrets
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import av
+from PIL import Image
+
+from reeltok.media.colour import Pixels
+from reeltok.media.images import IMAGES
+from reeltok.media.movie import Movie, Shape, choose
+from reeltok.media.sound import Sound
+from reeltok.media.source import by
+
+_OURS = re.compile(r"\d{6,}\.png")  # the names of a folder of frames that this module wrote
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """What was written, and in `notes` what the reader of the file should know, a line each."""
+
+    path: Path | None  # None: standard output
+    frames: int
+    height: int
+    width: int
+    fps: float | None
+    codec: str
+    notes: tuple[str, ...] = ()
+
+
+class Sink:
+    """An output on its way: `begin` once, `add` every picture; leaving the `with` completes it.
+
+    Whatever ends the `with` early, an error or Ctrl-C, leaves nothing behind.
+    """
+
+    def __init__(self, place: Path | None, target: "_Target", cleanup: ExitStack) -> None:
+        self._place = place
+        self._target = target
+        self._cleanup = cleanup
+        self._shape: Shape | None = None
+        self._frames = 0
+        self.written: Written | None = None
+
+    def begin(self, shape: Shape) -> None:
+        """Say what the pictures will be. Raises ValueError where the form does not allow it."""
+        self._shape = shape
+        with self._explained():
+            self._target.begin(shape)
+
+    def add(self, picture: Pixels, time: float | None) -> None:
+        """Write one picture, shown at `time` seconds where the rate varies."""
+        assert self._shape is not None
+        size = (self._shape.height, self._shape.width)
+        if picture.shape[:2] != size:
+            raise ValueError(
+                f"the video changes its frame size: frame {self._frames} is "
+                f"{by(*picture.shape[:2])}, those before it {by(*size)}"
+            )
+        with self._explained():
+            self._target.add(picture, self._frames, time)
+        self._frames += 1
+
+    def __enter__(self) -> "Sink":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self._cleanup:
+            if kind is None:
+                self._complete()
+
+    def _complete(self) -> None:
+        if self._shape is None:
+            raise ValueError(f"there are no frames to write to {self._name}")
+        with self._explained():
+            self._target.finish(self._place)
+        self.written = Written(
+            path=self._place,
+            frames=self._frames,
+            height=self._shape.height,
+            width=self._shape.width,
+            fps=self._shape.fps,
+            codec=self._target.form,
+            notes=tuple(self._target.notes),
+        )
+
+    @property
+    def _name(self) -> str:
+        return "standard output" if self._place is None else str(self._place)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Errors of the system and of FFmpeg as one sentence that names the file."""
+        try:
+            yield
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            reason = error.strerror or str(error)
+            if error.errno == errno.ENOSPC:
+                reason = "the disk is full; free some space or write elsewhere"
+            plain = OSError(f"cannot write {self._name} (frame {self._frames}): {reason}")
+            plain.errno = error.errno
+            raise plain from error
+        except av.FFmpegError as error:
+            raise ValueError(
+                f"cannot encode frame {self._frames} of {self._name}: {error.strerror}"
+            ) from error
+
+
+def open_sink(
+    path: str | Path,
+    *,
+    lossless: bool = False,
+    codec: str | None = None,
+    crf: float | None = None,
+    pad_even: bool = False,
+    audio_from: str | Path | None = None,
+) -> Sink:
+    """Prepare to write under `path` ("-": standard output), and make sure now that it can be done.
+
+    Raises ValueError for an unknown or impossible form, FileNotFoundError or OSError where there is
+    no folder or no permission.
+    """
+    place = None if str(path) == "-" else Path(os.path.realpath(path))
+    suffix = "-" if place is None else place.suffix.lower()
+    folder = place is not None and (str(path).endswith("/") or not suffix or place.is_dir())
+    with ExitStack() as stack:
+        if folder or suffix in IMAGES:
+            assert place is not None
+            if codec or crf is not None:
+                raise ValueError(f"codec and crf go with a video file, not with images ({path})")
+            beside = _beside(place, stack, folder=folder)
+            target: _Target = _Images(beside, ".png" if folder else suffix, folder, lossless)
+            if audio_from is not None:
+                target.notes.append("images carry no sound: left out")
+        else:
+            settings = choose(suffix, lossless=lossless, codec=codec, crf=crf)
+            sound = None if audio_from is None else Sound(audio_from)
+            if sound is not None:
+                stack.callback(sound.close)
+            part = None if place is None else _beside(place, stack)
+            target = file = _File(part, stack)
+            file.hold(Movie(file.file, suffix, *settings, pad_even=pad_even, sound=sound))
+        cleanup = stack.pop_all()
+    return Sink(place, target, cleanup)
+
+
+def _beside(place: Path, stack: ExitStack, *, folder: bool = False) -> Path:
+    """A new hidden file or folder beside `place`; the stack removes what is left of it."""
+    if not place.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {place.parent} to write {place.name} into")
+    if folder and place.exists():
+        _check_folder(place)
+    elif not folder and place.exists() and not place.is_file():
+        raise ValueError(f"{place} exists and is not a file: choose another name")
+    beside = place.with_name(f".{secrets.token_hex(6)}.part")
+    try:
+        if folder:
+            beside.mkdir()
+            stack.callback(shutil.rmtree, beside, ignore_errors=True)
+        else:
+            beside.open("xb").close()
+            stack.callback(beside.unlink, missing_ok=True)
+    except OSError as error:
+        plain = OSError(f"cannot write into {place.parent}: {error.strerror}")
+        plain.errno = error.errno
+        raise plain from error
+    return beside
+
+
+def _check_folder(place: Path) -> None:
+    """Only an empty folder, or one with frames that this module wrote, is ever replaced."""
+    if not place.is_dir():
+        raise ValueError(f"{place} is a file, not a folder: a video's name needs a suffix (.mp4)")
+    if not all(_OURS.fullmatch(name) for name in os.listdir(place)):
+        raise ValueError(f"the folder {place} holds other files: name a new or an empty one")
+
+
+class _Target(Protocol):
+    """One way of writing, beside the place where it will stand."""
+
+    form: str  # what it is written as, for people
+    notes: list[str]
+
+    def begin(self, shape: Shape) -> None: ...
+    def add(self, picture: Pixels, number: int, time: float | None) -> None: ...
+    def finish(self, place: Path | None) -> None: ...
+
+
+class _Images:
+    """One image, or a folder of numbered PNG files."""
+
+    def __init__(self, beside: Path, suffix: str, folder: bool, lossless: bool) -> None:
+        if lossless and suffix in (".jpg", ".jpeg"):
+            raise ValueError("lossless does not go with JPEG: use .png")
+        self._beside = beside
+        self._suffix = suffix
+        self._folder = folder
+        self._options = {"lossless": lossless} if suffix == ".webp" else {"quality": 95}
+        self.form = suffix.removeprefix(".")
+        self.notes: list[str] = []
+
+    def begin(self, shape: Shape) -> None:
+        if shape.varying:
+            self.notes.append("images keep no time stamps: left out")
+
+    def add(self, picture: Pixels, number: int, time: float | None) -> None:
+        if number and not self._folder:
+            raise ValueError(
+                f"one {self._suffix} file holds one frame and the video has more: "
+                f"name a folder (no suffix) or a video file"
+            )
+        file = self._beside / f"{number:06d}{self._suffix}" if self._folder else self._beside
+        form = Image.registered_extensions()[self._suffix]
+        Image.fromarray(picture).save(file, form, **self._options)
+
+    def finish(self, place: Path | None) -> None:
+        assert place is not None
+        if self._folder and place.exists():
+            shutil.rmtree(place)
+        os.replace(self._beside, place)
+
+
+class _File:
+    """A video file, or standard output where there is no place beside."""
+
+    def __init__(self, beside: Path | None, stack: ExitStack) -> None:
+        self._beside = beside
+        self.file: Any = _Pipe() if beside is None else beside.open("wb")
+        stack.callback(self._drop)
+
+    def hold(self, movie: Movie) -> None:
+        """Say what goes into the file."""
+        self._movie = movie
+        self.form = movie.codec.name
+        self.notes = movie.notes
+        self.begin = movie.begin
+        self.add = movie.add
+
+    def finish(self, place: Path | None) -> None:
+        self._movie.finish()
+        self.file.close()
+        if self._beside is not None and place is not None:
+            os.replace(self._beside, place)
+
+    def _drop(self) -> None:
+        with suppress(OSError):  # a full disk is full for what is thrown away, too
+            self.file.close()
+
+
+class _Pipe:
+    """Standard output as FFmpeg writes to it: forwards only."""
+
+    closed = False
+
+    def write(self, data: bytes) -> int:
+        return sys.stdout.buffer.write(data)
+
+    def close(self) -> None:
+        self.closed = True
+        sys.stdout.buffer.flush()

@@ -1,0 +1,308 @@
+"""Video in and out: the `Video` record, `read`, `stream` and `write`.
+
+`to_unit` and `to_bytes` are the only place where [0, 255] and [-1, 1] meet. How files are taken
+apart and put together stands in `source`, `sink`, `timing` and `colour`.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64, UInt8
+from torch import Tensor
+
+from reeltok.media.colour import MADE, Colour
+from reeltok.media.movie import Shape
+from reeltok.media.sink import Written, open_sink
+from reeltok.media.source import Size, Source, by, open_source
+from reeltok.media.timing import Span
+
+__all__ = ["Colour", "Stream", "Video", "Written", "read", "stream", "to_bytes", "to_unit", "write"]
+
+
+def to_unit(frames: UInt8[Tensor, "t h w c"]) -> Float[Tensor, "1 c t h w"]:
+    """Bytes in [0, 255] to float32 in [-1, 1], with a batch of one and channels first."""
+    return frames.permute(3, 0, 1, 2)[None].to(torch.float32) / 127.5 - 1
+
+
+def to_bytes(x: Float[Tensor, "1 c t h w"]) -> UInt8[Tensor, "t h w c"]:
+    """Values in [-1, 1] to bytes in [0, 255]: clamped, then rounded to the nearest.
+
+    Raises ValueError for NaN, which no picture can show.
+    """
+    if x.isnan().any():
+        raise ValueError("a video holds NaN: look for it in the model or in its input")
+    scaled = (x[0].to(torch.float32).clamp(-1, 1) + 1) * 127.5
+    return scaled.round().to(torch.uint8).permute(1, 2, 3, 0).contiguous()
+
+
+@dataclass(frozen=True, eq=False)
+class Video:
+    """Pictures in RGB with their rate, and what is needed to write them as they came.
+
+    `fps` is None where no rate is known (images, tensors); with `times` it is the mean. `times` are
+    seconds from the first frame of the clip, None at a constant rate. `start` is where the first
+    frame lies in `source`, in seconds: audio is copied from there.
+    """
+
+    frames: UInt8[Tensor, "t h w 3"]
+    fps: float | None = None
+    times: Float64[Tensor, " t"] | None = None
+    colour: Colour = field(default=MADE)
+    source: Path | None = None
+    start: float = 0.0
+
+    @classmethod
+    def of(
+        cls,
+        x: Tensor | np.ndarray,
+        *,
+        fps: float | None = None,
+        like: "Video | None" = None,
+    ) -> "Video":
+        """A video of floating values "1 c t h w" in [-1, 1], or of bytes "t h w c" or "h w c".
+
+        `like` lends its rate, times, colour tags and source. Raises ValueError for other shapes
+        and types, NaN, or where `like` has times for another number of frames.
+        """
+        x = torch.from_numpy(x) if isinstance(x, np.ndarray) else x.detach()
+        frames = _frames_of(x)
+        if like is None:
+            return cls(frames, fps)
+        times = like.times if fps is None else None
+        if times is not None and len(times) != len(frames):
+            raise ValueError(f"{len(frames)} frames cannot have the {len(times)} times of `like`")
+        return cls(frames, fps or like.fps, times, like.colour, like.source, like.start)
+
+    @property
+    def height(self) -> int:
+        """Pixels from top to bottom."""
+        return self.frames.shape[1]
+
+    @property
+    def width(self) -> int:
+        """Pixels from left to right."""
+        return self.frames.shape[2]
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it lasts; None without a rate."""
+        if self.fps is None:
+            return None
+        if self.times is not None:
+            return float(self.times[-1] - self.times[0]) + 1 / self.fps
+        return len(self) / self.fps
+
+    def __len__(self) -> int:
+        return self.frames.shape[0]
+
+    def __repr__(self) -> str:
+        rate = "no fps" if self.fps is None else f"{self.fps:.6g} fps"
+        varying = "" if self.times is None else ", varying"
+        return f"Video({len(self)} x {by(self.height, self.width)}, {rate}{varying})"
+
+    def __getitem__(self, part: slice) -> "Video":
+        """The frames of a slice, with their times moved to begin at 0; a step divides the rate."""
+        if not isinstance(part, slice):
+            raise TypeError(f"a Video takes a slice such as video[0:8], not {part!r}")
+        first, _, step = part.indices(len(self))
+        if step < 1:
+            raise ValueError(f"a Video runs forwards: a step of {step} is not possible")
+        fps = self.fps and self.fps / step
+        start = self.start + (first / self.fps if self.fps else 0.0)
+        times = None
+        if self.times is not None and len(self.frames[part]):
+            times = self.times[part]
+            start, times = self.start + float(times[0] - self.times[0]), times - times[0]
+        return replace(self, frames=self.frames[part], fps=fps, times=times, start=start)
+
+    def tensor(
+        self, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None
+    ) -> Float[Tensor, "1 3 t h w"]:
+        """The frames in [-1, 1] as a tokenizer takes them."""
+        return to_unit(self.frames.to(device)).to(dtype)
+
+
+def _frames_of(x: Tensor) -> UInt8[Tensor, "t h w 3"]:
+    if x.is_floating_point() and x.ndim == 5 and x.shape[:2] == (1, 3):
+        frames = to_bytes(x)
+    elif x.dtype == torch.uint8 and x.ndim in (3, 4) and x.shape[-1] == 3:
+        frames = x if x.ndim == 4 else x[None]
+    else:
+        raise ValueError(
+            f"a video is uint8 'frames height width 3' or floating '1 3 frames height width' in "
+            f"[-1, 1], not {str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}"
+        )
+    if not frames.numel():
+        raise ValueError(f"a video needs at least one frame and one pixel, not {tuple(x.shape)}")
+    return frames.cpu()
+
+
+class Stream(Iterable[Video]):
+    """A video read in parts of at most `chunk` frames, in memory that does not grow.
+
+    Size, rate, colour and the number of frames are known before the first part (a file without
+    time stamps, such as avi, may hold a few less). It can be gone through once; `close` (or a
+    `with`) lets go of the file earlier than the end.
+    """
+
+    def __init__(self, opened: Source, chunk: int) -> None:
+        self._opened = opened
+        self._closed = False
+        self.chunk = chunk
+        self.height = opened.height
+        self.width = opened.width
+        self.fps = opened.plan.fps
+        self.frames = opened.plan.count
+        self.times = None if opened.plan.times is None else torch.from_numpy(opened.plan.times)
+        self.start = opened.plan.start
+        self.colour = opened.colour
+        self.source = opened.path
+
+    def __repr__(self) -> str:
+        size = by(self.height, self.width)
+        return f"Stream({self.frames} x {size}, {self.fps} fps, parts of {self.chunk})"
+
+    def __iter__(self) -> Iterator[Video]:
+        """Videos whose times run on from part to part."""
+        with self:
+            done = 0
+            while done < self.frames:
+                frames = self._take(min(self.chunk, self.frames - done))
+                if not len(frames):
+                    return
+                yield self._part(frames, done)
+                done += len(frames)
+
+    def _take(self, count: int) -> UInt8[Tensor, "t h w 3"]:
+        """The next pictures, `count` of them or as many as there are."""
+        if self._closed:
+            raise ValueError("this stream was read or closed: open it again to go through it")
+        out = np.empty((count, self.height, self.width, 3), np.uint8)
+        taken = 0
+        for taken, picture in enumerate(islice(self._opened.pictures, count), 1):
+            out[taken - 1] = picture
+        return torch.from_numpy(out[:taken])
+
+    def _part(self, frames: Tensor, done: int) -> Video:
+        times = None if self.times is None else self.times[done : done + len(frames)]
+        start = self.start + (done / self.fps if self.fps else 0.0)
+        if times is not None:
+            start = self.start + float(times[0])
+        return Video(frames, self.fps, times, self.colour, self.source, start)
+
+    def whole(self) -> Video:
+        """All frames as one video."""
+        with self:
+            return self._part(self._take(self.frames), 0)
+
+    def close(self) -> None:
+        """Let go of the file; nothing more can be read."""
+        self._closed = True
+        self._opened.pictures.close()
+        self._opened.close()
+
+    def __enter__(self) -> "Stream":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def stream(
+    path: str | Path,
+    *,
+    start: float = 0.0,
+    frames: int | None = None,
+    fps: float | None = None,
+    size: Size = None,
+    chunk: int = 16,
+) -> Stream:
+    """Open a video to be read in parts of at most `chunk` frames; else as `read`.
+
+    Raises FileNotFoundError or ValueError here for what can be seen ahead, and ValueError from the
+    iteration for damage or a change of size in mid-stream.
+    """
+    if chunk < 1:
+        raise ValueError(f"chunk must be 1 or more frames, not {chunk}")
+    return Stream(open_source(path, Span(start=start, frames=frames, fps=fps), size), chunk)
+
+
+def read(
+    path: str | Path,
+    *,
+    start: float = 0.0,
+    frames: int | None = None,
+    fps: float | None = None,
+    size: Size = None,
+) -> Video:
+    """Read a video file, an image, a folder of images, or standard input ("-").
+
+    `start`: seconds from the first frame; the first picture is the first frame not before it.
+    `frames`: at most so many pictures. `fps`: resample, each picture the latest frame on show.
+    `size`: short side in pixels, or (height, width). Raises FileNotFoundError, or ValueError for
+    what is not a video, is damaged, or has nothing in the span asked for.
+    """
+    return stream(path, start=start, frames=frames, fps=fps, size=size).whole()
+
+
+def write(
+    video: Video | Iterable[Video] | Tensor | np.ndarray,
+    path: str | Path,
+    *,
+    fps: float | None = None,
+    lossless: bool = False,
+    codec: str | None = None,
+    crf: float | None = None,
+    pad_even: bool = False,
+    audio_from: str | Path | None = None,
+) -> Written:
+    """Write a video, or its parts one by one, under `path`; nothing stands there until all is done.
+
+    The suffix chooses the container: .mp4 .mov .mkv .webm .avi .gif, an image (one frame), none for
+    a folder of PNG, "-" for standard output. `fps` overrides the rate (and drops times). `lossless`
+    is FFV1 in .mkv or .avi. `crf`: lower is better. `pad_even` repeats edge pixels of odd sizes.
+    `audio_from`: copy the sound of this file, from where the video starts in it.
+    Raises ValueError for what cannot be written so, FileNotFoundError or OSError for a missing
+    folder, no permission or a full disk; the path is checked before the first part is taken.
+    """
+    if isinstance(video, Tensor | np.ndarray):
+        video = Video.of(video, fps=fps)
+    parts = [video] if isinstance(video, Video) else video
+    sink = open_sink(
+        path, lossless=lossless, codec=codec, crf=crf, pad_even=pad_even, audio_from=audio_from
+    )
+    with sink:
+        begun = varying = False
+        for part in parts:
+            if not begun:
+                varying = part.times is not None and fps is None
+                sink.begin(_shape(part, fps or part.fps, varying))
+                begun = True
+            times = (
+                part.times.tolist() if varying and part.times is not None else [None] * len(part)
+            )
+            for picture, time in zip(part.frames.numpy(), times, strict=True):
+                sink.add(picture, time)
+    assert sink.written is not None
+    return sink.written
+
+
+def _shape(first: Video, fps: float | None, varying: bool) -> Shape:
+    return Shape(
+        height=first.height,
+        width=first.width,
+        fps=fps,
+        varying=varying,
+        colour=first.colour,
+        start=first.start,
+    )

@@ -1,0 +1,463 @@
+"""Files in: time stamps, seeking, turning, resizing, images, pipes, and every kind of bad input."""
+
+import io
+import sys
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from small_clips import Clip, pattern
+
+from reeltok.media.source import fit
+from reeltok.video import Video, read, stream, write
+
+STAMPS = [0, 40, 80, 200, 240, 250, 400, 520, 560, 600]  # ms
+
+
+def close(a: torch.Tensor, b: torch.Tensor, levels: float = 3) -> bool:
+    return a.shape == b.shape and float((a.float() - b.float()).abs().mean()) < levels
+
+
+# --- time -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.mov", "a.webm"])
+def test_varying_time_stamps_are_kept_and_written_back(
+    clip: Clip, tmp_path: Path, name: str
+) -> None:
+    video = read(clip("source.mkv", stamps=STAMPS))
+    assert video.times is not None
+    assert (video.times * 1000).round().tolist() == STAMPS
+    assert video.fps == pytest.approx(9 / 0.6)
+    write(video, tmp_path / name)
+    back = read(tmp_path / name)
+    assert back.times is not None
+    assert (back.times - video.times).abs().max() <= 0.0005
+
+
+def test_parts_of_a_varying_stream_run_on(clip: Clip, tmp_path: Path) -> None:
+    path = clip("a.mkv", stamps=STAMPS)
+    write(stream(path, chunk=3), tmp_path / "b.mkv")
+    times = read(tmp_path / "b.mkv").times
+    assert times is not None
+    assert (times * 1000).round().tolist() == STAMPS
+
+
+@pytest.mark.parametrize("fps", [25, Fraction(30000, 1001), Fraction(24000, 1001), 60])
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_constant_rates_have_no_times(clip: Clip, tmp_path: Path, name: str, fps: Fraction) -> None:
+    video = read(clip(name, fps=fps))
+    assert video.times is None
+    assert video.fps == pytest.approx(float(fps), rel=1e-9)
+    write(video, tmp_path / f"b{name}")
+    assert read(tmp_path / f"b{name}").fps == pytest.approx(float(fps), rel=1e-9)
+
+
+def test_clips_that_begin_late_on_their_clock_begin_at_zero(clip: Clip) -> None:
+    late = [stamp + 5000 for stamp in STAMPS]
+    video = read(clip("a.mkv", stamps=late), start=0.24)
+    assert video.times is not None
+    assert (video.times * 1000).round().tolist() == [0, 10, 160, 280, 320, 360]
+    assert video.start == pytest.approx(0.24)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi", "a.gif"])
+@settings(
+    deadline=None,
+    derandomize=True,
+    max_examples=6,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(first=st.integers(0, 39), count=st.integers(1, 45))
+def test_a_span_is_that_part_of_the_whole(
+    long_clip: Callable[[str], Path], name: str, first: int, count: int
+) -> None:
+    path = long_clip(name)
+    whole = read(path)
+    assert len(whole) == 40
+    part = read(path, start=first / 25, frames=count)
+    assert torch.equal(part.frames, whole.frames[first : first + count])
+    assert part.start == pytest.approx(first / 25)
+    assert (part.fps, part.times) == (25, None)
+
+
+@pytest.fixture
+def long_clip(clip: Clip, tmp_path: Path) -> Callable[[str], Path]:
+    """40 frames with B-frames and a keyframe every 12; made once for each name."""
+
+    def make(name: str) -> Path:
+        if (tmp_path / name).exists():
+            return tmp_path / name
+        if name.endswith(".gif"):
+            return clip(name, pattern(40), codec="gif", layout="rgb8")
+        return clip(name, pattern(40), options={"g": "12", "bf": "3"})
+
+    return make
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts"])
+def test_spans_of_open_groups_are_exact(clip: Clip, name: str) -> None:
+    """Pictures that lean over a keyframe cannot be decoded from it: the seek goes further back."""
+    params = "open-gop=1:keyint=10:bframes=3:b-adapt=0:scenecut=0"
+    path = clip(name, rough(40), layout="yuv420p", options={"x264-params": params})
+    whole = read(path).frames
+    for first in (9, 11, 12, 19, 21, 29):
+        part = read(path, start=first / 25, frames=4)
+        assert torch.equal(part.frames, whole[first : first + 4])
+        assert part.times is None
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.mov", "a.avi"])
+def test_pictures_that_lean_on_what_was_cut_away_are_left_out(
+    clip: Clip, tmp_path: Path, name: str
+) -> None:
+    params = "open-gop=1:keyint=10:bframes=3:b-adapt=0:scenecut=0"
+    path = clip(name, rough(40), layout="yuv420p", options={"x264-params": params})
+    other = repack(path, tmp_path / f"b{name}", skip_groups=1)
+    video, whole = read(other), read(path).frames
+    assert (len(video), video.times) == (30, None)
+    assert torch.equal(video.frames, whole[10:])
+    assert sum(len(part) for part in stream(other, chunk=7)) == 30
+
+
+def test_what_lies_before_the_keyframe_is_not_decoded(clip: Clip) -> None:
+    """The span is entered at its keyframe: damage far before it does not matter."""
+    path = clip(frames=rough(), layout="yuv420p", options={"g": "10", "bf": "0"})
+    expected = read(path).frames[30:34]
+    damaged(path, 0.1)
+    assert torch.equal(read(path, start=30 / 25, frames=4).frames, expected)
+    with pytest.raises(ValueError, match="damaged"):
+        read(path, frames=10)
+
+
+def test_fps_shows_the_latest_earlier_frame(clip: Clip) -> None:
+    path = clip("a.mkv", stamps=STAMPS, options={"crf": "1"})
+    whole = read(path).frames
+    resampled = read(path, fps=10)
+    assert (resampled.fps, resampled.times) == (10, None)
+    # at 0, 100 ... 600 ms: the clip lasts one mean frame longer than its last time stamp
+    assert torch.equal(resampled.frames, whole[[0, 2, 3, 5, 6, 6, 9]])
+    assert torch.equal(read(path, fps=10, start=0.2, frames=2).frames, whole[[3, 5]])
+
+
+# --- shape ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("angle", "turn"),
+    [(90, 1), (-90, -1), (180, 2)],
+)
+def test_rotation_is_applied(clip: Clip, angle: int, turn: int) -> None:
+    upright = read(clip("a.mp4")).frames
+    turned = read(clip("b.mp4", rotation=angle))
+    expected = torch.rot90(upright, turn, (1, 2))
+    assert torch.equal(turned.frames, expected)
+    assert (turned.height, turned.width) == expected.shape[1:3]
+    assert read(clip("b.mp4", rotation=angle), size=(16, 20)).frames.shape == (10, 16, 20, 3)
+
+
+@pytest.mark.parametrize(("flips", "axis"), [({"hflip": True}, 2), ({"vflip": True}, 1)])
+def test_mirrors_are_applied(clip: Clip, flips: dict[str, bool], axis: int) -> None:
+    mirrored = read(clip("b.mp4", rotation=0, flips=flips)).frames
+    assert torch.equal(mirrored, read(clip("a.mp4")).frames.flip(axis))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photographs_are_turned_as_exif_says(tmp_path: Path, orientation: int) -> None:
+    from PIL import ImageOps
+
+    image = Image.fromarray(pattern(1)[0].numpy())
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image.save(tmp_path / "a.png", exif=exif)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "a.png")))
+    assert np.array_equal(read(tmp_path / "a.png").frames[0].numpy(), expected)
+
+
+@pytest.mark.parametrize(
+    ("size", "found"),
+    [(16, (16, 24)), (20, (20, 30)), ((10, 50), (10, 50)), (64, (64, 96)), (None, (32, 48))],
+)
+def test_size_is_the_short_side_or_both(
+    clip: Clip, size: int | tuple[int, int] | None, found: tuple[int, int]
+) -> None:
+    with stream(clip(), size=size) as parts:
+        assert (parts.height, parts.width) == found
+        assert next(iter(parts)).frames.shape[1:3] == found
+
+
+def test_the_long_side_is_made_even() -> None:
+    assert fit(1080, 1920, 256) == (256, 456)
+    assert fit(1920, 1080, 256) == (456, 256)
+    assert fit(100, 100, 33) == (33, 33)
+
+
+def test_shrinking_is_antialiased(tmp_path: Path) -> None:
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2] = 255
+    Image.fromarray(stripes).save(tmp_path / "a.png")
+    small = read(tmp_path / "a.png", size=16).frames.float()[:, :, 2:-2]
+    assert (small - 127.5).abs().max() < 2  # picking pixels would give 0 or 255
+
+
+@pytest.mark.parametrize("layout", ["yuv420p10le", "yuv422p", "yuv444p", "yuv444p10le", "yuv440p"])
+def test_layouts_decode(clip: Clip, layout: str) -> None:
+    codec = "libx264" if "10" in layout else "ffv1"
+    frames = pattern()
+    assert close(read(clip("a.mkv", frames, codec=codec, layout=layout)).frames, frames)
+
+
+@pytest.mark.parametrize("layout", ["gray", "gbrp16le", "gray16le", "rgb24"])
+def test_layouts_without_chroma_or_matrix_decode(clip: Clip, layout: str) -> None:
+    frames = pattern()[..., :1].expand(-1, -1, -1, 3)
+    codec = "png" if layout == "rgb24" else "ffv1"
+    name = "a.mov" if codec == "png" else "a.mkv"
+    assert close(read(clip(name, frames, codec=codec, layout=layout)).frames, frames, 0.6)
+
+
+def test_hidden_frames_of_vp8_are_not_counted(clip: Clip, tmp_path: Path) -> None:
+    path = clip("a.webm", codec="libvpx", layout="yuv420p", options={"g": "100"})
+
+    def hide(number: int, data: bytes) -> bytes:  # bit 4 of the first byte: to be shown
+        return bytes([data[0] & ~0x10]) + data[1:] if number == 4 else data
+
+    video = read(repack(path, tmp_path / "b.webm", change=hide))
+    assert len(video) == 9
+    assert video.times is not None
+    assert (video.times * 25).round().tolist() == [0, 1, 2, 3, 5, 6, 7, 8, 9]
+
+
+# --- images and pipes -----------------------------------------------------------------------------
+
+
+def test_a_folder_of_images_is_sorted_as_people_count(tmp_path: Path) -> None:
+    frames = pattern(12)
+    for number, picture in enumerate(frames.numpy()):
+        Image.fromarray(picture).save(tmp_path / f"frame{number}.png")
+    (tmp_path / "notes.txt").write_text("not an image")
+    video = read(tmp_path)
+    assert torch.equal(video.frames, frames)
+    assert video.fps is None
+    part = read(tmp_path, fps=5, start=0.4, frames=3)
+    assert torch.equal(part.frames, frames[2:5])
+    assert part.fps == 5
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tif", "a.webp", "a.jpg", "100%d.png"])
+def test_an_image_is_one_frame(tmp_path: Path, name: str) -> None:
+    frames = pattern(1)
+    Image.fromarray(frames[0].numpy()).save(tmp_path / name, quality=95)
+    video = read(tmp_path / name)
+    assert (len(video), video.fps) == (1, None)
+    exact = name.endswith(("png", "bmp", "tif"))
+    assert torch.equal(video.frames, frames) if exact else close(video.frames, frames)
+
+
+def test_a_pipe_is_read(clip: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = clip()
+
+    class Pipe(io.BytesIO):
+        def seekable(self) -> bool:
+            return False
+
+        def seek(self, *_: object) -> int:
+            raise OSError("a pipe")
+
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(Pipe(path.read_bytes()))))
+    assert torch.equal(read("-").frames, read(path).frames)
+
+
+def test_names_are_names_not_addresses(
+    clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip().rename(tmp_path / "http:a%03d*.mp4")
+    monkeypatch.chdir(tmp_path)
+    assert len(read("http:a%03d*.mp4")) == 10
+
+
+# --- bad input ------------------------------------------------------------------------------------
+
+
+def damaged(path: Path, where: float, length: int = 3000) -> Path:
+    data = bytearray(path.read_bytes())
+    begin = int(len(data) * where)
+    data[begin : begin + length] = bytes(min(length, len(data) - begin))
+    path.write_bytes(data)
+    return path
+
+
+def cut(path: Path, where: float = 0.6) -> Path:
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * where)])
+    return path
+
+
+def repack(
+    path: Path,
+    target: Path,
+    *,
+    skip_groups: int = 0,
+    change: Callable[[int, bytes], bytes] = lambda _, data: data,
+    **options: str,
+) -> Path:
+    """Copy the packets into another file: without the first groups, or with changed bytes."""
+    keys, first = 0, None
+    with av.open(str(path)) as source, av.open(str(target), "w", options=options) as out:
+        track = out.add_stream_from_template(source.streams.video[0])
+        for number, packet in enumerate(source.demux(video=0)):
+            keys += packet.is_keyframe and packet.size > 0
+            if packet.size and keys > skip_groups:
+                first = packet.dts if first is None else first
+                fresh = av.Packet(change(number, bytes(packet)))
+                fresh.pts, fresh.dts = packet.pts - first, packet.dts - first
+                fresh.duration, fresh.time_base = packet.duration, packet.time_base
+                fresh.is_keyframe, fresh.stream = packet.is_keyframe, track
+                out.mux(fresh)
+    return target
+
+
+def rough(frames: int = 40) -> torch.Tensor:
+    """Pictures that take many bytes, so that every cut or hole falls into them."""
+    return torch.randint(0, 256, (frames, 64, 96, 3), dtype=torch.uint8)
+
+
+def test_what_is_not_there_or_not_a_video_is_said(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_text("hello\n" * 500)
+    (tmp_path / "a.txt").write_text("hello\n" * 500)
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "a.png").write_bytes(b"\x89PNG no")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(FileNotFoundError, match="no file"):
+        read(tmp_path / "none.mp4")
+    for name in ("a.mp4", "a.txt", "empty.mp4", "folder", "a.png"):
+        with pytest.raises(ValueError, match=r"not a video|no video|no images|not an image") as at:
+            read(tmp_path / name)
+        assert str(tmp_path / name) in str(at.value)
+        assert "\n" not in str(at.value)
+
+
+def test_sound_alone_is_not_a_video(tmp_path: Path) -> None:
+    import wave
+
+    with wave.open(str(tmp_path / "a.wav"), "wb") as out:
+        out.setparams((1, 2, 8000, 0, "NONE", ""))
+        out.writeframes(bytes(16000))
+    with pytest.raises(ValueError, match="holds no video"):
+        read(tmp_path / "a.wav")
+
+
+def test_a_file_without_its_header_is_refused(clip: Clip) -> None:
+    with pytest.raises(ValueError, match="header is cut off"):
+        read(cut(clip(frames=rough())))
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "layout"),
+    [
+        ("a.mov", "prores_ks", "yuv422p10le"),
+        ("a.mkv", "libx264", "yuv420p"),
+        ("a.webm", "libvpx-vp9", "yuv420p"),
+        ("a.avi", "libx264", "yuv420p"),
+        ("a.gif", "gif", "rgb8"),
+    ],
+)
+def test_a_file_that_is_cut_off_is_refused(
+    clip: Clip, tmp_path: Path, name: str, codec: str, layout: str
+) -> None:
+    options = {"deadline": "realtime"} if codec == "libvpx-vp9" else {"bf": "0"}
+    path = clip(name, rough(20), codec=codec, layout=layout, options=options)
+    if name == "a.mov":  # with the index at the front, where a cut leaves it whole
+        path = repack(path, tmp_path / "b.mov", movflags="faststart")
+    assert len(read(path)) == 20
+    with pytest.raises(ValueError, match="cut off"):
+        read(cut(path))
+
+
+def test_a_hole_in_the_middle_says_how_far_it_got(clip: Clip) -> None:
+    path = damaged(clip(frames=rough(), layout="yuv420p", options={"g": "10"}), 0.5)
+    got: list[Video] = []
+    with stream(path, chunk=1) as parts, pytest.raises(ValueError, match=r"damaged: .*frame \d+"):
+        got.extend(parts)
+    assert 5 < len(got) < 35
+
+
+def test_pictures_that_the_decoder_had_to_mend_are_damage(clip: Clip) -> None:
+    path = clip(frames=rough(), layout="yuv420p", options={"g": "100"})
+    data = bytearray(path.read_bytes())
+    for at in range(len(data) // 2, len(data) // 2 + 8000, 1000):
+        data[at] ^= 0x55
+    path.write_bytes(data)
+    with av.open(str(path)) as source:  # FFmpeg itself goes on to the end
+        assert sum(1 for _ in source.decode(video=0)) == 40
+    with pytest.raises(ValueError, match="cannot be decoded whole"):
+        read(path)
+
+
+def test_nothing_in_the_span_says_how_long_the_clip_is(clip: Clip, tmp_path: Path) -> None:
+    for name in ("a.mp4", "a.mkv"):
+        with pytest.raises(ValueError, match=r"is 0.40 s long: start=3"):
+            read(clip(name), start=3)
+    Image.fromarray(pattern(1)[0].numpy()).save(tmp_path / "0.png")
+    with pytest.raises(ValueError, match="start needs fps"):
+        read(tmp_path / "0.png", start=1)
+    with pytest.raises(ValueError, match="1 images"):
+        read(tmp_path / "0.png", start=1, fps=2)
+
+
+def test_a_change_of_size_in_mid_stream_names_the_frame_and_both_sizes(
+    clip: Clip, tmp_path: Path
+) -> None:
+    small = clip("a.h264", pattern(5), layout="yuv420p").read_bytes()
+    large = clip("b.h264", pattern(5, 48, 64), layout="yuv420p").read_bytes()
+    (tmp_path / "c.h264").write_bytes(small + large)
+    with pytest.raises(ValueError, match=r"frame 5 is 48x64, those before it 32x48"):
+        read(tmp_path / "c.h264")
+
+
+def test_images_of_two_sizes_are_refused(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 6)).save(tmp_path / "0.png")
+    Image.new("RGB", (9, 6)).save(tmp_path / "1.png")
+    with pytest.raises(ValueError, match=r"1.png \(frame 1\) is 6x9, the first is 6x8"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"start": -1.0}, {"frames": 0}, {"fps": 0.0}, {"size": 0}, {"size": (4, 0)}, {"chunk": 0}],
+)
+def test_arguments_that_make_no_sense_are_refused(clip: Clip, asked: dict) -> None:
+    with pytest.raises(ValueError, match=next(iter(asked))):
+        stream(clip(), **asked)
+
+
+def test_ffmpeg_stays_silent(clip: Clip, capfd: pytest.CaptureFixture[str]) -> None:
+    """Damage is reported by the exception alone: nothing goes to the terminal beside it."""
+    path = damaged(clip(frames=rough(), layout="yuv420p"), 0.5)
+    with pytest.raises(ValueError, match="damaged"):
+        read(path)
+    assert capfd.readouterr() == ("", "")
+
+
+# --- real clips -----------------------------------------------------------------------------------
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize("name", ["14_bigbuckbunny.mp4", "16_carphone_pristine.mp4"])
+def test_real_clips_are_read_whole(shared: Path, name: str) -> None:
+    import csv
+
+    table = csv.DictReader((shared / "data/eval/manifest.csv").read_text().splitlines())
+    entry = next(row for row in table if row["file"] == name)
+    path = shared / "data/eval" / name
+    video = read(path)
+    assert (len(video), video.height, video.width) == tuple(
+        int(entry[key]) for key in ("frames", "h", "w")
+    )
+    assert video.fps == pytest.approx(float(entry["fps"]), abs=0.01)
+    assert torch.equal(read(path, start=10 / video.fps, frames=5).frames, video.frames[10:15])

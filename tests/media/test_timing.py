@@ -1,0 +1,88 @@
+"""Rates, variable rates and resampling, on plain numbers."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reeltok.media.timing import Span, find_rate, fraction_of, plan
+
+
+@pytest.mark.parametrize(
+    ("fps", "fraction"),
+    [
+        (29.97, Fraction(30000, 1001)),
+        (23.976, Fraction(24000, 1001)),
+        (59.94, Fraction(60000, 1001)),
+        (25.0, Fraction(25)),
+        (12.5, Fraction(25, 2)),
+        (0.5, Fraction(1, 2)),
+    ],
+)
+def test_rates_become_the_fractions_they_mean(fps: float, fraction: Fraction) -> None:
+    assert fraction_of(fps) == fraction
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(
+    rate=st.sampled_from([Fraction(24000, 1001), 24, 25, Fraction(30000, 1001), 30, 50, 60]),
+    tick=st.sampled_from([0.001, 1 / 90000, 1 / 600]),
+    count=st.integers(2, 400),
+    told=st.booleans(),
+)
+def test_a_rounded_constant_rate_is_constant(
+    rate: Fraction, tick: float, count: int, told: bool
+) -> None:
+    stamps = np.round(np.arange(count) / float(rate) / tick) * tick
+    fps, constant = find_rate(stamps, tick, [float(rate)] if told else [])
+    assert constant
+    assert fps == pytest.approx(float(rate), rel=2 * tick * float(rate) / (count - 1))
+
+
+def test_a_gap_is_not_rounding() -> None:
+    for tick in (0.001, 1 / 25):  # the coarser one is the duration of a whole frame
+        stamps = np.delete(np.arange(20) / 25, 18)
+        assert find_rate(stamps, tick, [25.0])[1] is False
+
+
+def test_resampling_shows_the_latest_frame_that_is_not_later() -> None:
+    stamps = np.array([0.0, 0.1, 0.25, 0.9])
+    shown = plan(stamps, 0.001, [], Span(fps=5))
+    assert shown is not None
+    # at 0, .2, .4, .6, .8, 1.0 and 1.2 s; the clip lasts to 0.9 s and a mean frame of 0.3 s
+    assert shown.repeats.tolist() == [1, 1, 3, 1]
+    assert (shown.times, shown.fps) == (None, 5)
+
+
+def test_thinning_a_constant_rate_takes_every_third() -> None:
+    stamps = np.round(np.arange(30) / 30 * 1000) / 1000
+    shown = plan(stamps, 0.001, [30.0], Span(fps=10))
+    assert shown is not None
+    assert np.flatnonzero(shown.repeats).tolist() == list(range(0, 30, 3))
+
+
+def test_start_is_the_first_frame_not_before_it() -> None:
+    stamps = np.arange(10) / 25
+    for start, first in ((0.0, 0), (0.04, 1), (0.041, 2), (0.36, 9)):
+        shown = plan(stamps, 1 / 12800, [25.0], Span(start=start))
+        assert shown is not None
+        assert np.flatnonzero(shown.repeats)[0] == first
+        assert shown.start == pytest.approx(first / 25)
+    assert plan(stamps, 1 / 12800, [25.0], Span(start=0.4)) is None
+
+
+def test_frames_limit_what_is_shown_after_resampling() -> None:
+    shown = plan(np.arange(10) / 10, 0.001, [10.0], Span(fps=20, frames=5))
+    assert shown is not None
+    assert shown.repeats.tolist() == [2, 2, 1] + [0] * 7
+    assert shown.count == 5
+
+
+@pytest.mark.parametrize(
+    "span", [{"start": -1.0}, {"frames": 0}, {"fps": 0.0}, {"fps": float("nan")}, {"start": np.inf}]
+)
+def test_spans_that_make_no_sense_are_refused(span: dict) -> None:
+    with pytest.raises(ValueError, match=next(iter(span))):
+        Span(**span)
