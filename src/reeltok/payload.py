@@ -1,0 +1,359 @@
+"""The bytes of a .reel file: a safetensors file with a bit-packed payload, hashed block by block.
+
+`ReelSink` writes a payload of unknown length, `ReelSource` reads any range of it and checks what it
+reads. What the bytes mean is said in tokens.py; the layout is described in docs/tokens.md.
+"""
+
+import hashlib
+import io
+import json
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+
+VERSION = 1
+BLOCK = 2**16  # bytes of payload under one hash: what a range read checks beyond its own ends
+LONGEST_HEADER = 100_000_000  # bytes; safetensors' own limit
+IDS_AT_ONCE = 2**17  # ids held as single bits at once (4 to 8 MiB); a multiple of 8
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+# Ids as bits.
+
+
+def bits_for(vocabulary: int) -> int:
+    """Bits of one id: ceil(log2 vocabulary), at least 1."""
+    return max(1, (vocabulary - 1).bit_length())
+
+
+def word(bits: int) -> np.dtype:
+    """A big-endian word that holds an id of so many bits."""
+    return np.dtype(">u4" if bits <= 32 else ">u8")
+
+
+def pack(ids: Int64[np.ndarray, "n"], bits: int) -> UInt8[np.ndarray, "m"]:
+    """`bits` bits per id, most significant bit first, without gaps; zeros fill the last byte."""
+    words = np.ascontiguousarray(ids, dtype=word(bits))
+    unused = 8 * words.itemsize - bits
+    rows = [words[start : start + IDS_AT_ONCE] for start in range(0, len(words), IDS_AT_ONCE)]
+    packed = []
+    for row in rows:
+        single = np.unpackbits(row.view(np.uint8).reshape(len(row), -1), axis=1)
+        packed.append(np.packbits(single[:, unused:]))
+    return np.concatenate(packed) if packed else np.empty(0, dtype=np.uint8)
+
+
+def unpack(
+    packed: UInt8[np.ndarray, "m"], bits: int, count: int, skip: int = 0
+) -> Int64[np.ndarray, "n"]:
+    """`count` ids from packed bytes, after `skip` bits."""
+    ids = np.empty(count, dtype=np.int64)
+    for start in range(0, count, IDS_AT_ONCE):
+        stop = min(count, start + IDS_AT_ONCE)
+        first, last = skip + start * bits, skip + stop * bits
+        single = np.unpackbits(packed[first // 8 : -(-last // 8)])
+        single = single[first % 8 : first % 8 + last - first]
+        wide = np.zeros((stop - start, 8 * word(bits).itemsize), dtype=np.uint8)
+        wide[:, -bits:] = single.reshape(-1, bits)
+        ids[start:stop] = np.packbits(wide, axis=1).view(word(bits)).reshape(-1)
+    return ids
+
+
+# Writing.
+
+
+def require_writable(path: Path) -> Path:
+    """The path itself, when a file can be made there; OSError that says why not otherwise."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"cannot write {path}: the folder {path.parent} does not exist; create it first"
+        )
+    if path.is_dir():
+        raise IsADirectoryError(f"cannot write {path}: it is a folder; name a file")
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(f"cannot write {path}: the folder {path.parent} is not writable")
+    return path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file beside `path` that takes its name when all went well, and vanishes otherwise."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
+    try:
+        with beside.open("xb") as file:
+            yield file
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor of the file: safetensors' name of its dtype, its shape, and where its bytes lie."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+class ReelSink:
+    """Takes a payload and named tensors piece by piece; `finish` makes the file, all at once.
+
+    The pieces are spooled in an unnamed file beside `path` ("-": standard output).
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = None if str(path) == "-" else require_writable(Path(path))
+        folder = self.path.parent if self.path else None
+        self.payload = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed by `close`)
+        self.others = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+        self.entries: dict[str, Entry] = {}
+        self.hashes: dict[str, str] = {}
+        self.whole = hashlib.sha256()
+        self.block = hashlib.sha256()
+        self.blocks: list[bytes] = []
+
+    @property
+    def length(self) -> int:
+        """Bytes of payload so far."""
+        return self.payload.tell()
+
+    def add(self, data: bytes | memoryview) -> None:
+        """Append bytes to the payload."""
+        view = memoryview(data)
+        self.whole.update(view)
+        room = BLOCK - self.length % BLOCK
+        self.payload.write(view)
+        while len(view) >= room:
+            self.block.update(view[:room])
+            self.blocks.append(self.block.digest())
+            self.block, view, room = hashlib.sha256(), view[room:], BLOCK
+        self.block.update(view)
+
+    def add_tensor(self, name: str, tensor: Tensor) -> None:
+        """Append a named tensor beside the payload."""
+        if tensor.dtype not in NAMES:
+            raise ValueError(
+                f"tensor {name!r} has dtype {tensor.dtype}, which a .reel file cannot hold"
+            )
+        data = tensor_bytes(tensor)
+        start = self.others.tell()
+        self.others.write(data)
+        shape = tuple(tensor.shape)
+        self.entries[name] = Entry(NAMES[tensor.dtype], shape, start, start + len(data))
+        self.hashes[name] = hashlib.sha256(data).hexdigest()
+
+    def finish(self, name: str, dtype: str, shape: tuple[int, ...], about: dict[str, Any]) -> None:
+        """Write the file: the payload under `name`, and `about` with all the hashes."""
+        rest = [self.block.digest()] if self.length % BLOCK else []
+        blocks = np.frombuffer(b"".join(self.blocks + rest), dtype=np.uint8).reshape(-1, 32)
+        self.add_tensor("blocks", torch.from_numpy(blocks.copy()))
+        payload = {
+            "name": name,
+            "bytes": self.length,
+            "block": BLOCK,
+            "sha256": self.whole.hexdigest(),
+        }
+        about = {**about, "payload": payload, "tensors": self.hashes}
+        self.entries[name] = Entry(dtype, shape, 0, self.length)
+        # Widest values first: the format allows no gaps, and each must be aligned to its width.
+        order = sorted(self.entries, key=lambda each: -DTYPES[self.entries[each].dtype].itemsize)
+        with replacing(self.path) if self.path else standard_output() as file:
+            file.write(header_bytes({each: self.entries[each] for each in order}, about))
+            for each in order:
+                source = self.payload if each == name else self.others
+                copy_range(source, file, self.entries[each])
+        self.close()
+
+    def close(self) -> None:
+        """Drop what was spooled; without `finish` nothing is left."""
+        self.payload.close()
+        self.others.close()
+
+
+def header_bytes(entries: dict[str, Entry], about: dict[str, Any]) -> bytes:
+    """The length and JSON with which a safetensors file begins; tensors lie in the given order."""
+    table: dict[str, Any] = {}
+    at = 0
+    for name, entry in entries.items():
+        end = at + entry.stop - entry.start
+        table[name] = {
+            "dtype": entry.dtype,
+            "shape": list(entry.shape),
+            "data_offsets": [at, end],
+        }
+        at = end
+    said = json.dumps(about, sort_keys=True)
+    metadata = {
+        "format": "reel",
+        "version": str(VERSION),
+        "about": said,
+        "sha256": description_hash(said, table),
+    }
+    raw = json.dumps({"__metadata__": metadata, **table}).encode()
+    raw += b" " * (-len(raw) % 8)
+    return len(raw).to_bytes(8, "little") + raw
+
+
+def description_hash(said: str, table: dict[str, Any]) -> str:
+    """SHA-256, in hex, of what the header says about the tokens and about where tensors lie."""
+    return hashlib.sha256((said + json.dumps(table, sort_keys=True)).encode()).hexdigest()
+
+
+def copy_range(source: IO[bytes], target: IO[bytes], entry: Entry) -> None:
+    source.seek(entry.start)
+    left = entry.stop - entry.start
+    while left:
+        data = source.read(min(left, 2**20))
+        target.write(data)
+        left -= len(data)
+
+
+@contextmanager
+def standard_output() -> Iterator[IO[bytes]]:
+    yield sys.stdout.buffer
+    sys.stdout.buffer.flush()
+
+
+def tensor_bytes(tensor: Tensor) -> bytes:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
+
+
+# Reading.
+
+
+class ReelSource:
+    """An open .reel file ("-": standard input, spooled first): `about`, payload, named tensors.
+
+    Raises ValueError, in one sentence, for a file that is no .reel, is cut off, altered or newer.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = path
+        self.file = standard_input() if str(path) == "-" else Path(path).open("rb")  # noqa: SIM115
+        with ExitStack() as stack:  # closes the file where something is wrong with it
+            stack.callback(self.close)
+            self.size = self.file.seek(0, io.SEEK_END)
+            metadata, table = self.read_header()
+            self.about = self.read_about(metadata, table)
+            self.entries = {
+                name: Entry(each["dtype"], tuple(each["shape"]), *each["data_offsets"])
+                for name, each in table.items()
+            }
+            self.payload = self.entries[self.about["payload"]["name"]]
+            self.hashes = [bytes(row) for row in self.tensor("blocks").numpy()]
+            stack.pop_all()
+        self.checked: set[int] = set()
+
+    def read_header(self) -> tuple[dict[str, str], dict[str, Any]]:
+        """The file's metadata and its table of tensors; checks that all bytes are there."""
+        alien = ValueError(f"{self.path} is not a .reel file; give one that `reeltok encode` wrote")
+        self.file.seek(0)
+        length = int.from_bytes(self.file.read(8), "little")
+        raw = self.file.read(min(length, LONGEST_HEADER))
+        if not raw.startswith(b"{") or length > LONGEST_HEADER:
+            raise alien
+        self.start = 8 + length  # of the tensors
+        if self.size < self.start:
+            raise self.cut_off(self.start)
+        try:
+            table = json.loads(raw)
+            metadata = table.pop("__metadata__", {})
+            end = self.start + max(int(each["data_offsets"][1]) for each in table.values())
+        except (ValueError, LookupError, TypeError, AttributeError):
+            raise self.altered("its header") from None
+        if metadata.get("format") != "reel":
+            raise alien
+        if self.size < end:
+            raise self.cut_off(end)
+        if self.size > end:
+            raise self.altered("its end")
+        return metadata, table
+
+    def read_about(self, metadata: dict[str, str], table: dict[str, Any]) -> dict[str, Any]:
+        """What the header says about the tokens; checks version and hash."""
+        version = metadata.get("version", "")
+        if not version.isdecimal():
+            raise self.altered("its version")
+        if int(version) > VERSION:
+            raise ValueError(
+                f"{self.path} is a .reel file of version {version} and this reeltok reads up to "
+                f"version {VERSION}; upgrade reeltok to read it"
+            )
+        said = metadata.get("about", "")
+        if description_hash(said, table) != metadata.get("sha256"):
+            raise self.altered("its description")
+        return json.loads(said)
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Payload bytes start..stop, after checking the blocks that hold them (each once)."""
+        for index in range(start // BLOCK, -(-stop // BLOCK)):
+            if index not in self.checked:
+                end = min((index + 1) * BLOCK, self.payload.stop - self.payload.start)
+                data = self.raw(self.payload, index * BLOCK, end)
+                if hashlib.sha256(data).digest() != self.hashes[index]:
+                    raise self.altered(f"bytes {index * BLOCK} to {end} of its tokens")
+                self.checked.add(index)
+        return self.raw(self.payload, start, stop)
+
+    def tensor(self, name: str) -> Tensor:
+        """A named tensor, after checking its hash."""
+        entry = self.entries[name]
+        data = self.raw(entry, 0, entry.stop - entry.start)
+        if hashlib.sha256(data).hexdigest() != self.about["tensors"][name]:
+            raise self.altered(f"its tensor {name!r}")
+        dtype = DTYPES[entry.dtype]
+        flat = torch.frombuffer(bytearray(data), dtype=dtype) if data else torch.empty(0)
+        return flat.to(dtype).reshape(entry.shape)
+
+    def raw(self, entry: Entry, start: int, stop: int) -> bytes:
+        self.file.seek(self.start + entry.start + start)
+        return self.file.read(stop - start)
+
+    def cut_off(self, expected: int) -> ValueError:
+        return ValueError(
+            f"{self.path} is cut off: {expected} bytes were written and {self.size} are there; "
+            f"copy or encode it again"
+        )
+
+    def altered(self, where: str) -> ValueError:
+        return ValueError(
+            f"{self.path} was altered after it was written ({where} does not match its SHA-256); "
+            f"copy or encode it again"
+        )
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def standard_input() -> IO[bytes]:
+    spool = tempfile.TemporaryFile()  # noqa: SIM115 (closed by ReelSource)
+    shutil.copyfileobj(sys.stdin.buffer, spool)
+    return spool
