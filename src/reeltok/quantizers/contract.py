@@ -1,0 +1,126 @@
+"""What every quantizer gives, and the small pieces that all of them need."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass as record
+from dataclasses import field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float, Int
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+STRICT = ConfigDict(extra="forbid")
+SCORES = 2**22  # at most so many distances to codes are held at once (16 MiB in float32)
+
+
+@record(frozen=True, eq=False, kw_only=True)
+class Quantized:
+    """What a quantizer gives: `z` for the decoder, `ids` (None if continuous), and its losses.
+
+    `loss` is the sum of `terms` (each already weighted): "kl", or "commitment", "entropy" and
+    "codebook". In evaluation it is zero and `terms` is empty.
+    """
+
+    z: Float[Tensor, "b *grid d"]
+    ids: Int[Tensor, "b *grid"] | None
+    loss: Float[Tensor, ""]
+    terms: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Regularized:
+    """The losses that FSQ, LFQ and VQ share; `regularization=False` leaves both out (table 3).
+
+    Entropy per token minus entropy of the mean token distribution, its weight falling linearly from
+    `entropy_start` times `entropy` to `entropy` in `entropy_steps` optimizer steps, and commitment,
+    the mean squared distance from the encoder's output to its code.
+    """
+
+    regularization: bool = True
+    entropy: float = 0.1
+    entropy_start: float = 3.0
+    entropy_steps: int = Field(default=2000, ge=0)
+    temperature: float = Field(default=0.01, gt=0)
+    commitment: float = 0.25
+
+    def entropy_weight(self, step: int | None) -> float:
+        """The weight at an optimizer step; None means long after the annealing."""
+        if step is None or step >= self.entropy_steps:
+            return self.entropy
+        start = self.entropy * self.entropy_start
+        return start + (self.entropy - start) * step / self.entropy_steps
+
+
+def gather(z: Tensor, ids: Tensor | None, terms: dict[str, Tensor]) -> Quantized:
+    """The record, its loss the sum of the terms."""
+    loss = sum(terms.values(), start=torch.zeros((), device=z.device))
+    return Quantized(z=z, ids=ids, loss=loss, terms=terms)
+
+
+def join(parts: Sequence[Quantized]) -> Quantized:
+    """Parts that follow one another on the first axis of the grid, as one.
+
+    Terms are means over tokens; those of a continuous quantizer are sums and stay so.
+    """
+    z = torch.cat([part.z for part in parts], dim=1)
+    ids = [part.ids for part in parts if part.ids is not None]
+    terms: dict[str, Tensor] = {}
+    for part in parts:
+        share = part.z.shape[1] / z.shape[1] if ids else 1.0
+        for name, term in part.terms.items():
+            terms[name] = terms.get(name, torch.zeros_like(term)) + share * term
+    return gather(z, torch.cat(ids, dim=1) if ids else None, terms)
+
+
+def full_precision(z: Tensor) -> AbstractContextManager:
+    """A region without autocast, where the device has one (`meta` has none)."""
+    kind = z.device.type
+    if not torch.amp.is_autocast_available(kind):
+        return nullcontext()
+    return torch.autocast(kind, enabled=False)
+
+
+def as_float(z: Tensor) -> Tensor:
+    """float32, or float64 where that came in."""
+    return z if z.dtype == torch.float64 else z.float()
+
+
+def noise_like(x: Tensor, draw: Any, generator: torch.Generator | None) -> Tensor:
+    """Noise of x's shape, drawn where the generator lives, so that a seed fixes it anywhere."""
+    device = x.device if generator is None else generator.device
+    return draw(x.shape, generator=generator, dtype=x.dtype, device=device).to(x.device)
+
+
+def clamped_entropy(shares: Tensor) -> Tensor:
+    """Entropy in nats of one distribution."""
+    return -(shares * shares.clamp(min=1e-5).log()).sum()  # Parity: VidTok clamps the logarithm
+
+
+class MeanOverRanks(torch.autograd.Function):
+    """The mean over processes. Every process then holds the same loss, so gradients sum back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return sum_over_ranks(x.clone()) / dist.get_world_size()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return sum_over_ranks(grad.clone()) / dist.get_world_size()
+
+
+def mean_over_ranks(x: Tensor) -> Tensor:
+    """The mean of x over all processes, with gradients; x itself where there is one process."""
+    return MeanOverRanks.apply(x) if dist.is_initialized() else x
+
+
+def sum_over_ranks(x: Tensor) -> Tensor:
+    """The sum of x over all processes, in place, without gradients."""
+    if dist.is_initialized():
+        sent = x.cuda() if dist.get_backend() == "nccl" else x  # NCCL takes no CPU tensors
+        dist.all_reduce(sent)
+        x.copy_(sent)
+    return x
