@@ -1,0 +1,51 @@
+"""A model on disk: a folder with config.json and model.safetensors, and the hash of its weights."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+def write_folder(
+    folder: str | Path, record: Mapping[str, Any], weights: Mapping[str, Tensor]
+) -> Path:
+    """Write `record` and `weights` into `folder`, each file whole or not at all."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
+    replace_file(folder / "model.safetensors", lambda beside: save_file(tensors, beside))
+    text = json.dumps(record, indent=2) + "\n"
+    replace_file(folder / "config.json", lambda beside: beside.write_text(text))
+    return folder
+
+
+def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let `write` make a file beside `path`, then give it that name."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(beside)
+        beside.chmod(0o644)  # safetensors lets only the owner read
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def dump_config(config: Any) -> dict[str, Any]:
+    """A configuration as what JSON can hold."""
+    return TypeAdapter(type(config)).dump_python(config, mode="json")
+
+
+def hash_weights(weights: dict[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,235 @@
+"""Layers that the tokenizer families share.
+
+Inside a network a video is a contiguous channels-last tensor `b t h w c`, so that a convolution
+over space or over time alone is a 2-D convolution on a view, without a copy. What a stream
+remembers between calls is a `Past` that the caller owns; `past=None` is a whole clip.
+"""
+
+import math
+from itertools import pairwise
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+Edge = Literal["both", "past-zeros", "past-first"]
+"""What stands before the first frame: zeros on both sides (not causal), zeros, or that frame."""
+
+
+class Past(dict[nn.Module, Tensor]):
+    """What a causal network remembers of the frames before: layer -> the last frames it read.
+
+    `ahead` counts the frames at the end of the present call that belong to the next one; they
+    are read, not remembered. A layer that doubles time doubles it.
+    """
+
+    ahead: int = 0
+
+    def copy(self) -> "Past":
+        """A `Past` that goes on from here by itself; its tensors are shared, never changed."""
+        other = Past(self)
+        other.ahead = self.ahead
+        return other
+
+    def keep(self, layer: nn.Module, x: Float[Tensor, "b t h w c"], frames: int) -> None:
+        """Remember the last `frames` frames of `x` that are not look-ahead."""
+        end = x.shape[1] - self.ahead
+        self[layer] = x[:, end - frames : end].clone()
+
+
+def pad_time(
+    x: Float[Tensor, "b t h w c"],
+    layer: nn.Module,
+    *,
+    kernel: int,
+    stride: int = 1,
+    edge: Edge,
+    past: Past | None = None,
+) -> Float[Tensor, "b t2 h w c"]:
+    """Put in front of `x` what `layer`'s temporal kernel sees there.
+
+    With "past-first" the first frame stands alone at every time scale, hence `kernel - 1` copies
+    whatever the stride; "past-zeros" expects a first group of `stride` frames.
+    """
+    if edge == "both":
+        front, back = (kernel // 2, kernel // 2) if stride == 1 else (0, 1)
+        return F.pad(x, (0, 0, 0, 0, 0, 0, front, back))
+    if past is not None and layer in past:
+        x = torch.cat([past[layer], x], dim=1)
+    elif edge == "past-first":
+        x = torch.cat([x[:, :1].expand(-1, kernel - 1, -1, -1, -1), x], dim=1)
+    else:
+        x = F.pad(x, (0, 0, 0, 0, 0, 0, kernel - stride, 0))
+    if past is not None:
+        past.keep(layer, x, kernel - stride)
+    return x
+
+
+class Conv(nn.Module):
+    """A convolution over (time, height, width); axes with kernel 1 cost nothing.
+
+    Space is padded with zeros to keep its size, or after the last row and column where the
+    stride is 2; time is padded by `edge`. The weight is always `out in t h w`.
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        kernel: tuple[int, int, int],
+        *,
+        stride: tuple[int, int, int] = (1, 1, 1),
+        edge: Edge = "past-first",
+        zero: bool = False,
+    ) -> None:
+        super().__init__()
+        self.kernel, self.stride, self.edge = kernel, stride, edge
+        self.weight = nn.Parameter(torch.empty(channels_out, channels_in, *kernel))
+        self.bias = nn.Parameter(torch.empty(channels_out))
+        bound = 0.0 if zero else 1 / math.sqrt(channels_in * math.prod(kernel))
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(
+        self, x: Float[Tensor, "b t h w c"], past: Past | None = None
+    ) -> Float[Tensor, "b t2 h2 w2 d"]:
+        if self.kernel[0] > 1:
+            kernel, stride = self.kernel[0], self.stride[0]
+            x = pad_time(x, self, kernel=kernel, stride=stride, edge=self.edge, past=past)
+        return self.convolve(x)
+
+    def convolve(self, x: Float[Tensor, "b t h w c"]) -> Float[Tensor, "b t2 h2 w2 d"]:
+        """Convolve frames whose time axis is padded already."""
+        b, t, h, w, c = x.shape
+        if self.kernel == (1, 1, 1):
+            return F.linear(x, self.weight.flatten(1), self.bias)
+        if self.kernel[1:] == (1, 1):
+            rows = x.reshape(b, t, h * w, c).permute(0, 3, 1, 2)
+            y = F.conv2d(rows, self.weight[..., 0], self.bias, stride=(self.stride[0], 1))
+            return y.permute(0, 2, 3, 1).reshape(b, y.shape[2], h, w, -1)
+        after = self.stride[1] > 1
+        if after:
+            x = F.pad(x, (0, 0, 0, 1, 0, 1))
+        padding = (0, 0) if after else (self.kernel[1] // 2, self.kernel[2] // 2)
+        if self.kernel[0] == 1:
+            images = x.flatten(0, 1).permute(0, 3, 1, 2)
+            y = F.conv2d(images, self.weight[:, :, 0], self.bias, self.stride[1:], padding)
+            return y.permute(0, 2, 3, 1).contiguous().unflatten(0, (b, t))
+        y = F.conv3d(x.permute(0, 4, 1, 2, 3), self.weight, self.bias, self.stride, (0, *padding))
+        return y.permute(0, 2, 3, 4, 1).contiguous()
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[1]}, {self.weight.shape[0]}, {self.kernel}, {self.stride}"
+
+
+class Norm(nn.Module):
+    """Normalization and SiLU: layer norm over channels, or group norm over 32 groups.
+
+    Layer norm takes its statistics over the channels of one position; group norm also over the
+    axes that the convolution behind it spans: `kernel` and `edge` are that convolution's. A causal
+    network never takes them over time. eps 1e-6.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        groups: int | None = None,
+        kernel: tuple[int, int, int] = (1, 3, 3),
+        edge: Edge = "past-first",
+        act: bool = True,
+    ) -> None:
+        super().__init__()
+        self.groups, self.act = groups, act
+        over_time = [1] if kernel[0] > 1 and edge == "both" else []
+        over_space = [2, 3] if kernel[1] > 1 or kernel[0] == 1 else []
+        self.axes = (*over_time, *over_space, -1)
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Float[Tensor, "b t h w c"]) -> Float[Tensor, "b t h w c"]:
+        y = self._layer(x) if self.groups is None else self._group(x, self.groups)
+        return silu(y) if self.act else y
+
+    def _layer(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:], self.weight, self.bias, 1e-6)
+
+    def _group(self, x: Tensor, groups: int) -> Tensor:
+        parts = x.unflatten(-1, (groups, -1))
+        var, mean = torch.var_mean(parts, self.axes, correction=0, keepdim=True)
+        parts = (parts - mean) * torch.rsqrt(var + 1e-6)
+        return parts.flatten(-2) * self.weight + self.bias
+
+
+def silu(x: Tensor) -> Tensor:
+    """x * sigmoid(x); in place where no gradient needs x."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
+
+
+class Residual(nn.Module):
+    """x + conv(act(norm(conv(act(norm(x))))))), with a 1x1x1 shortcut where the width changes.
+
+    `convs` convolutions of one kernel, the first `norms` of them behind a norm (the others behind
+    SiLU alone). Temporal ones end in zeros, so that training starts from an image model (VidTok,
+    section 3).
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        kernel: tuple[int, int, int],
+        *,
+        edge: Edge,
+        groups: int | None = None,
+        convs: int = 2,
+        norms: int = 2,
+    ) -> None:
+        super().__init__()
+        widths = [channels_in] + [channels_out] * convs
+        temporal = kernel[1:] == (1, 1)
+        self.norms = nn.ModuleList(
+            Norm(width, groups=groups, kernel=kernel, edge=edge) for width in widths[:norms]
+        )
+        self.convs = nn.ModuleList(
+            Conv(a, b, kernel, edge=edge, zero=temporal and i == convs - 1)
+            for i, (a, b) in enumerate(pairwise(widths))
+        )
+        changes = channels_in != channels_out
+        self.shortcut = Conv(channels_in, channels_out, (1, 1, 1)) if changes else None
+
+    def forward(
+        self, x: Float[Tensor, "b t h w c"], past: Past | None = None
+    ) -> Float[Tensor, "b t h w d"]:
+        y = x
+        for i, conv in enumerate(self.convs):
+            y = conv(self.norms[i](y) if i < len(self.norms) else silu(y), past)
+        return add(y, x if self.shortcut is None else self.shortcut(x))
+
+
+def add(y: Tensor, x: Tensor) -> Tensor:
+    """y + x; into y where no gradient needs it."""
+    return y + x if torch.is_grad_enabled() else y.add_(x)
+
+
+class Attention(nn.Module):
+    """x + attention over the positions of each frame, one head, no mixing over time."""
+
+    def __init__(self, channels: int, *, groups: int | None = None) -> None:
+        super().__init__()
+        self.norm = Norm(channels, groups=groups, act=False)
+        self.query = Conv(channels, channels, (1, 1, 1))
+        self.key = Conv(channels, channels, (1, 1, 1))
+        self.value = Conv(channels, channels, (1, 1, 1))
+        self.out = Conv(channels, channels, (1, 1, 1))
+
+    def forward(
+        self, x: Float[Tensor, "b t h w c"], past: Past | None = None
+    ) -> Float[Tensor, "b t h w c"]:
+        b, t, h, w, c = x.shape
+        y = self.norm(x)
+        q, k, v = (f(y).view(b * t, 1, h * w, c) for f in (self.query, self.key, self.value))
+        y = F.scaled_dot_product_attention(q, k, v).view(b, t, h, w, c)
+        return add(self.out(y), x)

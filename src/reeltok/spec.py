@@ -1,0 +1,48 @@
+"""What a tokenizer does to a video, in numbers."""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """What a tokenizer does to a video, in numbers.
+
+    The first `first` frames become `first_steps` steps of the token grid's first axis, each further
+    `group` frames `group_steps`. A token stands for `factors` = (t, h, w) pixels, and has
+    `channels` latent values or is an id below `vocabulary` (None: continuous). A frame depends on
+    at most `reach` steps before its own (None: on all) and `ahead` after it. A tokenizer that is
+    not causal codes windows apart, of `window` frames where that is fixed.
+    """
+
+    name: str
+    family: str
+    factors: tuple[int, int, int]
+    causal: bool
+    first: int
+    group: int
+    channels: int
+    vocabulary: int | None
+    parameters: int
+    reach: int | None
+    ahead: int = 0
+    first_steps: int = 1
+    group_steps: int = 1
+    window: int | None = None
+    size: tuple[int, int] | None = None
+
+    @property
+    def bits(self) -> int:
+        """Bits of one token: of its id, or 16 for each latent value."""
+        if self.vocabulary is None:
+            return 16 * self.channels
+        return (self.vocabulary - 1).bit_length()
+
+    def steps(self, frames: int) -> int:
+        """Steps along the token grid's first axis for `frames` frames, the last group filled."""
+        groups = math.ceil(max(0, frames - self.first) / self.group)
+        return self.first_steps + groups * self.group_steps
+
+    def frames(self, steps: int) -> int:
+        """Frames that `steps` steps decode to, before cropping."""
+        return self.first + (steps - self.first_steps) // self.group_steps * self.group

@@ -1,0 +1,250 @@
+"""Frames on their way into a network and out of it.
+
+A stream arrives in parts of any length; a network reads whole groups (the first may be shorter).
+`whole_groups` regroups, `fill` completes the last, `pad_space` completes rows and columns.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from reeltok.tokens import Tokens
+from reeltok.video import Colour, Video, to_bytes
+
+Part = TypeVar("Part")
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """A frame "b c 1 h w" in [-1, 1] that encoder and decoder both know before they go on.
+
+    It counts for those `clips` ("b", bool) of the batch, which forget what came before;
+    `frame=None` leaves them with nothing to lean on. `start`: the clip itself begins with it.
+    """
+
+    frame: Tensor | None
+    clips: Tensor
+    start: bool = False
+
+    def crop(self, rows: slice, columns: slice) -> "Reference":
+        """The same for one tile of pixels."""
+        if self.frame is None:
+            return self
+        return replace(self, frame=self.frame[..., rows, columns])
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Leaning:
+    """The references of a run of frames, by the frame before which they come.
+
+    `extras`, `bits` and `settings` are what the tokens keep so that a decoder finds them again.
+    """
+
+    references: Mapping[int, Reference] = field(default_factory=dict)
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+    bits: int = 0
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Span:
+    """Steps `early` to `late` of a clip, and how many of its frames come before them."""
+
+    early: int
+    late: int
+    before: int
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Frames `b c t h w` in [-1, 1] on their way in, of which the first `real` are the video's."""
+
+    x: Tensor
+    real: int
+    times: Tensor | None = None
+
+
+def as_tensor(x: Video | Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c t h w"]:
+    """Frames in [-1, 1], given so or from bytes. ValueError unless 5-D, floating, in range."""
+    if isinstance(x, Video):
+        return x.tensor()
+    if not isinstance(x, Tensor):
+        raise ValueError(
+            f"frames came as {type(x).__name__}: give a reeltok.Video or a tensor b c t h w"
+        )
+    if x.ndim != 5 or x.shape[1] != 3 or 0 in x.shape:
+        raise ValueError(
+            f"frames came with shape {tuple(x.shape)}: give b c t h w with c = 3 and no empty axis"
+        )
+    if not x.is_floating_point():
+        raise ValueError(f"frames came as {x.dtype}: give floats in [-1, 1], or a reeltok.Video")
+    low, high = (v.item() for v in x.detach().float().aminmax())
+    if not (low >= -1.001 and high <= 1.001):
+        raise ValueError(
+            f"frames reach from {low:.4g} to {high:.4g}: scale them to [-1, 1] without NaN"
+        )
+    return x
+
+
+def whole_groups(
+    parts: Iterable[Video | Tensor],
+    *,
+    first: int,
+    group: int,
+    window: int | None = None,
+    hold: bool = False,
+) -> Iterator[Frames]:
+    """The frames of `parts` in runs of whole groups: `first` frames, then multiples of `group`.
+
+    A run holds all whole groups that have arrived, or exactly `window` frames, or (`hold`)
+    everything. The last run is filled up to a whole group. ValueError when parts differ in size.
+    """
+    held: Frames | None = None
+    begun = False
+    for part in parts:
+        held = _append(held, as_tensor(part), part.times if isinstance(part, Video) else None)
+        wanted = window or (group if begun else first)
+        while not hold and held.real >= wanted:
+            count = wanted if window else wanted + (held.real - wanted) // group * group
+            run, held = _cut(held, count)
+            yield run
+            begun, wanted = True, window or group
+    if held is not None and held.real:
+        start = 0 if begun else first
+        yield fill(held, start + -(-max(0, held.real - start) // group) * group)
+
+
+def fill(frames: Frames, length: int) -> Frames:
+    """The same frames with the last one repeated up to `length`."""
+    missing = length - frames.x.shape[2]
+    if missing <= 0:
+        return frames
+    last = frames.x[:, :, -1:].expand(-1, -1, missing, -1, -1)
+    return Frames(torch.cat([frames.x, last], dim=2), frames.real, frames.times)
+
+
+def _append(held: Frames | None, x: Tensor, times: Tensor | None) -> Frames:
+    if held is None:
+        return Frames(x, x.shape[2], times)
+    if held.x.shape[:2] != x.shape[:2] or held.x.shape[3:] != x.shape[3:]:
+        raise ValueError(
+            f"the stream began with frames of {tuple(held.x.shape[3:])} and goes on with "
+            f"{tuple(x.shape[3:])} (height, width): cut it there, or read it with one size"
+        )
+    both = None if held.times is None or times is None else torch.cat([held.times, times])
+    return Frames(torch.cat([held.x, x], dim=2), held.real + x.shape[2], both)
+
+
+def _cut(frames: Frames, count: int) -> tuple[Frames, Frames]:
+    head, tail = frames.x[:, :, :count], frames.x[:, :, count:]
+    times = frames.times
+    early, late = (None, None) if times is None else (times[:count], times[count:])
+    return Frames(head, count, early), Frames(tail, tail.shape[2], late)
+
+
+def pad_space(x: Float[Tensor, "b c t h w"], factors: tuple[int, int]) -> Tensor:
+    """`x` with its last row and column repeated until both sides divide by `factors`."""
+    down, right = (-x.shape[3] % factors[0], -x.shape[4] % factors[1])
+    if not down and not right:
+        return x
+    return F.pad(x, (0, right, 0, down, 0, 0), mode="replicate")
+
+
+def peek(parts: Iterable[Part]) -> tuple[Part, Iterator[Part]]:
+    """The first of `parts`, and all of them. ValueError when there is none."""
+    rest = iter(parts)
+    for first in rest:
+        return first, chain([first], rest)
+    raise ValueError("the stream holds no frames: give at least one")
+
+
+def mark_last(parts: Iterable[Part]) -> Iterator[tuple[Part, bool]]:
+    """Every part with whether it is the last one."""
+    rest = iter(parts)
+    held = next(rest)
+    for part in rest:
+        yield held, False
+        held = part
+    yield held, True
+
+
+def count_frames(x: Video | Tensor) -> int:
+    """How many frames `x` holds."""
+    return len(x) if isinstance(x, Video) else as_tensor(x).shape[2]
+
+
+def split_frames(x: Video | Tensor, chunk: int) -> Iterator[Video | Tensor]:
+    """`x` in parts of `chunk` frames."""
+    for start in range(0, count_frames(x), chunk):
+        stop = start + chunk
+        if isinstance(x, Tensor):
+            yield x[:, :, start:stop]
+        else:
+            times = None if x.times is None else x.times[start:stop]
+            yield replace(x, frames=x.frames[start:stop], times=times)
+
+
+def whole_blocks(parts: Iterable[Tokens], opening: int, steps: int) -> Iterator[Tokens]:
+    """The parts of a stream cut anew, so that each holds whole blocks of `steps` steps.
+
+    ValueError where the last block is not complete.
+    """
+    held: Tokens | None = None
+    for part in parts:
+        held = part if held is None else Tokens.join([held, part])
+        count, lead = held.grid[0], opening if held.step == 0 else 0
+        whole = lead + (count - lead) // steps * steps
+        if count and whole == count:
+            yield held
+            held = None
+        elif 0 < whole < count:
+            yield held.part(0, whole)
+            held = held.part(whole, count)
+    if held is not None and held.grid[0]:
+        raise ValueError(
+            f"these tokens end within a block of {steps} steps ({held.grid[0]} are left): give the "
+            "whole clip"
+        )
+    if held is not None:
+        yield held
+
+
+def frame_range(frames: int, start: int | None, stop: int | None) -> tuple[int, int]:
+    """`start` and `stop` with their defaults. ValueError unless 0 <= start < stop <= frames."""
+    first, end = 0 if start is None else start, frames if stop is None else stop
+    if not 0 <= first < end <= frames:
+        raise ValueError(
+            f"frames {first} to {end} were asked of a clip of {frames}: "
+            f"give 0 <= start < stop <= {frames}"
+        )
+    return first, end
+
+
+def type_name(x: Tensor) -> str:
+    """The name of a tensor's type, such as "float32"."""
+    return str(x.dtype).removeprefix("torch.")
+
+
+def give(x: Tensor, part: Tokens, times: Tensor | None) -> Video | Tensor:
+    """Decoded frames as what had been encoded: a `Video`, or a tensor of the given dtype."""
+    given = part.settings.get("given", "float32" if part.fps is None else "video")
+    if given != "video":
+        return x.to(getattr(torch, given))
+    colour = {} if part.colour is None else {"colour": Colour(**part.colour)}
+    start = part.settings.get("start", 0.0)
+    return Video(frames=to_bytes(x), fps=part.fps, times=times, start=start, **colour)
+
+
+def join_frames(parts: list[Video | Tensor], skip: int) -> Video | Tensor:
+    """The parts as one, without the first `skip` frames."""
+    if isinstance(parts[0], Tensor):
+        return torch.cat(parts, dim=2)[:, :, skip:]
+    frames = torch.cat([part.frames for part in parts])[skip:]
+    times = None if parts[0].times is None else torch.cat([p.times for p in parts])[skip:]
+    return replace(parts[0], frames=frames, times=times)

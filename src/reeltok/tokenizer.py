@@ -1,0 +1,399 @@
+"""The contract of every tokenizer: what it does. What it is, in numbers, is its `Spec`.
+
+A family supplies `encode_part`, `decode_part` and `lookup` on whole groups of frames. This file
+adds, once for all, what does not depend on the network: padding and cropping, streams of any
+chunk length, ranges, tiles, running out of memory, and the folder a model is saved in.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from reeltok.folder import dump_config, hash_weights, write_folder
+from reeltok.layers import Past
+from reeltok.quantizers import Quantized
+from reeltok.reel import Reel
+from reeltok.spec import Spec
+from reeltok.streaming import (
+    Frames,
+    Leaning,
+    Reference,
+    Span,
+    as_tensor,
+    count_frames,
+    frame_range,
+    give,
+    join_frames,
+    mark_last,
+    pad_space,
+    peek,
+    split_frames,
+    type_name,
+    whole_groups,
+)
+from reeltok.tiling import Course
+from reeltok.tokens import Tokens
+from reeltok.video import Video
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What training sees: frames `b c t h w` and what the quantizer made on the way."""
+
+    x: Tensor
+    quantized: Quantized
+
+
+class Tokenizer(nn.Module):
+    """A network that turns video into tokens and tokens into video.
+
+    Frames are a `Video`, or a floating tensor `b c t h w` in [-1, 1] of any dtype; `decode` gives
+    back what `encode` was given. Gradients flow only in training mode, or from a tensor that asks
+    for them.
+    """
+
+    family: str
+
+    def __init__(self, config: Any, name: str) -> None:
+        super().__init__()
+        self.config, self.name = config, name
+        self.statistics: dict[str, list[float]] | None = None
+        self._hash: str | None = None
+
+    # What a family supplies.
+
+    @property
+    def spec(self) -> Spec:
+        """What this tokenizer does to a video, in numbers."""
+        raise NotImplementedError
+
+    def encode_part(
+        self,
+        x: Float[Tensor, "b c t h w"],
+        past: Past | None = None,
+        *,
+        frames: int | None = None,
+        sample: torch.Generator | None = None,
+    ) -> Quantized:
+        """Tokens of whole groups, of which `frames` frames are real; no past: a whole clip."""
+        raise NotImplementedError
+
+    def decode_part(
+        self, z: Float[Tensor, "b d *grid"], past: Past | None = None, *, last: bool = True
+    ) -> Float[Tensor, "b c t h w"]:
+        """Frames of whole steps; a network that looks ahead holds some back until `last`."""
+        raise NotImplementedError
+
+    def lookup(self, ids: Int[Tensor, "b *grid"]) -> Float[Tensor, "b d *grid"]:
+        """The latents that ids stand for. ValueError where an id is outside the vocabulary."""
+        raise NotImplementedError
+
+    def choose_references(
+        self, run: Frames, step: int, before: Tensor | None, reference: Tensor | None
+    ) -> Leaning:
+        """What a run of frames leans on, whose first token step is `step`.
+
+        `before` is the frame before the run, `reference` what the caller gave. Where there are any,
+        `encode_part` and `decode_part` are given them as `references`.
+        """
+        if reference is not None:
+            raise ValueError(f"{self.name} codes frames alone: leave reference=None")
+        return Leaning()
+
+    def find_references(self, part: Tokens, reference: Tensor | None) -> Mapping[int, Reference]:
+        """The references that `choose_references` chose, by the step of `part` they come before."""
+        if reference is not None:
+            raise ValueError(f"{self.name} codes frames alone: leave reference=None")
+        return {}
+
+    def grid_for(self, frames: int, size: tuple[int, int]) -> tuple[int, ...]:
+        """The token grid of a clip of `frames` frames of `size` = (height, width) pixels."""
+        (_, fh, fw), (height, width) = self.spec.factors, size
+        return self.spec.steps(frames), math.ceil(height / fh), math.ceil(width / fw)
+
+    # Frames to tokens.
+
+    def encode(
+        self,
+        x: Video | Float[Tensor, "b c t h w"],
+        *,
+        chunk: int | None = None,
+        tile: int | None = None,
+        sample: torch.Generator | None = None,
+        reference: Video | Float[Tensor, "b c 1 h w"] | None = None,
+        pad: Literal["end", "front"] = "end",
+    ) -> Tokens:
+        """The tokens of a clip of any length and size.
+
+        `chunk` frames at a time (None: all at once), in tiles of `tile` pixels (None: whole
+        frames). A causal tokenizer gives the same tokens for every chunk; another codes each chunk
+        as a clip of its own, and says so in `settings`. KL gives the mode, or what the generator
+        `sample` draws. A tokenizer that leans on a `reference` frame must be given the same one to
+        decode. `pad="front"` completes a clip as the public v1.1 does, whole clips only.
+        ValueError for frames of another shape, type or range.
+        """
+        if pad == "front":
+            return self.encode_front(x, sample=sample)
+        if chunk is not None and chunk < 1:
+            raise ValueError(f"chunk={chunk} is no number of frames: give 1 or more, or None")
+        length = count_frames(x)
+        parts = self.stream_encode(
+            [x] if chunk is None else split_frames(x, chunk),
+            window=chunk or length,
+            tile=tile,
+            sample=sample,
+            reference=reference,
+            hold=chunk is None,
+        )
+        return Tokens.join(list(parts))
+
+    def stream_encode(
+        self,
+        parts: Iterable[Video | Float[Tensor, "b c t h w"]],
+        *,
+        window: int = 16,
+        tile: int | None = None,
+        sample: torch.Generator | None = None,
+        reference: Video | Tensor | None = None,
+        hold: bool = False,
+    ) -> Iterator[Tokens]:
+        """Tokens of a stream of parts of any lengths, in memory that does not grow with it.
+
+        A tokenizer that is not causal codes `window` frames at a time, each as a clip of its own.
+        `hold` waits for all parts and codes them as one.
+        """
+        spec = self.spec
+        given, parts = peek(parts)
+        hold = hold and spec.window is None
+        width = None if spec.causal else spec.window or -(-window // spec.group) * spec.group
+        frame = None if reference is None else as_tensor(reference)
+        course = self._course(spec.first, spec.group, tile, apart=hold)
+        runs = whole_groups(parts, first=spec.first, group=spec.group, window=width, hold=hold)
+        step, before = 0, None
+        for run in runs:
+            leaning = self.choose_references(run, step, before, frame)
+            with self._gradient(run.x):
+                x, options = self._enter(run.x), {"sample": sample}
+                quantized = course.encode(x, run.real, options, leaning.references)
+            tokens = self._record(quantized, run, given, width)
+            yield tokens.with_(
+                step=step,
+                extras=leaning.extras,
+                reference_bits=leaning.bits,
+                settings={**tokens.settings, **leaning.settings},
+            )
+            step, before = step + tokens.grid[0], run.x[:, :, -1:]
+
+    def decode(
+        self,
+        tokens: Tokens | Reel,
+        *,
+        chunk: int | None = None,
+        tile: int | None = None,
+        start: int | None = None,
+        stop: int | None = None,
+        reference: Video | Float[Tensor, "b c 1 h w"] | None = None,
+    ) -> Video | Float[Tensor, "b c t h w"]:
+        """The frames of `tokens`, or those from `start` up to `stop`, without decoding the rest.
+
+        A `Video` (rounded to bytes) or a tensor (neither clamped nor rounded, in the given dtype),
+        as `encode` was given. `chunk` frames at a time, in tiles of `tile` pixels; `reference` as
+        `encode` was given it. ValueError for tokens of another tokenizer, or frames that the clip
+        does not have.
+        """
+        self._check(tokens)
+        grid = self.grid_for(tokens.frames, (tokens.height, tokens.width))
+        if isinstance(tokens, Tokens) and tokens.grid == (math.prod(grid),):
+            tokens = tokens.on_grid(grid)
+        if tokens.settings.get("pad") == "front":
+            return self.decode_front(tokens)
+        if chunk is not None and chunk < 1:
+            raise ValueError(f"chunk={chunk} is no number of frames: give 1 or more, or None")
+        spec = self.spec
+        first, end = frame_range(tokens.frames, start, stop)
+        span = self.span(tokens, first, end)
+        part = tokens.part(span.early, span.late, frames=(span.before, end))
+        hold = chunk is None and spec.window is None
+        pieces = [part] if hold or not spec.causal else self._pieces(part, chunk or spec.group)
+        frames = self.stream_decode(pieces, tile=tile, hold=hold, reference=reference)
+        return join_frames(list(frames), first - span.before)
+
+    def stream_decode(
+        self,
+        parts: Iterable[Tokens],
+        *,
+        tile: int | None = None,
+        hold: bool = False,
+        reference: Video | Tensor | None = None,
+    ) -> Iterator[Video | Float[Tensor, "b c t h w"]]:
+        """The frames of a stream of parts, as `stream_encode` made them, in constant memory.
+
+        `hold` promises that `parts` is a single one. Frames beyond a part's own wait for the next.
+        """
+        spec, left, waiting = self.spec, 0, None
+        frame = None if reference is None else as_tensor(reference)
+        given, parts = peek(parts)
+        self._check(given)
+        course = self._course(spec.first_steps, spec.group_steps, tile, apart=hold)
+        times: list[Tensor] = []
+        for part, last in mark_last(self._windows(parts)):
+            z = self.lookup(part.ids.to(self.device)) if part.latents is None else part.latents
+            left += part.frames
+            times += [] if part.times is None else [part.times]
+            references = self.find_references(part, frame)
+            with self._gradient(z):
+                z = z.to(device=self.device, dtype=self.dtype)
+                x = course.decode(z, last=last, references=references)
+            x = x[..., : part.height, : part.width]
+            x = x if waiting is None else torch.cat([waiting, x], dim=2)
+            x, waiting = x[:, :, :left], x[:, :, left:]
+            if x.shape[2]:
+                shown = torch.cat(times)[-left:][: x.shape[2]] if times else None
+                left -= x.shape[2]
+                yield give(x, part, shown)
+
+    def encode_front(self, x: Video | Tensor, *, sample: torch.Generator | None = None) -> Tokens:
+        """Tokens with the clip completed in front; ValueError where the family has no such rule."""
+        raise ValueError(f"{self.name} completes clips at the end only: leave pad='end'")
+
+    def decode_front(self, tokens: Tokens) -> Video | Tensor:
+        """What `encode_front` was given."""
+        raise ValueError(f"{self.name} completes clips at the end only, these tokens in front")
+
+    # Between frames, groups and steps.
+
+    def _course(self, first: int, group: int, tile: int | None, *, apart: bool) -> Course:
+        spec = self.spec
+        if tile is not None and spec.window is not None:
+            raise ValueError(f"{self.name} codes whole frames: leave tile=None")
+        apart = apart or not spec.causal
+        cell = spec.factors[1:]
+        return Course(self, cell, first, group, causal=spec.causal, apart=apart, tile=tile)
+
+    def _enter(self, x: Tensor) -> Tensor:
+        """Frames as the network takes them: its device and dtype, whole cells."""
+        spec = self.spec
+        if spec.size is not None and tuple(x.shape[3:]) != spec.size:
+            raise ValueError(
+                f"{self.name} codes frames of {spec.size[0]}x{spec.size[1]} (height x width), "
+                f"these have {x.shape[3]}x{x.shape[4]}: read the video with size={spec.size}"
+            )
+        return pad_space(x.to(device=self.device, dtype=self.dtype), spec.factors[1:])
+
+    def span(self, tokens: Tokens | Reel, first: int, end: int) -> Span:
+        """The steps to decode for frames `first` to `end`, with all that those depend on."""
+        spec, total = self.spec, tokens.grid[0]
+        if not spec.causal:
+            window = tokens.settings["window"]
+            number, steps = first // window, spec.steps(window)
+            late = min(total, -(-end // window) * steps)
+            return Span(number * steps, late, number * window)
+        late = min(total, spec.steps(end) + spec.ahead)
+        needed = spec.steps(first + 1) if spec.reach is not None else 0
+        group = max(0, needed - spec.first_steps - (spec.reach or 0)) // spec.group_steps
+        early = spec.first_steps + group * spec.group_steps if group else 0
+        return Span(early, late, spec.frames(late) - spec.frames(late - early))
+
+    def _pieces(self, part: Tokens, chunk: int) -> Iterator[Tokens]:
+        """`part` in runs of whole groups of at most `chunk` frames, but at least one group."""
+        spec, total, frame = self.spec, part.grid[0], 0
+        few = max(1, chunk // spec.group) * spec.group_steps
+        opening = 0 if part.step else spec.first_steps
+        opening += max(0, (chunk - spec.first) // spec.group) * spec.group_steps
+        for step in [0, *range(opening or few, total, few)]:
+            late = min(total, step + few if step else opening or few)
+            end = part.frames if late == total else part.share(0, late)[1]
+            yield part.part(step, late, frames=(frame, end))
+            frame = end
+
+    def _windows(self, parts: Iterable[Tokens]) -> Iterator[Tokens]:
+        """The parts as they came, or each in the windows that it was coded in."""
+        if self.spec.causal:
+            yield from parts
+            return
+        for part in parts:
+            window = part.settings["window"]
+            steps = self.spec.steps(window)
+            for i, step in enumerate(range(0, part.grid[0], steps)):
+                end = min(part.frames, (i + 1) * window)
+                last = min(part.grid[0], step + steps)
+                yield part.part(step, last, frames=(i * window, end))
+
+    def _record(
+        self, quantized: Quantized, run: Frames, given: Video | Tensor, window: int | None
+    ) -> Tokens:
+        video = isinstance(given, Video)
+        settings: dict[str, Any] = {"given": "video" if video else type_name(given)}
+        settings |= {"start": given.start} if video and given.start else {}  # where sound begins
+        return Tokens(
+            ids=quantized.ids,
+            latents=quantized.z,
+            grid=tuple(quantized.z.shape[2:]),
+            frames=run.real,
+            height=given.height if video else given.shape[3],
+            width=given.width if video else given.shape[4],
+            fps=given.fps if video else None,
+            times=run.times,
+            colour=asdict(given.colour) if video else None,
+            model=self.name,
+            weights=self.hash,
+            vocabulary=self.spec.vocabulary,
+            settings=settings if window is None else settings | {"window": window},
+        )
+
+    def _check(self, tokens: Tokens | Reel) -> None:
+        """ValueError unless this tokenizer can have made `tokens`."""
+        spec = self.spec
+        if tokens.vocabulary != spec.vocabulary:
+            raise ValueError(
+                f"{self.name} has a vocabulary of {spec.vocabulary}, these tokens come from "
+                f"{tokens.model!r} with {tokens.vocabulary}: load that tokenizer"
+            )
+        if tokens.weights is not None and tokens.weights != self.hash():
+            raise ValueError(
+                f"these tokens come from {tokens.model!r} with other weights "
+                f"({tokens.weights[:12]}, here {self.hash()[:12]}): load those"
+            )
+
+    def _gradient(self, x: Tensor) -> AbstractContextManager[None]:
+        asked = self.training or x.requires_grad
+        return torch.set_grad_enabled(torch.is_grad_enabled() and asked)
+
+    # The model itself.
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    def parameter_count(self) -> int:
+        return sum(p.numel() for p in self.parameters())
+
+    def hash(self) -> str:
+        """SHA-256 of the weights as they were loaded; of the present ones once trained."""
+        if self._hash is None:
+            self._hash = hash_weights(self.state_dict())
+        return self._hash
+
+    def train(self, mode: bool = True) -> "Tokenizer":
+        if mode:
+            self._hash = None
+        return super().train(mode)
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write config.json and model.safetensors into `folder`, made if need be."""
+        record: dict[str, Any] = {"family": self.family, "name": self.name}
+        record["config"] = dump_config(self.config)
+        if self.statistics is not None:
+            record["statistics"] = self.statistics
+        return write_folder(folder, record, self.state_dict())
