@@ -1,0 +1,238 @@
+"""Foreign state dicts to ours and back, as rename tables; our models never bend to their names.
+
+Public layouts: VidTok's `.ckpt` and diffusers' `AutoencoderVidTok` (the same keys), CoordTok's.
+"""
+
+import pickle
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from reeltok.models.convert_coordtok import (
+    coordtok_config,
+    coordtok_from_public,
+    coordtok_to_public,
+)
+from reeltok.models.coordtok import CoordTok
+from reeltok.models.vidtok import VidTok, VidTokConfig
+from reeltok.quantizers import FSQConfig, GaussianConfig
+from reeltok.tokenizer import Tokenizer
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a `.safetensors` file, or of a pickled checkpoint read with weights_only.
+
+    Raises FileNotFoundError, or ValueError for a file that holds no state dict.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no checkpoint at {path}: check the name")
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, ValueError, ImportError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path} is no checkpoint that can be read safely ({reason})") from error
+    for key in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not content:
+        raise ValueError(f"{path} holds no state dict: give the file that training saved")
+    return {name: value for name, value in content.items() if isinstance(value, Tensor)}
+
+
+def from_public(
+    family: str, state_dict: Mapping[str, Tensor], arguments: Mapping[str, Any]
+) -> Tokenizer:
+    """A tokenizer from a public state dict and the public constructor's `arguments`.
+
+    ValueError where a key is missing, has another shape, or the family is unknown.
+    """
+    if family == "vidtok":
+        return vidtok_from_public(state_dict, vidtok_config(arguments))
+    if family == "coordtok":
+        return coordtok_from_public(state_dict, coordtok_config(arguments))
+    raise ValueError(f"no public layout is known for {family!r}: there are {', '.join(MARKS)}")
+
+
+def from_weights(
+    family: str, state_dict: Mapping[str, Tensor], config: Any, name: str
+) -> Tokenizer:
+    """A tokenizer of `config` from a public state dict. ValueError as for `from_public`."""
+    read = {"vidtok": vidtok_from_public, "coordtok": coordtok_from_public}
+    return read[family](state_dict, config, name)
+
+
+def to_public(model: Tokenizer) -> dict[str, Tensor]:
+    """The public state dict of a model. ValueError where the public code cannot hold it."""
+    if isinstance(model, VidTok):
+        return vidtok_to_public(model)
+    if isinstance(model, CoordTok):
+        return coordtok_to_public(model)
+    raise ValueError(f"{model.name} has no public layout: {', '.join(MARKS)} have one")
+
+
+def is_public(family: str, keys: Iterable[str]) -> bool:
+    """Whether a state dict with these keys is in `family`'s public layout."""
+    return family in MARKS and any(MARKS[family] in key for key in keys)
+
+
+MARKS = {"vidtok": "encoder.conv_in.", "coordtok": "weight_tokens_xy"}
+"""A key that only the public layout of a family has."""
+
+
+def vidtok_from_public(
+    state_dict: Mapping[str, Tensor], config: VidTokConfig, name: str = "vidtok"
+) -> VidTok:
+    """A VidTok of `config` with a public state dict's weights, without `loss.*` and the like."""
+    with torch.device("meta"):
+        model = VidTok(config, name)
+    wanted = model.state_dict()
+    found = {}
+    for ours, theirs in vidtok_names(config).items():
+        if theirs not in state_dict:
+            raise ValueError(f"the checkpoint has no {theirs}: it is of another configuration")
+        shape = wanted[ours].shape
+        try:
+            found[ours] = state_dict[theirs].reshape(shape)
+        except RuntimeError as error:
+            raise ValueError(
+                f"{theirs} has shape {tuple(state_dict[theirs].shape)} where this configuration "
+                f"has {tuple(shape)}: give the checkpoint's own preset, or change it by --set"
+            ) from error
+    model.load_state_dict(found, strict=False, assign=True)
+    return model.eval()
+
+
+def vidtok_names(config: VidTokConfig) -> dict[str, str]:
+    """Our parameter names -> the public ones, for every parameter of `config`'s network."""
+    with torch.device("meta"):
+        names = VidTok(config).state_dict()
+    return {name: vidtok_name(name, config) for name in names}
+
+
+def vidtok_name(ours: str, config: VidTokConfig) -> str:
+    """The public name of one parameter. Causal 1-D and 3-D convolutions sit in a ".conv"."""
+    side, place, rest = ours.split(".", 2)
+    inner = "conv." if config.causal else ""
+    layer = ".norm" if config.groups is None else ""
+    ends = {"enter": f"conv_in.{inner}", "leave": f"conv_out.{inner}", "norm": f"norm_out{layer}."}
+    if place in ends:
+        return f"{side}.{ends[place]}{rest}".replace("..", ".")
+    if place == "middle":
+        number, rest = rest.split(".", 1)
+        part = ("block_1", "attn_1", "block_2")[int(number)]
+        return f"{side}.mid.{part}.{_block_name(rest, inner, layer)}"
+    row, column, part, rest = rest.split(".", 3)
+    level = int(row) if side == "encoder" else len(config.multipliers) - 1 - int(row)
+    way, sampler = ("down", "downsample") if side == "encoder" else ("up", "upsample")
+    if int(column) < config.blocks[level] + (side == "decoder"):
+        axis, inner = ("", "") if part == "0" else ("_temporal", inner)
+        block = _block_name(rest, inner, layer)
+        return f"{side}.{way}{axis}.{level}.block.{column}.{block}"
+    if rest.startswith("space"):
+        return f"{side}.{way}.{level}.{sampler}.conv.{rest.removeprefix('space.')}"
+    rest = rest.replace("mix", "mix_factor").replace("time.", f"conv.{inner}")
+    return f"{side}.{way}_temporal.{level}.{sampler}.{rest}"
+
+
+def _block_name(rest: str, inner: str, layer: str) -> str:
+    """A name inside a residual or attention block."""
+    rest = re.sub(r"^norms\.(\d)", lambda m: f"norm{int(m[1]) + 1}{layer}", rest)
+    rest = re.sub(r"^convs\.(\d)\.", lambda m: f"conv{int(m[1]) + 1}.{inner}", rest)
+    rest = re.sub(r"^(query|key|value)\.", lambda m: f"{m[1][0]}.{inner}", rest)
+    rest = re.sub(r"^out\.", f"proj_out.{inner}", rest)
+    rest = re.sub(r"^norm\.", f"norm{layer}.", rest)
+    return re.sub(r"^shortcut\.", "nin_shortcut.", rest)
+
+
+def vidtok_to_public(model: VidTok) -> dict[str, Tensor]:
+    """The public state dict of a published VidTok configuration, in the public shapes."""
+    config = model.config
+    if (config.block, config.sampler, config.middle) != ("separable", "blend", "full"):
+        raise ValueError(f"{model.name} has no public layout: only the published blocks have one")
+    names, weights = vidtok_names(config), model.state_dict()
+    return {theirs: _public_shape(theirs, weights[ours]) for ours, theirs in names.items()}
+
+
+def _public_shape(name: str, weight: Tensor) -> Tensor:
+    """Public 2-D convolutions have no time axis, 1-D ones no space axes; ours have all three."""
+    if weight.ndim != 5 or ".mid." in name or "conv_in" in name or "conv_out" in name:
+        return weight
+    if "_temporal" not in name:
+        return weight[:, :, 0].contiguous()
+    return weight[..., 0, 0].contiguous() if ".block." in name else weight
+
+
+def vidtok_config(arguments: Mapping[str, Any]) -> VidTokConfig:
+    """The configuration that the public constructor's arguments describe.
+
+    Either the three parts of the public YAML files (`encoder`, `decoder`, `regularizer`, each with
+    `target` and `params`), or the flat config.json of diffusers' `AutoencoderVidTok`.
+    """
+    if "encoder" not in arguments:
+        return _from_diffusers(arguments)
+    target, values = arguments["encoder"]["target"], arguments["encoder"]["params"]
+    regularizer = arguments["regularizer"]
+    causal, second = "Causal" in target, "_v1_1" in target
+    return _vidtok_values(
+        values,
+        edge="both" if not causal else "past-first" if second else "past-zeros",
+        upsampling="trilinear" if values.get("interpolation_mode") == "trilinear" else "nearest",
+        groups=32 if values.get("norm_type") == "groupnorm" else None,
+        quantizer=_quantizer(regularizer, values["z_channels"]),
+    )
+
+
+def _vidtok_values(values: Mapping[str, Any], **ours: Any) -> VidTokConfig:
+    levels = len(values["ch_mult"])
+
+    def listed(key: str, default: list[int]) -> tuple[int, ...]:
+        return tuple(default if values.get(key) is None else values[key])
+
+    space_down = listed("spatial_ds", [*range(levels - 1)])
+    space_up = listed("spatial_us", [*range(1, levels)])
+    time_down = listed("tempo_ds", [levels - 2, levels - 3])
+    time_up = listed("tempo_us", [1, 2])
+    return VidTokConfig(
+        width=values["ch"],
+        multipliers=tuple(values["ch_mult"]),
+        blocks=(values["num_res_blocks"],) * levels,
+        space_down=space_down,
+        space_up=space_up,
+        time_down=tuple(sorted(set(time_down) & set(space_down))),
+        time_up=tuple(sorted(set(time_up) & set(space_up))),
+        colours=values["in_channels"],
+        **ours,
+    )
+
+
+def _quantizer(regularizer: Mapping[str, Any], channels: int) -> GaussianConfig | FSQConfig:
+    if "Gaussian" in regularizer["target"]:
+        return GaussianConfig(channels=channels)
+    values = regularizer["params"]
+    return FSQConfig(
+        levels=tuple(values["levels"]),
+        entropy=values.get("entropy_loss_weight", 0.1),
+        entropy_steps=values.get("entropy_loss_annealing_steps", 2000),
+        entropy_start=values.get("entropy_loss_annealing_factor", 3),
+        commitment=values.get("commitment_loss_weight", 0.25),
+    )
+
+
+def _from_diffusers(arguments: Mapping[str, Any]) -> VidTokConfig:
+    fsq = arguments["regularizer"] == "fsq"
+    channels = arguments["z_channels"]
+    return _vidtok_values(
+        arguments,
+        # diffusers' causal class is the second release: it repeats frame 0 and interpolates.
+        edge="past-first" if arguments["is_causal"] else "both",
+        upsampling="trilinear" if arguments["is_causal"] else "nearest",
+        quantizer=FSQConfig(levels=(8,) * channels) if fsq else GaussianConfig(channels=channels),
+    )

@@ -1,0 +1,160 @@
+"""CoordTok's public state dict to ours and back: a rename table, and the shapes on the other side.
+
+Public checkpoints carry the prefix `module.`; those of the second stage also hold the weights of
+their LPIPS loss. Both are dropped.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reeltok.models.coordtok import CoordTok
+from reeltok.models.triplane import CoordTokConfig
+
+NAMES = (
+    (r"^encoder\.planes\.", "weight_tokens_"),
+    (r"^encoder\.memory_position$", "encoder.cross_pos_emb"),
+    (r"^encoder\.extra$", "encoder.encoder.cls_token"),
+    (r"^encoder\.position$", "encoder.encoder.pos_emb"),
+    (r"^encoder\.patches\.", "encoder.encoder.patch_embed.proj."),
+    (r"^encoder\.look_norm\.", "encoder.encoder.norm."),
+    (r"^encoder\.look\.", "encoder.encoder.layers."),
+    (r"^encoder\.queries\.(\w+)\.", r"encoder.patch_embeds_\1.proj."),
+    (r"^encoder\.heads\.", "encoder.projectors_"),
+    (r"^encoder\.gather_norm\.", "encoder.transformer.norm."),
+    (r"^encoder\.gather\.(\d+)\.mlp_norm\.", r"encoder.transformer.layers.\1.norm3."),
+    (r"^encoder\.gather\.(\d+)\.mlp\.2\.", r"encoder.transformer.layers.\1.mlp.3."),
+    (r"^encoder\.gather\.(\d+)\.mlp\.0\.", r"encoder.transformer.layers.\1.mlp.0."),
+    (r"^encoder\.gather\.", "encoder.transformer.layers."),
+    (r"\.cross_norm\.", ".norm1."),
+    (r"\.self_norm\.", ".norm2."),
+    (r"\.cross\.", ".cross_attn."),
+    (r"\.self_attention\.", ".self_attn."),
+    (r"_attn\.qkv\.weight$", "_attn.in_proj_weight"),
+    (r"_attn\.out\.", "_attn.out_proj."),
+    (r"^decoder\.features\.", "decoder.transformer.patch_embed."),
+    (r"^decoder\.position\.tables\.0$", "decoder.transformer.pos_embed"),
+    (r"^decoder\.blocks\.", "decoder.transformer.layers."),
+    (r"^decoder\.norm\.", "decoder.transformer.norm."),
+    (r"^decoder\.pixels\.", "decoder.projector."),
+    (r"\.attention_norm\.", ".norm1."),
+    (r"(layers\.\d+)\.mlp_norm\.", r"\1.norm2."),
+    (r"\.attention\.out\.", ".attn.proj."),
+    (r"\.attention\.qkv\.", ".attn.qkv."),
+    (r"(\.encoder\.layers\.\d+|^decoder\.transformer\.layers\.\d+)\.mlp\.0\.", r"\1.mlp.fc1."),
+    (r"(\.encoder\.layers\.\d+|^decoder\.transformer\.layers\.\d+)\.mlp\.2\.", r"\1.mlp.fc2."),
+)
+"""Ours -> theirs, applied one after another."""
+
+
+def public_name(ours: str) -> str:
+    """The public name of one parameter."""
+    for pattern, replacement in NAMES:
+        ours = re.sub(pattern, replacement, ours)
+    return ours
+
+
+def public_shape(ours: str, tensor: Tensor, config: CoordTokConfig) -> tuple[int, ...]:
+    """The public shape of one parameter: patches are read by convolutions, tables have a batch."""
+    if ours == "encoder.patches.weight":
+        return (len(tensor), 3, *config.patch)
+    if ours.startswith("encoder.queries.") and ours.endswith(".weight"):
+        axes = config.planes[ours.split(".")[2]]
+        return (len(tensor), config.channels, *(config.cell_patch[axis] for axis in axes))
+    if ours.startswith("encoder.planes.") or ours == "decoder.position.tables.0":
+        return (1, *tensor.shape)
+    return tuple(tensor.shape)
+
+
+def coordtok_config(arguments: Mapping[str, Any]) -> CoordTokConfig:
+    """The configuration that the public constructor's arguments describe, padding included."""
+    given = DEFAULTS | dict(arguments)
+    if given["enc_patch_type"] != "transformer":
+        raise ValueError(
+            f"enc_patch_type={given['enc_patch_type']!r} is not supported: give 'transformer'"
+        )
+
+    def triple(name: str) -> tuple[int, int, int]:
+        return given[f"{name}_t"], given[f"{name}_xy"], given[f"{name}_xy"]
+
+    return CoordTokConfig(
+        size=tuple(given["video_shape"]),
+        patch=triple("enc_patch_size"),
+        cells=triple("latent_resolution"),
+        cell_patch=triple("latent_patch_size"),
+        channels=given["latent_n_features"],
+        width=given["enc_embed_dim"],
+        heads=given["enc_num_heads"],
+        vit_depth=given["enc_patch_num_layers"],
+        depth=given["enc_num_layers"],
+        decoder_patch=triple("dec_patch_size"),
+        decoder_width=given["dec_embed_dim"],
+        decoder_heads=given["dec_num_heads"],
+        decoder_depth=given["dec_num_layers"],
+        padding="public",
+    )
+
+
+DEFAULTS: dict[str, Any] = {
+    "video_shape": (128, 128, 128),
+    "enc_embed_dim": 1024,
+    "enc_num_layers": 24,
+    "enc_num_heads": 16,
+    "enc_patch_size_xy": 16,
+    "enc_patch_size_t": 8,
+    "enc_patch_type": "transformer",
+    "enc_patch_num_layers": 8,
+    "latent_resolution_xy": 16,
+    "latent_resolution_t": 32,
+    "latent_n_features": 8,
+    "latent_patch_size_xy": 8,
+    "latent_patch_size_t": 16,
+    "dec_embed_dim": 1024,
+    "dec_num_layers": 24,
+    "dec_num_heads": 16,
+    "dec_patch_size_xy": 8,
+    "dec_patch_size_t": 1,
+}
+"""The released checkpoint's arguments; the public class's own defaults are other ones."""
+
+
+def coordtok_from_public(
+    state_dict: Mapping[str, Tensor], config: CoordTokConfig, name: str = "coordtok"
+) -> CoordTok:
+    """A CoordTok with public weights. ValueError for a key that is missing or has another shape."""
+    given = {key.removeprefix("module."): value for key, value in state_dict.items()}
+    with torch.device("meta"):
+        model = CoordTok(config, name)
+    found = {}
+    for ours, tensor in model.state_dict().items():
+        theirs, shape = public_name(ours), public_shape(ours, tensor, config)
+        if theirs not in given:
+            raise ValueError(f"the checkpoint has no {theirs}: it is of another configuration")
+        if tuple(given[theirs].shape) != shape:
+            raise ValueError(
+                f"{theirs} has shape {tuple(given[theirs].shape)} where this configuration has "
+                f"{shape}: give the checkpoint's own preset, or change it by --set"
+            )
+        found[ours] = given[theirs].reshape(tensor.shape)
+    model.load_state_dict(found, assign=True)
+    return model.eval()
+
+
+def coordtok_to_public(model: CoordTok) -> dict[str, Tensor]:
+    """The public state dict of a model that the public code can hold.
+
+    ValueError for what it cannot: a quantizer, further content planes, another position.
+    """
+    config = model.config
+    if config.quantizer or config.content_planes > 1 or config.position != "table":
+        raise ValueError(
+            f"{model.name} has no public layout: that has one content plane, a table of positions "
+            "and no quantizer"
+        )
+    return {
+        public_name(ours): tensor.reshape(public_shape(ours, tensor, config))
+        for ours, tensor in model.state_dict().items()
+    }

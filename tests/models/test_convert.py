@@ -1,0 +1,149 @@
+"""Foreign checkpoints: what is dropped, what is refused, what diffusers saves."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import reeltok
+from reeltok.models import convert
+from reeltok.models.presets import VIDTOK
+from reeltok.models.vidtok import VidTok
+
+SMALL = replace(VIDTOK["vidtok_fsq_causal_488_4096"], width=8)
+
+
+def public_weights() -> dict[str, torch.Tensor]:
+    return convert.vidtok_to_public(VidTok(SMALL))
+
+
+def test_a_missing_and_a_misshapen_key_are_named() -> None:
+    weights = public_weights()
+    key = "encoder.mid.attn_1.q.conv.weight"
+    lost = {name: tensor for name, tensor in weights.items() if name != key}
+    with pytest.raises(ValueError, match=key.replace(".", "[.]")):
+        convert.vidtok_from_public(lost, SMALL)
+    with pytest.raises(ValueError, match="has shape"):
+        convert.vidtok_from_public(weights | {key: torch.zeros(3, 3)}, SMALL)
+
+
+def test_a_lightning_checkpoint_is_read_without_running_it(tmp_path: Path) -> None:
+    weights = public_weights()
+    extra = {"loss.logvar": torch.zeros(())}
+    torch.save({"state_dict": {**weights, **extra}, "epoch": 3}, tmp_path / "a.ckpt")
+    read = convert.read_checkpoint(tmp_path / "a.ckpt")
+    assert sorted(read) == sorted([*weights, *extra])
+    save_file(weights, tmp_path / "a.safetensors")
+    assert sorted(convert.read_checkpoint(tmp_path / "a.safetensors")) == sorted(weights)
+
+
+class Harmful:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (print, ("this must not run",))
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    torch.save({"state_dict": Harmful()}, tmp_path / "bad.ckpt")
+    with pytest.raises(ValueError, match="read safely"):
+        convert.read_checkpoint(tmp_path / "bad.ckpt")
+    (tmp_path / "text.ckpt").write_text("no checkpoint")
+    with pytest.raises(ValueError, match="no checkpoint"):
+        convert.read_checkpoint(tmp_path / "text.ckpt")
+    with pytest.raises(FileNotFoundError, match="there is no checkpoint"):
+        convert.read_checkpoint(tmp_path / "none.ckpt")
+
+
+KINDS: dict[str, dict[str, object]] = {
+    "kl": {"z_channels": 4},
+    "non-causal fsq": {
+        "is_causal": False,
+        "regularizer": "fsq",
+        "codebook_size": 4096,
+        "double_z": False,
+    },
+    "4x16x16": {"ch_mult": [1, 2, 4, 4, 4], "z_channels": 4},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_diffusers_folder_loads_as_it_is(tmp_path: Path, kind: str) -> None:
+    diffusers = pytest.importorskip("diffusers")
+    theirs = diffusers.AutoencoderVidTok(**{"ch": 8, **KINDS[kind]}).eval()
+    for name, parameter in theirs.named_parameters():
+        if "mix_factor" in name:
+            nn.init.normal_(parameter, 0.5, 0.7)
+        elif parameter.ndim == 1:
+            nn.init.normal_(parameter, 1.0 if name.endswith("weight") else 0.0, 0.2)
+        else:
+            nn.init.normal_(parameter, 0.0, parameter[0].numel() ** -0.5)
+    theirs.save_pretrained(tmp_path)
+    ours = reeltok.load(tmp_path)
+    causal = ours.spec.causal
+    x = torch.rand(1, 3, 17 if causal else 16, 32, 32) * 2 - 1
+    filled = torch.cat([x[:, :, :1].expand(-1, -1, 3, -1, -1), x], dim=2) if causal else x
+    with torch.no_grad():
+        coded = theirs.encode(filled)
+        z = coded.latent_dist.mode() if theirs.regularizer == "kl" else coded[0]
+        shown = theirs.decode(z)
+    tokens = ours.encode(x)
+    assert (tokens.latents - z).abs().max() <= 2e-5 * (z.max() - z.min())
+    assert (ours.decode(tokens) - shown).abs().max() <= 2e-5 * (shown.max() - shown.min())
+
+
+def test_save_and_load_are_the_identity(tmp_path: Path) -> None:
+    model = VidTok(SMALL, "small").eval()
+    model.statistics = {"mean": [0.0], "std": [1.0]}
+    model.save_pretrained(tmp_path / "small")
+    again = reeltok.load(tmp_path / "small")
+    assert again.config == model.config
+    assert again.name == "small"
+    assert again.statistics == model.statistics
+    assert again.hash() == model.hash()
+    assert sorted(p.name for p in (tmp_path / "small").iterdir()) == [
+        "config.json",
+        "model.safetensors",
+    ]
+
+
+def test_loading_says_what_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="did you mean 'vidtok_kl_causal_488_4chn'"):
+        reeltok.load("vidtok_kl_causal_488_4ch")
+    with pytest.raises(FileNotFoundError, match="reeltok download vidtok_kl_causal_488_4chn"):
+        reeltok.load("vidtok_kl_causal_488_4chn")
+    with pytest.raises(FileNotFoundError, match=r"no config\.json"):
+        reeltok.load(tmp_path)
+    VidTok(SMALL).save_pretrained(tmp_path)
+    record = json.loads((tmp_path / "config.json").read_text())
+    record["config"]["widht"] = 9
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match="widht"):
+        reeltok.load(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="damaged"):
+        reeltok.load(tmp_path)
+    other = replace(SMALL, width=16)
+    VidTok(other).save_pretrained(tmp_path / "other")
+    VidTok(SMALL).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="has shape"):
+        reeltok.load(tmp_path, weights=tmp_path / "other" / "model.safetensors")
+
+
+def test_random_weights_are_said_and_repeat() -> None:
+    with pytest.warns(UserWarning, match="random weights"):
+        one = reeltok.load("default", weights="random")
+    with pytest.warns(UserWarning, match="random weights"):
+        two = reeltok.load("default", weights="random", dtype=torch.bfloat16)
+    assert two.dtype == torch.bfloat16
+    assert one.hash() == two.hash()
+
+
+def test_a_published_model_is_described_without_memory() -> None:
+    with pytest.warns(UserWarning, match="random weights"), torch.device("meta"):
+        model = reeltok.load("vidtok_fsq_causal_888_32768_v1_1", weights="random")
+    assert model.device.type == "meta"
+    assert model.spec.parameters == 164_944_910
+    assert model.spec.bits == 15
