@@ -1,0 +1,40 @@
+"""Training: data, losses, critics, checkpoints, the loop and its recipes.
+
+>>> from reeltok.train import change, find_recipe, train
+>>> train(change(find_recipe("small"), {"loop.seed": "1"}), data="clips/", out="run/")
+
+Names are fetched when first used, as in the package's own `__init__`.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+_HOME = {
+    "RECIPES": "recipes",
+    "Recipe": "recipes",
+    "find_recipe": "recipes",
+    "change": "recipes",
+    "as_json": "recipes",
+    "train": "launch",
+    "dry_run": "launch",
+    "check": "frames",
+    "draw_runs": "logbook",
+}
+__all__ = list(_HOME)
+
+if TYPE_CHECKING:
+    from reeltok.train.frames import check as check
+    from reeltok.train.launch import dry_run as dry_run
+    from reeltok.train.launch import train as train
+    from reeltok.train.logbook import draw_runs as draw_runs
+    from reeltok.train.recipes import RECIPES as RECIPES
+    from reeltok.train.recipes import Recipe as Recipe
+    from reeltok.train.recipes import as_json as as_json
+    from reeltok.train.recipes import change as change
+    from reeltok.train.recipes import find_recipe as find_recipe
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"reeltok.train has no {name!r}; it has {', '.join(__all__)}")
+    return getattr(import_module(f"reeltok.train.{_HOME[name]}"), name)

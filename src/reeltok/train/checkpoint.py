@@ -1,0 +1,258 @@
+"""Checkpoints of a run: a flat dictionary of tensors, written by torch's distributed checkpoint.
+
+    RUN/checkpoints/step-00001200/  __0_0.distcp, .metadata, run.json (numbers), sums.json (sha256)
+
+A checkpoint is written under a temporary name and renamed when complete, so a name always stands
+for a whole one. Any number of processes can read what any other number wrote.
+"""
+
+import hashlib
+import json
+import shutil
+import warnings
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.optim import Optimizer
+
+PART = ".part"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A whole checkpoint on disk, made after `step` steps."""
+
+    folder: Path
+    step: int
+
+
+def find_checkpoints(run: Path) -> list[Checkpoint]:
+    """The whole checkpoints of a run, oldest first."""
+    found = []
+    for folder in sorted((run / "checkpoints").glob("step-*")):
+        if folder.suffix != PART and (folder / "sums.json").is_file():
+            found.append(Checkpoint(folder=folder, step=int(folder.name.removeprefix("step-"))))
+    return found
+
+
+def gather(
+    modules: Mapping[str, nn.Module], optimizers: Mapping[str, list[Optimizer]]
+) -> dict[str, Tensor]:
+    """All tensors of modules (`name.parameter`) and optimizers (`name@parameter@state`)."""
+    tensors: dict[str, Tensor] = {}
+    for key, module in modules.items():
+        tensors |= {f"{key}.{name}": value for name, value in module.state_dict().items()}
+    for key, chosen in optimizers.items():
+        names: dict[Tensor, str] = {w: name for name, w in modules[key].named_parameters()}
+        for optimizer in chosen:
+            for weight, state in optimizer.state.items():
+                own = {
+                    f"{key}@{names[weight]}@{k}": v
+                    for k, v in state.items()
+                    if isinstance(v, Tensor)
+                }
+                tensors |= own
+    return tensors
+
+
+def prepare(
+    checkpoint: Checkpoint,
+    modules: Mapping[str, nn.Module],
+    optimizers: Mapping[str, list[Optimizer]],
+) -> None:
+    """Give fresh optimizers empty states of the stored shapes, to be filled by `load`."""
+    stored = stored_tensors(checkpoint)
+    for key, chosen in optimizers.items():
+        weights = dict(modules[key].named_parameters())
+        owners = {w: o for o in chosen for group in o.param_groups for w in group["params"]}
+        for entry, shape in stored.items():
+            owner, _, rest = entry.partition("@")
+            name, _, field = rest.rpartition("@")
+            if owner != key or weights.get(name) not in owners:
+                continue
+            weight = weights[name]
+            alike = tuple(shape.size) == tuple(weight.shape) and weight.ndim > 0
+            fresh = torch.zeros_like(weight) if alike else torch.zeros(shape.size)
+            owners[weight].state[weight][field] = fresh.to(shape.properties.dtype)
+
+
+def stored_tensors(checkpoint: Checkpoint) -> dict[str, TensorStorageMetadata]:
+    """What a checkpoint holds: the size and type of every tensor."""
+    found = dcp.FileSystemReader(checkpoint.folder).read_metadata().state_dict_metadata
+    return {k: v for k, v in found.items() if isinstance(v, TensorStorageMetadata)}
+
+
+def load(checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """Fill `tensors` in place from a checkpoint and return its numbers (`run.json`).
+
+    Raises ValueError where the files were altered or cut (naming the last good checkpoint) and
+    where the checkpoint holds another model.
+    """
+    verify(checkpoint)
+    stored = stored_tensors(checkpoint)
+    for name, value in tensors.items():
+        found = tuple(stored[name].size) if name in stored else None
+        if found != tuple(value.shape):
+            raise ValueError(
+                f"{checkpoint.folder} is a checkpoint of another model: {name} has shape "
+                f"{tuple(value.shape)} here and {found or 'no entry'} there"
+            )
+    silence_single_process()
+    alone = not dist.is_initialized()
+    dcp.load(dict(tensors), checkpoint_id=checkpoint.folder, no_dist=alone)
+    return json.loads((checkpoint.folder / "run.json").read_text())
+
+
+def damage(checkpoint: Checkpoint) -> str | None:
+    """Why a checkpoint cannot be trusted (a file is missing or its sha256 differs), or None."""
+    sums = json.loads((checkpoint.folder / "sums.json").read_text())
+    for name, expected in sums.items():
+        file = checkpoint.folder / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if sha256(file) != expected:
+            return f"{name} was cut or altered"
+    return None
+
+
+def verify(checkpoint: Checkpoint) -> None:
+    """Raise ValueError where a checkpoint is damaged, with the name of the last good one."""
+    reason = damage(checkpoint)
+    if reason is None:
+        return
+    siblings = find_checkpoints(checkpoint.folder.parent.parent)
+    good = [c for c in siblings if c.step != checkpoint.step and damage(c) is None]
+    way = (
+        f"resume from the last good one, {good[-1].folder}"
+        if good
+        else "no good one is left: start again"
+    )
+    raise ValueError(f"checkpoint {checkpoint.folder} is damaged: {reason}; {way}")
+
+
+@dataclass(frozen=True)
+class Writing:
+    """A checkpoint on its way to disk; `wait` ends when its tensors are there."""
+
+    folder: Path
+    step: int
+    numbers: dict[str, Any]
+    wait: Callable[[], object]
+
+    @property
+    def part(self) -> Path:
+        return self.folder.with_suffix(PART)
+
+
+class Saver:
+    """Writes checkpoints of a run, at once or in the background, and removes old ones.
+
+    Called by all processes together. With `background`, tensors are copied first; the checkpoint
+    gets its name at the next call, so at most one is on its way. OSError where one cannot be
+    written; the earlier ones stay.
+    """
+
+    def __init__(self, run: Path, *, keep: int = 2, background: bool = False) -> None:
+        self.run, self.keep, self.background = run, keep, background
+        self.first = not dist.is_initialized() or dist.get_rank() == 0
+        self.writing: Writing | None = None
+        several = background and dist.is_initialized()
+        self.group = dist.new_group(backend="gloo") if several else None
+        if self.first:
+            for part in (run / "checkpoints").glob(f"*{PART}"):  # what a killed run left
+                shutil.rmtree(part, ignore_errors=True)
+
+    def save(self, step: int, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
+        """Write a checkpoint after `step` steps."""
+        self.finish()
+        folder = self.run / "checkpoints" / f"step-{step:08d}"
+        self.writing = Writing(folder, step, numbers, lambda: None)
+        try:
+            if self.first:
+                shutil.rmtree(self.writing.part, ignore_errors=True)
+                self.writing.part.mkdir(parents=True)
+            wait = self._start(dict(tensors), self.writing.part)
+        except (OSError, CheckpointException) as error:
+            self._give_up(self.writing, error)
+        self.writing = replace(self.writing, wait=wait)
+        if not self.background:
+            self.finish()
+
+    def _start(self, tensors: dict[str, Tensor], part: Path) -> Callable[[], object]:
+        silence_single_process()
+        if self.background:
+            future = dcp.async_save(
+                tensors,
+                checkpoint_id=part,
+                process_group=self.group,
+                no_dist=not dist.is_initialized(),
+            )
+            assert isinstance(future, Future)
+            return future.result
+        dcp.save(tensors, checkpoint_id=part, no_dist=not dist.is_initialized())
+        return lambda: None
+
+    def finish(self) -> None:
+        """Wait for the checkpoint on its way and give it its name."""
+        if self.writing is None:
+            return
+        now = self.writing
+        try:
+            now.wait()
+            if self.first:
+                numbers = json.dumps({"step": now.step, **now.numbers}) + "\n"
+                (now.part / "run.json").write_text(numbers)
+                sums = {file.name: sha256(file) for file in sorted(now.part.iterdir())}
+                (now.part / "sums.json").write_text(json.dumps(sums, indent=1) + "\n")
+                shutil.rmtree(now.folder, ignore_errors=True)
+                now.part.rename(now.folder)
+                for old in find_checkpoints(self.run)[: -self.keep]:
+                    shutil.rmtree(old.folder, ignore_errors=True)
+        except (OSError, CheckpointException) as error:
+            self._give_up(now, error)
+        self.writing = None
+
+    def _give_up(self, now: Writing, error: BaseException) -> NoReturn:
+        shutil.rmtree(now.part, ignore_errors=True)
+        self.writing = None
+        earlier = find_checkpoints(self.run)
+        left = f"the last good one is {earlier[-1].folder}" if earlier else "there is none yet"
+        raise OSError(f"cannot write checkpoint {now.folder} ({cause(error)}); {left}") from error
+
+
+def cause(error: BaseException) -> str:
+    """The reason inside a failure of several processes."""
+    if isinstance(error, CheckpointException):
+        error = next(iter(error.failures.values()))[0]
+    return str(error) or type(error).__name__
+
+
+def silence_single_process() -> None:
+    """A checkpoint of one process is meant so: keep torch, also in its threads, from warning."""
+    warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+
+
+def require_space(run: Path, tensors: dict[str, Tensor]) -> None:
+    """OSError where the disk cannot hold two checkpoints with two optimizer moments."""
+    run.mkdir(parents=True, exist_ok=True)
+    one = sum(t.numel() * t.element_size() for t in tensors.values()) * 3
+    free = shutil.disk_usage(run).free
+    if free < 2 * one:
+        raise OSError(
+            f"{run} has {free / 1e9:.1f} GB free and two checkpoints take {2 * one / 1e9:.1f} GB: "
+            f"free some, or choose another folder"
+        )
+
+
+def sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -1,0 +1,93 @@
+"""Critics: networks that tell real clips from reconstructions, patch by patch.
+
+VidTok's code defines both: a 2-D PatchGAN on frames, a 3-D one on clips; weights from N(0, 0.02).
+"""
+
+from typing import Literal
+
+from einops import rearrange
+from jaxtyping import Float
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from reeltok.train.losses import Game
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class CriticConfig:
+    """A critic and how it plays: which losses, how strongly, from which step.
+
+    `adaptive` scales the generator's part so that it moves the last layer as much as the
+    reconstruction loss does; `lecam` and `r1` weigh the critic's regularizers.
+    """
+
+    kind: Literal["frames", "clips"] = "frames"
+    width: int = 64
+    layers: int = Field(default=3, ge=1)
+    norm: Literal["batch", "none"] = "batch"
+    game: Game = "cross-entropy"
+    critic_game: Game = "hinge"
+    weight: float = Field(default=0.2, ge=0)
+    first: int = Field(default=10_000, ge=0)
+    adaptive: bool = True
+    lecam: float = Field(default=0.0, ge=0)
+    lecam_decay: float = Field(default=0.999, ge=0, lt=1)
+    r1: float = Field(default=0.0, ge=0)
+
+    def build(self) -> nn.Module:
+        return FrameCritic(self) if self.kind == "frames" else ClipCritic(self)
+
+
+class FrameCritic(nn.Sequential):
+    """PatchGAN (Isola et al. 2017): kernel 4, halves `layers` times, then two layers more."""
+
+    def __init__(self, config: CriticConfig) -> None:
+        widths = [config.width * min(2**i, 8) for i in range(config.layers + 1)]
+        stages = [nn.Conv2d(3, widths[0], 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        for i in range(1, config.layers + 1):
+            stride = 2 if i < config.layers else 1
+            bias = config.norm == "none"
+            stages += [
+                nn.Conv2d(widths[i - 1], widths[i], 4, stride=stride, padding=1, bias=bias),
+                nn.Identity() if bias else nn.BatchNorm2d(widths[i]),
+                nn.LeakyReLU(0.2),
+            ]
+        super().__init__(*stages, nn.Conv2d(widths[-1], 1, 4, stride=1, padding=1))
+        self.apply(start)
+
+    def forward(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "bt 1 i j"]:
+        """Logits of every patch of every frame."""
+        return super().forward(rearrange(x, "b c t h w -> (b t) c h w"))
+
+
+class ClipCritic(nn.Sequential):
+    """The 3-D critic: kernel 3, strides (2,2,2), (2,2,2), (1,2,2), then 1; else as in 2-D."""
+
+    def __init__(self, config: CriticConfig) -> None:
+        widths = [config.width * min(2**i, 8) for i in range(config.layers + 1)]
+        strides = [(2, 2, 2), (2, 2, 2), *[(1, 2, 2)] * (config.layers - 2)][: config.layers]
+        stages = [nn.Conv3d(3, widths[0], 3, stride=strides[0], padding=1), nn.LeakyReLU(0.2)]
+        for i in range(1, config.layers + 1):
+            stride = strides[i] if i < config.layers else 1
+            bias = config.norm == "none"
+            stages += [
+                nn.Conv3d(widths[i - 1], widths[i], 3, stride=stride, padding=1, bias=bias),
+                nn.Identity() if bias else nn.BatchNorm3d(widths[i]),
+                nn.LeakyReLU(0.2),
+            ]
+        super().__init__(*stages, nn.Conv3d(widths[-1], 1, 3, stride=1, padding=1))
+        self.apply(start)
+
+    def forward(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b 1 t2 i j"]:
+        """Logits of every patch in space and time."""
+        return super().forward(x)
+
+
+def start(module: nn.Module) -> None:
+    """Convolutions from N(0, 0.02), norms from N(1, 0.02), biases of norms 0."""
+    if isinstance(module, nn.Conv2d | nn.Conv3d):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+    elif isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):
+        nn.init.normal_(module.weight, 1.0, 0.02)
+        nn.init.zeros_(module.bias)

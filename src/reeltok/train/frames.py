@@ -1,0 +1,288 @@
+"""Decoded frames of the training clips: opened, kept as uint8, checked, fetched ahead of a step.
+
+A clip is decoded once into a file that several processes map, into memory or onto the device; or
+each sample decodes what it needs.
+"""
+
+import csv
+import hashlib
+import json
+import os
+import sys
+from collections import Counter, deque
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from reeltok.train.data import (
+    Batch,
+    Clip,
+    ClipError,
+    ClipSource,
+    DataConfig,
+    collate,
+    list_clips,
+)
+from reeltok.video import Stream, read, stream
+
+
+@dataclass(frozen=True, kw_only=True)
+class Broken:
+    """A clip that cannot be decoded, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Frames:
+    """The frames of one clip: uint8 "t h w 3" held somewhere, or nothing (decoded on demand)."""
+
+    clip: Clip
+    held: np.ndarray | Tensor | None = None
+
+    def cut(
+        self, times: slice, square: tuple[int, int, int] | None = None
+    ) -> UInt8[Tensor, "t h w 3"]:
+        """The frames `times`, or of them a square given by its top, left and side."""
+        area: tuple[slice, ...] = ()
+        if square is not None:
+            top, left, side = square
+            area = (slice(top, top + side), slice(left, left + side))
+        if self.held is None:
+            return self._decoded(times)[:, *area].contiguous()
+        part = self.held[times, *area]
+        return part.contiguous() if isinstance(part, Tensor) else torch.from_numpy(np.array(part))
+
+    def _decoded(self, times: slice) -> UInt8[Tensor, "t h w 3"]:
+        """Those frames from the file: from a seek where the rate is known, else from the start."""
+        count, start = times.stop - times.start, times.start
+        with self.clip.opened() as path:
+            if self.clip.fps and start:
+                part = read(path, start=(start - 0.5) / self.clip.fps, frames=count).frames
+                if len(part) == count:
+                    return part[:: times.step or 1]
+            return read(path, frames=times.stop).frames[times]
+
+
+def open_clips(
+    clips: Iterable[Clip], config: DataConfig, *, cache: Path, device: torch.device | str = "cpu"
+) -> tuple[dict[Clip, Frames], list[Broken]]:
+    """Every clip that decodes, with its true frame count, rate and size; and those that do not.
+
+    Files of the decode-once cache go to `cache`. Raises ValueError where not one clip decodes.
+    """
+    clips = list(clips)
+    with ThreadPoolExecutor(config.workers) as pool:
+        probed = list(pool.map(_probe, clips))
+        whole = [clip for clip in probed if isinstance(clip, Clip)]
+        cap = frame_cap(whole, config)
+        kept = list(pool.map(lambda clip: _keep(clip, config, cap, cache, device), whole))
+    broken = [entry for entry in (*probed, *kept) if isinstance(entry, Broken)]
+    opened = {entry.clip: entry for entry in kept if isinstance(entry, Frames)}
+    if not opened:
+        raise ValueError(
+            f"none of {len(clips)} clips decodes; the first: {broken[0].name}: {broken[0].reason}"
+        )
+    return opened, broken
+
+
+def _probe(clip: Clip) -> Clip | Broken:
+    try:
+        with clip.opened() as path, stream(path, chunk=1) as video:
+            frames = video.frames
+            if frames is None:
+                frames = sum(len(part) for part in video)
+            return measured(clip, frames, video)
+    except (OSError, ValueError) as error:
+        return Broken(name=clip.name, reason=str(error))
+
+
+def measured(clip: Clip, frames: int, video: Stream) -> Clip:
+    """The clip with what its file turned out to be."""
+    fps = float(video.fps or 0.0)
+    return replace(clip, frames=frames, fps=fps, height=video.height, width=video.width)
+
+
+def frame_cap(clips: list[Clip], config: DataConfig) -> int:
+    """How many frames a clip may keep so that all fit into `cache_gb`: the longest are cut."""
+
+    def bytes_at(cap: int) -> float:
+        return sum(min(clip.frames, cap) * np.prod(_kept_size(clip, config)) * 3 for clip in clips)
+
+    low, high = 1, max((clip.frames for clip in clips), default=1)
+    if bytes_at(high) <= config.cache_gb * 1e9:
+        return high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if bytes_at(middle) <= config.cache_gb * 1e9 else (low, middle)
+    return low
+
+
+def _kept_size(clip: Clip, config: DataConfig) -> tuple[int, int]:
+    factor = min(1.0, config.cache_size / max(clip.short, 1))
+    return round(clip.height * factor), round(clip.width * factor)
+
+
+def _keep(
+    clip: Clip, config: DataConfig, cap: int, cache: Path, device: torch.device | str
+) -> Frames | Broken:
+    if config.cache == "none":
+        return Frames(clip)
+    stat = clip.path.stat()
+    size = _kept_size(clip, config)
+    key = f"{clip.path.resolve()}|{clip.member}|{stat.st_size}|{stat.st_mtime_ns}|{size}|{cap}"
+    target = cache / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npy"
+    if config.cache == "disk" and target.is_file():
+        held = np.load(target, mmap_mode="r")
+    else:
+        try:
+            held = _decode(clip, size, cap)
+        except (OSError, ValueError) as error:
+            return Broken(name=clip.name, reason=str(error))
+        if config.cache == "disk":
+            held = _map(held, target)
+    clip = replace(clip, frames=len(held), height=held.shape[1], width=held.shape[2])
+    return Frames(clip, torch.from_numpy(held).to(device) if config.cache == "device" else held)
+
+
+def _decode(clip: Clip, size: tuple[int, int], cap: int) -> np.ndarray:
+    """The first `cap` frames at `size` (height, width), uint8 t h w 3."""
+    with clip.opened() as path:
+        wanted = None if size == (clip.height, clip.width) else size
+        frames = read(path, frames=min(cap, clip.frames), size=wanted).frames
+    return frames.numpy()
+
+
+def _map(frames: np.ndarray, target: Path) -> np.ndarray:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{target.stem}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            np.save(file, frames)
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+    return np.load(target, mmap_mode="r")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """What `check` found: how many clips decode, which do not, and where the lists lie."""
+
+    clips: int
+    frames: int
+    seconds: float
+    broken: tuple[Broken, ...]
+    report: Path
+    clean: Path
+
+
+def check(folder: str | Path, *, out: str | Path | None = None, workers: int = 2) -> Checked:
+    """Decode every clip to its end; write `check.json` and `clean.csv`, which training can read.
+
+    The files go to `out`, by default beside the clips. Raises ValueError where nothing decodes.
+    """
+    folder = Path(folder)
+    target = Path(out) if out else (folder if folder.is_dir() else folder.parent)
+    target.mkdir(parents=True, exist_ok=True)
+    clips = list_clips(folder)
+    with ThreadPoolExecutor(workers) as pool:
+        results = list(pool.map(_count, clips))
+    broken = tuple(entry for entry in results if isinstance(entry, Broken))
+    whole = [entry for entry in results if isinstance(entry, Clip)]
+    if not whole:
+        raise ValueError(
+            f"none of {len(clips)} clips in {folder} decodes; the first: {broken[0].reason}"
+        )
+    found = Checked(
+        clips=len(whole),
+        frames=sum(clip.frames for clip in whole),
+        seconds=sum(clip.frames / clip.fps for clip in whole if clip.fps),
+        broken=broken,
+        report=target / "check.json",
+        clean=target / "clean.csv",
+    )
+    _write_lists(found, whole)
+    return found
+
+
+def _count(clip: Clip) -> Clip | Broken:
+    """Decode to the end; a stream that stops early or changes size in between raises inside."""
+    try:
+        with clip.opened() as path, stream(path) as video:
+            frames = sum(len(part) for part in video)
+            if frames == 0:
+                return Broken(name=clip.name, reason="no frame decodes")
+            return measured(clip, frames, video)
+    except (OSError, ValueError) as error:
+        return Broken(name=clip.name, reason=str(error))
+
+
+def _write_lists(found: Checked, whole: list[Clip]) -> None:
+    entries = [{"name": bad.name, "reason": bad.reason} for bad in found.broken]
+    report = {"clips": found.clips, "frames": found.frames, "seconds": found.seconds}
+    found.report.write_text(json.dumps({**report, "broken": entries}, indent=1) + "\n")
+    with found.clean.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["file", "member", "group", "source", "frames", "fps", "height", "width"])
+        for clip in whole:
+            near = clip.path.is_relative_to(found.clean.parent)
+            name = clip.path.relative_to(found.clean.parent) if near else clip.path.resolve()
+            numbers = (clip.frames, clip.fps, clip.height, clip.width)
+            table.writerow([name, clip.member, clip.group, clip.source, *numbers])
+
+
+class Loader:
+    """Batches of consecutive steps, made by threads some steps ahead: `loader(step)`.
+
+    A clip that turns out broken is missing from its batch, named once in `lost`, and counted.
+    """
+
+    def __init__(self, source: ClipSource, *, rank: int = 0, world: int = 1) -> None:
+        self.source, self.rank, self.world, self.next = source, rank, world, 0
+        self.lost = Counter[str]()
+        self.pool = ThreadPoolExecutor(source.config.workers)
+        self.queue = deque[list[Future]]()
+
+    def _order(self) -> None:
+        step = self.next + len(self.queue)
+        share = self.source.window(step).batch // self.world
+        first = self.rank * share
+        work = [self.pool.submit(self.source.sample, step, first + i) for i in range(share)]
+        self.queue.append(work)
+
+    def __call__(self, step: int) -> Batch:
+        """The batch of step `step`; the steps after it are begun."""
+        if step != self.next:
+            self.next = step
+            self.queue.clear()
+        while len(self.queue) <= self.source.config.ahead:
+            self._order()
+        self.next += 1
+        made = [sample for work in self.queue.popleft() if (sample := self._result(work))]
+        if not made:
+            raise ValueError(
+                f"no clip of step {step} decodes ({len(self.lost)} were broken so far, such as "
+                f"{next(iter(self.lost))}): run `reeltok data check` and train on its clean.csv"
+            )
+        return collate(made)
+
+    def _result(self, work: Future) -> tuple[Tensor, Clip] | None:
+        try:
+            return work.result()
+        except ClipError as error:
+            if not self.lost[str(error)]:
+                print(f"left out: {error}", file=sys.stderr)
+            self.lost[str(error)] += 1
+            return None
+
+    def close(self) -> None:
+        """Stop the threads; samples that have not begun are dropped."""
+        self.pool.shutdown(wait=True, cancel_futures=True)

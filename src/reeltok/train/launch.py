@@ -1,0 +1,228 @@
+"""From a recipe to a run: build the model, open the data, check both, train; or try two steps."""
+
+import json
+import math
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import RootModel
+
+from reeltok import zoo
+from reeltok.tokenizer import Tokenizer
+from reeltok.train.data import Batch, ClipSource, list_clips
+from reeltok.train.frames import Loader, open_clips
+from reeltok.train.loop import run_task, train_step
+from reeltok.train.parallel import Place, in_turn, joined
+from reeltok.train.recipes import Recipe, as_json
+from reeltok.train.reconstruct import Reconstruct, Score
+from reeltok.train.reftok import ClosedLoop
+from reeltok.train.run import Run, Task
+
+TASKS: dict[str, Callable[..., Task]] = {"reftok": ClosedLoop}
+"""The tasks of families that train on more than plain reconstruction."""
+
+MakeTask = Callable[[Tokenizer, Recipe, ClipSource | None], Task]
+
+
+def build(recipe: Recipe) -> Tokenizer:
+    """The model of a recipe, fresh from the recipe's seed or trained.
+
+    ValueError where trained weights do not fit `settings`.
+    """
+    family, config = zoo.described(recipe.model)
+    kind, network = zoo.FAMILIES[family]
+    tree = merge(json.loads(RootModel[kind](config).model_dump_json()), recipe.settings)
+    torch.manual_seed(recipe.loop.seed)
+    model = network(RootModel[kind].model_validate(tree).root, Path(recipe.model).name)
+    if recipe.warm is not None:
+        warm(model, zoo.load(recipe.warm))
+    if recipe.start == "trained":
+        weights = zoo.load(recipe.model).state_dict()
+        wrong = [
+            k
+            for k, v in model.state_dict().items()
+            if k not in weights or weights[k].shape != v.shape
+        ]
+        if wrong:
+            raise ValueError(
+                f"the weights of {recipe.model} do not fit settings={recipe.settings}: "
+                f"{wrong[0]} differs; leave out what changes the network's shape"
+            )
+        model.load_state_dict(weights)
+    return model
+
+
+def warm(model: Tokenizer, trained: Tokenizer) -> None:
+    """Begin with the weights of a part of `model`; ValueError where it has no such part."""
+    weights, own = trained.state_dict(), model.state_dict()
+    wrong = [k for k, v in weights.items() if k not in own or own[k].shape != v.shape]
+    if wrong:
+        raise ValueError(
+            f"{model.name} cannot begin with the weights of {trained.name}: {wrong[0]} does not "
+            f"fit; choose a model of the same body for warm"
+        )
+    model.load_state_dict(weights, strict=False)
+
+
+def merge(tree: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A nested dictionary with some values replaced."""
+    inner = {
+        k: merge(tree[k], v) if isinstance(v, Mapping) and isinstance(tree.get(k), dict) else v
+        for k, v in changes.items()
+    }
+    return {**tree, **inner}
+
+
+def train(
+    recipe: Recipe,
+    *,
+    data: str | Path,
+    out: str | Path,
+    resume: bool = False,
+    device: str | None = None,
+    score: Score | None = None,
+    make_task: MakeTask | None = None,
+) -> Run:
+    """Train a recipe on the clips of `data`; log, checkpoints and models go to the folder `out`.
+
+    `OUT/model` is the latest model, `OUT/best` the best by validation. Under torchrun all processes
+    call this. `score` compares held-out clips with reconstructions, both in [-1, 1]; by default
+    PSNR. `make_task` trains on something else than reconstruction. Bad input raises ValueError or
+    OSError before the first step.
+    """
+    out = Path(out)
+    if not resume and (out / "log.jsonl").exists():
+        raise FileExistsError(f"{out} holds a run already: resume it, or choose another folder")
+    with joined(device) as at:
+        require_shares(recipe, at.world)
+        tokenizer = build(recipe)
+        if make_task is None:
+            require_groups(recipe, tokenizer)
+        source = open_source(recipe, data, out, at)
+        task = (make_task or reconstruction(score))(tokenizer, recipe, source)
+        if hasattr(task, "to"):
+            task.to(at.device)
+        if at.first:
+            out.mkdir(parents=True, exist_ok=True)
+            (out / "recipe.json").write_text(as_json(recipe))
+        loader = Loader(source, rank=at.rank, world=at.world)
+        try:
+            return run_task(task, loader, recipe.loop, out=out, resume=resume, at=at)
+        finally:
+            loader.close()
+
+
+def reconstruction(score: Score | None = None) -> MakeTask:
+    """How `train` makes its task: reconstruct, judge held-out clips by `score`."""
+
+    def make(tokenizer: Tokenizer, recipe: Recipe, source: ClipSource | None) -> Task:
+        held_out = source.validation if source is not None and source.judged else None
+        kind = TASKS.get(tokenizer.family, Reconstruct)
+        return kind(tokenizer, recipe.losses, held_out=held_out, score=score)
+
+    return make
+
+
+def require_shares(recipe: Recipe, world: int) -> None:
+    """ValueError where a batch cannot be shared out equally."""
+    parts = world * recipe.loop.accumulate
+    for window in recipe.data.windows:
+        if window.batch % parts:
+            raise ValueError(
+                f"a batch of {window.batch} cannot be shared by {world} processes x "
+                f"{recipe.loop.accumulate} parts: set data.windows to multiples of {parts}"
+            )
+
+
+def require_groups(recipe: Recipe, tokenizer: Tokenizer) -> None:
+    """ValueError where a window does not fill the tokenizer's groups of frames and pixels."""
+    spec = tokenizer.spec
+    judged = (recipe.data.judged,) if recipe.data.holdout else ()
+    for window in (*recipe.data.windows, *judged):
+        whole = spec.frames(spec.steps(window.frames))
+        if window.frames != whole:
+            raise ValueError(
+                f"a window of {window.frames} frames does not fill the groups of {recipe.model}: "
+                f"choose {whole} in data.windows and data.judged"
+            )
+        factor = math.lcm(*spec.factors[1:])
+        if window.size % factor:
+            raise ValueError(
+                f"a window of {window.size} pixels is no multiple of {factor}, which "
+                f"{recipe.model} needs: choose {math.ceil(window.size / factor) * factor}"
+            )
+
+
+def open_source(recipe: Recipe, data: str | Path, out: Path, at: Place) -> ClipSource:
+    """The clips of `data`, opened; what is broken or too short is said once."""
+    listed = list_clips(data, column=recipe.data.column)
+    cache = cache_folder(out)
+    with in_turn(at):  # the first process of a machine decodes, the others find its files
+        opened, broken = open_clips(listed, recipe.data, cache=cache, device=at.device)
+    source = ClipSource(opened, recipe.data, seed=recipe.loop.seed)
+    if at.first:
+        for bad in broken:
+            print(f"left out: {bad.name}: {bad.reason}", file=sys.stderr)
+        print(f"{source.summary()}, {len(broken)} broken", file=sys.stderr)
+    return source
+
+
+def cache_folder(out: Path) -> Path:
+    """Where decoded clips are kept: REELTOK_CACHE, or beside the run, shared with siblings."""
+    return Path(os.environ.get("REELTOK_CACHE") or out.parent / "decoded")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DryRun:
+    """What two steps showed: trained parameters, peak memory in GB, steps per second."""
+
+    parameters: int
+    memory_gb: float
+    steps_per_second: float
+    frames_per_second: float
+
+
+def dry_run(
+    recipe: Recipe, *, device: str | None = None, make_task: MakeTask | None = None
+) -> DryRun:
+    """Two steps of the recipe's largest batch on noise: what a run will need.
+
+    On a CPU the memory is that of the whole process.
+    """
+    with joined(device) as at:
+        require_shares(recipe, at.world)
+        window = max(recipe.data.windows, key=lambda w: w.batch * w.frames * w.size**2)
+        task = (make_task or reconstruction())(build(recipe), recipe, None)
+        if hasattr(task, "to"):
+            task.to(at.device)
+        run = Run(task, replace(recipe.loop, compile=()), at)
+        share = window.batch // at.world
+        shape = (share, 3, window.frames, window.size, window.size)
+        batch = Batch(x=torch.rand(shape) * 2 - 1, names=("",) * share, groups=("",) * share)
+        batch = batch.to(at.device)
+        train_step(run, batch)
+        began = time.monotonic()
+        train_step(run, batch)  # reads its loss, so it has ended
+        seconds = time.monotonic() - began
+        trained = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
+        return DryRun(
+            parameters=trained,
+            memory_gb=peak_memory_gb(at.device),
+            steps_per_second=1 / seconds,
+            frames_per_second=window.batch * window.frames / seconds,
+        )
+
+
+def peak_memory_gb(device: torch.device) -> float:
+    """The most memory so far: of the GPU, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

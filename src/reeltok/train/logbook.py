@@ -1,0 +1,190 @@
+"""What a run writes down: JSON lines always, a live table on a terminal, TensorBoard if asked.
+
+`draw_runs` turns the lines into a picture of the curves.
+"""
+
+import json
+import math
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reeltok.train.parallel import averaged
+
+if TYPE_CHECKING:
+    from reeltok.train.run import Run
+
+FIRST = frozenset((1, 2, 5, 10, 20))  # logged whatever the interval, so that a run shows life early
+Line = dict[str, Any]
+
+
+class Log:
+    """Means over the steps since the last line, to `RUN/log.jsonl` and to whoever watches.
+
+    Lines after step `since` (of a run that was killed and resumed) are removed. Only the first
+    process writes.
+    """
+
+    def __init__(self, out: Path, run: "Run", *, since: int = 0) -> None:
+        self.run, self.path, self.quiet = run, out / "log.jsonl", not run.at.first
+        self.sums, self.steps, self.began = dict[str, float](), 0, time.monotonic()
+        self.board, self.table = None, None
+        if self.quiet:
+            return
+        out.mkdir(parents=True, exist_ok=True)
+        kept = [line for line in read_lines(self.path) if line["step"] <= since]
+        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        self.board = open_board(out) if run.config.track else None
+        self.table = Table(run.config.schedule.steps) if sys.stderr.isatty() else None
+
+    def __enter__(self) -> "Log":
+        if self.table is not None:
+            self.table.open()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for part in (self.table, self.board):
+            if part is not None:
+                part.close()
+
+    def step(
+        self, step: int, numbers: Mapping[str, float], *, seconds: float, waited: float
+    ) -> None:
+        """Count one step; write a line where one is due."""
+        for name, value in {**numbers, "seconds": seconds, "waited": waited}.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.steps += 1
+        if step % self.run.config.log_every and step not in FIRST:
+            return
+        means = {name: value / self.steps for name, value in self.sums.items()}
+        self._write({"step": step, **averaged(self.run.at, means)})
+        self.sums, self.steps = {}, 0
+
+    def scores(self, step: int, scores: Mapping[str, float]) -> None:
+        """One validation, with its pictures where the task has some."""
+        self._write({"step": step, "validation": True, **scores})
+        if self.board is not None and hasattr(self.run.task, "pictures"):
+            for name, picture in self.run.task.pictures().items():
+                self.board.add_image(name, picture, step, dataformats="HWC")
+
+    def event(self, step: int, **what: object) -> None:
+        """Anything else worth keeping: what the data holds, a resume, a stop."""
+        self._write({"step": step, **what})
+
+    def _write(self, line: Line) -> None:
+        if self.quiet:
+            return
+        line = {"step": line["step"], "time": round(time.monotonic() - self.began, 2), **line}
+        with self.path.open("a") as file:
+            file.write(json.dumps({k: finite(v) for k, v in line.items()}) + "\n")
+        if self.board is not None:
+            for name, value in line.items():
+                if isinstance(value, float):
+                    self.board.add_scalar(name, value, line["step"])
+        if self.table is not None:
+            self.table.show(line)
+        else:
+            shown = [
+                f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in line.items()
+            ]
+            print("  ".join(shown), file=sys.stderr, flush=True)
+
+
+def finite(value: Any) -> Any:
+    """JSON has no infinity and no NaN: None stands for them."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def open_board(out: Path) -> Any:
+    """A TensorBoard writer; the `track` extra must be installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ValueError("loop.track needs TensorBoard: pip install 'reeltok[track]'") from error
+    return SummaryWriter(str(out / "tensorboard"))
+
+
+class Table:
+    """The latest numbers on a terminal, with steps per second and the time left."""
+
+    def __init__(self, steps: int) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self.steps, self.latest, self.scores = steps, Line(), Line()
+        self.live = Live(console=Console(stderr=True), refresh_per_second=2)
+
+    def open(self) -> None:
+        self.live.start()
+
+    def close(self) -> None:
+        self.live.stop()
+
+    def show(self, line: Line) -> None:
+        """Replace what stands there by this line."""
+        from rich.table import Table as Grid
+
+        if line.get("validation"):
+            self.scores = line
+        elif "seconds" in line:
+            self.latest = line
+        grid = Grid.grid(padding=(0, 2))
+        seconds = self.latest.get("seconds")
+        if seconds:
+            left = timedelta(seconds=round((self.steps - line["step"]) * seconds))
+            grid.add_row("step", f"{line['step']} of {self.steps}")
+            grid.add_row("speed", f"{1 / seconds:.2f} steps a second, {left} left")
+        for name, value in {**self.latest, **self.scores}.items():
+            if isinstance(value, float) and name not in ("seconds", "time"):
+                grid.add_row(name, f"{value:.4g}")
+        self.live.update(grid)
+
+
+def read_lines(path: Path) -> list[Line]:
+    """The whole lines of a log; one that a kill cut off is left out."""
+    lines = []
+    for text in path.read_text().splitlines() if path.is_file() else ():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            continue
+    return lines
+
+
+def draw_runs(run: str | Path, png: str | Path | None = None) -> Path:
+    """Draw the curves of a run's losses and scores to a PNG (by default `RUN/curves.png`).
+
+    Needs the `plot` extra. Raises FileNotFoundError where the folder holds no log.
+    """
+    run = Path(run)
+    lines = read_lines(run / "log.jsonl")
+    if not lines:
+        raise FileNotFoundError(f"no log of a run in {run}: give the folder that training wrote")
+    import matplotlib.figure  # not pyplot: no window, no state
+
+    curves = gather_curves(lines)
+    rows = math.ceil(len(curves) / 3)
+    figure = matplotlib.figure.Figure(figsize=(12, 2.6 * rows), layout="constrained")
+    for number, (name, points) in enumerate(curves.items()):
+        axes = figure.add_subplot(rows, min(3, len(curves)), number + 1)
+        axes.plot(*zip(*points, strict=True), linewidth=1)
+        axes.set_title(name, fontsize=9)
+        axes.tick_params(labelsize=7)
+        axes.grid(alpha=0.3)
+    target = Path(png) if png else run / "curves.png"
+    figure.savefig(target, dpi=110)
+    return target
+
+
+def gather_curves(lines: list[Line]) -> dict[str, list[tuple[int, float]]]:
+    """Every number of the log over the steps; a single point is no curve."""
+    curves = defaultdict(list)
+    for line in lines:
+        for name, value in line.items():
+            if isinstance(value, float) and name != "time":
+                curves[name].append((line["step"], value))
+    return {name: points for name, points in curves.items() if len(points) > 1}

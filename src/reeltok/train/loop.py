@@ -1,0 +1,209 @@
+"""The training loop: runs any `Task`, knows no model.
+
+A step is a function of (seed, step): `feed(step)` gives the batch, and the random state is set
+from (seed, step, rank). So a run that was killed and resumed repeats its steps exactly.
+"""
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reeltok.train import checkpoint as checkpoints
+from reeltok.train.logbook import Log
+from reeltok.train.optimizers import set_rate
+from reeltok.train.parallel import Place, agreed, unsynced
+from reeltok.train.run import LoopConfig, Run, Task
+
+Feed = Callable[[int], Any]
+"""From a step's number to its batch, which may have `to(device)` and, to accumulate, `split(n)`."""
+
+
+def train_step(run: Run, batch: Any) -> dict[str, float]:
+    """One step of the generator on its losses, then of the critic on what the generator made."""
+    config, step = run.config, run.step
+    factor = config.schedule.factor(step)
+    set_rate(run.optimizers["model"], config.optimizer.rate * factor)
+    parts = batch.split(config.accumulate) if config.accumulate > 1 else [batch]
+    terms, made = Terms(len(parts)), []
+    with still(run.judge):
+        for number, part in enumerate(parts):
+            generator = run.seeded(number)
+            with unsynced(run.loss, last=number + 1 == len(parts)):
+                with run.autocast():
+                    losses = run.loss(part, step, generator)
+                run.scaler.scale(losses.total / len(parts)).backward()
+            terms.add(losses)
+            made.append(getattr(losses, "made", None))
+    moved = run.move("model")
+    finite = moved.finite
+    if finite and run.plays():
+        set_rate(run.optimizers["critic"], config.critic.rate * factor)
+        for number, part in enumerate(made):
+            with unsynced(run.critic_loss, last=number + 1 == len(made)):
+                with run.autocast():
+                    losses = run.critic_loss(part, step)
+                run.scaler.scale(losses.total / len(made)).backward()
+            terms.add(losses, total="critic_loss")
+        judged = run.move("critic")
+        finite = judged.finite
+        terms.set(critic_norm=judged.norm)
+    if run.scaler.is_enabled():
+        run.scaler.update()
+    if moved.finite and run.average:
+        run.average.update(run.model, step)
+    run.count(finite)
+    return terms.numbers() | {"norm": moved.norm, "rate": config.optimizer.rate * factor}
+
+
+class Terms:
+    """Named losses of a step, summed over the parts of the batch."""
+
+    def __init__(self, parts: int) -> None:
+        self.parts, self.sums = parts, dict[str, Tensor]()
+
+    def add(self, losses: Any, *, total: str = "loss") -> None:
+        """Count one part's losses."""
+        for name, value in {total: losses.total, **losses.terms}.items():
+            self.sums[name] = self.sums.get(name, 0) + value.detach().float() / self.parts
+
+    def set(self, **values: float) -> None:
+        self.sums |= {name: torch.tensor(value) for name, value in values.items()}
+
+    def numbers(self) -> dict[str, float]:
+        return {name: float(value) for name, value in self.sums.items()}
+
+
+@contextmanager
+def still(module: nn.Module | None) -> Iterator[None]:
+    """Inside, gradients pass through `module` but do not collect in it."""
+    if module is None:
+        yield
+        return
+    module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        module.requires_grad_(True)
+
+
+def run_task(
+    task: Task,
+    feed: Feed,
+    config: LoopConfig,
+    *,
+    out: str | Path,
+    resume: bool = False,
+    at: Place | None = None,
+) -> Run:
+    """Train `task` on `feed(step)` to the last step; log and checkpoints go to the folder `out`.
+
+    SIGTERM saves a checkpoint and exits with `config.exit_on_term`. Raises ValueError where
+    gradients stay not finite for `bad_steps` steps, OSError where a checkpoint cannot be written.
+    """
+    out = Path(out)
+    torch.set_flush_denormal(True)  # softmax over a codebook makes them: 170 times slower on a CPU
+    run = Run(task, config, at)
+    if resume:
+        run.load(last_checkpoint(out))
+    checkpoints.require_space(out, run.tensors())
+    saver = checkpoints.Saver(out, keep=config.keep, background=config.save_async)
+    with Log(out, run, since=run.step) as log, asked_to_stop() as stop:
+        saved = time.monotonic()
+        while run.step < config.schedule.steps:
+            timed_step(run, feed, log)
+            guard(run)
+            last = run.step == config.schedule.steps
+            if last or run.step % config.validate_every == 0:
+                validate(run, log, out)
+            late = time.monotonic() - saved > 60 * config.minutes
+            stopping, late = agreed(run.at, stop.is_set(), late)
+            if last or stopping or late or run.step % (config.save_every or sys.maxsize) == 0:
+                keep(run, saver)
+                saved = time.monotonic()
+            if stopping and not last:
+                break
+        saver.finish()
+    if run.step < config.schedule.steps:
+        raise SystemExit(config.exit_on_term)
+    return run
+
+
+def keep(run: Run, saver: checkpoints.Saver) -> None:
+    """A checkpoint, and the model with its mean weights in `model/`."""
+    saver.save(run.step, run.tensors(), run.numbers())
+    run.export(saver.run / "model")
+
+
+def last_checkpoint(out: Path) -> checkpoints.Checkpoint:
+    """Where a run left off; FileNotFoundError where it left nothing."""
+    found = checkpoints.find_checkpoints(out)
+    if not found:
+        raise FileNotFoundError(
+            f"no checkpoint to resume in {out}/checkpoints: start without resume"
+        )
+    return found[-1]
+
+
+def timed_step(run: Run, feed: Feed, log: Log) -> None:
+    """Fetch a batch, train on it, log both with their times."""
+    began = time.monotonic()
+    batch = feed(run.step)
+    waited = time.monotonic() - began
+    if hasattr(batch, "to"):
+        batch = batch.to(run.at.device)
+    numbers = train_step(run, batch)
+    log.step(run.step, numbers, seconds=time.monotonic() - began, waited=waited)
+
+
+def guard(run: Run) -> None:
+    """Stop a run whose gradients are not finite for too long."""
+    if run.bad >= run.config.bad_steps:
+        raise ValueError(
+            f"gradients were not finite for {run.bad} steps running, the last at step {run.step}: "
+            f"lower loop.optimizer.rate ({run.config.optimizer.rate}) or set loop.precision=fp32"
+        )
+
+
+def validate(run: Run, log: Log, out: Path) -> None:
+    """Score the mean weights on held-out data; keep the best model in `best/`."""
+    scores = run.validate()
+    if not scores:
+        return
+    log.scores(run.step, scores)
+    name = run.config.best.removeprefix("-")
+    sign = -1 if run.config.best.startswith("-") else 1
+    score = scores.get(name)
+    if score is not None and (run.best is None or sign * score > sign * run.best):
+        run.best = score
+        run.export(out / "best")
+
+
+@contextmanager
+def asked_to_stop() -> Iterator["Stop"]:
+    """A flag that SIGTERM sets while this lasts."""
+    stop = Stop()
+    before = signal.signal(signal.SIGTERM, stop.set)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class Stop:
+    """Whether the run was asked to stop."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def set(self, number: int, frame: Any) -> None:
+        self.asked = True
+
+    def is_set(self) -> bool:
+        return self.asked

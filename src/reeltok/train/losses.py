@@ -1,0 +1,112 @@
+"""Losses of a reconstruction and of a critic: small functions, and what a training step sums up.
+
+Values are means over elements unless `reduce="sum"`, the sum over a frame's elements that VidTok's
+published recipe uses. Statistics over a batch are taken over all processes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from reeltok.quantizers import mean_over_ranks
+
+Pixel = Literal["l1", "l2", "log-mse"]
+Game = Literal["hinge", "non-saturating", "cross-entropy"]
+LOG_MSE_FLOOR = 1e-4  # in (value range 2)^2: errors below about 46 dB earn nothing more
+
+
+@dataclass(frozen=True)
+class Losses:
+    """One step's loss: the scalar to minimise, its named parts for the log, and what was made."""
+
+    total: Float[Tensor, ""]
+    terms: dict[str, Tensor] = field(default_factory=dict)
+    made: Any = None
+
+
+def pixel_loss(
+    x: Float[Tensor, "b c t h w"], y: Float[Tensor, "b c t h w"], kind: Pixel
+) -> Float[Tensor, "b t"]:
+    """The error of every frame: mean |x - y|, mean (x - y)^2, or log(mean (x - y)^2 + 1e-4)."""
+    error = x.float() - y.float()
+    if kind == "l1":
+        return error.abs().mean(dim=(1, 3, 4))
+    squared = error.square().mean(dim=(1, 3, 4))
+    return squared if kind == "l2" else torch.log(squared + LOG_MSE_FLOOR)
+
+
+def critic_loss(
+    real: Float[Tensor, "b *p"], fake: Float[Tensor, "b *p"], game: Game
+) -> Float[Tensor, ""]:
+    """What a critic minimises, given its logits: hinge, or sigmoid cross-entropy for the others."""
+    if game == "hinge":
+        return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
+    return 0.5 * (F.softplus(-real).mean() + F.softplus(fake).mean())
+
+
+def deceit_loss(fake: Float[Tensor, "b *p"], game: Game) -> Float[Tensor, ""]:
+    """What a generator minimises: -logit, softplus(-logit) per patch, or that of sample means.
+
+    "cross-entropy" is VidTok's: sigmoid cross-entropy of the mean logit of a sample against 1.
+    """
+    if game == "hinge":
+        return -fake.mean()
+    if game == "non-saturating":
+        return F.softplus(-fake).mean()
+    return F.softplus(-fake.flatten(1).mean(dim=1)).mean()
+
+
+class LeCAM(nn.Module):
+    """Ties a critic to running means of its logits (Tseng et al. 2021); the means are saved."""
+
+    def __init__(self, decay: float = 0.999) -> None:
+        super().__init__()
+        self.decay = decay
+        self.real: Tensor
+        self.fake: Tensor
+        self.register_buffer("real", torch.zeros(()))
+        self.register_buffer("fake", torch.zeros(()))
+
+    def forward(
+        self, real: Float[Tensor, "b *p"], fake: Float[Tensor, "b *p"]
+    ) -> Float[Tensor, ""]:
+        """The penalty; then the means, over all processes, move towards this batch."""
+        with torch.no_grad():
+            self.real.lerp_(mean_over_ranks(real.float().mean()), 1 - self.decay)
+            self.fake.lerp_(mean_over_ranks(fake.float().mean()), 1 - self.decay)
+        above = F.relu(real - self.fake).square().mean()
+        below = F.relu(self.real - fake).square().mean()
+        return above + below
+
+
+def gradient_penalty(
+    critic: Callable[[Tensor], Tensor], x: Float[Tensor, "b c t h w"]
+) -> Float[Tensor, ""]:
+    """R1 (Mescheder et al. 2018): the mean over clips of |d logits / d x|^2 at real clips."""
+    x = x.detach().requires_grad_(True)
+    (grad,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
+    return grad.square().flatten(1).sum(dim=1).mean()
+
+
+def adaptive_weight(
+    kept: Float[Tensor, ""], added: Float[Tensor, ""], weight: Tensor, *, most: float = 1e4
+) -> Float[Tensor, ""]:
+    """The factor with which `added` moves `weight` as much as `kept` does (Esser et al. 2021).
+
+    Gradients are averaged over all processes before their norms are taken.
+    """
+    norms = []
+    for loss in (kept, added):
+        (grad,) = torch.autograd.grad(loss, weight, retain_graph=True)
+        norms.append(mean_over_ranks(grad.detach().float()).norm())
+    return (norms[0] / (norms[1] + 1e-4)).clamp(0, most).detach()
+
+
+def starts(weight: float, step: int, first: int) -> float:
+    """`weight` from step `first` on, 0 before."""
+    return weight if step >= first else 0.0

@@ -1,0 +1,161 @@
+"""Optimizers and the rate: AdamW (or Adam), and Muon for the matrices inside a network.
+
+Muon (K. Jordan et al. 2024): momentum whose matrix is replaced by the nearest orthogonal one.
+A convolution counts as the matrix `out x (in t h w)`. Updates are scaled to the size that AdamW's
+have (Liu et al. 2025, "Muon is scalable for LLM training": 0.2 sqrt(larger side)), so that one
+rate serves both.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
+
+from reeltok.train.parallel import whole_of
+
+NEWTON_SCHULZ = (
+    3.4445,
+    -4.7750,
+    2.0315,
+)  # quintic of Jordan et al.: steep at 0, near 1 after 5 steps
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class OptimizerConfig:
+    """Which optimizer, its rate and its decay. `plain` names parts that Muon leaves to AdamW."""
+
+    kind: Literal["adam", "adamw", "muon"] = "adamw"
+    rate: float = Field(default=1e-4, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    decay: float = Field(default=0.0, ge=0)
+    momentum: float = Field(default=0.95, ge=0, lt=1)
+    plain: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class ScheduleConfig:
+    """The rate over the run: warm-up, then constant with a linear fall to `floor`, or a cosine.
+
+    The fall takes the last `fall` of `steps` steps. A run is cut at any time by resuming it with a
+    smaller `steps`: the rate then falls from there.
+    """
+
+    steps: int = Field(default=10_000, ge=1)
+    warmup: int = Field(default=0, ge=0)
+    shape: Literal["constant", "cosine"] = "constant"
+    fall: int = Field(default=0, ge=0)
+    floor: float = Field(default=0.0, ge=0, le=1)
+
+    def factor(self, step: int) -> float:
+        """What step `step` (from 0) multiplies the rate with."""
+        rise = min(1.0, (step + 1) / (self.warmup + 1))
+        if self.shape == "cosine":
+            done = min(1.0, max(0.0, step - self.warmup) / max(1, self.steps - self.warmup))
+            return rise * (self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * done)))
+        left = min(1.0, max(0, self.steps - step) / self.fall) if self.fall else 1.0
+        return rise * (self.floor + (1 - self.floor) * left)
+
+
+def orthogonal(matrices: Float[Tensor, "n r c"], *, steps: int = 5) -> Float[Tensor, "n r c"]:
+    """The nearest orthogonal matrices by Newton-Schulz in bfloat16: singular values 0.7 to 1.2."""
+    a, b, c = NEWTON_SCHULZ
+    x = matrices.bfloat16()
+    tall = x.shape[-2] > x.shape[-1]
+    x = x.mT if tall else x
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        polynomial = b * gram + c * (gram @ gram)
+        polynomial.diagonal(dim1=-2, dim2=-1).add_(a)
+        x = polynomial @ x
+    return (x.mT if tall else x).to(matrices.dtype)
+
+
+class Muon(Optimizer):
+    """Muon with Nesterov momentum and decoupled decay; matrices of one shape go as one batch."""
+
+    def __init__(
+        self, parameters: Iterable[Tensor], *, lr: float, momentum: float = 0.95, decay: float = 0.0
+    ) -> None:
+        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": decay})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One update of every parameter that has a gradient."""
+        for group in self.param_groups:
+            alike = defaultdict(list)
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    alike[weight.shape].append(weight)
+            for weights in alike.values():
+                self._move(weights, **{k: group[k] for k in ("lr", "momentum", "weight_decay")})
+
+    def _move(self, weights: list[Tensor], lr: float, momentum: float, weight_decay: float) -> None:
+        grads = [weight.grad for weight in weights if weight.grad is not None]
+        for weight in weights:
+            if "momentum" not in self.state[weight]:
+                self.state[weight]["momentum"] = torch.zeros_like(weight)
+        speeds = [self.state[weight]["momentum"] for weight in weights]
+        torch._foreach_lerp_(speeds, grads, 1 - momentum)
+        ahead = torch._foreach_lerp(grads, speeds, momentum)
+        turned = orthogonal(torch.stack([whole_of(g).flatten(1) for g in ahead]))
+        scale = 0.2 * math.sqrt(max(turned.shape[1:]))
+        torch._foreach_mul_(weights, 1 - lr * weight_decay)
+        for weight, update in zip(weights, turned, strict=True):
+            weight.add_(_like(update.reshape(weight.shape), weight), alpha=-lr * scale)
+
+
+def _like(x: Tensor, model: Tensor) -> Tensor:
+    """`x` spread over processes as `model` is."""
+    if not isinstance(model, DTensor):
+        return x
+    return distribute_tensor(x, model.device_mesh, model.placements, src_data_rank=None)
+
+
+def build_optimizers(module: nn.Module, config: OptimizerConfig) -> list[Optimizer]:
+    """Optimizers for all parameters that are not frozen; decay spares biases and norms."""
+    trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+    if not trained:
+        raise ValueError("nothing to train: every parameter is frozen; check loop.freeze")
+    inner = [
+        (name, p)
+        for name, p in trained
+        if config.kind == "muon" and p.ndim >= 2 and not any(part in name for part in config.plain)
+    ]
+    chosen = {name for name, _ in inner}
+    rest = [(name, p) for name, p in trained if name not in chosen]
+    optimizers: list[Optimizer] = []
+    if inner:
+        matrices = [p for _, p in inner]
+        optimizers.append(
+            Muon(matrices, lr=config.rate, momentum=config.momentum, decay=config.decay)
+        )
+    if rest:
+        optimizers.append(_adam([p for _, p in rest], config))
+    return optimizers
+
+
+def _adam(parameters: list[Tensor], config: OptimizerConfig) -> Optimizer:
+    if config.kind == "adam":
+        return torch.optim.Adam(parameters, lr=config.rate, betas=config.betas)
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(groups, lr=config.rate, betas=config.betas, fused=True)
+
+
+def set_rate(optimizers: list[Optimizer], rate: float) -> None:
+    """Give every group the rate of this step."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate

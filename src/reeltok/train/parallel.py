@@ -1,0 +1,173 @@
+"""One process or many: joining a torchrun group, and spreading a module's training over it.
+
+"ddp" gives every process the whole model (torch's DistributedDataParallel); "fsdp2" gives each a
+part of every parameter (torch's fully_shard). Either way a step's loss runs through `Shell`.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+Strategy = Literal["ddp", "fsdp2"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Which process this is, of how many, and its device."""
+
+    device: torch.device
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+
+@contextmanager
+def joined(device: str | None = None) -> Iterator[Place]:
+    """The place of this process; inside a torchrun job, a member of its group until the end."""
+    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if "WORLD_SIZE" not in os.environ or dist.is_initialized():
+        alone = not dist.is_initialized()
+        rank, world = (0, 1) if alone else (dist.get_rank(), dist.get_world_size())
+        yield Place(device=torch.device(name), rank=rank, world=world)
+        return
+    if name == "cuda":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        torch.cuda.set_device(name)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if name.startswith("cuda") else "gloo")
+    try:
+        yield Place(device=torch.device(name), rank=dist.get_rank(), world=dist.get_world_size())
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def in_turn(place: Place) -> Iterator[None]:
+    """The first process of each machine goes in, then the others."""
+    waits = place.world > 1 and os.environ.get("LOCAL_RANK", str(place.rank)) != "0"
+    if waits:
+        dist.barrier()
+    yield
+    if place.world > 1 and not waits:
+        dist.barrier()
+
+
+class Shell(nn.Module):
+    """A module whose forward is a step's loss, so that its parameters are seen by DDP and FSDP2."""
+
+    def __init__(self, inside: nn.Module, loss: Callable[..., Any]) -> None:
+        super().__init__()
+        self.inside, self.loss = inside, loss
+
+    def forward(self, *inputs: Any) -> Any:
+        return self.loss(*inputs)
+
+
+def spread(inside: nn.Module, loss: Callable[..., Any], strategy: Strategy) -> nn.Module:
+    """`loss` as a module whose gradients are averaged over all processes."""
+    shell = Shell(inside, loss)
+    if not dist.is_initialized():
+        return shell
+    if strategy == "ddp":
+        return DistributedDataParallel(shell)
+    return shard(shell)
+
+
+def shard(shell: Shell) -> nn.Module:
+    """FSDP2: each child of a module list apart, then the rest."""
+    for name, weight in shell.named_parameters():
+        if weight.ndim == 0:
+            raise ValueError(f"fsdp2 cannot spread the number {name}: train with loop.strategy=ddp")
+    for unit in units(shell):
+        if any(p.requires_grad for p in unit.parameters()):
+            fully_shard(unit)
+    fully_shard(shell)
+    return shell
+
+
+def units(module: nn.Module) -> Iterator[nn.Module]:
+    """The outermost modules that stand in a module list, at any depth."""
+    for child in module.children():
+        listed = isinstance(module, nn.ModuleList) and not isinstance(child, nn.ModuleList)
+        if listed:
+            yield child
+        else:
+            yield from units(child)
+
+
+def unsynced(shell: nn.Module, last: bool) -> AbstractContextManager:
+    """Leave gradients on their process until the last part of an accumulated batch."""
+    if isinstance(shell, DistributedDataParallel) and not last:
+        return shell.no_sync()
+    if isinstance(shell, FSDPModule):
+        shell.set_requires_gradient_sync(last)
+    return nullcontext()
+
+
+@contextmanager
+def gathered(shell: nn.Module) -> Iterator[None]:
+    """Inside, every parameter that FSDP2 spread is whole on every process."""
+    parts = [m for m in shell.modules() if isinstance(m, FSDPModule)]
+    for part in parts:
+        part.unshard()
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.reshard()
+
+
+@contextmanager
+def whole(module: nn.Module) -> Iterator[None]:
+    """Inside, parameters that FSDP2 spread are plain tensors, to be written; no forward pass."""
+    spread_out: list[tuple[nn.Module, str, nn.Parameter]] = []
+    for part in module.modules():
+        for name, weight in part.named_parameters(recurse=False):
+            if isinstance(weight, DTensor):
+                spread_out.append((part, name, weight))
+                full = nn.Parameter(whole_of(weight.detach()), weight.requires_grad)
+                part.register_parameter(name, full)
+    try:
+        yield
+    finally:
+        for part, name, weight in spread_out:
+            part.register_parameter(name, weight)
+
+
+def agreed(place: Place, *flags: bool) -> list[bool]:
+    """Flags that are up on any process."""
+    if place.world == 1:
+        return list(flags)
+    both = torch.tensor([float(flag) for flag in flags], device=place.device)
+    dist.all_reduce(both, op=dist.ReduceOp.MAX)
+    return [bool(flag) for flag in both.tolist()]
+
+
+def averaged(place: Place, numbers: dict[str, float]) -> dict[str, float]:
+    """Numbers of the same names on every process, meaned over the processes."""
+    if place.world == 1:
+        return numbers
+    values = torch.tensor(list(numbers.values()), dtype=torch.float64, device=place.device)
+    dist.all_reduce(values)
+    return dict(zip(numbers, (values / place.world).tolist(), strict=True))
+
+
+def total_norm(grads: list[Tensor]) -> Tensor:
+    """The norm of all gradients together, spread or whole."""
+    return whole_of(torch.nn.utils.get_total_norm(grads))
+
+
+def whole_of(x: Tensor) -> Tensor:
+    """All of a tensor that FSDP2 spread over processes."""
+    return x.full_tensor() if isinstance(x, DTensor) else x

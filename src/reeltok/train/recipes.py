@@ -1,0 +1,399 @@
+"""Recipes: functions that return a complete training configuration, as a value to change.
+
+>>> recipe = change(find_recipe("vidtok_stage1"), {"loop.schedule.steps": "1000"})
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field, RootModel, ValidationError
+from pydantic.dataclasses import dataclass
+
+from reeltok.train.critics import CriticConfig
+from reeltok.train.data import DataConfig, Window
+from reeltok.train.optimizers import OptimizerConfig, ScheduleConfig
+from reeltok.train.reconstruct import LossConfig
+from reeltok.train.run import LoopConfig
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class Recipe:
+    """Everything a run needs but the data's place.
+
+    `model` is a preset, or the folder of a model. Its weights are `start`: "fresh" from the seed,
+    or "trained" as they are. `warm` names a model whose weights a fresh one of more parts begins
+    with. `settings` replaces values of the model's configuration.
+    """
+
+    name: str
+    model: str
+    start: Literal["fresh", "trained"] = "fresh"
+    warm: str | None = None
+    settings: dict[str, Any] = Field(default_factory=dict)
+    data: DataConfig = DataConfig()
+    losses: LossConfig = LossConfig()
+    loop: LoopConfig = LoopConfig()
+
+
+GROUPS = {"open": 0.45, "people": 0.15, "robot": 0.2, "animation": 0.1}
+"""How often each group of clips is drawn; the rest shares 0.1. Robots are 64 % of the minutes."""
+
+VIDTOK_LOSSES = LossConfig(
+    pixel="l1",
+    perceptual=1.0,
+    net="vgg",
+    log_variance=True,
+    reduce="sum",
+    terms={"kl": 1e-6},
+    critic=CriticConfig(game="cross-entropy", weight=0.2, first=10_000, adaptive=True, lecam=0.005),
+)
+"""VidTok's public code. Its critic starts at 20,001 of a counter that both optimizers move."""
+
+MAGVIT_LOSSES = LossConfig(
+    pixel="l2",
+    perceptual=0.1,
+    net="vgg",
+    critic=CriticConfig(
+        kind="clips",
+        norm="none",
+        game="non-saturating",
+        critic_game="non-saturating",
+        weight=0.1,
+        first=0,
+        adaptive=False,
+        r1=10.0,
+    ),
+)
+"""MAGVIT (Yu et al. 2023), with the 3-D critic at hand instead of its StyleGAN one."""
+
+COORDTOK_LOSSES = LossConfig(pixel="l2")
+COORDTOK_LOSSES_2 = LossConfig(pixel="l2", perceptual=16.0, net="vgg")
+"""CoordTok's stages on whole clips; `patches.STAGE_1` and `STAGE_2` sample as the paper does.
+
+Its code sums LPIPS over 16 frames beside a mean squared error, hence 16.
+"""
+
+
+def vidtok_stage1() -> Recipe:
+    """VidTok's first stage: 128 pixels, 3 fps, 50k steps of 16 clips, everything trained."""
+    return Recipe(
+        name="vidtok_stage1",
+        model="vidtok_kl_causal_488_4chn",
+        data=DataConfig(windows=(Window(frames=17, size=128, batch=16),), fps=3.0, flip=False),
+        losses=VIDTOK_LOSSES,
+        loop=LoopConfig(
+            seed=23,
+            optimizer=OptimizerConfig(kind="adam", rate=1e-5),
+            critic=OptimizerConfig(kind="adam", rate=1e-5),
+            schedule=ScheduleConfig(steps=50_000),
+            clip=20.0,
+            validate_every=2000,
+        ),
+    )
+
+
+def vidtok_stage2() -> Recipe:
+    """VidTok's second stage: the decoder alone at 256 pixels, 30k steps of 8 clips.
+
+    Set `model` to the folder of the first stage.
+    """
+    first = vidtok_stage1()
+    return replace(
+        first,
+        name="vidtok_stage2",
+        start="trained",
+        data=replace(first.data, windows=(Window(frames=17, size=256, batch=8),)),
+        loop=replace(first.loop, freeze=("encoder",), schedule=ScheduleConfig(steps=30_000)),
+    )
+
+
+def default_cpu() -> Recipe:
+    """The bundled default on two CPU cores in hours: 9 to 17 frames of 128 pixels, log-MSE."""
+    return Recipe(
+        name="default_cpu",
+        model="default",
+        settings={"quantizer": {"rounding_from": 1000, "regularization": False}},
+        data=DataConfig(
+            windows=(
+                Window(frames=9, size=128, batch=6, share=0.7),
+                Window(frames=17, size=128, batch=3, share=0.3),
+            ),
+            weights=GROUPS,
+            other=0.1,
+            strides=(1, 2, 3, 4),
+            scale=(0.4, 1.0),
+        ),
+        losses=LossConfig(pixel="log-mse", l1_steps=500),
+        loop=LoopConfig(
+            optimizer=OptimizerConfig(
+                kind="muon", rate=1e-3, betas=(0.9, 0.99), plain=("decoder.leave",)
+            ),
+            schedule=ScheduleConfig(steps=8_000, warmup=100, fall=2_500),
+            ema=0.999,
+        ),
+    )
+
+
+def default_gpu() -> Recipe:
+    """The bundled default on one large GPU: 128 pixels for 70 % of the steps, then 256.
+
+    LPIPS(squeeze) joins in the last fifth; models are judged by LPIPS(alex).
+    """
+    recipe = default_cpu()
+    windows = (
+        Window(frames=17, size=128, batch=64, until=14_000),
+        Window(frames=17, size=256, batch=16, since=14_000, share=0.7),
+        Window(frames=33, size=256, batch=8, since=14_000, share=0.3),
+    )
+    data = replace(recipe.data, windows=windows, synthetic=0.05, cache="device", cache_gb=40.0)
+    schedule = ScheduleConfig(steps=20_000, warmup=200, fall=6_000)
+    return replace(
+        recipe,
+        name="default_gpu",
+        data=replace(data, workers=8, judged=Window(frames=17, size=256, batch=24)),
+        losses=replace(recipe.losses, perceptual=0.5, net="squeeze", perceptual_first=16_000),
+        loop=replace(recipe.loop, schedule=schedule, minutes=3.0, save_async=True),
+    )
+
+
+def default() -> Recipe:
+    """`default_gpu` where torch sees a GPU, else `default_cpu`."""
+    import torch
+
+    return default_gpu() if torch.cuda.is_available() else default_cpu()
+
+
+def perceptual() -> Recipe:
+    """A second decoder for the default's own ids, with LPIPS and a critic: sharper, less exact."""
+    recipe = default_gpu()
+    critic = CriticConfig(game="hinge", weight=0.1, first=500, adaptive=True, lecam=0.005)
+    return replace(
+        recipe,
+        name="perceptual",
+        start="trained",
+        settings={"quantizer": {"rounding_from": 0, "regularization": False}},
+        data=replace(recipe.data, windows=(Window(frames=17, size=128, batch=32),)),
+        losses=LossConfig(pixel="l1", perceptual=1.0, net="squeeze", critic=critic),
+        loop=replace(
+            recipe.loop,
+            freeze=("encoder", "quantizer"),
+            optimizer=replace(recipe.loop.optimizer, rate=2e-4),
+            critic=OptimizerConfig(kind="adam", rate=2e-4, betas=(0.5, 0.9)),
+            schedule=ScheduleConfig(steps=6_000, warmup=200, fall=3_000),
+        ),
+    )
+
+
+def small() -> Recipe:
+    """A quarter of the default's width at 64 pixels: a first look in minutes on a CPU."""
+    recipe = default_cpu()
+    return replace(
+        recipe,
+        name="small",
+        settings={"width": 32, "quantizer": {"rounding_from": 100, "regularization": False}},
+        data=replace(
+            recipe.data,
+            windows=(Window(frames=9, size=64, batch=8),),
+            judged=Window(frames=9, size=64, batch=12),
+            cache_gb=2.0,
+        ),
+        losses=replace(recipe.losses, l1_steps=100),
+        loop=replace(
+            recipe.loop,
+            optimizer=replace(recipe.loop.optimizer, rate=2e-3),
+            schedule=ScheduleConfig(steps=600, warmup=20, fall=300),
+            ema=0.99,
+            validate_every=100,
+            minutes=2.0,
+        ),
+    )
+
+
+def finetune() -> Recipe:
+    """The trained default, or `model`, on clips of your own: everything trained, minutes."""
+    recipe = default_cpu()
+    return replace(
+        recipe,
+        name="finetune",
+        start="trained",
+        settings={"quantizer": {"rounding_from": 0, "regularization": False}},
+        data=replace(
+            recipe.data,
+            windows=(Window(frames=9, size=128, batch=2),),
+            weights={},
+            other=1.0,
+            strides=(1, 2),
+            scale=(0.7, 1.0),
+            holdout=0.0,
+        ),
+        losses=LossConfig(pixel="log-mse"),
+        loop=replace(
+            recipe.loop,
+            optimizer=replace(recipe.loop.optimizer, rate=2e-4),
+            schedule=ScheduleConfig(steps=200, warmup=10, fall=150),
+            ema=None,
+            validate_every=100,
+            minutes=2.0,
+        ),
+    )
+
+
+def adapt_decoder() -> Recipe:
+    """As `finetune`, but the encoder rests: the ids of every video stay what they were."""
+    recipe = finetune()
+    frozen = replace(recipe.loop, freeze=("encoder", "quantizer"))
+    return replace(recipe, name="adapt_decoder", loop=frozen)
+
+
+def reftok_cpu() -> Recipe:
+    """RefTok from the trained default: closed loop over 1, then 2 and 4 blocks, on two cores."""
+    recipe = default_cpu()
+    windows = (
+        Window(frames=5, size=128, batch=8, until=150),
+        Window(frames=9, size=128, batch=6, share=0.6, since=150),
+        Window(frames=17, size=128, batch=3, share=0.4, since=150),
+    )
+    joins = ("_lean.fine", "_lean.coarse", "_lean.differ", "_lean.copy", "attend.out")
+    optimizer = replace(recipe.loop.optimizer, rate=4e-4, plain=("decoder.leave", *joins))
+    schedule = ScheduleConfig(steps=2_000, warmup=50, fall=1_400)
+    return replace(
+        recipe,
+        name="reftok_cpu",
+        model="reftok-default",
+        warm="default",
+        settings={},
+        data=replace(recipe.data, windows=windows),
+        losses=LossConfig(pixel="log-mse"),
+        loop=replace(recipe.loop, optimizer=optimizer, schedule=schedule, ema=0.995),
+    )
+
+
+def reftok_none_cpu() -> Recipe:
+    """The twin of `reftok_cpu`: the same start, clips and steps, without a reference."""
+    return without_reference(reftok_cpu(), "reftok_none_cpu", "reftok-none")
+
+
+def without_reference(recipe: Recipe, name: str, model: str) -> Recipe:
+    """The same run of a model's twin, whose parts for references rest."""
+    unused = replace(recipe.loop, freeze=("encoder_lean", "decoder_lean"))
+    return replace(recipe, name=name, model=model, loop=unused)
+
+
+def reftok_robot() -> Recipe:
+    """A small RefTok for robot video of 64 pixels, from fresh weights, on two CPU cores."""
+    recipe = reftok_cpu()
+    windows = tuple(replace(w, size=64, batch=2 * w.batch) for w in recipe.data.windows)
+    judged = Window(frames=17, size=64, batch=24)
+    robots = replace(recipe.data, windows=windows, judged=judged, weights={"robot": 1.0}, other=0.0)
+    schedule = ScheduleConfig(steps=6_000, warmup=100, fall=3_000)
+    optimizer = replace(recipe.loop.optimizer, rate=1e-3)
+    return replace(
+        recipe,
+        name="reftok_robot",
+        model="reftok-robot",
+        warm=None,
+        data=robots,
+        loop=replace(recipe.loop, optimizer=optimizer, schedule=schedule, ema=0.999),
+    )
+
+
+def reftok_robot_none() -> Recipe:
+    """The twin of `reftok_robot`: the same clips and steps, without a reference."""
+    return without_reference(reftok_robot(), "reftok_robot_none", "reftok-robot-none")
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    recipe.__name__: recipe
+    for recipe in (
+        default,
+        default_cpu,
+        default_gpu,
+        perceptual,
+        small,
+        finetune,
+        adapt_decoder,
+        reftok_cpu,
+        reftok_none_cpu,
+        reftok_robot,
+        reftok_robot_none,
+        vidtok_stage1,
+        vidtok_stage2,
+    )
+}
+
+
+def find_recipe(name: str | Path) -> Recipe:
+    """The recipe of that name, or of a run's `recipe.json`; ValueError names the nearest."""
+    path = Path(name) / "recipe.json" if Path(name).is_dir() else Path(name)
+    if path.suffix == ".json" and path.is_file():
+        return parse(json.loads(path.read_text()), str(path))
+    if str(name) not in RECIPES:
+        near = get_close_matches(str(name), RECIPES, n=1, cutoff=0.0)
+        raise ValueError(
+            f"no recipe {str(name)!r}: did you mean {near[0]!r}? There are {', '.join(RECIPES)}, "
+            f"or give a recipe.json"
+        )
+    return RECIPES[str(name)]()
+
+
+def parse(tree: Mapping[str, Any], what: str) -> Recipe:
+    """A recipe from nested values; ValueError says in one sentence which value is wrong."""
+    try:
+        return RootModel[Recipe].model_validate(tree).root
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{what}: {place}={first['input']!r}: {first['msg']}") from error
+
+
+def as_json(recipe: Recipe) -> str:
+    """The whole recipe, as `find_recipe` reads it."""
+    return RootModel[Recipe](recipe).model_dump_json(indent=1) + "\n"
+
+
+FREE = ("settings", "weights", "terms")  # tables that take new keys
+
+
+def change(recipe: Recipe, changes: Mapping[str, str]) -> Recipe:
+    """The recipe with values replaced: {"loop.schedule.steps": "500", "data.windows.0.batch": "4"}.
+
+    Values are JSON or plain text. ValueError names the nearest key for an unknown one.
+    """
+    tree = json.loads(as_json(recipe))
+    for path, text in changes.items():
+        place: Any = tree
+        *way, last = path.split(".")
+        for depth, key in enumerate(way):
+            place = step_into(place, key, path, free=any(k in FREE for k in way[:depth]))
+        require_key(place, last, path, free=any(k in FREE for k in way))
+        place[int(last) if isinstance(place, list) else last] = value_of(text)
+    return parse(tree, "the changed recipe")
+
+
+def step_into(place: Any, key: str, path: str, *, free: bool) -> Any:
+    """What stands under `key`; an empty table where one may be made."""
+    if free and isinstance(place, dict) and not isinstance(place.get(key), dict):
+        place[key] = {}
+    require_key(place, key, path, free=free)
+    return place[int(key)] if isinstance(place, list) else place[key]
+
+
+def require_key(place: Any, key: str, path: str, *, free: bool) -> None:
+    """ValueError where a recipe has no such key, with the nearest one it has."""
+    keys = [str(i) for i in range(len(place))] if isinstance(place, list) else list(place or ())
+    if key in keys or (free and isinstance(place, dict)):
+        return
+    near = get_close_matches(key, keys, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(keys) or 'none'}"
+    raise ValueError(f"a recipe has no {path!r} ({key!r} is unknown): {hint}")
+
+
+def value_of(text: str) -> object:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text

@@ -1,0 +1,228 @@
+"""The task of every tokenizer: give back the clip, alone or against a critic."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Float, UInt8
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass as config_dataclass
+from torch import Tensor, nn
+
+from reeltok.perceptual import LPIPS, Network
+from reeltok.tokenizer import Reconstruction, Tokenizer
+from reeltok.train.critics import CriticConfig
+from reeltok.train.data import Batch
+from reeltok.train.losses import (
+    LeCAM,
+    Losses,
+    Pixel,
+    adaptive_weight,
+    critic_loss,
+    deceit_loss,
+    gradient_penalty,
+    pixel_loss,
+)
+from reeltok.video import to_bytes
+
+Score = Callable[[Tensor, Tensor], dict[str, float]]
+
+
+@config_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class LossConfig:
+    """What a reconstruction minimises.
+
+    Pixel loss `pixel` (L1 for the first `l1_steps` steps), `perceptual` x LPIPS with network `net`
+    from step `perceptual_first`, the quantizer's terms (each times its weight in `terms`, or 1),
+    and a critic. `weights` is the file or URL of LPIPS's backbone; None looks in the usual places.
+    `log_variance` divides the reconstruction loss by a learned variance (and adds its logarithm).
+    `reduce="sum"` sums over the values of a frame, as VidTok's published recipe does, instead of
+    taking their mean.
+    """
+
+    pixel: Pixel = "l1"
+    weight: float = Field(default=1.0, ge=0)
+    l1_steps: int = Field(default=0, ge=0)
+    perceptual: float = Field(default=0.0, ge=0)
+    perceptual_first: int = Field(default=0, ge=0)
+    net: Network = "squeeze"
+    weights: str | None = None
+    terms: dict[str, float] = Field(default_factory=lambda: {"kl": 1e-6})
+    log_variance: bool = False
+    reduce: Literal["mean", "sum"] = "mean"
+    critic: CriticConfig | None = None
+
+
+class Trained(nn.Module):
+    """What the generator's optimizer moves: the tokenizer and the learned log-variance."""
+
+    def __init__(self, tokenizer: Tokenizer, *, log_variance: bool) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.log_variance = nn.Parameter(torch.zeros(1)) if log_variance else None
+
+
+@dataclass(frozen=True)
+class Made:
+    """What the critic compares."""
+
+    real: Float[Tensor, "b c t h w"]
+    fake: Float[Tensor, "b c t h w"]
+
+
+class Reconstruct:
+    """Train a tokenizer on `config`'s losses; validate on held-out batches with `score`.
+
+    `last` names the parameter whose gradients the adaptive weight compares.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        config: LossConfig,
+        *,
+        held_out: Callable[[], Iterable[Batch]] | None = None,
+        score: Score | None = None,
+        last: str = "decoder.leave.weight",
+    ) -> None:
+        self.config, self.held_out, self.score = config, held_out, score or score_frames
+        self.shown: dict[str, Tensor] = {}
+        self.trained = Trained(tokenizer, log_variance=config.log_variance)
+        self.last = last
+        self.perceptual = load_perceptual(config)
+        self.judge = config.critic.build() if config.critic else None
+        self.critic_from = config.critic.first if config.critic else 0
+        self.lecam = LeCAM(config.critic.lecam_decay) if config.critic else None
+
+    def parameters(self) -> nn.Module:
+        return self.trained
+
+    def critic(self) -> nn.Module | None:
+        return self.judge
+
+    def memory(self) -> dict[str, nn.Module]:
+        """What else must survive a restart."""
+        return {"lecam": self.lecam} if self.lecam else {}
+
+    def to(self, device: torch.device | str) -> None:
+        """Move everything to `device`."""
+        for module in (self.trained, self.perceptual, self.judge, self.lecam):
+            if module is not None:
+                module.to(device)
+
+    def make(
+        self, x: Float[Tensor, "b c t h w"], step: int, generator: torch.Generator | None
+    ) -> Reconstruction:
+        """The reconstruction that is trained; a family may draw conditions for it here."""
+        return self.trained.tokenizer(x, step=step, generator=generator)
+
+    def loss(self, batch: Batch, step: int, generator: torch.Generator | None) -> Losses:
+        """The generator's loss of a batch; what it made goes to the critic."""
+        config, x = self.config, batch.x
+        made = self.make(x, step, generator)
+        y = made.x[:, :, : x.shape[2]].float()
+        kind = "l1" if step < config.l1_steps else config.pixel
+        frames = config.weight * pixel_loss(x, y, kind)
+        terms = {kind: frames.mean(), **made.quantized.terms}
+        if self.perceptual is not None and step >= config.perceptual_first:
+            distance = self.perceptual(flat(x), flat(y)).view(frames.shape)
+            terms["lpips"] = distance.mean()
+            frames = frames + config.perceptual * distance
+        kept = self.scaled(frames, x)
+        regular = [config.terms.get(k, 1.0) * v for k, v in made.quantized.terms.items()]
+        total = kept + sum(regular, start=kept.new_zeros(()))
+        if config.critic and self.judge is not None and step >= self.critic_from:
+            deceit = deceit_loss(self.judge(y), config.critic.game)
+            weight = kept.new_ones(())
+            if config.critic.adaptive:
+                last = self.trained.tokenizer.get_parameter(self.last)
+                weight = adaptive_weight(kept, deceit, last)
+            terms |= {"deceit": deceit, "adaptive": weight}
+            total = total + config.critic.weight * weight * deceit
+        return Losses(total, terms, Made(real=x, fake=y.detach()))
+
+    def scaled(self, frames: Float[Tensor, "b t"], x: Tensor) -> Float[Tensor, ""]:
+        """One number from the losses of all frames, scaled by the learned variance."""
+        values = x.shape[1] * x.shape[3] * x.shape[4] if self.config.reduce == "sum" else 1
+        log_variance = self.trained.log_variance
+        if log_variance is not None:
+            frames = frames / log_variance.exp() + log_variance
+        return frames.mean() * values
+
+    def critic_loss(self, made: Made, step: int) -> Losses:
+        """The critic's loss on what the generator made."""
+        config = self.config.critic
+        assert config is not None
+        assert self.judge is not None
+        assert self.lecam is not None
+        real, fake = self.judge(made.real), self.judge(made.fake)
+        loss = critic_loss(real, fake, config.critic_game)
+        terms = {"critic": loss, "real": real.mean(), "fake": fake.mean()}
+        if config.lecam:
+            terms["lecam"] = self.lecam(real, fake)
+            loss = loss + config.lecam * terms["lecam"]
+        if config.r1:
+            terms["r1"] = gradient_penalty(self.judge, made.real)
+            loss = loss + 0.5 * config.r1 * terms["r1"]
+        return Losses(loss, terms)
+
+    def validate(self, step: int) -> dict[str, float]:
+        """Scores on held-out clips, meaned over the groups' means; nothing without clips."""
+        if self.held_out is None:
+            return {}
+        groups: dict[str, list[dict[str, float]]] = {}
+        tokenizer, self.shown = self.trained.tokenizer.eval(), {}
+        device = next(tokenizer.parameters()).device
+        with torch.no_grad():
+            for batch in self.held_out():
+                x = batch.x.to(device)
+                y = tokenizer(x).x[:, :, : x.shape[2]].float().clamp(-1, 1)
+                groups.setdefault(batch.groups[0], []).append(self.score(x, y))
+                if len(self.shown) < 4:
+                    self.shown[batch.names[0]] = side_by_side(x, y)
+        tokenizer.train()
+        return mean_of_groups(groups)
+
+    def pictures(self) -> dict[str, UInt8[Tensor, "h w 3"]]:
+        """Middle frames of the last validation, original left, reconstruction right."""
+        return self.shown
+
+    def save(self, folder: Path) -> None:
+        """Write the tokenizer where `reeltok.load` finds it."""
+        self.trained.tokenizer.save_pretrained(folder)
+
+
+def load_perceptual(config: LossConfig) -> nn.Module | None:
+    """LPIPS where the losses need it; a missing weight file is an error before the first step."""
+    if not config.perceptual:
+        return None
+    return LPIPS(config.net, backbone=config.weights).eval()
+
+
+def flat(x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "bt c h w"]:
+    return x.transpose(1, 2).flatten(0, 1)
+
+
+def side_by_side(
+    x: Float[Tensor, "1 c t h w"], y: Float[Tensor, "1 c t h w"]
+) -> UInt8[Tensor, "h w2 3"]:
+    """The middle frames of two clips, beside each other."""
+    return to_bytes(torch.cat([x, y], dim=-1)[:, :, x.shape[2] // 2][:, :, None])[0].cpu()
+
+
+def score_frames(x: Float[Tensor, "b c t h w"], y: Float[Tensor, "b c t h w"]) -> dict[str, float]:
+    """PSNR in dB, mean over frames, on values in [0, 1] with 1e-8 beside the error: at most 80."""
+    squared = ((x - y) / 2).square().mean(dim=(1, 3, 4))
+    return {"psnr": (-10 * torch.log10(squared + 1e-8)).mean().item()}
+
+
+def mean_of_groups(groups: dict[str, list[dict[str, float]]]) -> dict[str, float]:
+    """The mean over groups of each score, and every group's own mean as `score/group`."""
+    found: dict[str, float] = {}
+    for key in next(iter(groups.values()))[0] if groups else ():
+        means = {g: sum(s[key] for s in scores) / len(scores) for g, scores in groups.items()}
+        found[key] = sum(means.values()) / len(means)
+        found |= {f"{key}/{group}": mean for group, mean in means.items() if group}
+    return found

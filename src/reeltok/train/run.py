@@ -1,0 +1,263 @@
+"""A task under training: optimizers, mean weights, counters; all that a checkpoint holds."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass as config_dataclass
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recomputed
+
+from reeltok.train import checkpoint as checkpoints
+from reeltok.train.optimizers import OptimizerConfig, ScheduleConfig, build_optimizers
+from reeltok.train.parallel import Place, Strategy, gathered, spread, total_norm, whole
+
+
+@runtime_checkable
+class Task(Protocol):
+    """What a run trains. `loss` returns a record with a scalar `total` and named `terms`.
+
+    A task may also have `save(folder)` (write the model), `pictures()` (of the last validation)
+    and `to(device)`.
+    """
+
+    def parameters(self) -> nn.Module: ...
+    def loss(self, batch: Any, step: int, generator: torch.Generator | None) -> Any: ...
+    def validate(self, step: int) -> dict[str, float]: ...
+
+
+@runtime_checkable
+class Contest(Task, Protocol):
+    """A task with a critic, which plays from step `critic_from`: `loss(...).made` is what it sees.
+
+    `memory()` names what else must survive a restart.
+    """
+
+    critic_from: int
+
+    def critic(self) -> nn.Module | None: ...
+    def critic_loss(self, made: Any, step: int) -> Any: ...
+    def memory(self) -> dict[str, nn.Module]: ...
+
+
+@config_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class LoopConfig:
+    """How a run is run.
+
+    `freeze` and `compile` name parts of the model, `recompute` classes of modules whose activations
+    are recomputed in the backward pass. A checkpoint is written every `minutes` (and every
+    `save_every` steps), the last `keep` stay. `best` names the score whose best model is kept;
+    with a minus before it, less is better.
+    `bad_steps` steps running without finite gradients stop the run. `exit_on_term` is the exit
+    code after SIGTERM.
+    """
+
+    seed: int = 0
+    optimizer: OptimizerConfig = OptimizerConfig()
+    critic: OptimizerConfig = OptimizerConfig(kind="adam", rate=1e-5)
+    schedule: ScheduleConfig = ScheduleConfig()
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    accumulate: int = Field(default=1, ge=1)
+    clip: float | None = Field(default=1.0, gt=0)
+    ema: float | None = Field(default=None, gt=0, lt=1)
+    freeze: tuple[str, ...] = ()
+    compile: tuple[str, ...] = ()
+    recompute: tuple[str, ...] = ()
+    strategy: Strategy = "ddp"
+    log_every: int = Field(default=20, ge=1)
+    validate_every: int = Field(default=500, ge=1)
+    best: str = "psnr"
+    minutes: float = Field(default=10.0, gt=0)
+    save_every: int | None = Field(default=None, ge=1)
+    save_async: bool = False
+    keep: int = Field(default=2, ge=1)
+    bad_steps: int = Field(default=20, ge=1)
+    exit_on_term: int = 143
+    track: bool = False
+
+
+class Average:
+    """A running mean of a module's trained parameters (EMA), with a quick start."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        trained = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
+        self.weights = {name: p.detach().clone() for name, p in trained}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, step: int) -> None:
+        """Move towards the weights after step `step`."""
+        live = dict(module.named_parameters())
+        share = 1 - min(self.decay, (1 + step) / (10 + step))
+        targets = [live[name].detach() for name in self.weights]
+        torch._foreach_lerp_(list(self.weights.values()), targets, share)
+
+    @contextmanager
+    def swapped(self, module: nn.Module) -> Iterator[None]:
+        """Inside, `module` holds the mean; afterwards its own weights, to the bit."""
+        own = {name: p.detach().clone() for name, p in module.named_parameters()}
+        place(module, self.weights)
+        try:
+            yield
+        finally:
+            place(module, own)
+
+
+@torch.no_grad()
+def place(module: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Copy weights into the parameters of the same name."""
+    live = dict(module.named_parameters())
+    for name, value in weights.items():
+        live[name].copy_(value)
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A step of one optimizer: the norm of its gradients, and whether they were finite."""
+
+    norm: float
+    finite: bool
+
+
+class Run:
+    """Everything of a task under training that changes from step to step."""
+
+    def __init__(self, task: Task, config: LoopConfig, at: Place | None = None) -> None:
+        self.task, self.config = task, config
+        self.at = at or Place(device=torch.device("cpu"))
+        self.step, self.bad, self.skipped = 0, 0, 0
+        self.best: float | None = None
+        self.model = task.parameters()
+        self.judge, self.critic_from = None, 0
+        self.frozen = freeze(self.model, config.freeze)
+        recompute(self.model, config.recompute)
+        for name in config.compile:
+            part_of(self.model, name, "loop.compile")[0].compile()
+        self.loss = spread(self.model, task.loss, config.strategy)
+        self.optimizers = {"model": build_optimizers(self.model, config.optimizer)}
+        if isinstance(task, Contest) and (judge := task.critic()) is not None:
+            self.judge, self.critic_from = judge, task.critic_from
+            self.critic_loss = spread(judge, task.critic_loss, "ddp")
+            self.optimizers["critic"] = build_optimizers(judge, config.critic)
+        self.average = Average(self.model, config.ema) if config.ema else None
+        self.scaler = torch.amp.GradScaler(self.at.device.type, enabled=config.precision == "fp16")
+        self.train()
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        memory = self.task.memory() if isinstance(self.task, Contest) else {}
+        judge = {"critic": self.judge} if self.judge is not None else {}
+        return {"model": self.model, **judge, **memory}
+
+    def train(self) -> None:
+        """Everything in training mode but for the frozen parts."""
+        self.model.train()
+        for module in self.frozen:
+            module.eval()
+
+    def plays(self) -> bool:
+        """Whether the critic has its turn in this step."""
+        return self.judge is not None and self.step >= self.critic_from
+
+    def autocast(self) -> AbstractContextManager:
+        kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.config.precision)
+        return torch.autocast(self.at.device.type, dtype=kind) if kind else nullcontext()
+
+    def seeded(self, part: int) -> torch.Generator:
+        """Random state for this step and part of the batch, for the task and for layers."""
+        key = (self.config.seed, self.step, self.at.rank, part)
+        words = np.random.SeedSequence(key).generate_state(2)
+        torch.manual_seed(int(words[0]))
+        return torch.Generator(self.at.device).manual_seed(int(words[1]))
+
+    def move(self, name: str) -> Moved:
+        """Clip the gradients and take a step, unless they are not finite."""
+        optimizers, module = self.optimizers[name], self.modules[name]
+        for optimizer in optimizers:
+            self.scaler.unscale_(optimizer)
+        grads = [p.grad for p in module.parameters() if p.grad is not None]
+        norm = total_norm(grads)
+        finite = bool(torch.isfinite(norm))
+        if finite and self.config.clip:
+            torch._foreach_mul_(grads, float((self.config.clip / (norm + 1e-6)).clamp(max=1.0)))
+        for optimizer in optimizers:
+            if finite or self.scaler.is_enabled():
+                self.scaler.step(optimizer)
+            optimizer.zero_grad(set_to_none=True)
+        return Moved(norm=float(norm), finite=finite)
+
+    def count(self, finite: bool) -> None:
+        """One more step is done; if its gradients were not finite, it was skipped."""
+        self.step += 1
+        self.bad = 0 if finite else self.bad + 1
+        self.skipped += not finite
+
+    def average_in(self) -> AbstractContextManager:
+        """Inside, the model holds its mean weights, where the run keeps them."""
+        return self.average.swapped(self.model) if self.average else nullcontext()
+
+    def validate(self) -> dict[str, float]:
+        """The task's scores of the mean weights."""
+        with self.average_in(), gathered(self.loss), self.autocast():
+            scores = self.task.validate(self.step)
+        self.train()
+        return scores
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that a checkpoint holds but for the counters."""
+        mean = self.average.weights if self.average else {}
+        return checkpoints.gather(self.modules, self.optimizers) | {
+            f"ema.{name}": weight for name, weight in mean.items()
+        }
+
+    def numbers(self) -> dict[str, Any]:
+        return {"best": self.best, "skipped": self.skipped, "scaler": self.scaler.state_dict()}
+
+    def load(self, found: checkpoints.Checkpoint) -> None:
+        """Continue from a checkpoint. Raises ValueError where it is damaged or of another model."""
+        checkpoints.verify(found)
+        checkpoints.prepare(found, self.modules, self.optimizers)
+        numbers = checkpoints.load(found, self.tensors())
+        self.step, self.best = numbers["step"], numbers["best"]
+        self.skipped = numbers.get("skipped", 0)
+        self.scaler.load_state_dict(numbers["scaler"])
+
+    def export(self, folder: Path) -> None:
+        """Write the mean weights as a model that `reeltok.load` reads, if the task can."""
+        if hasattr(self.task, "save"):
+            with self.average_in(), whole(self.model):
+                if self.at.first:
+                    self.task.save(folder)
+
+
+def part_of(module: nn.Module, name: str, setting: str) -> list[nn.Module]:
+    """The parts with this name; ValueError where there is none."""
+    found = [m for path, m in module.named_modules() if f".{path}".endswith(f".{name}")]
+    if not found:
+        known = sorted({path for path, _ in module.named_modules() if path and path.count(".") < 2})
+        raise ValueError(f"{setting} names {name!r}; the model has {', '.join(known)}")
+    return found
+
+
+def freeze(module: nn.Module, names: tuple[str, ...]) -> list[nn.Module]:
+    """Stop the training of the parts with these names."""
+    frozen = [part for name in names for part in part_of(module, name, "loop.freeze")]
+    for part in frozen:
+        part.requires_grad_(False)
+    return frozen
+
+
+def recompute(module: nn.Module, kinds: tuple[str, ...]) -> None:
+    """Recompute activations of modules of these classes in the backward pass, to save memory."""
+    chosen = [part for part in module.modules() if type(part).__name__ in kinds]
+    if kinds and not chosen:
+        known = sorted({type(part).__name__ for part in module.modules()})
+        raise ValueError(f"loop.recompute names {kinds}; the model is made of {', '.join(known)}")
+    for part in chosen:
+        part.forward = partial(recomputed, part.forward, use_reentrant=False)

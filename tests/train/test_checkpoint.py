@@ -1,0 +1,187 @@
+"""Checkpoints: whole or not there; damage is named with the last good one; a kill loses nothing."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from reeltok.train.checkpoint import (
+    Saver,
+    find_checkpoints,
+    gather,
+    load,
+    prepare,
+    require_space,
+    verify,
+)
+from reeltok.train.logbook import read_lines
+
+
+def tensors(value: float = 0.0) -> dict[str, torch.Tensor]:
+    return {"model.weight": torch.full((4, 3), value), "ema.weight": torch.full((4, 3), -value)}
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_saved_is_loaded_and_old_ones_go(tmp_path: Path, background: bool) -> None:
+    saver = Saver(tmp_path, keep=2, background=background)
+    for step in (1, 2, 3):
+        saver.save(step, tensors(step), {"best": 1.5})
+    saver.finish()
+    found = find_checkpoints(tmp_path)
+    assert [c.step for c in found] == [2, 3]
+    into = tensors()
+    assert load(found[-1], into) == {"step": 3, "best": 1.5}
+    assert into["model.weight"].eq(3).all()
+    assert into["ema.weight"].eq(-3).all()
+
+
+def test_background_save_keeps_what_it_was_given(tmp_path: Path) -> None:
+    saver, given = Saver(tmp_path, background=True), tensors(1.0)
+    saver.save(1, given, {})
+    given["model.weight"].fill_(9.0)
+    saver.finish()
+    load(find_checkpoints(tmp_path)[0], given)
+    assert given["model.weight"].eq(1).all()
+
+
+def test_damage_is_refused_with_the_last_good_one(tmp_path: Path) -> None:
+    saver = Saver(tmp_path, keep=3)
+    for step in (1, 2, 3):
+        saver.save(step, tensors(step), {})
+    last = find_checkpoints(tmp_path)[-1]
+    file = next(last.folder.glob("*.distcp"))
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(ValueError, match=r"step-00000003 is damaged: .*altered.*step-00000002"):
+        verify(last)
+    file.unlink()
+    with pytest.raises(ValueError, match=r"is missing; .*step-00000002"):
+        load(last, tensors())
+
+
+def test_another_model_is_named(tmp_path: Path) -> None:
+    Saver(tmp_path).save(1, tensors(), {})
+    found = find_checkpoints(tmp_path)[0]
+    other = {"model.weight": torch.zeros(5, 3)}
+    with pytest.raises(ValueError, match=r"another model: model.weight has shape \(5, 3\) here"):
+        load(found, other)
+    with pytest.raises(ValueError, match="no entry there"):
+        load(found, {"model.bias": torch.zeros(3)})
+
+
+def test_optimizer_states_come_back(tmp_path: Path) -> None:
+    def made() -> tuple[nn.Module, torch.optim.Optimizer]:
+        module = nn.Linear(3, 2)
+        return module, torch.optim.AdamW(module.parameters(), lr=0.1)
+
+    module, optimizer = made()
+    for _ in range(2):
+        module(torch.ones(1, 3)).sum().backward()
+        optimizer.step()
+    held = gather({"model": module}, {"model": [optimizer]})
+    Saver(tmp_path).save(2, held, {})
+    fresh, empty = made()
+    prepare(find_checkpoints(tmp_path)[0], {"model": fresh}, {"model": [empty]})
+    into = gather({"model": fresh}, {"model": [empty]})
+    assert into.keys() == held.keys()
+    load(find_checkpoints(tmp_path)[0], into)
+    assert all(torch.equal(into[key], held[key]) for key in held)
+    assert empty.state[fresh.weight]["step"].item() == 2
+
+
+def test_no_space_is_said_before_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = type("Usage", (), {"free": 10})
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    with pytest.raises(OSError, match=r"0\.0 GB free and two checkpoints take"):
+        require_space(tmp_path, tensors())
+
+
+FULL_DISK = """
+import resource, signal, sys, torch
+from pathlib import Path
+from reeltok.train.checkpoint import Saver
+saver = Saver(Path(sys.argv[1]))
+saver.save(1, {"model.weight": torch.ones(1000)}, {})
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+try:
+    saver.save(2, {"model.weight": torch.ones(100_000)}, {})
+except OSError as error:
+    print(error)
+"""
+
+
+def test_failed_write_leaves_the_last_good_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saver = Saver(tmp_path)
+    saver.save(1, tensors(1.0), {})
+
+    def fail(tensors: dict, checkpoint_id: Path, **options: object) -> None:
+        (checkpoint_id / "__0_0.distcp").write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("torch.distributed.checkpoint.save", fail)
+    with pytest.raises(OSError, match=r"No space left.*the last good one is .*step-00000001"):
+        saver.save(2, tensors(2.0), {})
+    assert not list((tmp_path / "checkpoints").glob("*.part"))
+    verify(find_checkpoints(tmp_path)[-1])
+
+
+@pytest.mark.slow
+def test_full_disk_leaves_the_last_good_one(tmp_path: Path) -> None:
+    """A limit on the size of files stands for the full disk: writing fails in the middle."""
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path)]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
+    assert "cannot write checkpoint" in said
+    assert "the last good one is" in said
+    assert said.count("\n") == 1
+    assert [c.step for c in find_checkpoints(tmp_path)] == [1]
+    assert not list((tmp_path / "checkpoints").glob("*.part"))
+    into = {"model.weight": torch.zeros(1000)}
+    load(find_checkpoints(tmp_path)[0], into)
+    assert into["model.weight"].eq(1).all()
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_gives_the_same_losses(clips: Path, tmp_path: Path) -> None:
+    """SIGKILL at a random step, twice; the losses and the model are those of a run left alone."""
+    program = [sys.executable, str(Path(__file__).parent / "small_run.py"), str(clips)]
+    critic = 'losses.critic={"width": 8, "layers": 2, "first": 3, "lecam": 0.1}'
+    changes = ["loop.save_every=3", "loop.validate_every=100", critic]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def start(out: Path, *more: str) -> subprocess.Popen:
+        command = [*program, str(out), *changes, *more]
+        return subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+
+    assert start(tmp_path / "whole").wait(600) == 0
+    killed, resume = tmp_path / "killed", ()
+    for stop_at in (5, 11):
+        child = start(killed, *resume)
+        while len([x for x in read_lines(killed / "log.jsonl") if "loss" in x]) < stop_at:
+            assert child.poll() is None
+            time.sleep(0.02)
+        child.send_signal(signal.SIGKILL)
+        assert child.wait(60) == -signal.SIGKILL
+        resume = ("--resume",)
+    assert start(killed, *resume).wait(600) == 0
+    whole, again = (
+        [
+            {k: v for k, v in line.items() if k not in ("time", "seconds", "waited")}
+            for line in lines
+        ]
+        for lines in (read_lines(run / "log.jsonl") for run in (tmp_path / "whole", killed))
+    )
+    assert again == whole
+    weights = [run / "model" / "model.safetensors" for run in (tmp_path / "whole", killed)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()

@@ -1,0 +1,166 @@
+"""RefTok's task: references of every kind, gradients of the loop, the warm start, recipes."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from reeltok import zoo
+from reeltok.models.injection import RefTokConfig
+from reeltok.models.presets import COMPACT
+from reeltok.models.reftok import RefTok
+from reeltok.models.vidtok import VidTok
+from reeltok.quantizers import FSQConfig
+from reeltok.train import find_recipe
+from reeltok.train.data import Batch, DataConfig, Window
+from reeltok.train.launch import dry_run, require_groups, train, warm
+from reeltok.train.optimizers import OptimizerConfig, ScheduleConfig
+from reeltok.train.reconstruct import LossConfig
+from reeltok.train.reftok import ClosedLoop, LeanConfig, degrade, draw_references
+from reeltok.train.run import LoopConfig, Task
+
+BODY = replace(COMPACT, width=8, quantizer=FSQConfig(levels=(8, 8, 5), regularization=False))
+TINY = RefTokConfig(body=BODY, width=4)
+NEVER = LeanConfig(drop=0.0, anew=0.0, stored=0.0)
+
+
+def batch(frames: int = 9, clips: int = 4) -> Batch:
+    x = torch.rand(clips, 3, frames, 16, 16, generator=torch.Generator().manual_seed(3)) * 2 - 1
+    return Batch(x=x, names=("",) * clips, groups=("",) * clips)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def build() -> RefTok:
+    torch.manual_seed(0)
+    return RefTok(TINY).train()
+
+
+def test_a_task_trains_both_sides() -> None:
+    task = ClosedLoop(build(), LossConfig(pixel="l1"), lean=NEVER)
+    assert isinstance(task, Task)
+    optimizer = torch.optim.SGD(task.parameters().parameters(), lr=0.01)
+    for _ in range(2):  # the zero-started ends move first, then what lies behind them
+        optimizer.zero_grad()
+        losses = task.loss(batch(), 0, seeded())
+        losses.total.backward()
+        optimizer.step()
+    still = [n for n, p in task.parameters().named_parameters() if p.grad is None]
+    assert not still
+    for side in ("encoder_lean", "decoder_lean"):
+        assert all(p.grad.any() for p in getattr(task.trained.tokenizer, side).tower.parameters())
+
+
+def test_a_step_is_a_function_of_its_generator() -> None:
+    lean = LeanConfig(drop=0.5, anew=0.5, stored=0.5)
+    task = ClosedLoop(build(), LossConfig(pixel="l2"), lean=lean)
+    with torch.no_grad():
+        weights = task.trained.tokenizer.decoder_lean.fine.conv.weight
+        weights.normal_(std=0.5)
+        found = [task.loss(batch(), 5, seeded(seed)).total.item() for seed in (1, 1, 2)]
+    assert found[0] == found[1] != found[2]
+
+
+def test_references_are_drawn_as_often_as_asked() -> None:
+    x = batch(frames=13).x
+    none = draw_references(x, 4, NEVER, seeded())
+    every = draw_references(x, 4, LeanConfig(anew=1.0, stored=1.0), seeded())
+    assert none == {}
+    assert sorted(every) == [0, 5, 9]
+    assert every[0].start
+    assert every[5].frame is None
+    assert every[5].clips.all()
+    generator = seeded()
+    begun = sum(0 in draw_references(x, 4, LeanConfig(stored=0.3), generator) for _ in range(200))
+    assert 40 < begun < 80
+
+
+def test_degraded_frames_stay_near_and_in_range() -> None:
+    smooth = torch.nn.functional.interpolate(batch(1).x[:1, :, 0], (64, 64), mode="bicubic")
+    x, generator = smooth.clamp(-1, 1)[:, :, None], seeded()
+    made = [degrade(x, LeanConfig(), generator) for _ in range(24)]
+    apart = [(y - x).abs().mean().item() for y in made]
+    assert all(y.shape == x.shape and y.abs().max() <= 1.05 for y in made)
+    assert min(apart) == 0 < max(apart) < 0.3
+
+
+def test_dropped_references_give_the_plain_loss() -> None:
+    model = build()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "_lean" in name and not weight.any():
+                weight.normal_(std=0.5)
+    always = LeanConfig(drop=1.0, anew=0.0, stored=0.0)
+    found: list[Tensor] = []
+    for tokenizer, lean in ((model, always), (model.under(policy="none"), NEVER), (model, NEVER)):
+        task = ClosedLoop(tokenizer, LossConfig(pixel="l1"), lean=lean)
+        with torch.no_grad():
+            found.append(task.loss(batch(), 0, seeded()).total)
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+def test_warm_start_is_the_plain_tokenizer() -> None:
+    torch.manual_seed(1)
+    plain, model = VidTok(BODY).eval(), RefTok(replace(TINY, cuts="ignore")).eval()
+    x = batch().x
+    assert not torch.equal(model.encode(x).ids, plain.encode(x).ids)
+    warm(model, plain)
+    assert torch.equal(model.encode(x).ids, plain.encode(x).ids)
+    with pytest.raises(ValueError, match="does not fit; choose a model of the same body"):
+        warm(model, VidTok(replace(BODY, width=16)))
+
+
+@pytest.mark.parametrize(
+    ("name", "twin"), [("reftok_cpu", "reftok_none_cpu"), ("reftok_robot", "reftok_robot_none")]
+)
+def test_recipes_fit_their_models(name: str, twin: str) -> None:
+    recipe, other = find_recipe(name), find_recipe(twin)
+    family, config = zoo.described(recipe.model)
+    assert family == "reftok"
+    with torch.device("meta"):
+        require_groups(recipe, RefTok(config))
+    assert (other.data, other.losses, other.warm) == (recipe.data, recipe.losses, recipe.warm)
+    assert other.loop == replace(recipe.loop, freeze=other.loop.freeze)
+    assert zoo.described(other.model)[1] == replace(config, policy="none")
+    unrolled = [w for w in recipe.data.windows if w.frames > 1 + config.block]
+    assert min(w.since for w in unrolled) <= recipe.loop.schedule.steps / 2
+
+
+@pytest.mark.parametrize("policy", ["previous", "none"])
+def test_a_run_from_a_trained_body(policy: str, clips: Path, tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    VidTok(BODY, "body").save_pretrained(tmp_path / "body")
+    RefTok(replace(TINY, policy=policy), "tiny").save_pretrained(tmp_path / "tiny")
+    window = Window(frames=9, size=16, batch=2)
+    recipe = replace(
+        find_recipe("reftok_cpu" if policy == "previous" else "reftok_none_cpu"),
+        model=str(tmp_path / "tiny"),
+        warm=str(tmp_path / "body"),
+        data=DataConfig(windows=(window,), holdout=0.3, judged=replace(window, batch=2)),
+    )
+    loop = replace(recipe.loop, precision="fp32", schedule=ScheduleConfig(steps=3))
+    recipe = replace(recipe, loop=replace(loop, validate_every=3))
+    run = train(recipe, data=clips, out=tmp_path / "run", device="cpu")
+    assert run.step == 3
+    again = zoo.load(tmp_path / "run" / "model")
+    assert again.config.policy == policy
+    x = batch().x
+    assert again.decode(again.encode(x)).shape == x.shape
+
+
+def test_a_dry_run(tmp_path: Path) -> None:
+    RefTok(TINY, "tiny").save_pretrained(tmp_path / "tiny")
+    window = Window(frames=9, size=16, batch=2)
+    recipe = replace(
+        find_recipe("reftok_cpu"),
+        model=str(tmp_path / "tiny"),
+        warm=None,
+        data=DataConfig(windows=(window,)),
+        loop=LoopConfig(optimizer=OptimizerConfig(kind="adamw"), precision="fp32"),
+    )
+    assert dry_run(recipe, device="cpu").parameters == RefTok(TINY).parameter_count()

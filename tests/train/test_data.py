@@ -1,0 +1,301 @@
+"""Which clips are drawn and which pixels: deterministic, by group, nothing replaced."""
+
+import csv
+import io
+import tarfile
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from reeltok.train.data import (
+    Clip,
+    ClipSource,
+    DataConfig,
+    Window,
+    list_clips,
+    spread,
+)
+from reeltok.train.frames import Frames, Loader, check, frame_cap, open_clips
+from reeltok.video import to_unit
+
+
+def invented(
+    count: int, *, frames: int = 40, fps: float = 30.0, group: str = "a", short: int = 40
+) -> dict[Clip, Frames]:
+    """Clips in memory: frame t of clip n holds the value t + n everywhere."""
+    found = {}
+    for number in range(count):
+        name = f"{group}{number}"
+        clip = Clip(
+            path=Path(name),
+            group=group,
+            source=name,
+            frames=frames,
+            fps=fps,
+            height=short,
+            width=short + 8,
+        )
+        held = np.arange(frames, dtype=np.uint8)[:, None, None, None] + np.uint8(number)
+        found[clip] = Frames(clip, np.broadcast_to(held, (frames, short, short + 8, 3)))
+    return found
+
+
+def plain(**values) -> DataConfig:
+    return replace(DataConfig(windows=(Window(frames=5, size=16, batch=4),), holdout=0.0), **values)
+
+
+def test_a_step_is_a_function_of_seed_and_number() -> None:
+    clips = invented(4)
+    one, two = (ClipSource(clips, plain(scale=(0.5, 1.0)), seed=3) for _ in range(2))
+    assert torch.equal(one.batch(7).x, two.batch(7).x)
+    assert one.batch(7).names == two.batch(7).names
+    assert one.batch(7).names != one.batch(8).names
+    other = ClipSource(clips, plain(scale=(0.5, 1.0)), seed=4)
+    assert not torch.equal(one.batch(7).x, other.batch(7).x)
+
+
+def test_processes_share_a_batch_and_threads_change_nothing() -> None:
+    source = ClipSource(invented(4), plain(workers=3), seed=0)
+    whole = source.batch(2)
+    halves = [source.batch(2, rank=rank, world=2) for rank in range(2)]
+    assert torch.equal(torch.cat([half.x for half in halves]), whole.x)
+    loader = Loader(source)
+    assert all(torch.equal(loader(step).x, source.batch(step).x) for step in (0, 1, 2, 9, 3))
+    loader.close()
+
+
+def test_shape_and_range() -> None:
+    batch = ClipSource(invented(4), plain(), seed=0).batch(0)
+    assert batch.x.shape == (4, 3, 5, 16, 16)
+    assert batch.x.abs().max() <= 1
+    assert [part.x.shape[0] for part in batch.split(2)] == [2, 2]
+
+
+def test_frames_are_consecutive_at_the_stride() -> None:
+    for strides, fps, expected in (((1,), None, {1}), ((2, 3), None, {2, 3}), ((1,), 10.0, {3})):
+        source = ClipSource(invented(2), plain(strides=strides, fps=fps), seed=0)
+        for step in range(5):
+            x = source.batch(step).x[:, 0, :, 0, 0]
+            gaps = ((x[:, 1:] - x[:, :-1]) * 127.5).round().long()
+            assert set(gaps.flatten().tolist()) <= expected
+
+
+def test_groups_are_drawn_by_weight_not_by_clips() -> None:
+    clips = invented(2, group="rare") | invented(30, group="robot") | invented(3, group="x")
+    config = plain(weights={"rare": 0.6, "robot": 0.3}, other=0.1)
+    source = ClipSource(clips, config, seed=0)
+    drawn = Counter(source.train[source.draw(s, 0)[1].clip].group for s in range(1500))
+    shares = [drawn[group] / 1500 for group in ("rare", "robot", "x")]
+    assert shares == pytest.approx([0.6, 0.3, 0.1], abs=0.04)
+
+
+def test_short_clips_are_counted_and_absent() -> None:
+    clips = invented(2, frames=4, group="short") | invented(2, group="long")
+    source = ClipSource(clips, plain(), seed=0)
+    drawn = {source.train[source.draw(s, 0)[1].clip].group for s in range(50)}
+    assert drawn == {"long"}
+    assert "2 too short or small for 5x16" in source.summary()
+    with pytest.raises(ValueError, match=r"none of 2 training clips has 5 frames of 16 pixels"):
+        ClipSource(invented(2, frames=4), plain(), seed=0)
+
+
+def test_unknown_weights_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"gives no weight to any of: a"):
+        ClipSource(invented(2), plain(weights={"b": 1.0}, other=0.0), seed=0)
+
+
+def test_windows_come_by_share_and_by_step() -> None:
+    windows = (
+        Window(frames=5, size=16, batch=4, share=3.0, until=200),
+        Window(frames=1, size=32, batch=2, share=1.0),
+    )
+    source = ClipSource(invented(3), plain(windows=windows), seed=0)
+    early = Counter(source.window(step).frames for step in range(200))
+    assert early[5] / 200 == pytest.approx(0.75, abs=0.08)
+    assert {source.window(step).frames for step in range(200, 220)} == {1}
+    image = source.batch(205)
+    assert image.x.shape == (2, 3, 1, 32, 32)
+    late = ClipSource(invented(3), plain(windows=windows[:1]), seed=0)
+    with pytest.raises(ValueError, match=r"covers step 300"):
+        late.batch(300)
+
+
+def test_held_out_sources_never_train() -> None:
+    clips = invented(60)
+    same = {replace(clip, source="one") for clip in clips}
+    assert len({clip.held_out(0.5) for clip in same}) == 1
+    source = ClipSource(
+        clips, plain(holdout=0.3, judged=Window(frames=5, size=16, batch=6)), seed=0
+    )
+    assert 8 <= len(source.held) <= 28
+    assert not set(source.held) & set(source.train)
+    batches = list(source.validation())
+    assert len(batches) == 6
+    assert batches[0].x.shape == (1, 3, 5, 16, 16)
+    assert torch.equal(batches[0].x, next(iter(source.validation())).x)
+
+
+def test_validation_is_spread_over_groups() -> None:
+    clips = [*invented(9, group="a"), *invented(3, group="b"), *invented(1, group="c")]
+    assert Counter(clip.group for clip in spread(clips, 5)) == {"a": 2, "b": 2, "c": 1}
+
+
+def test_synthetic_motion_is_smooth_and_deterministic() -> None:
+    still = np.random.default_rng(0).integers(0, 255, (1, 60, 80, 3), dtype=np.uint8)
+    clip = Clip(path=Path("p"), source="p", frames=8, fps=10, height=60, width=80)
+    clips = {clip: Frames(clip, np.repeat(still, 8, 0))}
+    source = ClipSource(clips, plain(synthetic=1.0), seed=0)
+    x = source.batch(0).x
+    assert x.shape == (4, 3, 5, 16, 16)
+    assert torch.equal(x, source.batch(0).x)
+    assert all((clip[:, 1:] - clip[:, :-1]).abs().max() > 0 for clip in x)
+
+
+def test_longest_clips_are_cut_to_the_budget() -> None:
+    clips = [*invented(2, frames=10), *invented(2, frames=200, group="long")]
+    frame = 40 * 48 * 3
+    roomy, tight = (plain(cache_gb=n * frame / 1e9) for n in (1000, 100))
+    assert frame_cap(clips, roomy) == 200
+    assert frame_cap(clips, tight) == 40
+
+
+# Files.
+
+
+def opened(folder: Path, config: DataConfig, tmp_path: Path) -> ClipSource:
+    clips, broken = open_clips(list_clips(folder), config, cache=tmp_path / "cache")
+    assert not broken
+    return ClipSource(clips, config, seed=0)
+
+
+def test_every_cache_gives_the_same_batches(clips: Path, tmp_path: Path) -> None:
+    kinds = ("disk", "memory", "none", "device")
+    sources = [opened(clips, plain(cache=kind), tmp_path) for kind in kinds]
+    for step in range(3):
+        first, *others = (source.batch(step).x for source in sources)
+        assert all(torch.equal(first, other) for other in others)
+    again = opened(clips, plain(cache="disk"), tmp_path)
+    assert torch.equal(again.batch(0).x, sources[0].batch(0).x)
+    assert len(list((tmp_path / "cache").glob("*.npy"))) == 6
+    assert not list((tmp_path / "cache").glob("*.part"))
+
+
+def test_cache_size_bounds_the_short_side(clips: Path, tmp_path: Path) -> None:
+    source = opened(clips, plain(cache_size=24), tmp_path)
+    assert {clip.short for clip in source.train} == {24}
+
+
+def test_folder_csv_and_tar_are_alike(clips: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "shard.tar", "w") as tar:
+        for file in sorted(clips.glob("*.mp4")):
+            tar.add(file, arcname=f"inner/{file.name}")
+        tar.addfile(tarfile.TarInfo("note.txt"), io.BytesIO())
+    with (tmp_path / "list.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["videos", "group"])
+        table.writerows([str(clip), "g"] for clip in sorted(clips.glob("*.mp4")))
+    listed, packed = list_clips(tmp_path / "list.csv"), list_clips(tmp_path / "shard.tar")
+    assert len(listed) == len(packed) == len(list_clips(clips)) == 6
+    assert {clip.group for clip in listed} == {"g"}
+    assert packed[0].name == "shard.tar/inner/0.mp4"
+    config = plain(cache="memory")
+    from_tar, from_csv = (open_clips(c, config, cache=tmp_path)[0] for c in (packed, listed))
+    for one, two in zip(from_tar.values(), from_csv.values(), strict=True):
+        assert np.array_equal(one.held, two.held)
+
+
+def test_folders_name_groups_and_images_are_clips(clips: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    (tmp_path / "stills").mkdir()
+    Image.new("RGB", (40, 30), (255, 0, 0)).save(tmp_path / "stills" / "red.png")
+    (tmp_path / "moving").mkdir()
+    (tmp_path / "moving" / "a.mp4").write_bytes((clips / "0.mp4").read_bytes())
+    found = list_clips(tmp_path)
+    assert {clip.group for clip in found} == {"stills", "moving"}
+    windows = (Window(frames=1, size=16, batch=2),)
+    held, broken = open_clips(found, plain(windows=windows), cache=tmp_path / "cache")
+    assert not broken
+    assert sorted(clip.frames for clip in held) == [1, 14]
+    source = ClipSource(held, plain(windows=windows, weights={"stills": 1.0}, other=0.0), seed=0)
+    assert torch.equal(source.batch(0).x[0, :, 0, 0, 0], torch.tensor([1.0, -1.0, -1.0]))
+
+
+def test_broken_clips_are_reported_and_left_out(clips: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    (folder / "good.mp4").write_bytes((clips / "0.mp4").read_bytes())
+    (folder / "noise.mp4").write_bytes(b"this is no video" * 100)
+    held, broken = open_clips(list_clips(folder), plain(), cache=tmp_path / "cache")
+    assert [clip.name for clip in held] == ["good.mp4"]
+    assert [bad.name for bad in broken] == ["noise.mp4"]
+    (folder / "good.mp4").unlink()
+    with pytest.raises(ValueError, match=r"none of 1 clips decodes; the first: noise.mp4"):
+        open_clips(list_clips(folder), plain(), cache=tmp_path / "cache")
+
+
+def test_a_clip_that_breaks_later_is_missing_and_counted(
+    clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = plain(cache="none", windows=(Window(frames=14, size=16, batch=8),))
+    source = opened(clips, config, tmp_path)
+    bad = source.train[0]
+    kept = [name for name in source.batch(0).names if name != bad.name]
+    source.frames = {
+        c: Frames(replace(c, path=tmp_path / "gone.mp4")) if c == bad else f
+        for c, f in source.frames.items()
+    }
+    loader = Loader(source)
+    batch = loader(0)
+    loader.close()
+    assert list(batch.names) == kept
+    assert sum(loader.lost.values()) > 0
+    assert "left out: 0.mp4" in capsys.readouterr().err
+    assert sum(len(part) for part in batch.split(3)) == len(kept)
+
+
+def test_nothing_to_read_is_said(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no training data at"):
+        list_clips(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="no video or image in"):
+        list_clips(tmp_path)
+    (tmp_path / "list.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match=r"has columns a, b; one of file, videos"):
+        list_clips(tmp_path / "list.csv")
+    (tmp_path / "bad.tar").write_bytes(b"no archive")
+    with pytest.raises(ValueError, match="no readable tar"):
+        list_clips(tmp_path / "bad.tar")
+
+
+def test_check_writes_a_report_and_a_clean_list(clips: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    for file in clips.glob("*.mp4"):
+        (folder / file.name).write_bytes(file.read_bytes())
+    whole = (folder / "3.mp4").read_bytes()
+    (folder / "3.mp4").write_bytes(whole[: len(whole) // 2])
+    (folder / "4.mp4").write_bytes(b"")
+    found = check(folder)
+    assert (found.clips, len(found.broken)) == (4, 2)
+    assert found.frames == 4 * 14
+    assert "broken" in found.report.read_text()
+    clean = list_clips(found.clean)
+    assert len(clean) == 4
+    held, broken = open_clips(clean, plain(), cache=tmp_path / "cache")
+    assert (len(held), broken) == (4, [])
+
+
+def test_pixels_are_those_of_the_file(clips: Path, tmp_path: Path) -> None:
+    """A square as large as the clip, unscaled, is what `read` and `to_unit` give."""
+    from reeltok.video import read
+
+    config = plain(windows=(Window(frames=3, size=48, batch=1),), flip=False)
+    source = opened(clips, config, tmp_path)
+    window, drawn = source.draw(0, 0)
+    x = source.batch(0).x
+    frames = read(source.train[drawn.clip].path).frames[drawn.start : drawn.start + window.frames]
+    assert torch.equal(x, to_unit(frames[:, :, drawn.left : drawn.left + 48]))

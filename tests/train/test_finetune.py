@@ -1,0 +1,76 @@
+"""Fine-tuning on a few clips helps those clips; adapting the decoder alone changes no id."""
+
+import csv
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from small_run import small_recipe
+
+from reeltok import load, read, zoo
+from reeltok.train import change, find_recipe, train
+from reeltok.train.data import list_clips
+from reeltok.train.launch import build
+from reeltok.train.reconstruct import score_frames
+
+
+def test_adapted_decoder_leaves_every_id_unchanged(clips: Path, tmp_path: Path) -> None:
+    build(small_recipe()).save_pretrained(tmp_path / "before")
+    frozen = {
+        "model": str(tmp_path / "before"),
+        "start": "trained",
+        "loop.freeze": '["encoder", "quantizer"]',
+        "loop.schedule.steps": "3",
+    }
+    train(change(small_recipe(), frozen), data=clips, out=tmp_path / "run", device="cpu")
+    before, after = load(tmp_path / "before"), load(tmp_path / "run" / "model")
+    video = read(clips / "0.mp4")
+    ids = before.encode(video).ids
+    assert torch.equal(ids, after.encode(video).ids)
+    assert not torch.equal(
+        before.decode(before.encode(video)).frames, after.decode(after.encode(video)).frames
+    )
+
+
+@pytest.fixture(scope="module")
+def ten_clips(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten training clips of people and open films, in a folder of their own."""
+    if "default" not in zoo.bundled():
+        pytest.skip("the default's trained weights are not bundled yet")
+    folder = tmp_path_factory.mktemp("ten")
+    chosen = [c for c in list_clips(shared / "data" / "train") if c.group in ("open", "people")]
+    for clip in chosen[:: len(chosen) // 10][:10]:
+        shutil.copy(clip.path, folder)
+    with (folder / "manifest.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["file"], *([path.name] for path in folder.glob("*.*4"))])
+    return folder
+
+
+def mean_psnr(model: str | Path, folder: Path) -> float:
+    tokenizer = load(model)
+    scores = []
+    for clip in list_clips(folder):
+        x = read(clip.path, frames=17, size=128).tensor()[..., :128, :128]
+        scores.append(score_frames(x, tokenizer.decode(tokenizer.encode(x)).clamp(-1, 1))["psnr"])
+    return sum(scores) / len(scores)
+
+
+@pytest.mark.slow
+@pytest.mark.weights
+@pytest.mark.parametrize("name", ["finetune", "adapt_decoder"])
+def test_ten_clips_improve_in_ten_minutes(ten_clips: Path, tmp_path: Path, name: str) -> None:
+    began = time.process_time()
+    train(find_recipe(name), data=ten_clips, out=tmp_path / "run", device="cpu")
+    assert (time.process_time() - began) / torch.get_num_threads() < 600
+    before, after = (
+        mean_psnr("default", ten_clips),
+        mean_psnr(tmp_path / "run" / "model", ten_clips),
+    )
+    assert after > before + 0.1
+    if name == "adapt_decoder":
+        one, two = load("default"), load(tmp_path / "run" / "model")
+        for clip in list_clips(ten_clips)[:3]:
+            x = read(clip.path, frames=17, size=128)
+            assert torch.equal(one.encode(x).ids, two.encode(x).ids)

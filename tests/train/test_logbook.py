@@ -1,0 +1,79 @@
+"""What a run writes down: whole lines, nothing of steps that a kill undid, curves."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from reeltok.train.logbook import Log, Table, draw_runs, gather_curves, read_lines
+from reeltok.train.parallel import Place
+from reeltok.train.run import LoopConfig
+
+
+def run(log_every: int = 2, *, rank: int = 0) -> SimpleNamespace:
+    at = Place(device=torch.device("cpu"), rank=rank)
+    return SimpleNamespace(config=LoopConfig(log_every=log_every), at=at, task=None)
+
+
+def steps(log: Log, first: int, last: int) -> None:
+    for step in range(first, last + 1):
+        log.step(step, {"loss": float(step)}, seconds=0.5, waited=0.0)
+
+
+def test_early_steps_are_seen_then_means(tmp_path: Path) -> None:
+    with Log(tmp_path, run(log_every=30)) as log:
+        steps(log, 1, 60)
+    lines = read_lines(tmp_path / "log.jsonl")
+    assert [line["step"] for line in lines] == [1, 2, 5, 10, 20, 30, 60]
+    assert lines[-1]["loss"] == sum(range(31, 61)) / 30
+
+
+def test_a_resumed_log_has_no_step_twice(tmp_path: Path) -> None:
+    with Log(tmp_path, run(1)) as log:
+        steps(log, 1, 7)
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"step": 8, "lo')  # a kill in the middle of a line
+    with Log(tmp_path, run(1), since=4) as log:
+        steps(log, 5, 6)
+    assert [line["step"] for line in read_lines(tmp_path / "log.jsonl")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_not_a_number_is_null(tmp_path: Path) -> None:
+    with Log(tmp_path, run()) as log:
+        log.scores(1, {"psnr": float("nan"), "ssim": 0.5})
+        log.event(2, stopped="SIGTERM")
+    first, second = (json.loads(t) for t in (tmp_path / "log.jsonl").read_text().splitlines())
+    assert (first["psnr"], first["ssim"], second["stopped"]) == (None, 0.5, "SIGTERM")
+
+
+def test_other_processes_write_nothing(tmp_path: Path) -> None:
+    with Log(tmp_path / "run", run(1, rank=1)) as log:
+        steps(log, 1, 2)
+    assert not (tmp_path / "run").exists()
+
+
+def test_curves_are_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    with Log(tmp_path, run(1)) as log:
+        steps(log, 1, 5)
+        log.scores(5, {"psnr": 20.0})
+    curves = gather_curves(read_lines(tmp_path / "log.jsonl"))
+    assert curves["loss"] == [(n, float(n)) for n in range(1, 6)]
+    assert "psnr" not in curves
+    assert draw_runs(tmp_path).read_bytes().startswith(b"\x89PNG")
+    assert draw_runs(tmp_path, tmp_path / "other.png") == tmp_path / "other.png"
+    with pytest.raises(FileNotFoundError, match="no log of a run"):
+        draw_runs(tmp_path / "nowhere")
+
+
+def test_table_shows_speed_and_scores(capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table(steps=100)
+    table.open()
+    table.show({"step": 10, "loss": 0.25, "seconds": 2.0})
+    table.show({"step": 10, "validation": True, "psnr": 21.5})
+    table.close()
+    shown = capsys.readouterr().err
+    for part in ("10 of 100", "0.50 steps a second, 0:03:00 left", "loss", "0.25", "psnr", "21.5"):
+        assert part in shown

@@ -1,0 +1,155 @@
+"""The loop: golden losses, exact resume, a guard against NaN, signals, frozen parts."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from small_run import small_recipe
+from torch import nn
+
+from reeltok.train.launch import build, train
+from reeltok.train.logbook import read_lines
+from reeltok.train.loop import run_task
+from reeltok.train.losses import Losses
+from reeltok.train.optimizers import OptimizerConfig, ScheduleConfig
+from reeltok.train.recipes import change
+from reeltok.train.run import LoopConfig
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "train_20_steps.json"
+
+
+def losses_of(out: Path) -> dict[int, float]:
+    return {line["step"]: line["loss"] for line in read_lines(out / "log.jsonl") if "loss" in line}
+
+
+def test_twenty_steps_are_golden(clips: Path, tmp_path: Path) -> None:
+    train(small_recipe(), data=clips, out=tmp_path / "run", device="cpu")
+    found = list(losses_of(tmp_path / "run").values())
+    if os.environ.get("REELTOK_GOLDEN"):
+        GOLDEN.write_text(json.dumps({"loss": found}, indent=1) + "\n")
+    assert found == pytest.approx(json.loads(GOLDEN.read_text())["loss"], rel=1e-3)
+    assert (tmp_path / "run" / "best" / "model.safetensors").is_file()
+    assert sum(found[-5:]) < 0.9 * sum(found[:5])
+
+
+class Line:
+    """The smallest task: a line through noise; `poison` steps give NaN."""
+
+    def __init__(self, poison: range = range(0)) -> None:
+        self.model, self.poison = nn.Linear(3, 1), poison
+
+    def parameters(self) -> nn.Module:
+        return self.model
+
+    def loss(self, batch: torch.Tensor, step: int, generator: torch.Generator) -> Losses:
+        noise = torch.randn(batch.shape[0], 1, generator=generator)
+        error = (self.model(batch) - batch.sum(1, keepdim=True) + 0.1 * noise).square().mean()
+        return Losses(error * (float("nan") if step in self.poison else 1.0))
+
+    def validate(self, step: int) -> dict[str, float]:
+        return {}
+
+
+def feed(step: int) -> torch.Tensor:
+    return torch.randn(4, 3, generator=torch.Generator().manual_seed(step))
+
+
+def settings(**changes) -> LoopConfig:
+    plain = LoopConfig(
+        optimizer=OptimizerConfig(rate=1e-2),
+        schedule=ScheduleConfig(steps=8),
+        precision="fp32",
+        log_every=1,
+    )
+    return replace(plain, **changes)
+
+
+def test_steps_with_nan_are_skipped_and_counted(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    run = run_task(Line(range(3, 5)), feed, settings(), out=tmp_path)
+    assert (run.skipped, run.step) == (2, 8)
+    assert all(p.isfinite().all() for p in run.model.parameters())
+
+
+def test_nan_past_the_limit_stops_with_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"not finite for 3 steps running.*lower loop.optimizer.rate"
+    ):
+        run_task(Line(range(2, 9)), feed, settings(bad_steps=3), out=tmp_path)
+
+
+def test_resumed_run_equals_one_that_never_stopped(tmp_path: Path) -> None:
+    """Bit for bit: losses, weights, mean weights, optimizer."""
+    runs = {}
+    for name, halves in (("whole", (8,)), ("halves", (3, 8))):
+        for number, steps in enumerate(halves):
+            torch.manual_seed(1)
+            config = settings(schedule=ScheduleConfig(steps=steps), ema=0.9)
+            runs[name] = run_task(Line(), feed, config, out=tmp_path / name, resume=number > 0)
+    assert losses_of(tmp_path / "whole") == losses_of(tmp_path / "halves")
+    whole, halves = runs["whole"].tensors(), runs["halves"].tensors()
+    assert whole.keys() == halves.keys()
+    assert all(torch.equal(whole[key], halves[key]) for key in whole)
+
+
+class Interrupted:
+    """Batches, with SIGTERM sent to this process before step 5."""
+
+    def __call__(self, step: int) -> torch.Tensor:
+        if step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return feed(step)
+
+
+def test_sigterm_saves_and_exits_143(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run_task(Line(), Interrupted(), settings(), out=tmp_path)
+    assert stopped.value.code == 143
+    resumed = run_task(Line(), feed, settings(), out=tmp_path, resume=True)
+    assert resumed.step == 8
+    assert len(losses_of(tmp_path)) == 8
+
+
+def test_accumulated_parts_give_the_whole_batch(clips: Path, tmp_path: Path) -> None:
+    changes = {"loop.schedule.steps": "3", "settings.quantizer.rounding_from": "0"}
+    recipe = change(small_recipe(), changes)
+    train(recipe, data=clips, out=tmp_path / "whole", device="cpu")
+    train(
+        change(recipe, {"loop.accumulate": "2"}), data=clips, out=tmp_path / "parts", device="cpu"
+    )
+    assert losses_of(tmp_path / "parts") == pytest.approx(losses_of(tmp_path / "whole"), rel=1e-4)
+
+
+def test_frozen_parts_do_not_move(clips: Path, tmp_path: Path) -> None:
+
+    changes = {"loop.schedule.steps": "2", "loop.freeze": '["encoder", "quantizer"]'}
+    recipe = change(small_recipe(), changes)
+    before = build(recipe).state_dict()
+    after = train(recipe, data=clips, out=tmp_path, device="cpu").model.tokenizer.state_dict()
+    moved = {key for key in before if not torch.equal(before[key], after[key])}
+    assert moved
+    assert all(key.startswith("decoder") for key in moved)
+
+
+def test_the_best_may_be_the_least(tmp_path: Path) -> None:
+    class Falling(Line):
+        def validate(self, step: int) -> dict[str, float]:
+            return {"lpips": abs(step - 4) / 10}
+
+        def save(self, folder: Path) -> None:
+            folder.mkdir(exist_ok=True)
+            (folder / "weight").write_text(str(self.model.weight.tolist()))
+
+    run = run_task(Falling(), feed, settings(best="-lpips", validate_every=2), out=tmp_path)
+    assert run.best == 0.0
+    assert (tmp_path / "best" / "weight").read_text() != (tmp_path / "model" / "weight").read_text()
+
+
+def test_unknown_parts_are_named(tmp_path: Path) -> None:
+    for setting in ("freeze", "compile", "recompute"):
+        with pytest.raises(ValueError, match=rf"loop.{setting} names .*nothing_such"):
+            run_task(Line(), feed, settings(**{setting: ("nothing_such",)}), out=tmp_path)

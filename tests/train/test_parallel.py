@@ -1,0 +1,72 @@
+"""Two gloo processes give one process's losses; a checkpoint of two is read by one."""
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from small_run import small_recipe
+
+from reeltok.train.launch import require_shares, train
+from reeltok.train.logbook import read_lines
+from reeltok.train.recipes import change
+
+PLAIN = {"loop.schedule.steps": "4", "settings.quantizer.rounding_from": "0", "loop.clip": "0.5"}
+"""No noise: then a step depends on its batch alone, however it is shared out."""
+
+
+def terms_of(out: Path, name: str = "loss") -> dict[int, float]:
+    return {line["step"]: line[name] for line in read_lines(out / "log.jsonl") if name in line}
+
+
+def run_two(clips: Path, out: Path, *changes: str) -> None:
+    """The small recipe under torchrun with two processes."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    program = str(Path(__file__).parent / "small_run.py")
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
+    command = [sys.executable, *launcher, program, str(clips), str(out), *changes]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_two_processes_give_the_losses_of_one(
+    clips: Path, tmp_path: Path, strategy: str, kind: str
+) -> None:
+    changes = {**PLAIN, "loop.strategy": strategy, "loop.optimizer.kind": kind}
+    changes["loop.accumulate"] = "2"
+    train(change(small_recipe(), changes), data=clips, out=tmp_path / "one", device="cpu")
+    run_two(clips, tmp_path / "two", *(f"{key}={value}" for key, value in changes.items()))
+    one, two = terms_of(tmp_path / "one"), terms_of(tmp_path / "two")
+    assert two == pytest.approx(one, abs=1e-5)
+    longer = change(small_recipe(), {**changes, "loop.schedule.steps": "5"})
+    train(longer, data=clips, out=tmp_path / "two", resume=True, device="cpu")
+    train(longer, data=clips, out=tmp_path / "one", resume=True, device="cpu")
+    assert terms_of(tmp_path / "two")[5] == pytest.approx(terms_of(tmp_path / "one")[5], abs=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_statistics_of_a_critic_are_taken_over_all_processes(
+    clips: Path, tmp_path: Path, strategy: str
+) -> None:
+    """Adaptive weight and LeCAM; without BatchNorm, whose batch is a process's own."""
+    critic = {"width": 8, "layers": 2, "norm": "none", "first": 1, "lecam": 0.1, "weight": 0.5}
+    changes = {**PLAIN, "losses.critic": json.dumps(critic), "loop.strategy": strategy}
+    train(change(small_recipe(), changes), data=clips, out=tmp_path / "one", device="cpu")
+    run_two(clips, tmp_path / "two", *(f"{key}={value}" for key, value in changes.items()))
+    for name in ("loss", "adaptive", "lecam", "critic_loss"):
+        one, two = (terms_of(tmp_path / run, name) for run in ("one", "two"))
+        assert len(one) >= 3
+        assert two == pytest.approx(one, abs=1e-5, rel=1e-3), name
+
+
+def test_batch_must_be_shared_equally() -> None:
+    with pytest.raises(ValueError, match="batch of 4 cannot be shared by 3 processes"):
+        require_shares(small_recipe(), 3)

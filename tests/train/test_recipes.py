@@ -1,0 +1,123 @@
+"""Recipes are values: found by name, changed by path, stored whole; bad input is one sentence."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from small_run import small_recipe
+
+from reeltok.train.launch import build, dry_run, merge, train
+from reeltok.train.recipes import RECIPES, as_json, change, find_recipe
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_has_its_name_and_survives_json(name: str, tmp_path: Path) -> None:
+    recipe = find_recipe(name)
+    assert recipe.name == name or (name, recipe.name[:8]) == ("default", "default_")
+    (tmp_path / "recipe.json").write_text(as_json(recipe))
+    assert find_recipe(tmp_path) == recipe == find_recipe(tmp_path / "recipe.json")
+
+
+def test_unknown_recipe_names_the_nearest() -> None:
+    with pytest.raises(
+        ValueError, match=r"no recipe 'vidtok_stage3': did you mean 'vidtok_stage2'"
+    ):
+        find_recipe("vidtok_stage3")
+
+
+def test_values_are_replaced_by_path() -> None:
+    recipe = change(
+        small_recipe(),
+        {
+            "loop.schedule.steps": "7",
+            "data.windows.0.batch": "2",
+            "data.weights.people": "0.5",
+            "losses.pixel": "l2",
+            "settings.quantizer.levels": "[8, 8]",
+            "loop.ema": "null",
+            "losses.terms.kl": "1e-3",
+        },
+    )
+    assert recipe.loop.schedule.steps == 7
+    assert recipe.data.windows[0].batch == 2
+    assert recipe.data.weights == {"people": 0.5}
+    assert recipe.losses.pixel == "l2"
+    assert recipe.losses.terms["kl"] == 1e-3
+    assert recipe.settings["quantizer"]["levels"] == [8, 8]
+    assert recipe.settings["quantizer"]["rounding_from"] == 5
+    assert recipe.loop.ema is None
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("loop.shedule.steps", "7", "'shedule' is unknown.: did you mean 'schedule'"),
+        ("losses.pixle", "l1", "did you mean 'pixel'"),
+        ("data.windows.3.batch", "1", "'3' is unknown"),
+        ("loop.schedule.steps", "many", "loop.schedule.steps='many'"),
+        ("losses.pixel", "l3", "losses.pixel='l3'"),
+        ("data.holdout", "1.5", "data.holdout=1.5"),
+    ],
+)
+def test_wrong_changes_are_one_sentence(path: str, value: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said) as error:
+        change(small_recipe(), {path: value})
+    assert "\n" not in str(error.value)
+
+
+def test_settings_are_merged_deeply() -> None:
+    assert merge({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}}) == {"a": {"b": 3, "c": 2}}
+
+
+def test_models_are_built_from_the_seed() -> None:
+    one, two = (build(small_recipe()).state_dict() for _ in range(2))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    other = build(change(small_recipe(), {"loop.seed": "1"})).state_dict()
+    assert any(not torch.equal(one[key], other[key]) for key in one)
+
+
+def test_trained_weights_are_taken_up_and_must_fit(tmp_path: Path) -> None:
+    build(small_recipe()).save_pretrained(tmp_path / "model")
+    changes = {"model": str(tmp_path / "model"), "start": "trained", "loop.seed": "9"}
+    taken = build(change(small_recipe(), changes)).state_dict()
+    own = build(small_recipe()).state_dict()
+    assert all(torch.equal(own[key], taken[key]) for key in own)
+    with pytest.raises(ValueError, match=r"do not fit settings=.*differs"):
+        build(change(small_recipe(), {**changes, "settings.width": "16"}))
+
+
+def test_dry_run_counts_and_measures() -> None:
+    found = dry_run(small_recipe(), device="cpu")
+    assert found.parameters == sum(p.numel() for p in build(small_recipe()).parameters())
+    assert found.steps_per_second > 0
+    assert 0.1 < found.memory_gb < 50
+
+
+def test_a_run_is_not_overwritten(clips: Path, tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text("{}\n")
+    with pytest.raises(FileExistsError, match="holds a run already"):
+        train(small_recipe(), data=clips, out=tmp_path, device="cpu")
+
+
+def test_nothing_to_resume_is_said(clips: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no checkpoint to resume"):
+        train(small_recipe(), data=clips, out=tmp_path, resume=True, device="cpu")
+
+
+def test_checkpoint_of_another_model_is_refused(clips: Path, tmp_path: Path) -> None:
+    short = change(small_recipe(), {"loop.schedule.steps": "1"})
+    train(short, data=clips, out=tmp_path / "run", device="cpu")
+    wider = change(small_recipe(), {"settings.width": "16"})
+    with pytest.raises(ValueError, match="is a checkpoint of another model"):
+        train(wider, data=clips, out=tmp_path / "run", resume=True, device="cpu")
+
+
+def test_missing_perceptual_weights_stop_before_the_first_step(
+    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REELTOK_SHARED", str(tmp_path))
+    monkeypatch.setenv("REELTOK_WEIGHTS", str(tmp_path))
+    recipe = change(small_recipe(), {"losses.perceptual": "1", "losses.net": "vgg"})
+    with pytest.raises(FileNotFoundError, match="LPIPS with VGG-16"):
+        train(recipe, data=clips, out=tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run" / "log.jsonl").exists()

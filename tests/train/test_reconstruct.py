@@ -1,0 +1,186 @@
+"""The task of every tokenizer: its total is what a recipe says, its scores are by group."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from small_run import small_recipe
+from torch import nn
+
+from reeltok.models.vidtok import VidTok
+from reeltok.tokenizer import Reconstruction
+from reeltok.train.critics import CriticConfig
+from reeltok.train.data import Batch
+from reeltok.train.launch import build, train
+from reeltok.train.logbook import read_lines
+from reeltok.train.loop import train_step
+from reeltok.train.losses import critic_loss, deceit_loss
+from reeltok.train.recipes import COORDTOK_LOSSES, MAGVIT_LOSSES, VIDTOK_LOSSES, change
+from reeltok.train.reconstruct import LossConfig, Reconstruct, mean_of_groups, score_frames
+from reeltok.train.run import LoopConfig, Run
+
+
+def batch(frames: int = 5, size: int = 32) -> Batch:
+    x = torch.rand(2, 3, frames, size, size, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    return Batch(x=x, names=("a", "b"), groups=("g", "h"))
+
+
+def tiny() -> VidTok:
+    tokenizer = build(change(small_recipe(), {"settings.quantizer.regularization": "true"}))
+    assert isinstance(tokenizer, VidTok)
+    return tokenizer
+
+
+def without_lpips(losses: LossConfig) -> LossConfig:
+    return replace(losses, perceptual=0.0)
+
+
+def test_vidtok_sums_over_a_frame_and_learns_its_variance() -> None:
+    """Their code: (|x - y| / exp(s) + s) summed over all values, divided by frames; + auxiliary."""
+    task = Reconstruct(tiny(), replace(without_lpips(VIDTOK_LOSSES), critic=None))
+    with torch.no_grad():
+        task.trained.log_variance.fill_(0.3)
+    x = batch().x
+    found = task.loss(batch(), 10, None)
+    made: Reconstruction = task.trained.tokenizer(x, step=10)
+    values = (x - made.x).abs() / torch.tensor(0.3).exp() + 0.3
+    expected = values.sum() / (2 * 5) + made.quantized.loss
+    assert found.total.item() == pytest.approx(expected.item(), rel=1e-5)
+    found.total.backward()
+    assert task.trained.log_variance.grad.abs() > 0
+
+
+def test_vidtok_adds_the_critics_part() -> None:
+    losses = replace(without_lpips(VIDTOK_LOSSES), critic=replace(VIDTOK_LOSSES.critic, first=7))
+    task = Reconstruct(tiny(), losses)
+    before, after = task.loss(batch(), 6, None), task.loss(batch(), 7, None)
+    assert "deceit" not in before.terms
+    weight, deceit = after.terms["adaptive"], after.terms["deceit"]
+    assert (after.total - before.total).item() == pytest.approx(
+        (0.2 * weight * deceit).item(), rel=1e-2
+    )
+    real, fake = task.judge(after.made.real), task.judge(after.made.fake)
+    assert deceit.item() == pytest.approx(deceit_loss(fake, "cross-entropy").item(), rel=1e-4)
+    played = task.critic_loss(after.made, 7)
+    hinge = critic_loss(real, fake, "hinge")
+    assert played.total.item() == pytest.approx(
+        (hinge + 0.005 * played.terms["lecam"]).item(), rel=1e-3
+    )
+    assert not after.made.fake.requires_grad
+
+
+def test_magvit_plays_with_r1_and_without_adaptation() -> None:
+    task = Reconstruct(tiny(), without_lpips(MAGVIT_LOSSES))
+    made = task.loss(batch(), 0, None)
+    assert made.terms["adaptive"].item() == 1.0
+    played = task.critic_loss(made.made, 0)
+    expected = played.terms["critic"] + 5.0 * played.terms["r1"]
+    assert played.total.item() == pytest.approx(expected.item(), rel=1e-5)
+    played.total.backward()
+    assert all(p.grad is not None for p in task.judge.parameters())
+
+
+def test_coordtok_is_a_plain_square() -> None:
+    task = Reconstruct(tiny(), COORDTOK_LOSSES)
+    y = task.trained.tokenizer(batch().x, step=10)
+    expected = (batch().x - y.x).square().mean() + y.quantized.loss
+    assert task.loss(batch(), 10, None).total.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_generator_step_leaves_the_critic_alone_and_back() -> None:
+    critic = CriticConfig(width=8, layers=2, first=0, lecam=0.1)
+    task = Reconstruct(tiny(), LossConfig(critic=critic))
+    run = Run(task, LoopConfig(precision="fp32", ema=0.9))
+    judged = [p.clone() for p in task.judge.parameters()]
+    numbers = train_step(run, batch())
+    assert numbers.keys() >= {"loss", "l1", "deceit", "critic_loss", "lecam", "critic_norm", "norm"}
+    assert any(not torch.equal(a, b) for a, b in zip(judged, task.judge.parameters(), strict=True))
+    assert all(p.grad is None for p in [*run.model.parameters(), *task.judge.parameters()])
+    assert task.lecam.real.abs() > 0
+
+
+def test_l1_comes_first_then_log_mse() -> None:
+    task = Reconstruct(tiny(), LossConfig(pixel="log-mse", l1_steps=3))
+    assert "l1" in task.loss(batch(), 2, None).terms
+    assert "log-mse" in task.loss(batch(), 3, None).terms
+
+
+@pytest.mark.weights
+def test_lpips_joins_when_its_time_comes(shared: Path) -> None:
+    task = Reconstruct(tiny(), LossConfig(perceptual=2.0, perceptual_first=7, net="squeeze"))
+    early, late = task.loss(batch(), 6, None), task.loss(batch(), 7, None)
+    assert "lpips" not in early.terms
+    gain = late.total - early.total
+    assert gain.item() == pytest.approx(2 * late.terms["lpips"].item(), rel=1e-3)
+
+
+def test_scores_are_meaned_over_groups() -> None:
+    groups = {"a": [{"psnr": 10.0}, {"psnr": 20.0}], "b": [{"psnr": 35.0}]}
+    assert mean_of_groups(groups) == {"psnr": 25.0, "psnr/a": 15.0, "psnr/b": 35.0}
+    assert mean_of_groups({}) == {}
+    x = torch.zeros(1, 3, 2, 4, 4)
+    assert score_frames(x, x)["psnr"] == pytest.approx(80.0)
+    assert score_frames(x, x + 0.2)["psnr"] == pytest.approx(20.0, abs=1e-4)
+
+
+def test_validation_scores_and_shows_held_out_clips() -> None:
+    x = batch().x
+    held = [Batch(x=x[i : i + 1], names=(n,), groups=(n,)) for i, n in enumerate("ab")]
+    task = Reconstruct(tiny(), LossConfig(), held_out=lambda: held)
+    found = task.validate(0)
+    assert found["psnr"] == pytest.approx((found["psnr/a"] + found["psnr/b"]) / 2)
+    assert {name: tuple(p.shape) for name, p in task.pictures().items()} == {
+        "a": (32, 64, 3),
+        "b": (32, 64, 3),
+    }
+    assert task.trained.tokenizer.training
+
+
+def test_recomputed_activations_change_nothing() -> None:
+    steps = {}
+    for kinds in ((), ("Residual",)):
+        task = Reconstruct(tiny(), LossConfig())
+        run = Run(task, LoopConfig(precision="fp32", recompute=kinds))
+        steps[kinds] = [train_step(run, batch())["loss"] for _ in range(3)]
+    assert steps[()] == pytest.approx(steps[("Residual",)], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_compiled_parts_change_nothing() -> None:
+    steps = {}
+    for names in ((), ("encoder", "decoder")):
+        task = Reconstruct(tiny(), LossConfig())
+        run = Run(task, LoopConfig(precision="fp32", compile=names))
+        steps[names] = [train_step(run, batch())["loss"] for _ in range(2)]
+    assert steps[()] == pytest.approx(steps[("encoder", "decoder")], rel=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_trains(precision: str) -> None:
+    task = Reconstruct(tiny(), LossConfig())
+    run = Run(task, LoopConfig(precision=precision))
+    x = Batch(x=batch().x[:, :, :1, :16, :16], names=("a", "b"), groups=("", ""))
+    losses = [train_step(run, x)["loss"] for _ in range(6)]
+    assert run.skipped < 6  # fp16 looks for a scale at first
+    assert losses[-1] < losses[0] * 1.05
+    assert all(p.dtype == torch.float32 for p in run.model.parameters())
+
+
+@pytest.mark.slow
+def test_tensorboard_gets_curves_and_pictures(clips: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    changes = {"loop.schedule.steps": "4", "loop.validate_every": "2", "loop.track": "true"}
+    train(change(small_recipe(), changes), data=clips, out=tmp_path, device="cpu")
+    assert sum("validation" in line for line in read_lines(tmp_path / "log.jsonl")) == 2
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    assert file.stat().st_size > 2000
+
+
+def test_a_modules_buffers_are_part_of_a_run() -> None:
+    """BatchNorm statistics and LeCAM's means are among the tensors of a checkpoint."""
+    task = Reconstruct(tiny(), LossConfig(critic=CriticConfig(width=4, layers=1)))
+    names = Run(task, LoopConfig(ema=0.9)).tensors().keys()
+    assert {"lecam.real", "lecam.fake", "critic.3.running_mean"} <= names
+    assert any(name.startswith("ema.tokenizer.decoder") for name in names)
+    assert isinstance(task.judge, nn.Module)
