@@ -1,0 +1,1 @@
+"""Judging: metrics, protocols, peers and the report."""

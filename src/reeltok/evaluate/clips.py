@@ -1,0 +1,222 @@
+"""From the videos of a data set to the clips that a protocol asks for, one at a time.
+
+Each is cut, filled, resized and cropped as the protocol's record says, and carries a hash of its
+pixels, so that two results can show that they were judged on the same clips.
+"""
+
+import hashlib
+import math
+import random
+from collections.abc import Container, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import UInt8
+from torch import Tensor
+
+from reeltok.evaluate.datasets import Item, find_items
+from reeltok.evaluate.metrics import Box
+from reeltok.evaluate.protocols import Protocol, find_protocol
+from reeltok.video import Video
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Clip:
+    """A piece of video as a protocol wants it, ready to be judged."""
+
+    name: str  # of the video; with "#k" where a video gives several
+    video: Video
+    sha256: str  # of the pixels and their shape
+    filled: int = 0  # frames that repeat the last one
+    boxes: tuple[Box, ...] = ()  # in pixels of this clip
+    row: dict[str, str] = field(default_factory=dict)  # what the list says of the video
+
+
+class Clips:
+    """The clips of a set under a protocol, made one at a time while they are asked for.
+
+    What could not be used stands in `broken` (unreadable) and `left_out` (too short or too small
+    for the protocol), each with its reason; `filled` counts the clips that were filled up.
+    """
+
+    def __init__(
+        self,
+        protocol: Protocol,
+        items: list[Item],
+        *,
+        causal: bool = True,
+        done: Container[str] = (),
+    ) -> None:
+        self.protocol = protocol
+        self.items = items
+        self.frames = protocol.clip_frames(causal=causal)
+        self.done = done
+        self.broken: dict[str, str] = {}
+        self.left_out: dict[str, str] = {}
+        self.filled = 0
+
+    def __iter__(self) -> Iterator[Clip]:
+        """Every clip that is not yet `done`."""
+        for item in self.items:
+            if item.name in self.done:  # its only clip: the video need not be opened
+                continue
+            try:
+                for clip in self._of(item):
+                    if clip.name not in self.done:
+                        self.filled += clip.filled > 0
+                        yield clip
+            except (ValueError, OSError) as error:
+                self.broken[item.name] = str(error)
+
+    def _of(self, item: Item) -> Iterator[Clip]:
+        plan, boxes = self.protocol, item.boxes
+        for number, part in enumerate(self._windows(item)):
+            if min(part.height, part.width) < plan.smallest:
+                size = f"{part.width}x{part.height}"
+                self.left_out[item.name] = f"{size} pixels, but {plan.smallest} are asked for"
+                return
+            wanted = self.frames or 1 + (plan.groups_of or 0)
+            missing = max(0, wanted - len(part))
+            if missing and plan.short == "skip":
+                self.left_out[item.name] = f"{len(part)} frames, but {wanted} are asked for"
+                return
+            for side in range(plan.crops):
+                several = plan.window in ("consecutive", "spread")
+                index = f"#{number * plan.crops + side}" if several else ""
+                video, moved = frame(fill(part, missing), plan, boxes, side)
+                yield Clip(
+                    name=item.name + index,
+                    video=video,
+                    sha256=hash_of(video),
+                    filled=missing,
+                    boxes=moved,
+                    row=item.row,
+                )
+
+    def _windows(self, item: Item) -> Iterator[Video]:
+        """The pieces of time that a video gives, the last of them perhaps too short."""
+        plan, count = self.protocol, self.frames
+        fps = plan.fps if plan.rate == "resample" else None
+        step = 1
+        if plan.rate == "stride" and plan.fps:
+            step = max(1, round((item.fps() or plan.fps) / plan.fps))
+        if plan.window == "consecutive":
+            assert count is not None
+            yield from (part[::step] for part in item.parts(count * step, fps=fps))
+        elif plan.window == "first":
+            yield item.first(count and count * step, fps=fps)[::step]
+        elif plan.window == "whole":
+            limit = math.floor(plan.seconds * (item.fps() or 25)) if plan.seconds else None
+            video = item.first(limit, fps=fps)[::step]
+            yield video[: grouped(len(video), plan.groups_of)]
+        else:
+            assert count is not None
+            whole = item.first(fps=fps)[::step]
+            for start in spread(len(whole), count, plan.windows):
+                yield whole[start : start + count]
+
+
+def clips(
+    protocol: str | Protocol,
+    data: str | Path,
+    *,
+    root: str | Path | None = None,
+    causal: bool = True,
+    shard: tuple[int, int] = (0, 1),
+    done: Container[str] = (),
+) -> Clips:
+    """The clips of a data set under a protocol; see `find_items` for what a data set may be.
+
+    `causal` chooses between the protocol's two clip lengths; `shard` is (rank, number of ranks);
+    clips named in `done` are passed over. Raises ValueError or FileNotFoundError where the
+    protocol is unknown or the data holds nothing.
+    """
+    plan = find_protocol(protocol) if isinstance(protocol, str) else protocol
+    items = find_items(data, root=root)
+    wanted = len(items)
+    if plan.clips is not None:
+        wanted = min(wanted, math.ceil(plan.clips / (plan.windows * plan.crops)))
+    if wanted < len(items):
+        chosen = sorted(random.Random(0).sample(range(len(items)), wanted))
+        items = [items[i] for i in chosen]
+    return Clips(plan, items[shard[0] :: shard[1]], causal=causal, done=done)
+
+
+def spread(total: int, length: int, count: int) -> list[int]:
+    """Where `count` windows of `length` begin, from the first frame to the last."""
+    if count == 1 or total <= length:
+        return [0]
+    return [round(i * (total - length) / (count - 1)) for i in range(count)]
+
+
+def grouped(frames: int, size: int | None) -> int:
+    """The largest 1 + k x `size` that is not above `frames`; all of them without a size."""
+    return frames if size is None else 1 + (frames - 1) // size * size
+
+
+def fill(video: Video, missing: int) -> Video:
+    """A video with its last frame repeated `missing` times."""
+    if not missing:
+        return video
+    frames = torch.cat([video.frames, video.frames[-1:].expand(missing, -1, -1, -1)])
+    return replace(video, frames=frames, times=None)
+
+
+def frame(
+    video: Video, protocol: Protocol, boxes: tuple[Box, ...] = (), side: int = 0
+) -> tuple[Video, tuple[Box, ...]]:
+    """A video resized and cropped as the protocol says, with the boxes that are still in it.
+
+    `side` counts the crops along the long side. Sizes of a crop are even.
+    """
+    height, width = video.height, video.width
+    scale = protocol.size / min(height, width) if protocol.size else 1.0
+    if scale > 1 and not protocol.enlarge:
+        scale = 1.0
+    frames = video.frames
+    if scale != 1:
+        short, target = min(height, width), protocol.size or 0
+        # The long side is rounded down, as torchvision's Resize does.
+        height, width = (target if n == short else target * n // short for n in (height, width))
+        frames = resize(frames, (height, width), protocol.kernel)
+    if protocol.crop is None:
+        return replace(video, frames=frames), boxes
+    tall, wide = (min(n, protocol.crop) // 2 * 2 for n in (height, width))
+    top, left = (
+        (n - m) // 2 if protocol.crops == 1 else (n - m) * side // (protocol.crops - 1)
+        for n, m in ((height, tall), (width, wide))
+    )
+    kept = tuple(_move(box, scale, left, top) for box in boxes)
+    kept = tuple(b for b in kept if -b.width < b.left < wide and -b.height < b.top < tall)
+    return replace(video, frames=frames[:, top : top + tall, left : left + wide]), kept
+
+
+def _move(box: Box, scale: float, left: int, top: int) -> Box:
+    return Box(
+        name=box.name,
+        left=round(box.left * scale) - left,
+        top=round(box.top * scale) - top,
+        width=max(1, round(box.width * scale)),
+        height=max(1, round(box.height * scale)),
+    )
+
+
+def resize(
+    frames: UInt8[Tensor, "t h w 3"], size: tuple[int, int], kernel: str
+) -> UInt8[Tensor, "t i j 3"]:
+    """Frames at another size, with antialiasing, rounded to bytes again."""
+    out = torch.empty(len(frames), *size, 3, dtype=torch.uint8)
+    for i, picture in enumerate(frames):  # one by one: whole videos pass through here
+        x = picture.permute(2, 0, 1)[None].float()
+        x = F.interpolate(x, size=size, mode=kernel, antialias=True, align_corners=False)
+        out[i] = x[0].permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8)
+    return out
+
+
+def hash_of(video: Video) -> str:
+    """The sha256 of a video's shape and pixels: equal for equal clips on every machine."""
+    digest = hashlib.sha256(repr(tuple(video.frames.shape)).encode())
+    digest.update(video.frames.contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,328 @@
+"""What is measured: of a reconstruction frame by frame, and between two sets of clips.
+
+The first kind takes videos "b c t h w" in [-1, 1], the original first, and returns one value per
+frame, so that means can be taken over frames and clips as a protocol asks (docs/protocols.md).
+The second compares feature statistics (`FeatureMoments`), whose size does not grow with the set.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from jaxtyping import Float
+from torch import Tensor
+
+from reeltok.perceptual import LPIPS
+
+PSNR_EPS = 1e-8  # keeps identical frames finite: at most 80 dB
+SSIM_WINDOW, SSIM_SIGMA = 11, 1.5  # Wang et al. 2004
+UNIFORM_WINDOW = 7  # scikit-image's default, used by TokenBench
+SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2  # (k L)^2 with k1 = .01, k2 = .03, range L = 1
+MS_SSIM_SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003
+MS_SSIM_SIDE = (SSIM_WINDOW - 1) * 2 ** (len(MS_SSIM_SCALES) - 1)  # 160: below, no window fits
+
+LUMA = (0.2126, 0.7152, 0.0722)  # Rec. 709
+DETAIL_SHARE = 0.1  # of a frame's pixels count as edges
+BOX_SIDE = 64  # pixels: smaller boxes are widened, so that LPIPS has something to look at
+
+Videos = Float[Tensor, "b c t h w"]
+PerFrame = Float[Tensor, "b t"]
+
+
+def unit(x: Videos) -> Videos:
+    """A video in [-1, 1] as float32 in [0, 1], clamped."""
+    return ((x.float() + 1) / 2).clamp(0, 1)
+
+
+def check(x: Videos, y: Videos) -> None:
+    """Raise ValueError unless both are videos of one shape without NaN or infinity in `y`."""
+    if x.shape != y.shape or x.ndim != 5:
+        raise ValueError(
+            f"metrics compare two videos 'b c t h w' of one shape, "
+            f"but the original is {tuple(x.shape)} and the reconstruction {tuple(y.shape)}"
+        )
+    if not torch.isfinite(y).all():
+        raise ValueError("the reconstruction holds NaN or infinity: look at the model that made it")
+
+
+def as_bytes(x: Videos) -> Videos:
+    """A video in [-1, 1], clamped and rounded to the 256 levels that a file of bytes can hold."""
+    return (unit(x) * 255).round() / 127.5 - 1
+
+
+def psnr(x: Videos, y: Videos) -> PerFrame:
+    """PSNR in dB per frame of values in [0, 1] after clamping; at most 80 dB (protocols 2)."""
+    check(x, y)
+    return _decibel((unit(x) - unit(y)).square().mean(dim=(1, 3, 4)))
+
+
+def psnr_bytes(x: Videos, y: Videos) -> PerFrame:
+    """PSNR in dB per frame after both are rounded to the 256 levels of uint8, as a file holds."""
+    return psnr(as_bytes(x), as_bytes(y))
+
+
+def ssim(x: Videos, y: Videos) -> PerFrame:
+    """SSIM per frame: Gaussian window 11, sigma 1.5, per channel, valid padding, data range 1.
+
+    Frames are first average-pooled by max(1, round(short side / 256)), as the metric's authors
+    advise. Raises ValueError where a side is then shorter than the window.
+    """
+    check(x, y)
+    a, b = (_frames(unit(v)) for v in (x, y))
+    pool = max(1, round(min(a.shape[-2:]) / 256))
+    if pool > 1:
+        a, b = F.avg_pool2d(a, pool), F.avg_pool2d(b, pool)
+    luminance, structure = _similarity(a, b, GAUSSIAN)
+    return rearrange((luminance * structure).mean(dim=(1, 2, 3)), "(b t) -> b t", b=len(x))
+
+
+def ssim_uniform(x: Videos, y: Videos) -> PerFrame:
+    """SSIM per frame as scikit-image computes it by default, of values rounded to bytes.
+
+    A uniform window of 7, unbiased variances, per channel, valid padding; nothing is pooled.
+    """
+    check(x, y)
+    a, b = (_frames(unit(as_bytes(v))) for v in (x, y))
+    count = UNIFORM_WINDOW**2
+    luminance, structure = _similarity(a, b, UNIFORM, unbias=count / (count - 1))
+    return rearrange((luminance * structure).mean(dim=(1, 2, 3)), "(b t) -> b t", b=len(x))
+
+
+def ms_ssim(x: Videos, y: Videos) -> PerFrame | None:
+    """MS-SSIM per frame (five scales), or None where the short side is not above 160 pixels."""
+    check(x, y)
+    if min(x.shape[-2:]) <= MS_SSIM_SIDE:
+        return None
+    a, b = (_frames(unit(v)) for v in (x, y))
+    return rearrange(_scales(a, b, _similarity(a, b, GAUSSIAN)), "(b t) -> b t", b=len(x))
+
+
+def ssim_and_ms_ssim(x: Videos, y: Videos) -> tuple[PerFrame, PerFrame | None]:
+    """Both, from one pass over the finest scale where they share it (no side is pooled first)."""
+    if min(x.shape[-2:]) <= MS_SSIM_SIDE or round(min(x.shape[-2:]) / 256) > 1:
+        return ssim(x, y), ms_ssim(x, y)
+    check(x, y)
+    a, b = (_frames(unit(v)) for v in (x, y))
+    finest = _similarity(a, b, GAUSSIAN)
+    single, multi = (finest[0] * finest[1]).mean(dim=(1, 2, 3)), _scales(a, b, finest)
+    shape = x.shape[0], x.shape[2]
+    return single.view(shape), multi.view(shape)
+
+
+def _scales(
+    a: Float[Tensor, "n c h w"], b: Float[Tensor, "n c h w"], finest: tuple[Tensor, Tensor]
+) -> Float[Tensor, " n"]:
+    """MS-SSIM of frames in [0, 1] whose luminance and structure at the finest scale are known."""
+    total = finest[1].mean(dim=(2, 3)).clamp(min=0) ** MS_SSIM_SCALES[0]
+    for weight in MS_SSIM_SCALES[1:]:
+        odd = [side % 2 for side in a.shape[-2:]]
+        a, b = (F.avg_pool2d(v, 2, padding=odd) for v in (a, b))
+        luminance, structure = _similarity(a, b, GAUSSIAN)
+        last = weight == MS_SSIM_SCALES[-1]
+        part = (luminance * structure if last else structure).mean(dim=(2, 3))
+        total = total * part.clamp(min=0) ** weight
+    return total.mean(dim=1)
+
+
+def flicker(x: Videos, y: Videos) -> Float[Tensor, "b s"]:
+    """Mean absolute error of the t - 1 frame differences, in 255ths: shimmer, as a viewer sees it.
+
+    A still video has none, and neither has an error that does not change over time.
+    """
+    check(x, y)
+    error = unit(y) - unit(x)
+    return 255 * error.diff(dim=2).abs().mean(dim=(1, 3, 4))
+
+
+def detail(x: Videos, y: Videos, *, share: float = DETAIL_SHARE) -> PerFrame:
+    """PSNR in dB over the edge regions of the original, per frame.
+
+    Edges are the `share` of a frame's pixels with the largest Sobel magnitude of the original's
+    luma (Rec. 709, borders repeated), and all that tie with the last of them.
+    """
+    check(x, y)
+    a, b = (_frames(unit(v)) for v in (x, y))
+    strength = _sobel(a).flatten(1)
+    count = max(1, round(share * strength.shape[1]))
+    edges = strength >= strength.topk(count, dim=1).values[:, -1:]
+    squares = (a - b).square().mean(dim=1).flatten(1)
+    mse = (squares * edges).sum(dim=1) / edges.sum(dim=1)
+    return rearrange(_decibel(mse), "(b t) -> b t", b=len(x))
+
+
+def lpips(net: LPIPS, x: Videos, y: Videos) -> PerFrame:
+    """LPIPS per frame; say which backbone wherever it is printed."""
+    check(x, y)
+    a, b = (_frames(v.float().clamp(-1, 1)) for v in (x, y))
+    return rearrange(net(a, b), "(b t) -> b t", b=len(x))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Box:
+    """A named region of a clip (text, a face, a small pattern), in pixels from the top left."""
+
+    name: str
+    left: int
+    top: int
+    width: int
+    height: int
+
+    def crop(self, x: Videos) -> Float[Tensor, "b c t i j"]:
+        """The region of a video, widened to 64 pixels a side where the frame allows it.
+
+        Raises ValueError where no part of the box lies inside the frame.
+        """
+        rows = _widen(self.top, self.height, x.shape[3])
+        columns = _widen(self.left, self.width, x.shape[4])
+        if rows is None or columns is None:
+            raise ValueError(f"{self} lies outside frames of {x.shape[4]}x{x.shape[3]} pixels")
+        return x[..., rows, columns]
+
+
+def _widen(start: int, length: int, limit: int) -> slice | None:
+    if length <= 0 or start >= limit or start + length <= 0:
+        return None
+    first, last = max(0, start), min(limit, start + length)
+    missing = max(0, BOX_SIDE - (last - first))
+    first = max(0, min(first - missing // 2, limit - max(BOX_SIDE, last - first)))
+    return slice(first, min(limit, max(last, first + BOX_SIDE)))
+
+
+def _decibel(mse: Tensor) -> Tensor:
+    return -10 * torch.log10(mse + PSNR_EPS)
+
+
+def _sobel(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n h w"]:
+    """The gradient magnitude of the luma of frames in [0, 1]."""
+    weights = x.new_tensor(LUMA if x.shape[1] == 3 else [1 / x.shape[1]] * x.shape[1])
+    luma = torch.einsum("nchw,c->nhw", x, weights)
+    kernel = x.new_tensor([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]])
+    padded = F.pad(luma[:, None], (1, 1, 1, 1), mode="replicate")
+    gradient = F.conv2d(padded, torch.stack([kernel, kernel.T])[:, None])
+    return gradient.square().sum(dim=1).sqrt()
+
+
+def _similarity(
+    a: Float[Tensor, "n c h w"],
+    b: Float[Tensor, "n c h w"],
+    taps: tuple[float, ...],
+    *,
+    unbias: float = 1.0,
+) -> tuple[Float[Tensor, "n c i j"], Float[Tensor, "n c i j"]]:
+    """SSIM's luminance and contrast-structure maps of frames in [0, 1].
+
+    Written with the sum p = a + b and the difference m = a - b: four maps are filtered, not five.
+    """
+    if min(a.shape[-2:]) < len(taps):
+        raise ValueError(
+            f"SSIM needs frames of at least {len(taps)}x{len(taps)} pixels, "
+            f"but these are {tuple(a.shape[-2:])}"
+        )
+    p, m = a + b, a - b
+    p_mean, m_mean = _filter(p, taps), _filter(m, taps)
+    p_var = unbias * (_filter(p * p, taps) - p_mean**2)
+    m_var = unbias * (_filter(m * m, taps) - m_mean**2)
+    p_mean, m_mean = p_mean**2, m_mean**2
+    luminance = (p_mean - m_mean + 2 * SSIM_C1) / (p_mean + m_mean + 2 * SSIM_C1)
+    structure = (p_var - m_var + 2 * SSIM_C2) / (p_var + m_var + 2 * SSIM_C2)
+    return luminance, structure
+
+
+def _filter(x: Float[Tensor, "n c h w"], taps: tuple[float, ...]) -> Float[Tensor, "n c i j"]:
+    """A separable window over valid positions only, as sums of shifted frames.
+
+    On a CPU that is five times as fast as convolutions of one channel.
+    """
+    for dim in (-2, -1):
+        size = x.shape[dim] - len(taps) + 1
+        total = torch.zeros_like(x.narrow(dim, 0, size))
+        for i, tap in enumerate(taps):
+            total = total.add_(x.narrow(dim, i, size), alpha=tap)
+        x = total
+    return x
+
+
+def _gaussian(size: int, sigma: float) -> tuple[float, ...]:
+    taps = [math.exp(-((i - size // 2) ** 2) / (2 * sigma**2)) for i in range(size)]
+    return tuple(tap / sum(taps) for tap in taps)
+
+
+GAUSSIAN = _gaussian(SSIM_WINDOW, SSIM_SIGMA)
+UNIFORM = (1 / UNIFORM_WINDOW,) * UNIFORM_WINDOW
+
+
+def _frames(x: Videos) -> Float[Tensor, "n c h w"]:
+    return rearrange(x, "b c t h w -> (b t) c h w")
+
+
+# ---------------------------------------------------------------- sets of clips
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureMoments:
+    """The mean and scatter (sum of outer products about the mean) of feature vectors, float64."""
+
+    count: int
+    mean: Float[Tensor, "d"]
+    scatter: Float[Tensor, "d d"]
+
+    @classmethod
+    def of(cls, features: Float[Tensor, "n d"]) -> "FeatureMoments":
+        """The moments of one batch of feature vectors."""
+        features = features.detach().cpu().double()
+        mean = features.mean(dim=0)
+        return cls(len(features), mean, (features - mean).T @ (features - mean))
+
+    def __add__(self, other: "FeatureMoments") -> "FeatureMoments":
+        """The moments of both batches together (Chan et al. 1979): streams and ranks merge so."""
+        count, apart = self.count + other.count, other.mean - self.mean
+        mean = self.mean + apart * (other.count / count)
+        between = torch.outer(apart, apart) * (self.count * other.count / count)
+        return FeatureMoments(count, mean, self.scatter + other.scatter + between)
+
+    @property
+    def covariance(self) -> Float[Tensor, "d d"]:
+        """The unbiased covariance; ValueError for fewer than two vectors."""
+        if self.count < 2:
+            raise ValueError(f"a covariance needs 2 feature vectors or more, found {self.count}")
+        return self.scatter / (self.count - 1)
+
+
+def frechet_distance(a: FeatureMoments, b: FeatureMoments) -> float:
+    """|mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)) with unbiased covariances, in float64.
+
+    The trace of the root is the sum of singular values of R_a' R_b, where A = R_a R_a': exact for
+    singular covariances too, so nothing is added to the diagonal.
+    """
+    apart = (a.mean - b.mean).square().sum()
+    root = torch.linalg.svdvals(_root(a.covariance).T @ _root(b.covariance)).sum()
+    distance = apart + a.covariance.trace() + b.covariance.trace() - 2 * root
+    return max(0.0, distance.item())
+
+
+def _root(covariance: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
+    values, vectors = torch.linalg.eigh(covariance)
+    return vectors * values.clamp(min=0).sqrt()
+
+
+def appearance_features(features: Float[Tensor, "t c h w"]) -> Float[Tensor, "s d"]:
+    """What the appearance distance compares: one vector per pair of neighbouring frames.
+
+    From AlexNet's last feature map of the t frames of one clip: its spatial mean, and the spatial
+    mean of its absolute change to the next frame (2 x 256 numbers for each of t - 1 pairs).
+    """
+    change = features.diff(dim=0).abs().mean(dim=(2, 3))
+    return torch.cat([features[:-1].mean(dim=(2, 3)), change], dim=1)
+
+
+def inception_score(probabilities: Float[Tensor, "n k"], *, splits: int = 1) -> tuple[float, float]:
+    """exp(mean KL(p(y|x) || p(y))) of class probabilities: mean and deviation over the splits."""
+    scores = []
+    for part in probabilities.double().tensor_split(splits):
+        marginal = repeat(part.mean(dim=0), "k -> n k", n=len(part))
+        divergence = torch.special.xlogy(part, part) - torch.special.xlogy(part, marginal)
+        scores.append(divergence.sum(dim=1).mean().exp())
+    values = torch.stack(scores)
+    return values.mean().item(), values.std(correction=0).item()

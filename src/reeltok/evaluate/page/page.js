@@ -1,0 +1,344 @@
+"use strict";
+/* Everything on the page but the player: tables, plots, choices. Data stands in the page itself. */
+
+const DATA = JSON.parse(document.getElementById("data").textContent);
+const el = (id) => document.getElementById(id);
+const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#8a5bd6", "#7f7f7f"];
+const rows = DATA.models.filter((model) => model.role !== "curve");
+const colourOf = (model) => COLOURS[DATA.models.indexOf(model) % COLOURS.length];
+
+function make(tag, text, more = {}) {
+  const node = document.createElement(tag);
+  if (text !== undefined && text !== null) node.textContent = text;
+  for (const [key, value] of Object.entries(more)) node.setAttribute(key, value);
+  return node;
+}
+
+function draw(tag, more = {}, text) {
+  const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [key, value] of Object.entries(more)) node.setAttribute(key, value);
+  if (text !== undefined) node.textContent = text;
+  return node;
+}
+
+function said(key, value) {
+  if (value === undefined || value === null) return "–";
+  const metric = DATA.metrics[key];
+  if (metric && metric.definition) return value.toFixed(metric.digits);
+  return Math.abs(value) >= 1000 ? value.toLocaleString("en", { maximumFractionDigits: 0 })
+    : String(Number(value.toPrecision(4)));
+}
+
+/* ---- numbers ---- */
+
+const columns = Object.keys(DATA.metrics);
+let order = { key: null, up: false };
+
+function fillTable() {
+  const table = el("table"), head = make("tr"), body = make("tbody");
+  for (const key of [null, ...columns]) {
+    const cell = make("th", null, { scope: "col" }), metric = DATA.metrics[key];
+    const button = make("button", key === null ? "model" : key);
+    if (metric) button.title = [metric.definition, metric.unit, metric.better && `${metric.better} is better`]
+      .filter(Boolean).join("; ");
+    button.addEventListener("click", () => sortBy(key));
+    if (order.key === key && order.set) cell.setAttribute("aria-sort", order.up ? "ascending" : "descending");
+    cell.append(button);
+    head.append(cell);
+  }
+  for (const model of sorted()) body.append(rowOf(model));
+  const caption = make("caption", `${DATA.common} clips`);
+  table.replaceChildren(caption, make("thead"), body);
+  table.tHead.append(head);
+}
+
+function rowOf(model) {
+  const row = make("tr"), name = make("th", model.name, { scope: "row" });
+  if (!model.trained) name.append(make("small", " (random weights)"));
+  row.append(name);
+  for (const key of columns) {
+    const value = model.values[key], cell = make("td", value ? said(key, value.mean) : null);
+    if (value && value.low !== null) cell.append(make("small", `${said(key, value.low)} – ${said(key, value.high)}`));
+    if (!value) {
+      cell.textContent = model.missing[key] ? "no weights" : "–";
+      if (model.missing[key]) cell.title = model.missing[key];
+    }
+    if (value && best(key) === value.mean && rows.length > 1) cell.className = "best";
+    row.append(cell);
+  }
+  return row;
+}
+
+function best(key) {
+  const better = DATA.metrics[key].better;
+  const found = rows.filter((model) => model.values[key]).map((model) => model.values[key].mean);
+  if (!better || !found.length) return NaN;
+  return better === "higher" ? Math.max(...found) : Math.min(...found);
+}
+
+function sortBy(key) {
+  const first = key === null || DATA.metrics[key].better === "lower";
+  order = { key, up: order.set && order.key === key ? !order.up : first, set: true };
+  fillTable();
+  const place = key === null ? 0 : columns.indexOf(key) + 1;
+  el("table").tHead.rows[0].cells[place].firstChild.focus();
+}
+
+function sorted() {
+  if (!order.set) return rows;
+  const of = (model) => (order.key === null ? model.name : model.values[order.key]?.mean);
+  return [...rows].sort((a, b) => {
+    const [x, y] = [of(a), of(b)];
+    if (x === undefined || y === undefined) return (x === undefined) - (y === undefined);
+    return (x < y ? -1 : x > y ? 1 : 0) * (order.up ? 1 : -1);
+  });
+}
+
+function fillPaired() {
+  const models = rows.filter((model) => Object.keys(DATA.paired[model.name] || {}).length);
+  const keys = [...new Set(models.flatMap((model) => Object.keys(DATA.paired[model.name])))];
+  const head = make("tr"), body = make("tbody");
+  head.append(...["model", ...keys].map((key) => make("th", key, { scope: "col" })));
+  for (const model of models) {
+    const row = make("tr");
+    row.append(make("th", model.name, { scope: "row" }));
+    for (const key of keys) {
+      const gap = DATA.paired[model.name][key], cell = make("td", gap ? `${gap.mean > 0 ? "+" : ""}${said(key, gap.mean)}` : "–");
+      if (gap && gap.low !== null) cell.append(make("small", `${said(key, gap.low)} – ${said(key, gap.high)}`));
+      row.append(cell);
+    }
+    body.append(row);
+  }
+  el("paired").replaceChildren(make("caption", `What is added to ${DATA.models[0].name}`), make("thead"), body);
+  el("paired").tHead.append(head);
+}
+
+function fillPublished() {
+  for (const table of DATA.published) {
+    const box = make("details"), grid = make("table"), head = make("tr"), wide = make("div", null,
+      { class: "wide", tabindex: 0, role: "region", "aria-label": table.title });
+    box.append(make("summary", `${table.title} (${table.source})${table.same ? "; the same definition as here" : ""}`), wide);
+    head.append(...["model", ...table.columns].map((name) => make("th", name, { scope: "col" })));
+    grid.append(head);
+    for (const line of table.rows) {
+      const row = make("tr");
+      row.append(make("th", line.model, { scope: "row" }),
+        ...table.columns.map((name) => make("td", line.values[name] ?? "–")));
+      grid.append(row);
+    }
+    wide.append(grid);
+    el("published").append(box);
+  }
+}
+
+/* ---- rate and distortion ---- */
+
+function points(metric) {
+  return DATA.models.filter((model) => model.values[metric] && model.values.bits_per_pixel && model.role !== "clip"
+    || model.role === "clip" && model.values[metric])
+    .map((model) => ({ model, x: model.values.bits_per_pixel.mean, y: model.values[metric] }));
+}
+
+function fillRate() {
+  const metric = el("metric").value, found = points(metric), svg = el("rate");
+  const [w, h, left, low] = [720, 400, 56, 40];
+  svg.setAttribute("viewBox", `0 0 ${w} ${h}`);
+  svg.replaceChildren();
+  if (!found.length) return;
+  const xs = found.map((p) => Math.log10(p.x)), ys = found.flatMap((p) => [p.y.low ?? p.y.mean, p.y.high ?? p.y.mean]);
+  const span = (v) => { const a = Math.min(...v), b = Math.max(...v), d = (b - a || 1) * 0.08; return [a - d, b + d]; };
+  const [x0, x1] = span(xs), [y0, y1] = span(ys);
+  const X = (v) => left + ((Math.log10(v) - x0) / (x1 - x0)) * (w - left - 130);
+  const Y = (v) => h - low - ((v - y0) / (y1 - y0)) * (h - low - 16);
+  for (let i = 0; i <= 4; i += 1) {
+    const v = y0 + ((y1 - y0) * i) / 4, u = 10 ** (x0 + ((x1 - x0) * i) / 4);
+    svg.append(draw("path", { d: `M${left} ${Y(v)}H${w - 130}`, class: "axis" }),
+      draw("text", { x: left - 6, y: Y(v) + 4, "text-anchor": "end" }, said(metric, v)),
+      draw("text", { x: X(u), y: h - low + 18, "text-anchor": "middle" }, u.toPrecision(2)));
+  }
+  svg.append(draw("text", { x: left, y: h - 6 }, `bits per pixel (logarithmic) against ${metric}`));
+  const families = {};
+  for (const point of found) {
+    if (["curve", "set"].includes(point.model.role)) (families[point.model.settings.encoder] ??= []).push(point);
+  }
+  Object.entries(families).forEach(([name, line], i) => {
+    line.sort((a, b) => a.x - b.x);
+    const colour = COLOURS[(i + 3) % COLOURS.length], end = line[line.length - 1];
+    svg.append(draw("path", { d: "M" + line.map((p) => `${X(p.x)} ${Y(p.y.mean)}`).join("L"), fill: "none", stroke: colour, "stroke-width": 2 }),
+      draw("text", { x: X(end.x) + 6, y: Y(end.y.mean) + 4 }, name));
+    line.forEach((p) => svg.append(dot(p, X, Y, colour, 2.5)));
+  });
+  for (const point of found.filter((p) => !["curve", "set"].includes(p.model.role))) {
+    const colour = colourOf(point.model), [x, y] = [X(point.x), Y(point.y.mean)];
+    if (point.y.low !== null) svg.append(draw("path", { d: `M${x} ${Y(point.y.low)}V${Y(point.y.high)}`, stroke: colour }));
+    svg.append(dot(point, X, Y, colour, 5), draw("text", { x: x + 8, y: y - 6 }, point.model.name));
+  }
+  el("rate-said").textContent = `${metric} at bits per pixel: ` + found.map((p) =>
+    `${p.model.name} ${said(metric, p.y.mean)} at ${p.x.toFixed(4)}`).join("; ") + ".";
+}
+
+function dot(point, X, Y, colour, radius) {
+  const mark = draw("circle", { cx: X(point.x), cy: Y(point.y.mean), r: radius, fill: colour });
+  mark.append(draw("title", {}, `${point.model.name}: ${point.y.mean.toFixed(4)} at ${point.x.toFixed(4)} bits per pixel`));
+  return mark;
+}
+
+/* ---- radar charts ---- */
+
+function fillRadars() {
+  const groups = {};
+  for (const model of rows) if (model.class && model.trained) (groups[model.class] ??= []).push(model);
+  for (const [name, models] of Object.entries(groups)) el("radars").append(radar(name, models));
+  if (!Object.keys(groups).length) el("radars").append(make("p", "No trained tokenizer is among these."));
+}
+
+function radar(name, models) {
+  const keys = ["psnr", "ssim", "ms-ssim", "lpips-alex", "flicker", "detail"].filter((key) => models.every((m) => m.values[key]));
+  const figure = make("figure"), svg = draw("svg", { viewBox: "-160 -130 320 260", role: "img", width: 420 });
+  const at = (i, r) => { const a = (2 * Math.PI * i) / keys.length - Math.PI / 2; return [r * Math.cos(a), r * Math.sin(a)]; };
+  const ring = (r) => "M" + keys.map((_, i) => at(i, r).join(" ")).join("L") + "Z";
+  for (const r of [33, 66, 100]) svg.append(draw("path", { d: ring(r), class: "axis" }));
+  keys.forEach((key, i) => {
+    const [x, y] = at(i, 112);
+    svg.append(draw("text", { x, y: y + 4, "text-anchor": Math.abs(x) < 9 ? "middle" : x > 0 ? "start" : "end" }, key));
+  });
+  for (const model of models) {
+    const shape = keys.map((key, i) => at(i, 100 * share(key, model, models)).join(" ")).join("L");
+    svg.append(draw("path", { d: `M${shape}Z`, fill: colourOf(model), "fill-opacity": 0.12, stroke: colourOf(model), "stroke-width": 2 }));
+  }
+  const text = models.map((m) => `${m.name}: ${keys.map((k) => `${k} ${said(k, m.values[k].mean)}`).join(", ")}`).join("; ");
+  svg.append(draw("title", {}, `${name}. ${text}`));
+  const list = make("figcaption", `${name}: `);
+  models.forEach((m) => { const label = make("span", `● ${m.name} `); label.style.color = colourOf(m); list.append(label); });
+  list.append(make("div", "The outer ring is the best of this class, the inner the worst.", { class: "quiet" }));
+  figure.append(make("h3", name), svg, list);
+  return figure;
+}
+
+function share(key, model, models) {
+  const all = models.map((m) => m.values[key].mean), [a, b] = [Math.min(...all), Math.max(...all)];
+  if (a === b) return 1;
+  const part = (model.values[key].mean - a) / (b - a);
+  return 0.33 + 0.67 * (DATA.metrics[key].better === "lower" ? 1 - part : part);
+}
+
+/* ---- clips, tokens, choices ---- */
+
+const shown = DATA.clips.filter((clip) => clip.slug && DATA.models.some((model) => model.videos.includes(clip.name)));
+const choices = ["original", ...DATA.models.filter((model) => model.videos.length).map((model) => model.name)];
+
+function fillClips() {
+  const model = DATA.models.find((m) => m.name === el("of").value);
+  const scored = Object.entries(model?.clips ?? {}).filter(([, clip]) => "psnr" in clip.values)
+    .sort((a, b) => a[1].values.psnr - b[1].values.psnr);
+  const put = (list, found) => el(list).replaceChildren(...found.map(([name, clip]) => {
+    const item = make("li"), button = make("button", `${name}: ${said("psnr", clip.values.psnr)} dB`);
+    button.addEventListener("click", () => {
+      el("clip").value = name;
+      el("left").value = "original";
+      el("right").value = model.name;
+      choose().then(() => el("stage").focus());
+      el("player").scrollIntoView();
+    });
+    item.append(button);
+    return item;
+  }));
+  put("worst", scored.slice(0, 5));
+  put("best", scored.slice(-5).reverse());
+}
+
+function address(name, clip) {
+  const model = DATA.models.find((m) => m.name === name);
+  if (model && !model.videos.includes(clip.name)) return null;
+  return `media/${model ? model.slug : DATA.original}/${clip.slug}.mp4`;
+}
+
+async function choose() {
+  const clip = shown.find((c) => c.name === el("clip").value), names = [el("left").value, el("right").value];
+  const found = names.map((name) => address(name, clip));
+  if (found.includes(null)) {
+    el("said").textContent = `${names[found.indexOf(null)]} has no video of this clip.`;
+    return;
+  }
+  el("said").textContent = names.map((name) => scoreOf(name, clip)).filter(Boolean).join("; ");
+  await Player.load(clip, found, names);
+  fillHistogram();
+}
+
+function scoreOf(name, clip) {
+  const of = DATA.models.find((m) => m.name === name)?.clips[clip.name];
+  if (!of) return "";
+  const bits = of.bits === null ? "" : `, ${(of.bits / (clip.frames * clip.width * clip.height)).toFixed(4)} bits per pixel`;
+  return `${name}: ${"psnr" in of.values ? `${said("psnr", of.values.psnr)} dB` : "no score"}${bits}`;
+}
+
+const strips = {};
+function showTokens(state) {
+  const model = [el("right").value, el("left").value].map((n) => DATA.models.find((m) => m.name === n))
+    .find((m) => m && m.maps.includes(state.clip.name)), canvas = el("tokens");
+  canvas.hidden = !model;
+  el("tokens-said").textContent = model ? "" : "Neither of the two has a map of ids.";
+  if (!model) return;
+  const file = `media/${model.slug}/${state.clip.slug}.png`, strip = (strips[file] ??= Object.assign(new Image(), { src: file }));
+  const put = () => {
+    const high = strip.naturalHeight, factor = Math.ceil(state.clip.height / high);
+    const wide = Math.ceil(state.clip.width / factor), steps = Math.max(1, Math.round(strip.naturalWidth / wide));
+    const time = model.settings.factors[0], now = Math.min(steps - 1, Math.ceil(state.shown / time));
+    Object.assign(canvas, { width: wide, height: high });
+    canvas.getContext("2d").drawImage(strip, now * wide, 0, wide, high, 0, 0, wide, high);
+    el("tokens-said").textContent = `Ids of ${model.name}, step ${now + 1} of ${steps}, ${wide} by ${high}; a colour is an id.`;
+  };
+  if (strip.complete && strip.naturalWidth) put(); else strip.onload = put;
+}
+
+function fillHistogram() {
+  const model = [el("right").value, el("left").value].map((n) => DATA.models.find((m) => m.name === n)).find((m) => m && m.counts);
+  const svg = el("histogram");
+  svg.replaceChildren();
+  el("histogram-said").textContent = "";
+  if (!model) return;
+  const most = Math.max(...model.counts), total = model.counts.reduce((a, b) => a + b, 0);
+  svg.setAttribute("viewBox", "0 0 320 120");
+  svg.setAttribute("aria-label", `Histogram of the codebook of ${model.name}`);
+  model.counts.forEach((n, i) => svg.append(draw("rect",
+    { x: i * 5, y: 118 - (110 * n) / most, width: 4, height: Math.max(0.5, (110 * n) / most), fill: colourOf(model) })));
+  const used = model.values.utilization, spread = model.values.perplexity;
+  el("histogram-said").textContent = `${total.toLocaleString("en")} ids of ${model.name} over its codebook of ` +
+    `${model.settings.vocabulary.toLocaleString("en")}` + (used ? `; ${(100 * used.mean).toFixed(1)} % used, perplexity ${said("perplexity", spread.mean)}` : "");
+}
+
+function options(id, names, chosen) {
+  el(id).replaceChildren(...names.map((name) => make("option", name, { value: name })));
+  if (chosen !== undefined) el(id).value = chosen;
+}
+
+function begin() {
+  const { name, version, data } = DATA.protocol;
+  el("title").textContent = DATA.title;
+  el("protocol").textContent = `Protocol ${name}, version ${version}: ${data}. ${DATA.made}`;
+  el("machine").textContent = Object.entries(DATA.machine).map(([key, value]) => `${key} ${value}`).join(", ");
+  el("notes").replaceChildren(...DATA.notes.map((note) => make("li", note)),
+    ...DATA.models.flatMap((m) => Object.entries(m.broken).map(([clip, why]) => make("li", `${clip} is broken for ${m.name}: ${why}`))));
+  fillTable();
+  fillPaired();
+  fillPublished();
+  const metrics = ["psnr-uint8", "psnr", "lpips-alex", "ssim", "ms-ssim"].filter((key) => points(key).length);
+  options("metric", metrics);
+  el("metric").addEventListener("change", fillRate);
+  if (metrics.length) fillRate();
+  fillRadars();
+  options("of", rows.filter((model) => Object.values(model.clips).some((clip) => "psnr" in clip.values)).map((model) => model.name));
+  el("of").addEventListener("change", fillClips);
+  fillClips();
+  el("player").hidden = !shown.length;
+  if (!shown.length) return;
+  options("clip", shown.map((clip) => clip.name));
+  options("left", choices, "original");
+  options("right", choices, choices[1]);
+  ["clip", "left", "right"].forEach((id) => el(id).addEventListener("change", choose));
+  Player.state.choose = (i) => { if (choices[i]) { el("right").value = choices[i]; choose(); } };
+  Player.state.listeners.push(showTokens);
+  choose();
+}
+
+begin();

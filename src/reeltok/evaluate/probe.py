@@ -1,0 +1,166 @@
+"""A linear probe: how much of what a clip shows can be read off its tokens.
+
+Each clip becomes one vector (means and deviations of what the decoder is given, over the token
+grid); a linear classifier is trained on most clips and asked about the others, fold by fold.
+"""
+
+import csv
+import random
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from reeltok.evaluate.clips import Clip
+from reeltok.evaluate.datasets import FILE_COLUMNS
+from reeltok.evaluate.scores import Estimate, estimate
+from reeltok.tokenizer import Tokenizer
+
+FOLDS = 5
+DECAY = 1e-2  # on the weights: there are often more numbers than clips
+STEPS = 200  # of L-BFGS, at most
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """What a probe found; `chance` is the share of the most frequent label."""
+
+    accuracy: Estimate
+    chance: float
+    labels: dict[str, int]  # clips of each
+    width: int  # numbers that stand for a clip
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
+def read_labels(where: str, data: str | Path) -> dict[str, str]:
+    """Labels by file name, from "list.csv:column"; the list may lie in the folder of the data.
+
+    Raises FileNotFoundError, or ValueError where the column is not there.
+    """
+    name, colon, column = where.rpartition(":")
+    if not colon or not name:
+        raise ValueError(f"--labels {where} names no column: write it as manifest.csv:column")
+    places = [Path(name), Path(data) / name]
+    path = next((path for path in places if path.is_file()), None)
+    if path is None:
+        raise FileNotFoundError(f"there is no list of labels at {places[0]} or {places[1]}")
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        found = tuple(reader.fieldnames or ())
+        key = next((name for name in FILE_COLUMNS if name in found), None)
+        if column not in found or key is None:
+            raise ValueError(
+                f"{path} has the columns {', '.join(found)}: {column!r} and a column of files "
+                f"({', '.join(FILE_COLUMNS)}) are needed"
+            )
+        return {row[key]: row[column] for row in reader if row[column]}
+
+
+@torch.no_grad()
+def describe_clip(tokenizer: Tokenizer, clip: Clip) -> Float[Tensor, " n"]:
+    """Mean and deviation over the token grid of each of the decoder's input channels."""
+    tokens = tokenizer.encode(clip.video.tensor(device=tokenizer.device))
+    z = tokens.latents
+    if z is None:
+        assert tokens.ids is not None
+        z = tokenizer.lookup(tokens.ids)
+    flat = z[0].flatten(1).float().cpu()
+    return torch.cat([flat.mean(dim=1), flat.std(dim=1, correction=0)])
+
+
+def gather(
+    tokenizer: Tokenizer, clips: Iterable[Clip], labels: Mapping[str, str]
+) -> tuple[Float[Tensor, "b n"], list[str], dict[str, str]]:
+    """Vectors and labels of the clips that have one, and why others are left out."""
+    rows, names, left_out = [], [], dict[str, str]()
+    for clip in clips:
+        file = clip.name.rpartition("#")[0] or clip.name
+        label = labels.get(file) or labels.get(Path(file).name)
+        if label is None:
+            left_out[clip.name] = "it has no label"
+            continue
+        rows.append(describe_clip(tokenizer, clip))
+        names.append(label)
+    if not rows:
+        raise ValueError("no clip has a label: the list should name the files as the folder does")
+    return torch.stack(rows), names, left_out
+
+
+def run_probe(
+    x: Float[Tensor, "b n"], labels: Sequence[str], *, folds: int = FOLDS, seed: int = 0
+) -> Probe:
+    """Accuracy over all clips, each asked of a classifier that has not seen it.
+
+    Labels with fewer clips than folds are left out. ValueError where fewer than two labels remain.
+    """
+    counts = Counter(labels)
+    kept = sorted(name for name, count in counts.items() if count >= folds)
+    if len(kept) < 2:
+        raise ValueError(
+            f"a probe needs two labels of {folds} clips or more each, found "
+            f"{', '.join(f'{name} ({count})' for name, count in counts.most_common(5))}"
+        )
+    chosen = [i for i, name in enumerate(labels) if name in kept]
+    x, y = x[chosen], torch.tensor([kept.index(labels[i]) for i in chosen])
+    fold = share_out(y.tolist(), folds, seed)
+    right = torch.zeros(len(y))
+    for number in range(folds):
+        held = fold == number
+        weights = fit(x[~held], y[~held], len(kept))
+        right[held] = (weights(x[held]).argmax(dim=1) == y[held]).float()
+    few = {name: f"only {n} clips" for name, n in counts.items() if n < folds}
+    used = {name: counts[name] for name in kept}
+    return Probe(
+        accuracy=estimate(right.tolist(), [1] * len(right)),
+        chance=max(used.values()) / sum(used.values()),
+        labels=used,
+        width=x.shape[1],
+        left_out=few,
+    )
+
+
+def share_out(y: Sequence[int], folds: int, seed: int) -> Tensor:
+    """The fold of every clip: each label is spread over all of them."""
+    draw, fold = random.Random(seed), torch.zeros(len(y), dtype=torch.long)
+    for label in sorted(set(y)):
+        places = [i for i, other in enumerate(y) if other == label]
+        draw.shuffle(places)
+        for turn, place in enumerate(places):
+            fold[place] = turn % folds
+    return fold
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """A linear classifier of vectors that are first made to have mean 0 and deviation 1."""
+
+    mean: Float[Tensor, " n"]
+    std: Float[Tensor, " n"]
+    weights: Float[Tensor, "n k"]
+    bias: Float[Tensor, " k"]
+
+    def __call__(self, x: Float[Tensor, "b n"]) -> Float[Tensor, "b k"]:
+        return (x - self.mean) / self.std @ self.weights + self.bias
+
+
+def fit(x: Float[Tensor, "b n"], y: Tensor, classes: int) -> Linear:
+    """Logistic regression with weight decay, to convergence."""
+    mean, std = x.mean(dim=0), x.std(dim=0, correction=0).clamp(min=1e-6)
+    weights = torch.zeros(x.shape[1], classes, requires_grad=True)
+    bias = torch.zeros(classes, requires_grad=True)
+    held = Linear(mean, std, weights, bias)
+    descent = torch.optim.LBFGS([weights, bias], max_iter=STEPS, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        descent.zero_grad()
+        value = F.cross_entropy(held(x), y) + DECAY * weights.square().sum() / 2
+        value.backward()
+        return value
+
+    descent.step(loss)
+    return Linear(mean, std, weights.detach(), bias.detach())

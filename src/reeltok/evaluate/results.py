@@ -1,0 +1,343 @@
+"""The record of an evaluation, as JSON: everything that decides what its numbers mean.
+
+Tables are made of results under one protocol and of the same clips; for any others the error says
+which fields differ.
+"""
+
+import os
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from reeltok import __version__
+from reeltok.evaluate.protocols import Protocol
+from reeltok.evaluate.scores import ClipScore, Estimate, Scores
+
+Kind = Literal["tokenizer", "peer", "codec", "resize"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """How a metric is defined and printed."""
+
+    definition: str
+    better: Literal["higher", "lower", ""]
+    digits: int
+    unit: str = ""
+
+
+METRICS: dict[str, Metric] = {
+    "psnr": Metric(
+        definition="per frame on values in [0, 1] after clamping, 10 log10(1 / (mse + 1e-8)), "
+        "mean over frames, then over clips weighted by frames",
+        better="higher",
+        digits=2,
+        unit="dB",
+    ),
+    "psnr-uint8": Metric(
+        definition="psnr after both videos are rounded to uint8",
+        better="higher",
+        digits=2,
+        unit="dB",
+    ),
+    "ssim": Metric(
+        definition="Gaussian window 11, sigma 1.5, k1 .01, k2 .03, per channel, valid padding, "
+        "data range 1; first average-pooled by max(1, round(short side / 256))",
+        better="higher",
+        digits=4,
+    ),
+    "ssim-uniform7": Metric(
+        definition="uniform window 7, unbiased variances, per channel, valid padding, of uint8",
+        better="higher",
+        digits=4,
+    ),
+    "ms-ssim": Metric(
+        definition="five scales (.0448 .2856 .3001 .2363 .1333), Gaussian window 11, sigma 1.5; "
+        "not given where the short side is 160 pixels or less",
+        better="higher",
+        digits=4,
+    ),
+    "lpips": Metric(
+        definition="v0.1, linear heads on the named backbone, per frame, inputs in [-1, 1]",
+        better="lower",
+        digits=4,
+    ),
+    "detail": Metric(
+        definition="psnr over the tenth of each original frame's pixels with the largest Sobel "
+        "magnitude of luma (Rec. 709)",
+        better="higher",
+        digits=2,
+        unit="dB",
+    ),
+    "flicker": Metric(
+        definition="mean absolute error of frame differences, x 255",
+        better="lower",
+        digits=3,
+    ),
+    "appearance": Metric(
+        definition="Fréchet distance of AlexNet relu5 means and of their changes to the next "
+        "frame (512 numbers per pair of frames); a proxy, not FVD; n is the number of clips",
+        better="lower",
+        digits=2,
+    ),
+    "fvd": Metric(
+        definition="Fréchet distance of the named network's features (unbiased covariances, "
+        "float64), bytes resized bilinearly to 224; n is the number of clips",
+        better="lower",
+        digits=1,
+    ),
+    "bits_per_pixel": Metric(
+        definition="bits of the tokens and of stored references over the original t x h x w",
+        better="lower",
+        digits=4,
+    ),
+    "encode_fps": Metric(
+        definition="frames per second of encoding", better="higher", digits=1, unit="fps"
+    ),
+    "decode_fps": Metric(
+        definition="frames per second of decoding", better="higher", digits=1, unit="fps"
+    ),
+    "utilization": Metric(
+        definition="share of the codebook that occurs at least once over the set",
+        better="higher",
+        digits=4,
+    ),
+    "perplexity": Metric(
+        definition="exp of the entropy of the ids over the set", better="higher", digits=1
+    ),
+}
+
+
+def describe(key: str) -> Metric:
+    """The metric behind a column such as "lpips-alex-text" or "fvd-i3d-1a2b3c4d-n22"."""
+    if key in METRICS:
+        return METRICS[key]
+    if (family := key.partition("-")[0]) in METRICS:
+        return METRICS[family]
+    return Metric(definition="", better="", digits=4)
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class Result:
+    """One model judged under one protocol."""
+
+    model: str
+    kind: Kind
+    weights: str | None  # sha256; None where there are none (codecs), or where they are random
+    protocol: Protocol
+    causal: bool = True  # which of the protocol's clip lengths
+    summary: dict[str, Estimate]
+    clips: list[dict[str, Any]]  # ClipScore.record()
+    broken: dict[str, str] = field(default_factory=dict)  # clip -> why it could not be judged
+    left_out: dict[str, str] = field(default_factory=dict)  # clip -> which rule it does not meet
+    filled: int = 0  # clips whose last frame was repeated
+    missing: dict[str, str] = field(default_factory=dict)  # metric -> why it is not given
+    extra: dict[str, float] = field(default_factory=dict)  # utilization, parameters, MACs, memory
+    settings: dict[str, Any] = field(default_factory=dict)  # of the model: dtype, tiles, crf, ...
+    definitions: dict[str, str] = field(default_factory=dict)
+    machine: dict[str, str] = field(default_factory=dict)
+    made: str = ""  # UTC, ISO 8601
+
+    @classmethod
+    def of(
+        cls,
+        scores: Scores,
+        *,
+        model: str,
+        kind: Kind,
+        protocol: Protocol,
+        weights: str | None = None,
+        **more: Any,
+    ) -> "Result":
+        """The result that gathered scores make, with definitions, machine and time filled in."""
+        summary = scores.summary()
+        columns = (*summary, *more.get("extra", {}))
+        return cls(
+            model=model,
+            kind=kind,
+            weights=weights,
+            protocol=protocol,
+            summary=summary,
+            clips=[clip.record() for clip in scores.clips.values()],
+            broken=dict(scores.broken),
+            missing=dict(scores.missing),
+            definitions={key: text for key in columns if (text := describe(key).definition)},
+            machine=describe_machine(),
+            made=datetime.now(UTC).isoformat(timespec="seconds"),
+            **more,
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write it as JSON; nothing half-written is left behind."""
+        path = Path(path)
+        part = path.with_suffix(".part")
+        part.write_bytes(_JSON.dump_json(self, indent=1))
+        part.replace(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Result":
+        """Read what `save` wrote; ValueError where the file is something else."""
+        try:
+            return _JSON.validate_json(Path(path).read_bytes())
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the file"
+            raise ValueError(
+                f"{path} is not a result of reeltok: {where}: {first['msg']}"
+            ) from error
+
+    def scores(self) -> Scores:
+        """Its clips, to be paired with another result's (`scores.difference`)."""
+        held = Scores(self.missing)
+        for clip in self.clips:
+            held.add(ClipScore(**clip))
+        return held
+
+
+_JSON = TypeAdapter(Result)
+
+
+def describe_machine() -> dict[str, str]:
+    """What a speed was measured on; no names of people or hosts."""
+    name = platform.processor()
+    if (info := Path("/proc/cpuinfo")).is_file():
+        lines = (line.partition(":") for line in info.read_text().splitlines())
+        name = next((value.strip() for key, _, value in lines if "model name" in key), name)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return {
+        "cpu": name or platform.machine(),
+        "cores": str(cores),
+        "threads": str(torch.get_num_threads()),
+        "gpu": gpu,
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "reeltok": __version__,
+    }
+
+
+# ---------------------------------------------------------------- tables
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One model of a table; a metric that is not given has its reason in `missing`."""
+
+    model: str
+    kind: Kind
+    values: dict[str, Estimate]
+    missing: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Results side by side, under one protocol and over the same clips."""
+
+    protocol: Protocol
+    clips: int
+    columns: list[str]
+    rows: list[Row]
+    notes: list[str]
+
+    def text(self) -> str:
+        """A Markdown table with intervals; "no weights" where a network was not found."""
+        head = ["model", *self.columns]
+        lines = [" | ".join(head), " | ".join("---" for _ in head)]
+        lines += [
+            " | ".join([row.model, *(_cell(row, column) for column in self.columns)])
+            for row in self.rows
+        ]
+        title = f"{self.protocol.name} (version {self.protocol.version}), {self.clips} clips"
+        return "\n".join([title, "", *(f"| {line} |" for line in lines), "", *self.notes]).rstrip()
+
+
+def _cell(row: Row, column: str) -> str:
+    if column in row.values:
+        value, digits = row.values[column], describe(column).digits
+        if value.low is None or value.high is None:
+            return f"{value.mean:.{digits}f}"
+        return f"{value.mean:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
+    return "no weights" if column in row.missing else "-"
+
+
+def tabulate(results: Sequence[Result], columns: Iterable[str] | None = None) -> Table:
+    """Put results side by side.
+
+    Means are taken over the clips that all of them scored; where that leaves some out, a note
+    says so and distances between sets are dropped. Raises ValueError, naming the fields, where
+    protocols or originals differ.
+    """
+    if not results:
+        raise ValueError("a table needs at least one result")
+    for other in results[1:]:
+        check_comparable(results[0], other)
+    names = [{clip["name"] for clip in result.clips} for result in results]
+    common = set.intersection(*names)
+    if not common:
+        raise ValueError("no clip was scored by all of these models: there is nothing to compare")
+    whole = all(len(common) == len(found) for found in names)
+    rows = [
+        Row(
+            model=result.model,
+            kind=result.kind,
+            values=(result.summary if whole else _over(result, common)) | _plain(result.extra),
+            missing=result.missing,
+        )
+        for result in results
+    ]
+    present = [key for row in rows for key in (*row.values, *row.missing)]
+    notes = [f"{key}: {why}" for key, why in _first_reasons(results).items()]
+    if not whole:
+        notes.append(f"Means are over the {len(common)} clips that every model has a score for.")
+    wanted = list(columns) if columns is not None else list(dict.fromkeys(present))
+    return Table(
+        protocol=results[0].protocol, clips=len(common), columns=wanted, rows=rows, notes=notes
+    )
+
+
+def check_comparable(first: Result, second: Result) -> None:
+    """Raise ValueError, naming what differs, unless two results were made in the same way."""
+    pairs = _flat(first), _flat(second)
+    differ = [key for key in pairs[0] if pairs[0][key] != pairs[1][key]]
+    theirs = {clip["name"]: clip["sha256"] for clip in second.clips}
+    moved = [c["name"] for c in first.clips if theirs.get(c["name"], c["sha256"]) != c["sha256"]]
+    parts = [f"{key} ({pairs[0][key]!r} and {pairs[1][key]!r})" for key in differ]
+    if moved and not differ:
+        parts.append(f"the originals of {len(moved)} clips, such as {moved[0]}")
+    if parts:
+        raise ValueError(
+            f"{first.model} and {second.model} do not compare, they differ in {', '.join(parts)}: "
+            f"judge both under one protocol"
+        )
+
+
+def _flat(result: Result) -> dict[str, Any]:
+    record = asdict(result.protocol) | {"causal": result.causal}
+    return {key: value for key, value in record.items() if key != "data"}
+
+
+def _over(result: Result, names: set[str]) -> dict[str, Estimate]:
+    held = Scores()
+    for clip in result.clips:
+        if clip["name"] in names:
+            held.add(ClipScore(**clip))
+    return held.summary()
+
+
+def _plain(extra: Mapping[str, float]) -> dict[str, Estimate]:
+    return {key: Estimate(mean=value, clips=0) for key, value in extra.items()}
+
+
+def _first_reasons(results: Sequence[Result]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for result in results:
+        found |= {key: why for key, why in result.missing.items() if key not in found}
+    return found

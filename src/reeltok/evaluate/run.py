@@ -1,0 +1,330 @@
+"""Judge one subject over a data set: `evaluate` gives the `Result`.
+
+Every finished clip is kept in a folder of its own, so that an interrupted run goes on where it
+stopped; under torchrun each process takes its share of the videos. What breaks is counted.
+"""
+
+import hashlib
+import json
+import resource
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import reeltok
+from reeltok.evaluate.clips import Clip, Clips, clips
+from reeltok.evaluate.protocols import DEFAULT, Protocol, find_protocol
+from reeltok.evaluate.results import Result
+from reeltok.evaluate.scores import ClipScore, Judge, Scores, open_judge
+from reeltok.evaluate.subjects import Subject, Trial, read_back
+from reeltok.quantizers import Usage
+
+MAX_BROKEN = 5  # clips
+RANDOM = "no weights: it runs with random ones, for speed and memory only"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watched:
+    """How far a run is: told after every clip."""
+
+    subject: str
+    clip: str
+    frames: int
+    done: int  # videos
+    total: int  # videos of this process
+    again: bool = False  # found from an earlier run
+
+
+Tell = Callable[[Watched], None]
+Keep = Callable[[Clip, Trial], None]
+
+
+class Shelf:
+    """Finished clips of one subject under one protocol, a file each; nowhere without a folder.
+
+    The key holds what decides a score: weights, settings, protocol, judges, this code.
+    """
+
+    def __init__(self, folder: Path | None, subject: Subject, plan: Protocol, judge: Judge) -> None:
+        made_of = {
+            **describe(subject),
+            "protocol": asdict(plan),
+            "judges": [*judge.metrics, *sorted(judge.missing), *sorted(judge.extractors)],
+            "code": code_hash(),
+        }
+        text = json.dumps(made_of, sort_keys=True, default=str)
+        self.folder = None if folder is None else folder / digest(text)
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+
+    def path(self, clip: Clip) -> Path | None:
+        """Where the score of a clip is kept."""
+        name = digest(f"{clip.name} {clip.sha256}")
+        return None if self.folder is None else self.folder / f"{name}.safetensors"
+
+    def find(self, clip: Clip) -> tuple[ClipScore, Tensor | None] | None:
+        """The score and the ids that an earlier run kept; None where it did not get there."""
+        path = self.path(clip)
+        if path is None or not path.exists():
+            return None
+        beside = path.with_suffix(".ids")
+        return ClipScore.load(path), load_file(beside)["ids"] if beside.exists() else None
+
+    def keep(self, clip: Clip, score: ClipScore, ids: Tensor | None) -> None:
+        """Keep a score; the ids first, so that a score never lacks them."""
+        path = self.path(clip)
+        if path is not None:
+            if ids is not None:
+                save_file({"ids": ids.to(torch.int32).contiguous()}, path.with_suffix(".ids"))
+            score.save(path)
+
+    def facts(self, found: Mapping[str, float] | None = None) -> dict[str, float]:
+        """What was measured once for all clips; kept where it is given, else as kept before."""
+        path = None if self.folder is None else self.folder / "facts.json"
+        if found is not None and path is not None:
+            path.write_text(json.dumps(found))
+        if found is None and path is not None and path.exists():
+            return json.loads(path.read_text())
+        return dict(found or {})
+
+
+def evaluate(
+    subject: Subject,
+    data: str | Path,
+    *,
+    protocol: str | Protocol = DEFAULT,
+    root: str | Path | None = None,
+    judge: Judge | None = None,
+    device: torch.device | str = "cpu",
+    work: Path | None = None,
+    max_broken: int = MAX_BROKEN,
+    tell: Tell | None = None,
+    keep: Keep | None = None,
+    kept: Callable[[Clip], bool] = lambda clip: True,
+) -> Result:
+    """Judge a subject on the clips that a protocol makes of a data set.
+
+    `work` holds finished clips for the next run. `keep` is given every clip with what came of it,
+    and `kept` says whether it already was. Raises ValueError where no clip fits the protocol, more
+    than `max_broken` clips break, or the protocol is for generators only.
+    """
+    plan = find_protocol(protocol) if isinstance(protocol, str) else protocol
+    if plan.given or plan.judged:
+        raise ValueError(f"{plan.name} judges generators: give a protocol of reconstruction")
+    judge = judge or open_judge(plan.metrics, frames=plan.fvd_frames, device=device)
+    if not subject.trained:
+        judge = Judge(metrics=(), missing=dict.fromkeys(plan.metrics, RANDOM))
+    found = clips(plan, data, root=root, causal=subject.causal, shard=place())
+    run = Run(subject, plan, judge, Shelf(work, subject, plan, judge), found)
+    for clip in found:
+        try:
+            again = run.take(clip, keep, kept)
+        except ValueError as error:
+            found.broken[clip.name] = str(error)
+            again = False
+        check_broken(found.broken, max_broken, subject.name)
+        if tell is not None:
+            tell(run.watched(clip, again))
+    return run.result(max_broken)
+
+
+class Run:
+    """A run on its way: what was scored, counted and measured so far, on this process."""
+
+    def __init__(
+        self, subject: Subject, plan: Protocol, judge: Judge, shelf: Shelf, found: Clips
+    ) -> None:
+        self.subject, self.plan, self.judge = subject, plan, judge
+        self.shelf, self.found = shelf, found
+        self.scores = Scores(judge.missing)
+        self.usage = None if subject.vocabulary is None else Usage(subject.vocabulary)
+        self.facts: dict[str, float] | None = None
+        self.videos: set[str] = set()
+
+    def take(self, clip: Clip, keep: Keep | None, kept: Callable[[Clip], bool]) -> bool:
+        """Score a clip, or find its score; whether it was found."""
+        self.videos.add(clip.name.rpartition("#")[0] or clip.name)
+        held = self.shelf.find(clip)
+        again = held is not None and (keep is None or kept(clip))
+        if held is None or not again:
+            trial, score = self.judged(clip)
+            if keep is not None:
+                keep(clip, trial)
+            self.shelf.keep(clip, score, trial.ids)
+            held = score, trial.ids
+        score, ids = held
+        self.scores.add(score)
+        if self.usage is not None and ids is not None and ids.numel():
+            self.usage.update(ids.long())
+        return again
+
+    def judged(self, clip: Clip) -> tuple[Trial, ClipScore]:
+        """What came of a clip, and its score. ValueError names the subject that is at fault."""
+        if self.facts is None:
+            self.facts = self.subject.facts(clip)
+            start_memory()
+            if torch.cuda.is_available():
+                self.subject.reconstruct(clip)  # the first pass chooses kernels: it is not timed
+        trial = self.subject.reconstruct(clip)
+        self.facts["peak_memory_bytes"] = max(peak_memory(), self.facts.get("peak_memory_bytes", 0))
+        device = judge_device(self.judge)
+        x = clip.video.tensor(device=device)
+        y = read_back(trial.x, clip.video.fps) if self.plan.readback == "mp4" else trial.x
+        score = self.judge.score(
+            f"{self.subject.name}, {clip.name}",
+            x,
+            y.to(device),
+            boxes=clip.boxes,
+            sha256=clip.sha256,
+            bits=trial.bits,
+            seconds=trial.seconds,
+            notes=[f"its last frame was repeated {clip.filled} times"] if clip.filled else [],
+        )
+        return trial, named(score, clip.name)
+
+    def watched(self, clip: Clip, again: bool) -> Watched:
+        """How far this is."""
+        seen = self.videos | self.found.broken.keys() | self.found.left_out.keys()
+        return Watched(
+            subject=self.subject.name,
+            clip=clip.name,
+            frames=len(clip.video),
+            done=len(seen),
+            total=len(self.found.items),
+            again=again,
+        )
+
+    def result(self, max_broken: int) -> Result:
+        """The record of all processes together."""
+        mine = self.scores, self.found.broken, self.found.left_out, self.found.filled
+        scores, filled = Scores(self.judge.missing), 0
+        broken, left_out = dict[str, str](), dict[str, str]()
+        for theirs in gathered(mine):
+            scores.merge(theirs[0])
+            broken |= theirs[1]
+            left_out |= theirs[2]
+            filled += theirs[3]
+        scores.broken = dict(broken)
+        check_broken(broken, max_broken, self.subject.name)
+        if not scores.clips:
+            why = next(iter([*broken.values(), *left_out.values()]), "there are none")
+            raise ValueError(
+                f"no clip could be judged under {self.plan.name} ({why}): give other data or "
+                "another --protocol"
+            )
+        scores.clips = dict(sorted(scores.clips.items()))
+        return Result.of(
+            scores,
+            model=self.subject.name,
+            kind=self.subject.kind,
+            weights=self.subject.weights,
+            protocol=self.plan,
+            causal=self.subject.causal,
+            left_out=left_out,
+            filled=filled,
+            extra=self.extra(),
+            settings=dict(self.subject.settings) | {"trained": self.subject.trained},
+        )
+
+    def extra(self) -> dict[str, float]:
+        """Parameters, MACs, memory, and how much of the codebook was used over the set."""
+        found = self.shelf.facts(self.facts)
+        if self.usage is not None:
+            whole = self.usage.over_ranks()
+            if whole.counts.sum():
+                found |= {"utilization": whole.utilization, "perplexity": whole.perplexity}
+        return found
+
+
+# ---------------------------------------------------------------- small pieces
+
+
+def describe(subject: Subject) -> dict[str, Any]:
+    """What decides a subject's reconstructions."""
+    return {
+        "name": subject.name,
+        "kind": subject.kind,
+        "weights": subject.weights,
+        "trained": subject.trained,
+        "settings": dict(subject.settings),
+    }
+
+
+def digest(text: str) -> str:
+    """A short name that stands for a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+@cache
+def code_hash() -> str:
+    """The hash of this package's sources: other code may give other scores."""
+    folder, found = Path(reeltok.__file__).parent, hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        if path.parent.name != "commands":
+            found.update(path.read_bytes())
+    return found.hexdigest()
+
+
+def named(score: ClipScore, name: str) -> ClipScore:
+    """The score under the clip's own name."""
+    return ClipScore(**score.record() | {"name": name}, features=score.features)
+
+
+def check_broken(broken: Mapping[str, str], most: int, subject: str) -> None:
+    """ValueError where more clips broke than are allowed."""
+    if len(broken) > most:
+        name, why = next(iter(broken.items()))
+        raise ValueError(
+            f"{len(broken)} clips could not be judged with {subject}, more than --max-broken "
+            f"{most}; the first, {name}: {why}"
+        )
+
+
+def place() -> tuple[int, int]:
+    """(rank, processes) under torchrun."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def gathered(mine: Any) -> list[Any]:
+    """What every process holds, the same on each."""
+    if not dist.is_initialized():
+        return [mine]
+    held: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(held, mine)
+    return held
+
+
+def judge_device(judge: Judge) -> torch.device:
+    """Where the judging networks lie."""
+    for net in judge.lpips:
+        return next(net.parameters()).device
+    return torch.device("cpu")
+
+
+def start_memory() -> None:
+    """Forget earlier peaks, where the system can."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    clear = Path("/proc/self/clear_refs")
+    if clear.exists():
+        clear.write_text("5")  # proc(5): resets the peak of resident memory
+
+
+def peak_memory() -> int:
+    """Bytes at most since `start_memory`: of the GPU where there is one, else of the process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024

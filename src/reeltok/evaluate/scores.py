@@ -1,0 +1,337 @@
+"""From metrics to results: what one clip scored, and what a set of clips says, with intervals.
+
+A `Judge` turns a clip and its reconstruction into a `ClipScore`; `Scores` gathers those, so that
+memory grows by a few numbers per clip and never with its pixels. Means over a set are weighted by
+frames, intervals are bootstrapped over clips, and two models are compared on the same clips.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from reeltok.evaluate import metrics
+from reeltok.evaluate.metrics import Box, FeatureMoments, Videos
+from reeltok.evaluate.networks import Extractor, load_i3d, load_styleganv
+from reeltok.perceptual import LPIPS, PLANS, Network
+
+# Measured at once, whatever the clip: on a CPU so little that it stays in the caches.
+CPU_PIXELS, GPU_PIXELS = 4 * 256 * 256, 64 * 256 * 256
+RESAMPLES = 2000  # of the bootstrap
+LEVEL = 0.95  # of its intervals
+
+FRAME_METRICS = {
+    "psnr": metrics.psnr,
+    "psnr-uint8": metrics.psnr_bytes,
+    "ssim": metrics.ssim,
+    "ssim-uniform7": metrics.ssim_uniform,
+    "ms-ssim": metrics.ms_ssim,
+    "detail": metrics.detail,
+    "flicker": metrics.flicker,
+}
+DEFAULT_METRICS = (
+    *("psnr", "psnr-uint8", "ssim", "ms-ssim", "lpips-alex", "detail", "flicker"),
+    *("appearance", "fvd-i3d"),
+)
+EXTRACTORS = {"i3d": load_i3d, "styleganv": load_styleganv}
+Pair = tuple[Tensor, Tensor]
+
+
+# ---------------------------------------------------------------- one clip
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ClipScore:
+    """What one clip scored: its mean over frames for each metric, and what it cost."""
+
+    name: str
+    sha256: str | None  # of the original's pixels
+    frames: int
+    pixels: int  # t x h x w of the original
+    values: dict[str, float]
+    psnr: list[float]  # per frame: drift shows here
+    bits: int | None = None  # of the tokens, or of a codec's packets
+    seconds: dict[str, float] = field(default_factory=dict)  # "encode", "decode"
+    notes: list[str] = field(default_factory=list)  # such as a clip filled up to the protocol
+    features: dict[str, Pair] = field(default_factory=dict, repr=False)
+
+    def record(self) -> dict[str, Any]:
+        """The score as plain values, without features."""
+        return {key: value for key, value in vars(self).items() if key != "features"}
+
+    def save(self, path: Path) -> None:
+        """Write the score with its features, so that an interrupted run need not repeat it."""
+        sides = [(f"{k}/{i}", v) for k, pair in self.features.items() for i, v in enumerate(pair)]
+        part = path.with_suffix(".part")
+        tensors = {key: value.contiguous() for key, value in sides}
+        save_file(tensors, part, metadata={"score": json.dumps(self.record())})
+        part.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> "ClipScore":
+        """Read what `save` wrote."""
+        with safe_open(path, "pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            record = json.loads(file.metadata()["score"])
+        names = sorted({key.rpartition("/")[0] for key in tensors})
+        return cls(**record, features={k: (tensors[f"{k}/0"], tensors[f"{k}/1"]) for k in names})
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Judge:
+    """The networks that judge; `missing` says in a sentence why a metric is not among them."""
+
+    metrics: Sequence[str] = DEFAULT_METRICS  # of which those without weights are `missing`
+    lpips: Sequence[LPIPS] = ()
+    extractors: Mapping[str, Extractor] = field(default_factory=dict)
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+    @torch.no_grad()
+    def score(
+        self,
+        name: str,
+        x: Videos,
+        y: Videos,
+        *,
+        boxes: Iterable[Box] = (),
+        sha256: str | None = None,
+        bits: int | None = None,
+        seconds: Mapping[str, float] | None = None,
+        notes: Iterable[str] = (),
+    ) -> ClipScore:
+        """Measure one clip (a batch of one, in [-1, 1]): the original, then its reconstruction.
+
+        Raises ValueError naming the clip where shapes differ or the reconstruction is not finite.
+        """
+        try:
+            metrics.check(x, y)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+        rows, features = self._measure(x, y)
+        for key, extractor in self.extractors.items():
+            features[f"fvd-{key}-{extractor.name}"] = (extractor(x).cpu(), extractor(y).cpu())
+        return ClipScore(
+            name=name,
+            sha256=sha256,
+            frames=x.shape[2],
+            pixels=x[:, 0].numel(),
+            values={k: v.mean().item() for k, v in rows.items()} | self._boxes(x, y, boxes),
+            psnr=rows["psnr"].tolist() if "psnr" in rows else [],
+            bits=bits,
+            seconds=dict(seconds or {}),
+            notes=list(notes),
+            features=features,
+        )
+
+    def _measure(self, x: Videos, y: Videos) -> tuple[dict[str, Tensor], dict[str, Pair]]:
+        """One value per frame of each metric, and the features of the appearance distance."""
+        rows: dict[str, list[Tensor | None]] = {}
+        last: list[Pair] = []
+        held = CPU_PIXELS if x.device.type == "cpu" else GPU_PIXELS
+        step = max(1, held // x[0, 0, 0].numel())
+        for start in range(0, x.shape[2], step):
+            a, b = (v[:, :, start : start + step] for v in (x, y))
+            before = [v[:, :, max(0, start - 1) : start + step] for v in (x, y)]
+            for key, metric in FRAME_METRICS.items():
+                if key in self.metrics and key not in ("ssim", "ms-ssim"):
+                    seen = before if key == "flicker" else (a, b)  # it looks one frame back
+                    rows.setdefault(key, []).append(metric(*seen))
+            for key, row in self._structure(a, b).items():
+                rows.setdefault(key, []).append(row)
+            for net in self.lpips:
+                maps = [net.backbone(v[0].transpose(0, 1).float().clamp(-1, 1)) for v in (a, b)]
+                rows.setdefault(f"lpips-{net.net}", []).append(net.compare(maps[0], maps[1]))
+                last += [(maps[0][-1], maps[1][-1])] if net.net == "alex" else []
+        joined = {key: _join(parts) for key, parts in rows.items()}
+        given = {key: row for key, row in joined.items() if row is not None and len(row)}
+        wanted = "appearance" in self.metrics and x.shape[2] > 1
+        return given, _appearance(last) if wanted else {}
+
+    def _structure(self, a: Videos, b: Videos) -> dict[str, Tensor | None]:
+        wanted = [key for key in ("ssim", "ms-ssim") if key in self.metrics]
+        if len(wanted) == 2:  # together they take little longer than one
+            return dict(zip(wanted, metrics.ssim_and_ms_ssim(a, b), strict=True))
+        return {key: FRAME_METRICS[key](a, b) for key in wanted}
+
+    def _boxes(self, x: Videos, y: Videos, boxes: Iterable[Box]) -> dict[str, float]:
+        found: dict[str, list[float]] = {}
+        for box in boxes:
+            for net in self.lpips:
+                value = metrics.lpips(net, box.crop(x), box.crop(y)).mean().item()
+                found.setdefault(f"lpips-{net.net}-{box.name}", []).append(value)
+        return {key: sum(values) / len(values) for key, values in found.items()}
+
+
+def open_judge(
+    names: Sequence[str] = DEFAULT_METRICS,
+    *,
+    frames: int | None = None,
+    device: torch.device | str = "cpu",
+) -> Judge:
+    """A judge for these metrics, with every network whose weights are found.
+
+    For the others it keeps the reason. `frames` cuts clips into parts for FVD; None feeds the
+    whole clip. Raises ValueError for a name that is no metric.
+    """
+    networks = (*(f"lpips-{net}" for net in PLANS), *(f"fvd-{key}" for key in EXTRACTORS))
+    known = (*FRAME_METRICS, *networks, "appearance")
+    for name in names:
+        if name not in known:
+            raise ValueError(f"no metric {name!r}; there are {', '.join(known)}")
+    nets: list[LPIPS] = []
+    extractors: dict[str, Extractor] = {}
+    missing: dict[str, str] = {}
+    for name in names:
+        kind, _, key = name.partition("-")
+        try:
+            if kind == "lpips":
+                nets.append(LPIPS(cast(Network, key)).to(device))
+            elif kind == "fvd":
+                extractors[key] = EXTRACTORS[key](frames=frames, device=device)
+        except FileNotFoundError as error:
+            missing[name] = str(error)
+    if "appearance" in names and not any(net.net == "alex" for net in nets):
+        missing["appearance"] = missing.get("lpips-alex", "it needs lpips-alex beside it")
+    return Judge(metrics=tuple(names), lpips=nets, extractors=extractors, missing=missing)
+
+
+def _join(parts: Sequence[Tensor | None]) -> Float[Tensor, " n"] | None:
+    given = [part.flatten() for part in parts if part is not None]
+    return torch.cat(given).cpu() if len(given) == len(parts) else None
+
+
+def _appearance(last: Sequence[Pair]) -> dict[str, Pair]:
+    if not last:
+        return {}
+    original, made = (torch.cat(side) for side in zip(*last, strict=True))
+    features = metrics.appearance_features
+    return {"appearance": (features(original).cpu(), features(made).cpu())}
+
+
+# ---------------------------------------------------------------- a set of clips
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A mean over a set of clips with its 95 % interval, where one can be given."""
+
+    mean: float
+    low: float | None = None
+    high: float | None = None
+    clips: int
+
+    def __str__(self) -> str:
+        if self.low is None or self.high is None:
+            return f"{self.mean:.4g}"
+        return f"{self.mean:.4g} [{self.low:.4g}, {self.high:.4g}]"
+
+
+class Scores:
+    """The scores of a set of clips, gathered one by one or merged from several processes."""
+
+    def __init__(self, missing: Mapping[str, str] | None = None) -> None:
+        self.clips: dict[str, ClipScore] = {}
+        self.moments: dict[str, tuple[FeatureMoments, FeatureMoments]] = {}
+        self.broken: dict[str, str] = {}  # clips that could not be scored, with the reason
+        self.missing = dict(missing or {})
+
+    def add(self, score: ClipScore) -> None:
+        """Take in one clip; its features become part of running sums and are let go."""
+        if score.name in self.clips:
+            raise ValueError(f"the clip {score.name} was scored twice: names must differ")
+        self.clips[score.name] = replace(score, features={})
+        for key, pair in score.features.items():
+            self._count(key, (FeatureMoments.of(pair[0]), FeatureMoments.of(pair[1])))
+
+    def merge(self, other: "Scores") -> None:
+        """Take in what another process gathered."""
+        if twice := self.clips.keys() & other.clips.keys():
+            raise ValueError(f"the clip {min(twice)} was scored twice: names must differ")
+        self.clips |= other.clips
+        self.broken |= other.broken
+        self.missing |= other.missing
+        for key, pair in other.moments.items():
+            self._count(key, pair)
+
+    def _count(self, key: str, pair: tuple[FeatureMoments, FeatureMoments]) -> None:
+        held = self.moments.get(key)
+        self.moments[key] = pair if held is None else (held[0] + pair[0], held[1] + pair[1])
+
+    def summary(self) -> dict[str, Estimate]:
+        """Every metric over the set: means weighted by frames, distances named by their clips.
+
+        Broken clips are absent; a metric that some clip lacks (MS-SSIM of a small one) is taken
+        over the others, and its count says so.
+        """
+        found = {}
+        for key in sorted({key for clip in self.clips.values() for key in clip.values}):
+            clips = [clip for clip in self.clips.values() if key in clip.values]
+            found[key] = estimate([c.values[key] for c in clips], [c.frames for c in clips])
+        counted = [(c.bits, c.pixels) for c in self.clips.values() if c.bits is not None]
+        if counted:
+            rates = [bits / pixels for bits, pixels in counted]
+            found["bits_per_pixel"] = estimate(rates, [pixels for _, pixels in counted])
+        for part in sorted({part for clip in self.clips.values() for part in clip.seconds}):
+            timed = [clip for clip in self.clips.values() if clip.seconds.get(part)]
+            rates = [clip.frames / clip.seconds[part] for clip in timed]
+            if timed:
+                found[f"{part}_fps"] = estimate(rates, [clip.seconds[part] for clip in timed])
+        for key, (original, made) in self.moments.items():
+            if original.count > 1:
+                distance, count = metrics.frechet_distance(original, made), len(self.clips)
+                found[f"{key}-n{count}"] = Estimate(mean=distance, clips=count)
+        return found
+
+
+def estimate(
+    values: Sequence[float],
+    weights: Sequence[float | int],
+    *,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Estimate:
+    """The weighted mean of clips with its percentile interval from a seeded bootstrap over clips.
+
+    One clip has no interval. Raises ValueError for none at all.
+    """
+    if not len(values):
+        raise ValueError("a mean needs at least one clip, but none was scored")
+    held, share = np.asarray(values, float), np.asarray(weights, float)
+    mean = float((held * share).sum() / share.sum())
+    if len(held) == 1:
+        return Estimate(mean=mean, clips=1)
+    draw, means = np.random.default_rng(seed), []
+    rows = max(1, 1_000_000 // len(held))  # resamples at once: memory stays bounded
+    for done in range(0, resamples, rows):
+        chosen = draw.integers(0, len(held), (min(rows, resamples - done), len(held)))
+        means.append((held * share)[chosen].sum(axis=1) / share[chosen].sum(axis=1))
+    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(mean=mean, low=float(low), high=float(high), clips=len(held))
+
+
+def difference(first: Scores, second: Scores, metric: str) -> Estimate:
+    """How much `second` exceeds `first`, paired: the mean difference over the clips of both.
+
+    Raises ValueError where no clip is common, or one name stands for two originals.
+    """
+    common = [
+        (a, second.clips[name])
+        for name, a in first.clips.items()
+        if name in second.clips and metric in a.values and metric in second.clips[name].values
+    ]
+    if not common:
+        raise ValueError(f"no clip was scored for {metric} on both sides: nothing to compare")
+    for a, b in common:
+        if (a.sha256, a.frames) != (b.sha256, b.frames):
+            raise ValueError(f"{a.name} is not the same original on both sides: score them again")
+    gaps = [b.values[metric] - a.values[metric] for a, b in common]
+    return estimate(gaps, [a.frames for a, _ in common])

@@ -1,0 +1,237 @@
+"""Peers: codecs at a quality and at given bits, the floor, foreign autoencoders, functions."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from reeltok.evaluate import codecs, metrics
+from reeltok.evaluate.autoencoders import Foreign, open_diffusers, open_function
+from reeltok.evaluate.clips import Clip, clips, hash_of
+from reeltok.evaluate.codecs import CODERS, Codec, Resize, Yardstick, open_codecs
+from reeltok.evaluate.peers import open_peers
+from reeltok.video import Video
+
+CPU = torch.device("cpu")
+
+
+def moving(frames: int = 9, height: int = 64, width: int = 96, speed: int = 2) -> Clip:
+    """Soft noise that slides to the right."""
+    draw = torch.Generator().manual_seed(speed)
+    noise = torch.rand(1, 3, 12, 24, generator=draw)
+    wide = torch.nn.functional.interpolate(noise, (height, width + speed * frames), mode="bicubic")[
+        0
+    ]
+    shown = [wide[:, :, speed * i : speed * i + width] for i in range(frames)]
+    pixels = (torch.stack(shown) * 255).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+    video = Video.of(pixels.contiguous(), fps=30)
+    return Clip(name=f"moving{speed}", video=video, sha256=hash_of(video))
+
+
+def psnr(clip: Clip, x: Tensor) -> float:
+    return metrics.psnr_bytes(clip.video.tensor(), x).mean().item()
+
+
+@pytest.mark.parametrize("name", CODERS)
+def test_a_codec_gives_the_clip_back(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    clip = moving(height=65, width=97)  # odd: a row is added and taken away
+    low, high = (
+        Codec(name=name, coder=CODERS[name], quality=q).reconstruct(clip) for q in (50, 20)
+    )
+    assert low.x.shape == (1, 3, 9, 65, 97)
+    assert low.bits is not None
+    assert high.bits is not None
+    assert low.bits < high.bits
+    assert psnr(clip, low.x) < psnr(clip, high.x)
+    assert psnr(clip, high.x) > 24
+    assert set(high.seconds) == {"encode", "decode"}
+    assert capfd.readouterr().err == ""  # codecs are silent
+
+
+def test_bits_are_matched_by_clip_and_over_the_set() -> None:
+    one, other = moving(speed=1), moving(speed=4)
+    coder = CODERS["h264"]
+    wanted = {one.name: 9_000, other.name: 12_000}
+    like = Yardstick(bits=wanted, clips=lambda: [one, other])
+    by_clip, over_set, *curve = open_codecs("h264", like)
+    for clip in (one, other):
+        bits = by_clip.reconstruct(clip).bits
+        assert bits == pytest.approx(wanted[clip.name], rel=0.04)
+    total = sum(over_set.reconstruct(clip).bits or 0 for clip in (one, other))
+    assert total == pytest.approx(21_000, rel=0.04)
+    assert over_set.quality is not None
+    assert [c.quality for c in curve] == list(coder.curve)
+    with pytest.raises(ValueError, match="the bits of moving9 are not known"):
+        by_clip.reconstruct(moving(speed=9))
+
+
+def test_the_nearest_quality_is_found_at_both_ends() -> None:
+    coder = CODERS["av1"]
+    bits = lambda quality: round(1000 / quality)
+    assert codecs.nearest(bits, 1000 / 40, coder) == 40
+    assert codecs.nearest(bits, 1e9, coder) == coder.low
+    assert codecs.nearest(bits, 1, coder) == coder.high
+
+
+@pytest.mark.weights
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "crf", "decibel", "bits_per_pixel"),
+    [
+        ("h264", 30, 31.29, 0.0770),
+        ("h264", 34, 29.18, 0.0510),
+        ("av1", 45, 33.88, 0.0857),
+        ("av1", 55, 31.84, 0.0522),
+    ],
+)
+def test_codec_curves_agree_with_figures_measured_elsewhere(
+    shared: Path, name: str, crf: int, decibel: float, bits_per_pixel: float
+) -> None:
+    codec = Codec(name=name, coder=CODERS[name], quality=crf)
+    found, rates = [], []
+    for clip in clips("shared-eval", shared / "data" / "eval"):
+        trial = codec.reconstruct(clip)
+        found.append(psnr(clip, trial.x))
+        rates.append((trial.bits or 0) / clip.video.frames[..., 0].numel())
+    assert len(found) == 22
+    assert sum(found) / 22 == pytest.approx(decibel, abs=0.1)
+    assert sum(rates) / 22 == pytest.approx(bits_per_pixel, rel=0.01)
+
+
+def test_the_floor_keeps_every_fourth_frame_small() -> None:
+    clip = moving(frames=17)
+    trial = Resize(factors=(4, 8, 8)).reconstruct(clip)
+    assert trial.x.shape == (1, 3, 17, 64, 96)
+    assert trial.bits == 5 * 8 * 12 * 3 * 8
+    assert 10 < psnr(clip, trial.x) < 40
+    still = moving(frames=5, speed=0)
+    assert torch.equal(*(Resize().reconstruct(still).x[:, :, i] for i in (0, 3)))
+
+
+# ---------------------------------------------------------------- networks of others
+
+TINY: dict[str, dict[str, Any]] = {
+    "AutoencoderVidTok": {"ch": 32, "ch_mult": [1, 1, 1, 1], "num_res_blocks": 1},
+    "AutoencoderKLCosmos": {
+        "encoder_block_out_channels": (8, 8, 8, 8),
+        "decode_block_out_channels": (8, 8, 8, 8),
+        "num_layers": 1,
+        "attention_resolutions": (),
+    },
+    "AutoencoderKLWan": {"base_dim": 8, "num_res_blocks": 1},
+    "AutoencoderKLCogVideoX": {
+        "block_out_channels": (8, 8, 8, 8),
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+    },
+}
+SHAPES = {
+    "AutoencoderVidTok": (4, 8, 8, 4),
+    "AutoencoderKLCosmos": (8, 8, 8, 16),
+    "AutoencoderKLWan": (4, 8, 8, 16),
+    "AutoencoderKLCogVideoX": (4, 8, 8, 16),
+}
+
+
+def tiny(name: str, folder: Path, *, weights: bool, **more: Any) -> Foreign:
+    diffusers = pytest.importorskip("diffusers")
+    model = getattr(diffusers, name)(**TINY[name] | more)
+    (model.save_pretrained if weights else model.save_config)(folder)
+    return open_diffusers(name, str(folder), device=CPU)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", TINY)
+def test_a_diffusers_autoencoder_keeps_frames_and_size(name: str, tmp_path: Path) -> None:
+    peer = tiny(name, tmp_path, weights=True)
+    shape = peer.shape
+    assert (shape.time, shape.height, shape.width, shape.channels) == SHAPES[name]
+    assert shape.causal
+    clip = moving(frames=7, height=40, width=50)
+    trial = peer.reconstruct(clip)
+    assert trial.x.shape == (1, 3, 7, 40, 50)
+    steps = 1 + -(-6 // shape.time)
+    assert trial.bits == 16 * shape.channels * steps * 5 * 7
+    assert peer.trained
+    assert peer.weights is not None
+    found = peer.facts(clip)
+    assert found["parameters"] > 0
+    assert found.get("macs", 1) > 0
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_discrete_one_gives_ids(tmp_path: Path) -> None:
+    levels = {"regularizer": "fsq", "codebook_size": 32768, "z_channels": 5, "double_z": False}
+    peer = tiny("AutoencoderVidTok", tmp_path, weights=False, **levels)
+    assert not peer.trained
+    assert peer.weights is None
+    trial = peer.reconstruct(moving(frames=5, height=16, width=16))
+    assert peer.vocabulary == 32768
+    assert trial.ids is not None
+    assert trial.ids.shape == (2, 2, 2)
+    assert trial.bits == 8 * 15
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_scripted_pair_is_a_peer(tmp_path: Path) -> None:
+    class Encode(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            kept = torch.cat([x[:, :, :1], x[:, :, 1:][:, :, 3::4]], dim=2)
+            small = kept[:, 0, :, ::8, ::8]
+            return ((small + 1) * 127).long(), small
+
+    class Decode(nn.Module):
+        def forward(self, ids: Tensor) -> Tensor:
+            x = (ids.float() / 127 - 1)[:, None].repeat(1, 3, 1, 1, 1)
+            x = x.repeat_interleave(8, 3).repeat_interleave(8, 4)
+            return torch.cat([x[:, :, :1], x[:, :, 1:].repeat_interleave(4, 2)], dim=2)
+
+    folder = tmp_path / "pair"
+    folder.mkdir()
+    clip = moving(frames=6, height=20, width=30)
+    torch.jit.trace(Encode(), torch.zeros(1, 3, 9, 16, 16)).save(folder / "encoder.jit")
+    torch.jit.script(Decode()).save(folder / "decoder.jit")
+    (folder / "config.json").write_text(json.dumps({"vocabulary": 256}))
+    [peer] = open_peers(str(folder))
+    assert isinstance(peer, Foreign)
+    assert (peer.shape.time, peer.shape.height, peer.vocabulary) == (4, 8, 256)
+    trial = peer.reconstruct(clip)
+    assert trial.x.shape == (1, 3, 6, 20, 30)
+    assert trial.bits == 3 * 3 * 4 * 8
+    (folder / "encoder.jit").write_bytes(b"damaged")
+    with pytest.raises(ValueError, match="copy the pair again"):
+        open_peers(str(folder))
+
+
+def shrink(x: Tensor) -> Tensor:
+    assert x.shape[2] % 4 == 1
+    return x * 0.5
+
+
+shrink.group = 4  # type: ignore[attr-defined]
+
+
+def misshapen(x: Tensor) -> Tensor:
+    return x[:, :, 1:]
+
+
+def test_any_function_is_a_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    clip = moving(frames=6)
+    trial = open_function("test_peers:shrink").reconstruct(clip)
+    torch.testing.assert_close(trial.x, clip.video.tensor() * 0.5)
+    with pytest.raises(ValueError, match=r"test_peers:misshapen was given frames .* and gave back"):
+        open_function("test_peers:misshapen").reconstruct(clip)
+    with pytest.raises(ValueError, match="cannot be imported"):
+        open_peers("test_peers:nothing")
+
+
+def test_a_name_that_is_no_peer_is_told_what_there_is() -> None:
+    with pytest.raises(ValueError, match=r"no peer 'h256': did you mean h26\d\?"):
+        open_peers("h256")
+    with pytest.raises(ValueError, match=r"behind @ stands a crf"):
+        open_peers("h264@good")
+    assert [peer.name for peer in open_peers("hevc@30")] == ["h265 crf 30"]

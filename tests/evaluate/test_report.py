@@ -1,0 +1,272 @@
+"""The report: its files, and its page in a real browser."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from reeltok.evaluate.autoencoders import Function
+from reeltok.evaluate.codecs import Resize, Yardstick, open_codecs
+from reeltok.evaluate.protocols import PROTOCOLS
+from reeltok.evaluate.report import Media, gather, slug, write_report
+from reeltok.evaluate.results import Result
+from reeltok.evaluate.run import evaluate
+from reeltok.evaluate.scores import Judge
+from reeltok.video import Video, read, write
+
+PLAN = replace(
+    PROTOCOLS["shared-eval"], frames=9, crop=64, smallest=16, metrics=("psnr", "psnr-uint8", "ssim")
+)
+BROWSER = shutil.which("chromium") or "/usr/bin/chromium"
+SECOND = '</script><img src=x onerror="window.hurt=1">'  # a name that means harm
+
+
+def counter(frames: int, colour: int) -> torch.Tensor:
+    """Frame i is marked by i in binary: eight squares, black or white, in the top row."""
+    pixels = torch.full((frames, 64, 64, 3), 90, dtype=torch.uint8)
+    pixels[..., colour] = 150
+    for i in range(frames):
+        for bit in range(8):
+            pixels[i, :16, 8 * bit : 8 * bit + 8] = 255 * (i >> bit & 1)
+    return pixels
+
+
+def halve(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A peer with ids."""
+    frames, high, wide = x.shape[2:]
+    grid = 1 + -(-(frames - 1) // 4), high // 8, wide // 8
+    return x * 0.8, torch.arange(grid[0] * grid[1] * grid[2]).reshape(1, *grid)[0]
+
+
+halve.vocabulary = 256  # type: ignore[attr-defined]
+
+
+class Sized(Function):
+    """With the factors of its ids, as networks have them."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {**super().settings, "factors": [4, 8, 8]}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Result]]:
+    """A report of two clips and five subjects."""
+    data, out = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("out") / "report"
+    for i, name in enumerate(("one", "two")):
+        write(Video.of(counter(9, i), fps=10), data / f"{name}.mkv", lossless=True)
+    judge, media = Judge(metrics=PLAN.metrics), Media(out)
+    first = Sized(name="halve", function=halve)
+    subjects = [first, Function(name=SECOND, function=lambda x: x * 0.9), Resize()]
+    like = Yardstick(bits={"one.mkv": 4000, "two.mkv": 4000})
+    subjects += [codec for codec in open_codecs("h264", like) if codec.role != "set"][:3]
+    results = [
+        evaluate(
+            subject,
+            data,
+            protocol=PLAN,
+            judge=judge,
+            keep=media.keep(subject.name, subject.vocabulary),
+            kept=media.kept(subject.name),
+        )
+        for subject in subjects
+    ]
+    write_report(out, results, media, title="test")
+    return out, results
+
+
+def test_the_folder_is_whole_and_needs_no_network(made: tuple[Path, list[Result]]) -> None:
+    folder, results = made
+    page = (folder / "index.html").read_text()
+    found = re.search(r'type="application/json">(.*?)</script>', page, re.DOTALL)
+    assert found
+    data = json.loads(found[1])
+    assert [model["name"] for model in data["models"]] == [result.model for result in results]
+    for file in folder.glob("*.*"):
+        assert not re.search(r"https?://(?!www\.w3\.org)", file.read_text())
+    for model in data["models"]:
+        for name in model["videos"]:
+            clip = next(clip for clip in data["clips"] if clip["name"] == name)
+            assert len(read(folder / "media" / model["slug"] / f"{clip['slug']}.mp4")) == 9
+    ours = data["models"][0]
+    assert ours["maps"] == ["one.mkv", "two.mkv"]
+    assert sum(ours["counts"]) == 2 * 3 * 64
+    assert ours["class"] == "discrete"
+    assert data["paired"][SECOND]["psnr"]["mean"] > 0
+    assert Result.load(folder / "results" / f"{slug('halve')}.json").summary == results[0].summary
+
+
+def test_results_of_two_protocols_do_not_share_a_page(
+    made: tuple[Path, list[Result]], tmp_path: Path
+) -> None:
+    results = made[1]
+    other = replace(results[1], protocol=replace(PLAN, name="other", frames=5))
+    with pytest.raises(ValueError, match=r"do not compare, they differ in name .*frames"):
+        gather([results[0], other], Media(tmp_path), "mixed")
+
+
+def test_names_become_safe_and_stay_apart() -> None:
+    assert slug("../a b") != slug("a-b")
+    assert re.fullmatch(r"[a-z0-9-]+", slug(SECOND))
+
+
+# ---------------------------------------------------------------- in a browser
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    api = pytest.importorskip("playwright.sync_api")
+    if not Path(BROWSER).exists():
+        pytest.skip(f"no browser at {BROWSER}: apt-get install chromium")
+    with api.sync_playwright() as play:
+        opened = play.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def page(browser: Any, made: tuple[Path, list[Result]]) -> Iterator[Any]:
+    """The report, opened as a file; whatever it complains of fails the test."""
+    said: list[str] = []
+    tab = browser.new_page()
+    tab.on("console", lambda m: said.append(m.text) if m.type in ("error", "warning") else None)
+    tab.on("pageerror", lambda error: said.append(str(error)))
+    tab.goto((made[0] / "index.html").as_uri())
+    tab.wait_for_function("Player.state.shown === 0")
+    yield tab
+    assert tab.evaluate("window.hurt") is None
+    tab.close()
+    assert said == []
+
+
+BOTH = "Player.state.sides.map(s => Math.floor(s.video.currentTime * Player.state.clip.fps))"
+
+
+def same_frame(page: Any) -> int:
+    """The frame that both videos stand at, by their clocks."""
+    left, right = page.evaluate(BOTH)
+    assert left == right == page.evaluate("Player.state.shown")
+    return left
+
+
+@pytest.mark.browser
+def test_it_steps_both_videos_together(page: Any) -> None:
+    for i in range(1, 6):
+        page.click("#forth")
+        page.wait_for_function(f"Player.state.shown === {i}")
+        assert same_frame(page) == i
+    page.click("#back")
+    page.wait_for_function("Player.state.shown === 4")
+    assert same_frame(page) == 4
+    page.focus("#stage")
+    page.keyboard.press(".")
+    page.wait_for_function("Player.state.shown === 5")
+    assert "6 / 9" in page.inner_text("#frame")
+
+
+@pytest.mark.browser
+def test_the_pictures_are_of_the_frame_that_is_named(page: Any) -> None:
+    """The number that is drawn into each frame is read from the screen, left and right."""
+    from io import BytesIO
+
+    from PIL import Image
+
+    page.evaluate("Player.show(5)")
+    page.wait_for_function("Player.state.shown === 5")
+    page.evaluate("document.querySelectorAll('.tag, #handle').forEach(e => e.style.opacity = 0)")
+    for split in (1, 0):
+        page.evaluate(f"Player.split({split})")
+        shot = Image.open(BytesIO(page.locator("#screen").screenshot())).convert("L")
+        bits = [shot.getpixel(((2 * b + 1) * shot.width // 16, shot.height // 8)) for b in range(8)]
+        assert sum((value > 127) << b for b, value in enumerate(bits)) == 5
+
+
+@pytest.mark.browser
+def test_it_plays_and_pauses(page: Any) -> None:
+    page.click("#play")
+    page.wait_for_function("Player.state.shown >= 3")
+    page.click("#play")
+    assert page.get_attribute("#play", "aria-pressed") == "false"
+    page.wait_for_timeout(300)
+    still = page.evaluate("Player.state.shown")
+    assert same_frame(page) == still
+    page.wait_for_timeout(300)
+    assert page.evaluate("Player.state.shown") == still
+    page.focus("#stage")
+    page.keyboard.press(" ")
+    page.wait_for_function(f"Player.state.shown !== {still}")
+
+
+@pytest.mark.browser
+def test_the_divider_is_dragged_and_moved_by_keys(page: Any) -> None:
+    page.locator("#stage").scroll_into_view_if_needed()
+    box = page.locator("#stage").bounding_box()
+    middle = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + box["width"] / 2, middle)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 4, middle, steps=4)
+    page.mouse.up()
+    assert page.evaluate("Player.state.split") == pytest.approx(0.25, abs=0.02)
+    page.focus("#handle")
+    page.keyboard.press("ArrowRight")
+    assert int(page.get_attribute("#handle", "aria-valuenow")) == pytest.approx(30, abs=2)
+
+
+@pytest.mark.browser
+def test_models_clips_and_views_are_chosen(page: Any) -> None:
+    page.select_option("#left", "halve")
+    page.select_option("#right", "resize")
+    page.wait_for_function("Player.state.names.join() === 'halve,resize'")
+    page.select_option("#clip", "two.mkv")
+    page.wait_for_function("Player.state.clip.name === 'two.mkv' && Player.state.shown === 0")
+    same_frame(page)
+    assert "Ids of halve, step 1 of 3, 8 by 8" in page.inner_text("#tokens-said")
+    assert "384 ids of halve" in page.inner_text("#histogram-said")
+    page.select_option("#view", "heat")
+    assert page.get_attribute("#screen", "class") == "heat"
+    page.focus("#stage")
+    page.keyboard.press("z")
+    assert page.evaluate("Player.state.zoom") == [24, 24, 16, 16]
+    page.keyboard.press("2")
+    page.wait_for_function("Player.state.names[1] === 'halve'")
+
+
+@pytest.mark.browser
+def test_the_table_sorts(page: Any) -> None:
+    names = "[...document.querySelectorAll('#table tbody th')].map(e => e.textContent)"
+    psnr = page.locator("#table thead button", has_text=re.compile("^psnr$"))
+    psnr.click()
+    column = page.evaluate("[...el('table').tHead.rows[0].cells].findIndex(c => c.ariaSort)")
+    cells = f"[...el('table').tBodies[0].rows].map(r => parseFloat(r.cells[{column}].textContent))"
+    found = page.evaluate(cells)
+    assert found == sorted(found, reverse=True)
+    first = page.evaluate(names)
+    page.keyboard.press("Enter")  # the heading keeps the focus
+    assert page.evaluate(names) == first[::-1]
+    assert "h264 crf 26" not in first  # points of curves stand in the plot only
+    assert page.locator("#rate circle").count() == 5  # one peer has no bits
+
+
+@pytest.mark.browser
+def test_it_fits_a_phone_and_opens_at_once(browser: Any, made: tuple[Path, list[Result]]) -> None:
+    tab = browser.new_page(viewport={"width": 360, "height": 740}, color_scheme="dark")
+    tab.goto((made[0] / "index.html").as_uri())
+    tab.wait_for_function("Player.state.shown === 0")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 360
+    small = (
+        "[...document.querySelectorAll('button, select')].filter(e => e.offsetHeight < 24).length"
+    )
+    assert tab.evaluate(small) == 0
+    assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(22, 23, 25)"
+    unnamed = (
+        "[...document.querySelectorAll('button, select, input')].filter(e => "
+        "!e.textContent.trim() && !e.labels?.length && !e.ariaLabel).length"
+    )
+    assert tab.evaluate(unnamed) == 0
+    tab.close()

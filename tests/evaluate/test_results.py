@@ -1,0 +1,111 @@
+"""Result records and the tables that are made of them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from reeltok.evaluate.protocols import PROTOCOLS, Protocol
+from reeltok.evaluate.results import METRICS, Result, describe, tabulate
+from reeltok.evaluate.scores import DEFAULT_METRICS, FRAME_METRICS, ClipScore, Scores, difference
+
+SHARED = PROTOCOLS["shared-eval"]
+
+
+def gather(level: float, count: int = 4, **hashes: str) -> Scores:
+    held = Scores({"fvd-i3d": "FVD has no weights: put i3d.pt into the cache"})
+    for i in range(count):
+        name = f"clip{i}"
+        held.add(
+            ClipScore(
+                name=name,
+                sha256=hashes.get(name, f"hash{i}"),
+                frames=17,
+                pixels=17 * 64,
+                values={"psnr": level + i, "ssim": 0.9},
+                psnr=[level + i] * 17,
+                bits=100,
+                seconds={"encode": 0.5},
+            )
+        )
+    return held
+
+
+def result(model: str = "ours", level: float = 30, **more: object) -> Result:
+    scores = more.pop("scores", None) or gather(level)
+    options = {"model": model, "kind": "tokenizer", "protocol": SHARED} | more
+    return Result.of(scores, **options)  # type: ignore[arg-type]
+
+
+def test_a_result_is_complete_and_survives_its_file(tmp_path: Path) -> None:
+    made = result(weights="ab" * 32, extra={"parameters": 5e6}, settings={"dtype": "float32"})
+    made.save(tmp_path / "ours.json")
+    again = Result.load(tmp_path / "ours.json")
+    assert again == made
+    assert again.protocol == SHARED
+    assert again.summary["psnr"].mean == 31.5
+    assert again.summary["bits_per_pixel"].mean == pytest.approx(100 / (17 * 64))
+    assert again.definitions["psnr"].startswith("per frame")
+    assert {"cpu", "cores", "gpu", "torch", "reeltok"} <= again.machine.keys()
+    assert [clip["sha256"] for clip in again.clips] == [f"hash{i}" for i in range(4)]
+    assert difference(made.scores(), result(level=31).scores(), "psnr").mean == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["ours.json"]
+
+
+def test_another_json_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"model": "x"}')
+    with pytest.raises(ValueError, match=r"a\.json is not a result of reeltok: kind: "):
+        Result.load(tmp_path / "a.json")
+    (tmp_path / "b.json").write_text("not json")
+    with pytest.raises(ValueError, match=r"b\.json is not a result of reeltok"):
+        Result.load(tmp_path / "b.json")
+
+
+def test_every_metric_is_defined_and_printed() -> None:
+    for key in (*FRAME_METRICS, *DEFAULT_METRICS):
+        assert describe(key).definition
+        assert describe(key).better
+    assert describe("fvd-i3d-12345678-n22") == METRICS["fvd"]
+    assert describe("lpips-alex-text") == METRICS["lpips"]
+    assert describe("parameters").definition == ""
+
+
+def test_a_table_prints_intervals_and_no_weights() -> None:
+    text = tabulate([result(), result("peer", 28, extra={"utilization": 0.5})]).text()
+    assert text.splitlines()[0] == "shared-eval (version 1), 4 clips"
+    assert "| ours | 31.50 [30.50, 32.50] |" in text
+    assert "| 0.5000 |" in text
+    assert text.count("no weights |") == 2
+    assert "fvd-i3d: FVD has no weights: put i3d.pt into the cache" in text
+    assert tabulate([result()], ["psnr"]).columns == ["psnr"]
+
+
+def test_mixed_protocols_are_refused_by_their_fields() -> None:
+    other = result("b", protocol=replace(SHARED, frames=9, crop=128))
+    with pytest.raises(
+        ValueError, match=r"ours and b do not .* frames \(17 and 9\), crop \(256 and"
+    ):
+        tabulate([result(), other])
+    with pytest.raises(ValueError, match=r"latent \('mode' and 'sample'\)"):
+        tabulate([result(), result("b", protocol=replace(SHARED, latent="sample"))])
+    with pytest.raises(ValueError, match=r"causal \(True and False\)"):
+        tabulate([result(), result("b", causal=False)])
+    with pytest.raises(ValueError, match=r"the originals of 1 clips, such as clip2"):
+        tabulate([result(), result("b", scores=gather(30, clip2="other"))])
+    with pytest.raises(ValueError, match="at least one result"):
+        tabulate([])
+
+
+def test_means_are_over_the_clips_that_all_have() -> None:
+    table = tabulate([result(), result("broken", scores=gather(30, count=2))])
+    assert table.clips == 2
+    assert [row.values["psnr"].mean for row in table.rows] == [30.5, 30.5]
+    assert "over the 2 clips" in table.notes[-1]
+    empty = Scores()
+    with pytest.raises(ValueError, match="no clip was scored by all"):
+        tabulate([result(), result("none", scores=empty)])
+
+
+def test_protocols_of_ones_own_are_possible() -> None:
+    own = Protocol(name="mine", data="my clips", source="me", frames=9)
+    assert tabulate([result(protocol=own)]).protocol == own

@@ -1,0 +1,159 @@
+"""Judging runs: whole, interrupted, broken; with and without weights."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from reeltok.evaluate.clips import Clip
+from reeltok.evaluate.protocols import PROTOCOLS, Protocol
+from reeltok.evaluate.results import Kind, Result
+from reeltok.evaluate.run import Watched, evaluate
+from reeltok.evaluate.scores import Judge
+from reeltok.evaluate.subjects import Own, Trial, complete
+from reeltok.models.presets import COMPACT
+from reeltok.models.vidtok import VidTok
+from reeltok.video import Video, write
+
+PLAN = replace(PROTOCOLS["shared-eval"], frames=5, crop=32, smallest=16, metrics=("psnr", "ssim"))
+JUDGE = Judge(metrics=PLAN.metrics)
+
+
+@dataclass
+class Dim:
+    """A subject that makes clips darker; it counts how often it is asked."""
+
+    name: str = "dim"
+    fault: str = ""
+    asked: list[str] = field(default_factory=list)
+    trained: bool = True
+    kind: Kind = "peer"
+    weights: str | None = None
+    causal: bool = True
+    vocabulary: int | None = 16
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def reconstruct(self, clip: Clip) -> Trial:
+        self.asked.append(clip.name)
+        x = clip.video.tensor() * 0.5
+        if self.fault == "NaN":
+            x = x * torch.nan
+        if self.fault == "shape":
+            x = x[:, :, 1:]
+        if self.fault == clip.name:
+            raise KeyboardInterrupt
+        ids = torch.arange(8).reshape(2, 2, 2)
+        return Trial(x=x, bits=32, ids=ids, seconds={"encode": 0.5, "decode": 0.25})
+
+    def facts(self, clip: Clip) -> dict[str, float]:
+        return {"parameters": 3.0}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three good videos, one too short, one broken."""
+    folder = tmp_path_factory.mktemp("data")
+    draw = torch.Generator().manual_seed(0)
+    for name, frames in (("a", 6), ("b", 5), ("c", 8), ("short", 3)):
+        pixels = torch.randint(0, 255, (frames, 40, 48, 3), generator=draw, dtype=torch.uint8)
+        write(Video.of(pixels, fps=10), folder / f"{name}.mkv", lossless=True)
+    (folder / "torn.mkv").write_bytes(b"no video")
+    return folder
+
+
+def judged(subject: Any, data: Path, plan: Protocol = PLAN, **more: Any) -> Result:
+    return evaluate(subject, data, protocol=plan, judge=JUDGE, **more)
+
+
+def test_a_run_counts_what_it_judged_and_what_it_did_not(data: Path) -> None:
+    told: list[Watched] = []
+    result = judged(Dim(), data, tell=told.append)
+    assert [clip["name"] for clip in result.clips] == ["a.mkv", "b.mkv", "c.mkv"]
+    assert set(result.broken) == {"torn.mkv"}
+    assert set(result.left_out) == {"short.mkv"}
+    assert result.summary["bits_per_pixel"].mean == pytest.approx(32 / (5 * 32 * 32))
+    assert result.summary["encode_fps"].mean == pytest.approx(10)
+    assert result.extra["parameters"] == 3
+    assert result.extra["utilization"] == 0.5
+    assert result.extra["perplexity"] == pytest.approx(8)
+    assert result.extra["peak_memory_bytes"] > 1e6
+    assert [(one.clip, one.done, one.total) for one in told] == [
+        *(("a.mkv", 1, 5), ("b.mkv", 2, 5), ("c.mkv", 3, 5))
+    ]
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        judged(Dim(fault="c.mkv"), data, work=tmp_path)
+    again = Dim()
+    told: list[Watched] = []
+    result = judged(again, data, work=tmp_path, tell=told.append)
+    assert again.asked == ["c.mkv"]
+    assert [one.again for one in told] == [True, True, False]
+    whole = judged(Dim(), data)
+    assert result.summary == whole.summary
+    assert result.extra["utilization"] == whole.extra["utilization"]
+    third = Dim()
+    assert judged(third, data, work=tmp_path).extra["parameters"] == 3
+    assert third.asked == []
+    other = Dim(settings={"tile": 8})  # other settings, other scores
+    judged(other, data, work=tmp_path)
+    assert len(other.asked) == 3
+
+
+def test_what_is_to_be_kept_is_made_again_where_it_is_lost(data: Path, tmp_path: Path) -> None:
+    kept: list[str] = []
+    keep = lambda clip, trial: kept.append(clip.name)
+    judged(Dim(), data, work=tmp_path, keep=keep)
+    assert len(kept) == 3
+    judged(Dim(), data, work=tmp_path, keep=keep, kept=lambda clip: clip.name != "b.mkv")
+    assert kept[3:] == ["b.mkv"]
+
+
+@pytest.mark.parametrize(("fault", "said"), [("NaN", "holds NaN"), ("shape", "4")])
+def test_a_peer_at_fault_is_named(data: Path, fault: str, said: str) -> None:
+    with pytest.raises(ValueError, match=rf"no clip could be judged .*dim, a.mkv: .*{said}"):
+        judged(Dim(fault=fault), data)
+    with pytest.raises(ValueError, match=r"2 clips could not be judged with dim, more than --max-"):
+        judged(Dim(fault=fault), data, max_broken=1)
+
+
+def test_random_weights_have_speed_but_no_quality(data: Path) -> None:
+    result = judged(Dim(trained=False), data)
+    assert "psnr" not in result.summary
+    assert result.missing["psnr"].startswith("no weights")
+    assert result.summary["encode_fps"].mean == pytest.approx(10)
+
+
+def test_a_protocol_of_generators_is_refused(data: Path) -> None:
+    with pytest.raises(ValueError, match="bair judges generators"):
+        judged(Dim(), data, PROTOCOLS["bair"])
+
+
+def test_an_mp4_read_back_is_judged_where_the_protocol_says_so(data: Path) -> None:
+    exact = judged(Dim(), data).summary["psnr"].mean
+    lossy = judged(Dim(), data, replace(PLAN, readback="mp4")).summary["psnr"].mean
+    assert 8 < lossy < exact  # noise loses its colours
+
+
+def test_a_tokenizer_of_ours_is_judged(data: Path) -> None:
+    torch.manual_seed(0)
+    model = VidTok(replace(COMPACT, width=8), "tiny").eval()
+    result = judged(Own(tokenizer=model, name="tiny"), data)
+    assert result.weights == model.hash()
+    assert result.summary["bits_per_pixel"].mean == pytest.approx(2 * 16 * 15 / (5 * 32 * 32))
+    assert result.extra["parameters"] == model.parameter_count()
+    assert result.extra["macs"] > 1e6
+    assert result.settings["factors"] == [4, 8, 8]
+
+
+def test_clips_are_completed_by_repeating_edges() -> None:
+    x = torch.randn(1, 3, 4, 5, 6)
+    whole = complete(x, 6, (4, 4))
+    assert whole.shape == (1, 3, 6, 8, 8)
+    assert torch.equal(whole[:, :, :4, :5, :6], x)
+    assert torch.equal(whole[:, :, 5, :5, :6], x[:, :, 3])
+    assert torch.equal(whole[:, :, 0, 7, :6], x[:, :, 0, 4])

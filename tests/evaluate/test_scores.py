@@ -1,0 +1,180 @@
+"""Clip scores, means over sets, bootstrap intervals."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from reeltok.evaluate import metrics, scores
+from reeltok.evaluate.metrics import Box
+from reeltok.evaluate.networks import Extractor
+from reeltok.evaluate.scores import ClipScore, Judge, Scores, difference, estimate, open_judge
+from reeltok.perceptual import LPIPS, PLANS, Backbone
+
+MEAN = Extractor(name="mean", apply=lambda x: x.mean(dim=(2, 3, 4)), frames=None)
+
+
+@pytest.fixture(scope="module")
+def lpips() -> LPIPS:
+    """An LPIPS of random weights: no file needed."""
+    torch.manual_seed(0)
+    widths = PLANS["alex"].widths
+    heads = {f"lin{i}.model.1.weight": torch.rand(1, n, 1, 1) for i, n in enumerate(widths)}
+    return LPIPS("alex", backbone=Backbone("alex").state_dict(), heads=heads)
+
+
+def pair(frames: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
+    x = torch.rand(1, 3, frames, 40, 48) * 2 - 1
+    return x, (x + 0.1 * torch.randn_like(x)).clamp(-1, 1)
+
+
+def clip(name: str, frames: int = 10, sha256: str = "a", **values: float) -> ClipScore:
+    return ClipScore(
+        name=name, sha256=sha256, frames=frames, pixels=frames * 100, values=values, psnr=[]
+    )
+
+
+def test_a_clip_measured_in_chunks_equals_the_whole(
+    lpips: LPIPS, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y = pair()
+    judge = Judge(lpips=[lpips], extractors={"test": MEAN})
+    box = Box(name="text", left=0, top=0, width=32, height=32)
+    whole = judge.score("a", x, y, boxes=[box], bits=960, seconds={"encode": 0.5})
+    monkeypatch.setattr(scores, "CPU_PIXELS", 2 * 40 * 48)
+    parts = judge.score("a", x, y, boxes=[box])
+    assert whole.values == pytest.approx(parts.values, rel=1e-5)
+    assert set(whole.values) == {
+        *("psnr", "psnr-uint8", "ssim", "detail", "flicker", "lpips-alex", "lpips-alex-text")
+    }
+    for name in ("psnr", "ssim", "detail", "flicker"):
+        assert whole.values[name] == pytest.approx(getattr(metrics, name)(x, y).mean().item())
+    assert whole.values["lpips-alex"] == pytest.approx(metrics.lpips(lpips, x, y).mean().item())
+    assert len(whole.psnr) == whole.frames == 5
+    assert whole.pixels == 5 * 40 * 48
+    for key, (real, fake) in whole.features.items():
+        torch.testing.assert_close(parts.features[key][0], real)
+        assert real.shape == fake.shape == {"appearance": (4, 512)}.get(key, (1, 3))
+
+
+def test_one_frame_has_no_flicker_and_no_appearance(lpips: LPIPS) -> None:
+    found = Judge(lpips=[lpips]).score("a", *pair(1))
+    assert "flicker" not in found.values
+    assert found.features == {}
+
+
+def test_a_bad_reconstruction_is_named_with_its_clip() -> None:
+    x, y = pair()
+    with pytest.raises(ValueError, match=r"dog.mp4: .*the reconstruction \(1, 3, 4"):
+        Judge().score("dog.mp4", x, y[:, :, :4])
+    with pytest.raises(ValueError, match=r"dog.mp4: the reconstruction holds NaN"):
+        Judge().score("dog.mp4", x, y * torch.nan)
+
+
+def test_a_score_survives_its_file(tmp_path: Path, lpips: LPIPS) -> None:
+    score = Judge(lpips=[lpips], extractors={"test": MEAN}).score("a", *pair(), notes=["filled"])
+    score.save(tmp_path / "a.safetensors")
+    again = ClipScore.load(tmp_path / "a.safetensors")
+    assert again.record() == score.record()
+    assert again.features.keys() == score.features.keys() == {"appearance", "fvd-test-mean"}
+    torch.testing.assert_close(again.features["appearance"][1], score.features["appearance"][1])
+    assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
+    plain = clip("b", psnr=1.0)
+    plain.save(tmp_path / "b.safetensors")
+    assert ClipScore.load(tmp_path / "b.safetensors").record() == plain.record()
+
+
+def test_means_are_weighted_by_frames_and_bits_by_pixels() -> None:
+    held = Scores()
+    held.add(clip("short", frames=10, psnr=20.0))
+    held.add(clip("long", frames=30, psnr=30.0, ssim=0.5))
+    found = held.summary()
+    assert found["psnr"].mean == 27.5
+    assert (found["ssim"].mean, found["ssim"].clips, found["ssim"].low) == (0.5, 1, None)
+    assert "bits_per_pixel" not in found
+    record = clip("third").record() | {"bits": 50, "seconds": {"encode": 2.0}}
+    held.add(ClipScore(**record))
+    assert held.summary()["bits_per_pixel"].mean == 0.05
+    assert held.summary()["encode_fps"].mean == 5
+    with pytest.raises(ValueError, match="third was scored twice"):
+        held.add(clip("third"))
+
+
+def test_sets_stream_and_merge_into_the_same_distances() -> None:
+    judge = Judge(extractors={"test": MEAN})
+    made = [judge.score(str(i), *pair()) for i in range(6)]
+    whole, left, right = Scores(), Scores(), Scores()
+    for i, score in enumerate(made):
+        whole.add(score)
+        (left if i < 2 else right).add(score)
+    left.merge(right)
+    assert all(not c.features for c in whole.clips.values())
+    assert "fvd-test-mean-n6" in whole.summary()
+    for key, value in whole.summary().items():
+        assert left.summary()[key].mean == pytest.approx(value.mean, abs=1e-9)
+    real = torch.cat([s.features["fvd-test-mean"][0] for s in made])
+    fake = torch.cat([s.features["fvd-test-mean"][1] for s in made])
+    of = metrics.FeatureMoments.of
+    assert whole.summary()["fvd-test-mean-n6"].mean == pytest.approx(
+        metrics.frechet_distance(of(real), of(fake)), abs=1e-9
+    )
+    with pytest.raises(ValueError, match="scored twice"):
+        left.merge(right)
+
+
+def test_intervals_are_seeded_and_of_the_right_width() -> None:
+    values = torch.randn(400).tolist()
+    found = estimate(values, [1.0] * 400)
+    assert found == estimate(values, [1.0] * 400)
+    assert found.low < found.mean < found.high
+    assert (found.high - found.low) / 2 == pytest.approx(1.96 / 20, rel=0.15)
+    assert str(estimate([1.0], [3.0])) == "1"
+    with pytest.raises(ValueError, match="at least one clip"):
+        estimate([], [])
+
+
+def test_a_paired_difference_is_sharper_than_two_intervals() -> None:
+    first, second = Scores(), Scores()
+    for i, level in enumerate(torch.randn(30).tolist()):
+        first.add(clip(str(i), psnr=30 + 5 * level))
+        second.add(clip(str(i), psnr=30.5 + 5 * level + 0.1 * torch.randn(1).item()))
+    gap = difference(first, second, "psnr")
+    assert gap.low > 0.4
+    assert gap.high < 0.6
+    assert first.summary()["psnr"].high > second.summary()["psnr"].low  # apart: nothing to see
+    second.add(clip("only here", psnr=1.0))
+    assert difference(first, second, "psnr").clips == 30
+    with pytest.raises(ValueError, match="no clip was scored for ssim"):
+        difference(first, second, "ssim")
+    other = Scores()
+    other.add(clip("0", sha256="b", psnr=1.0))
+    with pytest.raises(ValueError, match="0 is not the same original"):
+        difference(first, other, "psnr")
+
+
+def test_a_judge_without_weights_keeps_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REELTOK_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("REELTOK_SHARED", str(tmp_path / "nothing"))
+    judge = open_judge()
+    assert judge.missing.keys() == {"lpips-alex", "appearance", "fvd-i3d"}
+    assert "put i3d_pretrained_400.pt into" in judge.missing["fvd-i3d"]
+    assert judge.score("a", *pair()).values.keys() == {
+        *("psnr", "psnr-uint8", "ssim", "detail", "flicker")
+    }
+    with pytest.raises(
+        ValueError, match=r"no metric 'fvd-i4d'; there are .*fvd-i3d, fvd-styleganv"
+    ):
+        open_judge(["psnr", "fvd-i4d"])
+    few = open_judge(["psnr", "ssim-uniform7", "appearance"])
+    assert few.score("a", *pair()).values.keys() == {"psnr", "ssim-uniform7"}
+    assert few.missing == {"appearance": "it needs lpips-alex beside it"}
+
+
+@pytest.mark.weights
+def test_a_judge_finds_the_shared_weights(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REELTOK_SHARED", str(shared))
+    judge = open_judge(["psnr", "lpips-alex", "appearance"])
+    assert judge.missing == {}
+    assert 0 < judge.score("a", *pair(2)).values["lpips-alex"] < 1
