@@ -1,0 +1,87 @@
+"""Decoding hidden tokens: the condition video's or the mask, guesses, and what is kept of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from reeltok.generate.prior import Conditions, Prior, join_ids
+from reeltok.generate.schedule import Dice, Sampling, gumbel, hidden_count, least_confident, pick
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """What is known of a batch's tokens, in one row each: the condition video's `ids`.
+
+    Where `padding` they hold nothing given, where `settled` they are the clip's own.
+    """
+
+    ids: Int[Tensor, "b n"]
+    padding: Bool[Tensor, " n"]
+    settled: Bool[Tensor, " n"]
+
+
+def conceal(
+    ids: Int[Tensor, "b n"],
+    hidden: Bool[Tensor, "b n"],
+    mask: int,
+    known: Known | None = None,
+) -> Int[Tensor, "b n"]:
+    """COMMIT (MAGVIT, section 3.3): a hidden token becomes the condition video's, or the mask.
+
+    The mask stands where nothing is given; visible tokens stay.
+    """
+    instead = torch.full_like(ids, mask)
+    if known is not None:
+        instead = torch.where(known.padding, instead, known.ids)
+    return torch.where(hidden, instead, ids)
+
+
+@torch.no_grad()
+def decode_hidden(
+    prior: Prior,
+    conditions: Conditions,
+    dice: Dice,
+    sampling: Sampling,
+    *,
+    known: Known | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> Int[Tensor, "b n"]:
+    """The ids of a batch (MAGVIT, section 3.3)."""
+    config, device = prior.config, prior.mask.device
+    batch, cells = len(dice.generators), config.cells
+    ids = torch.zeros(batch, cells, dtype=torch.long, device=device)
+    hidden = torch.ones(batch, cells, dtype=torch.bool, device=device)
+    if known is not None:
+        ids, hidden = known.ids.clone(), hidden & ~known.settled
+    start = left = int(hidden[0].sum())
+    for step in range(sampling.steps):
+        if progress is not None:
+            progress(step / sampling.steps)
+        shown = conceal(ids, hidden, config.vocabulary, known)
+        chances = guided(prior, shown, conditions, sampling.guidance)
+        uniform = dice.roll(len(chances) + 1, cells).to(device)
+        digits = [pick(chance, uniform[:, i]) for i, chance in enumerate(chances)]
+        ids = torch.where(hidden, join_ids(digits, config.factors), ids)
+        sure = sum(
+            chance.gather(2, digit[..., None])[..., 0].clamp(min=1e-30).log()
+            for chance, digit in zip(chances, digits, strict=True)
+        )
+        left = hidden_count(sampling.schedule, step, sampling.steps, start, left)
+        warmth = sampling.temperature * (1 - (step + 1) / sampling.steps)
+        sure = sure + warmth * gumbel(uniform[:, -1])
+        hidden = least_confident(sure.masked_fill(~hidden, torch.inf), left)
+    return ids
+
+
+def guided(
+    prior: Prior, ids: Int[Tensor, "b n"], conditions: Conditions, guidance: float
+) -> list[Float[Tensor, "b n f"]]:
+    """Probabilities of each factor; with guidance s = s(nothing) + guidance (s - s(nothing))."""
+    scores = prior(ids, conditions)
+    if guidance != 1:
+        bare = prior(ids, conditions.without(len(ids)))
+        scores = [torch.lerp(b, s, guidance) for b, s in zip(bare, scores, strict=True)]
+    return [score.float().softmax(-1) for score in scores]

@@ -1,0 +1,370 @@
+"""Generation of whole clips: noise to latents along a learned flow, and what that needs on disk.
+
+`generate(model, tokenizer, count=8, seed=0)` gives `Tokens`, which the tokenizer decodes. The
+network is in `sit.py`, the samplers in `sampling.py`, training in `latents.py`.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from pydantic import TypeAdapter, ValidationError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from reeltok.folder import dump_config, write_folder
+from reeltok.generate.sampling import rms, sample
+from reeltok.generate.sit import (
+    Clip,
+    Flow,
+    FlowConfig,
+    Group,
+    Statistics,
+    plane_groups,
+    volume_group,
+)
+from reeltok.tokenizer import Tokenizer
+from reeltok.tokens import Tokens
+
+__all__ = ["Flow", "FlowConfig", "describe", "from_public", "generate", "load", "save"]
+
+
+def describe(
+    tokenizer: Tokenizer,
+    *,
+    frames: int | None = None,
+    size: tuple[int, int] | None = None,
+    fps: float | None = None,
+    patch: int = 2,
+    shared: bool = True,
+    **values: Any,
+) -> FlowConfig:
+    """A generator's configuration for `frames` frames of `size` = (height, width) of a tokenizer.
+
+    Both may be left out where the tokenizer has fixed ones. `shared` lets the time planes of a
+    CoordTok share their positions; `values` are further values of `FlowConfig`, such as one of
+    `sit.SIZES`. ValueError for a discrete tokenizer, or latents that `patch` does not divide.
+    """
+    spec = tokenizer.spec
+    if spec.vocabulary is not None:
+        raise ValueError(
+            f"{spec.name} is discrete: a flow makes continuous latents; choose a prior"
+        )
+    frames, size = frames or spec.window, size or spec.size
+    if frames is None or size is None:
+        raise ValueError(f"{spec.name} codes clips of any size: give frames= and size=")
+    grid = tokenizer.grid_for(frames, size)
+    planes: Mapping[str, tuple[int, int]] | None = getattr(tokenizer.config, "grids", None)
+    if planes is None:
+        groups = volume_group(grid, patch=(1, patch, patch))
+    else:
+        groups = plane_groups(planes, patch=patch, shared=shared)
+    clip = Clip(
+        tokenizer=spec.name,
+        weights=tokenizer.hash(),
+        frames=frames,
+        height=size[0],
+        width=size[1],
+        fps=fps,
+        grid=grid,
+        settings={} if spec.causal else {"window": spec.window or frames},
+    )
+    return FlowConfig(groups=groups, channels=spec.channels, clip=clip, **values)
+
+
+# Sampling.
+
+
+@torch.no_grad()
+def generate(
+    model: Flow,
+    tokenizer: Tokenizer | None = None,
+    *,
+    count: int = 1,
+    seed: int = 0,
+    class_name: str | None = None,
+    steps: int = 250,
+    sampler: str = "euler-maruyama",
+    guidance: float = 1.0,
+    progress: Callable[[float], None] | None = None,
+) -> Tokens:
+    """Latents of `count` new clips; the same seed gives the same clips.
+
+    The defaults are CoordTok's: 249 stochastic steps and one without noise, one network call each.
+    `guidance` above 1 goes beyond what the class asks for, away from what any class would give.
+    `progress` hears the time, 0 to 1. With a `tokenizer` its weights are compared with those that
+    the generator was trained on. ValueError for what the model was not trained for.
+    """
+    config, clip = model.config, pick_clip(model.config, tokenizer)
+    statistics = need_statistics(config)
+    label = pick_label(config, class_name, guidance)
+    velocity = steer(model, label, guidance, progress)
+    noise = seeded_noise(model, count, seed)
+    sizes = [group.cells for group in config.groups]
+
+    def widest(x: Tensor) -> float:  # Parity: the public solver takes the worst plane's error
+        return max(rms(part) for part in x.split(sizes, dim=2))
+
+    x = sample(velocity, noise(), noise, sampler=sampler, steps=steps, norm=widest)
+    latents = restore(x.float(), statistics, config.groups)
+    return Tokens(
+        latents=latents.unflatten(2, clip.grid),
+        grid=clip.grid,
+        frames=clip.frames,
+        height=clip.height,
+        width=clip.width,
+        fps=clip.fps,
+        model=clip.tokenizer,
+        weights=clip.weights,
+        settings={**clip.settings, "given": "float32"},
+    )
+
+
+def pick_clip(config: FlowConfig, tokenizer: Tokenizer | None) -> Clip:
+    """What the latents stand for. ValueError where `tokenizer` cannot read them."""
+    if tokenizer is None:
+        if config.clip is None:
+            raise ValueError("this generator does not say what it makes: give its tokenizer too")
+        return config.clip
+    clip = config.clip or describe(tokenizer).clip
+    assert clip is not None
+    if clip.weights not in (None, tokenizer.hash()):
+        raise ValueError(
+            f"this generator makes latents of {clip.tokenizer!r} ({str(clip.weights)[:12]}), not "
+            f"of {tokenizer.name!r} ({tokenizer.hash()[:12]}): load that tokenizer"
+        )
+    if (math.prod(clip.grid), tokenizer.spec.channels) != (config.cells, config.channels):
+        raise ValueError(
+            f"this generator makes {config.cells} cells of {config.channels} values, "
+            f"{tokenizer.name!r} reads {math.prod(clip.grid)} of {tokenizer.spec.channels}: load "
+            "the tokenizer it was trained on"
+        )
+    return clip
+
+
+def need_statistics(config: FlowConfig) -> Statistics:
+    if config.statistics is None:
+        raise ValueError(
+            "this generator has no latent statistics: put those of its training latents "
+            "(`generate.latents.measure`) into config.statistics and save it"
+        )
+    return config.statistics
+
+
+def pick_label(config: FlowConfig, name: str | None, guidance: float) -> int:
+    """The label of a class, or of none. ValueError for a class or guidance that was not trained."""
+    classes = config.classes
+    hidden = len(classes) if config.label_dropout > 0 else None
+    if guidance != 1 and hidden is None:
+        raise ValueError(
+            f"guidance={guidance} was asked, but this model was trained without hidden labels: "
+            "leave guidance=1"
+        )
+    if guidance != 1 and name is None:
+        raise ValueError(f"guidance={guidance} needs a class: name one of {', '.join(classes)}")
+    if len(classes) < 2:
+        if name is not None and name not in classes:
+            raise ValueError(f"class {name!r} was asked of an unconditional model: leave it out")
+        return 0
+    if name is None:
+        if hidden is None:
+            raise ValueError(f"this model needs a class: name one of {', '.join(classes)}")
+        return hidden
+    if name not in classes:
+        raise ValueError(f"there is no class {name!r}: name one of {', '.join(classes)}")
+    return classes.index(name)
+
+
+def steer(
+    model: Flow, label: int, guidance: float, progress: Callable[[float], None] | None = None
+) -> Callable[[Tensor, float], Tensor]:
+    """The velocity of one class; with guidance v = v(none) + guidance (v(class) - v(none))."""
+    hidden = len(model.config.classes)
+
+    def velocity(x: Tensor, t: float) -> Tensor:
+        if progress is not None:
+            progress(t)
+        times, labels = x.new_full((len(x),), t), torch.full((len(x),), label, device=x.device)
+        if guidance == 1:
+            return model(x, times, labels)
+        both = torch.cat([labels, torch.full_like(labels, hidden)])
+        known, unknown = model(torch.cat([x, x]), torch.cat([times, times]), both).chunk(2)
+        return torch.lerp(unknown, known, guidance)
+
+    return velocity
+
+
+def seeded_noise(model: Flow, count: int, seed: int) -> Callable[[], Float[Tensor, "b d n"]]:
+    """Standard normals drawn on the CPU, group after group, so that a seed fixes them anywhere."""
+    config, weight = model.config, model.kind
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw() -> Tensor:
+        parts = [
+            torch.randn(count, config.channels, *group.grid, generator=generator).flatten(2)
+            for group in config.groups
+        ]
+        return torch.cat(parts, dim=2).to(weight)
+
+    return draw
+
+
+def spread(
+    values: tuple[tuple[float, ...], ...], groups: tuple[Group, ...], like: Tensor
+) -> Float[Tensor, "d n"]:
+    """One number per group and channel, on all cells of that group."""
+    columns = [
+        like.new_tensor(row)[:, None].expand(-1, group.cells)
+        for row, group in zip(values, groups, strict=True)
+    ]
+    return torch.cat(columns, dim=1)
+
+
+def normalise(
+    x: Float[Tensor, "b d n"], statistics: Statistics, groups: tuple[Group, ...]
+) -> Float[Tensor, "b d n"]:
+    """Latents with mean 0 and deviation 1 in each group and channel."""
+    return (x - spread(statistics.mean, groups, x)) / spread(statistics.std, groups, x)
+
+
+def restore(
+    x: Float[Tensor, "b d n"], statistics: Statistics, groups: tuple[Group, ...]
+) -> Float[Tensor, "b d n"]:
+    """The latents that `normalise` was given."""
+    return x * spread(statistics.std, groups, x) + spread(statistics.mean, groups, x)
+
+
+# On disk.
+
+
+def save(model: Flow, folder: str | Path) -> Path:
+    """Write config.json and model.safetensors into `folder`, made if need be."""
+    record = {"family": "flow", "config": dump_config(model.config)}
+    return write_folder(folder, record, model.state_dict())
+
+
+def load(folder: str | Path, *, device: torch.device | str | None = None) -> Flow:
+    """The generator that `save` wrote, in evaluation mode.
+
+    FileNotFoundError where it is not there, ValueError where the folder holds something else.
+    """
+    folder = Path(folder)
+    for name in ("config.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"there is no {name} in {folder}: give a generator's folder")
+    record = json.loads((folder / "config.json").read_text())
+    if record.get("family") != "flow":
+        raise ValueError(f"{folder} holds a {record.get('family')!r}, not a flow: choose another")
+    try:
+        config = TypeAdapter(FlowConfig).validate_json(json.dumps(record["config"]))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"config.json in {folder}: {place}: {first['msg']}") from error
+    weights = load_file(folder / "model.safetensors", device=str(device or "cpu"))
+    return fill(config, weights, names=lambda name: name)
+
+
+NAMES = (
+    (r"^fixed\.", "pos_embed_"),
+    (r"^learned\.", "pos_embed_"),
+    (r"^kind$", "type_embed"),
+    (r"^enter\.(\w+)\.linear\.", r"x_embedder_\1.proj."),
+    (r"^time\.", "t_embedder.mlp."),
+    (r"^labels\.", "y_embedder.embedding_table."),
+    (r"\.attention\.out\.", ".attn.proj."),
+    (r"\.attention\.qkv\.", ".attn.qkv."),
+    (r"\.mlp\.0\.", ".mlp.fc1."),
+    (r"\.mlp\.2\.", ".mlp.fc2."),
+    (r"\.steer\.", ".adaLN_modulation.1."),
+    (r"^leave\.", "final_layer_"),
+)
+"""Ours -> the public SiT fork's, applied one after another."""
+
+
+def public_name(ours: str) -> str:
+    """The public name of one parameter."""
+    if ours.startswith("time."):
+        return "t_embedder.mlp." + ours.removeprefix("time.")
+    for pattern, replacement in NAMES:
+        ours = re.sub(pattern, replacement, ours)
+    return ours
+
+
+def public_shape(ours: str, tensor: Tensor, config: FlowConfig) -> tuple[int, ...]:
+    """The public shape of one parameter: tables have a batch, patches are read by convolutions."""
+    if ours == "kind" or ours.startswith(("fixed.", "learned.")):
+        return (1, *tensor.shape)
+    if ours.startswith("enter.") and ours.endswith(".weight"):
+        group = next(group for group in config.groups if group.name == ours.split(".")[1])
+        return (len(tensor), config.channels, *group.patch)
+    return tuple(tensor.shape)
+
+
+def from_public(state_dict: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> Flow:
+    """A generator from CoordTok's public SiT: a state dict and its constructor's arguments.
+
+    The clip and the latents' statistics are not in it: `replace` them in `model.config`. ValueError
+    for a key that is missing or has another shape.
+    """
+    given = {"patch_size": 2, "in_channels": 8, "mlp_ratio": 4.0, "num_classes": 1} | dict(
+        arguments
+    )
+    t, side = given["input_size"]
+    classes = tuple(str(i) for i in range(given["num_classes"]))
+    config = FlowConfig(
+        groups=plane_groups(
+            {"xy": (side, side), "yt": (t, side), "xt": (t, side)}, patch=given["patch_size"]
+        ),
+        channels=given["in_channels"],
+        width=given["hidden_size"],
+        depth=given["depth"],
+        heads=given["num_heads"],
+        mlp_ratio=given["mlp_ratio"],
+        classes=classes if len(classes) > 1 else (),
+        label_dropout=given.get("class_dropout_prob", 0.0) if len(classes) > 1 else 0.0,
+        double_heads=given.get("learn_sigma", True),
+    )
+    weights = {key.removeprefix("module."): value for key, value in state_dict.items()}
+    return fill(config, weights, names=public_name, shapes=public_shape)
+
+
+def to_public(model: Flow) -> dict[str, Tensor]:
+    """The public state dict of a generator of three planes."""
+    return {
+        public_name(ours): tensor.reshape(public_shape(ours, tensor, model.config))
+        for ours, tensor in model.state_dict().items()
+    }
+
+
+def fill(
+    config: FlowConfig,
+    weights: Mapping[str, Tensor],
+    *,
+    names: Callable[[str], str],
+    shapes: Callable[[str, Tensor, FlowConfig], tuple[int, ...]] | None = None,
+) -> Flow:
+    """A generator with given weights, under other names and shapes if need be."""
+    with torch.device("meta"):
+        model = Flow(config)
+    found = {}
+    for ours, tensor in model.state_dict().items():
+        theirs = names(ours)
+        shape = tuple(tensor.shape) if shapes is None else shapes(ours, tensor, config)
+        if theirs not in weights:
+            raise ValueError(f"the checkpoint has no {theirs}: it is of another configuration")
+        if tuple(weights[theirs].shape) != shape:
+            raise ValueError(
+                f"{theirs} has shape {tuple(weights[theirs].shape)} where this configuration has "
+                f"{shape}: give the checkpoint's own arguments"
+            )
+        found[ours] = weights[theirs].reshape(tensor.shape)
+    model.load_state_dict(found, assign=True)
+    for table in model.fixed.values():
+        table.requires_grad_(False)
+    return model.eval()

@@ -1,0 +1,236 @@
+"""Training a prior on ids that were computed beforehand.
+
+`tabulate` collects them from clips, `Feed` (latents.py) draws batches, a function of (seed, step),
+and `PriorTask` is what the training loop runs: MAGVIT's masks, with COMMIT where frames are given.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int, UInt8
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from reeltok.folder import replace_file
+from reeltok.generate import masked
+from reeltok.generate.conditions import actions_by_step, complete, padding_cells
+from reeltok.generate.decoding import Known, conceal
+from reeltok.generate.prior import Conditions, Prior, PriorConfig, split_ids
+from reeltok.generate.schedule import hidden_share, least_confident
+from reeltok.models.reference import on_bytes
+from reeltok.tokenizer import Tokenizer
+from reeltok.video import to_bytes, to_unit
+
+SMOOTHING = 1e-4
+"""Label smoothing (MAGVIT, appendix)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """A clip "1 c t h w" in [-1, 1], the actions "1 n a" after its frames, and its class."""
+
+    x: Float[Tensor, "1 c t h w"]
+    actions: Float[Tensor, "1 n a"] | None = None
+    label: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examples:
+    """Clips' ids in rows, and what they are generated from; None where there is nothing.
+
+    `shown` are the ids of the condition video, `padding` the cells where it holds nothing given.
+    """
+
+    ids: Int[Tensor, "n cells"]
+    labels: Int[Tensor, " n"]
+    shown: Int[Tensor, "n cells"] | None = None
+    padding: Bool[Tensor, " cells"] | None = None
+    actions: Float[Tensor, "n s a"] | None = None
+    references: UInt8[Tensor, "n h w c"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, index: Int[Tensor, " b"]) -> "Examples":
+        """Some of the clips."""
+        rows = {k: v[index] for k, v in vars(self).items() if v is not None and k != "padding"}
+        return replace(self, **rows)
+
+    def split(self, parts: int) -> list["Examples"]:
+        """`parts` batches of equal size."""
+        step = len(self) // parts
+        return [self.take(torch.arange(i * step, (i + 1) * step)) for i in range(parts)]
+
+    def to(self, device: torch.device | str) -> "Examples":
+        return replace(self, **{k: v.to(device) for k, v in vars(self).items() if v is not None})
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file."""
+        tensors = {k: v.contiguous() for k, v in vars(self).items() if v is not None}
+        replace_file(Path(path), lambda beside: save_file(tensors, beside))
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Examples":
+        """What `save` wrote. ValueError for another kind of file."""
+        with safe_open(path, "pt") as file:
+            names = set(file.keys())
+            if not {"ids", "labels"} <= names <= set(cls.__dataclass_fields__):
+                raise ValueError(f"{path} holds no examples for a prior: make them by `tabulate`")
+            return cls(**{name: file.get_tensor(name) for name in names})
+
+
+@torch.no_grad()
+def tabulate(
+    tokenizer: Tokenizer,
+    config: PriorConfig,
+    clips: Iterable[Example],
+    *,
+    given: Bool[Tensor, "t h w"] | None = None,
+) -> Examples:
+    """The ids of clips, and of their condition videos where pixels are `given`.
+
+    A clip has the prior's frames; for a RefTok one more in front, the reference. ValueError for
+    clips of another length or size.
+    """
+    clip = masked.pick_clip(config, tokenizer)
+    coder, leans = masked.following(tokenizer), config.reference is not None
+    rows: dict[str, list[Tensor]] = {"ids": [], "labels": []}
+    for example in clips:
+        x, reference = example.x, None
+        wanted = (clip.frames + int(leans), clip.height, clip.width)
+        if tuple(x.shape[2:]) != wanted:
+            raise ValueError(f"a clip is {tuple(x.shape[2:])}, the prior's are {wanted}: cut it so")
+        if leans:
+            reference = on_bytes(x[:, :, :1])
+            rows.setdefault("references", []).append(to_bytes(x[:, :, :1]))
+            x = x[:, :, 1:]
+        rows["ids"].append(coder.encode(x, reference=reference).flat().cpu())
+        rows["labels"].append(torch.tensor([example.label]))
+        if given is not None:
+            shown = coder.encode(complete(x, given), reference=reference).flat().cpu()
+            rows.setdefault("shown", []).append(shown)
+        if config.actions:
+            if example.actions is None:
+                raise ValueError("this prior is told actions, and a clip has none: give them")
+            acts = actions_by_step(example.actions, config.timing, clip.frames, follows=leans)
+            rows.setdefault("actions", []).append(acts)
+    if not rows["ids"]:
+        raise ValueError("there are no clips to learn from: give at least one")
+    padding = None if given is None else padding_cells(given, coder.spec, config.grid).flatten()
+    return Examples(padding=padding, **{name: torch.cat(row) for name, row in rows.items()})
+
+
+@dataclass(frozen=True)
+class PriorLosses:
+    """What the loop minimises, and its parts."""
+
+    total: Float[Tensor, ""]
+    terms: dict[str, Tensor] = field(default_factory=dict)
+
+
+class PriorTask:
+    """Train a prior to guess what a random share of a clip's tokens is.
+
+    The share follows a cosine; the loss is the cross-entropy over all tokens (masked, refined and
+    visible ones, as MAGVIT does), each factor's summed. `held_out` is scored with the same
+    masks each time.
+    """
+
+    def __init__(self, prior: Prior, *, held_out: Examples | None = None, batch: int = 16) -> None:
+        self.prior, self.held_out, self.batch = prior, held_out, batch
+
+    def parameters(self) -> nn.Module:
+        return self.prior
+
+    def to(self, device: torch.device | str) -> None:
+        """Move the network to `device`."""
+        self.prior.to(device)
+
+    def loss(self, batch: Examples, step: int, generator: torch.Generator | None) -> PriorLosses:
+        """The loss of a batch; masks and hidden conditions are drawn from `generator`."""
+        config, ids = self.prior.config, batch.ids
+        hidden = draw_hidden(ids, generator)
+        known = None
+        if batch.shown is not None and batch.padding is not None:
+            never = torch.zeros_like(batch.padding)
+            known = Known(ids=batch.shown, padding=batch.padding, settled=never)
+        seen = conceal(ids, hidden, config.vocabulary, known)
+        scores = self.prior(seen, self.conditions(batch, generator))
+        errors = ids_errors(scores, ids, config.factors)
+        right = ids_right(scores, ids, config.factors)
+        shares = hidden.float()
+        terms = {
+            "hidden": (errors * shares).sum() / shares.sum(),
+            "right": (right.float() * shares).sum() / shares.sum(),
+        }
+        return PriorLosses(errors.mean(), terms)
+
+    def conditions(self, batch: Examples, generator: torch.Generator | None) -> Conditions:
+        """What a batch is generated from, hidden for a share of its clips."""
+        share, reference, hidden = self.prior.config.dropout, None, None
+        if share:
+            device = "cpu" if generator is None else generator.device
+            hidden = torch.rand(len(batch), generator=generator, device=device) < share
+        if batch.references is not None:
+            reference = torch.cat([to_unit(one[None]) for one in batch.references])
+        labels = batch.labels if self.prior.config.classes else None
+        return Conditions(labels=labels, actions=batch.actions, reference=reference, hidden=hidden)
+
+    @torch.no_grad()
+    def validate(self, step: int) -> dict[str, float]:
+        """The loss on held-out ids; `score` is its negative, which grows as it improves."""
+        if self.held_out is None:
+            return {}
+        self.prior.eval()
+        sums: dict[str, float] = {}
+        for i, index in enumerate(torch.arange(len(self.held_out)).split(self.batch)):
+            generator = torch.Generator().manual_seed(i)
+            part = self.held_out.take(index).to(self.prior.mask.device)
+            losses = self.loss(part, step, generator)
+            for name, value in {"held_out": losses.total, **losses.terms}.items():
+                sums[name] = sums.get(name, 0.0) + value.item() * len(part)
+        scores = {name: total / len(self.held_out) for name, total in sums.items()}
+        return {**scores, "score": -scores["held_out"]}
+
+    def save(self, folder: Path) -> None:
+        """Write the prior where `masked.load` finds it."""
+        masked.save(self.prior, folder)
+
+
+def draw_hidden(ids: Int[Tensor, "b n"], generator: torch.Generator | None) -> Bool[Tensor, "b n"]:
+    """Which tokens of each clip are hidden: a cosine of a uniform number says how many."""
+    device = "cpu" if generator is None else generator.device
+    drawn = torch.rand(len(ids), 1 + ids.shape[1], generator=generator, device=device)
+    shares = [hidden_share("cosine", r, ids.shape[1]) for r in drawn[:, 0].tolist()]
+    counts = (torch.tensor(shares) * ids.shape[1]).ceil().long().clamp(min=1)
+    return least_confident(drawn[:, 1:], counts.to(device)).to(ids.device)
+
+
+def ids_errors(
+    scores: list[Float[Tensor, "b n f"]], ids: Int[Tensor, "b n"], factors: tuple[int, ...]
+) -> Float[Tensor, "b n"]:
+    """The cross-entropy of every token: of its factors, summed."""
+    digits = split_ids(ids, factors)
+    each = [
+        F.cross_entropy(
+            score.float().flatten(0, 1),
+            digit.flatten(),
+            label_smoothing=SMOOTHING,
+            reduction="none",
+        )
+        for score, digit in zip(scores, digits, strict=True)
+    ]
+    return torch.stack(each).sum(0).view(ids.shape)
+
+
+def ids_right(
+    scores: list[Float[Tensor, "b n f"]], ids: Int[Tensor, "b n"], factors: tuple[int, ...]
+) -> Bool[Tensor, "b n"]:
+    """Which tokens the likeliest factors hit."""
+    digits = split_ids(ids, factors)
+    hits = [score.argmax(-1) == digit for score, digit in zip(scores, digits, strict=True)]
+    return torch.stack(hits).all(0)

@@ -1,0 +1,208 @@
+"""Training a flow on latents that were computed beforehand, and kept as .reel files.
+
+`read_latents` collects them, `measure` takes their statistics, `Feed` draws batches as a function
+of (seed, step), and `FlowTask` is what the training loop runs.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from reeltok.generate import flow
+from reeltok.generate.sit import Clip, Flow, FlowConfig, Statistics
+from reeltok.quantizers import Moments
+from reeltok.reel import Reel
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Clips' latents, not normalised, their labels, and the names that the labels count.
+
+    `left_out` counts clips or windows too short to be an example.
+    """
+
+    values: Float[Tensor, "n d cells"]
+    labels: Int[Tensor, "n"]
+    classes: tuple[str, ...] = ()
+    left_out: int = 0
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def take(self, index: Tensor) -> "Latents":
+        """Some of the clips."""
+        return replace(self, values=self.values[index], labels=self.labels[index])
+
+    def split(self, parts: int) -> list["Latents"]:
+        """`parts` batches of equal size."""
+        step = len(self) // parts
+        return [self.take(torch.arange(i * step, (i + 1) * step)) for i in range(parts)]
+
+    def to(self, device: torch.device | str) -> "Latents":
+        return replace(self, values=self.values.to(device), labels=self.labels.to(device))
+
+
+def read_latents(
+    folder: str | Path, clip: Clip, *, class_of: Callable[[Path], str] | None = None
+) -> Latents:
+    """Every whole example in the .reel files below `folder`.
+
+    A file of several windows gives as many examples; one of a causal tokenizer gives its first
+    frames. `class_of` names a file's class (None: all the same). FileNotFoundError where there are
+    no files, ValueError where one is of another tokenizer or all are too short.
+    """
+    paths = sorted(Path(folder).rglob("*.reel"))
+    if not paths:
+        raise FileNotFoundError(f"there are no .reel files in {folder}: encode the clips first")
+    classes = tuple(sorted({class_of(path) for path in paths})) if class_of else ()
+    values, labels, left_out = [], [], 0
+    for path in paths:
+        examples = list(read_examples(path, clip))
+        left_out += not examples
+        values += examples
+        labels += [classes.index(class_of(path)) if class_of else 0] * len(examples)
+    if not values:
+        raise ValueError(f"no file in {folder} holds {clip.frames} frames: encode longer clips")
+    return Latents(torch.stack(values), torch.tensor(labels), classes, left_out)
+
+
+def read_examples(path: Path, clip: Clip) -> list[Float[Tensor, "d cells"]]:
+    """The whole examples of one file."""
+    with Reel(path) as reel:
+        if clip.weights not in (None, reel.weights):
+            raise ValueError(
+                f"{path} holds tokens of {reel.model!r} ({str(reel.weights)[:12]}), the generator "
+                f"needs those of {clip.tokenizer!r} ({str(clip.weights)[:12]}): encode it again"
+            )
+        size = (reel.height, reel.width)
+        if size != (clip.height, clip.width) or tuple(reel.grid[1:]) != clip.grid[1:]:
+            raise ValueError(
+                f"{path} holds frames of {size[0]}x{size[1]}, the generator makes "
+                f"{clip.height}x{clip.width}: encode the clips at that size"
+            )
+        count = reel.frames // clip.frames
+        if "window" not in clip.settings:
+            count = min(count, 1)
+        steps = clip.grid[0]
+        parts = [reel.part(i * steps, (i + 1) * steps).latents for i in range(count)]
+    if any(part is None for part in parts):
+        raise ValueError(f"{path} holds ids: a flow is trained on continuous latents")
+    return [example.flatten(1) for part in parts if part is not None for example in part]
+
+
+def measure(latents: Latents, config: FlowConfig) -> Statistics:
+    """Mean and deviation of each group and channel; a channel that never varies counts as 1."""
+    means, deviations = [], []
+    for part in latents.values.split([group.cells for group in config.groups], dim=2):
+        moments = Moments(config.channels)
+        for some in part.split(256):
+            moments.update(some, axis=1)
+        means.append(tuple(moments.mean.tolist()))
+        std = moments.std
+        deviations.append(tuple(torch.where(std > 1e-6, std, 1.0).tolist()))
+    return Statistics(mean=tuple(means), std=tuple(deviations))
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Batches of `batch` clips over all processes, a function of (seed, step) alone."""
+
+    latents: Latents
+    batch: int
+    seed: int = 0
+    rank: int = 0
+    world: int = 1
+    device: torch.device | str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.batch % self.world:
+            raise ValueError(
+                f"a batch of {self.batch} does not divide among {self.world} processes: "
+                "choose a multiple"
+            )
+
+    def __call__(self, step: int) -> Latents:
+        random = np.random.default_rng((self.seed, step))
+        drawn = random.integers(len(self.latents), size=self.batch)
+        return self.latents.take(torch.from_numpy(drawn[self.rank :: self.world])).to(self.device)
+
+
+@dataclass(frozen=True)
+class FlowLosses:
+    """What the loop minimises, and its parts by group."""
+
+    total: Float[Tensor, ""]
+    terms: dict[str, Tensor] = field(default_factory=dict)
+
+
+class FlowTask:
+    """Train a flow: mean over groups of the velocity's squared error, t uniform in [0, 1].
+
+    CoordTok, appendix A.2: every plane counts the same, so a cell of xy counts more. `held_out`
+    latents are scored with the same noise each time. ValueError without latent statistics.
+    """
+
+    def __init__(self, model: Flow, *, held_out: Latents | None = None, batch: int = 16) -> None:
+        self.model, self.held_out, self.batch = model, held_out, batch
+        self.statistics = flow.need_statistics(model.config)
+
+    def parameters(self) -> nn.Module:
+        return self.model
+
+    def to(self, device: torch.device | str) -> None:
+        """Move the network to `device`."""
+        self.model.to(device)
+
+    def loss(self, batch: Latents, step: int, generator: torch.Generator | None) -> FlowLosses:
+        """The loss of a batch; noise, times and hidden labels are drawn from `generator`."""
+        config = self.model.config
+        x = flow.normalise(batch.values.float(), self.statistics, config.groups)
+
+        def uniform() -> Tensor:
+            return torch.rand(len(x), generator=generator, device=x.device)
+
+        noise = torch.randn(x.shape, generator=generator, device=x.device)
+        t, labels = uniform(), batch.labels
+        if config.label_dropout:
+            labels = labels.masked_fill(uniform() < config.label_dropout, len(config.classes))
+        errors = flow_errors(self.model, x, noise, t, labels)
+        names = [group.name for group in config.groups]
+        terms = {name: error.mean() for name, error in zip(names, errors.T, strict=True)}
+        return FlowLosses(errors.mean(), terms)
+
+    @torch.no_grad()
+    def validate(self, step: int) -> dict[str, float]:
+        """The loss on held-out latents; `score` is its negative, which grows as it improves."""
+        if self.held_out is None:
+            return {}
+        self.model.eval()
+        weight = self.model.kind
+        total = 0.0
+        for i, index in enumerate(torch.arange(len(self.held_out)).split(self.batch)):
+            generator = torch.Generator(weight.device).manual_seed(i)
+            part = self.held_out.take(index).to(weight.device)
+            total += self.loss(part, step, generator).total.item() * len(part)
+        return {"held_out": total / len(self.held_out), "score": -total / len(self.held_out)}
+
+    def save(self, folder: Path) -> None:
+        """Write the generator where `flow.load` finds it."""
+        flow.save(self.model, folder)
+
+
+def flow_errors(
+    model: Flow,
+    x: Float[Tensor, "b d n"],
+    noise: Float[Tensor, "b d n"],
+    t: Float[Tensor, "b"],
+    labels: Int[Tensor, "b"] | None = None,
+) -> Float[Tensor, "b groups"]:
+    """Each group's mean squared error of the velocity, at times `t` of the linear path."""
+    at = t[:, None, None]
+    error = model(at * x + (1 - at) * noise, t, labels).float() - (x - noise)
+    parts = error.square().split([group.cells for group in model.config.groups], dim=2)
+    return torch.stack([part.flatten(1).mean(1) for part in parts], dim=1)

@@ -1,0 +1,341 @@
+"""Masked generation of discrete tokens: hide all, guess all, keep the surest, and again.
+
+`describe` makes a prior for a tokenizer, `generate` gives `Tokens` that the tokenizer decodes,
+`roll_out` goes on clip after clip. The network is in prior.py, its use in decoding.py, schedules in
+schedule.py, what can be given in conditions.py, training on ids in ids.py. MAGVIT (Yu et al. 2023):
+COMMIT for a plain tokenizer; a RefTok is conditioned on its reference frame instead.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from pydantic import TypeAdapter, ValidationError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from reeltok.folder import dump_config, write_folder
+from reeltok.generate.conditions import (
+    Timing,
+    actions_by_step,
+    complete,
+    give_frames,
+    padding_cells,
+    settled_cells,
+)
+from reeltok.generate.decoding import Known, decode_hidden
+from reeltok.generate.prior import (
+    Clip,
+    Conditions,
+    Prior,
+    PriorConfig,
+    choose_factors,
+    need,
+)
+from reeltok.generate.schedule import Dice, Sampling
+from reeltok.models.reference import hash_frame, on_bytes
+from reeltok.models.reftok import RefTok
+from reeltok.streaming import as_tensor
+from reeltok.tokenizer import Tokenizer
+from reeltok.tokens import Tokens
+from reeltok.video import Video
+
+
+def describe(
+    tokenizer: Tokenizer,
+    *,
+    frames: int,
+    size: tuple[int, int],
+    fps: float | None = None,
+    actions: int = 0,
+    **values: Any,
+) -> PriorConfig:
+    """A prior's configuration for clips of `frames` frames of `size` = (height, width).
+
+    Those of a RefTok follow a reference frame, which is none of them. `actions` are numbers after
+    each frame; `values` further values of `PriorConfig`, such as one of `prior.SIZES`. ValueError
+    for a continuous tokenizer.
+    """
+    coder = following(tokenizer)
+    spec, timing = coder.spec, Timing.of(coder.spec)
+    if spec.vocabulary is None:
+        raise ValueError(
+            f"{spec.name} is continuous and a prior guesses ids: choose a flow, or a discrete one"
+        )
+    leans = isinstance(tokenizer, RefTok)
+    settings = {"policy": coder.config.policy, "start": "given"} if leans else {}
+    grid = coder.grid_for(frames, size)
+    if len(grid) != 3:
+        raise ValueError(f"{spec.name} has no grid of time and space: a prior needs one")
+    quantizer = getattr(tokenizer.config, "quantizer", None)
+    each = actions_by_step(torch.zeros(1, frames, actions), timing, frames, follows=leans).shape[2]
+    clip = Clip(
+        tokenizer=spec.name,
+        weights=tokenizer.hash(),
+        frames=frames,
+        height=size[0],
+        width=size[1],
+        fps=fps,
+        grid=grid,
+        settings=settings,
+    )
+    return PriorConfig(
+        grid=grid,
+        timing=timing,
+        factors=choose_factors(spec.vocabulary, getattr(quantizer, "levels", ())),
+        actions=each if actions else 0,
+        reference=spec.factors[1:] if leans else None,
+        clip=clip,
+        **values,
+    )
+
+
+def following(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer as it codes clips for a prior: a RefTok's follow a given frame."""
+    return tokenizer.under(start="given") if isinstance(tokenizer, RefTok) else tokenizer
+
+
+# Clips.
+
+
+def generate(
+    prior: Prior,
+    tokenizer: Tokenizer | None = None,
+    *,
+    count: int = 1,
+    seed: int = 0,
+    class_name: str | None = None,
+    actions: Float[Tensor, "b n a"] | None = None,
+    video: Video | Float[Tensor, "b c t h w"] | None = None,
+    given: Bool[Tensor, "t h w"] | None = None,
+    sampling: Sampling | None = None,
+    batch: int = 16,
+    first: int = 0,
+    progress: Callable[[float], None] | None = None,
+) -> Tokens:
+    """Ids of `count` new clips; clip i depends on `seed` and `first` + i alone, not on the batch.
+
+    `video` holds what is given, for all clips or for each: its frames are the first ones, unless
+    `given` marks pixels of a whole clip. A RefTok's clips follow the video's frame 0; decode them
+    with that frame as the reference. `actions` are those after each frame. ValueError for what the
+    prior was not trained for, and for a tokenizer whose ids it does not make.
+    """
+    config, clip = prior.config, pick_clip(prior.config, tokenizer)
+    sampling = sampling or Sampling()
+    label = pick_label(config, class_name, sampling.guidance)
+    frames = None if video is None else as_tensor(video)
+    conditions, settings = condition(prior, clip, frames, actions, label, count)
+    known = recognise(prior, clip, tokenizer, frames, given)
+    parts = []
+    for now in torch.arange(count).split(batch):
+        dice = Dice(seed, range(first + int(now[0]), first + int(now[-1]) + 1))
+        some = None if known is None else take(known, now)
+        ids = decode_hidden(
+            prior, take(conditions, now), dice, sampling, known=some, progress=progress
+        )
+        parts.append(ids.cpu())
+    return Tokens(
+        ids=torch.cat(parts).unflatten(1, config.grid),
+        frames=clip.frames,
+        height=clip.height,
+        width=clip.width,
+        fps=clip.fps,
+        model=clip.tokenizer,
+        weights=clip.weights,
+        vocabulary=config.vocabulary,
+        settings={**clip.settings, "given": "float32", **settings},
+    )
+
+
+def condition(
+    prior: Prior,
+    clip: Clip,
+    video: Tensor | None,
+    actions: Float[Tensor, "b n a"] | None,
+    label: int,
+    count: int,
+) -> tuple[Conditions, dict[str, str]]:
+    """What `count` clips are generated from, and the reference's hash for their tokens."""
+    device, settings, reference = prior.mask.device, {}, None
+    if video is not None and tuple(video.shape[3:]) != (clip.height, clip.width):
+        raise ValueError(
+            f"this prior makes frames of {clip.height}x{clip.width}, the video has "
+            f"{video.shape[3]}x{video.shape[4]}: read it with size={(clip.height, clip.width)}"
+        )
+    if prior.config.reference is not None:
+        reference = on_bytes(need(video, "a reference frame (the first of video=)")[:, :, :1])
+        settings["reference"] = hash_frame(reference)
+    if prior.config.actions:
+        actions, follows = need(actions, "actions"), reference is not None
+        actions = actions_by_step(actions, prior.config.timing, clip.frames, follows=follows)
+    tensors = {"actions": actions, "reference": reference}
+    several = {
+        name: None if tensor is None else spread(tensor, count).to(device)
+        for name, tensor in tensors.items()
+    }
+    labels = torch.full((count,), label, device=device)
+    return Conditions(labels=labels, **several), settings
+
+
+def recognise(
+    prior: Prior,
+    clip: Clip,
+    tokenizer: Tokenizer | None,
+    video: Float[Tensor, "b c t h w"] | None,
+    given: Bool[Tensor, "t h w"] | None,
+) -> Known | None:
+    """The tokens of the condition video, for as many clips as `video` has; None without one."""
+    if video is None:
+        return None
+    leans = prior.config.reference is not None
+    rest = video[:, :, 1:] if leans else video
+    if rest.shape[2] == 0:
+        return None
+    if tokenizer is None:
+        raise ValueError("frames are given: their tokens need the tokenizer; give it too")
+    if given is None:
+        shown = min(rest.shape[2], clip.frames)
+        given = give_frames(clip.frames, (clip.height, clip.width), first=shown)
+        last = rest[:, :, -1:].expand(-1, -1, max(0, clip.frames - rest.shape[2]), -1, -1)
+        rest = torch.cat([rest, last], dim=2)[:, :, : clip.frames]
+    if given.shape != (rest.shape[2], clip.height, clip.width) or len(given) != clip.frames:
+        raise ValueError(
+            f"given= marks pixels of {tuple(given.shape)} where the prior's clips are "
+            f"{(clip.frames, clip.height, clip.width)} and the video has {rest.shape[2]} frames"
+        )
+    coder, reference = following(tokenizer), on_bytes(video[:, :, :1]) if leans else None
+    ids = coder.encode(complete(rest, given), reference=reference).flat().to(prior.mask.device)
+    padding = padding_cells(given, coder.spec, prior.config.grid).flatten()
+    settled = settled_cells(given, coder.spec, prior.config.grid).flatten()
+    return Known(ids=ids, padding=padding.to(ids.device), settled=settled.to(ids.device))
+
+
+def take(record: Any, index: Int[Tensor, " b"]) -> Any:
+    """Some clips of `Conditions` or `Known`; what one clip has counts for all."""
+    rows: dict[str, Tensor] = {}
+    for name, tensor in vars(record).items():
+        if tensor is not None and name not in ("padding", "settled"):
+            rows[name] = spread(tensor, int(index.max()) + 1)[index.to(tensor.device)]
+    return replace(record, **rows)
+
+
+def spread(x: Tensor, count: int) -> Tensor:
+    """One clip's tensor for `count` clips, or as many as there are. ValueError for too few."""
+    if len(x) not in (1, count) and len(x) < count:
+        raise ValueError(
+            f"{len(x)} were given for {count} clips: give one for all, or one for each"
+        )
+    return x.expand(count, *x.shape[1:]) if len(x) == 1 else x
+
+
+def pick_clip(config: PriorConfig, tokenizer: Tokenizer | None) -> Clip:
+    """What the ids stand for. ValueError where that is unknown, or not what `tokenizer` reads."""
+    clip = config.clip
+    if clip is None:
+        raise ValueError("this prior does not say what it makes: make its config by `describe`")
+    if tokenizer is None:
+        return clip
+    if tokenizer.spec.vocabulary != config.vocabulary:
+        raise ValueError(
+            f"this prior guesses {config.vocabulary} ids of {clip.tokenizer!r}, {tokenizer.name!r} "
+            f"has a vocabulary of {tokenizer.spec.vocabulary}: load the tokenizer it was trained on"
+        )
+    if clip.weights not in (None, tokenizer.hash()):
+        raise ValueError(
+            f"this prior guesses ids of {clip.tokenizer!r} ({str(clip.weights)[:12]}), not of "
+            f"{tokenizer.name!r} ({tokenizer.hash()[:12]}): load that tokenizer"
+        )
+    return clip
+
+
+def pick_label(config: PriorConfig, name: str | None, guidance: float) -> int:
+    """The label of a class, or of any. ValueError for a class or guidance that was not trained."""
+    if guidance != 1 and not config.dropout:
+        raise ValueError(
+            f"guidance={guidance} was asked, but this prior was trained with its conditions always "
+            "shown: leave guidance=1"
+        )
+    if name is None:
+        return len(config.classes)
+    if name not in config.classes:
+        known = f"name one of {', '.join(config.classes)}" if config.classes else "leave it out"
+        raise ValueError(f"this prior has no class {name!r}: {known}")
+    return config.classes.index(name)
+
+
+def roll_out(
+    prior: Prior,
+    tokenizer: Tokenizer,
+    video: Video | Float[Tensor, "b c t h w"],
+    *,
+    clips: int,
+    overlap: int = 1,
+    seed: int = 0,
+    actions: Float[Tensor, "b n a"] | None = None,
+    **options: Any,
+) -> Iterator[Float[Tensor, "b c t h w"]]:
+    """New frames that follow `video`, clip after clip, in memory that does not grow.
+
+    Each clip is generated from the last `overlap` frames so far; `actions` are those after each of
+    these and all further frames. Clip k has the seed `seed` + k.
+    """
+    leans = prior.config.reference is not None
+    seen = as_tensor(video)[:, :, -overlap:]
+    at = 0
+    for number in range(clips):
+        new = pick_clip(prior.config, tokenizer).frames - seen.shape[2] + int(leans)
+        acts = None if actions is None else actions[:, at : at + new + seen.shape[2]]
+        tokens = generate(
+            prior,
+            tokenizer,
+            count=len(seen),
+            seed=seed + number,
+            video=seen,
+            actions=acts,
+            **options,
+        )
+        reference = on_bytes(seen[:, :, :1]) if leans else None
+        made = tokenizer.decode(tokens, reference=reference)
+        assert isinstance(made, Tensor), "generated tokens stand for tensors"
+        made = made[:, :, seen.shape[2] - int(leans) :]
+        yield made
+        seen = torch.cat([seen, made.clamp(-1, 1)], dim=2)[:, :, -overlap:]
+        at += new
+
+
+# On disk.
+
+
+def save(prior: Prior, folder: str | Path) -> Path:
+    """Write config.json and model.safetensors into `folder`, made if need be."""
+    record = {"family": "masked", "config": dump_config(prior.config)}
+    return write_folder(folder, record, prior.state_dict())
+
+
+def load(folder: str | Path, *, device: torch.device | str | None = None) -> Prior:
+    """The prior that `save` wrote, in evaluation mode.
+
+    FileNotFoundError where it is not there, ValueError where the folder holds something else.
+    """
+    folder = Path(folder)
+    for name in ("config.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"there is no {name} in {folder}: give a generator's folder")
+    record = json.loads((folder / "config.json").read_text())
+    if record.get("family") != "masked":
+        raise ValueError(f"{folder} holds a {record.get('family')!r}, no prior: choose another")
+    try:
+        config = TypeAdapter(PriorConfig).validate_json(json.dumps(record["config"]))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"config.json in {folder}: {place}: {first['msg']}") from error
+    with torch.device("meta"):
+        prior = Prior(config)
+    weights = load_file(folder / "model.safetensors", device=str(device or "cpu"))
+    prior.load_state_dict(weights, assign=True)
+    return prior.eval()

@@ -1,0 +1,201 @@
+"""The network of masked generation: a transformer that guesses hidden token ids.
+
+    ids (or MASK) + place + reference + actions ─ class ─ blocks ─ guesses for every factor of an id
+
+An id of a large vocabulary is the product of factors (groups of FSQ's digits), each with an
+embedding of its own that also reads the output; one factor is BERT's tied embedding.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations, pairwise
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass as config_dataclass
+from torch import Tensor, nn
+
+from reeltok.generate.conditions import Timing
+from reeltok.generate.sit import Clip
+from reeltok.models.transformer import Block
+
+WHOLE = 4096
+"""Vocabularies up to this size are guessed as one factor; larger ones in factors up to FACTOR."""
+FACTOR = 1024
+
+SIZES: dict[str, dict[str, int]] = {
+    "s": {"width": 384, "depth": 8, "heads": 6},
+    "b": {"width": 768, "depth": 12, "heads": 12},
+    "l": {"width": 1024, "depth": 24, "heads": 16},
+}
+"""MAGVIT's transformers: B has 87 M parameters, L 306 M; S is ours."""
+
+
+@config_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class PriorConfig:
+    """Everything that shapes a prior, and what its ids are.
+
+    `grid` is that of a clip's tokens and `timing` says which frames a step stands for; `vocabulary`
+    is the product of `factors`, the least significant first. `classes` names what can be asked for.
+    `actions` are numbers per token step. `reference`: pixels (h, w) of a cell of the frame that the
+    clip follows (None: no such frame). `dropout` is the share of examples that are trained without
+    any of these, which guidance needs.
+    """
+
+    grid: tuple[int, int, int]
+    timing: Timing
+    factors: tuple[int, ...] = Field(min_length=1)
+    width: int = Field(default=768, ge=2)
+    depth: int = Field(default=12, ge=1)
+    heads: int = Field(default=12, ge=1)
+    classes: tuple[str, ...] = ()
+    actions: int = Field(default=0, ge=0)
+    reference: tuple[int, int] | None = None
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    clip: Clip | None = None
+
+    @property
+    def vocabulary(self) -> int:
+        return math.prod(self.factors)
+
+    @property
+    def cells(self) -> int:
+        return math.prod(self.grid)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """What a batch is generated from; None where the prior has no such condition.
+
+    Labels count the classes, one more is "any"; actions are those of each token step; the reference
+    is in [-1, 1]. Clips with `hidden` are generated from nothing.
+    """
+
+    labels: Int[Tensor, " b"] | None = None
+    actions: Float[Tensor, "b s a"] | None = None
+    reference: Float[Tensor, "b c 1 h w"] | None = None
+    hidden: Bool[Tensor, " b"] | None = None
+
+    def without(self, count: int) -> "Conditions":
+        """The same for `count` clips, all hidden."""
+        return replace(self, hidden=torch.ones(count, dtype=torch.bool))
+
+
+class Prior(nn.Module):
+    """A pre-norm transformer over all cells of a clip's grid, each attending to all."""
+
+    def __init__(self, config: PriorConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, (t, h, w) = config.width, config.grid
+        self.codes = nn.ParameterList(torch.empty(size, width) for size in config.factors)
+        self.mask = nn.Parameter(torch.empty(width))
+        self.places = nn.ParameterList(
+            torch.empty(*shape, width) for shape in ((t, 1, 1), (1, h, w))
+        )
+        self.classes = nn.Parameter(torch.empty(len(config.classes) + 1, width))
+        self.actions = nn.Linear(config.actions, width) if config.actions else None
+        self.reference = None
+        if config.reference is not None:
+            pixels = 3 * math.prod(config.reference)
+            layers = [nn.Linear(pixels, width), nn.GELU(), nn.Linear(width, width)]
+            self.reference = nn.Sequential(*layers)
+        self.blocks = nn.ModuleList(
+            Block(width, config.heads, qkv_bias=True) for _ in range(config.depth)
+        )
+        self.guess = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width))
+        self.norm = nn.LayerNorm(width)
+        self.biases = nn.ParameterList(torch.zeros(size) for size in config.factors)
+        for name, weight in self.named_parameters():  # BERT's start
+            if (weight.ndim > 1 or name == "mask") and not weight.is_meta:
+                nn.init.normal_(weight, std=0.02)
+
+    def forward(
+        self,
+        ids: Int[Tensor, "b n"],
+        conditions: Conditions | None = None,
+    ) -> list[Float[Tensor, "b n f"]]:
+        """Scores of every value of each factor; `ids` of `vocabulary` are hidden ones."""
+        config, conditions = self.config, conditions or Conditions()
+        x = self.embed(ids)
+        x = x + (self.places[0] + self.places[1]).flatten(0, 2)
+        x = x + self.told(conditions, len(ids)).to(x.dtype)
+        labels = conditions.labels
+        if labels is None:
+            labels = torch.full((len(ids),), len(config.classes), device=ids.device)
+        if conditions.hidden is not None:
+            labels = labels.masked_fill(conditions.hidden.to(ids.device), len(config.classes))
+        x = torch.cat([F.embedding(labels, self.classes)[:, None], x], dim=1)
+        for block in self.blocks:
+            x = block(x)
+        x = self.guess(self.norm(x[:, 1:]))
+        weights = zip(self.codes, self.biases, strict=True)
+        return [F.linear(x, table, bias) for table, bias in weights]
+
+    def embed(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
+        """The sum of a token's factors, or the mask."""
+        hidden = ids == self.config.vocabulary
+        digits = split_ids(ids.masked_fill(hidden, 0), self.config.factors)
+        each = [F.embedding(d, table) for d, table in zip(digits, self.codes, strict=True)]
+        return torch.where(hidden[..., None], self.mask, torch.stack(each).sum(0))
+
+    def told(self, conditions: Conditions, batch: int) -> Float[Tensor, "b n d"]:
+        """Actions and reference on the cells that they belong to; nothing for hidden clips."""
+        t, h, w = self.config.grid
+        x = self.mask.new_zeros(batch, t, h, w, self.config.width)
+        if self.actions is not None:
+            actions = need(conditions.actions, "actions").to(x)
+            x = x + self.actions(actions)[:, :, None, None]
+        if self.reference is not None and self.config.reference is not None:
+            p, q = self.config.reference
+            frame = need(conditions.reference, "a reference frame")[:, :, 0].to(x)
+            down, right = h * p - frame.shape[2], w * q - frame.shape[3]
+            frame = F.pad(frame, (0, right, 0, down), mode="replicate")
+            cells = rearrange(frame, "b c (h p) (w q) -> b 1 h w (c p q)", p=p, q=q)
+            x = x + self.reference(cells)
+        if conditions.hidden is not None:
+            x = x.masked_fill(conditions.hidden.to(x.device)[:, None, None, None, None], 0.0)
+        return x.flatten(1, 3)
+
+
+def need(given: Tensor | None, what: str) -> Tensor:
+    """What was given; ValueError where it is missing and the prior was trained with it."""
+    if given is None:
+        raise ValueError(f"this prior generates from {what}, and none was given: give it")
+    return given
+
+
+def split_ids(ids: Int[Tensor, "*n"], factors: Sequence[int]) -> list[Int[Tensor, "*n"]]:
+    """The factors of ids, the least significant first."""
+    places = [math.prod(factors[:i]) for i in range(len(factors))]
+    return [ids // place % size for place, size in zip(places, factors, strict=True)]
+
+
+def join_ids(digits: Sequence[Int[Tensor, "*n"]], factors: Sequence[int]) -> Int[Tensor, "*n"]:
+    """The ids that factors make; the inverse of `split_ids`."""
+    total = torch.zeros_like(digits[0])
+    for i, digit in enumerate(digits):
+        total = total + digit * math.prod(factors[:i])
+    return total
+
+
+def choose_factors(vocabulary: int, levels: Sequence[int] = ()) -> tuple[int, ...]:
+    """Into which factors ids are split: few groups of the quantizer's levels, as even as they go.
+
+    Up to WHOLE ids are one factor, and so is a vocabulary without levels.
+    """
+    if vocabulary <= WHOLE or math.prod(levels) != vocabulary:
+        return (vocabulary,)
+    for groups in range(2, len(levels) + 1):
+        cuts = (
+            (0, *inner, len(levels)) for inner in combinations(range(1, len(levels)), groups - 1)
+        )
+        products = [tuple(math.prod(levels[a:b]) for a, b in pairwise(cut)) for cut in cuts]
+        best = min(products, key=max)
+        if max(best) <= FACTOR:
+            return best
+    return tuple(levels)

@@ -1,0 +1,100 @@
+"""How masked generation proceeds: how many tokens stay hidden, and which.
+
+A schedule maps progress r in [0, 1] to the share of tokens that is hidden, 1 to 0 (MaskGIT, Chang
+et al. 2022, section 3.2; MAGVIT, Yu et al. 2023, section 3.2).
+"""
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+Schedule = Literal["cosine", "linear", "square", "exponential", "logarithm"]
+SHARES: dict[str, Callable[[float, int], float]] = {
+    "cosine": lambda r, cells: math.cos(math.pi / 2 * r),
+    "linear": lambda r, cells: 1 - r,
+    "square": lambda r, cells: 1 - r**2,
+    "exponential": lambda r, cells: 1 - cells ** (r - 1),
+    "logarithm": lambda r, cells: 1.0 if r <= 0 else min(1.0, -math.log(r) / math.log(cells)),
+}
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class Sampling:
+    """How tokens are decoded: `steps` rounds, each keeping the most confident of them.
+
+    Gumbel noise times `temperature`, which falls linearly to zero, is added to the logarithms of
+    the probabilities that decide what is kept. `guidance` above 1 goes beyond the conditions.
+    """
+
+    steps: int = Field(default=12, ge=1)
+    schedule: Schedule = "cosine"
+    temperature: float = Field(default=4.5, ge=0)
+    guidance: float = Field(default=1.0, ge=0)
+
+
+BAIR_STANDARD = Sampling(schedule="exponential", temperature=400.0)
+BAIR_DEBIASED = Sampling(schedule="cosine", temperature=4.5)
+"""MAGVIT's settings for its two BAIR protocols (appendix); 12 steps in both."""
+
+
+def hidden_share(schedule: Schedule, r: float, cells: int) -> float:
+    """The share of `cells` tokens that is hidden at progress `r` in [0, 1]."""
+    return min(1.0, max(0.0, SHARES[schedule](r, cells)))
+
+
+def hidden_count(schedule: Schedule, step: int, steps: int, cells: int, hidden: int) -> int:
+    """How many tokens stay hidden after round `step` (from 0) of `steps`.
+
+    `cells` were hidden at the start and `hidden` are now: each round settles at least one and, but
+    for the last, leaves at least one.
+    """
+    if step == steps - 1 or hidden <= 1:
+        return 0
+    count = math.floor(hidden_share(schedule, (step + 1) / steps, cells) * cells)
+    return max(1, min(hidden - 1, count))
+
+
+def least_confident(
+    confidence: Float[Tensor, "b n"], counts: int | Int[Tensor, " b"]
+) -> Bool[Tensor, "b n"]:
+    """The `counts` tokens of each clip with the lowest confidence; ties go by position."""
+    rank = confidence.argsort(dim=1, stable=True).argsort(dim=1, stable=True)
+    wanted = counts if isinstance(counts, int) else counts[:, None]
+    return rank < wanted
+
+
+def gumbel(uniform: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """Standard Gumbel noise from uniform numbers in [0, 1)."""
+    tiny = torch.finfo(uniform.dtype).tiny
+    return -(-uniform.clamp(min=tiny).log()).clamp(min=tiny).log()
+
+
+def pick(
+    probabilities: Float[Tensor, "b n v"], uniform: Float[Tensor, "b n"]
+) -> Int[Tensor, "b n"]:
+    """One choice for each token: where its cumulated probabilities pass a uniform number."""
+    total = probabilities.cumsum(-1)
+    index = torch.searchsorted(total, (uniform * total[..., -1])[..., None], right=True)
+    return index[..., 0].clamp(max=probabilities.shape[-1] - 1)
+
+
+class Dice:
+    """Uniform numbers for each clip apart, so that a clip does not depend on its batch.
+
+    Clip i of seed s draws from a generator of its own, on the CPU: the same on every device.
+    """
+
+    def __init__(self, seed: int, clips: range) -> None:
+        self.generators = [
+            torch.Generator().manual_seed((seed * 1_000_003 + clip) % 2**63) for clip in clips
+        ]
+
+    def roll(self, *shape: int) -> Float[Tensor, "b ..."]:
+        """Numbers in [0, 1) of `shape` for each clip."""
+        return torch.stack([torch.rand(*shape, generator=each) for each in self.generators])

@@ -1,0 +1,464 @@
+"""Masked generation: schedules, confidence, COMMIT by hand; seeds, references, training."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given as hypothesis_given
+from hypothesis import settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from reeltok.generate import masked
+from reeltok.generate.conditions import (
+    Timing,
+    actions_by_step,
+    complete,
+    give_around,
+    give_frames,
+    padding_cells,
+    settled_cells,
+)
+from reeltok.generate.decoding import Known, conceal, decode_hidden
+from reeltok.generate.ids import Example, Examples, PriorTask, draw_hidden, tabulate
+from reeltok.generate.latents import Feed
+from reeltok.generate.prior import (
+    SIZES,
+    Conditions,
+    Prior,
+    PriorConfig,
+    choose_factors,
+    join_ids,
+    split_ids,
+)
+from reeltok.generate.schedule import (
+    BAIR_DEBIASED,
+    BAIR_STANDARD,
+    Dice,
+    Sampling,
+    gumbel,
+    hidden_count,
+    hidden_share,
+    least_confident,
+    pick,
+)
+from reeltok.models.injection import RefTokConfig
+from reeltok.models.presets import COMPACT
+from reeltok.models.reference import on_bytes
+from reeltok.models.reftok import RefTok
+from reeltok.models.vidtok import VidTok
+from reeltok.quantizers import FSQConfig, GaussianConfig
+
+BODY = replace(COMPACT, width=8, quantizer=FSQConfig(levels=(4, 4, 3), regularization=False))
+SMALL = {"width": 16, "depth": 2, "heads": 2}
+SIZE = (16, 24)
+
+
+@pytest.fixture(scope="module")
+def plain() -> VidTok:
+    torch.manual_seed(0)
+    return VidTok(BODY, "plain").eval()
+
+
+@pytest.fixture(scope="module")
+def leaning() -> RefTok:
+    torch.manual_seed(0)
+    return RefTok(RefTokConfig(body=BODY, width=4), "leaning").eval()
+
+
+def prior_for(tokenizer, frames: int, **values) -> Prior:
+    torch.manual_seed(0)
+    config = masked.describe(tokenizer, frames=frames, size=SIZE, **SMALL, **values)
+    prior = Prior(config).eval()
+    with torch.no_grad():
+        for name, weight in prior.named_parameters():
+            weight.normal_(std=2.0 if name.startswith(("classes", "actions")) else 0.3)
+    return prior
+
+
+def clip(frames: int, batch: int = 1, seed: int = 1) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(batch, 3, frames, *SIZE, generator=generator) * 2 - 1
+
+
+# Schedules.
+
+
+def test_shares_by_hand() -> None:
+    assert hidden_share("cosine", 0.0, 256) == 1
+    assert hidden_share("cosine", 0.5, 256) == pytest.approx(math.sqrt(0.5))
+    assert hidden_share("linear", 0.25, 256) == 0.75
+    assert hidden_share("square", 0.5, 256) == 0.75
+    assert hidden_share("exponential", 0.5, 256) == pytest.approx(1 - 1 / 16)
+    assert hidden_share("logarithm", 0.5, 256) == pytest.approx(1 / 8)
+    for name in ("cosine", "linear", "square", "exponential", "logarithm"):
+        assert hidden_share(name, 1.0, 256) == pytest.approx(0, abs=1e-12)
+    assert (BAIR_STANDARD.schedule, BAIR_STANDARD.temperature) == ("exponential", 400)
+    assert (BAIR_DEBIASED.schedule, BAIR_DEBIASED.temperature) == ("cosine", 4.5)
+    assert BAIR_STANDARD.steps == BAIR_DEBIASED.steps == 12
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "exponential", "logarithm"])
+@pytest.mark.parametrize(("cells", "steps"), [(256, 12), (5, 12), (1, 1), (12, 12)])
+def test_every_round_settles_something(schedule: str, cells: int, steps: int) -> None:
+    left, counts = cells, []
+    for step in range(steps):
+        before, left = left, hidden_count(schedule, step, steps, cells, left)
+        assert left < before or before == 0
+        counts.append(left)
+    assert counts[-1] == 0
+    if (schedule, cells) == ("cosine", 256):
+        assert counts == [floor_cosine(i) for i in range(1, 12)] + [0]
+
+
+def floor_cosine(step: int) -> int:
+    return math.floor(256 * math.cos(math.pi / 2 * step / 12))
+
+
+def test_the_least_confident_are_hidden_again() -> None:
+    sure = torch.tensor([[0.9, 0.1, 0.5, 0.1, 2.0], [5.0, 4.0, 3.0, 2.0, 1.0]])
+    assert least_confident(sure, 2).tolist() == [
+        [False, True, False, True, False],
+        [False, False, False, True, True],
+    ]
+    counts = torch.tensor([1, 4])
+    assert least_confident(sure, counts).sum(1).tolist() == [1, 4]
+    assert least_confident(sure, counts)[0].tolist() == [False, True, False, False, False]
+
+
+def test_choices_follow_their_probabilities() -> None:
+    chances = torch.tensor([0.2, 0.3, 0.5]).expand(1, 5, 3).contiguous()
+    at = torch.tensor([[0.0, 0.19, 0.21, 0.49, 0.51]])
+    assert pick(chances, at).tolist() == [[0, 0, 1, 1, 2]]
+    many = torch.rand(1, 20_000)
+    found = pick(chances[:, :1].expand(1, 20_000, 3).contiguous(), many)
+    share = torch.bincount(found[0], minlength=3) / 20_000
+    assert torch.allclose(share, torch.tensor([0.2, 0.3, 0.5]), atol=0.02)
+    assert gumbel(torch.rand(100_000)).mean().item() == pytest.approx(0.5772, abs=0.02)
+    assert gumbel(torch.tensor([0.0, 1 - 2**-24])).isfinite().all()
+
+
+# What is given.
+
+
+def test_conditions_by_hand(plain: VidTok, leaning: RefTok) -> None:
+    x = clip(9)
+    first = give_frames(9, SIZE, first=2)
+    completed = complete(x, first)
+    assert torch.equal(completed[:, :, :2], x[:, :, :2])
+    assert torch.equal(completed[:, :, 2:], x[:, :, 1:2].expand(-1, -1, 7, -1, -1))
+    ends = complete(x, give_frames(9, SIZE, first=1, last=1))
+    assert torch.equal(ends[:, :, 7], x[:, :, 0])
+    assert torch.equal(ends[:, :, 8], x[:, :, 8])
+    hole = give_around(9, SIZE, (0, 8, 8, 16))
+    filled = complete(x, hole)
+    assert not filled[..., :8, 8:16].any()
+    assert torch.equal(filled[..., 8:, :], x[..., 8:, :])
+    assert not complete(x, ~give_frames(9, SIZE, first=9)).any()
+    spec, grid = plain.spec, (3, 2, 3)
+    assert padding_cells(first, spec, grid).flatten(1).all(1).tolist() == [False, False, True]
+    assert settled_cells(first, spec, grid).flatten(1).all(1).tolist() == [True, False, False]
+    around = padding_cells(hole, spec, grid)
+    assert around[0].tolist() == [[False, True, False], [False, False, False]]
+    assert not settled_cells(hole, spec, grid).any()
+    follows = leaning.under(start="given").spec
+    assert Timing.of(follows).step_of(8).tolist() == [0] * 4 + [1] * 4
+    four = give_frames(8, SIZE, first=4)
+    assert settled_cells(four, follows, (2, 2, 3)).flatten(1).all(1).tolist() == [True, False]
+    with pytest.raises(ValueError, match="give fewer"):
+        give_frames(4, SIZE, first=3, last=2)
+    with pytest.raises(ValueError, match="does not lie"):
+        give_around(4, SIZE, (0, 0, 17, 4))
+
+
+def test_actions_lead_to_frames() -> None:
+    actions = torch.arange(1.0, 9.0).view(1, 8, 1)  # after frames 0 to 7
+    plain = Timing(first=1, first_steps=1, group=4, group_steps=1)
+    found = actions_by_step(actions, plain, 6, follows=False)
+    assert found.tolist() == [[[0, 0, 0, 0], [1, 2, 3, 4], [5, 0, 0, 0]]]
+    after = Timing(first=4, first_steps=1, group=4, group_steps=1)
+    found = actions_by_step(actions, after, 6, follows=True)
+    assert found.tolist() == [[[1, 2, 3, 4], [5, 6, 0, 0]]]
+    with pytest.raises(ValueError, match="8 actions were given for 12 frames: give 11"):
+        actions_by_step(actions, plain, 12, follows=False)
+
+
+def test_hidden_tokens_become_the_condition_video_or_the_mask() -> None:
+    ids = torch.tensor([[1, 2, 3, 4]])
+    hidden = torch.tensor([[True, True, False, False]])
+    padding = torch.tensor([True, False, True, False])
+    known = Known(ids=torch.tensor([[5, 6, 7, 8]]), padding=padding, settled=padding & False)
+    assert conceal(ids, hidden, 99, known).tolist() == [[99, 6, 3, 4]]
+    assert conceal(ids, hidden, 99).tolist() == [[99, 99, 3, 4]]
+
+
+# Vocabularies.
+
+
+@settings(max_examples=20)
+@hypothesis_given(st.lists(st.integers(2, 9), min_size=1, max_size=6), st.integers(0, 2**31))
+def test_factors_are_a_bijection(factors: list[int], seed: int) -> None:
+    ids = torch.randint(math.prod(factors), (50,), generator=torch.Generator().manual_seed(seed))
+    digits = split_ids(ids, factors)
+    assert all((digit < size).all() for digit, size in zip(digits, factors, strict=True))
+    assert torch.equal(join_ids(digits, factors), ids)
+
+
+def test_large_vocabularies_are_split() -> None:
+    assert choose_factors(1024) == (1024,)
+    assert choose_factors(1000, (8, 5, 5, 5)) == (1000,)
+    assert choose_factors(8**5, (8,) * 5) == (64, 512)
+    assert choose_factors(8**6, (8,) * 6) == (512, 512)
+    assert choose_factors(2**18, (2,) * 18) == (512, 512)
+    assert choose_factors(262_144) == (262_144,)
+
+
+@pytest.mark.parametrize(("size", "millions"), [("s", 15), ("b", 87), ("l", 306)])
+def test_sizes(size: str, millions: int) -> None:
+    timing = Timing(first=4, first_steps=1, group=4, group_steps=1)
+    config = PriorConfig(grid=(4, 16, 16), timing=timing, factors=(1024,), **SIZES[size])
+    with torch.device("meta"):
+        count = sum(p.numel() for p in Prior(config).parameters())
+    assert count / 1e6 == pytest.approx(millions, rel=0.05)
+
+
+# Decoding.
+
+
+class Sharp(Prior):
+    """Always guesses id 1, cell i with confidence that grows as `order` says; keeps what it saw."""
+
+    def forward(self, ids: Tensor, conditions: Conditions | None = None) -> list[Tensor]:
+        self.saw = [*getattr(self, "saw", []), ids.clone()]
+        scores = torch.zeros(*ids.shape, self.config.vocabulary)
+        scores[..., 1] = 10 + self.order.float()
+        return [scores]
+
+
+def sharp(order: list[int]) -> Sharp:
+    timing = Timing(first=1, first_steps=1, group=4, group_steps=1)
+    prior = Sharp(PriorConfig(grid=(1, 2, 4), timing=timing, factors=(4,), **SMALL))
+    prior.order = torch.tensor(order)
+    return prior
+
+
+def test_the_surest_tokens_are_kept_first() -> None:
+    prior, mask = sharp([3, 7, 1, 6, 0, 5, 2, 4]), 4
+    sampling = Sampling(steps=4, schedule="linear", temperature=0.0)
+    ids = decode_hidden(prior, Conditions(), Dice(0, range(2)), sampling)
+    assert ids.tolist() == [[1] * 8] * 2
+    visible = [(saw != mask)[0].nonzero().flatten().tolist() for saw in prior.saw]
+    assert visible == [[], [1, 3], [1, 3, 5, 7], [0, 1, 3, 5, 6, 7]]
+
+
+def test_what_is_settled_stays_and_the_rest_is_refined() -> None:
+    prior = sharp([0, 1, 2, 3, 4, 5, 6, 7])
+    known = Known(
+        ids=torch.full((1, 8), 3),
+        padding=torch.tensor([False] * 4 + [True] * 4),
+        settled=torch.tensor([True] * 2 + [False] * 6),
+    )
+    sampling = Sampling(steps=2, schedule="linear", temperature=0.0)
+    ids = decode_hidden(prior, Conditions(), Dice(0, range(1)), sampling, known=known)
+    assert prior.saw[0].tolist() == [[3, 3, 3, 3, 4, 4, 4, 4]]
+    assert prior.saw[1].tolist() == [[3, 3, 3, 3, 4, 1, 1, 1]]
+    assert ids.tolist() == [[3, 3, 1, 1, 1, 1, 1, 1]]
+
+
+def test_temperature_shuffles_the_order() -> None:
+    orders = []
+    for temperature in (0.0, 400.0):
+        prior = sharp([3, 7, 1, 6, 0, 5, 2, 4])
+        sampling = Sampling(steps=4, schedule="linear", temperature=temperature)
+        decode_hidden(prior, Conditions(), Dice(1, range(8)), sampling)
+        orders.append((prior.saw[1] != 4).nonzero().tolist())
+    assert orders[0] != orders[1]
+
+
+# Clips.
+
+
+def test_a_seed_gives_the_same_clips(leaning: RefTok) -> None:
+    prior, first = prior_for(leaning, 8), clip(1)
+    one = masked.generate(prior, leaning, count=3, seed=4, video=first)
+    assert one.grid == (2, 2, 3)
+    assert torch.equal(masked.generate(prior, count=3, seed=4, video=first).ids, one.ids)
+    assert torch.equal(masked.generate(prior, count=3, seed=4, video=first, batch=2).ids, one.ids)
+    later = masked.generate(prior, count=1, seed=4, video=first, first=2)
+    assert torch.equal(later.ids[0], one.ids[2])
+    other = masked.generate(prior, count=3, seed=5, video=first)
+    assert not torch.equal(other.ids, one.ids)
+    assert not torch.equal(one.ids[0], one.ids[1])
+
+
+def test_clips_follow_their_reference(leaning: RefTok) -> None:
+    prior, first = prior_for(leaning, 8), clip(1)
+    tokens = masked.generate(prior, leaning, video=first)
+    made = leaning.decode(tokens, reference=on_bytes(first))
+    assert made.shape == (1, 3, 8, *SIZE)
+    with pytest.raises(ValueError, match="not the reference frame"):
+        leaning.decode(tokens, reference=on_bytes(clip(1, seed=2)))
+    other = masked.generate(prior, leaning, video=clip(1, seed=2))
+    assert not torch.equal(other.ids, tokens.ids)
+    each = masked.generate(prior, leaning, count=2, video=clip(1, batch=2))
+    assert leaning.decode(each, reference=on_bytes(clip(1, batch=2))).shape[0] == 2
+    with pytest.raises(ValueError, match="a reference frame"):
+        masked.generate(prior, leaning)
+
+
+@pytest.mark.parametrize("shown", [1, 5])
+def test_given_frames_keep_their_tokens(plain: VidTok, leaning: RefTok, shown: int) -> None:
+    x = clip(9)
+    tokens = masked.generate(prior_for(plain, 9), plain, video=x[:, :, :shown], count=2)
+    own = plain.encode(x[:, :, :shown]).ids
+    assert torch.equal(tokens.ids[:, : own.shape[1]], own.expand(2, -1, -1, -1))
+    assert not torch.equal(tokens.ids[0], tokens.ids[1])
+    after = masked.generate(prior_for(leaning, 8), leaning, video=x[:, :, :shown])
+    if shown == 5:
+        coded = leaning.encode(x[:, :, 1:5], reference=x[:, :, :1]).ids
+        assert torch.equal(after.ids[:, :1], coded)
+
+
+def test_inpainting_and_interpolation(plain: VidTok) -> None:
+    prior, x = prior_for(plain, 9), clip(9)
+    hole = give_around(9, SIZE, (0, 8, 8, 16))
+    ends = give_frames(9, SIZE, first=1, last=4)
+    for given in (hole, ends):
+        tokens = masked.generate(prior, plain, video=x, given=given)
+        assert plain.decode(tokens).shape == x.shape
+    with pytest.raises(ValueError, match="marks pixels"):
+        masked.generate(prior, plain, video=x, given=hole[:5])
+    with pytest.raises(ValueError, match="give it too"):
+        masked.generate(prior, video=x, given=hole)
+
+
+def test_rollouts_go_on_from_their_last_frame(plain: VidTok, leaning: RefTok) -> None:
+    x = clip(3)
+    made = list(masked.roll_out(prior_for(leaning, 8), leaning, x, clips=3, seed=1))
+    assert [part.shape[2] for part in made] == [8, 8, 8]
+    again = masked.generate(
+        prior_for(leaning, 8), leaning, seed=2, video=made[0][:, :, -1:].clamp(-1, 1)
+    )
+    reference = on_bytes(made[0][:, :, -1:].clamp(-1, 1))
+    assert torch.equal(leaning.decode(again, reference=reference), made[1])
+    parts = masked.roll_out(prior_for(plain, 9), plain, x, clips=2, overlap=2)
+    assert [part.shape[2] for part in parts] == [7, 7]
+    acting = prior_for(leaning, 4, actions=2)
+    acts = torch.rand(1, 8, 2)
+    told = list(masked.roll_out(acting, leaning, x[:, :, :1], clips=2, actions=acts))
+    other = list(
+        masked.roll_out(acting, leaning, x[:, :, :1], clips=2, actions=acts * torch.tensor([1, -1]))
+    )
+    assert not torch.equal(told[0], other[0])
+
+
+def test_classes_and_guidance(plain: VidTok) -> None:
+    prior = prior_for(plain, 9, classes=("push", "pull"), dropout=0.1)
+    push, pull, any_class = (
+        masked.generate(prior, class_name=name).ids for name in ("push", "pull", None)
+    )
+    assert not torch.equal(push, pull)
+    assert not torch.equal(push, any_class)
+    strong = masked.generate(prior, class_name="push", sampling=Sampling(guidance=40.0)).ids
+    assert not torch.equal(push, strong)
+    bare = masked.generate(prior, class_name="push", sampling=Sampling(guidance=0.0)).ids
+    assert torch.equal(bare, any_class)
+
+
+def test_bad_input(plain: VidTok, leaning: RefTok) -> None:
+    prior = prior_for(plain, 9, classes=("push",))
+    with pytest.raises(ValueError, match="no class 'pull': name one of push"):
+        masked.generate(prior, class_name="pull")
+    with pytest.raises(ValueError, match="leave guidance=1"):
+        masked.generate(prior, sampling=Sampling(guidance=2.0))
+    other = VidTok(replace(BODY, quantizer=FSQConfig(levels=(4, 4))), "other")
+    with pytest.raises(ValueError, match="has a vocabulary of 16"):
+        masked.generate(prior, other)
+    with pytest.raises(ValueError, match=r"'leaning' .*load that tokenizer"):
+        masked.generate(prior, leaning)
+    with pytest.raises(ValueError, match="makes frames of 16x24, the video has 8x8"):
+        masked.generate(prior, plain, video=torch.zeros(1, 3, 1, 8, 8))
+    with pytest.raises(ValueError, match="actions, and none was given"):
+        masked.generate(prior_for(plain, 9, actions=2), plain)
+    with pytest.raises(ValueError, match="2 were given for 3 clips"):
+        masked.generate(prior, plain, count=3, video=clip(1, batch=2))
+    flowing = VidTok(replace(BODY, quantizer=GaussianConfig(channels=3)))
+    with pytest.raises(ValueError, match="is continuous"):
+        masked.describe(flowing, frames=9, size=SIZE)
+
+
+def test_a_folder_gives_the_same_prior(plain: VidTok, tmp_path: Path) -> None:
+    prior = prior_for(plain, 9)
+    again = masked.load(masked.save(prior, tmp_path / "prior"))
+    assert again.config == prior.config
+    assert torch.equal(masked.generate(again, seed=1).ids, masked.generate(prior, seed=1).ids)
+    with pytest.raises(FileNotFoundError, match=r"there is no config\.json"):
+        masked.load(tmp_path)
+    (tmp_path / "prior" / "config.json").write_text('{"family": "flow"}')
+    with pytest.raises(ValueError, match="holds a 'flow', no prior"):
+        masked.load(tmp_path / "prior")
+
+
+# Training.
+
+
+def test_masks_are_drawn_by_a_cosine() -> None:
+    ids = torch.zeros(400, 64, dtype=torch.long)
+    hidden = draw_hidden(ids, torch.Generator().manual_seed(0))
+    counts = hidden.sum(1)
+    assert counts.min() >= 1
+    assert counts.max() <= 64
+    assert (counts / 64).mean().item() == pytest.approx(2 / math.pi, abs=0.04)
+    again = draw_hidden(ids, torch.Generator().manual_seed(0))
+    assert torch.equal(hidden, again)
+
+
+def test_examples_hold_what_a_prior_is_told(plain: VidTok, leaning: RefTok, tmp_path: Path) -> None:
+    clips = [Example(x=clip(9, seed=i), actions=torch.rand(1, 9, 2)) for i in range(3)]
+    config = masked.describe(leaning, frames=8, size=SIZE, actions=2, **SMALL)
+    found = tabulate(leaning, config, clips)
+    x = clips[1].x
+    assert torch.equal(found.ids[1], leaning.encode(x[:, :, 1:], reference=x[:, :, :1]).flat()[0])
+    assert found.references.shape == (3, *SIZE, 3)
+    assert found.actions.shape == (3, 2, 8)
+    found.save(tmp_path / "ids.safetensors")
+    again = Examples.load(tmp_path / "ids.safetensors")
+    assert torch.equal(again.ids, found.ids)
+    assert torch.equal(again.references, found.references)
+    given = give_frames(9, SIZE, first=1)
+    config = masked.describe(plain, frames=9, size=SIZE, **SMALL)
+    commit = tabulate(plain, config, clips, given=given)
+    assert torch.equal(commit.shown[:, :6], commit.ids[:, :6])
+    assert commit.padding.view(3, 2, 3).flatten(1).all(1).tolist() == [False, True, True]
+    with pytest.raises(ValueError, match="cut it so"):
+        tabulate(plain, config, [Example(x=clip(8))])
+    with pytest.raises(ValueError, match="give at least one"):
+        tabulate(plain, config, [])
+
+
+@pytest.mark.parametrize("kind", ["plain", "leaning"])
+def test_a_prior_learns(kind: str, request: pytest.FixtureRequest) -> None:
+    tokenizer = request.getfixturevalue(kind)
+    leans = kind == "leaning"
+    config = masked.describe(tokenizer, frames=8 + (not leans), size=SIZE, dropout=0.1, **SMALL)
+    clips = [Example(x=clip(9, seed=i)) for i in range(4)]
+    given = None if leans else give_frames(9, SIZE, first=1)
+    examples = tabulate(tokenizer, config, clips, given=given)
+    torch.manual_seed(0)
+    task = PriorTask(Prior(config), held_out=examples)
+    feed = Feed(examples, batch=4, seed=1)
+    optimizer = torch.optim.AdamW(task.parameters().parameters(), lr=1e-2)
+    before = task.validate(0)
+    task.prior.train()
+    for step in range(30):
+        optimizer.zero_grad()
+        losses = task.loss(feed(step), step, torch.Generator().manual_seed(step))
+        losses.total.backward()
+        optimizer.step()
+    after = task.validate(30)
+    assert before["held_out"] > math.log(config.vocabulary) - 0.5
+    assert after["held_out"] < before["held_out"] - 1
+    assert after["score"] == -after["held_out"]
+    assert task.validate(31) == after
