@@ -1,0 +1,218 @@
+"""The command line: a table of commands, and one line for whatever goes wrong.
+
+A command is a typed function in `reeltok.commands`; typer turns its signature and docstring into
+options and help. Only the module of the command that runs is imported, so `reeltok --help` is
+quick. Every command takes --json (one object for programs instead of text) and --debug.
+"""
+
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from reeltok.commands.report import Report
+
+# name: (module of reeltok.commands, function, what it does)
+COMMANDS = {
+    "encode": ("encode", "encode", "Turn videos into .reel files of tokens."),
+    "decode": ("decode", "decode", "Turn .reel files back into videos."),
+    "reconstruct": ("reconstruct", "reconstruct", "Code a video there and back, and compare."),
+    "demo": ("demo", "demo", "Make a short clip, code it there and back, show the result."),
+    "models": ("models", "models", "List the tokenizers that have a name."),
+    "info": ("info", "info", "Say what a .reel file, a video or a model is."),
+    "download": ("models", "download", "Fetch the published weights of a preset."),
+    "convert": ("convert", "convert", "Turn a public checkpoint into a model folder, or back."),
+    "statistics": ("models", "statistics", "Measure a continuous model's latents, keep them."),
+    "train": ("training", "train", "Train a tokenizer by a recipe."),
+    "runs": ("training", "runs", "Draw the curves of a training run."),
+    "evaluate": ("evaluate", "evaluate", "Judge a tokenizer on videos, under a protocol."),
+    "compare": ("compare", "compare", "Judge tokenizers and codecs side by side; a report."),
+    "probe": ("probe", "probe", "Say what a linear classifier reads off the tokens."),
+    "view": ("view", "view", "Show a page in the browser to try tokenizers on."),
+    "data check": ("training", "check_data", "Decode all clips of a folder; list the whole ones."),
+}
+EPILOG = (
+    "Every command takes --json (one object on standard output instead of text, for programs) "
+    "and --debug (show where an error arose)."
+)
+
+
+EXTRAS = {
+    "matplotlib": "plot",
+    "tensorboard": "track",
+    "diffusers": "diffusers",
+    "ray": "ray",
+    "gradio": "ui",
+}
+"""Packages that a command may miss, and the extra of reeltok that brings them."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0, 2 after an error, 130 after Ctrl-C."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    as_json, debug = take(words, "--json"), take(words, "--debug")
+    try:
+        with notes_on_stderr():
+            report = run(words)
+        return 0 if report is None else show(report, as_json=as_json)
+    except BrokenPipeError:  # who reads no further wants to hear no more
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except KeyboardInterrupt:
+        return complain("interrupted; nothing half-written is left", code=130)
+    except (ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:
+        sentence = explain(error)
+        if debug or sentence is None:
+            raise
+        return complain(sentence)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 0
+
+
+def take(words: list[str], flag: str) -> bool:
+    """Remove `flag` from the words before "--"; whether it was there."""
+    end = words.index("--") if "--" in words else len(words)
+    if flag not in words[:end]:
+        return False
+    words.remove(flag)
+    return True
+
+
+def run(words: Sequence[str]) -> "Report | None":
+    """What the command that `words` begin with reports; None where they asked for help."""
+    if not words or words[0] in ("--help", "-h", "help"):
+        print(overview())
+        return None
+    if words[0] == "--version":
+        from reeltok import __version__
+
+        print(f"reeltok {__version__}")
+        return None
+    name = find_command(words)
+    return call(name, words[len(name.split()) :])
+
+
+def overview() -> str:
+    """The help that lists all commands."""
+    width = max(map(len, COMMANDS))
+    rows = [f"  {name:<{width}}  {what}" for name, (_, _, what) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "Usage: reeltok COMMAND [ARGUMENTS] [OPTIONS]",
+            "",
+            "  Video to tokens and tokens to video.",
+            "",
+            "Commands:",
+            *rows,
+            "",
+            "`reeltok COMMAND --help` says what one takes, `reeltok --version` which this is.",
+            EPILOG,
+        ]
+    )
+
+
+def find_command(words: Sequence[str]) -> str:
+    """The command that `words` begin with. ValueError that names the nearest for any other."""
+    for name in (" ".join(words[:2]), words[0]):
+        if name in COMMANDS:
+            return name
+    inner = [name for name in COMMANDS if name.startswith(f"{words[0]} ")]
+    if inner:
+        raise ValueError(f"`reeltok {words[0]}` is not whole: give `reeltok {inner[0]}`")
+    from difflib import get_close_matches
+
+    near = get_close_matches(words[0], COMMANDS, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else "`reeltok --help` lists them"
+    raise ValueError(f"there is no command {words[0]!r}: {hint}")
+
+
+def call(name: str, words: Sequence[str]) -> "Report | None":
+    """Parse `words` by the command's signature and call it; None where they asked for help."""
+    import typer
+    from typer.main import get_command
+
+    module, function, _ = COMMANDS[name]
+    names = {"help_option_names": ["--help", "-h"]}
+    app = typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
+    make = app.command(name, epilog=EPILOG, context_settings=names)
+    make(getattr(import_module(f"reeltok.commands.{module}"), function))
+    command = get_command(app)
+    misused: Any = typer.BadParameter.__base__  # UsageError, wherever this typer keeps it
+    try:
+        with command.make_context(f"reeltok {name}", list(words)) as context:
+            return command.invoke(context)
+    except typer.Exit:
+        return None
+    except misused as error:
+        said = error.format_message().rstrip(".")
+        said = said[:1].lower() + said[1:]
+        raise ValueError(f"{said}; `reeltok {name} --help` says what it takes") from error
+
+
+def show(report: "Report", *, as_json: bool) -> int:
+    """Print a report; the exit code. It goes to standard error where the output is a pipe."""
+    stream = sys.stderr if report.piped else sys.stdout
+    if as_json:
+        import json
+
+        print(json.dumps(finite(report.data), default=str), file=stream, flush=True)
+    elif report.text:
+        text = report.text.encode("utf-8", "backslashreplace").decode()  # odd names of files
+        print(text, file=stream, flush=True)
+    return 0 if report.failed is None else complain(report.failed)
+
+
+def finite(value: Any) -> Any:
+    """The same without infinity and NaN, which JSON does not have: null stands for them."""
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not abs(value) < float("inf") else value
+
+
+def complain(sentence: str, code: int = 2) -> int:
+    """Say on standard error, in one line, what went wrong."""
+    print(f"reeltok: {sentence}", file=sys.stderr)
+    return code
+
+
+def explain(error: BaseException) -> str | None:
+    """One sentence for what a user can mend; None for what only a programmer can."""
+    from reeltok.commands.report import one_line
+
+    if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
+        extra = EXTRAS[error.name]
+        return f"this needs {error.name}, which is not here: pip install 'reeltok[{extra}]'"
+    if isinstance(error, ValueError | OSError):
+        return one_line(error)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "out of memory: give a smaller --chunk, or --tile 256"
+    return None
+
+
+@contextmanager
+def notes_on_stderr() -> Iterator[None]:
+    """Inside, what the library warns of is one line on standard error, said once."""
+    said = set()
+
+    def say(message: Warning | str, *where: Any, **more: Any) -> None:
+        text = " ".join(str(message).split())
+        if text not in said:
+            said.add(text)
+            print(f"reeltok: note: {text}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = say
+        yield
+
+
+if __name__ == "__main__":
+    sys.exit(main())

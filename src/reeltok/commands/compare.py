@@ -1,0 +1,181 @@
+"""`compare`: tokenizers, peers and codecs under one protocol, as a report to look at."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from reeltok.commands import evaluate as judging
+from reeltok.commands import options as given
+from reeltok.commands.files import check_place
+from reeltok.commands.report import Report, note
+
+if TYPE_CHECKING:
+    from reeltok.evaluate.clips import Clip
+    from reeltok.evaluate.codecs import Yardstick
+    from reeltok.evaluate.protocols import Protocol
+    from reeltok.evaluate.report import Media
+    from reeltok.evaluate.results import Result
+    from reeltok.evaluate.scores import Judge
+    from reeltok.evaluate.subjects import Subject
+
+CURVE = ("psnr", "psnr-uint8", "lpips-alex")  # what points of a codec's curve are judged by
+
+
+def compare(
+    what: Annotated[list[str], typer.Argument(metavar="MODEL... DATA", show_default=False)],
+    *,
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="The report; open index.html in it.")
+    ] = Path("report"),
+    peer: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="h264, av1, resize, diffusers:CLASS=FOLDER, mod:func."),
+    ] = None,
+    protocol: judging.Plan = "shared-eval",
+    root: judging.Root = None,
+    max_broken: judging.Broken = 5,
+    work: judging.Work = None,
+    again: judging.Again = False,
+    weights: given.Weights = None,
+    device: given.Device = "auto",
+    dtype: given.Dtype = "fp32",
+    chunk: given.Chunk = None,
+    tile: given.Tile = None,
+    force: given.Force = False,
+) -> Report:
+    """Judge tokenizers and peers on the same clips, and write a report with moving pictures.
+
+    MODEL is a preset, a folder, a repository, or a result that `evaluate --out` wrote; where all
+    are results, no DATA is needed. Codecs are matched to the bits of the first MODEL, in two ways:
+    every clip at its bits, and one quality for the set; points of their curves stand beside.
+    """
+    names, data = split_words(what)
+    if (out / "index.html").exists() and not (force or (out / "results").is_dir()):
+        raise ValueError(f"{out} holds another page: give another --out, or --force")
+    check_place(str(out))
+    from reeltok.evaluate.protocols import find_protocol
+    from reeltok.evaluate.report import Media, write_report
+    from reeltok.evaluate.results import Result, tabulate
+    from reeltok.evaluate.run import place
+
+    plan, media = find_protocol(protocol), Media(out)
+    results = [Result.load(name) for name in names if name.endswith(".json")]
+    models = [name for name in names if not name.endswith(".json")]
+    with judging.ranks():
+        if data is not None:
+            run = Comparison(
+                plan,
+                data,
+                media,
+                device,
+                root,
+                None if again else judging.place_work(work),
+                max_broken,
+            )
+            for name in models:
+                own = judging.open_own(
+                    name, weights, device, dtype, chunk, tile, sample=plan.latent == "sample"
+                )
+                results.append(run.judge(own))
+            like = run.yardstick(results)
+            results += [run.judge(one) for text in peer or () for one in run.peers(text, like)]
+        for result in results:
+            for name, why in result.broken.items():
+                note(f"{name} left out for {result.model}: {why}")
+        if place()[0] > 0:
+            return Report(data={}, text="")
+        index = write_report(out, results, media, title=f"{plan.name}: {len(results)} results")
+    rows = [r for r in results if r.settings.get("role") != "curve"]
+    table = tabulate(rows)
+    shown = ["psnr", "ssim", "lpips-alex", "flicker", "bits_per_pixel"]
+    text = f"{replace(table, columns=shown).text()}\n\nreport: {index}"
+    return Report(
+        data={"report": str(index), "results": [judging.flat(r) for r in results]}, text=text
+    )
+
+
+def split_words(words: list[str]) -> tuple[list[str], str | None]:
+    """Models and data. ValueError where one of the two is lacking."""
+    if all(word.endswith(".json") for word in words):
+        return words, None
+    if len(words) < 2:
+        raise ValueError(f"compare takes MODEL... DATA, but was given {words[0]} alone")
+    return words[:-1], words[-1]
+
+
+class Comparison:
+    """What all subjects of a comparison share: clips, judges, the folder of the report."""
+
+    def __init__(
+        self,
+        plan: "Protocol",
+        data: str,
+        media: "Media",
+        device: str,
+        root: Path | None,
+        work: Path | None,
+        max_broken: int,
+    ) -> None:
+        from reeltok import zoo
+        from reeltok.evaluate.scores import open_judge
+
+        self.plan, self.data, self.media, self.root = plan, data, media, root
+        self.device = zoo.pick_device(device)
+        self.work, self.max_broken = work, max_broken
+        self.full = open_judge(plan.metrics, frames=plan.fvd_frames, device=self.device)
+        found = tuple(key for key in CURVE if key in plan.metrics)
+        self.brief: Judge = replace(self.full, metrics=found, extractors={}, missing={})
+
+    def judge(self, subject: "Subject") -> "Result":
+        """One subject's result; its videos go into the report, but for points of a curve."""
+        from reeltok.evaluate.run import evaluate
+
+        brief = subject.settings.get("role") == "curve"
+        more: dict[str, Any] = {}
+        if not brief:
+            more["keep"] = self.media.keep(subject.name, subject.vocabulary)
+            more["kept"] = self.media.kept(subject.name)
+        with judging.shown(f"judging {subject.name}", 1) as tell:
+            return evaluate(
+                subject,
+                self.data,
+                protocol=self.plan,
+                root=self.root,
+                judge=self.brief if brief else self.full,
+                work=self.work,
+                max_broken=self.max_broken,
+                tell=tell,
+                **more,
+            )
+
+    def yardstick(self, results: "list[Result]") -> "Yardstick":
+        """What peers are matched to: the first result that counted bits."""
+        from reeltok.evaluate.codecs import Yardstick
+
+        for result in results:
+            bits = {c["name"]: c["bits"] for c in result.clips if c["bits"] is not None}
+            factors = result.settings.get("factors")
+            if bits and factors:
+                return Yardstick(
+                    bits=bits,
+                    factors=tuple(factors),
+                    clips=partial(self._clips, result.causal),
+                    causal=result.causal,
+                )
+        return Yardstick(clips=partial(self._clips, True))
+
+    def _clips(self, causal: bool) -> "Iterable[Clip]":
+        from reeltok.evaluate.clips import clips
+        from reeltok.evaluate.run import place
+
+        return clips(self.plan, self.data, root=self.root, causal=causal, shard=place())
+
+    def peers(self, text: str, like: "Yardstick") -> "list[Subject]":
+        """The subjects that a peer's name stands for."""
+        from reeltok.evaluate.peers import open_peers
+
+        return open_peers(text, like, device=self.device)

@@ -1,0 +1,147 @@
+"""`convert`: public checkpoints and diffusers folders to our folders, and back."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from reeltok.commands import options as given
+from reeltok.commands.files import check_free, check_place
+from reeltok.commands.report import Report
+
+if TYPE_CHECKING:
+    from reeltok.tokenizer import Tokenizer
+
+
+def convert(
+    source: Annotated[str, typer.Argument(metavar="CKPT", show_default=False)],
+    out: Annotated[str, typer.Argument(metavar="FOLDER", show_default=False)],
+    *,
+    preset: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The configuration of the checkpoint; a preset."),
+    ] = None,
+    changes: given.Changes = None,
+    to: Annotated[
+        str, typer.Option(metavar="ours|public", help="The layout that is written.")
+    ] = "ours",
+    force: given.Force = False,
+) -> Report:
+    """Turn a public checkpoint into a model folder, or a model into a public checkpoint.
+
+    CKPT is a public .ckpt or .safetensors file of the configuration --preset, changed by --set
+    (such as channels=8), or a folder of diffusers. Keys that belong to training (loss.*) are listed
+    and dropped. With --to public, CKPT is a preset or a folder of ours and FOLDER a file.
+    """
+    if to not in ("ours", "public"):
+        raise ValueError(f"--to {to} is not known: give ours or public")
+    check_place(out)
+    if to == "public":
+        return write_public(source, out, force=force)
+    check_free([str(Path(out) / "config.json")], force=force)
+    tokenizer, dropped = read_public(source, preset, given.parse_changes(changes))
+    folder = tokenizer.save_pretrained(out)
+    said = [f"{tokenizer.name}: {tokenizer.spec.parameters:,} parameters in {folder}"]
+    if dropped:
+        said.append(f"dropped {len(dropped)} keys that are not the network's: {by_part(dropped)}")
+    record = {"name": tokenizer.name, "folder": str(folder), "dropped": dropped}
+    return Report(data=record | {"weights": tokenizer.hash()}, text="\n".join(said))
+
+
+def read_public(
+    source: str, preset: str | None, changes: dict[str, str]
+) -> "tuple[Tokenizer, list[str]]":
+    """The tokenizer of a checkpoint or a folder, and the keys that it has no use for."""
+    from reeltok import zoo
+    from reeltok.models.convert import is_public, read_checkpoint, to_public
+
+    if Path(source).is_dir():
+        if preset or changes:
+            raise ValueError(f"{source} is a folder and brings its configuration: no --preset")
+        return zoo.load_folder(Path(source)), []
+    weights = read_checkpoint(source)
+    if preset is None:
+        raise ValueError("name the configuration of the checkpoint: --preset NAME")
+    family, config = zoo.described(preset)
+    for key, text in changes.items():
+        config = changed(config, key, text)
+    tokenizer = zoo.fill(family, config, Path(preset).name, weights)
+    public = is_public(family, weights)
+    known = to_public(tokenizer) if public else tokenizer.state_dict()
+    return tokenizer, sorted(key for key in weights if key.removeprefix("module.") not in known)
+
+
+def by_part(keys: Iterable[str]) -> str:
+    """Keys counted by their first name: "loss.* (212)"."""
+    counts = Counter(key.split(".")[0] for key in keys)
+    return ", ".join(f"{name}.* ({count})" for name, count in sorted(counts.items()))
+
+
+def changed(config: Any, key: str, text: str) -> Any:
+    """The configuration with another value under `key`: a dotted path, or a name that is unique.
+
+    ValueError that names the nearest key for an unknown one.
+    """
+    from pydantic import TypeAdapter
+
+    from reeltok.folder import dump_config
+
+    tree = dump_config(config)
+    *way, last = full_path(tree, key).split(".")
+    place = tree
+    for name in way:
+        place = place[name]
+    try:
+        place[last] = json.loads(text)
+    except json.JSONDecodeError:
+        place[last] = text
+    return TypeAdapter(type(config)).validate_json(json.dumps(tree))
+
+
+def full_path(tree: dict[str, Any], key: str) -> str:
+    """The dotted path of a key in a configuration."""
+    paths = list(leaves(tree))
+    found = [path for path in paths if path == key or path.endswith(f".{key}")]
+    if key in found or len(found) == 1:
+        return key if key in found else found[0]
+    near = get_close_matches(key, [*paths, *(path.split(".")[-1] for path in paths)], n=1)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(paths)}"
+    raise ValueError(f"a configuration has no {key!r}: {hint}")
+
+
+def leaves(tree: dict[str, Any], before: str = "") -> Iterator[str]:
+    """The dotted paths of all values."""
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{before}{name}.")
+        else:
+            yield f"{before}{name}"
+
+
+def write_public(source: str, out: str, *, force: bool) -> Report:
+    """A model in the public layout, as a .safetensors file or as {"state_dict": ...} in a .ckpt."""
+    import torch
+    from safetensors.torch import save_file
+
+    from reeltok import zoo
+    from reeltok.folder import replace_file
+    from reeltok.models.convert import to_public
+
+    path = Path(out)
+    if path.suffix not in (".safetensors", ".ckpt"):
+        raise ValueError(f"{out} must be named .safetensors or .ckpt to hold a public checkpoint")
+    check_free([out], force=force)
+    tokenizer = zoo.load(source)
+    weights = to_public(tokenizer)
+    if path.suffix == ".ckpt":
+        replace_file(path, lambda beside: torch.save({"state_dict": weights}, beside))
+    else:
+        replace_file(path, lambda beside: save_file(weights, beside))
+    return Report(
+        data={"name": tokenizer.name, "file": out, "tensors": len(weights)},
+        text=f"{tokenizer.name}: {len(weights)} tensors in the public layout in {out}",
+    )

@@ -1,0 +1,221 @@
+"""`decode`: .reel files to videos, in memory that does not grow with them."""
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import pairwise
+from threading import Lock
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from reeltok.commands import options as given
+from reeltok.commands.encode import Coding, told
+from reeltok.commands.files import (
+    Job,
+    check_free,
+    find_reels,
+    is_older,
+    plan_files,
+    run_plan,
+    summarize,
+)
+from reeltok.commands.progress import Progress
+from reeltok.commands.report import Report, note
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from reeltok.reel import Reel
+    from reeltok.streaming import Span
+    from reeltok.tokenizer import Tokenizer
+    from reeltok.tokens import Tokens
+    from reeltok.video import Video
+
+
+def decode(
+    inputs: given.Inputs,
+    out: Annotated[str, typer.Argument(metavar="OUT", show_default=False)],
+    *,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Where the tokenizer lies, if not under its own name."),
+    ] = None,
+    weights: given.Weights = None,
+    start: Annotated[int | None, typer.Option(metavar="N", help="The first frame wanted.")] = None,
+    stop: Annotated[int | None, typer.Option(metavar="N", help="The frame to end before.")] = None,
+    fps: Annotated[
+        float | None, typer.Option(metavar="RATE", help="Play at this rate; drops no frames.")
+    ] = None,
+    lossless: given.Lossless = False,
+    codec: given.Codec = None,
+    crf: given.Crf = None,
+    pad_even: given.PadEven = False,
+    audio_from: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Copy the sound of this video.")
+    ] = None,
+    suffix: Annotated[
+        str | None, typer.Option(metavar=".mp4", help="What files become in a folder, one too.")
+    ] = None,
+    device: given.Device = "auto",
+    dtype: given.Dtype = "fp32",
+    chunk: given.Chunk = None,
+    tile: given.Tile = None,
+    jobs: given.Jobs = 1,
+    force: given.Force = False,
+) -> Report:
+    """Turn .reel files back into videos.
+
+    OUT is .mp4, .mkv, .mov, .webm, .avi, .gif, an image (one frame), a folder of PNG (no suffix) or
+    - (standard output: fragmented mp4). Only the frames from --start up to --stop are read and
+    decoded. Many files go into a folder; those that are there already and whole are kept.
+    """
+    kind = suffix or (".mkv" if lossless else ".mp4")
+    plan = plan_files(inputs, out, suffix=kind, find=find_reels, folder=suffix is None)
+    check_free(plan.named_targets, force=force)
+    coding = Coding(chunk=chunk, tile=tile)
+    form = {"lossless": lossless, "codec": codec, "crf": crf, "pad_even": pad_even}
+    form |= {"audio_from": audio_from, "fps": fps}
+    models = Models(model, weights=weights, device=device, dtype=dtype)
+    outcomes = run_plan(
+        plan,
+        lambda job, progress: decode_file(models, job, (start, stop), coding, form, progress),
+        what="decoding",
+        parallel=jobs,
+        force=force,
+        fits=lambda job: holds_video(job, (start, stop)),
+    )
+    if not plan.named:
+        return summarize(outcomes, done="decoded")
+    return Report(data=outcomes[0].record, text=told(outcomes[0].record), piped=plan.piped)
+
+
+class Models:
+    """The tokenizers that .reel files name, each loaded once."""
+
+    def __init__(self, place: str | None, **options: Any) -> None:
+        self.place, self.options = place, options
+        self.loaded: dict[str, Tokenizer] = {}
+        self.lock = Lock()
+
+    def of(self, reel: "Reel") -> "Tokenizer":
+        """The tokenizer of a file. ValueError that says where to name it if it is not found."""
+        name = self.place or reel.model
+        with self.lock:
+            if name not in self.loaded:
+                try:
+                    self.loaded[name] = given.open_model(name, **self.options)
+                except (ValueError, OSError) as error:
+                    if self.place:
+                        raise
+                    raise ValueError(
+                        f"{reel.source.path} was made by {name!r}: {error}; or name its folder "
+                        "with --model"
+                    ) from error
+            return self.loaded[name]
+
+
+def decode_file(
+    models: Models,
+    job: Job,
+    span: tuple[int | None, int | None],
+    coding: Coding,
+    form: dict[str, Any],
+    progress: Progress,
+) -> dict[str, Any]:
+    """Decode one .reel file to a video; what was written, in numbers."""
+    from reeltok.reel import Reel
+    from reeltok.streaming import frame_range
+    from reeltok.video import write
+
+    began = time.monotonic()
+    with Reel(job.source) as reel:
+        first, end = frame_range(reel.frames, *span)
+        tokenizer = models.of(reel)
+        parts = play(tokenizer, reel, first, end, coding)
+        written = write(counted(parts, progress, end - first), job.target, **form)
+    for line in written.notes:
+        note(f"{job.target}: {line}")
+    seconds = time.monotonic() - began
+    return {
+        "input": job.source,
+        "output": job.target,
+        "frames": written.frames,
+        "size": [written.height, written.width],
+        "fps": written.fps,
+        "codec": written.codec,
+        "seconds": seconds,
+        "rate": written.frames / seconds,
+    }
+
+
+def play(
+    tokenizer: "Tokenizer", reel: "Reel", first: int, end: int, coding: Coding
+) -> Iterator["Video"]:
+    """Frames `first` up to `end` in parts; their `start` is the place in the original."""
+    if reel.info.batch != 1:
+        raise ValueError(f"{reel.source.path} holds {reel.info.batch} clips: decode it in Python")
+    span = tokenizer.span(reel, first, end)
+    parts = groups(tokenizer, reel, span, end, coding.chunk_for(reel.height, reel.width))
+    skip, zero = first - span.before, 0.0 if reel.times is None else float(reel.times[first])
+    start = float(reel.settings.get("start", 0.0))
+    start += first / (reel.fps or 1.0) if reel.times is None else zero
+    for video in only_videos(tokenizer.stream_decode(parts, tile=coding.tile)):
+        kept, skip = video.frames[skip:], max(0, skip - len(video))
+        if len(kept):
+            times = None if video.times is None else video.times[-len(kept) :] - zero
+            yield replace(video, frames=kept, times=times, start=start)
+
+
+def groups(
+    tokenizer: "Tokenizer", reel: "Reel", span: "Span", end: int, chunk: int
+) -> Iterator["Tokens"]:
+    """The tokens of a span in parts of whole groups or windows, about `chunk` frames each.
+
+    The span's frames, up to `end`, are shared out among them; a decoder keeps what comes early.
+    """
+    spec = tokenizer.spec
+    if spec.causal:
+        run = max(1, chunk // spec.group) * spec.group_steps
+        opening = run + (0 if span.early else spec.first_steps)
+    else:
+        run = opening = spec.steps(reel.settings["window"])
+    cuts = [span.early, *range(span.early + opening, span.late, run), span.late]
+    frames = [span.before + (end - span.before) * i // (len(cuts) - 1) for i in range(len(cuts))]
+    for (a, b), (since, until) in zip(pairwise(cuts), pairwise(frames), strict=True):
+        part = reel.part(a, b, frames=(since, until))
+        yield part.with_(settings={**part.settings, "given": "video"})
+
+
+def only_videos(parts: "Iterable[Video | Tensor]") -> "Iterator[Video]":
+    """The parts as they are, which come from a video."""
+    from reeltok.video import Video
+
+    for part in parts:
+        assert isinstance(part, Video)
+        yield part
+
+
+def counted(parts: Iterator["Video"], progress: Progress, frames: int) -> Iterator["Video"]:
+    """The parts as they are, counted as they pass."""
+    for part in parts:
+        progress.advance(len(part), of=frames)
+        yield part
+
+
+def holds_video(job: Job, span: tuple[int | None, int | None]) -> bool:
+    """Whether the target is a video of the frames and size that decoding would make."""
+    from reeltok.reel import Reel
+    from reeltok.streaming import frame_range
+    from reeltok.video import stream
+
+    if is_older(job.target, job.source):
+        return False
+    with Reel(job.source) as reel:
+        first, end = frame_range(reel.frames, *span)
+        try:
+            with stream(job.target) as video:
+                found = (video.frames, video.height, video.width)
+        except ValueError:  # not a video, or damaged
+            return False
+        return found == (end - first, reel.height, reel.width)

@@ -1,0 +1,89 @@
+"""`info`: what a .reel file, a video or a model is, without decoding or loading it."""
+
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from reeltok.commands.encode import reel_record
+from reeltok.commands.models import weights_of
+from reeltok.commands.report import Report, facts
+
+
+def info(
+    what: Annotated[str, typer.Argument(metavar="FILE|MODEL", show_default=False)],
+) -> Report:
+    """Say what a .reel file, a video or a model is.
+
+    Of a .reel file: its clip, grid, tokenizer and settings, and the bits per pixel of its tokens
+    and of the whole file. Of a video: frames, size, rate and colour. Of a model (a preset or a
+    folder): what it does to a video, its parameters, where its weights are.
+    """
+    path = Path(what)
+    if path.suffix == ".reel" or what == "-":
+        record = about_reel(what)
+    elif path.is_file() or (path.is_dir() and not (path / "config.json").is_file()):
+        record = about_video(what)
+    else:
+        record = about_model(what)
+    shown = {name.replace("_", " "): value for name, value in record.items() if value != {}}
+    return Report(data=record, text=facts(shown))
+
+
+def about_reel(path: str) -> dict[str, Any]:
+    """A .reel file by its header."""
+    from reeltok.reel import Reel
+
+    with Reel(path) as reel:
+        return {"file": path, **reel_record(reel), "weights": reel.weights, **reel.settings}
+
+
+def about_video(path: str) -> dict[str, Any]:
+    """A video by its packets and its first frame."""
+    from reeltok.video import stream
+
+    with stream(path) as video:
+        seconds = video.frames / video.fps if video.fps else None
+        return {
+            "file": path,
+            "frames": video.frames,
+            "size": [video.height, video.width],
+            "fps": video.fps,
+            "rate": "varying" if video.times is not None else None,
+            "seconds": seconds,
+            **asdict(video.colour),
+        }
+
+
+def about_model(name: str) -> dict[str, Any]:
+    """A model by its configuration; its network is built without memory."""
+    import torch
+
+    from reeltok import zoo
+    from reeltok.models.presets import PRESETS
+
+    family, config = zoo.described(name)
+    with torch.device("meta"):
+        network = zoo.FAMILIES[family][1](config, Path(name).name)
+    spec = network.spec
+    frames, size = spec.window or 17, spec.size or (256, 256)
+    grid = network.grid_for(frames, size)
+    pixels = frames * math.prod(size)
+    return {
+        "name": name,
+        "family": family,
+        "pixels_a_token": list(spec.factors),
+        "causal": spec.causal,
+        "first_frames": spec.first,
+        "further_frames": spec.group,
+        "window": spec.window,
+        "vocabulary": spec.vocabulary,
+        "channels": spec.channels,
+        "bits_a_token": spec.bits,
+        "bits_per_pixel": math.prod(grid) * spec.bits / pixels,
+        "at": [frames, *size],
+        "parameters": spec.parameters,
+        "weights": weights_of(name, zoo) if name in PRESETS else "in its folder",
+    }

@@ -1,0 +1,74 @@
+"""What a command says when it is done: data for programs, lines for people."""
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """The result of a command: `data` is the JSON object of --json, `text` what people read.
+
+    `piped`: standard output carries a video or tokens, so the report goes to standard error.
+    `failed`: one sentence, where a part of the work could not be done (exit code 2).
+    """
+
+    data: Mapping[str, Any]
+    text: str
+    piped: bool = False
+    failed: str | None = None
+
+
+def note(message: str) -> None:
+    """Say something on the way: one line on standard error."""
+    warnings.warn(message, UserWarning, stacklevel=2)
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, on one line and without numbers of the system."""
+    details = getattr(error, "errors", None)
+    if callable(details):  # pydantic's: a list of what is wrong and where
+        first = details()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        return f"{place}: {first['msg']}" if place else first["msg"]
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+    return " ".join(text.split()) or type(error).__name__
+
+
+def facts(pairs: Mapping[str, Any]) -> str:
+    """One fact a line, the values under one another; None is left out."""
+    shown = {name: plain(value) for name, value in pairs.items() if value is not None}
+    width = max((len(name) for name in shown), default=0)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in shown.items())
+
+
+def table(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Rows of one kind under their names; numbers to the right, None is a dash."""
+    rows = list(rows)
+    if not rows:
+        return ""
+    columns = [_column(name, [row[name] for row in rows]) for name in rows[0]]
+    return "\n".join("  ".join(cells).rstrip() for cells in zip(*columns, strict=True))
+
+
+def _column(name: str, values: Sequence[Any]) -> list[str]:
+    numbers = all(value is None or isinstance(value, int | float) for value in values)
+    cells = [name, *("-" if value is None else plain(value) for value in values)]
+    width = max(map(len, cells))
+    return [cell.rjust(width) if numbers else cell.ljust(width) for cell in cells]
+
+
+def plain(value: Any) -> str:
+    """A value for people: four digits of a float, sequences of numbers as 4x8x8."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    if isinstance(value, tuple | list):
+        return "x".join(str(part) for part in value)
+    return str(value)

@@ -1,0 +1,149 @@
+"""`train`, `data check` and `runs`."""
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from reeltok.commands import options as given
+from reeltok.commands.files import check_place
+from reeltok.commands.report import Report, facts, note
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from reeltok.train.recipes import Recipe
+    from reeltok.train.reconstruct import Score
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", show_default=False)],
+    *,
+    data: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="Clips: a folder, a .csv or a .tar.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="RUN", help="The folder of the run.")] = None,
+    changes: given.Changes = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Two steps on noise: parameters, memory, speed.")
+    ] = False,
+    exit_on_term: Annotated[
+        int | None, typer.Option(metavar="CODE", help="Exit code after SIGTERM, usually 143.")
+    ] = None,
+    device: given.Device = "auto",
+) -> Report:
+    """Train a tokenizer by a recipe.
+
+    RECIPE is a name or a recipe.json (or the run that holds one), changed by --set, such as
+    loop.schedule.steps=1000. RUN/model is the latest model, RUN/best the best; both load by
+    `--model`. SIGTERM and Ctrl-C lose nothing that --resume could not bring back. For several
+    processes: torchrun -m reeltok.cli train ...
+    """
+    from reeltok.train import change, find_recipe
+    from reeltok.train import train as start
+    from reeltok.zoo import pick_device
+
+    changed = given.parse_changes(changes)
+    if exit_on_term is not None:
+        changed["loop.exit_on_term"] = str(exit_on_term)
+    resolved = change(find_recipe(recipe), changed)
+    place = None if device == "auto" else str(pick_device(device))
+    if dry_run:
+        return try_two_steps(resolved, place)
+    if data is None or out is None:
+        raise ValueError("training needs --data FOLDER and --out RUN")
+    check_place(str(out))
+    run = start(resolved, data=data, out=out, resume=resume, device=place, score=scorer())
+    first = os.environ.get("RANK", "0") == "0"  # under torchrun one process speaks for all
+    record = {"run": str(out), "recipe": resolved.name, "steps": run.step, "best": run.best}
+    best = "" if run.best is None else f", best {resolved.loop.best} {run.best:.2f}"
+    text = f"{resolved.name}: {run.step:,} steps{best}; the model is in {out / 'model'}"
+    return Report(data=record, text=text if first else "")
+
+
+def try_two_steps(recipe: "Recipe", device: str | None) -> Report:
+    """What a run of this recipe will need."""
+    from reeltok.train import as_json
+    from reeltok.train import dry_run as measure
+
+    found = asdict(measure(recipe, device=device))
+    hours = recipe.loop.schedule.steps / found["steps_per_second"] / 3600
+    said = {
+        "recipe": recipe.name,
+        "trained parameters": found["parameters"],
+        "memory": f"{found['memory_gb']:.2f} GB",
+        "speed": f"{found['steps_per_second']:.2f} steps, "
+        f"{found['frames_per_second']:.1f} frames per second",
+        "all steps": f"{recipe.loop.schedule.steps:,} in about {hours:.1f} hours",
+    }
+    return Report(data={**found, "recipe": json.loads(as_json(recipe))}, text=facts(said))
+
+
+def scorer() -> "Score":
+    """How held-out clips are judged: PSNR, SSIM, and LPIPS where its weights are found."""
+    from reeltok.evaluate import metrics
+    from reeltok.perceptual import LPIPS
+
+    try:
+        net = LPIPS("alex")
+    except FileNotFoundError as error:
+        note(f"judging without LPIPS: {error}")
+        net = None
+
+    def score(x: "Tensor", y: "Tensor") -> dict[str, float]:
+        scores = {"psnr": metrics.psnr(x, y), "ssim": metrics.ssim(x, y)}
+        if net is not None:
+            scores["lpips_alex"] = metrics.lpips(net.to(x.device), x, y)
+        return {name: values.mean().item() for name, values in scores.items()}
+
+    return score
+
+
+def check_data(
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", show_default=False)],
+    *,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Where the lists go; by default beside the clips."),
+    ] = None,
+    jobs: given.Jobs = 2,
+) -> Report:
+    """Decode every clip of a folder to its end, and list those that are whole.
+
+    FOLDER is a folder, a .csv list or a .tar. Writes check.json (a report) and clean.csv, a list
+    that `reeltok train --data` reads.
+    """
+    from reeltok.train import check
+
+    found = check(folder, out=out, workers=jobs)
+    broken = [{"name": bad.name, "reason": bad.reason} for bad in found.broken]
+    lines = [f"{found.clips} clips are whole: {found.frames:,} frames, {found.seconds:.1f} s"]
+    lines += [f"broken: {bad['name']}: {bad['reason']}" for bad in broken]
+    lines += [f"written: {found.report}, {found.clean}"]
+    return Report(data={**asdict(found), "broken": broken}, text="\n".join(lines))
+
+
+def runs(
+    run: Annotated[Path, typer.Argument(metavar="RUN", show_default=False)],
+    *,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="By default RUN/curves.png.")
+    ] = None,
+) -> Report:
+    """Draw the curves of a training run to a picture, and print its latest numbers."""
+    from reeltok.train import draw_runs
+    from reeltok.train.logbook import read_lines
+
+    picture = draw_runs(run, out)
+    latest: dict[str, float] = {}
+    for line in read_lines(run / "log.jsonl"):
+        latest |= {name: value for name, value in line.items() if isinstance(value, int | float)}
+    latest.pop("validation", None)
+    text = f"{facts(latest)}\n\nthe curves are in {picture}"
+    return Report(data={"picture": str(picture), "latest": latest}, text=text)
