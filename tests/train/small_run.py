@@ -19,7 +19,10 @@ from reeltok.video import Video, write
 
 
 def make_clips(folder: Path, *, clips: int = 6, frames: int = 14, size: int = 48) -> Path:
-    """Short clips of a pattern that moves, half of them in a group `a` and half in `b`."""
+    """Short clips of a pattern that moves, half of them in a group `a` and half in `b`.
+
+    Lossless: what an H.264 encoder writes depends on how many cores it finds.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     rows = ["file,group,repo,path"]
     for number in range(clips):
@@ -27,8 +30,8 @@ def make_clips(folder: Path, *, clips: int = 6, frames: int = 14, size: int = 48
         field = rng.integers(0, 255, (8, 8, 3)).repeat(12, 0).repeat(12, 1).astype(np.uint8)
         steps = [np.roll(field, 2 * t, axis=1)[:size, : size + 8] for t in range(frames)]
         video = Video(frames=torch.from_numpy(np.stack(steps)), fps=10.0)
-        write(video, folder / f"{number}.mp4", crf=10)
-        rows.append(f"{number}.mp4,{'ab'[number % 2]},r,{number}")
+        write(video, folder / f"{number}.mkv", lossless=True)
+        rows.append(f"{number}.mkv,{'ab'[number % 2]},r,{number}")
     (folder / "manifest.csv").write_text("\n".join(rows) + "\n")
     return folder
 

@@ -191,17 +191,17 @@ def test_cache_size_bounds_the_short_side(clips: Path, tmp_path: Path) -> None:
 
 def test_folder_csv_and_tar_are_alike(clips: Path, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "shard.tar", "w") as tar:
-        for file in sorted(clips.glob("*.mp4")):
+        for file in sorted(clips.glob("*.mkv")):
             tar.add(file, arcname=f"inner/{file.name}")
         tar.addfile(tarfile.TarInfo("note.txt"), io.BytesIO())
     with (tmp_path / "list.csv").open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["videos", "group"])
-        table.writerows([str(clip), "g"] for clip in sorted(clips.glob("*.mp4")))
+        table.writerows([str(clip), "g"] for clip in sorted(clips.glob("*.mkv")))
     listed, packed = list_clips(tmp_path / "list.csv"), list_clips(tmp_path / "shard.tar")
     assert len(listed) == len(packed) == len(list_clips(clips)) == 6
     assert {clip.group for clip in listed} == {"g"}
-    assert packed[0].name == "shard.tar/inner/0.mp4"
+    assert packed[0].name == "shard.tar/inner/0.mkv"
     config = plain(cache="memory")
     from_tar, from_csv = (open_clips(c, config, cache=tmp_path)[0] for c in (packed, listed))
     for one, two in zip(from_tar.values(), from_csv.values(), strict=True):
@@ -214,7 +214,7 @@ def test_folders_name_groups_and_images_are_clips(clips: Path, tmp_path: Path) -
     (tmp_path / "stills").mkdir()
     Image.new("RGB", (40, 30), (255, 0, 0)).save(tmp_path / "stills" / "red.png")
     (tmp_path / "moving").mkdir()
-    (tmp_path / "moving" / "a.mp4").write_bytes((clips / "0.mp4").read_bytes())
+    (tmp_path / "moving" / "a.mkv").write_bytes((clips / "0.mkv").read_bytes())
     found = list_clips(tmp_path)
     assert {clip.group for clip in found} == {"stills", "moving"}
     windows = (Window(frames=1, size=16, batch=2),)
@@ -228,12 +228,12 @@ def test_folders_name_groups_and_images_are_clips(clips: Path, tmp_path: Path) -
 def test_broken_clips_are_reported_and_left_out(clips: Path, tmp_path: Path) -> None:
     folder = tmp_path / "mixed"
     folder.mkdir()
-    (folder / "good.mp4").write_bytes((clips / "0.mp4").read_bytes())
+    (folder / "good.mkv").write_bytes((clips / "0.mkv").read_bytes())
     (folder / "noise.mp4").write_bytes(b"this is no video" * 100)
     held, broken = open_clips(list_clips(folder), plain(), cache=tmp_path / "cache")
-    assert [clip.name for clip in held] == ["good.mp4"]
+    assert [clip.name for clip in held] == ["good.mkv"]
     assert [bad.name for bad in broken] == ["noise.mp4"]
-    (folder / "good.mp4").unlink()
+    (folder / "good.mkv").unlink()
     with pytest.raises(ValueError, match=r"none of 1 clips decodes; the first: noise.mp4"):
         open_clips(list_clips(folder), plain(), cache=tmp_path / "cache")
 
@@ -254,7 +254,7 @@ def test_a_clip_that_breaks_later_is_missing_and_counted(
     loader.close()
     assert list(batch.names) == kept
     assert sum(loader.lost.values()) > 0
-    assert "left out: 0.mp4" in capsys.readouterr().err
+    assert "left out: 0.mkv" in capsys.readouterr().err
     assert sum(len(part) for part in batch.split(3)) == len(kept)
 
 
@@ -274,11 +274,11 @@ def test_nothing_to_read_is_said(tmp_path: Path) -> None:
 def test_check_writes_a_report_and_a_clean_list(clips: Path, tmp_path: Path) -> None:
     folder = tmp_path / "mixed"
     folder.mkdir()
-    for file in clips.glob("*.mp4"):
+    for file in clips.glob("*.mkv"):
         (folder / file.name).write_bytes(file.read_bytes())
-    whole = (folder / "3.mp4").read_bytes()
-    (folder / "3.mp4").write_bytes(whole[: len(whole) // 2])
-    (folder / "4.mp4").write_bytes(b"")
+    whole = (folder / "3.mkv").read_bytes()
+    (folder / "3.mkv").write_bytes(whole[: len(whole) // 2])
+    (folder / "4.mkv").write_bytes(b"")
     found = check(folder)
     assert (found.clips, len(found.broken)) == (4, 2)
     assert found.frames == 4 * 14

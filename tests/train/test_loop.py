@@ -27,13 +27,17 @@ def losses_of(out: Path) -> dict[int, float]:
 
 
 def test_twenty_steps_are_golden(clips: Path, tmp_path: Path) -> None:
-    train(small_recipe(), data=clips, out=tmp_path / "run", device="cpu")
+    # AdamW and noise in place of rounding: Muon orthogonalizes in bfloat16, which every kind of
+    # processor rounds its own way, and a code at the edge of its step would amplify that.
+    smooth = change(small_recipe(), {"settings.quantizer.rounding_from": "20"})
+    plain = replace(smooth.loop, optimizer=OptimizerConfig(kind="adamw", rate=4e-3))
+    train(replace(smooth, loop=plain), data=clips, out=tmp_path / "run", device="cpu")
     found = list(losses_of(tmp_path / "run").values())
     if os.environ.get("REELTOK_GOLDEN"):
         GOLDEN.write_text(json.dumps({"loss": found}, indent=1) + "\n")
     assert found == pytest.approx(json.loads(GOLDEN.read_text())["loss"], rel=1e-3)
     assert (tmp_path / "run" / "best" / "model.safetensors").is_file()
-    assert sum(found[-5:]) < 0.9 * sum(found[:5])
+    assert sum(found[-5:]) < 0.97 * sum(found[:5])
 
 
 class Line:

@@ -332,7 +332,7 @@ def encoder_frontier(config: RefTokConfig, encoder: Encoder) -> Frontier:
     """Where references join the encoder: behind its first convolution and its last halving."""
     early, _ = parted(running_order(encoder), Down)
     fine = config.body.width
-    coarse = len(early[-1].space.weight) if early else fine
+    coarse = early[-1].after if early else fine
     return frontier(config, fine=fine, coarse=coarse)
 
 
@@ -340,7 +340,7 @@ def decoder_frontier(config: RefTokConfig, decoder: Decoder) -> Frontier:
     """Where references join the decoder: behind its first convolution and its last doubling."""
     early, _ = parted(running_order(decoder), Up)
     coarse = config.body.width * config.body.multipliers[-1]
-    fine = len(early[-1].space.weight) if early else coarse
+    fine = early[-1].after if early else coarse
     return frontier(config, fine=fine, coarse=coarse)
 
 

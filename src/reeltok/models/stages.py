@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from reeltok.layers import Attention, Conv, Edge, Past, Residual, pad_time
 from reeltok.quantizers import Quantizer
 
-SPACE, TIME, BOTH = (1, 3, 3), (3, 1, 1), (3, 3, 3)
+ONE, SPACE, TIME, BOTH = (1, 1, 1), (1, 3, 3), (3, 1, 1), (3, 3, 3)
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -38,8 +38,9 @@ class VidTokConfig:
     """Groups of the norms; None is layer norm over channels."""
     block: Literal["separable", "light", "full"] = "separable"
     """A 2-D and a 1-D residual block; the same with one temporal convolution; one 3-D block."""
-    sampler: Literal["blend", "plain", "joint"] = "blend"
-    """Time by AlphaBlender; by a 1-D convolution; space and time by one 3-D convolution."""
+    sampler: Literal["blend", "plain", "joint", "fold"] = "blend"
+    """Time by AlphaBlender; by a 1-D convolution; space and time by one 3-D convolution; or by
+    folding pixels into channels in front of a 1x1x1 one, the cheapest. A fold changes the width."""
     middle: Literal["full", "separable", "none"] = "full"
     patch: tuple[int, int, int] = (1, 1, 1)
     """Pixels (t, h, w) that the front folds into channels before the first convolution."""
@@ -59,6 +60,8 @@ class VidTokConfig:
                 )
         if len(self.space_down) != len(self.space_up) or len(self.time_down) != len(self.time_up):
             raise ValueError("the decoder must double as often as the encoder halves")
+        if self.sampler == "fold" and self.edge != "past-first":
+            raise ValueError(f"sampler='fold' needs edge='past-first', found {self.edge!r}")
         if not set(self.time_down) <= set(self.space_down) or not set(self.time_up) <= set(
             self.space_up
         ):
@@ -84,6 +87,22 @@ def haar(size: int) -> Float[Tensor, "size size"]:
     return torch.cat([coarse, fine]) / math.sqrt(2)
 
 
+def fold(
+    x: Float[Tensor, "b t h w c"], patch: tuple[int, int, int]
+) -> Float[Tensor, "b t2 h2 w2 c p"]:
+    """Blocks of `patch` pixels behind the channels, t before h before w."""
+    i, j, k = patch
+    return rearrange(x, "b (t i) (h j) (w k) c -> b t h w c (i j k)", i=i, j=j, k=k)
+
+
+def unfold(
+    x: Float[Tensor, "b t h w c p"], patch: tuple[int, int, int]
+) -> Float[Tensor, "b t2 h2 w2 c"]:
+    """The inverse of `fold`."""
+    i, j, k = patch
+    return rearrange(x, "b t h w c (i j k) -> b (t i) (h j) (w k) c", i=i, j=j, k=k)
+
+
 class Patch(nn.Module):
     """Folds blocks of (t, h, w) pixels into channels, as they are or by a Haar transform.
 
@@ -102,7 +121,7 @@ class Patch(nn.Module):
         t, h, w = self.patch
         if t > 1 and self.alone:
             x = pad_time(x, self, kernel=t, stride=t, edge="past-first", past=past)
-        x = rearrange(x, "b (t i) (h j) (w k) c -> b t h w c (i j k)", i=t, j=h, k=w)
+        x = fold(x, self.patch)
         if self.haar:
             x = x @ self._basis(x).T
         return x.flatten(-2)
@@ -114,7 +133,7 @@ class Patch(nn.Module):
         x = x.unflatten(-1, (-1, t * h * w))
         if self.haar:
             x = x @ self._basis(x)
-        x = rearrange(x, "b t h w c (i j k) -> b (t i) (h j) (w k) c", i=t, j=h, k=w)
+        x = unfold(x, self.patch)
         first = self.alone and (past is None or self not in past)
         if past is not None:
             past[self] = x[:, :0]
@@ -127,29 +146,41 @@ class Patch(nn.Module):
 
 
 class Down(nn.Module):
-    """Halves height and width, and time where asked (figure 2; AlphaBlender: equation 1)."""
+    """Halves height and width, and time where asked (figure 2; AlphaBlender: equation 1).
 
-    def __init__(self, channels: int, *, time: bool, config: VidTokConfig) -> None:
+    Only a fold changes the width, from `before` to `after`.
+    """
+
+    def __init__(self, before: int, after: int, *, time: bool, config: VidTokConfig) -> None:
         super().__init__()
-        edge, width, joint = config.edge, (channels, channels), config.sampler == "joint"
-        self.edge, self.blends = edge, time and config.sampler == "blend"
-        self.space = Conv(
-            *width,
-            BOTH if joint else SPACE,
-            stride=(2 if joint and time else 1, 2, 2),
-            edge=edge,
-        )
-        kernel = BOTH if self.blends else TIME
-        apart = time and not joint
-        self.time = Conv(*width, kernel, stride=(2, 1, 1), edge=edge) if apart else None
-        self.mix = nn.Parameter(torch.tensor([2.0])) if self.blends else None
+        self.time, self.mix, self.edge = None, None, config.edge
+        self.after, self.halves = after, (2 if time else 1, 2, 2)
+        edge, sampler = config.edge, config.sampler
+        if sampler == "fold":
+            self.space = Conv(before * math.prod(self.halves), after, ONE)
+        elif sampler == "joint":
+            self.space = Conv(before, after, BOTH, stride=self.halves, edge=edge)
+        else:
+            self.space = Conv(before, after, SPACE, stride=(1, 2, 2), edge=edge)
+        self.folds = sampler == "fold"
+        if time and sampler in ("blend", "plain"):
+            kernel = BOTH if sampler == "blend" else TIME
+            self.time = Conv(after, after, kernel, stride=(2, 1, 1), edge=edge)
+        if time and sampler == "blend":
+            self.mix = nn.Parameter(torch.tensor([2.0]))
 
     def forward(
         self, x: Float[Tensor, "b t h w c"], past: Past | None = None
     ) -> Float[Tensor, "b t2 h2 w2 c"]:
+        if self.folds:
+            if self.halves[0] > 1:
+                x = pad_time(x, self, kernel=2, stride=2, edge=self.edge, past=past)
+            x = fold(x, self.halves).flatten(-2)
         x = self.space(x, past)
+        if self.time is None:
+            return x
         if self.mix is None:
-            return x if self.time is None else self.time(x, past)
+            return self.time(x, past)
         x = pad_time(x, self, kernel=3, stride=2, edge=self.edge, past=past)
         end = 2 * ((x.shape[1] - 1) // 2)
         mean = (x[:, :end:2] + x[:, 1:end:2] + x[:, 2 : end + 1 : 2]) / 3
@@ -159,19 +190,27 @@ class Down(nn.Module):
 class Up(nn.Module):
     """Doubles height and width, and time where asked; the mirror image of `Down`."""
 
-    def __init__(self, channels: int, *, time: bool, config: VidTokConfig) -> None:
+    def __init__(self, before: int, after: int, *, time: bool, config: VidTokConfig) -> None:
         super().__init__()
         self.linear, self.alone = config.upsampling == "trilinear", config.edge == "past-first"
-        edge, width, joint = config.edge, (channels, channels), config.sampler == "joint"
-        self.doubles, self.joint, blends = time, joint, time and config.sampler == "blend"
-        self.space = Conv(*width, BOTH if joint else SPACE, edge=edge)
-        apart = time and not joint
-        self.time = Conv(*width, BOTH if blends else TIME, edge=edge) if apart else None
-        self.mix = nn.Parameter(torch.tensor([2.0])) if blends else None
+        self.time, self.mix, self.after = None, None, after
+        self.doubles, self.patch = time, (2 if time else 1, 2, 2)
+        edge, sampler = config.edge, config.sampler
+        self.folds, self.joint = sampler == "fold", sampler == "joint"
+        if self.folds:
+            self.space = Conv(before, after * math.prod(self.patch), ONE)
+        else:
+            self.space = Conv(before, after, BOTH if self.joint else SPACE, edge=edge)
+        if time and sampler in ("blend", "plain"):
+            self.time = Conv(after, after, BOTH if sampler == "blend" else TIME, edge=edge)
+        if time and sampler == "blend":
+            self.mix = nn.Parameter(torch.tensor([2.0]))
 
     def forward(
         self, x: Float[Tensor, "b t h w c"], past: Past | None = None
     ) -> Float[Tensor, "b t2 h2 w2 c"]:
+        if self.folds:
+            return self._unfolded(self.space(x, past), past)
         if self.joint and self.doubles:
             x = self._double_time(x, past)
         x = self.space(double_space(x), past)
@@ -180,6 +219,14 @@ class Up(nn.Module):
         x = self._double_time(x, past)
         y = self.time(x, past)
         return y if self.mix is None else torch.lerp(y, x, torch.sigmoid(self.mix).to(x.dtype))
+
+    def _unfolded(self, x: Tensor, past: Past | None) -> Tensor:
+        """Channels become pixels; a first frame that stands alone is the last of its pair."""
+        first = self.doubles and (past is None or self not in past)
+        if past is not None:
+            past[self] = x[:, :0]
+        x = unfold(x.unflatten(-1, (-1, math.prod(self.patch))), self.patch)
+        return x[:, 1:] if first else x
 
     def _double_time(self, x: Tensor, past: Past | None) -> Tensor:
         """Twice the frames, but for a first frame that stands alone."""

@@ -44,7 +44,9 @@ class Encoder(nn.Module):
                 stages.append(block(before, width, config))
                 before = width
             if level in config.space_down:
-                down = Down(width, time=level in config.time_down, config=config)
+                after = widths[level + 1 :][:1] if config.sampler == "fold" else []
+                before = after[0] if after else width
+                down = Down(width, before, time=level in config.time_down, config=config)
                 stages.append(nn.ModuleList([down]))
             self.levels.append(stages)
         self.middle = middle(before, config)
@@ -83,7 +85,9 @@ class Decoder(nn.Module):
                 stages.append(block(before, widths[level], config))
                 before = widths[level]
             if level in config.space_up:
-                up = Up(before, time=level in config.time_up, config=config)
+                after = widths[max(level - 1, 0)] if config.sampler == "fold" else before
+                up = Up(before, after, time=level in config.time_up, config=config)
+                before = after
                 stages.append(nn.ModuleList([up]))
             self.levels.append(stages)
         self.norm = Norm(before, groups=config.groups, kernel=BOTH, edge=config.edge)
