@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from reeltok.models import convert
 from reeltok.models.presets import COMPACT, PUBLISHED, VIDTOK
-from reeltok.models.stages import haar
+from reeltok.models.stages import VidTokConfig, haar
 from reeltok.models.vidtok import VidTok
 
 FIXTURES = [
@@ -172,6 +172,91 @@ def test_group_norm_runs_in_every_edge() -> None:
         assert whole.shape == x.shape
         if edge != "both":
             assert error(model.decode(model.encode(x, chunk=4), chunk=4), whole) < 1e-5
+
+
+FOLDS = {
+    "the default's body": replace(COMPACT, sampler="fold", width=8),
+    "time at one of three levels": replace(
+        COMPACT,
+        sampler="fold",
+        width=8,
+        patch=(1, 2, 2),
+        multipliers=(1, 2, 3),
+        blocks=(1, 1, 1),
+        space_down=(0, 1, 2),
+        space_up=(0, 1, 2),
+        time_down=(1,),
+        time_up=(2,),
+    ),
+    "the first layout, 8x8x8": replace(
+        VIDTOK["vidtok_kl_causal_488_4chn"],
+        sampler="fold",
+        edge="past-first",
+        width=8,
+        time_down=(0, 1, 2),
+        time_up=(1, 2, 3),
+    ),
+}
+
+
+def awake(config: VidTokConfig) -> VidTok:
+    """A model of which every parameter matters, none being 0 or 1."""
+    torch.manual_seed(3)
+    model = VidTok(config, "awake").eval()
+    for parameter in model.parameters():
+        scale = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.3
+        nn.init.normal_(parameter, 0.5 if parameter.ndim == 1 else 0.0, scale)
+    return model
+
+
+@pytest.mark.parametrize("kind", FOLDS)
+def test_a_fold_streams_exactly_for_every_chunk(kind: str) -> None:
+    model = awake(FOLDS[kind])
+    x = torch.rand(1, 3, 19, 16, 16) * 2 - 1
+    tokens = model.encode(x)
+    whole = model.decode(tokens)
+    for chunk in (1, 2, 3, 4, 5, 8, 9, 13, 18):
+        assert error(model.encode(x, chunk=chunk).latents, tokens.latents) < 1e-5, chunk
+        assert error(model.decode(tokens, chunk=chunk), whole) < 1e-5, chunk
+    part = model.decode(tokens, start=9, stop=14)
+    assert (part - whole[:, :, 9:14]).abs().max() <= 1e-5 * (whole.max() - whole.min())
+
+
+@pytest.mark.parametrize("kind", FOLDS)
+def test_a_fold_is_causal(kind: str) -> None:
+    """A later frame changes no earlier token, a later token no earlier frame."""
+    model = awake(FOLDS[kind])
+    group = model.spec.group
+    x = torch.rand(1, 3, 1 + 3 * group, 16, 16) * 2 - 1
+    other = x.clone()
+    other[:, :, 1 + 2 * group :] = -x[:, :, 1 + 2 * group :]
+    a, b = (model.encoder(v.movedim(1, -1)) for v in (x, other))
+    assert torch.allclose(a[:, :3], b[:, :3], atol=1e-6)
+    assert not torch.allclose(a[:, 3], b[:, 3], atol=1e-3)
+    z = torch.rand(1, model.spec.channels, 4, 4, 4)
+    later = z.clone()
+    later[:, :, 2] += 1
+    a, b = (model.decode_part(v) for v in (z, later))
+    assert torch.allclose(a[:, :, : 1 + group], b[:, :, : 1 + group], atol=1e-6)
+    assert not torch.allclose(a[:, :, 1 + group], b[:, :, 1 + group], atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", FOLDS)
+@pytest.mark.parametrize("size", [(1, 16, 16), (2, 17, 23), (8, 30, 16), (9, 16, 41)])
+def test_a_fold_gives_back_any_frame_count_and_size(kind: str, size: tuple[int, ...]) -> None:
+    model = awake(FOLDS[kind])
+    x = torch.rand(2, 3, *size) * 2 - 1
+    tokens = model.encode(x)
+    assert tokens.grid == model.grid_for(size[0], size[1:])
+    assert model.decode(tokens).shape == x.shape
+
+
+def test_a_fold_needs_a_first_frame_that_stands_alone() -> None:
+    for edge in ("past-zeros", "both"):
+        with pytest.raises(ValueError, match="sampler='fold' needs edge='past-first'"):
+            replace(COMPACT, sampler="fold", edge=edge)
+    with pytest.raises(ValueError, match="sampler='fold' does not interpolate"):
+        replace(COMPACT, sampler="fold", upsampling="trilinear")
 
 
 def test_rejects_configurations_that_cannot_be() -> None:

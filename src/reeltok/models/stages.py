@@ -62,6 +62,8 @@ class VidTokConfig:
             raise ValueError("the decoder must double as often as the encoder halves")
         if self.sampler == "fold" and self.edge != "past-first":
             raise ValueError(f"sampler='fold' needs edge='past-first', found {self.edge!r}")
+        if self.sampler == "fold" and self.upsampling != "nearest":
+            raise ValueError("sampler='fold' does not interpolate: leave upsampling='nearest'")
         if not set(self.time_down) <= set(self.space_down) or not set(self.time_up) <= set(
             self.space_up
         ):
