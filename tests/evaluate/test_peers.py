@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from reeltok.evaluate import codecs, metrics
-from reeltok.evaluate.autoencoders import Foreign, open_diffusers, open_function
+from reeltok.evaluate.autoencoders import Foreign, open_function
 from reeltok.evaluate.clips import Clip, clips, hash_of
 from reeltok.evaluate.codecs import CODERS, Codec, Resize, Yardstick, open_codecs
+from reeltok.evaluate.from_diffusers import open_diffusers
 from reeltok.evaluate.peers import open_peers
 from reeltok.video import Video
 
@@ -113,26 +114,76 @@ def test_the_floor_keeps_every_fourth_frame_small() -> None:
 
 # ---------------------------------------------------------------- networks of others
 
+W = (8, 8, 8, 8)
 TINY: dict[str, dict[str, Any]] = {
     "AutoencoderVidTok": {"ch": 32, "ch_mult": [1, 1, 1, 1], "num_res_blocks": 1},
     "AutoencoderKLCosmos": {
-        "encoder_block_out_channels": (8, 8, 8, 8),
-        "decode_block_out_channels": (8, 8, 8, 8),
+        "encoder_block_out_channels": W,
+        "decode_block_out_channels": W,
         "num_layers": 1,
         "attention_resolutions": (),
     },
     "AutoencoderKLWan": {"base_dim": 8, "num_res_blocks": 1},
     "AutoencoderKLCogVideoX": {
-        "block_out_channels": (8, 8, 8, 8),
+        "block_out_channels": W,
         "layers_per_block": 1,
         "norm_num_groups": 4,
     },
+    "AutoencoderKLHunyuanVideo": {
+        "block_out_channels": W,
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+    },
+    "AutoencoderKLLTXVideo": {
+        "block_out_channels": W,
+        "decoder_block_out_channels": W,
+        "layers_per_block": (1,) * 5,
+        "decoder_layers_per_block": (1,) * 5,
+    },
+    "AutoencoderKLMochi": {
+        "encoder_block_out_channels": (32,) * 4,
+        "decoder_block_out_channels": (32,) * 4,
+        "layers_per_block": (1,) * 5,
+        "add_attention_block": (False,) * 5,
+    },
+    "AutoencoderKLAllegro": {
+        "block_out_channels": W,
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+    },
+    "AutoencoderKLMagvit": {
+        "block_out_channels": [*W],
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+    },
+    "AutoencoderKLTemporalDecoder": {
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "block_out_channels": (32,) * 4,
+    },
 }
-SHAPES = {
+WAN_2_2 = {
+    "decoder_base_dim": 8,
+    "z_dim": 48,
+    "dim_mult": [1, 1, 1, 1],
+    "is_residual": True,
+    "in_channels": 12,
+    "out_channels": 12,
+    "patch_size": 2,
+    "scale_factor_spatial": 16,
+    "latents_mean": [0.0] * 48,
+    "latents_std": [1.0] * 48,
+}
+SHAPES = {  # protocols.md, section 5: frames, rows and columns of one cell; channels
     "AutoencoderVidTok": (4, 8, 8, 4),
     "AutoencoderKLCosmos": (8, 8, 8, 16),
     "AutoencoderKLWan": (4, 8, 8, 16),
     "AutoencoderKLCogVideoX": (4, 8, 8, 16),
+    "AutoencoderKLHunyuanVideo": (4, 8, 8, 16),
+    "AutoencoderKLLTXVideo": (8, 32, 32, 128),
+    "AutoencoderKLMochi": (6, 8, 8, 12),
+    "AutoencoderKLAllegro": (4, 8, 8, 4),
+    "AutoencoderKLMagvit": (4, 8, 8, 16),
+    "AutoencoderKLTemporalDecoder": (1, 8, 8, 4),
 }
 
 
@@ -149,17 +200,38 @@ def test_a_diffusers_autoencoder_keeps_frames_and_size(name: str, tmp_path: Path
     peer = tiny(name, tmp_path, weights=True)
     shape = peer.shape
     assert (shape.time, shape.height, shape.width, shape.channels) == SHAPES[name]
-    assert shape.causal
+    assert shape.causal == ("Allegro" not in name)
     clip = moving(frames=7, height=40, width=50)
     trial = peer.reconstruct(clip)
     assert trial.x.shape == (1, 3, 7, 40, 50)
-    steps = 1 + -(-6 // shape.time)
-    assert trial.bits == 16 * shape.channels * steps * 5 * 7
+    assert trial.x.std() > 0
+    steps = 1 + -(-6 // shape.time) if shape.causal else -(-7 // shape.time)
+    cells = -(-40 // shape.height) * -(-50 // shape.width)
+    assert trial.bits == 16 * shape.channels * steps * cells
     assert peer.trained
     assert peer.weights is not None
     found = peer.facts(clip)
     assert found["parameters"] > 0
     assert found.get("macs", 1) > 0
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_newer_wan_takes_patches(tmp_path: Path) -> None:
+    peer = tiny("AutoencoderKLWan", tmp_path, weights=False, **WAN_2_2)
+    shape = peer.shape
+    assert (shape.time, shape.height, shape.width, shape.channels) == (4, 16, 16, 48)
+    assert peer.reconstruct(moving(frames=5, height=32, width=32)).x.shape == (1, 3, 5, 32, 32)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_nothing_of_a_library_is_said_beside_ours(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = pytest.importorskip("diffusers").AutoencoderKLHunyuanVideo
+    model(**TINY["AutoencoderKLHunyuanVideo"]).save_pretrained(tmp_path)
+    capfd.readouterr()
+    open_diffusers("AutoencoderKLHunyuanVideo", str(tmp_path), device=CPU)
+    assert "".join(capfd.readouterr()) == ""
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -1,4 +1,4 @@
-"""Foreign tokenizers as subjects: diffusers' autoencoders, Cosmos' TorchScript, any function.
+"""Foreign tokenizers as subjects: a network of others, Cosmos' TorchScript, any function.
 
 Each is given frames and sizes that it takes (the last frame and the edges repeated) and is cropped
 back. What it compresses by is found by running it, not by its attributes.
@@ -8,7 +8,6 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Mapping
-from copy import deepcopy
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -21,10 +20,11 @@ from torch import Tensor, nn
 from reeltok.evaluate.clips import Clip
 from reeltok.evaluate.results import Kind
 from reeltok.evaluate.subjects import Trial, complete, count_macs, timed
-from reeltok.folder import hash_weights
 
-PROBE = (17, 33)  # frames of the two clips that show how a network counts time
-PROBE_SIZE = 256  # pixels a side of those
+# Frames of the two clips that show how a network counts time: 24 more, a multiple of all known
+# groups (2, 3, 4, 6, 8, 12), and one more than such a multiple.
+PROBE = (25, 49)
+PROBE_SIZE = 64  # pixels a side of those
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,103 +168,6 @@ def find_shape(encode: Callable[[Tensor], Coded], like: Tensor, *, front: int = 
     )
 
 
-# ---------------------------------------------------------------- diffusers
-
-
-def open_diffusers(
-    name: str, folder: str | None, *, device: torch.device, dtype: torch.dtype = torch.float32
-) -> Foreign:
-    """A diffusers autoencoder by class name, with the weights of a folder or a hub repository.
-
-    Without a folder, or where it holds a configuration only, it runs with random weights of seed 0.
-    """
-    import diffusers
-
-    kind = getattr(diffusers, name, None)
-    if kind is None:
-        raise ValueError(f"diffusers {diffusers.__version__} has no class {name!r}")
-    config = kind.load_config(folder) if folder else None
-    trained = folder is not None and has_weights(Path(folder))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = kind.from_pretrained(folder) if trained else _build(kind, config)
-    model = model.eval().to(device, dtype)
-    ghost = haunt(model)
-    front = _front(model)
-    for net in (model, ghost):
-        if "Allegro" in name:  # it knows tiles only
-            net.enable_tiling()
-    encode = lambda net: lambda x: _coded(net.encode(x))
-    decode = lambda net: lambda coded: _sample(net.decode(coded.z))
-    try:
-        shape = find_shape(encode(ghost), torch.empty(0, device="meta"), front=front)
-    except (RuntimeError, NotImplementedError, TypeError):  # some read values: run it small
-        shape = find_shape(encode(model), next(model.parameters()).detach(), front=front)
-    return Foreign(
-        name=name if folder is None else f"{name} ({Path(folder).name})",
-        encode=encode(model),
-        decode=decode(model),
-        ghost=lambda x: decode(ghost)(encode(ghost)(x)),
-        shape=shape,
-        module=model,
-        vocabulary=_vocabulary(model),
-        trained=trained,
-        weights=hash_weights(model.state_dict()) if trained else None,
-        source=f"diffusers {diffusers.__version__}",
-        dtype=dtype,
-        device=device,
-    )
-
-
-def haunt(model: nn.Module) -> Any:
-    """The same network on the meta device; its tensors are never copied."""
-    kept = [(id(p), nn.Parameter(p.to("meta"), False)) for p in model.parameters()]
-    return deepcopy(model, {**dict(kept), **{id(b): b.to("meta") for b in model.buffers()}})
-
-
-def has_weights(folder: Path) -> bool:
-    """Whether a folder holds weights; what is no folder here is a hub repository and does."""
-    return not folder.is_dir() or any(
-        path.suffix in (".safetensors", ".bin") for path in folder.iterdir()
-    )
-
-
-def _build(kind: Any, config: Mapping[str, Any] | None) -> Any:
-    return kind() if config is None else kind.from_config(dict(config))
-
-
-def _front(model: Any) -> int:
-    """diffusers' VidTok wants as many copies of the first frame as complete its first group."""
-    if type(model).__name__ != "AutoencoderVidTok" or not model.config.get("is_causal", True):
-        return 0
-    return int(model.temporal_compression_ratio) - 1
-
-
-def _vocabulary(model: Any) -> int | None:
-    discrete = model.config.get("regularizer", "kl") != "kl"
-    return int(model.config["codebook_size"]) if discrete else None
-
-
-def _coded(out: Any) -> Coded:
-    """What `encode` gave: a distribution (its mode), latents, or latents with ids."""
-    if hasattr(out, "latent_dist"):
-        return Coded(z=out.latent_dist.mode())
-    parts = (out,) if isinstance(out, Tensor) else tuple(getattr(out, "to_tuple", lambda: out)())
-    tensors = [part for part in parts if isinstance(part, Tensor)]
-    first = parts[0]
-    if not isinstance(first, Tensor):  # a distribution
-        return Coded(z=first.mode())
-    ids = [part for part in tensors if not part.is_floating_point()]
-    floats = [part for part in tensors if part.is_floating_point()]
-    return Coded(z=floats[0], ids=ids[0] if ids and ids[0].ndim == 4 else None)
-
-
-def _sample(out: Any) -> Tensor:
-    if isinstance(out, Tensor):
-        return out
-    return out.sample if hasattr(out, "sample") else out[0]
-
-
 # ---------------------------------------------------------------- TorchScript
 
 
@@ -281,8 +184,7 @@ def open_scripted(folder: Path, *, device: torch.device) -> Foreign:
     dtype = next((p.dtype for p in encoder.parameters()), torch.float32)
 
     def encode(x: Tensor) -> Coded:
-        out = encoder(x)
-        first = out if isinstance(out, Tensor) else out[0]
+        first = _first(encoder(x))
         return Coded(z=first, ids=None if first.is_floating_point() else first)
 
     shape = find_shape(encode, torch.empty(0, device=device, dtype=dtype))
@@ -295,7 +197,7 @@ def open_scripted(folder: Path, *, device: torch.device) -> Foreign:
     return Foreign(
         name=folder.name,
         encode=encode,
-        decode=lambda coded: _sample(decoder(coded.z)),
+        decode=lambda coded: _first(decoder(coded.z)),
         shape=shape,
         module=nn.ModuleList([encoder, decoder]),
         vocabulary=int(record.get("vocabulary", 64_000)) if discrete else None,
@@ -304,6 +206,10 @@ def open_scripted(folder: Path, *, device: torch.device) -> Foreign:
         dtype=dtype,
         device=device,
     )
+
+
+def _first(out: Any) -> Tensor:
+    return out if isinstance(out, Tensor) else out[0]
 
 
 # ---------------------------------------------------------------- any function

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import torch
 
-from reeltok.evaluate.autoencoders import open_diffusers, open_function, open_scripted
+from reeltok.evaluate.autoencoders import open_function, open_scripted
 from reeltok.evaluate.codecs import CODERS, Resize, Yardstick, open_codecs
+from reeltok.evaluate.from_diffusers import open_diffusers
 from reeltok.evaluate.subjects import Subject
 
 ALSO = {"avc": "h264", "x264": "h264", "hevc": "h265", "x265": "h265"}
