@@ -120,7 +120,7 @@ class Patch(nn.Module):
     def forward(
         self, x: Float[Tensor, "b t h w c"], past: Past | None = None
     ) -> Float[Tensor, "b t2 h2 w2 d"]:
-        t, h, w = self.patch
+        t = self.patch[0]
         if t > 1 and self.alone:
             x = pad_time(x, self, kernel=t, stride=t, edge="past-first", past=past)
         x = fold(x, self.patch)
