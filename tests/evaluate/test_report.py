@@ -14,7 +14,7 @@ import torch
 from reeltok.evaluate.autoencoders import Function
 from reeltok.evaluate.codecs import Resize, Yardstick, open_codecs
 from reeltok.evaluate.protocols import PROTOCOLS
-from reeltok.evaluate.report import Media, gather, slug, write_report
+from reeltok.evaluate.report import Media, distinct, gather, slug, slug_of, write_report
 from reeltok.evaluate.results import Result
 from reeltok.evaluate.run import evaluate
 from reeltok.evaluate.scores import Judge
@@ -72,8 +72,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Result]]:
             data,
             protocol=PLAN,
             judge=judge,
-            keep=media.keep(subject.name, subject.vocabulary),
-            kept=media.kept(subject.name),
+            keep=media.keep(subject),
+            kept=media.kept(subject),
         )
         for subject in subjects
     ]
@@ -99,7 +99,10 @@ def test_the_folder_is_whole_and_needs_no_network(made: tuple[Path, list[Result]
     assert sum(ours["counts"]) == 2 * 3 * 64
     assert ours["class"] == "discrete"
     assert data["paired"][SECOND]["psnr"]["mean"] > 0
-    assert Result.load(folder / "results" / f"{slug('halve')}.json").summary == results[0].summary
+    assert (
+        Result.load(folder / "results" / f"{slug_of(results[0])}.json").summary
+        == results[0].summary
+    )
 
 
 def test_results_of_two_protocols_do_not_share_a_page(
@@ -109,6 +112,15 @@ def test_results_of_two_protocols_do_not_share_a_page(
     other = replace(results[1], protocol=replace(PLAN, name="other", frames=5))
     with pytest.raises(ValueError, match=r"do not compare, they differ in name .*frames"):
         gather([results[0], other], Media(tmp_path), "mixed")
+
+
+def test_two_of_one_name_are_told_apart(made: tuple[Path, list[Result]], tmp_path: Path) -> None:
+    first = made[1][0]
+    twins = [first, replace(first, weights="abcdef0123456789"), first]
+    assert distinct(twins) == ["halve", "halve (abcdef01)", "halve #2"]
+    index = write_report(tmp_path, twins[:2], Media(made[0]))
+    assert "halve (abcdef01)" in index.read_text()
+    assert len(list((tmp_path / "results").iterdir())) == 2
 
 
 def test_names_become_safe_and_stay_apart() -> None:

@@ -137,8 +137,8 @@ class Comparison:
         brief = subject.settings.get("role") == "curve"
         more: dict[str, Any] = {}
         if not brief:
-            more["keep"] = self.media.keep(subject.name, subject.vocabulary)
-            more["kept"] = self.media.kept(subject.name)
+            more["keep"] = self.media.keep(subject)
+            more["kept"] = self.media.kept(subject)
         with judging.shown(f"judging {subject.name}", 1) as tell:
             return evaluate(
                 subject,

@@ -21,7 +21,7 @@ from reeltok.evaluate.clips import Clip
 from reeltok.evaluate.published import PUBLISHED
 from reeltok.evaluate.results import METRICS, Result, describe, tabulate
 from reeltok.evaluate.scores import difference
-from reeltok.evaluate.subjects import Trial
+from reeltok.evaluate.subjects import Subject, Trial
 from reeltok.video import Video, write
 
 PAGE = Path(__file__).parent / "page"
@@ -32,10 +32,19 @@ ORIGINAL = "original"
 _SHUFFLE = 2654435761  # Knuth's multiplicative hash: neighbouring ids get unlike colours
 
 
-def slug(name: str) -> str:
-    """A name that is safe in paths and addresses, and stays unlike others."""
+def slug(name: str, *more: Any) -> str:
+    """A name that is safe in paths and addresses, and stays unlike others (or others' `more`)."""
     plain = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower()[:40]
-    return f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+    text = json.dumps([name, *more], sort_keys=True, default=str) if more else name
+    return f"{plain}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+
+
+def slug_of(made: Subject | Result) -> str:
+    """The slug of a subject or of its result: another of other weights, or used otherwise."""
+    if isinstance(made, Result):
+        return slug(made.model, made.weights, made.settings)
+    settings = dict(made.settings) | {"trained": made.trained}
+    return slug(made.name, made.weights, settings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,64 +60,73 @@ class Shown:
 
 
 class Media:
-    """The videos, token maps and counts of a report, written while clips are judged."""
+    """The videos, token maps and counts of a report, written while clips are judged.
+
+    What it knows stands in the folder, so that processes and later runs share it.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "media"
-        self.clips: dict[str, Shown] = {}
 
     def place(self, subject: str, clip: str, kind: str = ".mp4") -> Path:
-        """Where something of a clip lies."""
-        return self.folder / slug(subject) / f"{slug(clip)}{kind}"
+        """Where something of a clip lies; both by their slugs."""
+        return self.folder / subject / f"{clip}{kind}"
 
-    def kept(self, subject: str) -> Callable[[Clip], bool]:
+    def kept(self, subject: Subject) -> Callable[[Clip], bool]:
         """Whether the video of a clip is there already; the original is written on the way."""
 
         def there(clip: Clip) -> bool:
-            self.see(clip)
-            return self.place(subject, clip.name).exists()
+            return self.place(slug_of(subject), self.see(clip)).exists()
 
         return there
 
-    def keep(self, subject: str, vocabulary: int | None) -> Callable[[Clip, Trial], None]:
+    def keep(self, subject: Subject) -> Callable[[Clip, Trial], None]:
         """Writes what came of a clip."""
 
         def save(clip: Clip, trial: Trial) -> None:
-            self.see(clip)
-            if trial.ids is not None and vocabulary and trial.ids.ndim == 3:
-                path = self.place(subject, clip.name, ".png")
+            mine, name = slug_of(subject), self.see(clip)
+            if trial.ids is not None and subject.vocabulary and trial.ids.ndim == 3:
+                path = self.place(mine, name, ".png")
                 path.parent.mkdir(parents=True, exist_ok=True)
                 draw_tokens(trial.ids, path)
-                bins = histogram(trial.ids, vocabulary)
+                bins = histogram(trial.ids, subject.vocabulary)
                 path.with_suffix(".json").write_text(json.dumps(bins))
-            self._video(subject, clip, Video.of(trial.x.cpu(), fps=clip.video.fps or 25.0))
+            fps = clip.video.fps or 25.0
+            self._video(self.place(mine, name), Video.of(trial.x.cpu(), fps=fps))
 
         return save
 
-    def see(self, clip: Clip) -> None:
-        """Take note of a clip, and write its original where it is not there yet."""
+    def see(self, clip: Clip) -> str:
+        """Write the original of a clip, and what it is, where it is not there yet; its slug."""
         video = clip.video
-        self.clips[clip.name] = Shown(
+        shown = Shown(
             name=clip.name,
-            slug=slug(clip.name),
+            slug=slug(clip.name, clip.sha256),
             frames=len(video),
             fps=video.fps or 25.0,
             height=video.height,
             width=video.width,
         )
-        if not self.place(ORIGINAL, clip.name).exists():
-            self._video(ORIGINAL, clip, video)
+        path = self.place(ORIGINAL, shown.slug, ".json")
+        if not path.exists():
+            self._video(path.with_suffix(".mp4"), video)
+            path.write_text(json.dumps(asdict(shown)))
+        return shown.slug
 
-    def _video(self, subject: str, clip: Clip, video: Video) -> None:
-        path = self.place(subject, clip.name)
+    def find(self, clip: Mapping[str, Any]) -> dict[str, Any]:
+        """What the player must know of a clip of a result; its name alone where none is here."""
+        path = self.place(ORIGINAL, slug(clip["name"], clip["sha256"]), ".json")
+        return json.loads(path.read_text()) if path.exists() else {"name": clip["name"]}
+
+    def _video(self, path: Path, video: Video) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         still = Video(video.frames, video.fps or 25.0)  # a constant rate: steps are exact
         write(still, path, crf=VIEWED, pad_even=True)
 
-    def counts(self, subject: str) -> list[int] | None:
-        """How often ids occurred over all clips, in `BINS` ranges of the codebook."""
-        files = sorted((self.folder / slug(subject)).glob("*.json"))
-        total = [json.loads(path.read_text()) for path in files]
+    def counts(self, subject: str, clips: Iterable[str]) -> list[int] | None:
+        """How often ids occurred over these clips, in `BINS` ranges of the codebook."""
+        files = [self.place(subject, clip, ".json") for clip in clips]
+        total = [json.loads(path.read_text()) for path in files if path.exists()]
         return [sum(column) for column in zip(*total, strict=True)] if total else None
 
 
@@ -145,7 +163,7 @@ def write_report(
     kept = folder / "results"
     kept.mkdir(exist_ok=True)
     for result in results:
-        result.save(kept / f"{slug(result.model)}.json")
+        result.save(kept / f"{slug_of(result)}.json")
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     text = text.replace("<", "\\u003c")  # nothing in it can end the script that holds it
     page = (PAGE / "index.html").read_text(encoding="utf-8").replace("/*data*/", text)
@@ -158,22 +176,23 @@ def gather(results: Sequence[Result], media: Media, title: str) -> dict[str, Any
     """Everything that the page shows, as JSON values."""
     table = tabulate(results)
     keys = in_order({key for row in table.rows for key in (*row.values, *row.missing)})
+    labels = distinct(results)
     models = [
-        model_data(result, row.values, media)
-        for result, row in zip(results, table.rows, strict=True)
+        model_data(result, label, row.values, media)
+        for result, label, row in zip(results, labels, table.rows, strict=True)
     ]
-    names = sorted({clip["name"] for result in results for clip in result.clips})
+    clips = {clip["name"]: media.find(clip) for result in results for clip in result.clips}
     first = results[0]
     return {
         "title": title,
-        "original": slug(ORIGINAL),
+        "original": ORIGINAL,
         "protocol": asdict(table.protocol),
-        "clips": [asdict(media.clips[n]) if n in media.clips else {"name": n} for n in names],
+        "clips": [clips[name] for name in sorted(clips)],
         "common": table.clips,
         "models": models,
         "metrics": {key: asdict(describe(key)) for key in keys},
         "notes": table.notes,
-        "paired": paired(results),
+        "paired": paired(results, labels),
         "published": [
             asdict(found) | {"same": found.protocol == table.protocol.name}
             for found in sorted(PUBLISHED.values(), key=lambda t: t.protocol != table.protocol.name)
@@ -190,15 +209,30 @@ def in_order(keys: Iterable[str]) -> list[str]:
     return sorted(keys, key=lambda key: (place(key), key))
 
 
-def model_data(result: Result, values: Mapping[str, Any], media: Media) -> dict[str, Any]:
+def distinct(results: Sequence[Result]) -> list[str]:
+    """What a page calls the results: by their models, told apart where two have one name."""
+    names = [result.model for result in results]
+    found: list[str] = []
+    for result in results:
+        name = result.model
+        if names.count(name) > 1 and result.weights:
+            name = f"{name} ({result.weights[:8]})"
+        twins = sum(label.partition(" #")[0] == name for label in found)
+        found.append(f"{name} #{twins + 1}" if twins else name)
+    return found
+
+
+def model_data(
+    result: Result, label: str, values: Mapping[str, Any], media: Media
+) -> dict[str, Any]:
     """One row of the report."""
-    there = [
-        clip["name"] for clip in result.clips if media.place(result.model, clip["name"]).exists()
-    ]
-    maps = [name for name in there if media.place(result.model, name, ".png").exists()]
+    mine = slug_of(result)
+    slugs = {clip["name"]: slug(clip["name"], clip["sha256"]) for clip in result.clips}
+    there = [name for name, clip in slugs.items() if media.place(mine, clip).exists()]
+    maps = [name for name in there if media.place(mine, slugs[name], ".png").exists()]
     return {
-        "name": result.model,
-        "slug": slug(result.model),
+        "name": label,
+        "slug": mine,
         "kind": result.kind,
         "role": result.settings.get("role", ""),
         "class": class_of(result),
@@ -215,7 +249,7 @@ def model_data(result: Result, values: Mapping[str, Any], media: Media) -> dict[
         },
         "videos": there,
         "maps": maps,
-        "counts": media.counts(result.model),
+        "counts": media.counts(mine, slugs.values()),
     }
 
 
@@ -229,16 +263,18 @@ def class_of(result: Result) -> str:
     return f"{channels} channels" if channels else "other"
 
 
-def paired(results: Sequence[Result]) -> dict[str, dict[str, dict[str, Any]]]:
+def paired(
+    results: Sequence[Result], labels: Sequence[str]
+) -> dict[str, dict[str, dict[str, Any]]]:
     """How much every model exceeds the first, clip by clip, with intervals."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
     first = results[0].scores()
-    for other in results[1:]:
+    for other, label in zip(results[1:], labels[1:], strict=True):
         theirs, row = other.scores(), {}
         for metric in PAIRED:
             try:
                 row[metric] = asdict(difference(first, theirs, metric))
             except ValueError:  # one of the two has no such score
                 continue
-        found[other.model] = row
+        found[label] = row
     return found
