@@ -32,6 +32,7 @@ class FSQConfig(Regularized):
 
     While training, steps before `rounding_from` add uniform noise of half a step instead of
     rounding. Two levels put their boundary at zero; the paper's shift would put it at -3.8.
+    `even` weighs a loss of our own, `unevenness`: without one, half of the bits may lie idle.
     """
 
     kind: Literal["fsq"] = "fsq"
@@ -40,6 +41,7 @@ class FSQConfig(Regularized):
         default=(8, 8, 8, 8, 8), min_length=1
     )
     rounding_from: int = Field(default=0, ge=0)
+    even: float = Field(default=0.0, ge=0)
 
     @property
     def channels(self) -> int:
@@ -200,15 +202,43 @@ class Lattice(nn.Module):
         return each - clamped_entropy(mean)
 
 
+EVEN_SPREAD = math.pi / math.sqrt(12)  # the deviation whose logistic-like values tanh makes even
+
+
+def unevenness(x: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
+    """How far channels are from independent ones that tanh spreads evenly over (-1, 1), in nats.
+
+    The divergence of the normal distribution with the mean and covariance of `x` over all
+    processes from one of deviation `EVEN_SPREAD`. Values of density sech(x)^2 / 2 have it, and
+    their tanh is uniform: all levels of a channel are used alike, but for the outermost two, which
+    FSQ makes half as wide.
+    """
+    x, d = x / EVEN_SPREAD, x.shape[-1]
+    moments = mean_over_ranks(torch.cat([x.mean(0, keepdim=True), x.T @ x / len(x)]))
+    mean, square = moments[0], moments[1:]
+    covariance = square - torch.outer(mean, mean) + 1e-6 * torch.eye(d, device=x.device)
+    return (square.trace() - d - torch.logdet(covariance)) / 2
+
+
 class FSQ(Lattice):
     """tanh to the range of each channel, then rounding, as in the paper's appendix (eps 1e-3)."""
 
     def bound(self, z: Tensor) -> Tensor:
+        half, offset, shift = self.range(z)
+        return torch.tanh(z + shift) * half - offset
+
+    def range(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Half the range of each channel in steps, its centre, and what z is moved by."""
         levels = torch.tensor(self.config.levels, device=z.device)
         half = ((levels - 1) * (1 + 1e-3) / 2).to(z.dtype)
         offset = torch.where(levels % 2 == 0, 0.5, 0.0).to(z.dtype)
-        shift = torch.where(levels > 2, torch.atanh(offset / half), 0.0)
-        return torch.tanh(z + shift) * half - offset
+        return half, offset, torch.where(levels > 2, torch.atanh(offset / half), 0.0)
+
+    def losses(self, x: Tensor, codes: Tensor, step: int | None) -> dict[str, Tensor]:
+        terms = super().losses(x, codes, step)
+        if self.config.even:
+            terms["even"] = self.config.even * unevenness((x + self.range(x)[2]).flatten(0, -2))
+        return terms
 
     def digits(self, bounded: Tensor) -> Tensor:
         return bounded.round() + self.centre_and_half(bounded)[0]
