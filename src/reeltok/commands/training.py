@@ -15,7 +15,7 @@ from reeltok.commands.report import Report, facts, note
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from reeltok.train.recipes import Recipe
+    from reeltok.train.recipe import Recipe
     from reeltok.train.reconstruct import Score
 
 

@@ -126,4 +126,5 @@ REFTOK |= {
 PRESETS: dict[str, tuple[str, Any]] = {"default": ("vidtok", COMPACT)}
 PRESETS |= {name: ("vidtok", config) for name, config in VIDTOK.items()}
 PRESETS |= {name: ("coordtok", config) for name, config in coordtok.PRESETS.items()}
+PRESETS["coordtok-default"] = ("coordtok", coordtok.COMPACT)
 PRESETS |= {name: ("reftok", config) for name, config in REFTOK.items()}

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 _HOME = {
     "RECIPES": "recipes",
-    "Recipe": "recipes",
+    "Recipe": "recipe",
     "find_recipe": "recipes",
-    "change": "recipes",
-    "as_json": "recipes",
+    "change": "recipe",
+    "as_json": "recipe",
     "train": "launch",
     "dry_run": "launch",
     "check": "frames",
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from reeltok.train.launch import dry_run as dry_run
     from reeltok.train.launch import train as train
     from reeltok.train.logbook import draw_runs as draw_runs
+    from reeltok.train.recipe import Recipe as Recipe
+    from reeltok.train.recipe import as_json as as_json
+    from reeltok.train.recipe import change as change
     from reeltok.train.recipes import RECIPES as RECIPES
-    from reeltok.train.recipes import Recipe as Recipe
-    from reeltok.train.recipes import as_json as as_json
-    from reeltok.train.recipes import change as change
     from reeltok.train.recipes import find_recipe as find_recipe
 
 

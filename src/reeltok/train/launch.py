@@ -15,12 +15,14 @@ import torch
 from pydantic import RootModel
 
 from reeltok import zoo
+from reeltok.models.coordtok import CoordTok
 from reeltok.tokenizer import Tokenizer
 from reeltok.train.data import Batch, ClipSource, list_clips
 from reeltok.train.frames import Loader, open_clips
 from reeltok.train.loop import run_task, train_step
 from reeltok.train.parallel import Place, in_turn, joined
-from reeltok.train.recipes import Recipe, as_json
+from reeltok.train.patches import Patches
+from reeltok.train.recipe import Recipe, as_json
 from reeltok.train.reconstruct import Reconstruct, Score
 from reeltok.train.reftok import ClosedLoop
 from reeltok.train.run import Run, Task
@@ -124,10 +126,22 @@ def reconstruction(score: Score | None = None) -> MakeTask:
 
     def make(tokenizer: Tokenizer, recipe: Recipe, source: ClipSource | None) -> Task:
         held_out = source.validation if source is not None and source.judged else None
+        if recipe.patches is not None:
+            return Patches(need_planes(tokenizer), recipe.patches, held_out=held_out, score=score)
         kind = TASKS.get(tokenizer.family, Reconstruct)
         return kind(tokenizer, recipe.losses, held_out=held_out, score=score)
 
     return make
+
+
+def need_planes(tokenizer: Tokenizer) -> CoordTok:
+    """A tokenizer that gives single patches back; ValueError for another."""
+    if not isinstance(tokenizer, CoordTok):
+        raise ValueError(
+            f"patches= trains a coordtok, {tokenizer.name} is a {tokenizer.family}: set patches "
+            "to null, or choose another model"
+        )
+    return tokenizer
 
 
 def require_shares(recipe: Recipe, world: int) -> None:
@@ -157,6 +171,11 @@ def require_groups(recipe: Recipe, tokenizer: Tokenizer) -> None:
             raise ValueError(
                 f"a window of {window.size} pixels is no multiple of {factor}, which "
                 f"{recipe.model} needs: choose {math.ceil(window.size / factor) * factor}"
+            )
+        if spec.size not in (None, (window.size, window.size)):
+            raise ValueError(
+                f"a window of {window.size} pixels is not what {recipe.model} reads: choose "
+                f"{spec.size[0]} in data.windows and data.judged"
             )
 
 

@@ -1,43 +1,20 @@
-"""Recipes: functions that return a complete training configuration, as a value to change.
-
->>> recipe = change(find_recipe("vidtok_stage1"), {"loop.schedule.steps": "1000"})
-"""
+"""Recipes: functions that return a complete training configuration, as a value to change."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, RootModel, ValidationError
-from pydantic.dataclasses import dataclass
-
+from reeltok.train.coordtok_recipes import coordtok_cpu, coordtok_stage1, coordtok_stage2
 from reeltok.train.critics import CriticConfig
 from reeltok.train.data import DataConfig, Window
 from reeltok.train.optimizers import OptimizerConfig, ScheduleConfig
+from reeltok.train.recipe import Recipe, as_json, change, parse
 from reeltok.train.reconstruct import LossConfig
 from reeltok.train.run import LoopConfig
 
-
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
-class Recipe:
-    """Everything a run needs but the data's place.
-
-    `model` is a preset, or the folder of a model. Its weights are `start`: "fresh" from the seed,
-    or "trained" as they are. `warm` names a model whose weights a fresh one of more parts begins
-    with. `settings` replaces values of the model's configuration.
-    """
-
-    name: str
-    model: str
-    start: Literal["fresh", "trained"] = "fresh"
-    warm: str | None = None
-    settings: dict[str, Any] = Field(default_factory=dict)
-    data: DataConfig = DataConfig()
-    losses: LossConfig = LossConfig()
-    loop: LoopConfig = LoopConfig()
-
+__all__ = ["RECIPES", "Recipe", "as_json", "change", "find_recipe", "parse"]
 
 GROUPS = {"open": 0.45, "people": 0.15, "robot": 0.2, "animation": 0.1}
 """How often each group of clips is drawn; the rest shares 0.1. Robots are 64 % of the minutes."""
@@ -322,6 +299,9 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         reftok_robot_none,
         vidtok_stage1,
         vidtok_stage2,
+        coordtok_cpu,
+        coordtok_stage1,
+        coordtok_stage2,
     )
 }
 
@@ -330,7 +310,7 @@ def find_recipe(name: str | Path) -> Recipe:
     """The recipe of that name, or of a run's `recipe.json`; ValueError names the nearest."""
     path = Path(name) / "recipe.json" if Path(name).is_dir() else Path(name)
     if path.suffix == ".json" and path.is_file():
-        return parse(json.loads(path.read_text()), str(path))
+        return parse(json.loads(path.read_text()), str(path), Recipe)
     if str(name) not in RECIPES:
         near = get_close_matches(str(name), RECIPES, n=1, cutoff=0.0)
         raise ValueError(
@@ -338,62 +318,3 @@ def find_recipe(name: str | Path) -> Recipe:
             f"or give a recipe.json"
         )
     return RECIPES[str(name)]()
-
-
-def parse(tree: Mapping[str, Any], what: str) -> Recipe:
-    """A recipe from nested values; ValueError says in one sentence which value is wrong."""
-    try:
-        return RootModel[Recipe].model_validate(tree).root
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{what}: {place}={first['input']!r}: {first['msg']}") from error
-
-
-def as_json(recipe: Recipe) -> str:
-    """The whole recipe, as `find_recipe` reads it."""
-    return RootModel[Recipe](recipe).model_dump_json(indent=1) + "\n"
-
-
-FREE = ("settings", "weights", "terms")  # tables that take new keys
-
-
-def change(recipe: Recipe, changes: Mapping[str, str]) -> Recipe:
-    """The recipe with values replaced: {"loop.schedule.steps": "500", "data.windows.0.batch": "4"}.
-
-    Values are JSON or plain text. ValueError names the nearest key for an unknown one.
-    """
-    tree = json.loads(as_json(recipe))
-    for path, text in changes.items():
-        place: Any = tree
-        *way, last = path.split(".")
-        for depth, key in enumerate(way):
-            place = step_into(place, key, path, free=any(k in FREE for k in way[:depth]))
-        require_key(place, last, path, free=any(k in FREE for k in way))
-        place[int(last) if isinstance(place, list) else last] = value_of(text)
-    return parse(tree, "the changed recipe")
-
-
-def step_into(place: Any, key: str, path: str, *, free: bool) -> Any:
-    """What stands under `key`; an empty table where one may be made."""
-    if free and isinstance(place, dict) and not isinstance(place.get(key), dict):
-        place[key] = {}
-    require_key(place, key, path, free=free)
-    return place[int(key)] if isinstance(place, list) else place[key]
-
-
-def require_key(place: Any, key: str, path: str, *, free: bool) -> None:
-    """ValueError where a recipe has no such key, with the nearest one it has."""
-    keys = [str(i) for i in range(len(place))] if isinstance(place, list) else list(place or ())
-    if key in keys or (free and isinstance(place, dict)):
-        return
-    near = get_close_matches(key, keys, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(keys) or 'none'}"
-    raise ValueError(f"a recipe has no {path!r} ({key!r} is unknown): {hint}")
-
-
-def value_of(text: str) -> object:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text

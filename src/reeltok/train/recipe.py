@@ -1,0 +1,100 @@
+"""A training configuration as one frozen value: read, changed by path, written as JSON.
+
+>>> recipe = change(find_recipe("vidtok_stage1"), {"loop.schedule.steps": "1000"})
+"""
+
+import json
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any, Literal, TypeVar
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from reeltok.train.data import DataConfig
+from reeltok.train.patches import PatchConfig
+from reeltok.train.reconstruct import LossConfig
+from reeltok.train.run import LoopConfig
+
+Kind = TypeVar("Kind")
+"""A kind of recipe: a frozen pydantic dataclass."""
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class Recipe:
+    """Everything a run needs but the data's place.
+
+    `model` is a preset, or the folder of a model. Its weights are `start`: "fresh" from the seed,
+    or "trained" as they are. `warm` names a model whose weights a fresh one of more parts begins
+    with. `settings` replaces values of the model's configuration. `patches` trains a CoordTok on
+    some of its patches, as the paper does, instead of on whole clips by `losses`.
+    """
+
+    name: str
+    model: str
+    start: Literal["fresh", "trained"] = "fresh"
+    warm: str | None = None
+    settings: dict[str, Any] = Field(default_factory=dict)
+    data: DataConfig = DataConfig()
+    losses: LossConfig = LossConfig()
+    patches: PatchConfig | None = None
+    loop: LoopConfig = LoopConfig()
+
+
+def parse(tree: Mapping[str, Any], what: str, kind: type[Kind]) -> Kind:
+    """A recipe from nested values; ValueError says in one sentence which value is wrong."""
+    try:
+        return TypeAdapter(kind).validate_python(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{what}: {place}={first['input']!r}: {first['msg']}") from error
+
+
+def as_json(recipe: Any) -> str:
+    """The whole recipe, as `find_recipe` reads it."""
+    return TypeAdapter(type(recipe)).dump_json(recipe, indent=1).decode() + "\n"
+
+
+FREE = ("settings", "weights", "terms")  # tables that take new keys
+
+
+def change(recipe: Kind, changes: Mapping[str, str]) -> Kind:
+    """The recipe with values replaced: {"loop.schedule.steps": "500", "data.windows.0.batch": "4"}.
+
+    Values are JSON or plain text. ValueError names the nearest key for an unknown one.
+    """
+    tree = json.loads(as_json(recipe))
+    for path, text in changes.items():
+        place: Any = tree
+        *way, last = path.split(".")
+        for depth, key in enumerate(way):
+            place = step_into(place, key, path, free=any(k in FREE for k in way[:depth]))
+        require_key(place, last, path, free=any(k in FREE for k in way))
+        place[int(last) if isinstance(place, list) else last] = value_of(text)
+    return parse(tree, "the changed recipe", type(recipe))
+
+
+def step_into(place: Any, key: str, path: str, *, free: bool) -> Any:
+    """What stands under `key`; an empty table where one may be made."""
+    if free and isinstance(place, dict) and not isinstance(place.get(key), dict):
+        place[key] = {}
+    require_key(place, key, path, free=free)
+    return place[int(key)] if isinstance(place, list) else place[key]
+
+
+def require_key(place: Any, key: str, path: str, *, free: bool) -> None:
+    """ValueError where a recipe has no such key, with the nearest one it has."""
+    keys = [str(i) for i in range(len(place))] if isinstance(place, list) else list(place or ())
+    if key in keys or (free and isinstance(place, dict)):
+        return
+    near = get_close_matches(key, keys, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(keys) or 'none'}"
+    raise ValueError(f"a recipe has no {path!r} ({key!r} is unknown): {hint}")
+
+
+def value_of(text: str) -> object:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
