@@ -131,8 +131,15 @@ class ReelSink:
     def __init__(self, path: str | Path) -> None:
         self.path = None if str(path) == "-" else require_writable(Path(path))
         folder = self.path.parent if self.path else None
-        self.payload = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed by `close`)
-        self.others = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+        try:
+            self.payload = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed by `close`)
+            self.others = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+        except OSError as error:
+            plain = OSError(
+                f"cannot write into {folder or 'the temporary folder'}: {error.strerror}"
+            )
+            plain.errno = error.errno
+            raise plain from error
         self.entries: dict[str, Entry] = {}
         self.hashes: dict[str, str] = {}
         self.whole = hashlib.sha256()
@@ -257,6 +264,8 @@ class ReelSource:
 
     def __init__(self, path: str | Path) -> None:
         self.path = path
+        if str(path) != "-" and not Path(path).exists():
+            raise FileNotFoundError(f"there is no file {path}")
         self.file = standard_input() if str(path) == "-" else Path(path).open("rb")  # noqa: SIM115
         with ExitStack() as stack:  # closes the file where something is wrong with it
             stack.callback(self.close)
@@ -345,7 +354,7 @@ class ReelSource:
 
     def altered(self, where: str) -> ValueError:
         return ValueError(
-            f"{self.path} was altered after it was written ({where} does not match its SHA-256); "
+            f"{self.path} was altered after it was written (seen in {where}); "
             f"copy or encode it again"
         )
 

@@ -20,6 +20,50 @@ def pattern(frames: int = 10, height: int = 32, width: int = 48) -> Tensor:
     return torch.stack([x * 3 + t * 6, y * 5 + t * 3, 200 - x - y - t], -1).clamp(0, 255).byte()
 
 
+def damaged(path: Path, where: float, length: int = 3000) -> Path:
+    """The file with a hole of zeros from a share of its length on."""
+    data = bytearray(path.read_bytes())
+    begin = int(len(data) * where)
+    data[begin : begin + length] = bytes(min(length, len(data) - begin))
+    path.write_bytes(data)
+    return path
+
+
+def cut(path: Path, where: float = 0.6) -> Path:
+    """The file without what follows a share of its length."""
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * where)])
+    return path
+
+
+def repack(
+    path: Path,
+    target: Path,
+    *,
+    skip_groups: int = 0,
+    change: Callable[[int, bytes], bytes] = lambda _, data: data,
+    **options: str,
+) -> Path:
+    """Copy the packets into another file: without the first groups, or with changed bytes."""
+    keys, first = 0, None
+    with av.open(str(path)) as source, av.open(str(target), "w", options=options) as out:
+        track = out.add_stream_from_template(source.streams.video[0])
+        for number, packet in enumerate(source.demux(video=0)):
+            keys += packet.is_keyframe and packet.size > 0
+            if packet.size and keys > skip_groups:
+                first = packet.dts if first is None else first
+                fresh = av.Packet(change(number, bytes(packet)))
+                fresh.pts, fresh.dts = packet.pts - first, packet.dts - first
+                fresh.duration, fresh.time_base = packet.duration, packet.time_base
+                fresh.is_keyframe, fresh.stream = packet.is_keyframe, track
+                out.mux(fresh)
+    return target
+
+
+def rough(frames: int = 40) -> torch.Tensor:
+    """Pictures that take many bytes, so that every cut or hole falls into them."""
+    return torch.randint(0, 256, (frames, 64, 96, 3), dtype=torch.uint8)
+
+
 def clip_maker(folder: Path) -> Clip:
     """Write frames through PyAV alone, so that what is read was not written by the same code."""
 

@@ -77,6 +77,13 @@ def test_avi_has_no_reordered_frames(tmp_path: Path) -> None:
             assert source.streams.video[0].codec_context.has_b_frames == reordered
 
 
+def test_a_crf_that_the_codec_does_not_have_is_refused(tmp_path: Path) -> None:
+    for crf in (-1, 52, float("nan")):
+        with pytest.raises(ValueError, match=r"outside what h264 takes: 0 to 51"):
+            write(pattern(2).numpy(), tmp_path / "a.mp4", fps=5, crf=crf)
+    write(pattern(2).numpy(), tmp_path / "a.webm", fps=5, crf=63)
+
+
 def test_crf_is_heard(tmp_path: Path) -> None:
     noise = Video(torch.randint(0, 256, (5, 64, 64, 3), dtype=torch.uint8), fps=25)
     for name in ("a.mp4", "a.webm"):

@@ -1,4 +1,4 @@
-"""Files in: time stamps, seeking, turning, resizing, images, pipes, and every kind of bad input."""
+"""Files in: time stamps, seeking, turning, resizing, images, pipes. Bad input: test_damage.py."""
 
 import io
 import sys
@@ -6,17 +6,16 @@ from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from small_clips import Clip, pattern
+from small_clips import Clip, damaged, pattern, repack, rough
 
 from reeltok.media.source import fit
-from reeltok.video import Video, read, stream, write
+from reeltok.video import read, stream, write
 
 STAMPS = [0, 40, 80, 200, 240, 250, 400, 520, 560, 600]  # ms
 
@@ -280,168 +279,6 @@ def test_names_are_names_not_addresses(
     clip().rename(tmp_path / "http:a%03d*.mp4")
     monkeypatch.chdir(tmp_path)
     assert len(read("http:a%03d*.mp4")) == 10
-
-
-# --- bad input ------------------------------------------------------------------------------------
-
-
-def damaged(path: Path, where: float, length: int = 3000) -> Path:
-    data = bytearray(path.read_bytes())
-    begin = int(len(data) * where)
-    data[begin : begin + length] = bytes(min(length, len(data) - begin))
-    path.write_bytes(data)
-    return path
-
-
-def cut(path: Path, where: float = 0.6) -> Path:
-    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * where)])
-    return path
-
-
-def repack(
-    path: Path,
-    target: Path,
-    *,
-    skip_groups: int = 0,
-    change: Callable[[int, bytes], bytes] = lambda _, data: data,
-    **options: str,
-) -> Path:
-    """Copy the packets into another file: without the first groups, or with changed bytes."""
-    keys, first = 0, None
-    with av.open(str(path)) as source, av.open(str(target), "w", options=options) as out:
-        track = out.add_stream_from_template(source.streams.video[0])
-        for number, packet in enumerate(source.demux(video=0)):
-            keys += packet.is_keyframe and packet.size > 0
-            if packet.size and keys > skip_groups:
-                first = packet.dts if first is None else first
-                fresh = av.Packet(change(number, bytes(packet)))
-                fresh.pts, fresh.dts = packet.pts - first, packet.dts - first
-                fresh.duration, fresh.time_base = packet.duration, packet.time_base
-                fresh.is_keyframe, fresh.stream = packet.is_keyframe, track
-                out.mux(fresh)
-    return target
-
-
-def rough(frames: int = 40) -> torch.Tensor:
-    """Pictures that take many bytes, so that every cut or hole falls into them."""
-    return torch.randint(0, 256, (frames, 64, 96, 3), dtype=torch.uint8)
-
-
-def test_what_is_not_there_or_not_a_video_is_said(tmp_path: Path) -> None:
-    (tmp_path / "a.mp4").write_text("hello\n" * 500)
-    (tmp_path / "a.txt").write_text("hello\n" * 500)
-    (tmp_path / "empty.mp4").touch()
-    (tmp_path / "a.png").write_bytes(b"\x89PNG no")
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(FileNotFoundError, match="no file"):
-        read(tmp_path / "none.mp4")
-    for name in ("a.mp4", "a.txt", "empty.mp4", "folder", "a.png"):
-        with pytest.raises(ValueError, match=r"not a video|no video|no images|not an image") as at:
-            read(tmp_path / name)
-        assert str(tmp_path / name) in str(at.value)
-        assert "\n" not in str(at.value)
-
-
-def test_sound_alone_is_not_a_video(tmp_path: Path) -> None:
-    import wave
-
-    with wave.open(str(tmp_path / "a.wav"), "wb") as out:
-        out.setparams((1, 2, 8000, 0, "NONE", ""))
-        out.writeframes(bytes(16000))
-    with pytest.raises(ValueError, match="holds no video"):
-        read(tmp_path / "a.wav")
-
-
-def test_a_file_without_its_header_is_refused(clip: Clip) -> None:
-    with pytest.raises(ValueError, match="header is cut off"):
-        read(cut(clip(frames=rough())))
-
-
-@pytest.mark.parametrize(
-    ("name", "codec", "layout"),
-    [
-        ("a.mov", "prores_ks", "yuv422p10le"),
-        ("a.mkv", "libx264", "yuv420p"),
-        ("a.webm", "libvpx-vp9", "yuv420p"),
-        ("a.avi", "libx264", "yuv420p"),
-        ("a.gif", "gif", "rgb8"),
-    ],
-)
-def test_a_file_that_is_cut_off_is_refused(
-    clip: Clip, tmp_path: Path, name: str, codec: str, layout: str
-) -> None:
-    options = {"deadline": "realtime"} if codec == "libvpx-vp9" else {"bf": "0"}
-    path = clip(name, rough(20), codec=codec, layout=layout, options=options)
-    if name == "a.mov":  # with the index at the front, where a cut leaves it whole
-        path = repack(path, tmp_path / "b.mov", movflags="faststart")
-    assert len(read(path)) == 20
-    with pytest.raises(ValueError, match="cut off"):
-        read(cut(path))
-
-
-def test_a_hole_in_the_middle_says_how_far_it_got(clip: Clip) -> None:
-    path = damaged(clip(frames=rough(), layout="yuv420p", options={"g": "10"}), 0.5)
-    got: list[Video] = []
-    with stream(path, chunk=1) as parts, pytest.raises(ValueError, match=r"damaged: .*frame \d+"):
-        got.extend(parts)
-    assert 5 < len(got) < 35
-
-
-def test_pictures_that_the_decoder_had_to_mend_are_damage(clip: Clip) -> None:
-    path = clip(frames=rough(), layout="yuv420p", options={"g": "100"})
-    data = bytearray(path.read_bytes())
-    for at in range(len(data) // 2, len(data) // 2 + 8000, 1000):
-        data[at] ^= 0x55
-    path.write_bytes(data)
-    with av.open(str(path)) as source:  # FFmpeg itself goes on to the end
-        assert sum(1 for _ in source.decode(video=0)) == 40
-    with pytest.raises(ValueError, match="cannot be decoded whole"):
-        read(path)
-
-
-def test_nothing_in_the_span_says_how_long_the_clip_is(clip: Clip, tmp_path: Path) -> None:
-    for name in ("a.mp4", "a.mkv"):
-        with pytest.raises(ValueError, match=r"is 0.40 s long: start=3"):
-            read(clip(name), start=3)
-    Image.fromarray(pattern(1)[0].numpy()).save(tmp_path / "0.png")
-    with pytest.raises(ValueError, match="start needs fps"):
-        read(tmp_path / "0.png", start=1)
-    with pytest.raises(ValueError, match="1 images"):
-        read(tmp_path / "0.png", start=1, fps=2)
-
-
-def test_a_change_of_size_in_mid_stream_names_the_frame_and_both_sizes(
-    clip: Clip, tmp_path: Path
-) -> None:
-    small = clip("a.h264", pattern(5), layout="yuv420p").read_bytes()
-    large = clip("b.h264", pattern(5, 48, 64), layout="yuv420p").read_bytes()
-    (tmp_path / "c.h264").write_bytes(small + large)
-    with pytest.raises(ValueError, match=r"frame 5 is 48x64, those before it 32x48"):
-        read(tmp_path / "c.h264")
-
-
-def test_images_of_two_sizes_are_refused(tmp_path: Path) -> None:
-    Image.new("RGB", (8, 6)).save(tmp_path / "0.png")
-    Image.new("RGB", (9, 6)).save(tmp_path / "1.png")
-    with pytest.raises(ValueError, match=r"1.png \(frame 1\) is 6x9, the first is 6x8"):
-        read(tmp_path)
-
-
-@pytest.mark.parametrize(
-    "asked",
-    [{"start": -1.0}, {"frames": 0}, {"fps": 0.0}, {"size": 0}, {"size": (4, 0)}, {"chunk": 0}],
-)
-def test_arguments_that_make_no_sense_are_refused(clip: Clip, asked: dict) -> None:
-    with pytest.raises(ValueError, match=next(iter(asked))):
-        stream(clip(), **asked)
-
-
-def test_ffmpeg_stays_silent(clip: Clip, capfd: pytest.CaptureFixture[str]) -> None:
-    """Damage is reported by the exception alone: nothing goes to the terminal beside it."""
-    path = damaged(clip(frames=rough(), layout="yuv420p"), 0.5)
-    with pytest.raises(ValueError, match="damaged"):
-        read(path)
-    assert capfd.readouterr() == ("", "")
 
 
 # --- real clips -----------------------------------------------------------------------------------

@@ -53,6 +53,10 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.ckpt").write_text("no checkpoint")
     with pytest.raises(ValueError, match="no checkpoint"):
         convert.read_checkpoint(tmp_path / "text.ckpt")
+    for name in ("bytes.ckpt", "bytes.safetensors", "empty.ckpt"):
+        (tmp_path / name).write_bytes(b"" if name == "empty.ckpt" else b"hello\n" * 100)
+        with pytest.raises(ValueError, match="no checkpoint that can be read safely"):
+            convert.read_checkpoint(tmp_path / name)
     with pytest.raises(FileNotFoundError, match="there is no checkpoint"):
         convert.read_checkpoint(tmp_path / "none.ckpt")
 

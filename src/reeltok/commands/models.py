@@ -96,9 +96,7 @@ def statistics(
     DATA is a video or a folder of videos; every channel's mean and standard deviation are exact
     over all of them. They are saved in config.json, where generators look for them.
     """
-    from reeltok.train.data import list_clips
-
-    clips = list_clips(data)
+    clips = clips_of(data)
     tokenizer = given.open_model(model, weights=weights, device=device, dtype="fp32")
     spec = tokenizer.spec
     if spec.vocabulary is not None:
@@ -117,6 +115,14 @@ def statistics(
     rows = [{"channel": i, "mean": mean, "std": std} for i, (mean, std) in enumerate(pairs)]
     text = f"{table(rows)}\n\nfrom {counts['clips']} clips, saved in {folder}"
     return Report(data={"folder": str(folder), **counts, **found}, text=text)
+
+
+def clips_of(data: str) -> "list[Clip]":
+    """The clips of a video, a folder, a list or a shard."""
+    from reeltok.train.data import VIDEOS, Clip, list_clips
+
+    one = Path(data).is_file() and Path(data).suffix.lower() in VIDEOS
+    return [Clip(path=Path(data))] if one else list_clips(data)
 
 
 def save_place(model: str, out: Path | None) -> Path:

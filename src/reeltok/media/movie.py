@@ -29,6 +29,7 @@ class Codec:
     even: str
     odd: str | None  # None: it takes even sizes only
     crf: float | None = None  # None: it has no such setting
+    worst: int = 51  # the highest crf
     options: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -46,9 +47,12 @@ CODECS = {
         even="yuv420p",
         odd="yuv420p",  # VP9 halves odd sizes by rounding up
         crf=24,
+        worst=63,
         options={"b": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1"},
     ),
-    "av1": Codec(name="libsvtav1", even="yuv420p", odd=None, crf=24, options={"preset": "8"}),
+    "av1": Codec(
+        name="libsvtav1", even="yuv420p", odd=None, crf=24, worst=63, options={"preset": "8"}
+    ),
     "prores": Codec(name="prores_ks", even="yuv422p10le", odd=None),
     "mpeg4": Codec(
         name="mpeg4",
@@ -128,7 +132,9 @@ def choose(
     if crf is None:
         return container, CODECS[name]
     if CODECS[name].crf is None:
-        raise ValueError(f"{name} has no crf")
+        raise ValueError(f"{name} has no crf: leave it out, or name another codec")
+    if not 0 <= crf <= CODECS[name].worst:
+        raise ValueError(f"crf={crf:g} is outside what {name} takes: 0 to {CODECS[name].worst}")
     return container, replace(CODECS[name], crf=crf)
 
 

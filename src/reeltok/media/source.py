@@ -4,6 +4,7 @@ A `Source` knows its size, rate, time stamps and number of pictures before the f
 for (a quick pass over the packets, nothing decoded), and then gives them one by one as RGB.
 """
 
+import errno
 import math
 import os
 import shutil
@@ -177,9 +178,9 @@ def _open_stream(
         file.seek(0)
     try:
         container = stack.enter_context(av.open(file, "r", options={"protocol_whitelist": "file"}))
-    except OSError as error:
-        raise OSError(f"{name} cannot be read: {error.strerror}") from error
-    except av.FFmpegError as error:
+    except (av.FFmpegError, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EIO:  # a Matroska header cut off
+            raise OSError(f"{name} cannot be read: {error.strerror}") from error
         raise ValueError(f"{name} is not a video, or its header is cut off or damaged") from error
     cover = av.stream.Disposition.attached_pic
     streams = [s for s in container.streams.video if not s.disposition & cover]

@@ -6,6 +6,7 @@ before the end that its own structure declares.
 
 import io
 import math
+import re
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -19,6 +20,7 @@ from jaxtyping import Float
 from reeltok.media.timing import Plan, Span, plan
 
 SEEKS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}  # these go to a keyframe and back exactly
+_SLACK = 0.5  # seconds between a track's last time stamp and its end that are no damage
 _REORDER = 32  # packets read past the wanted span: more than any codec reorders
 
 
@@ -45,8 +47,9 @@ def take_survey(
     zero = (stream.start_time or 0) * tick
     rates = [float(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate]
     seek, stamps, ended = _reach(container, stream, span, name)
-    if ended and _cut_off(file, container, stream):
-        raise ValueError(f"{name} is cut off after {len(stamps)} frames")
+    last = max((stamp for stamp in stamps if stamp is not None), default=0) * tick
+    if ended and _cut_off(file, container, stream, last):
+        raise ValueError(f"{name} is cut off or damaged after {len(stamps)} frames")
     if not stamps:
         raise ValueError(f"{name} holds no frames")
     # avi stamps the packets in the order of the file, not of the pictures.
@@ -129,8 +132,10 @@ def _stamps(
     return found, True
 
 
-def _cut_off(file: str | BinaryIO, container: InputContainer, stream: VideoStream) -> bool:
-    """Whether a file ends before the end that its own structure declares."""
+def _cut_off(
+    file: str | BinaryIO, container: InputContainer, stream: VideoStream, last: float
+) -> bool:
+    """Whether a file ends before the end that its own structure declares; `last`: its last time."""
     kind = container.format.name
     with ExitStack() as stack:
         if isinstance(file, str):
@@ -141,9 +146,17 @@ def _cut_off(file: str | BinaryIO, container: InputContainer, stream: VideoStrea
             return not file.read().rstrip(b"\0").endswith(b";")
         if kind == "matroska,webm":
             file.seek(0)
-            return _matroska_length(file.read(4096)) > length
+            whole = _matroska_length(file.read(4096)) <= length
+            return not whole or last + _SLACK < _declared_end(stream)
     entries = stream.index_entries
     return bool(len(entries)) and entries[-1].pos + entries[-1].size > length
+
+
+def _declared_end(stream: VideoStream) -> float:
+    """Seconds at which a Matroska track says that it ends, or 0."""
+    said = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
+    hours, minutes, seconds = map(float, said.groups()) if said else (0.0, 0.0, 0.0)
+    return 3600 * hours + 60 * minutes + seconds
 
 
 def _matroska_length(head: bytes) -> int:

@@ -3,7 +3,6 @@
 Public layouts: VidTok's `.ckpt` and diffusers' `AutoencoderVidTok` (the same keys), CoordTok's.
 """
 
-import pickle
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -32,13 +31,19 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint at {path}: check the name")
-    if path.suffix == ".safetensors":
-        return load_file(path)
+    content: Any
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, ImportError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path} is no checkpoint that can be read safely ({reason})") from error
+        if path.suffix == ".safetensors":
+            content = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # an unpickler fails in any way on bytes that are no pickle
+        reason = [*str(error).splitlines(), type(error).__name__][0]
+        raise ValueError(
+            f"{path} is no checkpoint that can be read safely ({reason}): copy it again"
+        ) from error
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
