@@ -104,6 +104,13 @@ def test_both_ssims_at_once_equal_each_alone(size: tuple[int, int]) -> None:
         torch.testing.assert_close(multi, alone, atol=1e-6, rtol=0)
 
 
+def test_the_fast_window_equals_sums_of_shifted_pictures() -> None:
+    x = torch.rand(1, 9, 40, 33).contiguous(memory_format=torch.channels_last)
+    for taps in (metrics.GAUSSIAN, metrics.UNIFORM):
+        fast, plain = metrics._filter(x, taps), metrics._filter_by_sums(x, taps)
+        torch.testing.assert_close(fast, plain, atol=1e-6, rtol=0)
+
+
 def test_ms_ssim_is_not_given_for_small_frames() -> None:
     assert metrics.ms_ssim(*pair(1, 3, 1, 160, 200)) is None
 

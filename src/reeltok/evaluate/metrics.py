@@ -33,7 +33,7 @@ PerFrame = Float[Tensor, "b t"]
 
 def unit(x: Videos) -> Videos:
     """A video in [-1, 1] as float32 in [0, 1], clamped."""
-    return ((x.float() + 1) / 2).clamp(0, 1)
+    return (x.float() + 1).mul_(0.5).clamp_(0, 1)
 
 
 def check(x: Videos, y: Videos) -> None:
@@ -43,7 +43,8 @@ def check(x: Videos, y: Videos) -> None:
             f"metrics compare two videos 'b c t h w' of one shape, "
             f"but the original is {tuple(x.shape)} and the reconstruction {tuple(y.shape)}"
         )
-    if not torch.isfinite(y).all():
+    # A sum is finite only if all is, and ten times as fast; where it is not, it may be its size.
+    if not y.sum().isfinite() and not y.isfinite().all():
         raise ValueError("the reconstruction holds NaN or infinity: look at the model that made it")
 
 
@@ -60,7 +61,9 @@ def psnr(x: Videos, y: Videos) -> PerFrame:
 
 def psnr_bytes(x: Videos, y: Videos) -> PerFrame:
     """PSNR in dB per frame after both are rounded to the 256 levels of uint8, as a file holds."""
-    return psnr(as_bytes(x), as_bytes(y))
+    check(x, y)
+    a, b = ((unit(v) * 255).round_() for v in (x, y))
+    return _decibel((a - b).square_().mean(dim=(1, 3, 4)) / 255**2)
 
 
 def ssim(x: Videos, y: Videos) -> PerFrame:
@@ -220,21 +223,43 @@ def _similarity(
             f"SSIM needs frames of at least {len(taps)}x{len(taps)} pixels, "
             f"but these are {tuple(a.shape[-2:])}"
         )
+    shape = a.shape[:2]
+    a, b = (_planes(v) for v in (a, b))
     p, m = a + b, a - b
     p_mean, m_mean = _filter(p, taps), _filter(m, taps)
-    p_var = unbias * (_filter(p * p, taps) - p_mean**2)
-    m_var = unbias * (_filter(m * m, taps) - m_mean**2)
-    p_mean, m_mean = p_mean**2, m_mean**2
+    p_mean, m_mean = p_mean.square_(), m_mean.square_()
+    p_var = _filter(p.square_(), taps).sub_(p_mean).mul_(unbias)
+    m_var = _filter(m.square_(), taps).sub_(m_mean).mul_(unbias)
     luminance = (p_mean - m_mean + 2 * SSIM_C1) / (p_mean + m_mean + 2 * SSIM_C1)
     structure = (p_var - m_var + 2 * SSIM_C2) / (p_var + m_var + 2 * SSIM_C2)
-    return luminance, structure
+    return luminance.unflatten(1, shape)[0], structure.unflatten(1, shape)[0]
 
 
-def _filter(x: Float[Tensor, "n c h w"], taps: tuple[float, ...]) -> Float[Tensor, "n c i j"]:
-    """A separable window over valid positions only, as sums of shifted frames.
+def _planes(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "1 p h w"]:
+    """Every channel of every frame as a channel of one picture; on a CPU side by side in memory."""
+    x = x.reshape(1, -1, *x.shape[2:])
+    return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
 
-    On a CPU that is five times as fast as convolutions of one channel.
+
+def _filter(x: Float[Tensor, "1 p h w"], taps: tuple[float, ...]) -> Float[Tensor, "1 p i j"]:
+    """A separable window over valid positions only.
+
+    On a CPU as a convolution of each plane for itself: that is twice as fast as the sums of shifted
+    pictures that it equals, where planes lie side by side.
     """
+    if x.device.type != "cpu":
+        return _filter_by_sums(x, taps)
+    kernel = x.new_tensor(taps)
+    for shape in ((-1, 1), (1, -1)):
+        weight = kernel.view(1, 1, *shape).expand(x.shape[1], 1, -1, -1)
+        x = F.conv2d(x, weight, groups=x.shape[1])
+    return x
+
+
+def _filter_by_sums(
+    x: Float[Tensor, "1 p h w"], taps: tuple[float, ...]
+) -> Float[Tensor, "1 p i j"]:
+    """The same as sums of shifted pictures."""
     for dim in (-2, -1):
         size = x.shape[dim] - len(taps) + 1
         total = torch.zeros_like(x.narrow(dim, 0, size))
