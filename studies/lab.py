@@ -1,0 +1,342 @@
+"""What every study shares: train its rows or find them trained, judge them, write the result.
+
+A row of a table is a chain of recipes (`stages`), each beginning with the weights of the one before
+it. A stage lies in a folder named after a hash of its chain, so a study that was stopped goes on
+where it was, and rows share the stages that they have in common.
+"""
+
+import argparse
+import csv
+import hashlib
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import display
+import torch
+from judging import Judge, Scores, Seen, judge, look
+from torch.utils.flop_counter import FlopCounterMode
+
+from reeltok import zoo
+from reeltok.evaluate.results import describe_machine
+from reeltok.train.checkpoint import find_checkpoints
+from reeltok.train.data import Batch, Clip, ClipSource, DataConfig, Window, list_clips
+from reeltok.train.frames import Frames, Loader, open_clips
+from reeltok.train.launch import build, cache_folder, reconstruction, require_groups
+from reeltok.train.logbook import read_lines
+from reeltok.train.loop import run_task
+from reeltok.train.optimizers import OptimizerConfig, ScheduleConfig
+from reeltok.train.parallel import joined
+from reeltok.train.recipes import (
+    GROUPS,
+    VIDTOK_LOSSES,
+    Recipe,
+    as_json,
+    vidtok_stage1,
+    vidtok_stage2,
+)
+from reeltok.train.run import LoopConfig
+
+# ---------------------------------------------------------------- what is trained
+
+TINY_BODY: dict[str, Any] = {
+    "width": 32,
+    "patch": (2, 4, 4),
+    "multipliers": (1, 2),
+    "blocks": (1, 1),
+    "space_down": (0,),
+    "space_up": (1,),
+    "time_down": (0,),
+    "time_up": (1,),
+    "edge": "past-first",
+    "block": "light",
+    "sampler": "plain",
+    "middle": "none",
+}
+"""A 4x8x8 network of the VidTok family behind a Haar front, for steps of a fraction of a second."""
+
+
+def tiny(
+    name: str, model: str, *, seed: int, steps: int = 200, size: int = 32, **body: Any
+) -> Recipe:
+    """`model`'s quantizer in a tiny body, trained in some ten seconds of one core.
+
+    8 clips of 9 frames at `size` pixels, cropped at up to twice that scale; VidTok's losses but for
+    LPIPS and the critic, which its first 10,000 steps do not have either. `body` replaces values
+    of `TINY_BODY`.
+    """
+    window = Window(frames=9, size=size, batch=8)
+    return Recipe(
+        name=name,
+        model=model,
+        settings={**TINY_BODY, **body},
+        data=DataConfig(
+            windows=(window,),
+            weights=GROUPS,
+            other=0.1,
+            strides=(1, 2),
+            scale=(size / 64, min(1.0, size / 32)),
+            holdout=0.2,
+            judged=replace(window, batch=24),
+            cache_size=64,
+        ),
+        losses=replace(VIDTOK_LOSSES, perceptual=0.0, critic=None),
+        loop=LoopConfig(
+            seed=seed,
+            optimizer=OptimizerConfig(
+                kind="muon", rate=2e-3, betas=(0.9, 0.99), plain=("decoder.leave", "quantizer")
+            ),
+            schedule=ScheduleConfig(steps=steps, warmup=10, fall=steps // 2),
+            clip=20.0,
+            ema=0.98,
+            validate_every=steps,
+            minutes=2.0,
+            keep=1,
+        ),
+    )
+
+
+def full(name: str, model: str, *, seed: int, frames: int = 17) -> tuple[Recipe, Recipe]:
+    """VidTok's two published stages of `model`, for a GPU; 16 frames where it is not causal."""
+    stages = []
+    for stage in (vidtok_stage1(), vidtok_stage2()):
+        windows = tuple(replace(w, frames=frames) for w in stage.data.windows)
+        judged = Window(frames=frames, size=256, batch=24)
+        data = replace(stage.data, windows=windows, judged=judged)
+        loop = replace(stage.loop, seed=seed)
+        stages.append(replace(stage, name=name, model=model, data=data, loop=loop))
+    return stages[0], stages[1]
+
+
+def shortened(recipe: Recipe, steps: int) -> Recipe:
+    """The same recipe cut to `steps` steps, to rehearse a study."""
+    schedule = replace(recipe.loop.schedule, steps=steps, warmup=1, fall=steps // 2)
+    return replace(recipe, loop=replace(recipe.loop, schedule=schedule, validate_every=steps))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of a study's table; `published` is the paper's line that stands beside it."""
+
+    name: str
+    stages: tuple[Recipe, ...]
+    judge: Judge
+    published: str | None = None
+
+
+# ---------------------------------------------------------------- a study
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A claim of a paper to test: which rows, how many seeds, which published tables beside them.
+
+    `rows(setting, seed)` gives the lines. `columns` are those of the table. `fits` picks the clips
+    that all rows can use. `draw(lab, results)` draws the figure and what else there is to see.
+    """
+
+    name: str
+    title: str
+    published: tuple[str, ...]
+    rows: Callable[[str, int], list[Row]]
+    seeds: int
+    columns: tuple[str, ...]
+    fits: Callable[[Clip], bool] = lambda clip: True
+    draw: Callable[["Lab", "list[Result]"], None]
+
+
+@dataclass(kw_only=True)
+class Result:
+    """What one row came to with one seed: scores and costs; its stages' folders and TFLOP."""
+
+    row: Row
+    seed: int
+    scores: Scores
+    stages: list[tuple[Path, float]]
+
+    @property
+    def folder(self) -> Path:
+        """Where the trained model lies."""
+        return self.stages[-1][0]
+
+
+@dataclass(kw_only=True)
+class Lab:
+    """Where a study runs: its data (opened once), its folder, its device."""
+
+    study: Study
+    data: Path
+    out: Path
+    setting: str
+    device: str | None = None
+    steps: int | None = None
+    opened: dict[Clip, Frames] = field(default_factory=dict)
+    seen: dict[Judge, Seen] = field(default_factory=dict)
+
+    def source(self, recipe: Recipe) -> ClipSource:
+        """The clips as a recipe draws them; they are opened at the first call."""
+        if not self.opened:
+            opened, broken = open_clips(
+                list_clips(self.data), recipe.data, cache=cache_folder(self.out)
+            )
+            for bad in broken:
+                print(f"left out: {bad.name}: {bad.reason}", flush=True)
+            self.opened = {clip: f for clip, f in opened.items() if self.study.fits(clip)}
+        return ClipSource(self.opened, recipe.data, seed=recipe.loop.seed)
+
+    def measure(self, row: Row, seed: int) -> Result:
+        """Train what is not trained yet, judge what is not judged yet."""
+        chain, folder, spent, stages = "", None, Scores(), []
+        for stage in row.stages:
+            recipe = shortened(stage, self.steps) if self.steps else stage
+            chain = hashlib.sha256((chain + as_json(recipe)).encode()).hexdigest()
+            if folder is not None:
+                recipe = replace(recipe, model=str(folder / "model"), start="trained")
+            folder = self.out / "runs" / f"{recipe.name.replace(' ', '-')}-{chain[:8]}"
+            cost = self.trained(recipe, folder)
+            spent = {k: cost[k] + spent[k] for k in cost if k in spent} if spent else cost
+            stages.append((folder, cost["tflop"]))
+        assert folder is not None
+        scores = self.judged(row, recipe, folder)
+        return Result(row=row, seed=seed, scores={**spent, **scores}, stages=stages)
+
+    def clear(self) -> set[str]:
+        """The names of the clips that may be shown: those the manifest marks `clear=yes`."""
+        listed = self.data / "manifest.csv"
+        if not listed.is_file():
+            return set()
+        with listed.open(newline="", encoding="utf-8") as file:
+            return {r["file"] for r in csv.DictReader(file) if r.get("clear") == "yes"}
+
+    def trained(self, recipe: Recipe, folder: Path) -> Scores:
+        """Train a stage, or go on with it, or find it done; what it cost."""
+        done = folder / "cost.json"
+        if done.is_file():
+            return json.loads(done.read_text())
+        resume = bool(find_checkpoints(folder))
+        if not resume and folder.exists():
+            shutil.rmtree(folder)  # it was stopped before its first checkpoint
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "recipe.json").write_text(as_json(recipe))
+        source, began = self.source(recipe), time.process_time()
+        with joined(self.device) as at:
+            model = build(recipe)
+            require_groups(recipe, model)
+            task = reconstruction()(model, recipe, source)
+            task.to(at.device)
+            flops = count_flops(task, recipe, at.device)
+            loader = Loader(source)
+            try:
+                run_task(task, loader, recipe.loop, out=folder, resume=resume, at=at)
+            finally:
+                loader.close()
+        steps = recipe.loop.schedule.steps
+        cost = {"tflop": flops * steps / 1e12, "clock_s": clock(folder, steps)}
+        if not resume:
+            cost["processor_s"] = time.process_time() - began
+        done.write_text(json.dumps(cost))
+        return cost
+
+    def judged(self, row: Row, recipe: Recipe, folder: Path) -> Scores:
+        """The scores of the last stage's mean weights, kept beside it."""
+        key = hashlib.sha256(repr(row.judge).encode()).hexdigest()[:8]
+        kept = folder / f"scores-{key}.json"
+        if not kept.is_file():
+            model = zoo.load(folder / "model")
+            device = zoo.pick_device(self.device or "auto")
+            if row.judge not in self.seen:
+                self.seen[row.judge] = look(self.source(recipe), row.judge)
+            found = judge(model.to(device), self.seen[row.judge], row.judge, device)
+            kept.write_text(json.dumps(found))
+        return json.loads(kept.read_text())
+
+
+def clock(folder: Path, steps: int) -> float:
+    """Seconds on the clock that the steps of a run took, from its log."""
+    lines = [line for line in read_lines(folder / "log.jsonl") if "seconds" in line]
+    edges = [0, *(line["step"] for line in lines)]
+    return sum(
+        line["seconds"] * (line["step"] - before)
+        for line, before in zip(lines, edges, strict=False)
+        if line["step"] <= steps
+    )
+
+
+def count_flops(task: Any, recipe: Recipe, device: torch.device) -> float:
+    """Floating-point operations of one training step: forward and backward, no optimizer."""
+    window = recipe.data.windows[0]
+    frozen = [p for name, p in task.parameters().named_parameters() if is_frozen(name, recipe)]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    x = torch.zeros(1, 3, window.frames, window.size, window.size, device=device)
+    with FlopCounterMode(display=False) as counter:
+        task.loss(Batch(x=x, names=("",), groups=("",)), 0, None).total.backward()
+    task.parameters().zero_grad(set_to_none=True)
+    return counter.get_total_flops() * window.batch
+
+
+def is_frozen(name: str, recipe: Recipe) -> bool:
+    return any(f".{part}." in f".{name}" for part in recipe.loop.freeze)
+
+
+# ---------------------------------------------------------------- the command
+
+
+def run(study: Study) -> None:
+    """The command line of a study."""
+    parser = argparse.ArgumentParser(description=study.title)
+    parser.add_argument("--data", type=Path, required=True, help="clips to train on and hold out")
+    parser.add_argument("--setting", choices=("tiny", "full"), default="tiny")
+    parser.add_argument("--out", type=Path, default=Path("runs/studies") / study.name)
+    parser.add_argument("--seeds", type=int, help="runs of each row")
+    parser.add_argument("--steps", type=int, help="cut every stage, to rehearse")
+    parser.add_argument("--device", help="cpu, cuda; by default what is there")
+    asked = parser.parse_args()
+    seeds = asked.seeds or (study.seeds if asked.setting == "tiny" else 1)
+    given = {key: getattr(asked, key) for key in ("data", "out", "setting", "device", "steps")}
+    try:
+        conduct(Lab(study=study, **given), seeds)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"{study.name}: {error}") from error
+
+
+def conduct(lab: Lab, seeds: int) -> list[Result]:
+    """Measure every row with every seed; write after each what is known."""
+    results: list[Result] = []
+    for seed in range(seeds):
+        for row in lab.study.rows(lab.setting, seed):
+            results.append(lab.measure(row, seed))
+            write(lab, results)
+            print(f"{row.name} (seed {seed}): {results[-1].scores}", flush=True)
+    lab.study.draw(lab, results)
+    print((lab.out / "table.md").read_text())
+    return results
+
+
+def write(lab: Lab, results: list[Result]) -> None:
+    """`table.md` for people and `record.json` with machine and commit."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    record = {
+        "study": lab.study.name,
+        "setting": lab.setting,
+        "machine": {**describe_machine(), "commit": commit},
+        "rows": [
+            {
+                "name": r.row.name,
+                "seed": r.seed,
+                "published": r.row.published,
+                "judge": repr(r.row.judge),
+                "scores": {key: round(value, 5) for key, value in r.scores.items()},
+            }
+            for r in results
+        ],
+    }
+    (lab.out / "record.json").write_text(json.dumps(record, indent=1) + "\n")
+    text = display.table(results, lab.study.columns, lab.study.published, lab.setting)
+    (lab.out / "table.md").write_text(text)

@@ -1,0 +1,98 @@
+"""A study from end to end in seconds, on made clips: it trains, judges, draws, and goes on."""
+
+import json
+import sys
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+from reeltok.video import Video, write
+
+STUDIES = Path(__file__).parent.parent / "studies"
+NAMES = ("quantizers", "compression", "architecture", "stages", "frame_rate")
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Import a script of studies/, which imports its neighbours by their bare names."""
+    pytest.importorskip("matplotlib")
+    monkeypatch.syspath_prepend(str(STUDIES))
+    for key in ("CACHE", "WEIGHTS", "SHARED"):  # no LPIPS weights, no clips of another test
+        monkeypatch.setenv(f"REELTOK_{key}", str(tmp_path / key))
+    known = set(sys.modules)
+    yield import_module
+    for name in set(sys.modules) - known:
+        if Path(getattr(sys.modules[name], "__file__", None) or "/").parent == STUDIES:
+            del sys.modules[name]
+
+
+def make_clips(folder: Path) -> Path:
+    """Ten short clips of noise that moves, with a manifest; one may not be shown."""
+    folder.mkdir()
+    rows = ["file,group,repo,path,clear"]
+    for number in range(10):
+        field = np.random.default_rng(number).integers(0, 255, (64, 72, 3), dtype=np.uint8)
+        steps = [np.roll(field, 2 * t, axis=1)[:, :64] for t in range(18)]
+        video = Video(frames=torch.from_numpy(np.stack(steps)), fps=8.0)
+        write(video, folder / f"{number}.mkv", lossless=True)
+        rows.append(f"{number}.mkv,open,r,{number},{'yes' if number else 'no'}")
+    (folder / "manifest.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def conduct(load, monkeypatch: pytest.MonkeyPatch, data: Path, out: Path) -> ModuleType:
+    """Run the study `stages` as people do, two steps a stage."""
+    lab, stages = load("lab"), load("stages")
+    command = ["stages.py", "--data", str(data), "--out", str(out), "--steps", "2"]
+    monkeypatch.setattr(sys, "argv", [*command, "--device", "cpu"])
+    lab.run(stages.STUDY)
+    return lab
+
+
+def test_a_study_writes_what_it_found_and_uses_its_runs_again(
+    load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, out = make_clips(tmp_path / "clips"), tmp_path / "stages"
+    lab = conduct(load, monkeypatch, data, out)
+    record, table = json.loads((out / "record.json").read_text()), (out / "table.md").read_text()
+    assert {"cpu", "commit"} <= set(record["machine"])
+    assert "At small scale" in table
+    assert "29.21" in table, "the published line stands beside ours"
+    assert (out / "stages.png").stat().st_size > 0
+    scores = {row["name"]: row["scores"] for row in record["rows"]}
+    assert all(np.isfinite(found["psnr"]) for found in scores.values())
+    cost = {name: found["tflop"] for name, found in scores.items()}
+    assert cost["32"] < cost["32 then 64, encoder fixed"] < cost["32 then 64, encoder trained"]
+    trained = {p: p.stat().st_mtime_ns for p in (out / "runs").glob("*/cost.json")}
+    assert len(trained) == 4, "three lines share their first stage"
+    conduct(load, monkeypatch, data, out)
+    assert {p: p.stat().st_mtime_ns for p in trained} == trained
+    assert (out / "table.md").read_text() == table
+    asked = lab.Lab(study=load("stages").STUDY, data=data, out=out, setting="tiny")
+    assert "0.mkv" not in asked.clear()
+    assert "1.mkv" in asked.clear()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("setting", ["tiny", "full"])
+def test_every_line_of_every_study_can_be_built(load, name: str, setting: str) -> None:
+    study = load(name).STUDY
+    launch, display = import_module("reeltok.train.launch"), load("display")
+    lines = study.rows(setting, 0)
+    assert len({line.name for line in lines}) == len(lines)
+    for line in lines:
+        assert display.find_published(study.published, line.published) is not None
+        with torch.device("meta"):
+            for stage in line.stages:
+                fresh = replace(stage, start="fresh")
+                launch.require_groups(fresh, launch.build(fresh))
+
+
+def test_bad_input_is_one_sentence(load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SystemExit, match=r"stages: no training data at .*nothing"):
+        conduct(load, monkeypatch, tmp_path / "nothing", tmp_path / "out")
