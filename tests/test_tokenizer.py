@@ -22,6 +22,7 @@ KINDS = {
     "non-causal": VIDTOK["vidtok_fsq_noncausal_488_262144"],
     "joint sampler": VIDTOK["vidtok_variant_1"],
     "patched, zeros": replace(COMPACT, edge="past-zeros", patch=(4, 8, 8)),
+    "fold": replace(COMPACT, sampler="fold"),
     "patched, linear": replace(COMPACT, upsampling="trilinear", sampler="blend", patch=(1, 4, 4)),
 }
 CAUSAL = [kind for kind, config in KINDS.items() if config.causal]
@@ -268,6 +269,12 @@ def test_frames_must_be_frames() -> None:
             model.encode(x)
     with pytest.raises(ValueError, match="chunk=0"):
         model.encode(clip(4, 16, 16), chunk=0)
+    with pytest.raises(ValueError, match="tile=0"):
+        model.encode(clip(4, 16, 16), tile=0)
+    with pytest.raises(ValueError, match="at least one frame"):
+        Tokens.from_ids([1], frames=0, size=(8, 8), tokenizer=model)
+    with pytest.raises(ValueError, match="continuous: it has latents, no ids"):
+        Tokens.from_ids([1], frames=1, size=(8, 8), tokenizer=MODELS["first release"])
     with pytest.raises(ValueError, match="leave reference"):
         model.encode(clip(4, 16, 16), reference=clip(1, 16, 16))
     assert model.encode(torch.full((1, 3, 4, 8, 8), 1.0005)).frames == 4
@@ -291,5 +298,9 @@ def test_tokens_of_another_tokenizer_are_refused() -> None:
         other.decode(tokens)
     with pytest.raises(ValueError, match="frames 3 to 9"):
         MODELS["default"].decode(tokens, start=3, stop=9)
+    with pytest.raises(ValueError, match="end 85 frames before"):
+        MODELS["default"].decode(tokens.with_(frames=90))
+    with pytest.raises(ValueError, match="hold frames of 16x16 pixels, not of the 160x16"):
+        MODELS["default"].decode(tokens.with_(height=160))
     with pytest.raises(ValueError, match="32768"):
         MODELS["default"].decode(tokens.with_(ids=tokens.ids + 32768, latents=None))

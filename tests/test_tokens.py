@@ -188,3 +188,9 @@ def test_weights_are_hashed_when_first_asked_for() -> None:
     assert part.weights == part.weights == "ab" * 32
     assert len(calls) == 1
     assert clip().weights is None
+
+
+@pytest.mark.parametrize("ids", [["a"], [[1, 2], [3]], [None], object()])
+def test_ids_that_are_no_rows_of_integers_are_refused(ids: object) -> None:
+    with pytest.raises(ValueError, match="ids must be integers in rows of one length"):
+        Tokens.from_ids(ids, frames=1, size=(8, 8))

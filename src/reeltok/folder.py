@@ -1,16 +1,21 @@
 """A model on disk: a folder with config.json and model.safetensors, and the hash of its weights."""
 
+import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import TypeAdapter
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
+
+FULL = 2**16  # bytes; with fewer left, a write that failed is put down to the full disk
 
 
 def write_folder(
@@ -27,12 +32,18 @@ def write_folder(
 
 
 def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` make a file beside `path`, then give it that name."""
+    """Let `write` make a file beside `path`, then give it that name. OSError where it cannot."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         write(beside)
         beside.chmod(0o644)  # safetensors lets only the owner read
         beside.replace(path)
+    except (OSError, RuntimeError, SafetensorError) as error:  # each library has its own
+        full = shutil.disk_usage(path.parent).free < FULL
+        reason = "the disk is full; free some space or write elsewhere" if full else str(error)
+        plain = OSError(f"cannot write {path}: {reason}")
+        plain.errno = errno.ENOSPC if full else getattr(error, "errno", None)
+        raise plain from error
     finally:
         beside.unlink(missing_ok=True)
 

@@ -156,12 +156,32 @@ def pad_space(x: Float[Tensor, "b c t h w"], factors: tuple[int, int]) -> Tensor
     return F.pad(x, (0, right, 0, down, 0, 0), mode="replicate")
 
 
+def crop(x: Float[Tensor, "b c t h w"], part: Tokens) -> Tensor:
+    """`x` without the rows and columns that `pad_space` added. ValueError where it lacks some."""
+    size = (part.height, part.width)
+    if x.shape[3] < size[0] or x.shape[4] < size[1]:
+        raise ValueError(
+            f"these tokens hold frames of {x.shape[3]}x{x.shape[4]} pixels, not of the "
+            f"{size[0]}x{size[1]} that they are said to be: give their own size"
+        )
+    return x[..., : size[0], : size[1]]
+
+
 def peek(parts: Iterable[Part]) -> tuple[Part, Iterator[Part]]:
     """The first of `parts`, and all of them. ValueError when there is none."""
     rest = iter(parts)
     for first in rest:
         return first, chain([first], rest)
     raise ValueError("the stream holds no frames: give at least one")
+
+
+def require_all(missing: int) -> None:
+    """ValueError where tokens ended and so many of their frames did not come."""
+    if missing:
+        raise ValueError(
+            f"these tokens end {missing} frames before the clip that they are said to be: "
+            "give their own number of frames"
+        )
 
 
 def mark_last(parts: Iterable[Part]) -> Iterator[tuple[Part, bool]]:
@@ -213,6 +233,12 @@ def whole_blocks(parts: Iterable[Tokens], opening: int, steps: int) -> Iterator[
         )
     if held is not None:
         yield held
+
+
+def check_chunk(chunk: int | None) -> None:
+    """ValueError unless `chunk` is a number of frames, or None."""
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"chunk={chunk} is no number of frames: give 1 or more, or None")
 
 
 def frame_range(frames: int, start: int | None, stop: int | None) -> tuple[int, int]:

@@ -122,6 +122,10 @@ class Course:
     tile: int | None = None
     pasts: list[Past] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        if self.tile is not None and self.tile < 1:
+            raise ValueError(f"tile={self.tile} is no number of pixels: give 1 or more, or None")
+
     def encode(
         self, x: Tensor, real: int, options: Mapping[str, Any], references: References = NOTHING
     ) -> Quantized:

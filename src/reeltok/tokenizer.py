@@ -27,13 +27,16 @@ from reeltok.streaming import (
     Reference,
     Span,
     as_tensor,
+    check_chunk,
     count_frames,
+    crop,
     frame_range,
     give,
     join_frames,
     mark_last,
     pad_space,
     peek,
+    require_all,
     split_frames,
     type_name,
     whole_groups,
@@ -141,8 +144,7 @@ class Tokenizer(nn.Module):
         """
         if pad == "front":
             return self.encode_front(x, sample=sample)
-        if chunk is not None and chunk < 1:
-            raise ValueError(f"chunk={chunk} is no number of frames: give 1 or more, or None")
+        check_chunk(chunk)
         length = count_frames(x)
         parts = self.stream_encode(
             [x] if chunk is None else split_frames(x, chunk),
@@ -214,8 +216,7 @@ class Tokenizer(nn.Module):
             tokens = tokens.on_grid(grid)
         if tokens.settings.get("pad") == "front":
             return self.decode_front(tokens)
-        if chunk is not None and chunk < 1:
-            raise ValueError(f"chunk={chunk} is no number of frames: give 1 or more, or None")
+        check_chunk(chunk)
         spec = self.spec
         first, end = frame_range(tokens.frames, start, stop)
         span = self.span(tokens, first, end)
@@ -250,14 +251,14 @@ class Tokenizer(nn.Module):
             references = self.find_references(part, frame)
             with self._gradient(z):
                 z = z.to(device=self.device, dtype=self.dtype)
-                x = course.decode(z, last=last, references=references)
-            x = x[..., : part.height, : part.width]
+                x = crop(course.decode(z, last=last, references=references), part)
             x = x if waiting is None else torch.cat([waiting, x], dim=2)
             x, waiting = x[:, :, :left], x[:, :, left:]
             if x.shape[2]:
                 shown = torch.cat(times)[-left:][: x.shape[2]] if times else None
                 left -= x.shape[2]
                 yield give(x, part, shown)
+        require_all(left)
 
     def encode_front(self, x: Video | Tensor, *, sample: torch.Generator | None = None) -> Tokens:
         """Tokens with the clip completed in front; ValueError where the family has no such rule."""

@@ -114,6 +114,10 @@ class Tokens:
         ids that are no integers, out of range, or too few or many for the grid.
         """
         tensor = integers(ids)
+        if frames < 1:
+            raise ValueError(f"tokens stand for at least one frame, not frames={frames}")
+        if tokenizer is not None and tokenizer.spec.vocabulary is None:
+            raise ValueError(f"{tokenizer.spec.name} is continuous: it has latents, no ids")
         if tokenizer is not None:
             grid = grid or tokenizer.grid_for(frames, size)
             vocabulary = vocabulary or tokenizer.spec.vocabulary
@@ -273,7 +277,10 @@ class Tokens:
 
 def integers(ids: Any) -> Int64[Tensor, "b ..."]:
     """Ids of any container with a batch axis in front. ValueError where they are no integers."""
-    tensor = torch.as_tensor(ids)
+    try:
+        tensor = torch.as_tensor(ids)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"ids must be integers in rows of one length: {error}") from error
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
         raise ValueError(f"ids must be integers, found {tensor.dtype}")
     if tensor.ndim == 0 or tensor.numel() == 0:

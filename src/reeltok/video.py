@@ -4,6 +4,7 @@
 apart and put together stands in `source`, `sink`, `timing` and `colour`.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -275,6 +276,8 @@ def write(
     Raises ValueError for what cannot be written so, FileNotFoundError or OSError for a missing
     folder, no permission or a full disk; the path is checked before the first part is taken.
     """
+    if fps is not None and not 0 < fps < math.inf:
+        raise ValueError(f"fps must be positive, not {fps}")
     if isinstance(video, Tensor | np.ndarray):
         video = Video.of(video, fps=fps)
     parts = [video] if isinstance(video, Video) else video

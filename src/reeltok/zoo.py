@@ -180,21 +180,32 @@ def build_random(family: str, config: Any, name: str) -> Tokenizer:
 
 def cast(model: Tokenizer, dtype: torch.dtype) -> Tokenizer:
     """`model` in another dtype; its hash stays that of the weights as they were published."""
+    if not dtype.is_floating_point:
+        raise ValueError(f"a network computes in floats, not {dtype}: give torch.float32 or so")
     model.hash()
     return model.to(dtype)
 
 
 def pick_device(device: str | torch.device) -> torch.device:
-    """A device by name; "auto" is cuda, mps or cpu, the first that is there."""
+    """A device by name; "auto" is cuda, mps or cpu, the first that is there.
+
+    ValueError for a name that no device has, or whose device is not here.
+    """
     if str(device) == "auto":
         mps = torch.backends.mps.is_available()
         device = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
     try:
-        return torch.device(device)
+        found = torch.device(device)
     except RuntimeError as error:
         raise ValueError(
             f"there is no device {str(device)!r}: give auto, cpu, cuda, cuda:0 or mps"
         ) from error
+    here = torch.cuda.device_count()
+    if found.type == "cuda" and (found.index or 0) >= here:
+        raise ValueError(f"device {device}: torch sees {here} CUDA devices here; give cpu or auto")
+    if found.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(f"device {device}: there is no Metal device here; give cpu or auto")
+    return found
 
 
 def cache() -> Path:

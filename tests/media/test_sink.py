@@ -15,6 +15,7 @@ import pytest
 import torch
 from small_clips import pattern
 
+from reeltok.media import sink
 from reeltok.media.movie import CONTAINERS
 from reeltok.video import Video, read, stream, write
 
@@ -207,15 +208,15 @@ def test_a_full_disk_is_one_sentence(
 ) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")
-    opened = Path.open
+    whole = sink._Whole
 
-    def full(self: Path, mode: str = "r", *args: object) -> object:
-        return opened(Path("/dev/full") if mode == "wb" else self, mode, *args)
+    def full(_: Path, mode: str) -> object:
+        return whole("/dev/full", mode)
 
     def no_space(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Path, "open", full)
+    monkeypatch.setattr(sink, "_Whole", full)
     monkeypatch.setattr("PIL.Image.Image.save", no_space)
     with pytest.raises(OSError, match=r"a\.\w+ \(frame \d+\): the disk is full") as at:
         write(VIDEO[:1], tmp_path / name)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
@@ -134,6 +135,29 @@ def test_loading_says_what_is_wrong(tmp_path: Path) -> None:
     VidTok(SMALL).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="has shape"):
         reeltok.load(tmp_path, weights=tmp_path / "other" / "model.safetensors")
+
+
+def test_devices_and_types_that_are_not_here_are_refused(tmp_path: Path) -> None:
+    VidTok(SMALL).save_pretrained(tmp_path)
+    for device, said in {"tpu": "there is no device", "cuda:99": "give cpu or auto"}.items():
+        with pytest.raises(ValueError, match=said):
+            reeltok.load(tmp_path, device=device)
+    with pytest.raises(ValueError, match="computes in floats"):
+        reeltok.load(tmp_path, dtype=torch.int16)
+
+
+def test_a_model_that_cannot_be_saved_is_one_sentence_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(tensors: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("reeltok.folder.save_file", full)
+    monkeypatch.setattr("reeltok.folder.FULL", 2**62)  # a disk never has so much left
+    with pytest.raises(OSError, match=r"cannot write .*model.safetensors: the disk is full"):
+        VidTok(SMALL).save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_random_weights_are_said_and_repeat() -> None:

@@ -85,7 +85,7 @@ def encode(
         raise ValueError(f"{out} is no name for tokens: give OUT.reel, a folder, or -")
     check_free(plan.named_targets, force=force)
     cut = Cut(start=start, frames=frames, fps=fps, size=given.parse_size(size))
-    store = str(given.parse_dtype(latents)).removeprefix("torch.")
+    store = str(given.parse_dtype(latents, "--latents")).removeprefix("torch.")
     coding = Coding(chunk=chunk, tile=tile, latents=store)
     tokenizer = given.open_model(model, weights=weights, device=device, dtype=dtype)
     outcomes = run_plan(

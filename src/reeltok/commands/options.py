@@ -67,13 +67,13 @@ def parse_size(text: str | None) -> int | tuple[int, int] | None:
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
 
-def parse_dtype(text: str) -> "torch.dtype":
+def parse_dtype(text: str, option: str = "--dtype") -> "torch.dtype":
     """fp32, bf16, fp16 or torch's own names of these; ValueError for anything else."""
     import torch
 
     name = DTYPES.get(text, text)
     if name not in DTYPES.values():
-        raise ValueError(f"--dtype {text} is not known: give fp32, bf16 or fp16")
+        raise ValueError(f"{option} {text} is not known: give fp32, bf16 or fp16")
     return getattr(torch, name)
 
 
@@ -90,14 +90,8 @@ def parse_changes(texts: list[str] | None) -> dict[str, str]:
 
 def open_model(name: str, *, weights: str | None, device: str, dtype: str) -> "Tokenizer":
     """The tokenizer that these options describe, in evaluation mode."""
-    import torch
-
     from reeltok import zoo
 
     chosen, kind = zoo.pick_device(device), parse_dtype(dtype)
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"--device {device}: torch sees no CUDA device here; give cpu or auto")
-    if chosen.type == "mps" and not torch.backends.mps.is_available():
-        raise ValueError(f"--device {device}: there is no Metal device here; give cpu or auto")
     tokenizer = zoo.load(name, weights=weights, device=chosen)
     return tokenizer if kind == tokenizer.dtype else zoo.cast(tokenizer, kind)

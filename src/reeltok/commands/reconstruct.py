@@ -2,7 +2,8 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from time import monotonic
@@ -66,6 +67,8 @@ def reconstruct(
     """
     plan = plan_files([source], out, suffix=".mp4", find=find_videos, folder=True)
     beside = place_beside(side_by_side, out)
+    if out in beside:
+        raise ValueError(f"{out} cannot hold both videos: give --side-by-side another name")
     check_free([out, *beside], force=force)
     check_place(*beside)
     cut = Cut(start=start, frames=frames, fps=fps, size=given.parse_size(size))
@@ -106,7 +109,7 @@ class Clock:
         self.seconds[self.stage] += now - self.since
         self.stage, self.since = stage, now
 
-    def around(self, stage: str, parts: Iterable[Part]) -> Iterator[Part]:
+    def around(self, stage: str, parts: Iterable[Part]) -> Generator[Part]:
         """The parts as they are; what it takes to make each belongs to `stage`."""
         rest = iter(parts)
         while True:
@@ -171,13 +174,14 @@ def there_and_back(
         tokens = tokenizer.stream_encode(frames, window=coding.chunk or 16, tile=coding.tile)
         tokens = passed.tokens(clock.around("encode", tokens))
         decoded = clock.around("decode", tokenizer.stream_decode(tokens, tile=coding.tile))
-        pairs: Iterator[Pair] = ((passed.original_of(v), v) for v in only_videos(decoded))
+        pairs: Generator[Pair] = ((passed.original_of(v), v) for v in only_videos(decoded))
         pairs = clock.around("compare", watched(pairs, comparison, shown))
         for path in beside:
             if Path(path).suffix.lower() not in PICTURES:
                 pairs = also_beside(pairs, path)
         parts = (replace(part, start=video.start) for _, part in pairs)
-        written = write(counted(parts, progress, video.frames), out, **form)
+        with closing(pairs):  # what stands beside must not wait to be collected after an error
+            written = write(counted(parts, progress, video.frames), out, **form)
     record = {
         "input": source,
         "output": out,
@@ -199,7 +203,7 @@ def there_and_back(
     return record | {"seconds": {stage: clock.seconds[stage] for stage in STAGES}}
 
 
-def watched(pairs: Iterator["Pair"], *watchers: Any) -> Iterator["Pair"]:
+def watched(pairs: Iterator["Pair"], *watchers: Any) -> Generator["Pair"]:
     """The pairs as they are, each shown to the watchers."""
     for original, decoded in pairs:
         for watcher in watchers:

@@ -1,6 +1,6 @@
 """Original and reconstruction held against each other: numbers, a picture, a video."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -98,7 +98,7 @@ def together(original: "Video", decoded: "Video") -> "UInt8[np.ndarray, 't h w 3
     return np.stack([between(pair, axis=0 if wide else 1) for pair in both])
 
 
-def also_beside(pairs: Iterator["Pair"], path: str) -> Iterator["Pair"]:
+def also_beside(pairs: Iterator["Pair"], path: str) -> Generator["Pair"]:
     """The pairs as they are; on the way both are written together to the video `path`."""
     from reeltok.media.movie import Shape
     from reeltok.media.sink import open_sink

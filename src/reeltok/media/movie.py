@@ -60,7 +60,7 @@ CODECS = {
         odd=None,
         options={"flags": "+qscale", "global_quality": "236"},
     ),
-    # Version 3 carries a checksum with each slice: damage is seen when it is read.
+    # Version 3 carries a checksum with each slice, which tools for archives verify.
     "ffv1": Codec(
         name="ffv1",
         even="bgr0",

@@ -5,6 +5,7 @@ no half-written output ever stands under the name that was asked for.
 """
 
 import errno
+import io
 import os
 import re
 import secrets
@@ -246,7 +247,7 @@ class _File:
 
     def __init__(self, beside: Path | None, stack: ExitStack) -> None:
         self._beside = beside
-        self.file: Any = _Pipe() if beside is None else beside.open("wb")
+        self.file: Any = _Pipe() if beside is None else _Whole(beside, "w")
         stack.callback(self._drop)
 
     def hold(self, movie: Movie) -> None:
@@ -266,6 +267,16 @@ class _File:
     def _drop(self) -> None:
         with suppress(OSError):  # a full disk is full for what is thrown away, too
             self.file.close()
+
+
+class _Whole(io.FileIO):
+    """A file without a buffer: only `write` may fail, as FFmpeg's way back expects."""
+
+    def write(self, data: Any) -> int:
+        left = memoryview(data)
+        while left:
+            left = left[super().write(left) :]
+        return len(data)
 
 
 class _Pipe:

@@ -40,7 +40,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     except OSError:
         raise
     except Exception as error:  # an unpickler fails in any way on bytes that are no pickle
-        reason = [*str(error).splitlines(), type(error).__name__][0]
+        reason = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": ")
         raise ValueError(
             f"{path} is no checkpoint that can be read safely ({reason}): copy it again"
         ) from error
