@@ -29,6 +29,7 @@ COMMANDS = {
     "statistics": ("models", "statistics", "Measure a continuous model's latents, keep them."),
     "train": ("training", "train", "Train a tokenizer by a recipe."),
     "runs": ("training", "runs", "Draw the curves of a training run."),
+    "generate": ("generate", "generate", "Make new videos with a generator."),
     "evaluate": ("evaluate", "evaluate", "Judge a tokenizer on videos, under a protocol."),
     "compare": ("compare", "compare", "Judge tokenizers and codecs side by side; a report."),
     "probe": ("probe", "probe", "Say what a linear classifier reads off the tokens."),

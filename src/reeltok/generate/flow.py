@@ -18,7 +18,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from reeltok.folder import dump_config, write_folder
+from reeltok.generate.classes import find_class
 from reeltok.generate.sampling import rms, sample
+from reeltok.generate.schedule import seeded_clips
 from reeltok.generate.sit import (
     Clip,
     Flow,
@@ -91,9 +93,13 @@ def generate(
     steps: int = 250,
     sampler: str = "euler-maruyama",
     guidance: float = 1.0,
+    first: int | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Tokens:
     """Latents of `count` new clips; the same seed gives the same clips.
+
+    With `first`, clip i depends on `seed` and `first` + i alone, not on how many are made at once
+    (but for dopri5, whose steps suit all of them).
 
     The defaults are CoordTok's: 249 stochastic steps and one without noise, one network call each.
     `guidance` above 1 goes beyond what the class asks for, away from what any class would give.
@@ -104,7 +110,7 @@ def generate(
     statistics = need_statistics(config)
     label = pick_label(config, class_name, guidance)
     velocity = steer(model, label, guidance, progress)
-    noise = seeded_noise(model, count, seed)
+    noise = seeded_noise(model, count, seed, first)
     sizes = [group.cells for group in config.groups]
 
     def widest(x: Tensor) -> float:  # Parity: the public solver takes the worst plane's error
@@ -150,8 +156,8 @@ def pick_clip(config: FlowConfig, tokenizer: Tokenizer | None) -> Clip:
 def need_statistics(config: FlowConfig) -> Statistics:
     if config.statistics is None:
         raise ValueError(
-            "this generator has no latent statistics: put those of its training latents "
-            "(`generate.latents.measure`) into config.statistics and save it"
+            "this generator has no latent statistics: measure those of its training clips by "
+            "`reeltok statistics GENERATOR CLIPS`"
         )
     return config.statistics
 
@@ -167,17 +173,13 @@ def pick_label(config: FlowConfig, name: str | None, guidance: float) -> int:
         )
     if guidance != 1 and name is None:
         raise ValueError(f"guidance={guidance} needs a class: name one of {', '.join(classes)}")
+    if name is not None:
+        return find_class(classes, name)
     if len(classes) < 2:
-        if name is not None and name not in classes:
-            raise ValueError(f"class {name!r} was asked of an unconditional model: leave it out")
         return 0
-    if name is None:
-        if hidden is None:
-            raise ValueError(f"this model needs a class: name one of {', '.join(classes)}")
-        return hidden
-    if name not in classes:
-        raise ValueError(f"there is no class {name!r}: name one of {', '.join(classes)}")
-    return classes.index(name)
+    if hidden is None:
+        raise ValueError(f"this model needs a class: name one of {', '.join(classes)}")
+    return hidden
 
 
 def steer(
@@ -199,17 +201,31 @@ def steer(
     return velocity
 
 
-def seeded_noise(model: Flow, count: int, seed: int) -> Callable[[], Float[Tensor, "b d n"]]:
-    """Standard normals drawn on the CPU, group after group, so that a seed fixes them anywhere."""
+def seeded_noise(
+    model: Flow, count: int, seed: int, first: int | None = None
+) -> Callable[[], Float[Tensor, "b d n"]]:
+    """Standard normals drawn on the CPU, group after group, so that a seed fixes them anywhere.
+
+    All clips draw from one generator, or from `first` on each from its own.
+    """
     config, weight = model.config, model.kind
-    generator = torch.Generator().manual_seed(seed)
+    if first is None:
+        sources, share = [torch.Generator().manual_seed(seed)], count
+    else:
+        sources, share = seeded_clips(seed, range(first, first + count)), 1
 
     def draw() -> Tensor:
-        parts = [
-            torch.randn(count, config.channels, *group.grid, generator=generator).flatten(2)
-            for group in config.groups
+        each = [
+            torch.cat(
+                [
+                    torch.randn(share, config.channels, *group.grid, generator=source).flatten(2)
+                    for group in config.groups
+                ],
+                dim=2,
+            )
+            for source in sources
         ]
-        return torch.cat(parts, dim=2).to(weight)
+        return torch.cat(each).to(weight)
 
     return draw
 

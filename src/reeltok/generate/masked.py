@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from reeltok.folder import dump_config, write_folder
+from reeltok.generate.classes import find_class
 from reeltok.generate.conditions import (
     Timing,
     actions_by_step,
@@ -172,6 +173,11 @@ def condition(
     if prior.config.actions:
         actions, follows = need(actions, "actions"), reference is not None
         actions = actions_by_step(actions, prior.config.timing, clip.frames, follows=follows)
+        if actions.shape[2] != prior.config.actions:
+            raise ValueError(
+                f"the actions make {actions.shape[2]} numbers a token step, this prior was trained "
+                f"on {prior.config.actions}: give as many numbers after each frame as it knows"
+            )
     tensors = {"actions": actions, "reference": reference}
     several = {
         name: None if tensor is None else spread(tensor, count).to(device)
@@ -259,12 +265,7 @@ def pick_label(config: PriorConfig, name: str | None, guidance: float) -> int:
             f"guidance={guidance} was asked, but this prior was trained with its conditions always "
             "shown: leave guidance=1"
         )
-    if name is None:
-        return len(config.classes)
-    if name not in config.classes:
-        known = f"name one of {', '.join(config.classes)}" if config.classes else "leave it out"
-        raise ValueError(f"this prior has no class {name!r}: {known}")
-    return config.classes.index(name)
+    return len(config.classes) if name is None else find_class(config.classes, name)
 
 
 def roll_out(

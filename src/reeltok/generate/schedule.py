@@ -84,16 +84,16 @@ def pick(
     return index[..., 0].clamp(max=probabilities.shape[-1] - 1)
 
 
-class Dice:
-    """Uniform numbers for each clip apart, so that a clip does not depend on its batch.
+def seeded_clips(seed: int, clips: range) -> list[torch.Generator]:
+    """A generator for each clip, on the CPU: the same on every device, whatever the batch."""
+    return [torch.Generator().manual_seed((seed * 1_000_003 + clip) % 2**63) for clip in clips]
 
-    Clip i of seed s draws from a generator of its own, on the CPU: the same on every device.
-    """
+
+class Dice:
+    """Uniform numbers for each clip apart, so that a clip does not depend on its batch."""
 
     def __init__(self, seed: int, clips: range) -> None:
-        self.generators = [
-            torch.Generator().manual_seed((seed * 1_000_003 + clip) % 2**63) for clip in clips
-        ]
+        self.generators = seeded_clips(seed, clips)
 
     def roll(self, *shape: int) -> Float[Tensor, "b ..."]:
         """Numbers in [0, 1) of `shape` for each clip."""

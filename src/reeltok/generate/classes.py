@@ -1,0 +1,17 @@
+"""What can be asked of a generator by name."""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+
+def find_class(classes: Sequence[str], name: str) -> int:
+    """The number of a class. ValueError that names the nearest one for an unknown name."""
+    if name in classes:
+        return list(classes).index(name)
+    if not classes:
+        raise ValueError(f"class {name!r} was asked of an unconditional model: leave it out")
+    near = get_close_matches(name, classes, n=1, cutoff=0.6)
+    if near:
+        raise ValueError(f"there is no class {name!r}: did you mean {near[0]!r}?")
+    few = ", ".join(classes[:8]) + (", ..." if len(classes) > 8 else "")
+    raise ValueError(f"there is no class {name!r}: name one of {few}")
