@@ -8,7 +8,7 @@ BIN := .venv/bin
 INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(INDEX)
 
-.PHONY: help demo test test-all check bench golden clean
+.PHONY: help demo test test-all test-browser check bench golden clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -31,6 +31,13 @@ test: .venv/made-for-tests  ## the tests: CPU, offline, minutes
 
 test-all: .venv/made-for-tests  ## also the slow ones
 	$(BIN)/python -m pytest -m 'not gpu and not network and not browser'
+
+.venv/made-for-pages: .venv/made-for-tests
+	$(INSTALL) --editable '.[ui]' || echo 'no gradio: the tests of the web app will be skipped'
+	touch $@
+
+test-browser: .venv/made-for-pages  ## the report and the web app in chromium
+	$(BIN)/python -m pytest -m browser tests/evaluate/test_report.py tests/viewer
 
 check: .venv/made-for-tests  ## format, lint, types
 	$(BIN)/ruff format --check .

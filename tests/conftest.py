@@ -1,7 +1,10 @@
 """What every test shares: where reference data lies, one thread's worth of determinism, seeds."""
 
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -34,3 +37,16 @@ def gpu() -> torch.device:
     if os.environ.get("REQUIRE_GPU") == "1":
         pytest.fail("REQUIRE_GPU=1, but torch sees no CUDA device")
     pytest.skip("needs a CUDA device")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium (REELTOK_CHROMIUM, or the one of the system) driven by playwright, or a skip."""
+    driver = pytest.importorskip("playwright.sync_api", reason="needs playwright (extra dev)")
+    path = os.environ.get("REELTOK_CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
+    if not Path(path).exists():
+        pytest.skip(f"no browser at {path}: apt-get install chromium, or set REELTOK_CHROMIUM")
+    with driver.sync_playwright() as play:
+        opened = play.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield opened
+        opened.close()

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +20,6 @@ import reeltok
 from reeltok.reel import load
 
 pytestmark = pytest.mark.browser
-CHROMIUM = os.environ.get("REELTOK_CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
 PATIENCE = 300  # seconds; the machine may be busy
 
 
@@ -76,17 +74,6 @@ def server(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
     server.process.stderr.close()
     assert code == 0
     assert not [*server.folder.glob("reeltok-view-*")]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    if not Path(CHROMIUM).exists():
-        pytest.skip(f"no browser at {CHROMIUM} (set REELTOK_CHROMIUM)")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

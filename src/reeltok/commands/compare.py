@@ -88,8 +88,9 @@ def compare(
                 note(f"{name} left out for {result.model}: {why}")
         if place()[0] > 0:
             return Report(data={}, text="")
-        index = write_report(out, results, media, title=f"{plan.name}: {len(results)} results")
-    rows = [r for r in results if r.settings.get("role") != "curve"]
+        rows = [r for r in results if r.settings.get("role") != "curve"]
+        title = f"{len(rows)} results on {len(results[0].clips)} clips"
+        index = write_report(out, results, media, title=title)
     table = tabulate(rows)
     shown = ["psnr", "ssim", "lpips-alex", "flicker", "bits_per_pixel"]
     text = f"{replace(table, columns=shown).text()}\n\nreport: {index}"

@@ -31,7 +31,7 @@ function said(key, value) {
 
 /* ---- numbers ---- */
 
-const columns = Object.keys(DATA.metrics);
+const columns = Object.keys(DATA.metrics).sort((a, b) => (b === "bits_per_pixel") - (a === "bits_per_pixel"));
 let order = { key: null, up: false };
 
 function fillTable() {
@@ -141,21 +141,19 @@ function points(metric) {
 
 function fillRate() {
   const metric = el("metric").value, found = points(metric), svg = el("rate");
-  const [w, h, left, low] = [720, 400, 56, 40];
+  const right = 130, [w, h, left, low] = [Math.min(720, Math.max(340, svg.parentElement.clientWidth)), 400, 40, 40];
   svg.setAttribute("viewBox", `0 0 ${w} ${h}`);
   svg.replaceChildren();
   if (!found.length) return;
   const xs = found.map((p) => Math.log10(p.x)), ys = found.flatMap((p) => [p.y.low ?? p.y.mean, p.y.high ?? p.y.mean]);
   const span = (v) => { const a = Math.min(...v), b = Math.max(...v), d = (b - a || 1) * 0.08; return [a - d, b + d]; };
   const [x0, x1] = span(xs), [y0, y1] = span(ys);
-  const X = (v) => left + ((Math.log10(v) - x0) / (x1 - x0)) * (w - left - 130);
+  const X = (v) => left + ((Math.log10(v) - x0) / (x1 - x0)) * (w - left - right);
   const Y = (v) => h - low - ((v - y0) / (y1 - y0)) * (h - low - 16);
-  for (let i = 0; i <= 4; i += 1) {
-    const v = y0 + ((y1 - y0) * i) / 4, u = 10 ** (x0 + ((x1 - x0) * i) / 4);
-    svg.append(draw("path", { d: `M${left} ${Y(v)}H${w - 130}`, class: "axis" }),
-      draw("text", { x: left - 6, y: Y(v) + 4, "text-anchor": "end" }, said(metric, v)),
-      draw("text", { x: X(u), y: h - low + 18, "text-anchor": "middle" }, u.toPrecision(2)));
-  }
+  for (const v of ticks(y0, y1)) svg.append(draw("path", { d: `M${left} ${Y(v)}H${w - right}`, class: "axis" }),
+    draw("text", { x: left - 6, y: Y(v) + 4, "text-anchor": "end" }, String(v)));
+  for (const u of decades(x0, x1)) svg.append(draw("path", { d: `M${X(u)} ${h - low}v5`, class: "axis" }),
+    draw("text", { x: X(u), y: h - low + 18, "text-anchor": "middle" }, String(u)));
   svg.append(draw("text", { x: left, y: h - 6 }, `bits per pixel (logarithmic) against ${metric}`));
   const families = {};
   for (const point of found) {
@@ -163,7 +161,8 @@ function fillRate() {
   }
   Object.entries(families).forEach(([name, line], i) => {
     line.sort((a, b) => a.x - b.x);
-    const colour = COLOURS[(i + 3) % COLOURS.length], end = line[line.length - 1];
+    const twin = rows.find((m) => m.role === "clip" && m.settings.encoder === name), end = line[line.length - 1];
+    const colour = twin ? colourOf(twin) : COLOURS[(i + 3) % COLOURS.length];
     svg.append(draw("path", { d: "M" + line.map((p) => `${X(p.x)} ${Y(p.y.mean)}`).join("L"), fill: "none", stroke: colour, "stroke-width": 2 }),
       draw("text", { x: X(end.x) + 6, y: Y(end.y.mean) + 4 }, name));
     line.forEach((p) => svg.append(dot(p, X, Y, colour, 2.5)));
@@ -175,6 +174,22 @@ function fillRate() {
   }
   el("rate-said").textContent = `${metric} at bits per pixel: ` + found.map((p) =>
     `${p.model.name} ${said(metric, p.y.mean)} at ${p.x.toFixed(4)}`).join("; ") + ".";
+}
+
+/* Round numbers between two ends, about five; and between two powers of ten. */
+function ticks(from, to) {
+  const raw = (to - from) / 5, power = 10 ** Math.floor(Math.log10(raw));
+  const step = [1, 2, 5, 10].find((n) => n * power >= raw) * power, found = [];
+  for (let i = Math.ceil(from / step); i * step <= to; i += 1) found.push(Number((i * step).toPrecision(6)));
+  return found;
+}
+
+function decades(from, to) {
+  const found = [];
+  for (let power = Math.floor(from); power <= to; power += 1) {
+    for (const n of [1, 1.5, 2, 3, 5, 7]) found.push(Number((n * 10 ** power).toPrecision(3)));
+  }
+  return found.filter((v) => Math.log10(v) >= from && Math.log10(v) <= to);
 }
 
 function dot(point, X, Y, colour, radius) {
@@ -209,7 +224,11 @@ function radar(name, models) {
   const text = models.map((m) => `${m.name}: ${keys.map((k) => `${k} ${said(k, m.values[k].mean)}`).join(", ")}`).join("; ");
   svg.append(draw("title", {}, `${name}. ${text}`));
   const list = make("figcaption", `${name}: `);
-  models.forEach((m) => { const label = make("span", `● ${m.name} `); label.style.color = colourOf(m); list.append(label); });
+  for (const m of models) {
+    const mark = make("span", "● ", { "aria-hidden": true });
+    mark.style.color = colourOf(m);
+    list.append(mark, `${m.name} `);
+  }
   list.append(make("div", "The outer ring is the best of this class, the inner the worst.", { class: "quiet" }));
   figure.append(make("h3", name), svg, list);
   return figure;
@@ -326,6 +345,7 @@ function begin() {
   options("metric", metrics);
   el("metric").addEventListener("change", fillRate);
   if (metrics.length) fillRate();
+  window.addEventListener("resize", () => metrics.length && fillRate());
   fillRadars();
   options("of", rows.filter((model) => Object.values(model.clips).some((clip) => "psnr" in clip.values)).map((model) => model.name));
   el("of").addEventListener("change", fillClips);
