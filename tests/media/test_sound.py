@@ -92,6 +92,9 @@ def test_sound_that_does_not_fit_is_left_out_and_said(tmp_path: Path) -> None:
     written = write(read(path), tmp_path / "b.webm", audio_from=path)
     assert written.notes == ("aac sound does not go into .webm: left out",)
     assert heard(tmp_path / "b.webm") is None
+    opus = with_sound(tmp_path / "o.mkv", "libopus", 0.4)  # listed for mov, but not taken
+    written = write(read(opus), tmp_path / "b.mov", audio_from=opus)
+    assert written.notes == ("opus sound does not go into .mov: left out",)
     assert "no sound" in write(read(path), tmp_path / "folder", audio_from=path).notes[0]
 
 

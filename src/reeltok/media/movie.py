@@ -225,7 +225,7 @@ class Movie:
         sound = self._sound
         if sound is None or sound.codec is None:
             self._sound = None
-        elif sound.codec not in self._out.supported_codecs:
+        elif not sound.fits(self.container.muxer):
             self.notes.append(f"{sound.codec} sound does not go into {self._suffix}: left out")
             self._sound = None
         else:

@@ -1,6 +1,7 @@
 """The sound of a video: packets copied from the original file, neither decoded nor encoded."""
 
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,16 @@ class Sound:
             self.codec = self._stream.codec_context.name
         self._waiting: Any = None
         self._packets: Iterator[Any] = iter(())
+
+    def fits(self, muxer: str) -> bool:
+        """Whether FFmpeg's `muxer` takes the track: it lists more than it takes, so try."""
+        try:
+            with av.open(BytesIO(), "w", format=muxer) as trial:
+                trial.add_stream_from_template(self._stream)
+                trial.start_encoding()
+        except (av.FFmpegError, ValueError):
+            return False
+        return True
 
     def into(self, target: OutputContainer, start: float) -> None:
         """Add the track to `target`; `start` is where its video begins in the original, seconds."""
