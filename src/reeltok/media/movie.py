@@ -18,6 +18,7 @@ from reeltok.media.source import by
 from reeltok.media.timing import fraction_of
 
 _STAMPS = Fraction(1, 60_000)  # the unit of varying time stamps in seconds; MPEG-4 takes no finer
+_NARROW = 64  # pixels of width, below which x265's fast code was seen to write past its memory
 _DELAYS = Fraction(1, 100)  # the only unit that GIF has
 
 
@@ -211,6 +212,8 @@ class Movie:
             options["crf"] = f"{self.codec.crf:g}"
         if not self.container.stamps and self.codec.name in ("libx264", "libx265"):
             options["bf"] = "0"  # avi keeps one time per frame: no frame may be reordered
+        if self.codec.name == "libx265" and shape.width < _NARROW:
+            options["x265-params"] += ":asm=no"
         stream: Any = self._out.add_stream(self.codec.name, rate=self._rate, options=options)
         (_, below), (_, right), _ = self._padding
         stream.height, stream.width = shape.height + below, shape.width + right
