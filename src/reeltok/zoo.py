@@ -239,7 +239,9 @@ def download_repository(name: str) -> Path:
 def _from_hub(fetch: Callable[[], str], what: str) -> str:
     """What `fetch` returns; its many errors as one sentence."""
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.utils import logging
 
+    logging.set_verbosity_error()  # it would tell the terminal of every attempt
     try:
         return fetch()
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
