@@ -137,6 +137,15 @@ def test_validation_scores_and_shows_held_out_clips() -> None:
     assert task.trained.tokenizer.training
 
 
+def test_scores_are_taken_in_full_precision() -> None:
+    x = batch().x
+    held = [Batch(x=x[:1], names=("a",), groups=("a",))]
+    seen = lambda x, y: {"autocast": float(torch.is_autocast_enabled("cpu"))}
+    task = Reconstruct(tiny(), LossConfig(), held_out=lambda: held, score=seen)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert task.validate(0)["autocast"] == 0
+
+
 def test_recomputed_activations_change_nothing() -> None:
     steps = {}
     for kinds in ((), ("Residual",)):

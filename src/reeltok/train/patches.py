@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from reeltok.models.coordtok import CoordTok, decode_box
 from reeltok.models.triplane import CoordTokConfig, assemble
 from reeltok.perceptual import LPIPS, Network
+from reeltok.quantizers.contract import full_precision
 from reeltok.train.data import Batch
 from reeltok.train.losses import Losses
 from reeltok.train.reconstruct import Score, mean_of_groups, score_frames
@@ -124,7 +125,8 @@ class Patches:
                 slices=self.config.slices,
                 budget=model.budget,
             )
-            found = self.score(x, y.float().clamp(-1, 1))
+            with full_precision(y):
+                found = self.score(x, y.float().clamp(-1, 1))
             groups.setdefault(batch.groups[0], []).append(found)
         return mean_of_groups(groups)
 

@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass as config_dataclass
 from torch import Tensor, nn
 
 from reeltok.perceptual import LPIPS, Network
+from reeltok.quantizers.contract import full_precision
 from reeltok.tokenizer import Reconstruction, Tokenizer
 from reeltok.train.critics import CriticConfig
 from reeltok.train.data import Batch
@@ -179,7 +180,8 @@ class Reconstruct:
             for batch in self.held_out():
                 x = batch.x.to(device)
                 y = tokenizer(x).x[:, :, : x.shape[2]].float().clamp(-1, 1)
-                groups.setdefault(batch.groups[0], []).append(self.score(x, y))
+                with full_precision(y):  # a metric under autocast is another metric
+                    groups.setdefault(batch.groups[0], []).append(self.score(x, y))
                 if len(self.shown) < 4:
                     self.shown[batch.names[0]] = side_by_side(x, y)
         tokenizer.train()
