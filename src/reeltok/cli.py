@@ -27,7 +27,7 @@ COMMANDS = {
     "download": ("models", "download", "Fetch the published weights of a preset."),
     "convert": ("convert", "convert", "Turn a public checkpoint into a model folder, or back."),
     "statistics": ("models", "statistics", "Measure a continuous model's latents, keep them."),
-    "train": ("training", "train", "Train a tokenizer by a recipe."),
+    "train": ("training", "train", "Train a tokenizer or a generator by a recipe."),
     "runs": ("training", "runs", "Draw the curves of a training run."),
     "generate": ("generate", "generate", "Make new videos with a generator."),
     "evaluate": ("evaluate", "evaluate", "Judge a tokenizer on videos, under a protocol."),

@@ -4,7 +4,7 @@ import json
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,8 +15,13 @@ from reeltok.commands.report import Report, facts, note
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from reeltok.commands.generator_recipes import GeneratorRecipe
+    from reeltok.train.launch import DryRun
     from reeltok.train.recipe import Recipe
     from reeltok.train.reconstruct import Score
+    from reeltok.train.run import Run
+
+    AnyRecipe = Recipe | GeneratorRecipe
 
 
 def train(
@@ -38,41 +43,62 @@ def train(
     ] = None,
     device: given.Device = "auto",
 ) -> Report:
-    """Train a tokenizer by a recipe.
+    """Train a tokenizer or a generator by a recipe.
 
     RECIPE is a name or a recipe.json (or the run that holds one), changed by --set, such as
     loop.schedule.steps=1000. RUN/model is the latest model, RUN/best the best; both load by
     `--model`. SIGTERM and Ctrl-C lose nothing that --resume could not bring back. For several
     processes: torchrun -m reeltok.cli train ...
     """
-    from reeltok.train import change, find_recipe
-    from reeltok.train import train as start
+    from reeltok.commands.generator_recipes import find_any
+    from reeltok.train.recipe import change
     from reeltok.zoo import pick_device
 
     changed = given.parse_changes(changes)
     if exit_on_term is not None:
         changed["loop.exit_on_term"] = str(exit_on_term)
-    resolved = change(find_recipe(recipe), changed)
+    resolved = change(find_any(recipe), changed)
     place = None if device == "auto" else str(pick_device(device))
     if dry_run:
         return try_two_steps(resolved, place)
     if data is None or out is None:
         raise ValueError("training needs --data FOLDER and --out RUN")
     check_place(str(out))
-    run = start(resolved, data=data, out=out, resume=resume, device=place, score=scorer())
+    run = start(resolved, data=data, out=out, resume=resume, device=place)
     first = os.environ.get("RANK", "0") == "0"  # under torchrun one process speaks for all
     record = {"run": str(out), "recipe": resolved.name, "steps": run.step, "best": run.best}
-    best = "" if run.best is None else f", best {resolved.loop.best} {run.best:.2f}"
+    best = "" if run.best is None else f", best {resolved.loop.best} {run.best:.4g}"
     text = f"{resolved.name}: {run.step:,} steps{best}; the model is in {out / 'model'}"
     return Report(data=record, text=text if first else "")
 
 
-def try_two_steps(recipe: "Recipe", device: str | None) -> Report:
+def start(recipe: "AnyRecipe", **options: Any) -> "Run":
+    """Train what a recipe is of."""
+    from reeltok.train import Recipe, train
+
+    if isinstance(recipe, Recipe):
+        return train(recipe, score=scorer(), **options)
+    from reeltok.commands.generator_training import train_generator
+
+    return train_generator(recipe, **options)
+
+
+def measure(recipe: "AnyRecipe", device: str | None) -> "DryRun":
+    """What two steps of a recipe show."""
+    from reeltok.train import Recipe, dry_run
+
+    if isinstance(recipe, Recipe):
+        return dry_run(recipe, device=device)
+    from reeltok.commands.generator_training import try_generator
+
+    return try_generator(recipe, device=device)
+
+
+def try_two_steps(recipe: "AnyRecipe", device: str | None) -> Report:
     """What a run of this recipe will need."""
     from reeltok.train import as_json
-    from reeltok.train import dry_run as measure
 
-    found = asdict(measure(recipe, device=device))
+    found = asdict(measure(recipe, device))
     hours = recipe.loop.schedule.steps / found["steps_per_second"] / 3600
     said = {
         "recipe": recipe.name,

@@ -274,13 +274,13 @@ class ClipSource:
             )
         return odds / odds.sum()
 
-    def _strides(self, clip: Clip) -> tuple[int, ...]:
+    def strides(self, clip: Clip) -> tuple[int, ...]:
         if self.config.fps is None:
             return self.config.strides
         return (max(1, round(clip.fps / self.config.fps)),)
 
     def _fits(self, clip: Clip, window: Window) -> bool:
-        needed = (window.frames - 1) * min(self._strides(clip)) + 1
+        needed = (window.frames - 1) * min(self.strides(clip)) + 1
         return clip.frames >= needed and clip.short >= window.size
 
     def summary(self) -> str:
@@ -311,7 +311,7 @@ class ClipSource:
         rng = np.random.default_rng((self.seed, step, 1 + index))
         number = int(rng.choice(len(self.train), p=self.odds[window]))
         clip = self.train[number]
-        strides = [s for s in self._strides(clip) if (window.frames - 1) * s < clip.frames]
+        strides = [s for s in self.strides(clip) if (window.frames - 1) * s < clip.frames]
         stride = int(rng.choice(strides))
         start = int(rng.integers(clip.frames - (window.frames - 1) * stride))
         shown = max(window.size, round(clip.short * rng.uniform(*self.config.scale)))

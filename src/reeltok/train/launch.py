@@ -22,10 +22,10 @@ from reeltok.train.frames import Loader, open_clips
 from reeltok.train.loop import run_task, train_step
 from reeltok.train.parallel import Place, in_turn, joined
 from reeltok.train.patches import Patches
-from reeltok.train.recipe import Recipe, as_json
+from reeltok.train.recipe import Planned, Recipe, as_json
 from reeltok.train.reconstruct import Reconstruct, Score
 from reeltok.train.reftok import ClosedLoop
-from reeltok.train.run import Run, Task
+from reeltok.train.run import LoopConfig, Run, Task
 
 TASKS: dict[str, Callable[..., Task]] = {"reftok": ClosedLoop}
 """The tasks of families that train on more than plain reconstruction."""
@@ -100,8 +100,7 @@ def train(
     OSError before the first step.
     """
     out = Path(out)
-    if not resume and (out / "log.jsonl").exists():
-        raise FileExistsError(f"{out} holds a run already: resume it, or choose another folder")
+    require_new(out, resume)
     with joined(device) as at:
         require_shares(recipe, at.world)
         tokenizer = build(recipe)
@@ -111,14 +110,25 @@ def train(
         task = (make_task or reconstruction(score))(tokenizer, recipe, source)
         if hasattr(task, "to"):
             task.to(at.device)
-        if at.first:
-            out.mkdir(parents=True, exist_ok=True)
-            (out / "recipe.json").write_text(as_json(recipe))
+        begin(recipe, out, at)
         loader = Loader(source, rank=at.rank, world=at.world)
         try:
             return run_task(task, loader, recipe.loop, out=out, resume=resume, at=at)
         finally:
             loader.close()
+
+
+def require_new(out: Path, resume: bool) -> None:
+    """FileExistsError where a folder holds a run that is not to be resumed."""
+    if not resume and (out / "log.jsonl").exists():
+        raise FileExistsError(f"{out} holds a run already: resume it, or choose another folder")
+
+
+def begin(recipe: Planned, out: Path, at: Place) -> None:
+    """The folder of a run, with its recipe."""
+    if at.first:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "recipe.json").write_text(as_json(recipe))
 
 
 def reconstruction(score: Score | None = None) -> MakeTask:
@@ -144,7 +154,7 @@ def need_planes(tokenizer: Tokenizer) -> CoordTok:
     return tokenizer
 
 
-def require_shares(recipe: Recipe, world: int) -> None:
+def require_shares(recipe: Planned, world: int) -> None:
     """ValueError where a batch cannot be shared out equally."""
     parts = world * recipe.loop.accumulate
     for window in recipe.data.windows:
@@ -179,7 +189,7 @@ def require_groups(recipe: Recipe, tokenizer: Tokenizer) -> None:
             )
 
 
-def open_source(recipe: Recipe, data: str | Path, out: Path, at: Place) -> ClipSource:
+def open_source(recipe: Planned, data: str | Path, out: Path, at: Place) -> ClipSource:
     """The clips of `data`, opened; what is broken or too short is said once."""
     listed = list_clips(data, column=recipe.data.column)
     cache = cache_folder(out)
@@ -219,24 +229,29 @@ def dry_run(
         require_shares(recipe, at.world)
         window = max(recipe.data.windows, key=lambda w: w.batch * w.frames * w.size**2)
         task = (make_task or reconstruction())(build(recipe), recipe, None)
-        if hasattr(task, "to"):
-            task.to(at.device)
-        run = Run(task, replace(recipe.loop, compile=()), at)
         share = window.batch // at.world
         shape = (share, 3, window.frames, window.size, window.size)
         batch = Batch(x=torch.rand(shape) * 2 - 1, names=("",) * share, groups=("",) * share)
-        batch = batch.to(at.device)
-        train_step(run, batch)
-        began = time.monotonic()
-        train_step(run, batch)  # reads its loss, so it has ended
-        seconds = time.monotonic() - began
-        trained = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
-        return DryRun(
-            parameters=trained,
-            memory_gb=peak_memory_gb(at.device),
-            steps_per_second=1 / seconds,
-            frames_per_second=window.batch * window.frames / seconds,
-        )
+        return try_steps(task, batch, recipe.loop, at, frames=window.batch * window.frames)
+
+
+def try_steps(task: Task, batch: Any, config: LoopConfig, at: Place, *, frames: int) -> DryRun:
+    """Two steps of a task on a batch that stands for `frames` frames over all processes."""
+    if hasattr(task, "to"):
+        task.to(at.device)
+    run = Run(task, replace(config, compile=()), at)
+    batch = batch.to(at.device)
+    train_step(run, batch)
+    began = time.monotonic()
+    train_step(run, batch)  # reads its loss, so it has ended
+    seconds = time.monotonic() - began
+    trained = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
+    return DryRun(
+        parameters=trained,
+        memory_gb=peak_memory_gb(at.device),
+        steps_per_second=1 / seconds,
+        frames_per_second=frames / seconds,
+    )
 
 
 def peak_memory_gb(device: torch.device) -> float:

@@ -6,7 +6,7 @@
 import json
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -39,6 +39,15 @@ class Recipe:
     losses: LossConfig = LossConfig()
     patches: PatchConfig | None = None
     loop: LoopConfig = LoopConfig()
+
+
+class Planned(Protocol):
+    """What any kind of recipe says: the clips, and how the loop runs."""
+
+    @property
+    def data(self) -> DataConfig: ...
+    @property
+    def loop(self) -> LoopConfig: ...
 
 
 def parse(tree: Mapping[str, Any], what: str, kind: type[Kind]) -> Kind:
