@@ -89,8 +89,8 @@ def table(
     order = [key for name in tables for key in PUBLISHED[name].columns]
     given = [k for k in dict.fromkeys(order) if any(r and k in r.values for r in beside.values())]
     titles = [COLUMNS[key].title for key in columns]
-    titles += ["paper's line"] + [COLUMNS[key].title for key in given]
-    lines = ["| |" + "|".join(titles) + "|", "|---" * (len(titles) + 1) + "|"]
+    titles += ["paper's line"] + [f"{COLUMNS[key].title} (paper)" for key in given]
+    lines = ["| | " + " | ".join(titles) + " |", "|---" * (len(titles) + 1) + "|"]
     for name, group in groups.items():
         row = beside[name]
         cells = [name, *(number(values_of(group, key), COLUMNS[key]) for key in columns)]

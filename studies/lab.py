@@ -62,7 +62,7 @@ TINY_BODY: dict[str, Any] = {
 
 
 def tiny(
-    name: str, model: str, *, seed: int, steps: int = 200, size: int = 32, **body: Any
+    name: str, model: str, *, seed: int, steps: int = 100, size: int = 32, **body: Any
 ) -> Recipe:
     """`model`'s quantizer in a tiny body, trained in some ten seconds of one core.
 

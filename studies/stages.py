@@ -52,7 +52,7 @@ def tiny_stages(seed: int) -> tuple[Recipe, Recipe, Recipe]:
     low = tiny(f"32-{seed}", PRESET, seed=seed, size=32)
     high = tiny(f"64-{seed}", PRESET, seed=seed, size=64)
     low = replace(low, data=replace(low.data, judged=high.data.judged, scale=(0.5, 0.5)))
-    second = tiny("second", PRESET, seed=seed, size=64, steps=120)
+    second = tiny("second", PRESET, seed=seed, size=64, steps=60)
     half = Window(frames=9, size=64, batch=4)
     second = replace(second, data=replace(second.data, windows=(half,)))
     low, high, second = (often(recipe) for recipe in (low, high, second))
@@ -60,8 +60,9 @@ def tiny_stages(seed: int) -> tuple[Recipe, Recipe, Recipe]:
 
 
 def often(recipe: Recipe) -> Recipe:
-    """Validated every 40 steps, for a curve."""
-    return replace(recipe, loop=replace(recipe.loop, validate_every=40))
+    """Validated four times, for a curve."""
+    every = recipe.loop.schedule.steps // 4
+    return replace(recipe, loop=replace(recipe.loop, validate_every=every))
 
 
 def full_stages(seed: int) -> tuple[Recipe, Recipe, Recipe]:
