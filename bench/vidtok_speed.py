@@ -9,7 +9,6 @@ the ratio is the median over rounds of theirs to ours. Peak memory comes from a 
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from machine import describe
+from machine import describe, forget_peak, peak_mib
 
 from reeltok.models.convert import vidtok_from_public
 from reeltok.models.presets import VIDTOK
@@ -116,11 +115,12 @@ def summarize(row: dict[str, list[float]], base: dict[str, list[float]]) -> dict
 
 @torch.no_grad()
 def peak(way: str, size: int, width: int) -> None:
-    """Print the peak resident memory of one way's encode and decode, in MiB."""
+    """Print the peak resident memory of one way's encode and decode, weights included, in MiB."""
     x = torch.rand(1, 3, FRAMES, size, size) * 2 - 1
     encode, decode = functions(way, width, x)
+    forget_peak()  # of building theirs to copy its weights
     decode(encode())
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+    print(peak_mib())
 
 
 def main() -> None:

@@ -107,9 +107,12 @@ class VQ(nn.Module):
         codebook = self.codebook.to(x.dtype)
         lengths = codebook.square().sum(-1)
         few = max(1, SCORES // len(codebook))
-        found = [
-            torch.addmm(lengths, part, codebook.T, alpha=-2).argmin(-1) for part in x.split(few)
-        ]
+        # One buffer for all: freed between small ones, blocks of this size leave holes in the heap.
+        scores = x.new_empty(min(few, len(x)), len(codebook))
+        found = []
+        for part in x.split(few):
+            torch.addmm(lengths, part, codebook.T, alpha=-2, out=scores[: len(part)])
+            found.append(scores[: len(part)].argmin(-1))
         return torch.cat(found)
 
     def losses(self, x: Tensor, codes: Tensor, step: int | None) -> dict[str, Tensor]:
