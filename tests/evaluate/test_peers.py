@@ -52,6 +52,12 @@ def test_a_codec_gives_the_clip_back(name: str, capfd: pytest.CaptureFixture[str
     assert capfd.readouterr().err == ""  # codecs are silent
 
 
+def test_frames_too_small_for_a_codec_are_refused() -> None:
+    codec = Codec(name="h265", coder=CODERS["h265"], quality=30)
+    with pytest.raises(ValueError, match="libx265 takes 64 pixels a side or more, not 40x32"):
+        codec.reconstruct(moving(height=32, width=40))
+
+
 def test_bits_are_matched_by_clip_and_over_the_set() -> None:
     one, other = moving(speed=1), moving(speed=4)
     coder = CODERS["h264"]

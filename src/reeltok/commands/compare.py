@@ -83,11 +83,9 @@ def compare(
                 results.append(run.judge(own))
             like = run.yardstick(results)
             results += [run.judge(one) for text in peer or () for one in run.peers(text, like)]
-        for result in results:
-            for name, why in result.broken.items():
-                note(f"{name} left out for {result.model}: {why}")
         if place()[0] > 0:
             return Report(data={}, text="")
+        tell_broken(results)
         rows = [r for r in results if r.settings.get("role") != "curve"]
         title = f"{len(rows)} results on {len(results[0].clips)} clips"
         index = write_report(out, results, media, title=title)
@@ -97,6 +95,17 @@ def compare(
     return Report(
         data={"report": str(index), "results": [judging.flat(r) for r in results]}, text=text
     )
+
+
+def tell_broken(results: "list[Result]") -> None:
+    """A note for each clip that broke, for whichever results it did."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for result in results:
+        for clip in result.broken.items():
+            found.setdefault(clip, []).append(result.model)
+    for (name, why), models in found.items():
+        whom = "all" if len(models) == len(results) else ", ".join(models)
+        note(f"{name} left out for {whom}: {why}")
 
 
 def split_words(words: list[str]) -> tuple[list[str], str | None]:

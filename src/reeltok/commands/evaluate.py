@@ -74,7 +74,7 @@ def evaluate(
             tell=tell,
         )
         first = run.place()[0] == 0
-    for name, why in result.broken.items():
+    for name, why in result.broken.items() if first else ():
         note(f"{name} left out: {why}")
     if out is not None and first:
         result.save(out)

@@ -39,6 +39,7 @@ class Coder:
     high: float
     step: float  # the finest that the encoder knows, or that makes a difference
     curve: tuple[float, ...]  # qualities that show its curve at the bits of tokenizers
+    smallest: int = 16  # pixels a side
 
 
 # Threads are fixed, since what x264 and x265 write depends on their number. Two slice threads are
@@ -65,6 +66,7 @@ CODERS = {
         high=51,
         step=0.125,
         curve=(26, 30, 34, 38),
+        smallest=64,  # its largest block: libx265 writes past its memory at 40x32
     ),
     "av1": Coder(
         encoder="libsvtav1",
@@ -89,6 +91,11 @@ CODERS = {
 
 def encode(coder: Coder, frames: UInt8[Tensor, "t h w 3"], quality: float) -> list[av.Packet]:
     """The packets of a clip at a quality. ValueError where the encoder refuses the size."""
+    if min(frames.shape[1:3]) < coder.smallest:
+        size = f"{frames.shape[2]}x{frames.shape[1]}"
+        raise ValueError(
+            f"{coder.encoder} takes {coder.smallest} pixels a side or more, not {size}"
+        )
     os.environ.setdefault("SVT_LOG", "1")  # libsvtav1 speaks on standard error otherwise
     context: Any = av.CodecContext.create(coder.encoder, "w")
     context.height, context.width = frames.shape[1:3]

@@ -282,8 +282,9 @@ def check_broken(broken: Mapping[str, str], most: int, subject: str) -> None:
     """ValueError where more clips broke than are allowed."""
     if len(broken) > most:
         name, why = next(iter(broken.items()))
+        count = f"{len(broken)} clip{'s' if len(broken) > 1 else ''}"
         raise ValueError(
-            f"{len(broken)} clips could not be judged with {subject}, more than --max-broken "
+            f"{count} could not be judged with {subject}, more than --max-broken "
             f"{most}; the first, {name}: {why}"
         )
 
