@@ -13,6 +13,7 @@ from torch import Tensor
 from reeltok import reel
 from reeltok.generate import flow, sampling, sit
 from reeltok.generate.latents import Feed, FlowTask, flow_errors, measure, read_latents
+from reeltok.generate.public import public_arguments
 from reeltok.generate.sit import Flow, FlowConfig, Group, Statistics, plane_groups, volume_group
 from reeltok.models.coordtok import CoordTok
 from reeltok.models.triplane import CoordTokConfig
@@ -172,6 +173,20 @@ def test_parameter_counts(size: str, cells: int, total: float) -> None:
         assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 461_397_184
         assert config.tokens == 320
     assert config.tokens == (320 if cells == 16 else 768)
+
+
+@pytest.mark.weights
+def test_shapes_tell_the_public_arguments(shared: Path) -> None:
+    path = shared / "parity" / "coordtok" / "sit_tiny.safetensors"
+    with safe_open(path, "pt") as file:
+        arguments = json.loads(file.metadata()["kwargs"])
+    weights = {f"module.{k[3:]}": v for k, v in load_file(path).items() if k.startswith("sd.")}
+    found = public_arguments(weights)
+    assert found.pop("num_heads") == 1  # no shape tells it
+    assert found | {"input_size": list(found["input_size"])} == {k: arguments[k] for k in found}
+    with torch.device("meta"):
+        large = Flow(replace(TINY, **sit.SIZES["l"]))
+    assert public_arguments(flow.to_public(large))["num_heads"] == 16
 
 
 def test_public_round_trip_and_its_errors() -> None:

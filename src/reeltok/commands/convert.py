@@ -26,6 +26,13 @@ def convert(
         typer.Option(metavar="NAME", help="The configuration of the checkpoint; a preset."),
     ] = None,
     changes: given.Changes = None,
+    family: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Of CoordTok's public code: coordtok, or sit."),
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What reads a sit's latents.")
+    ] = None,
     to: Annotated[
         str, typer.Option(metavar="ours|public", help="The layout that is written.")
     ] = "ours",
@@ -35,7 +42,9 @@ def convert(
 
     CKPT is a public .ckpt or .safetensors file of the configuration --preset, changed by --set
     (such as channels=8), or a folder of diffusers. Keys that belong to training (loss.*) are listed
-    and dropped. With --to public, CKPT is a preset or a folder of ours and FOLDER a file.
+    and dropped. With --to public, CKPT is a preset or a folder of ours and FOLDER a file. With
+    --family the checkpoint is one of CoordTok's public code, --set names its constructor's
+    arguments, and a sit becomes a generator.
     """
     if to not in ("ours", "public"):
         raise ValueError(f"--to {to} is not known: give ours or public")
@@ -43,13 +52,26 @@ def convert(
     if to == "public":
         return write_public(source, out, force=force)
     check_free([str(Path(out) / "config.json")], force=force)
-    tokenizer, dropped = read_public(source, preset, given.parse_changes(changes))
-    folder = tokenizer.save_pretrained(out)
-    said = [f"{tokenizer.name}: {tokenizer.spec.parameters:,} parameters in {folder}"]
-    if dropped:
-        said.append(f"dropped {len(dropped)} keys that are not the network's: {by_part(dropped)}")
-    record = {"name": tokenizer.name, "folder": str(folder), "dropped": dropped}
-    return Report(data=record | {"weights": tokenizer.hash()}, text="\n".join(said))
+    changed_by = given.parse_changes(changes)
+    if family is not None:
+        from reeltok.commands.convert_published import convert_published
+
+        if preset is not None:
+            raise ValueError(f"--family {family} brings its configuration: leave --preset out")
+        return convert_published(source, out, family, tokenizer, changed_by)
+    if tokenizer is not None:
+        raise ValueError("--tokenizer is for --family sit: leave it out")
+    model, dropped = read_public(source, preset, changed_by)
+    folder = model.save_pretrained(out)
+    said = [f"{model.name}: {model.spec.parameters:,} parameters in {folder}", *lost(dropped)]
+    record = {"name": model.name, "folder": str(folder), "dropped": dropped}
+    return Report(data=record | {"weights": model.hash()}, text="\n".join(said))
+
+
+def lost(dropped: list[str]) -> list[str]:
+    """What to say of keys that are not the network's."""
+    said = f"dropped {len(dropped)} keys that are not the network's: {by_part(dropped)}"
+    return [said] if dropped else []
 
 
 def read_public(

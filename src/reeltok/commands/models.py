@@ -87,6 +87,10 @@ def statistics(
     fps: given.Rate = None,
     size: given.Side = None,
     weights: given.Weights = None,
+    reader: Annotated[
+        str | None,
+        typer.Option("--tokenizer", metavar="NAME", help="Of a generator, if it does not say."),
+    ] = None,
     device: given.Device = "auto",
     chunk: given.Chunk = None,
     tile: given.Tile = None,
@@ -94,8 +98,13 @@ def statistics(
     """Measure mean and deviation of a continuous model's latents, and save them with it.
 
     DATA is a video or a folder of videos; every channel's mean and standard deviation are exact
-    over all of them. They are saved in config.json, where generators look for them.
+    over all of them. They are saved in config.json, where generators look for them. MODEL may be a
+    generator itself, a flow: each plane is then measured apart, on the middle squares of a folder.
     """
+    if is_flow(model):
+        from reeltok.commands.flow_statistics import measure_flow
+
+        return measure_flow(Path(model), data, out, reader, device)
     clips = clips_of(data)
     tokenizer = given.open_model(model, weights=weights, device=device, dtype="fp32")
     spec = tokenizer.spec
@@ -123,6 +132,14 @@ def clips_of(data: str) -> "list[Clip]":
 
     one = Path(data).is_file() and Path(data).suffix.lower() in VIDEOS
     return [Clip(path=Path(data))] if one else list_clips(data)
+
+
+def is_flow(model: str) -> bool:
+    """Whether a name is the folder of a flow."""
+    import json
+
+    config = Path(model) / "config.json"
+    return config.is_file() and json.loads(config.read_text()).get("family") == "flow"
 
 
 def save_place(model: str, out: Path | None) -> Path:

@@ -6,7 +6,6 @@ network is in `sit.py`, the samplers in `sampling.py`, training in `latents.py`.
 
 import json
 import math
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from reeltok.folder import dump_config, write_folder
 from reeltok.generate.classes import find_class
+from reeltok.generate.public import fill, from_public, to_public
 from reeltok.generate.sampling import rms, sample
 from reeltok.generate.schedule import seeded_clips
 from reeltok.generate.sit import (
@@ -33,7 +33,7 @@ from reeltok.generate.sit import (
 from reeltok.tokenizer import Tokenizer
 from reeltok.tokens import Tokens
 
-__all__ = ["Flow", "FlowConfig", "describe", "from_public", "generate", "load", "save"]
+__all__ = ["Flow", "FlowConfig", "describe", "from_public", "generate", "load", "save", "to_public"]
 
 
 def describe(
@@ -284,103 +284,3 @@ def load(folder: str | Path, *, device: torch.device | str | None = None) -> Flo
         raise ValueError(f"config.json in {folder}: {place}: {first['msg']}") from error
     weights = load_file(folder / "model.safetensors", device=str(device or "cpu"))
     return fill(config, weights, names=lambda name: name)
-
-
-NAMES = (
-    (r"^fixed\.", "pos_embed_"),
-    (r"^learned\.", "pos_embed_"),
-    (r"^kind$", "type_embed"),
-    (r"^enter\.(\w+)\.linear\.", r"x_embedder_\1.proj."),
-    (r"^time\.", "t_embedder.mlp."),
-    (r"^labels\.", "y_embedder.embedding_table."),
-    (r"\.attention\.out\.", ".attn.proj."),
-    (r"\.attention\.qkv\.", ".attn.qkv."),
-    (r"\.mlp\.0\.", ".mlp.fc1."),
-    (r"\.mlp\.2\.", ".mlp.fc2."),
-    (r"\.steer\.", ".adaLN_modulation.1."),
-    (r"^leave\.", "final_layer_"),
-)
-"""Ours -> the public SiT fork's, applied one after another."""
-
-
-def public_name(ours: str) -> str:
-    """The public name of one parameter."""
-    if ours.startswith("time."):
-        return "t_embedder.mlp." + ours.removeprefix("time.")
-    for pattern, replacement in NAMES:
-        ours = re.sub(pattern, replacement, ours)
-    return ours
-
-
-def public_shape(ours: str, tensor: Tensor, config: FlowConfig) -> tuple[int, ...]:
-    """The public shape of one parameter: tables have a batch, patches are read by convolutions."""
-    if ours == "kind" or ours.startswith(("fixed.", "learned.")):
-        return (1, *tensor.shape)
-    if ours.startswith("enter.") and ours.endswith(".weight"):
-        group = next(group for group in config.groups if group.name == ours.split(".")[1])
-        return (len(tensor), config.channels, *group.patch)
-    return tuple(tensor.shape)
-
-
-def from_public(state_dict: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> Flow:
-    """A generator from CoordTok's public SiT: a state dict and its constructor's arguments.
-
-    The clip and the latents' statistics are not in it: `replace` them in `model.config`. ValueError
-    for a key that is missing or has another shape.
-    """
-    given = {"patch_size": 2, "in_channels": 8, "mlp_ratio": 4.0, "num_classes": 1} | dict(
-        arguments
-    )
-    t, side = given["input_size"]
-    classes = tuple(str(i) for i in range(given["num_classes"]))
-    config = FlowConfig(
-        groups=plane_groups(
-            {"xy": (side, side), "yt": (t, side), "xt": (t, side)}, patch=given["patch_size"]
-        ),
-        channels=given["in_channels"],
-        width=given["hidden_size"],
-        depth=given["depth"],
-        heads=given["num_heads"],
-        mlp_ratio=given["mlp_ratio"],
-        classes=classes if len(classes) > 1 else (),
-        label_dropout=given.get("class_dropout_prob", 0.0) if len(classes) > 1 else 0.0,
-        double_heads=given.get("learn_sigma", True),
-    )
-    weights = {key.removeprefix("module."): value for key, value in state_dict.items()}
-    return fill(config, weights, names=public_name, shapes=public_shape)
-
-
-def to_public(model: Flow) -> dict[str, Tensor]:
-    """The public state dict of a generator of three planes."""
-    return {
-        public_name(ours): tensor.reshape(public_shape(ours, tensor, model.config))
-        for ours, tensor in model.state_dict().items()
-    }
-
-
-def fill(
-    config: FlowConfig,
-    weights: Mapping[str, Tensor],
-    *,
-    names: Callable[[str], str],
-    shapes: Callable[[str, Tensor, FlowConfig], tuple[int, ...]] | None = None,
-) -> Flow:
-    """A generator with given weights, under other names and shapes if need be."""
-    with torch.device("meta"):
-        model = Flow(config)
-    found = {}
-    for ours, tensor in model.state_dict().items():
-        theirs = names(ours)
-        shape = tuple(tensor.shape) if shapes is None else shapes(ours, tensor, config)
-        if theirs not in weights:
-            raise ValueError(f"the checkpoint has no {theirs}: it is of another configuration")
-        if tuple(weights[theirs].shape) != shape:
-            raise ValueError(
-                f"{theirs} has shape {tuple(weights[theirs].shape)} where this configuration has "
-                f"{shape}: give the checkpoint's own arguments"
-            )
-        found[ours] = weights[theirs].reshape(tensor.shape)
-    model.load_state_dict(found, assign=True)
-    for table in model.fixed.values():
-        table.requires_grad_(False)
-    return model.eval()

@@ -4,7 +4,8 @@ Public layouts: VidTok's `.ckpt` and diffusers' `AutoencoderVidTok` (the same ke
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from argparse import Namespace
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,12 @@ from reeltok.quantizers import FSQConfig, GaussianConfig
 from reeltok.tokenizer import Tokenizer
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
+def read_checkpoint(
+    path: str | Path, parts: Sequence[str] = ("state_dict", "model")
+) -> dict[str, Tensor]:
     """The tensors of a `.safetensors` file, or of a pickled checkpoint read with weights_only.
 
+    Where a checkpoint holds several things, those of the first of `parts` that is there.
     Raises FileNotFoundError, or ValueError for a file that holds no state dict.
     """
     path = Path(path)
@@ -36,7 +40,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             content = load_file(path)
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals([Namespace]):  # of argparse: plain values
+                content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except Exception as error:  # an unpickler fails in any way on bytes that are no pickle
@@ -44,7 +49,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
         raise ValueError(
             f"{path} is no checkpoint that can be read safely ({reason}): copy it again"
         ) from error
-    for key in ("state_dict", "model"):
+    for key in parts:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping) or not content:

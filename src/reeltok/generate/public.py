@@ -1,0 +1,142 @@
+"""CoordTok's public SiT to ours and back: a rename table, shapes, and what the shapes tell."""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reeltok.generate.sit import SIZES, Flow, FlowConfig, plane_groups
+
+NAMES = (
+    (r"^fixed\.", "pos_embed_"),
+    (r"^learned\.", "pos_embed_"),
+    (r"^kind$", "type_embed"),
+    (r"^enter\.(\w+)\.linear\.", r"x_embedder_\1.proj."),
+    (r"^time\.", "t_embedder.mlp."),
+    (r"^labels\.", "y_embedder.embedding_table."),
+    (r"\.attention\.out\.", ".attn.proj."),
+    (r"\.attention\.qkv\.", ".attn.qkv."),
+    (r"\.mlp\.0\.", ".mlp.fc1."),
+    (r"\.mlp\.2\.", ".mlp.fc2."),
+    (r"\.steer\.", ".adaLN_modulation.1."),
+    (r"^leave\.", "final_layer_"),
+)
+"""Ours -> the public SiT fork's, applied one after another."""
+
+
+def public_name(ours: str) -> str:
+    """The public name of one parameter."""
+    if ours.startswith("time."):
+        return "t_embedder.mlp." + ours.removeprefix("time.")
+    for pattern, replacement in NAMES:
+        ours = re.sub(pattern, replacement, ours)
+    return ours
+
+
+def public_shape(ours: str, tensor: Tensor, config: FlowConfig) -> tuple[int, ...]:
+    """The public shape of one parameter: tables have a batch, patches are read by convolutions."""
+    if ours == "kind" or ours.startswith(("fixed.", "learned.")):
+        return (1, *tensor.shape)
+    if ours.startswith("enter.") and ours.endswith(".weight"):
+        group = next(group for group in config.groups if group.name == ours.split(".")[1])
+        return (len(tensor), config.channels, *group.patch)
+    return tuple(tensor.shape)
+
+
+def public_arguments(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The public constructor's arguments that a state dict's shapes tell.
+
+    The number of heads shows in no shape: it is that of SiT's size, or else heads are 64 wide.
+    ValueError for a state dict of another network.
+    """
+    weights = {key.removeprefix("module."): value for key, value in state_dict.items()}
+    wanted = (
+        "x_embedder_xy.proj.weight",
+        "pos_embed_xy",
+        "pos_embed_t",
+        "final_layer_xy.linear.bias",
+    )
+    for name in (*wanted, "y_embedder.embedding_table.weight"):
+        if name not in weights:
+            raise ValueError(f"the checkpoint has no {name}: it is no public SiT of CoordTok's")
+    width, channels, patch, _ = weights[wanted[0]].shape
+    across = math.isqrt(weights["pos_embed_xy"].shape[1])
+    depth = 1 + max(int(key.split(".")[1]) for key in weights if key.startswith("blocks."))
+    named = {(size["width"], size["depth"]): size["heads"] for size in SIZES.values()}
+    return {
+        "input_size": (weights["pos_embed_t"].shape[1] // across * patch, across * patch),
+        "patch_size": patch,
+        "in_channels": channels,
+        "hidden_size": width,
+        "depth": depth,
+        "num_heads": named.get((width, depth), max(1, width // 64)),
+        "num_classes": len(weights["y_embedder.embedding_table.weight"]),
+        "learn_sigma": len(weights[wanted[3]]) == 2 * channels * patch * patch,
+    }
+
+
+def from_public(state_dict: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> Flow:
+    """A generator from CoordTok's public SiT: a state dict and its constructor's arguments.
+
+    The clip and the latents' statistics are not in it: `replace` them in `model.config`. ValueError
+    for a key that is missing or has another shape.
+    """
+    given = {"patch_size": 2, "in_channels": 8, "mlp_ratio": 4.0, "num_classes": 1} | dict(
+        arguments
+    )
+    t, side = given["input_size"]
+    classes = tuple(str(i) for i in range(given["num_classes"]))
+    config = FlowConfig(
+        groups=plane_groups(
+            {"xy": (side, side), "yt": (t, side), "xt": (t, side)}, patch=given["patch_size"]
+        ),
+        channels=given["in_channels"],
+        width=given["hidden_size"],
+        depth=given["depth"],
+        heads=given["num_heads"],
+        mlp_ratio=given["mlp_ratio"],
+        classes=classes if len(classes) > 1 else (),
+        label_dropout=given.get("class_dropout_prob", 0.0) if len(classes) > 1 else 0.0,
+        double_heads=given.get("learn_sigma", True),
+    )
+    weights = {key.removeprefix("module."): value for key, value in state_dict.items()}
+    return fill(config, weights, names=public_name, shapes=public_shape)
+
+
+def to_public(model: Flow) -> dict[str, Tensor]:
+    """The public state dict of a generator of three planes."""
+    return {
+        public_name(ours): tensor.reshape(public_shape(ours, tensor, model.config))
+        for ours, tensor in model.state_dict().items()
+    }
+
+
+def fill(
+    config: FlowConfig,
+    weights: Mapping[str, Tensor],
+    *,
+    names: Callable[[str], str],
+    shapes: Callable[[str, Tensor, FlowConfig], tuple[int, ...]] | None = None,
+) -> Flow:
+    """A generator with given weights, under other names and shapes if need be."""
+    with torch.device("meta"):
+        model = Flow(config)
+    found = {}
+    for ours, tensor in model.state_dict().items():
+        theirs = names(ours)
+        shape = tuple(tensor.shape) if shapes is None else shapes(ours, tensor, config)
+        if theirs not in weights:
+            raise ValueError(f"the checkpoint has no {theirs}: it is of another configuration")
+        if tuple(weights[theirs].shape) != shape:
+            raise ValueError(
+                f"{theirs} has shape {tuple(weights[theirs].shape)} where this configuration has "
+                f"{shape}: give the checkpoint's own arguments"
+            )
+        found[ours] = weights[theirs].reshape(tensor.shape)
+    model.load_state_dict(found, assign=True)
+    for table in model.fixed.values():
+        table.requires_grad_(False)
+    return model.eval()
