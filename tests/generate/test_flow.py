@@ -184,8 +184,9 @@ def test_shapes_tell_the_public_arguments(shared: Path) -> None:
     found = public_arguments(weights)
     assert found.pop("num_heads") == 1  # no shape tells it
     assert found | {"input_size": list(found["input_size"])} == {k: arguments[k] for k in found}
+    grids = {"xy": (16, 16), "yt": (32, 16), "xt": (32, 16)}
     with torch.device("meta"):
-        large = Flow(replace(TINY, **sit.SIZES["l"]))
+        large = Flow(FlowConfig(groups=plane_groups(grids), channels=8, **sit.SIZES["l"]))
     assert public_arguments(flow.to_public(large))["num_heads"] == 16
 
 
