@@ -2,8 +2,8 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import closing
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from time import monotonic
@@ -109,7 +109,7 @@ class Clock:
         self.seconds[self.stage] += now - self.since
         self.stage, self.since = stage, now
 
-    def around(self, stage: str, parts: Iterable[Part]) -> Generator[Part]:
+    def around(self, stage: str, parts: Iterable[Part]) -> Iterator[Part]:
         """The parts as they are; what it takes to make each belongs to `stage`."""
         rest = iter(parts)
         while True:
@@ -174,13 +174,10 @@ def there_and_back(
         tokens = tokenizer.stream_encode(frames, window=coding.chunk or 16, tile=coding.tile)
         tokens = passed.tokens(clock.around("encode", tokens))
         decoded = clock.around("decode", tokenizer.stream_decode(tokens, tile=coding.tile))
-        pairs: Generator[Pair] = ((passed.original_of(v), v) for v in only_videos(decoded))
+        pairs: Iterator[Pair] = ((passed.original_of(v), v) for v in only_videos(decoded))
         pairs = clock.around("compare", watched(pairs, comparison, shown))
-        for path in beside:
-            if Path(path).suffix.lower() not in PICTURES:
-                pairs = also_beside(pairs, path)
-        parts = (replace(part, start=video.start) for _, part in pairs)
-        with closing(pairs):  # what stands beside must not wait to be collected after an error
+        with both_written(pairs, beside) as pairs:
+            parts = (replace(part, start=video.start) for _, part in pairs)
             written = write(counted(parts, progress, video.frames), out, **form)
     record = {
         "input": source,
@@ -203,7 +200,20 @@ def there_and_back(
     return record | {"seconds": {stage: clock.seconds[stage] for stage in STAGES}}
 
 
-def watched(pairs: Iterator["Pair"], *watchers: Any) -> Generator["Pair"]:
+@contextmanager
+def both_written(pairs: Iterator["Pair"], paths: list[str]) -> Iterator[Iterator["Pair"]]:
+    """The pairs as they are; on the way written together to the videos among `paths`.
+
+    Those are closed here: after an error they must not wait to be collected.
+    """
+    with ExitStack() as stack:
+        for path in paths:
+            if Path(path).suffix.lower() not in PICTURES:
+                pairs = stack.enter_context(closing(also_beside(pairs, path)))
+        yield pairs
+
+
+def watched(pairs: Iterator["Pair"], *watchers: Any) -> Iterator["Pair"]:
     """The pairs as they are, each shown to the watchers."""
     for original, decoded in pairs:
         for watcher in watchers:
