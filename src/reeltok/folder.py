@@ -23,11 +23,17 @@ def write_folder(
 ) -> Path:
     """Write `record` and `weights` into `folder`, each file whole or not at all."""
     folder = Path(folder)
+    fresh = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
-    replace_file(folder / "model.safetensors", lambda beside: save_file(tensors, beside))
     text = json.dumps(record, indent=2) + "\n"
-    replace_file(folder / "config.json", lambda beside: beside.write_text(text))
+    try:
+        replace_file(folder / "model.safetensors", lambda beside: save_file(tensors, beside))
+        replace_file(folder / "config.json", lambda beside: beside.write_text(text))
+    except OSError:
+        if fresh:  # half a model is none
+            shutil.rmtree(folder)
+        raise
     return folder
 
 
