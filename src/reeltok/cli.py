@@ -33,6 +33,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "evaluate", "Judge a tokenizer on videos, under a protocol."),
     "compare": ("compare", "compare", "Judge tokenizers and codecs side by side; a report."),
     "probe": ("probe", "probe", "Say what a linear classifier reads off the tokens."),
+    "bair": ("bair", "bair", "Judge a prior's predictions under the BAIR protocol."),
     "view": ("view", "view", "Show a page in the browser to try tokenizers on."),
     "data check": ("training", "check_data", "Decode all clips of a folder; list the whole ones."),
 }
