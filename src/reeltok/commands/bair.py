@@ -11,7 +11,7 @@ import typer
 
 from reeltok.commands import options as given
 from reeltok.commands.files import check_free, check_place
-from reeltok.commands.generate import continued, open_tokenizer
+from reeltok.commands.generators import continued, open_tokenizer
 from reeltok.commands.progress import Progress
 from reeltok.commands.report import Report, facts, note
 

@@ -7,9 +7,9 @@ from tempfile import TemporaryDirectory
 import torch
 
 from reeltok.commands.files import check_place
-from reeltok.commands.generate import open_tokenizer
 from reeltok.commands.generator_recipes import GeneratorRecipe
 from reeltok.commands.generator_training import examples_of, keep_latents
+from reeltok.commands.generators import open_tokenizer
 from reeltok.commands.report import Report, table
 from reeltok.generate import flow
 from reeltok.generate.latents import Latents, measure, read_latents

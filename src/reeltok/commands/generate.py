@@ -1,10 +1,7 @@
 """`generate`: videos out of nothing, out of a class, or on from given frames."""
 
-import json
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from itertools import chain
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,85 +9,70 @@ import typer
 
 from reeltok.commands import options as given
 from reeltok.commands.files import check_free, check_place
+from reeltok.commands.generators import Wish, Work, open_generator
 from reeltok.commands.progress import Progress
-from reeltok.commands.report import Report, note, table
+from reeltok.commands.report import Report, table
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from reeltok.generate.prior import Prior
-    from reeltok.generate.sit import Clip, Flow
-    from reeltok.tokenizer import Tokenizer
-    from reeltok.video import Video
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wish:
-    """What is asked of a generator; None: its own default, or nothing of the kind."""
-
-    class_name: str | None = None
-    steps: int | None = None
-    guidance: float = 1.0
-    sampler: str | None = None
-    schedule: str | None = None
-    temperature: float | None = None
-    given: Path | None = None
-    given_frames: int | None = None
-    blocks: int | None = None
-    actions: Path | None = None
-
-
-FOR_PRIORS = ("schedule", "temperature", "given", "given_frames", "blocks", "actions")
-FOR_FLOWS = ("sampler",)
-"""What only one kind of generator can be asked for."""
-
-RATE = 25.0  # frames per second of a generator that does not say its own: UCF-101's, as published
+Count = Annotated[int, typer.Option(min=1, metavar="N", help="How many videos.")]
+Seed = Annotated[int, typer.Option(metavar="N", help="The same seed, the same videos.")]
+ClassName = Annotated[
+    str | None, typer.Option("--class", metavar="NAME", help="What they are to show.")
+]
+Reader = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Where the tokenizer lies, if the model does not say."),
+]
+Steps = Annotated[
+    int | None, typer.Option(metavar="N", help="250 points in time of a flow, 12 of a prior.")
+]
+Guidance = Annotated[float, typer.Option(metavar="W", help="Above 1: further towards the class.")]
+Sampler = Annotated[
+    str | None, typer.Option(metavar="NAME", help="euler-maruyama, heun-sde, euler, heun, dopri5.")
+]
+Schedule = Annotated[
+    str | None, typer.Option(metavar="NAME", help="cosine, linear, square, exponential, ...")
+]
+Temperature = Annotated[
+    float | None, typer.Option(metavar="T", help="Of a prior's choices; 4.5 if not given.")
+]
+Given = Annotated[
+    Path | None, typer.Option("--given", metavar="CLIP", help="The video begins with this.")
+]
+GivenFrames = Annotated[int | None, typer.Option(metavar="N", help="Frames of it, 1 if not given.")]
+Blocks = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="So many blocks, each on the last.")
+]
+Actions = Annotated[
+    Path | None, typer.Option(metavar="FILE.npy", help="Actions after each frame, n x a.")
+]
+Batch = Annotated[int, typer.Option(min=1, metavar="N", help="Videos at a time.")]
+Rate = Annotated[float | None, typer.Option(metavar="RATE", help="Play at this rate.")]
+Suffix = Annotated[str, typer.Option(metavar=".mp4", help="The kind of video.")]
 
 
 def generate(
     model: Annotated[Path, typer.Argument(metavar="MODEL", show_default=False)],
     *,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the videos go.")],
-    count: Annotated[int, typer.Option(min=1, metavar="N", help="How many videos.")] = 1,
-    seed: Annotated[int, typer.Option(metavar="N", help="The same seed, the same videos.")] = 0,
-    class_name: Annotated[
-        str | None, typer.Option("--class", metavar="NAME", help="What they are to show.")
-    ] = None,
-    tokenizer: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Where the tokenizer lies, if the model does not say."),
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(metavar="N", help="250 points in time of a flow, 12 of a prior.")
-    ] = None,
-    guidance: Annotated[
-        float, typer.Option(metavar="W", help="Above 1: further towards the class.")
-    ] = 1.0,
-    sampler: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="euler-maruyama, heun-sde, euler, heun, dopri5."),
-    ] = None,
-    schedule: Annotated[
-        str | None, typer.Option(metavar="NAME", help="cosine, linear, square, exponential, ...")
-    ] = None,
-    temperature: Annotated[
-        float | None, typer.Option(metavar="T", help="Of a prior's choices; 4.5 if not given.")
-    ] = None,
-    given_clip: Annotated[
-        Path | None, typer.Option("--given", metavar="CLIP", help="The video begins with this.")
-    ] = None,
-    given_frames: Annotated[
-        int | None, typer.Option(metavar="N", help="Frames of it, 1 if not given.")
-    ] = None,
-    blocks: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="So many blocks, each on the last.")
-    ] = None,
-    actions: Annotated[
-        Path | None, typer.Option(metavar="FILE.npy", help="Actions after each frame, n x a.")
-    ] = None,
-    batch: Annotated[int, typer.Option(min=1, metavar="N", help="Videos at a time.")] = 4,
-    fps: Annotated[float | None, typer.Option(metavar="RATE", help="Play at this rate.")] = None,
-    suffix: Annotated[str, typer.Option(metavar=".mp4", help="The kind of video.")] = ".mp4",
+    count: Count = 1,
+    seed: Seed = 0,
+    class_name: ClassName = None,
+    tokenizer: Reader = None,
+    steps: Steps = None,
+    guidance: Guidance = 1.0,
+    sampler: Sampler = None,
+    schedule: Schedule = None,
+    temperature: Temperature = None,
+    given_clip: Given = None,
+    given_frames: GivenFrames = None,
+    blocks: Blocks = None,
+    actions: Actions = None,
+    batch: Batch = 4,
+    fps: Rate = None,
+    suffix: Suffix = ".mp4",
     lossless: given.Lossless = False,
     device: given.Device = "auto",
     force: given.Force = False,
@@ -129,21 +111,6 @@ def generate(
     )
 
 
-Make = Callable[[int, int, int, Callable[[float], None]], "Iterator[Tensor]"]
-"""(count, seed, first, progress) -> parts "b c t h w" in [-1, 1] of clips from `first` on."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Work:
-    """A generator that is ready: what it makes, and how. `most` bounds the clips at a time."""
-
-    family: str
-    clip: "Clip"
-    make: Make
-    fps: float
-    most: int | None = None
-
-
 def write_all(
     work: Work, targets: list[Path], *, seed: int, batch: int, form: dict[str, Any]
 ) -> list[dict[str, Any]]:
@@ -173,227 +140,3 @@ def as_videos(parts: "Iterator[Tensor] | list[Tensor]", number: int, fps: float)
 
     for part in parts:
         yield Video.of(part[number : number + 1].float().clamp(-1, 1), fps=fps)
-
-
-# Opening what is needed.
-
-
-def open_generator(folder: Path, wish: Wish, *, tokenizer: str | None, device: str) -> Work:
-    """The generator in a folder, with its tokenizer, ready to make what is wished for.
-
-    ValueError or FileNotFoundError for a folder of something else, a wish that this kind cannot
-    fulfil, and a tokenizer that it was not trained on.
-    """
-    from reeltok.zoo import pick_device
-
-    place, family = pick_device(device), family_of(folder)
-    for name in FOR_PRIORS if family == "flow" else FOR_FLOWS:
-        if getattr(wish, name) is not None:
-            kind = "a flow" if family == "flow" else "a prior"
-            option = name.replace("_", "-")
-            raise ValueError(f"--{option} was asked, but {folder} holds {kind}: leave it out")
-    if family == "flow":
-        from reeltok.generate import flow
-
-        model = flow.load(folder, device=place)
-        flow.need_statistics(model.config)
-        tok = open_tokenizer(folder, model.config.clip, tokenizer, device)
-        return flow_work(model, tok, wish)
-    from reeltok.generate import masked
-
-    prior = masked.load(folder, device=place)
-    tok = open_tokenizer(folder, prior.config.clip, tokenizer, device)
-    return prior_work(prior, tok, wish)
-
-
-def family_of(folder: Path) -> str:
-    """The kind of generator in a folder. FileNotFoundError or ValueError where there is none."""
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(
-            f"there is no config.json in {folder}: give a generator's folder, such as RUN/model"
-        )
-    family = json.loads((folder / "config.json").read_text()).get("family")
-    if family not in ("flow", "masked"):
-        raise ValueError(
-            f"{folder} holds a {family} and no generator: give the folder of one, such as "
-            "RUN/model of `reeltok train sit_cpu` or `prior_cpu`"
-        )
-    return family
-
-
-def open_tokenizer(
-    folder: Path, clip: "Clip | None", asked: str | None, device: str
-) -> "Tokenizer":
-    """The tokenizer of a generator: the one asked for, the run's own, or the one of its name."""
-    own = folder.parent / "tokenizer"
-    here = (own / "config.json").is_file()
-    name = asked or (str(own) if here else None if clip is None else clip.tokenizer)
-    if name is None:
-        raise ValueError(f"{folder} does not say what reads its latents: name it with --tokenizer")
-    try:
-        return given.open_model(name, weights=None, device=device, dtype="fp32")
-    except (ValueError, OSError) as error:
-        if asked:
-            raise
-        raise ValueError(
-            f"{folder} needs the tokenizer {name!r}: {error}; or name its folder with --tokenizer"
-        ) from error
-
-
-# Flows.
-
-
-def flow_work(model: "Flow", tokenizer: "Tokenizer", wish: Wish) -> Work:
-    """Whole clips from noise."""
-    from reeltok.generate import flow
-
-    clip = flow.pick_clip(model.config, tokenizer)
-    flow.pick_label(model.config, wish.class_name, wish.guidance)
-    sampler = wish.sampler or "euler-maruyama"
-
-    def make(count: int, seed: int, first: int, tell: Callable) -> "Iterator[Tensor]":
-        tokens = flow.generate(
-            model,
-            tokenizer,
-            count=count,
-            seed=seed,
-            first=first,
-            class_name=wish.class_name,
-            steps=wish.steps or 250,
-            sampler=sampler,
-            guidance=wish.guidance,
-            progress=tell,
-        )
-        yield tokenizer.decode(tokens)
-
-    fps = clip.fps or default_rate()
-    most = 1 if sampler == "dopri5" else None  # its steps would depend on the batch
-    return Work(family="flow", clip=clip, make=make, fps=fps, most=most)
-
-
-def default_rate() -> float:
-    """The rate of a generator that does not say its own, with a note."""
-    note(f"the generator does not say its rate: {RATE:g} frames per second; --fps says another")
-    return RATE
-
-
-# Priors.
-
-
-def prior_work(prior: "Prior", tokenizer: "Tokenizer", wish: Wish) -> Work:
-    """Clips from hidden tokens, from nothing or on from given frames, block after block."""
-    from reeltok.generate import masked
-
-    clip = masked.pick_clip(prior.config, tokenizer)
-    masked.pick_label(prior.config, wish.class_name, wish.guidance)
-    video = read_given(wish, clip)
-    if video is None and prior.config.reference is not None:
-        raise ValueError("this prior goes on from a reference frame: name a video with --given")
-    if prior.config.actions and wish.actions is None:
-        raise ValueError("this prior generates from actions: give them with --actions FILE.npy")
-    options = {"sampling": sampling_of(wish), "class_name": wish.class_name}
-    actions = read_actions(wish.actions, prior.config.actions)
-    blocks = wish.blocks or 1
-
-    def make(count: int, seed: int, first: int, tell: Callable) -> "Iterator[Tensor]":
-        more = {**options, "first": first, "progress": tell, "actions": actions}
-        start = None if video is None else video.tensor().expand(count, -1, -1, -1, -1)
-        return continued(prior, tokenizer, start, count=count, blocks=blocks, seed=seed, **more)
-
-    fps = clip.fps or (video.fps if video is not None else None) or default_rate()
-    most = 1 if blocks > 1 else None  # parts of a long video are written as they come
-    return Work(family="masked", clip=clip, make=make, fps=fps, most=most)
-
-
-def continued(
-    prior: "Prior",
-    tokenizer: "Tokenizer",
-    start: "Tensor | None",
-    *,
-    count: int,
-    blocks: int,
-    seed: int,
-    **options: Any,
-) -> "Iterator[Tensor]":
-    """The given frames (or a first block of nothing given), then block after block."""
-    from torch import Tensor
-
-    from reeltok.generate import masked
-
-    if start is not None:
-        overlap = start.shape[2]
-    else:
-        tokens = masked.generate(prior, tokenizer, count=count, seed=seed, **options)
-        made = tokenizer.decode(tokens)
-        assert isinstance(made, Tensor), "generated tokens stand for tensors"
-        start = made.clamp(-1, 1)
-        blocks, seed, overlap = blocks - 1, seed + 1, 1
-        if options["actions"] is not None:  # those after the last frame, and further ones
-            options["actions"] = options["actions"][:, start.shape[2] - 1 :]
-    more = masked.roll_out(
-        prior, tokenizer, start, clips=blocks, overlap=overlap, seed=seed, **options
-    )
-    yield from chain([start], more)
-
-
-def sampling_of(wish: Wish) -> Any:
-    """How a prior's tokens are decoded. ValueError for a schedule or number that does not exist."""
-    from reeltok.generate.schedule import SHARES, Sampling
-
-    if wish.schedule is not None and wish.schedule not in SHARES:
-        raise ValueError(
-            f"no schedule is called {wish.schedule!r}: choose one of {', '.join(SHARES)}"
-        )
-    named = {"steps", "schedule", "temperature", "guidance"}
-    return Sampling(**{k: v for k, v in asdict(wish).items() if k in named and v is not None})
-
-
-def read_given(wish: Wish, clip: "Clip") -> "Video | None":
-    """The frames that a video begins with, scaled and cropped to what the prior makes."""
-    from reeltok.video import read, stream
-
-    if wish.given is None:
-        if wish.given_frames is not None:
-            raise ValueError(
-                f"--given-frames {wish.given_frames} of what? Name a video with --given"
-            )
-        return None
-    count = wish.given_frames or 1
-    with stream(wish.given) as source:
-        shrink = max(clip.height / source.height, clip.width / source.width)
-        whole = (round(source.height * shrink), round(source.width * shrink))
-    video = read(wish.given, frames=count, fps=clip.fps if count > 1 else None, size=whole)
-    if len(video) < count:
-        raise ValueError(f"{wish.given} has {len(video)} frames, {count} were to be given")
-    top, left = (whole[0] - clip.height) // 2, (whole[1] - clip.width) // 2
-    return video_of(video, top, left, clip)
-
-
-def video_of(video: "Video", top: int, left: int, clip: "Clip") -> "Video":
-    """The middle of a video, as large as the prior's frames."""
-    from dataclasses import replace
-
-    if (top, left) != (0, 0):
-        note(f"the given frames are cropped to the middle {clip.height}x{clip.width}")
-    cut = video.frames[:, top : top + clip.height, left : left + clip.width].contiguous()
-    return replace(video, frames=cut)
-
-
-def read_actions(path: Path | None, each: int) -> "Tensor | None":
-    """Actions "1 n a" of a .npy file. ValueError for another shape, or a prior without actions."""
-    if path is None:
-        return None
-    import numpy as np
-    import torch
-
-    if not each:
-        raise ValueError(
-            f"--actions {path} was given, but this prior knows no actions: leave it out"
-        )
-    try:
-        values = np.load(path, allow_pickle=False)
-    except ValueError as error:
-        raise ValueError(f"{path} is no .npy file of numbers: {error}") from error
-    if values.ndim != 2:
-        raise ValueError(f"{path} has shape {values.shape}: give one row of numbers for each frame")
-    return torch.from_numpy(values.astype("float32"))[None]
