@@ -21,8 +21,7 @@ KINDS = {
     "discrete": VIDTOK["vidtok_fsq_causal_888_32768_v1_1"],
     "non-causal": VIDTOK["vidtok_fsq_noncausal_488_262144"],
     "joint sampler": VIDTOK["vidtok_variant_1"],
-    "patched, zeros": replace(COMPACT, edge="past-zeros", patch=(4, 8, 8)),
-    "fold": replace(COMPACT, sampler="fold"),
+    "patched, zeros": replace(COMPACT, edge="past-zeros", sampler="plain", patch=(4, 8, 8)),
     "patched, linear": replace(COMPACT, upsampling="trilinear", sampler="blend", patch=(1, 4, 4)),
 }
 CAUSAL = [kind for kind, config in KINDS.items() if config.causal]

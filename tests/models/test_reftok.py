@@ -164,7 +164,7 @@ def test_clips_of_a_batch_are_independent() -> None:
     for i in range(batch):
         alone = model.encode(x[i : i + 1])
         assert torch.equal(tokens.ids[i], alone.ids[0])
-        assert torch.allclose(model.decode(tokens)[i], model.decode(alone)[0], atol=1e-5)
+        assert torch.allclose(model.decode(tokens)[i], model.decode(alone)[0], atol=5e-5)
 
 
 @pytest.mark.parametrize("name", ["reftok-default", "reftok-robot", "reftok-41616"])

@@ -81,8 +81,9 @@ VIDTOK |= {
     "vidtok_variant_3": replace(BASE, middle="separable"),
 }
 
+FIFTEEN_BITS = FSQConfig(levels=(16, *(4,) * 3, *(2,) * 5), regularization=False, even=0.1)
 COMPACT = VidTokConfig(
-    quantizer=FSQConfig(levels=(8,) * 5, rounding_from=1000),
+    quantizer=replace(FIFTEEN_BITS, rounding_from=300),
     patch=(2, 4, 4),
     transform="haar",
     width=128,
@@ -94,13 +95,13 @@ COMPACT = VidTokConfig(
     time_up=(1,),
     edge="past-first",
     block="light",
-    sampler="plain",
+    sampler="fold",
     middle="none",
 )
 """The default's network: 4x8x8, 15 bits a token, Haar front, no attention."""
 
-LEANING = replace(COMPACT, quantizer=FSQConfig(levels=(8,) * 5, regularization=False))
-ROBOT = replace(COMPACT, width=96, quantizer=FSQConfig(levels=(8, 5, 5, 5), regularization=False))
+LEANING = replace(COMPACT, quantizer=FIFTEEN_BITS)
+ROBOT = replace(COMPACT, width=96, quantizer=replace(FIFTEEN_BITS, levels=(8, 5, 5, 5)))
 REFTOK: dict[str, RefTokConfig] = {
     "reftok-default": RefTokConfig(body=LEANING),
     "reftok-robot": RefTokConfig(body=ROBOT, width=48),
