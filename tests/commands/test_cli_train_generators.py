@@ -1,6 +1,7 @@
 """`train` for generators: latents and ids computed once, the loop, and the videos they make."""
 
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -164,9 +165,12 @@ def test_two_processes_share_a_run(
     alone = words("sit_cpu", tokenizers["planes"], data, tmp_path / "one", frames=4)
     assert run(*alone).code == 0
     both = words("sit_cpu", tokenizers["planes"], data, tmp_path / "two", frames=4)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
-    command = [*torchrun, "--master-port=29611", "-m", "reeltok.cli", *map(str, both)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    command = [*torchrun, f"--master-port={port}", "-m", "reeltok.cli", *map(str, both)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr
     assert (
         flow.load(tmp_path / "two" / "model").config == flow.load(tmp_path / "one" / "model").config
