@@ -93,7 +93,7 @@ def body(line: Line) -> dict[str, object]:
 
 def draw(lab: Lab, results: list[Result]) -> None:
     """PSNR beside the paper's."""
-    draw_dots(results, ("psnr", "lpips"), TABLES, lab.out / "compression.png")
+    draw_dots(lab, results, ("psnr", "lpips"))
 
 
 STUDY = Study(

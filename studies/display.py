@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from reeltok.evaluate.published import PUBLISHED, PublishedRow
 
 if TYPE_CHECKING:
-    from lab import Result
+    from lab import Lab, Result
 
 CAPTIONS = {
     "tiny": "At small scale: tiny networks, minutes of training, our clips. Compare the order and "
@@ -106,15 +106,13 @@ def table(
     return "\n".join([*lines, "", caption, ""])
 
 
-def draw_dots(
-    results: Sequence["Result"], keys: Sequence[str], tables: Sequence[str], target: Path
-) -> None:
+def draw_dots(lab: "Lab", results: Sequence["Result"], keys: Sequence[str]) -> None:
     """One line a row: every seed a dot, a bar at their mean; in the last panel the paper's PSNR."""
     from matplotlib.figure import Figure
 
-    groups = by_row(results)
+    groups, tables = by_row(results), lab.study.published
     beside = {n: find_published(tables, g[0].row.published) for n, g in groups.items()}
-    figure = Figure(figsize=(3 + 2.6 * (len(keys) + 1), 0.9 + 0.32 * len(groups)), dpi=80)
+    figure = Figure(figsize=(3 + 2.6 * (len(keys) + 1), 0.9 + 0.32 * max(3, len(groups))), dpi=80)
     panels = figure.subplots(1, len(keys) + 1, sharey=True, squeeze=False)[0]
     for axes, key in zip(panels, keys, strict=False):
         factor = COLUMNS[key].factor
@@ -123,14 +121,18 @@ def draw_dots(
             axes.plot(values, [place] * len(values), "o", color="tab:blue", ms=4, alpha=0.7)
             if values:
                 axes.plot([statistics.fmean(values)], [place], "|", color="black", ms=12)
-        axes.set_title(f"{COLUMNS[key].title}, at small scale", fontsize=8)
+        axes.set_title(f"{COLUMNS[key].title}, ours", fontsize=8)
     for place, row in enumerate(beside.values()):
         if row is not None and "psnr" in row.values:
             panels[-1].plot([row.values["psnr"]], [place], "D", color="tab:orange", ms=5)
     panels[-1].set_title("PSNR, paper", fontsize=8)
     panels[0].set_yticks(range(len(groups)), list(groups), fontsize=8)
     panels[0].invert_yaxis()
-    finish(figure, panels, target)
+    panels[0].margins(y=0.2)
+    for axes in panels:
+        axes.locator_params(axis="x", nbins=5)
+    figure.suptitle(CAPTIONS[lab.setting].partition(":")[0], fontsize=9)
+    finish(figure, panels, lab.out / f"{lab.study.name}.png")
 
 
 def finish(figure: Any, panels: Sequence[Any], target: Path) -> None:

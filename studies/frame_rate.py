@@ -54,8 +54,7 @@ def tiny_stages(name: str, seed: int) -> tuple[Recipe]:
 
 def draw(lab: Lab, results: list[Result]) -> None:
     """The scores; then one held-out clip: frames, a slice through time, and moving."""
-    keys = ("psnr", "psnr@8", "psnr@3", "flicker")
-    draw_dots(results, keys, TABLES, lab.out / "frame_rate.png")
+    draw_dots(lab, results, ("psnr", "psnr@8", "psnr@3", "flicker"))
     shown = show(lab, [r for r in results if r.seed == 0])
     if shown:
         draw_motion(shown, lab)
@@ -90,7 +89,7 @@ def draw_motion(shown: dict[str, Tensor], lab: Lab) -> None:
     """Four frames of each, and the middle line of pixels over time."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.2, 1.55 * len(shown)), dpi=60)
+    figure = Figure(figsize=(7.2, 1.55 * len(shown)), dpi=50)
     grid = figure.subplots(len(shown), 5, squeeze=False)
     for axes, (name, frames) in zip(grid, shown.items(), strict=True):
         for place, time in zip(axes, (0, 4, 8, 12), strict=False):

@@ -58,7 +58,7 @@ def sized(kind: str, codes: int) -> dict[str, Any]:
 
 def draw(lab: Lab, results: list[Result]) -> None:
     """PSNR and use of the codebook, beside the paper's PSNR."""
-    draw_dots(results, ("psnr", "utilization"), TABLES, lab.out / "quantizers.png")
+    draw_dots(lab, results, ("psnr", "utilization"))
 
 
 STUDY = Study(

@@ -8,7 +8,7 @@ and the published ratio of steps (50 to 30) and of batches (16 to 8).
 
 from dataclasses import replace
 
-from display import finish, running_sum
+from display import CAPTIONS, finish, running_sum
 from judging import Judge
 from lab import Lab, Result, Row, Study, run, tiny
 
@@ -85,10 +85,11 @@ def draw(lab: Lab, results: list[Result]) -> None:
     axes = figure.subplots()
     for number, result in enumerate(r for r in results if r.seed == 0):
         spent, scores = curve(result)
-        axes.plot(spent, scores, color=f"C{number}", marker=".", label=result.row.name, lw=1)
+        name, width = result.row.name, 4 - number  # lines that share a stage lie on one another
+        axes.plot(spent, scores, color=f"C{number}", marker=".", label=name, lw=width)
     axes.set_xlabel("training operations (TFLOP, counted)", fontsize=8)
-    axes.set_ylabel("held-out PSNR, dB", fontsize=8)
-    axes.set_title("One stage against two, at small scale", fontsize=9)
+    axes.set_ylabel("held-out PSNR, dB (mean of groups)", fontsize=8)
+    axes.set_title(CAPTIONS[lab.setting].partition(":")[0], fontsize=9)
     axes.legend(fontsize=7)
     finish(figure, [axes], lab.out / "stages.png")
 
