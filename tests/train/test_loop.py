@@ -37,7 +37,7 @@ def test_twenty_steps_are_golden(clips: Path, tmp_path: Path) -> None:
         GOLDEN.write_text(json.dumps({"loss": found}, indent=1) + "\n")
     assert found == pytest.approx(json.loads(GOLDEN.read_text())["loss"], rel=1e-3)
     assert (tmp_path / "run" / "best" / "model.safetensors").is_file()
-    assert sum(found[-5:]) < 0.97 * sum(found[:5])
+    assert sum(found[-5:]) < 0.9 * sum(found[:5])
 
 
 class Line:

@@ -40,7 +40,8 @@ def test_two_processes_give_the_losses_of_one(
     clips: Path, tmp_path: Path, strategy: str, kind: str
 ) -> None:
     changes = {**PLAIN, "loop.strategy": strategy, "loop.optimizer.kind": kind}
-    changes["loop.accumulate"] = "2"
+    # Parts of a batch are other clips where processes share them; a statistic would see that.
+    changes |= {"loop.accumulate": "2", "settings.quantizer.even": "0"}
     train(change(small_recipe(), changes), data=clips, out=tmp_path / "one", device="cpu")
     run_two(clips, tmp_path / "two", *(f"{key}={value}" for key, value in changes.items()))
     one, two = terms_of(tmp_path / "one"), terms_of(tmp_path / "two")
@@ -56,12 +57,12 @@ def test_two_processes_give_the_losses_of_one(
 def test_statistics_of_a_critic_are_taken_over_all_processes(
     clips: Path, tmp_path: Path, strategy: str
 ) -> None:
-    """Adaptive weight and LeCAM; without BatchNorm, whose batch is a process's own."""
+    """Adaptive weight, LeCAM, evenness of codes; without BatchNorm: its batch is a process's own."""
     critic = {"width": 8, "layers": 2, "norm": "none", "first": 1, "lecam": 0.1, "weight": 0.5}
     changes = {**PLAIN, "losses.critic": json.dumps(critic), "loop.strategy": strategy}
     train(change(small_recipe(), changes), data=clips, out=tmp_path / "one", device="cpu")
     run_two(clips, tmp_path / "two", *(f"{key}={value}" for key, value in changes.items()))
-    for name in ("loss", "adaptive", "lecam", "critic_loss"):
+    for name in ("loss", "even", "adaptive", "lecam", "critic_loss"):
         one, two = (terms_of(tmp_path / run, name) for run in ("one", "two"))
         assert len(one) >= 3
         assert two == pytest.approx(one, abs=1e-5, rel=1e-3), name
