@@ -57,7 +57,7 @@ def test_two_processes_give_the_losses_of_one(
 def test_statistics_of_a_critic_are_taken_over_all_processes(
     clips: Path, tmp_path: Path, strategy: str
 ) -> None:
-    """Adaptive weight, LeCAM, evenness of codes; without BatchNorm: its batch is a process's own."""
+    """Adaptive weight, LeCAM, evenness; without BatchNorm, whose batch is a process's own."""
     critic = {"width": 8, "layers": 2, "norm": "none", "first": 1, "lecam": 0.1, "weight": 0.5}
     changes = {**PLAIN, "losses.critic": json.dumps(critic), "loop.strategy": strategy}
     train(change(small_recipe(), changes), data=clips, out=tmp_path / "one", device="cpu")
