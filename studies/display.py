@@ -43,7 +43,7 @@ COLUMNS = {
     "parameters_m": Column("parameters, M", 2),
     "gmacs": Column("GMAC a clip", 2),
     "macs_t": Column("TMAC a clip", 2),
-    "tflop": Column("training, TFLOP", 0),
+    "tflop": Column("training, TFLOP", 2),
     "processor_s": Column("processor s", 0),
     "a100_hours": Column("A100 hours", 0),
 }

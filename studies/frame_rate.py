@@ -72,7 +72,8 @@ def show(lab: Lab, results: list[Result]) -> dict[str, Tensor]:
     clips = [(c, x) for c, x in held_out(source, row.judge, None) if c.path.name in allowed]
     if not clips:
         return {}
-    _, x = max(clips, key=lambda pair: pair[1].diff(dim=2).abs().mean().item())
+    clip, x = max(clips, key=lambda pair: pair[1].diff(dim=2).abs().mean().item())
+    print(f"shown is {clip.name}", flush=True)
     shown = {"original": as_frames(x)}
     for result in results:
         model = zoo.load(result.folder / "model")
