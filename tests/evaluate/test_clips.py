@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from reeltok.evaluate.clips import clips, frame, grouped, hash_of, resize, spread
+from reeltok.evaluate.clips import Held, clips, frame, grouped, hash_of, resize, spread
 from reeltok.evaluate.metrics import Box
 from reeltok.evaluate.protocols import Protocol
 from reeltok.video import Video, write
@@ -47,6 +47,36 @@ def test_short_and_small_clips_are_left_out_with_the_reason(folder: Path) -> Non
     found = clips(replace(PLAIN, smallest=33), folder)
     assert [*found] == []
     assert found.left_out["a.mkv"] == "48x32 pixels, but 33 are asked for"
+
+
+def test_held_clips_are_the_same_and_need_no_file(folder: Path) -> None:
+    for protocol in (PLAIN, replace(PLAIN, window="consecutive")):
+        held = Held()
+        first = clips(protocol, folder, held=held)
+        seen = [(clip.name, clip.sha256, clip.filled) for clip in first]
+        again = clips(protocol, folder, held=held)
+        for item in again.items:
+            item.path.rename(item.path.with_suffix(".away"))
+        assert [(clip.name, clip.sha256, clip.filled) for clip in again] == seen
+        assert (again.filled, again.broken) == (first.filled, {})
+        for item in again.items:
+            item.path.with_suffix(".away").rename(item.path)
+
+
+def test_what_is_held_is_bounded_and_never_hides_what_was_left_out(folder: Path) -> None:
+    one = 4 * 32 * 48 * 3  # bytes of a clip
+    held = Held(2 * one - 1)
+    assert len([*clips(PLAIN, folder, held=held)]) == 3
+    assert [name for name, _ in held.kept] == ["a.mkv"]
+    assert held.left == one - 1
+    short = replace(PLAIN, window="consecutive", short="skip")
+    held = Held()
+    found = [clips(short, folder, held=held) for _ in range(2)]
+    assert [[clip.name for clip in every] for every in found] == [
+        ["a.mkv#0", "b.mkv#0", "b.mkv#1"]
+    ] * 2
+    assert found[0].left_out == found[1].left_out
+    assert set(found[0].left_out) == {"b.mkv", "c.mkv"}
 
 
 def test_consecutive_clips_cover_the_video_and_the_last_is_filled(folder: Path) -> None:

@@ -131,11 +131,13 @@ class Comparison:
         max_broken: int,
     ) -> None:
         from reeltok import zoo
+        from reeltok.evaluate.clips import Held
         from reeltok.evaluate.scores import open_judge
 
         self.plan, self.data, self.media, self.root = plan, data, media, root
         self.device = zoo.pick_device(device)
         self.work, self.max_broken = work, max_broken
+        self.held = Held()
         self.full = open_judge(plan.metrics, frames=plan.fvd_frames, device=self.device)
         found = tuple(key for key in CURVE if key in plan.metrics)
         self.brief: Judge = replace(self.full, metrics=found, extractors={}, missing={})
@@ -159,6 +161,7 @@ class Comparison:
                 work=self.work,
                 max_broken=self.max_broken,
                 tell=tell,
+                held=self.held,
                 **more,
             )
 
@@ -182,7 +185,9 @@ class Comparison:
         from reeltok.evaluate.clips import clips
         from reeltok.evaluate.run import place
 
-        return clips(self.plan, self.data, root=self.root, causal=causal, shard=place())
+        return clips(
+            self.plan, self.data, root=self.root, causal=causal, shard=place(), held=self.held
+        )
 
     def peers(self, text: str, like: "Yardstick") -> "list[Subject]":
         """The subjects that a peer's name stands for."""

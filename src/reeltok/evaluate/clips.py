@@ -7,7 +7,7 @@ pixels, so that two results can show that they were judged on the same clips.
 import hashlib
 import math
 import random
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -21,6 +21,8 @@ from reeltok.evaluate.metrics import Box
 from reeltok.evaluate.protocols import Protocol, find_protocol
 from reeltok.video import Video
 
+HELD = 128 * 2**20  # bytes of pixels kept between subjects: 40 clips of 17x256x256
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Clip:
@@ -32,6 +34,25 @@ class Clip:
     filled: int = 0  # frames that repeat the last one
     boxes: tuple[Box, ...] = ()  # in pixels of this clip
     row: dict[str, str] = field(default_factory=dict)  # what the list says of the video
+
+
+class Held:
+    """The clips of a set that stay between subjects, so that a video is decoded once.
+
+    Those that come first stay, up to `limit` bytes: a set is always gone through in one order, in
+    which the clip used last is the one needed last. One `Held` serves one data set and protocol.
+    """
+
+    def __init__(self, limit: int = HELD) -> None:
+        self.left = limit
+        self.kept: dict[tuple[str, int | None], list[Clip]] = {}
+
+    def keep(self, key: tuple[str, int | None], clips: list[Clip]) -> None:
+        """Keep all clips of a video, if they fit."""
+        size = size_of(clips)
+        if clips and size <= self.left:
+            self.kept[key] = clips
+            self.left -= size
 
 
 class Clips:
@@ -48,11 +69,13 @@ class Clips:
         *,
         causal: bool = True,
         done: Container[str] = (),
+        held: Held | None = None,
     ) -> None:
         self.protocol = protocol
         self.items = items
         self.frames = protocol.clip_frames(causal=causal)
         self.done = done
+        self.held = Held(0) if held is None else held
         self.broken: dict[str, str] = {}
         self.left_out: dict[str, str] = {}
         self.filled = 0
@@ -63,12 +86,26 @@ class Clips:
             if item.name in self.done:  # its only clip: the video need not be opened
                 continue
             try:
-                for clip in self._of(item):
+                for clip in self._once(item):
                     if clip.name not in self.done:
                         self.filled += clip.filled > 0
                         yield clip
             except (ValueError, OSError) as error:
                 self.broken[item.name] = str(error)
+
+    def _once(self, item: Item) -> Iterator[Clip]:
+        """The clips of a video: those that are held, or made and, where all is well, held."""
+        key, made = (item.name, self.frames), list[Clip]()
+        if key in self.held.kept:
+            yield from self.held.kept[key]
+            return
+        fits = True
+        for clip in self._of(item):
+            fits = fits and size_of([*made, clip]) <= self.held.left
+            made = [*made, clip] if fits else []
+            yield clip
+        if fits and item.name not in self.left_out:  # else the reason must be found again
+            self.held.keep(key, made)
 
     def _of(self, item: Item) -> Iterator[Clip]:
         plan, boxes = self.protocol, item.boxes
@@ -126,12 +163,13 @@ def clips(
     causal: bool = True,
     shard: tuple[int, int] = (0, 1),
     done: Container[str] = (),
+    held: Held | None = None,
 ) -> Clips:
     """The clips of a data set under a protocol; see `find_items` for what a data set may be.
 
     `causal` chooses between the protocol's two clip lengths; `shard` is (rank, number of ranks);
-    clips named in `done` are passed over. Raises ValueError or FileNotFoundError where the
-    protocol is unknown or the data holds nothing.
+    clips named in `done` are passed over, those in `held` not decoded again. Raises ValueError or
+    FileNotFoundError where the protocol is unknown or the data holds nothing.
     """
     plan = find_protocol(protocol) if isinstance(protocol, str) else protocol
     items = find_items(data, root=root)
@@ -141,7 +179,12 @@ def clips(
     if wanted < len(items):
         chosen = sorted(random.Random(0).sample(range(len(items)), wanted))
         items = [items[i] for i in chosen]
-    return Clips(plan, items[shard[0] :: shard[1]], causal=causal, done=done)
+    return Clips(plan, items[shard[0] :: shard[1]], causal=causal, done=done, held=held)
+
+
+def size_of(clips: Iterable[Clip]) -> int:
+    """The bytes that the pixels of clips hold in memory."""
+    return sum(clip.video.frames.untyped_storage().nbytes() for clip in clips)
 
 
 def spread(total: int, length: int, count: int) -> list[int]:
@@ -190,7 +233,8 @@ def frame(
     )
     kept = tuple(_move(box, scale, left, top) for box in boxes)
     kept = tuple(b for b in kept if -b.width < b.left < wide and -b.height < b.top < tall)
-    return replace(video, frames=frames[:, top : top + tall, left : left + wide]), kept
+    cut = frames[:, top : top + tall, left : left + wide]
+    return replace(video, frames=cut.contiguous()), kept  # what was cut off is let go
 
 
 def _move(box: Box, scale: float, left: int, top: int) -> Box:

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import reeltok
-from reeltok.evaluate.clips import Clip, Clips, clips
+from reeltok.evaluate.clips import Clip, Clips, Held, clips
 from reeltok.evaluate.protocols import DEFAULT, Protocol, find_protocol
 from reeltok.evaluate.results import Result
 from reeltok.evaluate.scores import ClipScore, Judge, Scores, open_judge
@@ -109,12 +109,14 @@ def evaluate(
     tell: Tell | None = None,
     keep: Keep | None = None,
     kept: Callable[[Clip], bool] = lambda clip: True,
+    held: Held | None = None,
 ) -> Result:
     """Judge a subject on the clips that a protocol makes of a data set.
 
     `work` holds finished clips for the next run. `keep` is given every clip with what came of it,
-    and `kept` says whether it already was. Raises ValueError where no clip fits the protocol, more
-    than `max_broken` clips break, or the protocol is for generators only.
+    and `kept` says whether it already was; `held` are decoded clips to share with the next run.
+    Raises ValueError where no clip fits the protocol, more than `max_broken` clips break, or the
+    protocol is for generators only.
     """
     plan = find_protocol(protocol) if isinstance(protocol, str) else protocol
     if plan.given or plan.judged:
@@ -122,7 +124,7 @@ def evaluate(
     judge = judge or open_judge(plan.metrics, frames=plan.fvd_frames, device=device)
     if not subject.trained:
         judge = Judge(metrics=(), missing=dict.fromkeys(plan.metrics, RANDOM))
-    found = clips(plan, data, root=root, causal=subject.causal, shard=place())
+    found = clips(plan, data, root=root, causal=subject.causal, shard=place(), held=held)
     run = Run(subject, plan, judge, Shelf(work, subject, plan, judge), found)
     for clip in found:
         try:
