@@ -59,7 +59,7 @@ STUDY = Study(
     title=__doc__,
     published=TABLES,
     rows=rows,
-    seeds=1,
+    seeds=3,
     columns=("parameters_m", "gmacs", "psnr", "ssim", "lpips"),
     draw=draw,
 )

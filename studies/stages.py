@@ -111,7 +111,7 @@ STUDY = Study(
     title=__doc__,
     published=TABLES,
     rows=rows,
-    seeds=1,
+    seeds=3,
     columns=("psnr", "ssim", "lpips", "tflop", "processor_s"),
     draw=draw,
 )
