@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from reeltok.media.colour import MADE
+from reeltok.spec import Spec
 from reeltok.tokens import Tokens
 from reeltok.video import Colour, Video, to_bytes
 
@@ -199,6 +201,11 @@ def count_frames(x: Video | Tensor) -> int:
     return len(x) if isinstance(x, Video) else as_tensor(x).shape[2]
 
 
+def frame_size(x: Video | Tensor) -> tuple[int, int]:
+    """Height and width of the frames of `x`, in pixels."""
+    return (x.height, x.width) if isinstance(x, Video) else (x.shape[3], x.shape[4])
+
+
 def split_frames(x: Video | Tensor, chunk: int) -> Iterator[Video | Tensor]:
     """`x` in parts of `chunk` frames."""
     for start in range(0, count_frames(x), chunk):
@@ -235,6 +242,20 @@ def whole_blocks(parts: Iterable[Tokens], opening: int, steps: int) -> Iterator[
         yield held
 
 
+def whole_windows(parts: Iterable[Tokens], spec: Spec) -> Iterator[Tokens]:
+    """The parts of a stream as they came, or each in the windows that it was coded in."""
+    if spec.causal:
+        yield from parts
+        return
+    for part in parts:
+        window = part.settings["window"]
+        steps = spec.steps(window)
+        for i, step in enumerate(range(0, part.grid[0], steps)):
+            end = min(part.frames, (i + 1) * window)
+            last = min(part.grid[0], step + steps)
+            yield part.part(step, last, frames=(i * window, end))
+
+
 def check_chunk(chunk: int | None) -> None:
     """ValueError unless `chunk` is a number of frames, or None."""
     if chunk is not None and chunk < 1:
@@ -252,9 +273,9 @@ def frame_range(frames: int, start: int | None, stop: int | None) -> tuple[int, 
     return first, end
 
 
-def type_name(x: Tensor) -> str:
-    """The name of a tensor's type, such as "float32"."""
-    return str(x.dtype).removeprefix("torch.")
+def type_name(x: Video | Tensor) -> str:
+    """How tokens name what was given: "video", or the type of a tensor, such as "float32"."""
+    return "video" if isinstance(x, Video) else str(x.dtype).removeprefix("torch.")
 
 
 def give(x: Tensor, part: Tokens, times: Tensor | None) -> Video | Tensor:
@@ -262,15 +283,19 @@ def give(x: Tensor, part: Tokens, times: Tensor | None) -> Video | Tensor:
     given = part.settings.get("given", "float32" if part.fps is None else "video")
     if given != "video":
         return x.to(getattr(torch, given))
-    colour = {} if part.colour is None else {"colour": Colour(**part.colour)}
+    colour = MADE if part.colour is None else Colour(**part.colour)
     start = part.settings.get("start", 0.0)
-    return Video(frames=to_bytes(x), fps=part.fps, times=times, start=start, **colour)
+    return Video(frames=to_bytes(x), fps=part.fps, times=times, colour=colour, start=start)
 
 
 def join_frames(parts: list[Video | Tensor], skip: int) -> Video | Tensor:
     """The parts as one, without the first `skip` frames."""
-    if isinstance(parts[0], Tensor):
-        return torch.cat(parts, dim=2)[:, :, skip:]
-    frames = torch.cat([part.frames for part in parts])[skip:]
-    times = None if parts[0].times is None else torch.cat([p.times for p in parts])[skip:]
-    return replace(parts[0], frames=frames, times=times)
+    tensors = [part for part in parts if isinstance(part, Tensor)]
+    videos = [part for part in parts if isinstance(part, Video)]
+    assert not tensors or not videos, "all parts of a clip are given back in the same way"
+    if tensors:
+        return torch.cat(tensors, dim=2)[:, :, skip:]
+    frames = torch.cat([video.frames for video in videos])[skip:]
+    known = [video.times for video in videos if video.times is not None]
+    times = torch.cat(known)[skip:] if len(known) == len(videos) else None
+    return replace(videos[0], frames=frames, times=times)

@@ -100,8 +100,8 @@ def cut_references(references: References, cut: int) -> tuple[References, Refere
 class Network(Protocol):
     """What a course needs of a tokenizer."""
 
-    def encode_part(self, x: Tensor, past: Past | None, **options: Any) -> Quantized: ...
-    def decode_part(self, z: Tensor, past: Past | None, **options: Any) -> Tensor: ...
+    def encode_part(self, x: Tensor, past: Past | None, *_: Any, **options: Any) -> Quantized: ...
+    def decode_part(self, z: Tensor, past: Past | None, *_: Any, **options: Any) -> Tensor: ...
 
 
 @dataclass
@@ -141,8 +141,9 @@ class Course:
         first, rest = cut_references(references, cut)
         early = self.encode(x[:, :, :cut], min(real, cut), options, first)
         late = self.encode(x[:, :, cut:], max(0, real - cut), options, rest)
-        ids = None if early.ids is None else torch.cat([early.ids, late.ids], dim=1)
-        return replace(early, z=torch.cat([early.z, late.z], dim=2), ids=ids)
+        ids = [part.ids for part in (early, late) if part.ids is not None]
+        joined = torch.cat(ids, dim=1) if ids else None
+        return replace(early, z=torch.cat([early.z, late.z], dim=2), ids=joined)
 
     def decode(self, z: Tensor, *, last: bool, references: References = NOTHING) -> Tensor:
         """Frames `b c t h w` of a run of whole steps `b d *grid`; some may be held back."""
@@ -170,8 +171,9 @@ class Course:
             parts.append(self.network.encode_part(box, self._past(i), frames=real, **seen))
         if len(parts) == 1:
             return parts[0]
-        ids = None if parts[0].ids is None else tiles.join_tokens([p.ids for p in parts])
-        return replace(parts[0], z=tiles.join_tokens([p.z for p in parts]), ids=ids)
+        z, ids = [p.z for p in parts], [p.ids for p in parts if p.ids is not None]
+        joined = tiles.join_tokens(ids) if ids else None
+        return replace(parts[0], z=tiles.join_tokens(z), ids=joined)
 
     def _decode_tiles(self, z: Tensor, last: bool, references: References) -> Tensor:
         if z.ndim != 5:

@@ -31,6 +31,7 @@ from reeltok.streaming import (
     count_frames,
     crop,
     frame_range,
+    frame_size,
     give,
     join_frames,
     mark_last,
@@ -40,6 +41,7 @@ from reeltok.streaming import (
     split_frames,
     type_name,
     whole_groups,
+    whole_windows,
 )
 from reeltok.tiling import Course
 from reeltok.tokens import Tokens
@@ -109,6 +111,11 @@ class Tokenizer(nn.Module):
         if reference is not None:
             raise ValueError(f"{self.name} codes frames alone: leave reference=None")
         return Leaning()
+
+    def find_latents(self, part: Tokens) -> Float[Tensor, "b d *grid"]:
+        """The latents that a part holds or its ids stand for."""
+        ids = part.first_tensor
+        return self.lookup(ids.to(self.device)) if part.latents is None else part.latents
 
     def find_references(self, part: Tokens, reference: Tensor | None) -> Mapping[int, Reference]:
         """The references that `choose_references` chose, by the step of `part` they come before."""
@@ -215,7 +222,7 @@ class Tokenizer(nn.Module):
         if isinstance(tokens, Tokens) and tokens.grid == (math.prod(grid),):
             tokens = tokens.on_grid(grid)
         if tokens.settings.get("pad") == "front":
-            return self.decode_front(tokens)
+            return self.decode_front(tokens.part(0, tokens.grid[0]))
         check_chunk(chunk)
         spec = self.spec
         first, end = frame_range(tokens.frames, start, stop)
@@ -244,8 +251,8 @@ class Tokenizer(nn.Module):
         self._check(given)
         course = self._course(spec.first_steps, spec.group_steps, tile, apart=hold)
         times: list[Tensor] = []
-        for part, last in mark_last(self._windows(parts)):
-            z = self.lookup(part.ids.to(self.device)) if part.latents is None else part.latents
+        for part, last in mark_last(whole_windows(parts, spec)):
+            z = self.find_latents(part)
             left += part.frames
             times += [] if part.times is None else [part.times]
             references = self.find_references(part, frame)
@@ -314,35 +321,23 @@ class Tokenizer(nn.Module):
             yield part.part(step, late, frames=(frame, end))
             frame = end
 
-    def _windows(self, parts: Iterable[Tokens]) -> Iterator[Tokens]:
-        """The parts as they came, or each in the windows that it was coded in."""
-        if self.spec.causal:
-            yield from parts
-            return
-        for part in parts:
-            window = part.settings["window"]
-            steps = self.spec.steps(window)
-            for i, step in enumerate(range(0, part.grid[0], steps)):
-                end = min(part.frames, (i + 1) * window)
-                last = min(part.grid[0], step + steps)
-                yield part.part(step, last, frames=(i * window, end))
-
     def _record(
         self, quantized: Quantized, run: Frames, given: Video | Tensor, window: int | None
     ) -> Tokens:
-        video = isinstance(given, Video)
-        settings: dict[str, Any] = {"given": "video" if video else type_name(given)}
-        settings |= {"start": given.start} if video and given.start else {}  # where sound begins
+        video, (height, width) = given if isinstance(given, Video) else None, frame_size(given)
+        settings: dict[str, Any] = {"given": type_name(given)}
+        if video is not None and video.start:
+            settings["start"] = video.start  # where sound begins
         return Tokens(
             ids=quantized.ids,
             latents=quantized.z,
             grid=tuple(quantized.z.shape[2:]),
             frames=run.real,
-            height=given.height if video else given.shape[3],
-            width=given.width if video else given.shape[4],
-            fps=given.fps if video else None,
+            height=height,
+            width=width,
+            fps=None if video is None else video.fps,
             times=run.times,
-            colour=asdict(given.colour) if video else None,
+            colour=None if video is None else asdict(video.colour),
             model=self.name,
             weights=self.hash,
             vocabulary=self.spec.vocabulary,

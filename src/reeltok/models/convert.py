@@ -5,7 +5,7 @@ Public layouts: VidTok's `.ckpt` and diffusers' `AutoencoderVidTok` (the same ke
 
 import re
 from argparse import Namespace
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,7 @@ def from_weights(
     family: str, state_dict: Mapping[str, Tensor], config: Any, name: str
 ) -> Tokenizer:
     """A tokenizer of `config` from a public state dict. ValueError as for `from_public`."""
+    read: dict[str, Callable[..., Tokenizer]]
     read = {"vidtok": vidtok_from_public, "coordtok": coordtok_from_public}
     return read[family](state_dict, config, name)
 

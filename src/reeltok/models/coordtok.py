@@ -314,7 +314,7 @@ class CoordTok(Tokenizer):
         box = tuple(inside(name, side, end) for name, (side, end) in sides.items())
         parts = []
         for part, (first, last) in self._windows_of(tokens, box[0]):
-            z = part.latents if part.latents is not None else self.lookup(part.first_tensor)
+            z = self.find_latents(part)
             with self._gradient(z):
                 z = z.to(device=self.device, dtype=self.dtype)
                 here = ((first, last), *box[1:])

@@ -235,12 +235,7 @@ class RefTok(Tokenizer):
             yield Coded(quantized, frames)
 
     def _begin(
-        self,
-        x: Tensor,
-        past: Past,
-        begin: Reference | None,
-        given: bool,
-        draw: Mapping[str, Any],
+        self, x: Tensor, past: Past, begin: Reference | None, given: bool, draw: Mapping[str, Any]
     ) -> tuple[int, Coded]:
         """How many frames come before the first block, and those: plain, stored, or none."""
         if begin is not None:

@@ -4,6 +4,7 @@ Shared by the families whose body is VidTok's. Level 0 has the full resolution.
 """
 
 import math
+from functools import partial
 from typing import Literal
 
 import torch
@@ -263,25 +264,25 @@ def double_space(x: Float[Tensor, "b t h w c"]) -> Float[Tensor, "b t h2 w2 c"]:
 
 def block(channels_in: int, channels_out: int, config: VidTokConfig) -> nn.ModuleList:
     """One block of a level: over space, then over time; or one over both."""
-    kind = {"edge": config.edge, "groups": config.groups}
+    residual = partial(Residual, edge=config.edge, groups=config.groups)
     if config.block == "full":
-        return nn.ModuleList([Residual(channels_in, channels_out, BOTH, **kind)])
+        return nn.ModuleList([residual(channels_in, channels_out, BOTH)])
     if config.block == "light":
         return nn.ModuleList(
             [
-                Residual(channels_in, channels_out, SPACE, norms=1, **kind),
-                Residual(channels_out, channels_out, TIME, convs=1, norms=1, **kind),
+                residual(channels_in, channels_out, SPACE, norms=1),
+                residual(channels_out, channels_out, TIME, convs=1, norms=1),
             ]
         )
-    space = Residual(channels_in, channels_out, SPACE, **kind)
-    return nn.ModuleList([space, Residual(channels_out, channels_out, TIME, **kind)])
+    space = residual(channels_in, channels_out, SPACE)
+    return nn.ModuleList([space, residual(channels_out, channels_out, TIME)])
 
 
 def middle(channels: int, config: VidTokConfig) -> nn.ModuleList:
     """The coarsest level's own stages: block, attention inside each frame, block."""
     if config.middle == "none":
         return nn.ModuleList()
-    kind = {"edge": config.edge, "groups": config.groups}
+    residual = partial(Residual, edge=config.edge, groups=config.groups)
     kernels = [BOTH] if config.middle == "full" else [SPACE, TIME]
-    before, after = ([Residual(channels, channels, k, **kind) for k in kernels] for _ in "ab")
+    before, after = ([residual(channels, channels, k) for k in kernels] for _ in "ab")
     return nn.ModuleList([*before, Attention(channels, groups=config.groups), *after])

@@ -108,10 +108,16 @@ class Decoder(nn.Module):
         return x[:, self.factor - 1 :] if self.zeros_first and first else x
 
 
+def flat(stage: nn.Module) -> list[nn.Module]:
+    """What lists of lists of modules hold, in order."""
+    if not isinstance(stage, nn.ModuleList):
+        return [stage]
+    return [part for each in stage for part in flat(each)]
+
+
 def running_order(network: Encoder | Decoder) -> list[nn.Module]:
     """The stages between a network's first and last convolution, in the order they run."""
-    levels = [part for level in network.levels for stage in level for part in stage]
-    after = isinstance(network, Encoder)
+    levels, after = flat(network.levels), isinstance(network, Encoder)
     return [*levels, *network.middle] if after else [*network.middle, *levels]
 
 
@@ -196,7 +202,7 @@ class VidTok(Tokenizer):
 
     def decode_front(self, tokens: Tokens) -> Video | Tensor:
         """What `encode_front` was given: the first frame fills its group, the last frames count."""
-        z = self.lookup(tokens.ids) if tokens.latents is None else tokens.latents
+        z = self.find_latents(tokens)
         with self._gradient(z):
             x = self.decode_part(z.to(device=self.device, dtype=self.dtype))
         first = x[:, :, :1].expand(-1, -1, self.config.factors[0] - 1, -1, -1)

@@ -223,6 +223,8 @@ def unevenness(x: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
 class FSQ(Lattice):
     """tanh to the range of each channel, then rounding, as in the paper's appendix (eps 1e-3)."""
 
+    config: FSQConfig
+
     def bound(self, z: Tensor) -> Tensor:
         half, offset, shift = self.range(z)
         return torch.tanh(z + shift) * half - offset
