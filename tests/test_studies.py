@@ -48,7 +48,7 @@ def make_clips(folder: Path) -> Path:
 def conduct(load, monkeypatch: pytest.MonkeyPatch, data: Path, out: Path) -> ModuleType:
     """Run the study `stages` as people do, two steps a stage."""
     lab, stages = load("lab"), load("stages")
-    command = ["stages.py", "--data", str(data), "--out", str(out), "--steps", "2"]
+    command = ["stages.py", "--data", str(data), "--out", str(out), "--steps", "2", "--seeds", "1"]
     monkeypatch.setattr(sys, "argv", [*command, "--device", "cpu"])
     lab.run(stages.STUDY)
     return lab
