@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
+from reeltok.folder import parse_config
 from reeltok.models import convert
 from reeltok.models.coordtok import CoordTok, CoordTokConfig
 from reeltok.models.injection import RefTokConfig
@@ -140,12 +140,7 @@ def config_of(record: Mapping[str, Any]) -> Any:
     kind = FAMILIES[record["family"]][0]
     if isinstance(record["config"], kind):
         return record["config"]
-    try:
-        return TypeAdapter(kind).validate_json(json.dumps(record["config"]))
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"config.json of {record['name']}: {place}: {first['msg']}") from error
+    return parse_config(record["config"], kind, f"config.json of {record['name']}")
 
 
 def fill(family: str, config: Any, name: str, weights: dict[str, Tensor]) -> Tokenizer:

@@ -397,7 +397,7 @@ def test_a_folder_gives_the_same_prior(plain: VidTok, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"there is no config\.json"):
         masked.load(tmp_path)
     (tmp_path / "prior" / "config.json").write_text('{"family": "flow"}')
-    with pytest.raises(ValueError, match="holds a 'flow', no prior"):
+    with pytest.raises(ValueError, match="holds a 'flow', not a prior"):
         masked.load(tmp_path / "prior")
 
 

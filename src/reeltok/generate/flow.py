@@ -4,7 +4,6 @@
 network is in `sit.py`, the samplers in `sampling.py`, training in `latents.py`.
 """
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,12 +11,11 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from pydantic import TypeAdapter, ValidationError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from reeltok.folder import dump_config, write_folder
 from reeltok.generate.classes import find_class
+from reeltok.generate.folder import read_saved
 from reeltok.generate.public import fill, from_public, to_public
 from reeltok.generate.sampling import rms, sample
 from reeltok.generate.schedule import seeded_clips
@@ -269,18 +267,5 @@ def load(folder: str | Path, *, device: torch.device | str | None = None) -> Flo
 
     FileNotFoundError where it is not there, ValueError where the folder holds something else.
     """
-    folder = Path(folder)
-    for name in ("config.json", "model.safetensors"):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"there is no {name} in {folder}: give a generator's folder")
-    record = json.loads((folder / "config.json").read_text())
-    if record.get("family") != "flow":
-        raise ValueError(f"{folder} holds a {record.get('family')!r}, not a flow: choose another")
-    try:
-        config = TypeAdapter(FlowConfig).validate_json(json.dumps(record["config"]))
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"config.json in {folder}: {place}: {first['msg']}") from error
-    weights = load_file(folder / "model.safetensors", device=str(device or "cpu"))
-    return fill(config, weights, names=lambda name: name)
+    saved = read_saved(folder, FlowConfig, family="flow", noun="flow", device=device)
+    return fill(saved.config, saved.weights, names=lambda name: name)

@@ -6,7 +6,6 @@ schedule.py, what can be given in conditions.py, training on ids in ids.py. MAGV
 COMMIT for a plain tokenizer; a RefTok is conditioned on its reference frame instead.
 """
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +13,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import TypeAdapter, ValidationError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from reeltok.folder import dump_config, write_folder
@@ -29,6 +26,7 @@ from reeltok.generate.conditions import (
     settled_cells,
 )
 from reeltok.generate.decoding import Known, decode_hidden
+from reeltok.generate.folder import read_saved
 from reeltok.generate.prior import (
     Clip,
     Conditions,
@@ -322,21 +320,8 @@ def load(folder: str | Path, *, device: torch.device | str | None = None) -> Pri
 
     FileNotFoundError where it is not there, ValueError where the folder holds something else.
     """
-    folder = Path(folder)
-    for name in ("config.json", "model.safetensors"):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"there is no {name} in {folder}: give a generator's folder")
-    record = json.loads((folder / "config.json").read_text())
-    if record.get("family") != "masked":
-        raise ValueError(f"{folder} holds a {record.get('family')!r}, no prior: choose another")
-    try:
-        config = TypeAdapter(PriorConfig).validate_json(json.dumps(record["config"]))
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"config.json in {folder}: {place}: {first['msg']}") from error
+    saved = read_saved(folder, PriorConfig, family="masked", noun="prior", device=device)
     with torch.device("meta"):
-        prior = Prior(config)
-    weights = load_file(folder / "model.safetensors", device=str(device or "cpu"))
-    prior.load_state_dict(weights, assign=True)
+        prior = Prior(saved.config)
+    prior.load_state_dict(saved.weights, assign=True)
     return prior.eval()
