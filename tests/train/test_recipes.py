@@ -18,11 +18,33 @@ def test_every_recipe_has_its_name_and_survives_json(name: str, tmp_path: Path) 
     assert find_recipe(tmp_path) == recipe == find_recipe(tmp_path / "recipe.json")
 
 
-def test_unknown_recipe_names_the_nearest() -> None:
-    with pytest.raises(
-        ValueError, match=r"no recipe 'vidtok_stage3': did you mean 'vidtok_stage2'"
-    ):
-        find_recipe("vidtok_stage3")
+@pytest.mark.parametrize(
+    ("asked", "near"),
+    [
+        ("vidtok_stage3", "vidtok_stage2"),
+        ("vidtok", "vidtok_stage1"),
+        ("adapt", "adapt_decoder"),
+        ("defualt", "default"),
+        ("fine-tune", "finetune"),
+    ],
+)
+def test_unknown_recipe_names_the_nearest(asked: str, near: str) -> None:
+    with pytest.raises(ValueError, match=f"no recipe '{asked}': did you mean '{near}'"):
+        find_recipe(asked)
+
+
+def test_what_is_like_no_recipe_gets_the_list_alone() -> None:
+    with pytest.raises(ValueError, match="no recipe 'xyz': There are default, "):
+        find_recipe("xyz")
+
+
+@pytest.mark.parametrize(
+    ("key", "near"), [("settings.widht", "width"), ("settings.quantizer.leves", "levels")]
+)
+def test_unknown_settings_name_the_nearest(key: str, near: str) -> None:
+    with pytest.raises(ValueError, match=f"settings of default.*did you mean '{near}'") as error:
+        build(change(small_recipe(), {key: "[4]"}))
+    assert "\n" not in str(error.value)
 
 
 def test_values_are_replaced_by_path() -> None:
@@ -97,6 +119,9 @@ def test_a_run_is_not_overwritten(clips: Path, tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_text("{}\n")
     with pytest.raises(FileExistsError, match="holds a run already"):
         train(small_recipe(), data=clips, out=tmp_path, device="cpu")
+    (tmp_path / "log.jsonl").write_text("")  # of a run that did not make one step
+    one = change(small_recipe(), {"loop.schedule.steps": "1"})
+    assert train(one, data=clips, out=tmp_path, device="cpu").step == 1
 
 
 def test_nothing_to_resume_is_said(clips: Path, tmp_path: Path) -> None:
@@ -110,6 +135,7 @@ def test_checkpoint_of_another_model_is_refused(clips: Path, tmp_path: Path) -> 
     wider = change(small_recipe(), {"settings.width": "16"})
     with pytest.raises(ValueError, match="is a checkpoint of another model"):
         train(wider, data=clips, out=tmp_path / "run", resume=True, device="cpu")
+    assert find_recipe(tmp_path / "run") == short
 
 
 def test_missing_perceptual_weights_stop_before_the_first_step(

@@ -6,7 +6,6 @@ The loop's values are those of `train`, the network's those of `generate`: only 
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +15,7 @@ from pydantic.dataclasses import dataclass
 from reeltok.generate import prior, sit
 from reeltok.train.data import DataConfig, Window
 from reeltok.train.optimizers import OptimizerConfig, ScheduleConfig
-from reeltok.train.recipe import Recipe, parse
+from reeltok.train.recipe import Recipe, parse, unknown_recipe
 from reeltok.train.recipes import RECIPES, find_recipe
 from reeltok.train.run import LoopConfig
 
@@ -166,10 +165,6 @@ def find_any(name: str | Path) -> Recipe | GeneratorRecipe:
         return parse(tree, str(path), Recipe)
     if str(name) in GENERATORS:
         return GENERATORS[str(name)]()
-    near = get_close_matches(str(name), [*RECIPES, *GENERATORS], n=1, cutoff=0.0)
-    if str(name) not in RECIPES and near and near[0] in GENERATORS:
-        raise ValueError(
-            f"no recipe {str(name)!r}: did you mean {near[0]!r}? There are "
-            f"{', '.join([*RECIPES, *GENERATORS])}, or give a recipe.json"
-        )
+    if str(name) not in RECIPES:
+        raise unknown_recipe(str(name), [*RECIPES, *GENERATORS])
     return find_recipe(name)

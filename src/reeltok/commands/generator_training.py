@@ -73,11 +73,14 @@ def train_generator(
         made = make(recipe, config, folder)
         if hasattr(made.task, "to"):
             made.task.to(at.device)
-        begin(recipe, out, at)
-        if at.first and Path(recipe.tokenizer).is_dir():
-            tokenizer.save_pretrained(out / "tokenizer")
+
+        def ready() -> None:
+            begin(recipe, out, at)
+            if at.first and Path(recipe.tokenizer).is_dir():
+                tokenizer.save_pretrained(out / "tokenizer")
+
         feed = feed_of(recipe, made.examples, at)
-        return run_task(made.task, feed, recipe.loop, out=out, resume=resume, at=at)
+        return run_task(made.task, feed, recipe.loop, out=out, resume=resume, at=at, ready=ready)
 
 
 def feed_of(recipe: GeneratorRecipe, examples: Any, at: Place) -> Feed:

@@ -284,5 +284,7 @@ class Loader:
             return None
 
     def close(self) -> None:
-        """Stop the threads; samples that have not begun are dropped."""
+        """Stop the threads; samples that have not begun are dropped. Says how many were lost."""
+        if self.lost:
+            print(f"{self.lost.total()} samples did not decode, left out", file=sys.stderr)
         self.pool.shutdown(wait=True, cancel_futures=True)

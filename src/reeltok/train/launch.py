@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from reeltok.models.coordtok import CoordTok
 from reeltok.tokenizer import Tokenizer
 from reeltok.train.data import Batch, ClipSource, list_clips
 from reeltok.train.frames import Loader, open_clips
+from reeltok.train.logbook import read_lines
 from reeltok.train.loop import run_task, train_step
 from reeltok.train.parallel import Place, in_turn, joined
 from reeltok.train.patches import Patches
-from reeltok.train.recipe import Planned, Recipe, as_json
+from reeltok.train.recipe import Planned, Recipe, as_json, parse
 from reeltok.train.reconstruct import Reconstruct, Score
 from reeltok.train.reftok import ClosedLoop
 from reeltok.train.run import LoopConfig, Run, Task
@@ -42,7 +44,8 @@ def build(recipe: Recipe) -> Tokenizer:
     kind, network = zoo.FAMILIES[family]
     tree = merge(json.loads(RootModel[kind](config).model_dump_json()), recipe.settings)
     torch.manual_seed(recipe.loop.seed)
-    model = network(RootModel[kind].model_validate(tree).root, Path(recipe.model).name)
+    settings = parse(tree, f"settings of {recipe.model}", kind)
+    model = network(settings, Path(recipe.model).name)
     if recipe.warm is not None:
         warm(model, zoo.load(recipe.warm))
     if recipe.start == "trained":
@@ -110,17 +113,17 @@ def train(
         task = (make_task or reconstruction(score))(tokenizer, recipe, source)
         if hasattr(task, "to"):
             task.to(at.device)
-        begin(recipe, out, at)
         loader = Loader(source, rank=at.rank, world=at.world)
+        ready = partial(begin, recipe, out, at)
         try:
-            return run_task(task, loader, recipe.loop, out=out, resume=resume, at=at)
+            return run_task(task, loader, recipe.loop, out=out, resume=resume, at=at, ready=ready)
         finally:
             loader.close()
 
 
 def require_new(out: Path, resume: bool) -> None:
-    """FileExistsError where a folder holds a run that is not to be resumed."""
-    if not resume and (out / "log.jsonl").exists():
+    """FileExistsError where a folder holds a run of a step or more that is not to be resumed."""
+    if not resume and read_lines(out / "log.jsonl"):
         raise FileExistsError(f"{out} holds a run already: resume it, or choose another folder")
 
 

@@ -35,10 +35,10 @@ class Log:
         self.board, self.table = None, None
         if self.quiet:
             return
+        self.board = open_board(out) if run.config.track else None
         out.mkdir(parents=True, exist_ok=True)
         kept = [line for line in read_lines(self.path) if line["step"] <= since]
         self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        self.board = open_board(out) if run.config.track else None
         self.table = Table(run.config.schedule.steps) if sys.stderr.isatty() else None
 
     def __enter__(self) -> "Log":

@@ -101,9 +101,11 @@ def run_task(
     out: str | Path,
     resume: bool = False,
     at: Place | None = None,
+    ready: Callable[[], object] = lambda: None,
 ) -> Run:
     """Train `task` on `feed(step)` to the last step; log and checkpoints go to the folder `out`.
 
+    `ready` is called before the first step, once nothing can be refused any more.
     SIGTERM saves a checkpoint and exits with `config.exit_on_term`. Raises ValueError where
     gradients stay not finite for `bad_steps` steps, OSError where a checkpoint cannot be written.
     """
@@ -113,26 +115,33 @@ def run_task(
     if resume:
         run.load(last_checkpoint(out))
     checkpoints.require_space(out, run.tensors())
+    ready()
     saver = checkpoints.Saver(out, keep=config.keep, background=config.save_async)
     with Log(out, run, since=run.step) as log, asked_to_stop() as stop:
-        saved = time.monotonic()
-        while run.step < config.schedule.steps:
-            timed_step(run, feed, log)
-            guard(run)
-            last = run.step == config.schedule.steps
-            if last or run.step % config.validate_every == 0:
-                validate(run, log, out)
-            late = time.monotonic() - saved > 60 * config.minutes
-            stopping, late = agreed(run.at, stop.is_set(), late)
-            if last or stopping or late or run.step % (config.save_every or sys.maxsize) == 0:
-                keep(run, saver)
-                saved = time.monotonic()
-            if stopping and not last:
-                break
+        take_steps(run, feed, saver, log, stop)
         saver.finish()
     if run.step < config.schedule.steps:
         raise SystemExit(config.exit_on_term)
     return run
+
+
+def take_steps(run: Run, feed: Feed, saver: checkpoints.Saver, log: Log, stop: "Stop") -> None:
+    """The steps that are left, or those until someone asks to stop; with all that falls due."""
+    config, saved = run.config, time.monotonic()
+    while run.step < config.schedule.steps:
+        timed_step(run, feed, log)
+        guard(run)
+        last = run.step == config.schedule.steps
+        if last or run.step % config.validate_every == 0:
+            validate(run, log, saver.run)
+        late = time.monotonic() - saved > 60 * config.minutes
+        stopping, late = agreed(run.at, stop.is_set(), late)
+        if last or stopping or late or run.step % (config.save_every or sys.maxsize) == 0:
+            keep(run, saver)
+            saved = time.monotonic()
+        if stopping and not last:
+            log.event(run.step, stopped="SIGTERM")
+            return
 
 
 def keep(run: Run, saver: checkpoints.Saver) -> None:
@@ -146,7 +155,8 @@ def last_checkpoint(out: Path) -> checkpoints.Checkpoint:
     found = checkpoints.find_checkpoints(out)
     if not found:
         raise FileNotFoundError(
-            f"no checkpoint to resume in {out}/checkpoints: start without resume"
+            f"no checkpoint to resume in {out}/checkpoints: start without resume, and in another "
+            f"folder if this one holds a log"
         )
     return found[-1]
 

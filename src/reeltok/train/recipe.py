@@ -4,7 +4,7 @@
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -56,8 +56,40 @@ def parse(tree: Mapping[str, Any], what: str, kind: type[Kind]) -> Kind:
         return TypeAdapter(kind).validate_python(tree)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{what}: {place}={first['input']!r}: {first['msg']}") from error
+        way = [str(part) for part in first["loc"]]
+        said = first["msg"]
+        if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+            said = f"{way[-1]!r} is unknown: {hint(way[-1], siblings(tree, way))}"
+        raise ValueError(f"{what}: {'.'.join(way)}={first['input']!r}: {said}") from error
+
+
+def siblings(tree: Any, way: list[str]) -> list[str]:
+    """The other keys of the table where the path `way` ends; it may name kinds on the way."""
+    for key in way[:-1]:
+        tree = tree.get(key, tree) if isinstance(tree, Mapping) else tree
+    return [key for key in tree if key != way[-1]] if isinstance(tree, Mapping) else []
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """What `word` was probably meant to be: what begins with it, else what looks much like it."""
+    known = list(known)
+    begun = [name for name in known if word and name.startswith(word)]
+    return next(iter(begun or get_close_matches(word, known, n=1, cutoff=0.5)), None)
+
+
+def hint(word: str, known: Iterable[str]) -> str:
+    """What to write instead of `word`: the nearest that is known, or all there are."""
+    near = nearest(word, known := list(known))
+    return f"did you mean {near!r}?" if near else f"there are {', '.join(known) or 'none'}"
+
+
+def unknown_recipe(name: str, known: Iterable[str]) -> ValueError:
+    """The error for a name that no recipe has."""
+    near = nearest(name, known := list(known))
+    asked = f"did you mean {near!r}? " if near else ""
+    return ValueError(
+        f"no recipe {name!r}: {asked}There are {', '.join(known)}, or give a recipe.json"
+    )
 
 
 def as_json(recipe: Any) -> str:
@@ -97,9 +129,7 @@ def require_key(place: Any, key: str, path: str, *, free: bool) -> None:
     keys = [str(i) for i in range(len(place))] if isinstance(place, list) else list(place or ())
     if key in keys or (free and isinstance(place, dict)):
         return
-    near = get_close_matches(key, keys, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(keys) or 'none'}"
-    raise ValueError(f"a recipe has no {path!r} ({key!r} is unknown): {hint}")
+    raise ValueError(f"a recipe has no {path!r} ({key!r} is unknown): {hint(key, keys)}")
 
 
 def value_of(text: str) -> object:

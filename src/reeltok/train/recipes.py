@@ -3,14 +3,13 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 
 from reeltok.train.coordtok_recipes import coordtok_cpu, coordtok_stage1, coordtok_stage2
 from reeltok.train.critics import CriticConfig
 from reeltok.train.data import DataConfig, Window
 from reeltok.train.optimizers import OptimizerConfig, ScheduleConfig
-from reeltok.train.recipe import Recipe, as_json, change, parse
+from reeltok.train.recipe import Recipe, as_json, change, parse, unknown_recipe
 from reeltok.train.reconstruct import LossConfig
 from reeltok.train.run import LoopConfig
 
@@ -324,9 +323,5 @@ def find_recipe(name: str | Path) -> Recipe:
     if path.suffix == ".json" and path.is_file():
         return parse(json.loads(path.read_text()), str(path), Recipe)
     if str(name) not in RECIPES:
-        near = get_close_matches(str(name), RECIPES, n=1, cutoff=0.0)
-        raise ValueError(
-            f"no recipe {str(name)!r}: did you mean {near[0]!r}? There are {', '.join(RECIPES)}, "
-            f"or give a recipe.json"
-        )
+        raise unknown_recipe(str(name), RECIPES)
     return RECIPES[str(name)]()
