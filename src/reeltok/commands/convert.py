@@ -1,8 +1,7 @@
 """`convert`: public checkpoints and diffusers folders to our folders, and back."""
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +10,7 @@ import typer
 
 from reeltok.commands import options as given
 from reeltok.commands.files import check_free, check_place
-from reeltok.commands.report import Report
+from reeltok.commands.report import Report, lost
 
 if TYPE_CHECKING:
     from reeltok.tokenizer import Tokenizer
@@ -68,12 +67,6 @@ def convert(
     return Report(data=record | {"weights": model.hash()}, text="\n".join(said))
 
 
-def lost(dropped: list[str]) -> list[str]:
-    """What to say of keys that are not the network's."""
-    said = f"dropped {len(dropped)} keys that are not the network's: {by_part(dropped)}"
-    return [said] if dropped else []
-
-
 def read_public(
     source: str, preset: str | None, changes: dict[str, str]
 ) -> "tuple[Tokenizer, list[str]]":
@@ -95,12 +88,6 @@ def read_public(
     public = is_public(family, weights)
     known = to_public(tokenizer) if public else tokenizer.state_dict()
     return tokenizer, sorted(key for key in weights if key.removeprefix("module.") not in known)
-
-
-def by_part(keys: Iterable[str]) -> str:
-    """Keys counted by their first name: "loss.* (212)"."""
-    counts = Counter(key.split(".")[0] for key in keys)
-    return ", ".join(f"{name}.* ({count})" for name, count in sorted(counts.items()))
 
 
 def changed(config: Any, key: str, text: str) -> Any:

@@ -5,8 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from reeltok import zoo
-from reeltok.commands.convert import lost
-from reeltok.commands.report import Report, note
+from reeltok.commands.report import Report, lost, note
 from reeltok.generate import flow
 from reeltok.generate.public import public_arguments, public_name
 from reeltok.models.convert import from_public, read_checkpoint, to_public

@@ -1,6 +1,7 @@
 """What a command says when it is done: data for programs, lines for people."""
 
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -72,3 +73,10 @@ def plain(value: Any) -> str:
     if isinstance(value, tuple | list):
         return "x".join(str(part) for part in value)
     return str(value)
+
+
+def lost(keys: Sequence[str]) -> list[str]:
+    """The line that says which keys of a checkpoint were dropped, by their first names, if any."""
+    counts = Counter(key.split(".")[0] for key in keys)
+    parts = ", ".join(f"{name}.* ({count})" for name, count in sorted(counts.items()))
+    return [f"dropped {len(keys)} keys that are not the network's: {parts}"] if keys else []
