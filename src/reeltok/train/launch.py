@@ -44,7 +44,7 @@ def build(recipe: Recipe) -> Tokenizer:
     kind, network = zoo.FAMILIES[family]
     tree = merge(json.loads(RootModel[kind](config).model_dump_json()), recipe.settings)
     torch.manual_seed(recipe.loop.seed)
-    settings = parse(tree, f"settings of {recipe.model}", kind)
+    settings: Any = parse(tree, f"settings of {recipe.model}", kind)
     model = network(settings, Path(recipe.model).name)
     if recipe.warm is not None:
         warm(model, zoo.load(recipe.warm))
