@@ -101,7 +101,7 @@ def test_no_space_is_said_before_the_first_step(
 ) -> None:
     usage = type("Usage", (), {"free": 10})
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
-    with pytest.raises(OSError, match=r"0\.0 GB free and two checkpoints take"):
+    with pytest.raises(OSError, match=r"0\.0 MB free, two checkpoints take"):
         require_space(tmp_path, tensors())
 
 

@@ -248,7 +248,7 @@ def require_space(run: Path, tensors: dict[str, Tensor]) -> None:
     free = shutil.disk_usage(run).free
     if free < 2 * one:
         raise OSError(
-            f"{run} has {free / 1e9:.1f} GB free and two checkpoints take {2 * one / 1e9:.1f} GB: "
+            f"{run} has {free / 1e6:,.1f} MB free, two checkpoints take {2 * one / 1e6:,.1f} MB: "
             f"free some, or choose another folder"
         )
 
