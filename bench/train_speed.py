@@ -24,7 +24,7 @@ import torch
 from machine import describe
 
 from reeltok.train import Recipe, change, find_recipe, train
-from reeltok.train.data import Batch
+from reeltok.train.clips import Batch
 from reeltok.train.launch import build, reconstruction
 from reeltok.train.logbook import read_lines
 from reeltok.train.loop import train_step

@@ -12,7 +12,7 @@ from display import draw_dots
 from judging import Judge
 from lab import Lab, Result, Row, Study, full, run, tiny
 
-from reeltok.train.data import Window
+from reeltok.train.clips import Window
 
 TABLES = ("vidtok-1-mcl-jcv", "vidtok-5")
 LEVELS = {

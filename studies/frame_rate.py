@@ -15,7 +15,7 @@ from lab import Lab, Result, Row, Study, full, run, tiny
 from torch import Tensor
 
 from reeltok import zoo
-from reeltok.train.data import Clip, Window
+from reeltok.train.clips import Clip, Window
 from reeltok.train.recipes import Recipe
 
 TABLES = ("vidtok-4",)

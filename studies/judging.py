@@ -11,7 +11,8 @@ from reeltok.evaluate import metrics
 from reeltok.perceptual import LPIPS
 from reeltok.quantizers import Usage
 from reeltok.tokenizer import Tokenizer
-from reeltok.train.data import Clip, ClipSource, resize
+from reeltok.train.clips import Clip
+from reeltok.train.data import ClipSource, resize
 from reeltok.video import to_unit
 
 Scores = dict[str, float]

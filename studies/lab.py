@@ -25,8 +25,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from reeltok import zoo
 from reeltok.evaluate.results import describe_machine
 from reeltok.train.checkpoint import find_checkpoints
-from reeltok.train.data import Batch, Clip, ClipSource, DataConfig, Window, list_clips
-from reeltok.train.frames import Frames, Loader, open_clips
+from reeltok.train.clips import Batch, Clip, DataConfig, Window, list_clips
+from reeltok.train.data import ClipSource, Loader
+from reeltok.train.frames import Frames, open_clips
 from reeltok.train.launch import build, cache_folder, reconstruction, require_groups
 from reeltok.train.logbook import read_lines
 from reeltok.train.loop import run_task

@@ -12,7 +12,7 @@ from display import CAPTIONS, finish, running_sum
 from judging import Judge
 from lab import Lab, Result, Row, Study, run, tiny
 
-from reeltok.train.data import Window
+from reeltok.train.clips import Window
 from reeltok.train.logbook import read_lines
 from reeltok.train.recipes import Recipe, vidtok_stage1, vidtok_stage2
 

@@ -86,7 +86,8 @@ def test_every_line_of_every_study_can_be_built(load, name: str, setting: str) -
     lines = study.rows(setting, 0)
     assert len({line.name for line in lines}) == len(lines)
     for line in lines:
-        assert display.find_published(study.published, line.published) is not None
+        found = display.find_published(study.published, line.published)
+        assert (found is None) == line.name.endswith(", even")  # ours alone
         with torch.device("meta"):
             for stage in line.stages:
                 fresh = replace(stage, start="fresh")

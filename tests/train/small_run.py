@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from reeltok.train.data import DataConfig, Window
+from reeltok.train.clips import DataConfig, Window
 from reeltok.train.launch import train
 from reeltok.train.optimizers import OptimizerConfig, ScheduleConfig
 from reeltok.train.recipes import Recipe, change

@@ -14,7 +14,7 @@ from reeltok.models.reftok import RefTok
 from reeltok.models.vidtok import VidTok
 from reeltok.quantizers import FSQConfig
 from reeltok.train import find_recipe
-from reeltok.train.data import Batch, DataConfig, Window
+from reeltok.train.clips import Batch, DataConfig, Window
 from reeltok.train.launch import dry_run, require_groups, train, warm
 from reeltok.train.optimizers import OptimizerConfig, ScheduleConfig
 from reeltok.train.reconstruct import LossConfig

@@ -11,15 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from reeltok.train.data import (
-    Clip,
-    ClipSource,
-    DataConfig,
-    Window,
-    list_clips,
-    spread,
-)
-from reeltok.train.frames import Frames, Loader, check, frame_cap, open_clips
+from reeltok.train.clips import Clip, DataConfig, Window, list_clips
+from reeltok.train.data import ClipSource, Loader, spread
+from reeltok.train.frames import Frames, check, frame_cap, open_clips
 from reeltok.video import to_unit
 
 

@@ -11,7 +11,7 @@ from small_run import small_recipe
 
 from reeltok import load, read, zoo
 from reeltok.train import change, find_recipe, train
-from reeltok.train.data import list_clips
+from reeltok.train.clips import list_clips
 from reeltok.train.launch import build
 from reeltok.train.reconstruct import score_frames
 

@@ -13,7 +13,7 @@ from reeltok.models.convert_coordtok import coordtok_config, coordtok_from_publi
 from reeltok.models.coordtok import CoordTok
 from reeltok.models.triplane import CoordTokConfig
 from reeltok.quantizers import FSQConfig
-from reeltok.train.data import Batch
+from reeltok.train.clips import Batch
 from reeltok.train.patches import (
     STAGE_1,
     STAGE_2,

@@ -10,8 +10,8 @@ from torch import nn
 
 from reeltok.models.vidtok import VidTok
 from reeltok.tokenizer import Reconstruction
+from reeltok.train.clips import Batch
 from reeltok.train.critics import CriticConfig
-from reeltok.train.data import Batch
 from reeltok.train.launch import build, train
 from reeltok.train.logbook import read_lines
 from reeltok.train.loop import train_step

@@ -15,7 +15,7 @@ from reeltok.generate import flow
 from reeltok.generate.latents import Latents, measure, read_latents
 from reeltok.generate.sit import Clip, Statistics
 from reeltok.tokenizer import Tokenizer
-from reeltok.train.data import DataConfig, Window
+from reeltok.train.clips import DataConfig, Window
 from reeltok.train.launch import open_source
 from reeltok.train.parallel import Place
 

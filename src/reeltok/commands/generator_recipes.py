@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from reeltok.generate import prior, sit
-from reeltok.train.data import DataConfig, Window
+from reeltok.train.clips import DataConfig, Window
 from reeltok.train.optimizers import OptimizerConfig, ScheduleConfig
 from reeltok.train.recipe import Recipe, parse, unknown_recipe
 from reeltok.train.recipes import RECIPES, find_recipe

@@ -24,7 +24,8 @@ from reeltok.generate.sit import Clip as Window
 from reeltok.generate.sit import Flow, FlowConfig
 from reeltok.models.reftok import RefTok
 from reeltok.tokenizer import Tokenizer
-from reeltok.train.data import Clip, ClipSource, resize
+from reeltok.train.clips import Clip
+from reeltok.train.data import ClipSource, resize
 from reeltok.train.launch import (
     DryRun,
     begin,

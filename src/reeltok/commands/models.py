@@ -15,7 +15,7 @@ from reeltok.commands.report import Report, note, one_line, plain, table
 if TYPE_CHECKING:
     from reeltok.quantizers import Moments
     from reeltok.tokenizer import Tokenizer
-    from reeltok.train.data import Clip
+    from reeltok.train.clips import Clip
 
 
 def models() -> Report:
@@ -128,7 +128,7 @@ def statistics(
 
 def clips_of(data: str) -> "list[Clip]":
     """The clips of a video, a folder, a list or a shard."""
-    from reeltok.train.data import VIDEOS, Clip, list_clips
+    from reeltok.train.clips import VIDEOS, Clip, list_clips
 
     one = Path(data).is_file() and Path(data).suffix.lower() in VIDEOS
     return [Clip(path=Path(data))] if one else list_clips(data)

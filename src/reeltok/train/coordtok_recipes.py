@@ -6,7 +6,7 @@ what a coordinate means, and what a patch knows of its place, is `settings`.
 
 from dataclasses import replace
 
-from reeltok.train.data import DataConfig, Window
+from reeltok.train.clips import DataConfig, Window
 from reeltok.train.optimizers import OptimizerConfig, ScheduleConfig
 from reeltok.train.patches import STAGE_1, STAGE_2, PatchConfig
 from reeltok.train.recipe import Recipe

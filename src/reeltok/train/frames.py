@@ -1,4 +1,4 @@
-"""Decoded frames of the training clips: opened, kept as uint8, checked, fetched ahead of a step.
+"""Decoded frames of the training clips: opened, kept as uint8, checked.
 
 A clip is decoded once into a file that several processes map, into memory or onto the device; or
 each sample decodes what it needs.
@@ -8,10 +8,8 @@ import csv
 import hashlib
 import json
 import os
-import sys
-from collections import Counter, deque
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,15 +18,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from reeltok.train.data import (
-    Batch,
-    Clip,
-    ClipError,
-    ClipSource,
-    DataConfig,
-    collate,
-    list_clips,
-)
+from reeltok.train.clips import Clip, DataConfig, list_clips
 from reeltok.video import Stream, read, stream
 
 
@@ -237,54 +227,3 @@ def _write_lists(found: Checked, whole: list[Clip]) -> None:
             name = clip.path.relative_to(found.clean.parent) if near else clip.path.resolve()
             numbers = (clip.frames, clip.fps, clip.height, clip.width)
             table.writerow([name, clip.member, clip.group, clip.source, *numbers])
-
-
-class Loader:
-    """Batches of consecutive steps, made by threads some steps ahead: `loader(step)`.
-
-    A clip that turns out broken is missing from its batch, named once in `lost`, and counted.
-    """
-
-    def __init__(self, source: ClipSource, *, rank: int = 0, world: int = 1) -> None:
-        self.source, self.rank, self.world, self.next = source, rank, world, 0
-        self.lost = Counter[str]()
-        self.pool = ThreadPoolExecutor(source.config.workers)
-        self.queue = deque[list[Future]]()
-
-    def _order(self) -> None:
-        step = self.next + len(self.queue)
-        share = self.source.window(step).batch // self.world
-        first = self.rank * share
-        work = [self.pool.submit(self.source.sample, step, first + i) for i in range(share)]
-        self.queue.append(work)
-
-    def __call__(self, step: int) -> Batch:
-        """The batch of step `step`; the steps after it are begun."""
-        if step != self.next:
-            self.next = step
-            self.queue.clear()
-        while len(self.queue) <= self.source.config.ahead:
-            self._order()
-        self.next += 1
-        made = [sample for work in self.queue.popleft() if (sample := self._result(work))]
-        if not made:
-            raise ValueError(
-                f"no clip of step {step} decodes ({len(self.lost)} were broken so far, such as "
-                f"{next(iter(self.lost))}): run `reeltok data check` and train on its clean.csv"
-            )
-        return collate(made)
-
-    def _result(self, work: Future) -> tuple[Tensor, Clip] | None:
-        try:
-            return work.result()
-        except ClipError as error:
-            if not self.lost[str(error)]:
-                print(f"left out: {error}", file=sys.stderr)
-            self.lost[str(error)] += 1
-            return None
-
-    def close(self) -> None:
-        """Stop the threads; samples that have not begun are dropped. Says how many were lost."""
-        if self.lost:
-            print(f"{self.lost.total()} samples did not decode, left out", file=sys.stderr)
-        self.pool.shutdown(wait=True, cancel_futures=True)

@@ -18,8 +18,9 @@ from pydantic import RootModel
 from reeltok import zoo
 from reeltok.models.coordtok import CoordTok
 from reeltok.tokenizer import Tokenizer
-from reeltok.train.data import Batch, ClipSource, list_clips
-from reeltok.train.frames import Loader, open_clips
+from reeltok.train.clips import Batch, list_clips
+from reeltok.train.data import ClipSource, Loader
+from reeltok.train.frames import open_clips
 from reeltok.train.logbook import read_lines
 from reeltok.train.loop import run_task, train_step
 from reeltok.train.parallel import Place, in_turn, joined

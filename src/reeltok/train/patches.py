@@ -20,7 +20,7 @@ from reeltok.models.coordtok import CoordTok, decode_box
 from reeltok.models.triplane import CoordTokConfig, assemble
 from reeltok.perceptual import LPIPS, Network
 from reeltok.quantizers.contract import full_precision
-from reeltok.train.data import Batch
+from reeltok.train.clips import Batch
 from reeltok.train.losses import Losses
 from reeltok.train.reconstruct import Score, mean_of_groups, score_frames
 

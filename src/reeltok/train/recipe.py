@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol, TypeVar
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from reeltok.train.data import DataConfig
+from reeltok.train.clips import DataConfig
 from reeltok.train.patches import PatchConfig
 from reeltok.train.reconstruct import LossConfig
 from reeltok.train.run import LoopConfig

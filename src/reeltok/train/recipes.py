@@ -5,9 +5,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from reeltok.train.clips import DataConfig, Window
 from reeltok.train.coordtok_recipes import coordtok_cpu, coordtok_stage1, coordtok_stage2
 from reeltok.train.critics import CriticConfig
-from reeltok.train.data import DataConfig, Window
 from reeltok.train.optimizers import OptimizerConfig, ScheduleConfig
 from reeltok.train.recipe import Recipe, as_json, change, parse, unknown_recipe
 from reeltok.train.reconstruct import LossConfig

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from reeltok.perceptual import LPIPS, Network
 from reeltok.quantizers.contract import full_precision
 from reeltok.tokenizer import Reconstruction, Tokenizer
+from reeltok.train.clips import Batch
 from reeltok.train.critics import CriticConfig
-from reeltok.train.data import Batch
 from reeltok.train.losses import (
     LeCAM,
     Losses,
