@@ -186,7 +186,8 @@ def _open_stream(
     streams = [s for s in container.streams.video if not s.disposition & cover]
     if not streams or container.format.name in _NOT_VIDEO:
         raise ValueError(f"{name} holds no video")
-    streams[0].thread_type = "AUTO"
+    # With a thread for each frame, FFmpeg now and then hands a frame out before it marks the damage.
+    streams[0].thread_type = "SLICE"
     return container, streams[0]
 
 
