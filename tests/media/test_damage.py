@@ -86,10 +86,10 @@ def test_a_hole_in_the_middle_says_how_far_it_got(clip: Clip) -> None:
 
 
 def test_pictures_that_the_decoder_had_to_mend_are_damage(clip: Clip) -> None:
-    path = clip(frames=rough(), layout="yuv420p", options={"g": "100"})
+    path = clip(frames=rough(), layout="yuv420p", options={"g": "100", "threads": "1"})
     data = bytearray(path.read_bytes())
-    begin = len(data) // 2
-    data[begin : begin + 6000] = bytes(byte ^ 0x55 for byte in data[begin : begin + 6000])
+    for at in range(len(data) // 2, len(data) // 2 + 8000, 125):
+        data[at] ^= 0x55
     path.write_bytes(data)
     with av.open(str(path)) as source:  # FFmpeg itself goes on to the end
         assert sum(1 for _ in source.decode(video=0)) == 40

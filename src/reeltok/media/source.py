@@ -186,7 +186,7 @@ def _open_stream(
     streams = [s for s in container.streams.video if not s.disposition & cover]
     if not streams or container.format.name in _NOT_VIDEO:
         raise ValueError(f"{name} holds no video")
-    # With a thread for each frame, FFmpeg now and then hands a frame out before it marks the damage.
+    # With threads across frames, FFmpeg may hand a frame out before it marks the damage in it.
     streams[0].thread_type = "SLICE"
     return container, streams[0]
 
