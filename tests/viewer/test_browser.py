@@ -48,7 +48,9 @@ class Visit:
 def start(models: dict[str, Path], folder: Path) -> Server:
     """Run the command until it says where the page is."""
     words = [word for model in models.values() for word in ("--model", str(model))]
-    code = f"import sys; from reeltok.cli import main; sys.exit(main({['view', *words]!r} + "
+    # Where these tests run in the background, a shell has them ignore Ctrl-C, and what they start.
+    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code += f"from reeltok.cli import main; sys.exit(main({['view', *words]!r} + "
     code += "['--max-megabytes', '0.1', '--max-seconds', '3', '--device', 'cpu']))"
     process = subprocess.Popen(
         [sys.executable, "-c", code],
