@@ -63,11 +63,13 @@ def mean_psnr(model: str | Path, folder: Path) -> float:
 def test_ten_clips_improve_in_ten_minutes(ten_clips: Path, tmp_path: Path, name: str) -> None:
     began = time.process_time()
     train(find_recipe(name), data=ten_clips, out=tmp_path / "run", device="cpu")
-    assert (time.process_time() - began) / torch.get_num_threads() < 600
+    seconds = time.process_time() - began
+    assert seconds < 600
     before, after = (
         mean_psnr("default", ten_clips),
         mean_psnr(tmp_path / "run" / "model", ten_clips),
     )
+    print(f"{name}: {before:.2f} to {after:.2f} dB in {seconds / 60:.1f} CPU minutes")
     assert after > before + 0.1
     if name == "adapt_decoder":
         one, two = load("default"), load(tmp_path / "run" / "model")
