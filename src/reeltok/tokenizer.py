@@ -70,6 +70,7 @@ class Tokenizer(nn.Module):
         super().__init__()
         self.config, self.name = config, name
         self.statistics: dict[str, list[float]] | None = None
+        self.reads: tuple[str, ...] = ()  # hashes of other weights that make the same tokens
         self._hash: str | None = None
 
     # What a family supplies.
@@ -352,7 +353,7 @@ class Tokenizer(nn.Module):
                 f"{self.name} has a vocabulary of {spec.vocabulary}, these tokens come from "
                 f"{tokens.model!r} with {tokens.vocabulary}: load that tokenizer"
             )
-        if tokens.weights is not None and tokens.weights != self.hash():
+        if tokens.weights is not None and tokens.weights not in (self.hash(), *self.reads):
             raise ValueError(
                 f"these tokens come from {tokens.model!r} with other weights "
                 f"({tokens.weights[:12]}, here {self.hash()[:12]}): load those"
@@ -392,4 +393,6 @@ class Tokenizer(nn.Module):
         record["config"] = dump_config(self.config)
         if self.statistics is not None:
             record["statistics"] = self.statistics
+        if self.reads:
+            record["reads"] = self.reads
         return write_folder(folder, record, self.state_dict())

@@ -115,6 +115,7 @@ def load_folder(folder: Path) -> Tokenizer:
     weights = convert.read_checkpoint(path)
     model = fill(record["family"], config_of(record), record["name"], weights)
     model.statistics = record.get("statistics")
+    model.reads = tuple(record.get("reads", ()))
     return model
 
 

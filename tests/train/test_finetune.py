@@ -29,9 +29,22 @@ def test_adapted_decoder_leaves_every_id_unchanged(clips: Path, tmp_path: Path) 
     video = read(clips / "0.mkv")
     ids = before.encode(video).ids
     assert torch.equal(ids, after.encode(video).ids)
-    assert not torch.equal(
-        before.decode(before.encode(video)).frames, after.decode(after.encode(video)).frames
-    )
+    tokens = before.encode(video)  # what was coded before the adaptation is decoded after it
+    assert not torch.equal(before.decode(tokens).frames, after.decode(tokens).frames)
+
+
+def test_a_model_with_another_encoder_reads_no_old_tokens(clips: Path, tmp_path: Path) -> None:
+    build(small_recipe()).save_pretrained(tmp_path / "before")
+    moved = {
+        "model": str(tmp_path / "before"),
+        "start": "trained",
+        "loop.freeze": '["decoder"]',
+        "loop.schedule.steps": "2",
+    }
+    train(change(small_recipe(), moved), data=clips, out=tmp_path / "run", device="cpu")
+    tokens = load(tmp_path / "before").encode(read(clips / "0.mkv"))
+    with pytest.raises(ValueError, match="with other weights"):
+        load(tmp_path / "run" / "model").decode(tokens)
 
 
 @pytest.fixture(scope="module")

@@ -43,14 +43,16 @@ def build(recipe: Recipe) -> Tokenizer:
     """
     family, config = zoo.described(recipe.model)
     kind, network = zoo.FAMILIES[family]
-    tree = merge(json.loads(RootModel[kind](config).model_dump_json()), recipe.settings)
+    before = json.loads(RootModel[kind](config).model_dump_json())
+    tree = merge(before, recipe.settings)
     torch.manual_seed(recipe.loop.seed)
     settings: Any = parse(tree, f"settings of {recipe.model}", kind)
     model = network(settings, Path(recipe.model).name)
     if recipe.warm is not None:
         warm(model, zoo.load(recipe.warm))
     if recipe.start == "trained":
-        weights = zoo.load(recipe.model).state_dict()
+        trained = zoo.load(recipe.model)
+        weights = trained.state_dict()
         wrong = [
             k
             for k, v in model.state_dict().items()
@@ -62,7 +64,16 @@ def build(recipe: Recipe) -> Tokenizer:
                 f"{wrong[0]} differs; leave out what changes the network's shape"
             )
         model.load_state_dict(weights)
+        rests = {"encoder", "quantizer"} <= set(recipe.loop.freeze)
+        if rests and coding(tree) == coding(before):
+            model.reads = (*trained.reads, trained.hash())
     return model
+
+
+def coding(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration but for what only training sees of the quantizer."""
+    quantizer = tree.get("quantizer") or {}
+    return {**tree, "quantizer": {k: v for k, v in quantizer.items() if k != "rounding_from"}}
 
 
 def warm(model: Tokenizer, trained: Tokenizer) -> None:
