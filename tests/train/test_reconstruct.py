@@ -156,6 +156,7 @@ def test_recomputed_activations_change_nothing() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")  # torch's own
 def test_compiled_parts_change_nothing() -> None:
     steps = {}
     for names in ((), ("encoder", "decoder")):
