@@ -156,7 +156,7 @@ def test_recomputed_activations_change_nothing() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")  # torch's own
+@pytest.mark.filterwarnings("default")  # the compiler warns of its own doings
 def test_compiled_parts_change_nothing() -> None:
     steps = {}
     for names in ((), ("encoder", "decoder")):
