@@ -29,3 +29,11 @@ def test_critics_can_do_without_norms() -> None:
         x = torch.randn(2, 3, 5, 32, 32)
         alone = torch.cat([critic(x[:1]), critic(x[1:])])
         torch.testing.assert_close(critic(x), alone)
+
+
+def test_clip_critic_stays_exact_under_autocast() -> None:
+    """On a CPU, where gradients of 3-D kernels in bfloat16 are not to be trusted (layers.Conv)."""
+    critic, x = CriticConfig(kind="clips", width=4).build().eval(), torch.randn(1, 3, 5, 32, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        judged = critic(x)
+    assert torch.equal(judged, critic(x))

@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from reeltok.quantizers.contract import full_precision
 from reeltok.train.losses import Game
 
 
@@ -80,8 +81,11 @@ class ClipCritic(nn.Sequential):
         self.apply(start)
 
     def forward(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b 1 t2 i j"]:
-        """Logits of every patch in space and time."""
-        return super().forward(x)
+        """Logits of every patch in space and time; on a CPU in full precision (layers.Conv)."""
+        if x.device.type != "cpu":
+            return super().forward(x)
+        with full_precision(x):
+            return super().forward(x.float())
 
 
 def start(module: nn.Module) -> None:
