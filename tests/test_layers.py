@@ -8,9 +8,7 @@ from reeltok.layers import Conv
 
 @pytest.mark.parametrize("frames", [3, 4, 5, 8])
 @pytest.mark.parametrize("stride", [(1, 1, 1), (2, 1, 1), (1, 2, 2)])
-def test_a_kernel_folded_over_time_is_the_3d_one(
-    frames: int, stride: tuple[int, int, int]
-) -> None:
+def test_a_kernel_folded_over_time_is_the_3d_one(frames: int, stride: tuple[int, int, int]) -> None:
     torch.manual_seed(0)
     conv = Conv(5, 7, (3, 3, 3), stride=stride).double()
     padding = (0, 0) if stride[1] > 1 else (1, 1)

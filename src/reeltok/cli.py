@@ -36,6 +36,7 @@ COMMANDS = {
     "bair": ("bair", "bair", "Judge a prior's predictions under the BAIR protocol."),
     "view": ("view", "view", "Show a page in the browser to try tokenizers on."),
     "data check": ("training", "check_data", "Decode all clips of a folder; list the whole ones."),
+    "data bair": ("bair_clips", "unpack_bair", "BAIR's TFRecords as clips, actions beside them."),
 }
 EPILOG = (
     "Every command takes --json (one object on standard output instead of text, for programs) "

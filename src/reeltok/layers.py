@@ -128,8 +128,8 @@ class Conv(nn.Module):
     ) -> Float[Tensor, "b t2 h2 w2 d"]:
         """The same, the frames under the kernel side by side in the channels of a 2-D one.
 
-        On processors with AMX the weight gradient of a 3-D kernel in bfloat16 is NaN, or up to 40 %
-        off, for short clips and for large frames (oneDNN in torch 2.13); that of a 2-D one is right.
+        On processors with AMX the weight gradient of a 3-D kernel in bfloat16 is NaN, or up to
+        40 % off, for short clips and large frames (oneDNN in torch 2.13); a 2-D one's is right.
         """
         runs, end = self.kernel[0], x.shape[1] - self.kernel[0] + 1
         stack = torch.cat([x[:, i : end + i : self.stride[0]] for i in range(runs)], dim=-1)

@@ -5,13 +5,18 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from ran import Ran, moving
 from small_generators import make_prior, make_tokenizers
 
 import reeltok
 from reeltok.evaluate import scores
+from reeltok.evaluate.bair import read_pushes
 from reeltok.evaluate.networks import Extractor
+from reeltok.generate import masked
+from reeltok.generate.ids import Examples
 
 sys.path.append(str(Path(__file__).parents[1] / "evaluate"))
 from test_bair import write_bair
@@ -110,3 +115,36 @@ def test_files_that_are_not_bairs(run: Run, priors: dict[str, Path], tmp_path: P
     short = write_bair(tmp_path / "short.tfrecords", motions=2, frames=3)
     found = run("bair", priors["plain"], short)
     assert "holds 0 clips of 5 frames: give 2" in found.err.splitlines()[-1]
+
+
+def test_a_prior_is_trained_on_actions(run: Run, priors: dict[str, Path], tmp_path: Path) -> None:
+    data, clips = write_bair(tmp_path / "train.tfrecords", motions=4, frames=7), tmp_path / "clips"
+    found = run("data", "bair", data, "--out", clips, "--json")
+    assert (found.code, found.json["written"], found.json["kept"]) == (0, 4, 0), found.err
+    push = next(read_pushes(data))
+    assert torch.equal(reeltok.read(clips / "train-0000.mkv").frames, push.frames)
+    actions = torch.from_numpy(np.load(clips / "train-0000.actions.npy"))
+    assert torch.equal(actions, push.actions)
+    assert run("data", "bair", data, "--out", clips, "--json").json["kept"] == 4
+    changes = {
+        "tokenizer": priors["plain"].parent / "tokenizer",
+        "actions": 4,
+        "tasks": '["predict", "inpaint"]',
+        "settings": '{"width": 16, "depth": 1, "heads": 2}',
+        "data.windows": '[{"frames": 5, "size": 16, "batch": 2}]',
+        "loop.schedule.steps": 2,
+        "loop.precision": "fp32",
+    }
+    sets = [word for key, value in changes.items() for word in ("--set", f"{key}={value}")]
+    asked = ("--data", clips, "--out", tmp_path / "run", "--device", "cpu", *sets)
+    assert run("train", "prior_cpu", *asked).code == 0
+    prior = masked.load(tmp_path / "run" / "model")
+    assert prior.config.actions == 16  # four frames a token step
+    table = Examples.load(next((tmp_path / "cache" / "examples").rglob("train.safetensors")))
+    assert table.shown.shape[:2] == (len(table), 2)
+    assert torch.equal(table.actions[0, 1], push.actions[:4].flatten())
+    (clips / "train-0001.actions.npy").unlink()
+    again = run("train", "prior_cpu", *asked[:3], tmp_path / "b", *asked[4:], "--set", "given=2")
+    assert "there are no actions for train-0001.mkv" in again.err.splitlines()[-1]
+    strided = run("train", "prior_cpu", *asked, "--set", "data.strides=[2]")
+    assert "set data.strides=[1]" in strided.err.splitlines()[-1]

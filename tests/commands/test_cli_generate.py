@@ -108,6 +108,46 @@ def test_a_prior_goes_on_from_given_frames(
     assert long.json["videos"][0]["frames"] == frames + frames - given
 
 
+@pytest.mark.parametrize("name", ["prior", "leaning"])
+def test_a_prior_fills_gaps(
+    run: Run, generators: dict[str, Path], tmp_path: Path, name: str
+) -> None:
+    reeltok.write(moving(8, 16, 16), tmp_path / "clip.mkv", lossless=True)
+    asked = ("--given", tmp_path / "clip.mkv", "--steps", 2, "--lossless", "--json")
+    whole = frames_of(tmp_path / "clip.mkv")[:5]
+    ways = {"ends": ("--last-frames", 1), "hole": ("--inpaint", "4,4,12,16")}
+    ways["box"] = ("--outpaint", "4,4,12,16")
+    made = {}
+    for way, words in ways.items():
+        found = run("generate", generators[name], "--out", tmp_path / way, *words, *asked)
+        assert found.code == 0, found.err
+        made[way] = frames_of(tmp_path / way / "000.mkv")
+        assert made[way].shape == whole.shape
+        assert torch.equal(made[way][0], whole[0]) or way != "ends"
+        assert not torch.equal(made[way], whole)
+    assert torch.equal(made["ends"][-1], whole[-1])
+    hole = torch.zeros(16, 16, dtype=torch.bool)
+    hole[4:12, 4:16] = True
+    assert torch.equal(made["hole"][:, ~hole], whole[:, ~hole])
+    assert torch.equal(made["box"][:, hole], whole[:, hole])
+
+
+def test_gaps_that_cannot_be_filled(run: Run, generators: dict[str, Path], tmp_path: Path) -> None:
+    reeltok.write(moving(4, 16, 16), tmp_path / "short.mkv", lossless=True)
+    short = ("--given", tmp_path / "short.mkv")
+    wrong = {
+        "has 4 frames, 5 were to be given": (*short, "--last-frames", 1),
+        "'4,4,12' is no box: give TOP,LEFT,BOTTOM,RIGHT": (*short, "--inpaint", "4,4,12"),
+        "does not lie in frames of 16x16": (*short, "--outpaint", "4,4,12,40"),
+        "--inpaint of what? Name a video with --given": ("--inpaint", "4,4,12,12"),
+        "--inpaint and --outpaint do not go": ("--inpaint", "0,0,2,2", "--outpaint", "0,0,2,2"),
+        "--last-frames and --blocks do not go": (*short, "--last-frames", 1, "--blocks", 2),
+    }
+    for said, words in wrong.items():
+        found = run("generate", generators["prior"], "--out", tmp_path / "out", *words)
+        assert (found.code, said in found.err.splitlines()[-1]) == (2, True), found.err
+
+
 def test_the_middle_of_a_wide_clip_is_given(
     run: Run, generators: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -7,8 +7,8 @@ from tempfile import TemporaryDirectory
 import torch
 
 from reeltok.commands.files import check_place
+from reeltok.commands.generator_examples import keep_latents, pieces_of
 from reeltok.commands.generator_recipes import GeneratorRecipe
-from reeltok.commands.generator_training import examples_of, keep_latents
 from reeltok.commands.generators import open_tokenizer
 from reeltok.commands.report import Report, table
 from reeltok.generate import flow
@@ -58,7 +58,7 @@ def encode_clips(tokenizer: Tokenizer, clip: Clip, data: str) -> Latents:
     with TemporaryDirectory(prefix="reeltok-") as place:
         base = Path(place)
         source = open_source(recipe, data, base / "run", Place(device=torch.device("cpu")))
-        keep_latents(tokenizer, examples_of(recipe, source, source.train), base / "latents")
+        keep_latents(tokenizer, pieces_of(recipe, source, source.train), base / "latents")
         return read_latents(base / "latents", clip)
 
 

@@ -42,6 +42,15 @@ Given = Annotated[
     Path | None, typer.Option("--given", metavar="CLIP", help="The video begins with this.")
 ]
 GivenFrames = Annotated[int | None, typer.Option(metavar="N", help="Frames of it, 1 if not given.")]
+LastFrames = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="And its last N: what lies between is new.")
+]
+Inpaint = Annotated[
+    str | None, typer.Option(metavar="T,L,B,R", help="Only this box of --given is new, in pixels.")
+]
+Outpaint = Annotated[
+    str | None, typer.Option(metavar="T,L,B,R", help="All of --given but this box is new.")
+]
 Blocks = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="So many blocks, each on the last.")
 ]
@@ -68,6 +77,9 @@ def generate(
     temperature: Temperature = None,
     given_clip: Given = None,
     given_frames: GivenFrames = None,
+    last_frames: LastFrames = None,
+    inpaint: Inpaint = None,
+    outpaint: Outpaint = None,
     blocks: Blocks = None,
     actions: Actions = None,
     batch: Batch = 4,
@@ -81,7 +93,8 @@ def generate(
 
     MODEL is the folder of a generator (RUN/model of `reeltok train sit_cpu`, or a converted one).
     Videos are FOLDER/000.mp4 and so on; the same seed gives the same ones, whatever --batch. A
-    prior also goes on from the frames of --given, and --blocks makes it long.
+    prior also goes on from the frames of --given, and --blocks makes it long; or it fills what
+    --last-frames, --inpaint or --outpaint leave open of that video.
     """
     began = time.monotonic()
     wish = Wish(
@@ -93,6 +106,9 @@ def generate(
         temperature=temperature,
         given=given_clip,
         given_frames=given_frames,
+        last_frames=last_frames,
+        inpaint=inpaint,
+        outpaint=outpaint,
         blocks=blocks,
         actions=actions,
     )

@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from reeltok.generate import prior, sit
+from reeltok.generate.conditions import Given
 from reeltok.train.clips import DataConfig, Window
 from reeltok.train.optimizers import OptimizerConfig, ScheduleConfig
 from reeltok.train.recipe import Recipe, parse, unknown_recipe
@@ -28,7 +29,10 @@ class GeneratorRecipe:
     clips are cut into examples of `data.windows.0` (frames, size, batch), `every` so many frames
     (None: one after another), at most `most` of a clip; only `groups` of them, where some are
     named. `classes`: groups are classes, that can be asked for. A prior learns to go on from
-    `given` frames; a RefTok's reference is the first of them.
+    `given` frames; a RefTok's reference is the first of them. Of several `tasks` each example
+    draws one ("interpolate": the last frame is given too; "inpaint" and "outpaint": a box in the
+    middle is hidden, or is all that is given). `actions` numbers after each frame, read from
+    CLIP.actions.npy beside CLIP.mp4, tell a prior what was done.
     """
 
     name: str
@@ -38,6 +42,8 @@ class GeneratorRecipe:
     groups: tuple[str, ...] = ()
     classes: bool = False
     given: int = Field(default=0, ge=0)
+    tasks: tuple[Given, ...] = Field(default=("predict",), min_length=1)
+    actions: int = Field(default=0, ge=0)
     every: int | None = Field(default=None, ge=1)
     most: int | None = Field(default=None, ge=1)
     data: DataConfig = DataConfig()
@@ -46,8 +52,15 @@ class GeneratorRecipe:
     def __post_init__(self) -> None:
         if len(self.data.windows) != 1:
             raise ValueError(f"data.windows has {len(self.data.windows)} entries: give one")
-        if self.generator == "flow" and self.given:
-            raise ValueError(f"given={self.given} is for priors, this is a flow: set given to 0")
+        asked = {"given": self.given, "actions": self.actions, "tasks": self.tasks[1:]}
+        wrong = [f"{name}={getattr(self, name)}" for name, value in asked.items() if value]
+        if self.generator == "flow" and wrong:
+            raise ValueError(f"{wrong[0]} is for priors, this is a flow: leave it out")
+        if self.actions and self.data.strides != (1,):
+            raise ValueError(
+                f"actions are those after each frame, data.strides={self.data.strides} leaves "
+                f"frames out: set data.strides=[1]"
+            )
 
     @property
     def window(self) -> Window:

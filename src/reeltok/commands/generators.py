@@ -31,11 +31,24 @@ class Wish:
     temperature: float | None = None
     given: Path | None = None
     given_frames: int | None = None
+    last_frames: int | None = None
+    inpaint: str | None = None
+    outpaint: str | None = None
     blocks: int | None = None
     actions: Path | None = None
 
+    @property
+    def completes(self) -> str | None:
+        """The option that asks to fill gaps of a given video instead of going on from it."""
+        return next((option_of(n) for n in COMPLETING if getattr(self, n) is not None), None)
 
-FOR_PRIORS = ("schedule", "temperature", "given", "given_frames", "blocks", "actions")
+
+def option_of(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+COMPLETING = ("last_frames", "inpaint", "outpaint")
+FOR_PRIORS = ("schedule", "temperature", "given", "given_frames", *COMPLETING, "blocks", "actions")
 FOR_FLOWS = ("sampler",)
 """What only one kind of generator can be asked for."""
 
@@ -72,8 +85,9 @@ def open_generator(folder: Path, wish: Wish, *, tokenizer: str | None, device: s
     for name in FOR_PRIORS if family == "flow" else FOR_FLOWS:
         if getattr(wish, name) is not None:
             kind = "a flow" if family == "flow" else "a prior"
-            option = name.replace("_", "-")
-            raise ValueError(f"--{option} was asked, but {folder} holds {kind}: leave it out")
+            raise ValueError(
+                f"{option_of(name)} was asked, but {folder} holds {kind}: leave it out"
+            )
     if family == "flow":
         from reeltok.generate import flow
 
@@ -168,18 +182,21 @@ def prior_work(prior: "Prior", tokenizer: "Tokenizer", wish: Wish) -> Work:
 
     clip = masked.pick_clip(prior.config, tokenizer)
     masked.pick_label(prior.config, wish.class_name, wish.guidance)
-    video = read_given(wish, clip)
-    if video is None and prior.config.reference is not None:
+    leans = prior.config.reference is not None
+    shown = given_pixels(wish, clip, leans=leans)
+    video = read_given(wish, clip, whole=None if shown is None else clip.frames + int(leans))
+    if video is None and leans:
         raise ValueError("this prior goes on from a reference frame: name a video with --given")
-    if prior.config.actions and wish.actions is None:
-        raise ValueError("this prior generates from actions: give them with --actions FILE.npy")
     options = {"sampling": sampling_of(wish), "class_name": wish.class_name}
-    actions = read_actions(wish.actions, prior.config.actions)
+    actions = known_actions(wish.actions, prior.config.actions)
     blocks = wish.blocks or 1
 
     def make(count: int, seed: int, first: int, tell: Callable) -> "Iterator[Tensor]":
         more = {**options, "first": first, "progress": tell, "actions": actions}
         start = None if video is None else video.tensor().expand(count, -1, -1, -1, -1)
+        if shown is not None and start is not None:
+            filled = masked.fill(prior, tokenizer, start, shown, count=count, seed=seed, **more)
+            return iter([filled])
         return continued(prior, tokenizer, start, count=count, blocks=blocks, seed=seed, **more)
 
     fps = clip.fps or (video.fps if video is not None else None) or default_rate()
@@ -230,24 +247,58 @@ def sampling_of(wish: Wish) -> Any:
     return Sampling(**{k: v for k, v in asdict(wish).items() if k in named and v is not None})
 
 
-def read_given(wish: Wish, clip: "Clip") -> "Video | None":
-    """The frames that a video begins with, scaled and cropped to what the prior makes."""
+def given_pixels(wish: Wish, clip: "Clip", *, leans: bool) -> "Tensor | None":
+    """Which pixels of a whole clip are given, "t h w"; None where its first frames alone are.
+
+    Where the prior `leans` on a reference frame, that one is given anyway and none of these.
+    ValueError for two such wishes at once, or a box that is none.
+    """
+    from reeltok.generate.conditions import give_around, give_frames
+
+    if wish.completes is None:
+        return None
+    asked = [option_of(name) for name in COMPLETING if getattr(wish, name) is not None]
+    asked += ["--blocks"] if wish.blocks is not None else []
+    if len(asked) > 1:
+        raise ValueError(f"{' and '.join(asked)} do not go together: leave all but one")
+    size = (clip.height, clip.width)
+    if wish.last_frames is not None:
+        first = max(0, (wish.given_frames or 1) - int(leans))
+        return give_frames(clip.frames, size, first=first, last=wish.last_frames)
+    if wish.given_frames is not None:
+        raise ValueError(f"--given-frames and {asked[0]} do not go together: leave one out")
+    around = give_around(clip.frames, size, parse_box(wish.inpaint or wish.outpaint or ""))
+    return around if wish.inpaint else ~around
+
+
+def parse_box(text: str) -> tuple[int, int, int, int]:
+    """TOP,LEFT,BOTTOM,RIGHT in pixels. ValueError for anything else."""
+    try:
+        top, left, bottom, right = (int(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is no box: give TOP,LEFT,BOTTOM,RIGHT in pixels of the prior's frames"
+        ) from None
+    return top, left, bottom, right
+
+
+def read_given(wish: Wish, clip: "Clip", *, whole: int | None) -> "Video | None":
+    """What a video begins with, scaled and cropped to what the prior makes; or `whole` frames."""
     from reeltok.video import read, stream
 
     if wish.given is None:
-        if wish.given_frames is not None:
-            raise ValueError(
-                f"--given-frames {wish.given_frames} of what? Name a video with --given"
-            )
+        for option, value in ((wish.completes, True), ("--given-frames", wish.given_frames)):
+            if option and value:
+                raise ValueError(f"{option} of what? Name a video with --given")
         return None
-    count = wish.given_frames or 1
+    count = whole or wish.given_frames or 1
     with stream(wish.given) as source:
         shrink = max(clip.height / source.height, clip.width / source.width)
-        whole = (round(source.height * shrink), round(source.width * shrink))
-    video = read(wish.given, frames=count, fps=clip.fps if count > 1 else None, size=whole)
+        size = (round(source.height * shrink), round(source.width * shrink))
+    video = read(wish.given, frames=count, fps=clip.fps if count > 1 else None, size=size)
     if len(video) < count:
         raise ValueError(f"{wish.given} has {len(video)} frames, {count} were to be given")
-    top, left = (whole[0] - clip.height) // 2, (whole[1] - clip.width) // 2
+    top, left = (size[0] - clip.height) // 2, (size[1] - clip.width) // 2
     return video_of(video, top, left, clip)
 
 
@@ -261,21 +312,14 @@ def video_of(video: "Video", top: int, left: int, clip: "Clip") -> "Video":
     return replace(video, frames=cut)
 
 
-def read_actions(path: Path | None, each: int) -> "Tensor | None":
-    """Actions "1 n a" of a .npy file. ValueError for another shape, or a prior without actions."""
-    if path is None:
-        return None
-    import numpy as np
-    import torch
+def known_actions(path: Path | None, each: int) -> "Tensor | None":
+    """Actions "1 n a" of a .npy file. ValueError where a prior knows none, or was given none."""
+    from reeltok.generate.conditions import read_actions
 
-    if not each:
+    if path is None and each:
+        raise ValueError("this prior generates from actions: give them with --actions FILE.npy")
+    if path is not None and not each:
         raise ValueError(
             f"--actions {path} was given, but this prior knows no actions: leave it out"
         )
-    try:
-        values = np.load(path, allow_pickle=False)
-    except ValueError as error:
-        raise ValueError(f"{path} is no .npy file of numbers: {error}") from error
-    if values.ndim != 2:
-        raise ValueError(f"{path} has shape {values.shape}: give one row of numbers for each frame")
-    return torch.from_numpy(values.astype("float32"))[None]
+    return None if path is None else read_actions(path)

@@ -5,7 +5,10 @@ condition video; its tokens stand where a mask would, wherever they hold anythin
 """
 
 import math
+from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from pydantic import ConfigDict
@@ -13,6 +16,9 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from reeltok.spec import Spec
+
+Given = Literal["predict", "interpolate", "inpaint", "outpaint"]
+"""What a prior learns to complete: from first frames, both ends, the outer pixels, or a box."""
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -75,6 +81,19 @@ def give_around(
     given = torch.ones(frames, *size, dtype=torch.bool)
     given[:, top:bottom, left:right] = False
     return given
+
+
+def give(kind: Given, frames: int, size: tuple[int, int], *, first: int) -> Bool[Tensor, "t h w"]:
+    """What is given of an example in training: `first` frames, the last one, or pixels.
+
+    "inpaint" hides, and "outpaint" shows, the middle box of half the height and width.
+    """
+    if kind in ("predict", "interpolate"):
+        return give_frames(frames, size, first=first, last=int(kind == "interpolate"))
+    height, width = size
+    box = (height // 4, width // 4, height - height // 4, width - width // 4)
+    around = give_around(frames, size, box)
+    return around if kind == "inpaint" else ~around
 
 
 def complete(
@@ -151,3 +170,17 @@ def actions_by_step(
         there = leading[:, at == step]
         table[:, step, : there.shape[1]] = there[:, :most]
     return table.flatten(2)
+
+
+def read_actions(path: str | Path) -> Float[Tensor, "1 n a"]:
+    """Actions of a .npy file, one row of numbers after each frame. ValueError for anything else."""
+    try:
+        values = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path} is no .npy file of numbers: {error}") from error
+    if values.ndim != 2 or values.dtype.kind not in "fiu":
+        raise ValueError(
+            f"{path} has shape {values.shape} of {values.dtype}: give one row of numbers for each "
+            f"frame"
+        )
+    return torch.from_numpy(values.astype("float32"))[None]

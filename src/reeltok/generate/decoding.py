@@ -15,12 +15,13 @@ from reeltok.generate.schedule import Dice, Sampling, gumbel, hidden_count, leas
 class Known:
     """What is known of a batch's tokens, in one row each: the condition video's `ids`.
 
-    Where `padding` they hold nothing given, where `settled` they are the clip's own.
+    Where `padding` they hold nothing given, where `settled` they are the clip's own; in one row for
+    all clips or in one each.
     """
 
     ids: Int[Tensor, "b n"]
-    padding: Bool[Tensor, " n"]
-    settled: Bool[Tensor, " n"]
+    padding: Bool[Tensor, "*b n"]
+    settled: Bool[Tensor, "*b n"]
 
 
 def conceal(

@@ -4,7 +4,7 @@
 and `PriorTask` is what the training loop runs: MAGVIT's masks, with COMMIT where frames are given.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -42,13 +42,14 @@ class Example:
 class Examples:
     """Clips' ids in rows, and what they are generated from; None where there is nothing.
 
-    `shown` are the ids of the condition video, `padding` the cells where it holds nothing given.
+    `shown` are the ids of the condition videos, one for each of k masks of what is given, `padding`
+    the cells where they hold nothing given.
     """
 
     ids: Int[Tensor, "n cells"]
     labels: Int[Tensor, " n"]
-    shown: Int[Tensor, "n cells"] | None = None
-    padding: Bool[Tensor, " cells"] | None = None
+    shown: Int[Tensor, "n k cells"] | None = None
+    padding: Bool[Tensor, "k cells"] | None = None
     actions: Float[Tensor, "n s a"] | None = None
     references: UInt8[Tensor, "n h w c"] | None = None
 
@@ -89,9 +90,9 @@ def tabulate(
     config: PriorConfig,
     clips: Iterable[Example],
     *,
-    given: Bool[Tensor, "t h w"] | None = None,
+    given: Sequence[Bool[Tensor, "t h w"]] = (),
 ) -> Examples:
-    """The ids of clips, and of their condition videos where pixels are `given`.
+    """The ids of clips, and of their condition videos by each mask of what is `given`.
 
     A clip has the prior's frames; for a RefTok one more in front, the reference. ValueError for
     clips of another length or size.
@@ -110,9 +111,10 @@ def tabulate(
             x = x[:, :, 1:]
         rows["ids"].append(coder.encode(x, reference=reference).flat().cpu())
         rows["labels"].append(torch.tensor([example.label]))
-        if given is not None:
-            shown = coder.encode(complete(x, given), reference=reference).flat().cpu()
-            rows.setdefault("shown", []).append(shown)
+        if given:
+            completed = [complete(x, mask) for mask in given]
+            shown = [coder.encode(video, reference=reference).flat().cpu() for video in completed]
+            rows.setdefault("shown", []).append(torch.stack(shown, dim=1))
         if config.actions:
             if example.actions is None:
                 raise ValueError("this prior is told actions, and a clip has none: give them")
@@ -120,7 +122,8 @@ def tabulate(
             rows.setdefault("actions", []).append(acts)
     if not rows["ids"]:
         raise ValueError("there are no clips to learn from: give at least one")
-    padding = None if given is None else padding_cells(given, coder.spec, config.grid).flatten()
+    empty = [padding_cells(mask, coder.spec, config.grid).flatten() for mask in given]
+    padding = torch.stack(empty) if empty else None
     return Examples(padding=padding, **{name: torch.cat(row) for name, row in rows.items()})
 
 
@@ -154,11 +157,7 @@ class PriorTask:
         """The loss of a batch; masks and hidden conditions are drawn from `generator`."""
         config, ids = self.prior.config, batch.ids
         hidden = draw_hidden(ids, generator)
-        known = None
-        if batch.shown is not None and batch.padding is not None:
-            never = torch.zeros_like(batch.padding)
-            known = Known(ids=batch.shown, padding=batch.padding, settled=never)
-        seen = conceal(ids, hidden, config.vocabulary, known)
+        seen = conceal(ids, hidden, config.vocabulary, draw_known(batch, generator))
         scores = self.prior(seen, self.conditions(batch, generator))
         errors = ids_errors(scores, ids, config.factors)
         right = ids_right(scores, ids, config.factors)
@@ -208,6 +207,20 @@ def draw_hidden(ids: Int[Tensor, "b n"], generator: torch.Generator | None) -> B
     shares = [hidden_share("cosine", r, ids.shape[1]) for r in drawn[:, 0].tolist()]
     counts = (torch.tensor(shares) * ids.shape[1]).ceil().long().clamp(min=1)
     return least_confident(drawn[:, 1:], counts.to(device)).to(ids.device)
+
+
+def draw_known(batch: Examples, generator: torch.Generator | None) -> Known | None:
+    """Each clip's tokens of the condition video by one of the masks; None where none is given."""
+    if batch.shown is None or batch.padding is None:
+        return None
+    kinds = batch.shown.shape[1]
+    device = "cpu" if generator is None else generator.device
+    kind = torch.zeros(len(batch), dtype=torch.long, device=device)
+    if kinds > 1:
+        kind = torch.randint(kinds, (len(batch),), generator=generator, device=device)
+    kind = kind.to(batch.ids.device)
+    shown, padding = batch.shown[torch.arange(len(batch)), kind], batch.padding[kind]
+    return Known(ids=shown, padding=padding, settled=torch.zeros_like(padding))
 
 
 def ids_errors(

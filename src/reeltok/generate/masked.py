@@ -306,6 +306,27 @@ def roll_out(
         at += new
 
 
+def fill(
+    prior: Prior,
+    tokenizer: Tokenizer,
+    video: Video | Float[Tensor, "b c t h w"],
+    given: Bool[Tensor, "t h w"],
+    **options: Any,
+) -> Float[Tensor, "b c t h w"]:
+    """Clips that keep the `given` pixels of `video` and are new everywhere else.
+
+    Both have the prior's frames, after frame 0 for a RefTok, which is kept whole; `options` are
+    those of `generate`. ValueError for another number of frames.
+    """
+    leans, x = prior.config.reference is not None, as_tensor(video)
+    tokens = generate(prior, tokenizer, video=x, given=given, **options)
+    made = tokenizer.decode(tokens, reference=on_bytes(x[:, :, :1]) if leans else None)
+    assert isinstance(made, Tensor), "generated tokens stand for tensors"
+    x = x.to(made)
+    filled = torch.where(given.to(made.device), x[:, :, int(leans) :], made)
+    return torch.cat([x[:, :, : int(leans)].expand(len(made), -1, -1, -1, -1), filled], dim=2)
+
+
 # On disk.
 
 

@@ -1,0 +1,64 @@
+"""`data bair`: BAIR's TFRecord files as clips to train on, each with its actions beside it."""
+
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reeltok.commands import options as given
+from reeltok.commands.files import check_place
+from reeltok.commands.progress import Progress
+from reeltok.commands.report import Report
+
+
+def unpack_bair(
+    data: Annotated[Path, typer.Argument(metavar="TFRECORDS", show_default=False)],
+    *,
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the clips go.")],
+    force: given.Force = False,
+) -> Report:
+    """Write every motion of BAIR's TFRecord files as a clip, with the actions beside it.
+
+    TFRECORDS is a file or a folder. FOLDER/NAME-0000.mkv is lossless, 10 frames a second;
+    NAME-0000.actions.npy holds 4 numbers for each frame, which `reeltok train prior_cpu --set
+    actions=4` reads. Clips that are there already are kept.
+    """
+    files = sorted(data.glob("*.tfrecords")) if data.is_dir() else [data]
+    if not files:
+        raise FileNotFoundError(f"there are no .tfrecords files in {data}: give BAIR's folder")
+    check_place(str(out))
+    out.mkdir(exist_ok=True)
+    written = kept = 0
+    with Progress("unpacking", len(files)) as progress:
+        for file in files:
+            made, old = unpack(file, out, force=force)
+            written, kept = written + made, kept + old
+            progress.finish_file()
+    record = {"folder": str(out), "written": written, "kept": kept}
+    return Report(data=record, text=f"{written} clips written to {out}, {kept} were there")
+
+
+def unpack(file: Path, out: Path, *, force: bool) -> tuple[int, int]:
+    """The clips of one file; how many were written, how many were there."""
+    import numpy as np
+
+    from reeltok.evaluate.bair import FPS, read_push, record_offsets
+    from reeltok.folder import replace_file
+    from reeltok.video import Video, write
+
+    written = kept = 0
+    for number, offset in enumerate(record_offsets(file)):
+        clip = out / f"{file.stem}-{number:04d}.mkv"
+        if clip.exists() and not force:
+            kept += 1
+            continue
+        push = read_push(file, offset)
+        held = BytesIO()
+        np.save(held, push.actions.numpy())
+        actions = held.getvalue()
+        replace_file(clip.with_suffix(".actions.npy"), partial(Path.write_bytes, data=actions))
+        write(Video(frames=push.frames, fps=FPS), clip, lossless=True)
+        written += 1
+    return written, kept
