@@ -139,6 +139,13 @@ def test_it_learns(config: PatchConfig) -> None:
     assert after["psnr/moving"] == pytest.approx(after["psnr"])
 
 
+def test_scores_are_taken_in_full_precision() -> None:
+    seen = lambda x, y: {"autocast": float(torch.is_autocast_enabled("cpu"))}
+    task = Patches(build(), PatchConfig(share=0.5), held_out=lambda: [batch()], score=seen)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert task.validate(0)["autocast"] == 0
+
+
 def test_quantizer_loss_and_every_weight_count() -> None:
     quantizer = FSQConfig(levels=(4,) * 4)
     task = Patches(build(replace(TINY, quantizer=quantizer)).train(), PatchConfig(share=0.5))
