@@ -17,12 +17,22 @@ from torch import Tensor
 
 Kind = TypeVar("Kind")
 FULL = 2**16  # bytes; with fewer left, a write that failed is put down to the full disk
+SCALE = ".row-scale"  # behind a tensor's name: its rows' scales
+SMALLEST = 2**-24  # above zero in float16
 
 
 def write_folder(
-    folder: str | Path, record: Mapping[str, Any], weights: Mapping[str, Tensor]
+    folder: str | Path,
+    record: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    *,
+    small: bool = False,
 ) -> Path:
-    """Write `record` and `weights` into `folder`, each file whole or not at all."""
+    """Write `record` and `weights` into `folder`, each file whole or not at all.
+
+    `small`: the matrices as 8-bit numbers (`to_bytes`).
+    """
+    weights = to_bytes(weights) if small else weights
     folder = Path(folder)
     fresh = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
@@ -36,6 +46,29 @@ def write_folder(
             shutil.rmtree(folder)
         raise
     return folder
+
+
+def to_bytes(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Matrices as int8 beside a float16 scale for each row, the output channel; vectors as is."""
+    packed = dict(weights)
+    for name, tensor in weights.items():
+        if tensor.ndim > 1 and tensor.is_floating_point():
+            rows = tensor.detach().float().flatten(1)
+            scale = (rows.abs().amax(1) / 127).half().clamp(min=SMALLEST)
+            steps = (rows / scale.float()[:, None]).round().clamp(-127, 127)
+            packed[name] = steps.to(torch.int8).view(tensor.shape)
+            packed[name + SCALE] = scale
+    return packed
+
+
+def from_bytes(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights as float32 where `to_bytes` packed them; all others as they are."""
+    plain = {name: tensor for name, tensor in weights.items() if not name.endswith(SCALE)}
+    for name in plain:
+        if name + SCALE in weights:
+            rows = plain[name].float().flatten(1) * weights[name + SCALE].float()[:, None]
+            plain[name] = rows.view(plain[name].shape)
+    return plain
 
 
 def replace_file(path: Path, write: Callable[[Path], Any]) -> None:

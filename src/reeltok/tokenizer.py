@@ -387,12 +387,12 @@ class Tokenizer(nn.Module):
             self._hash = None
         return super().train(mode)
 
-    def save_pretrained(self, folder: str | Path) -> Path:
-        """Write config.json and model.safetensors into `folder`, made if need be."""
+    def save_pretrained(self, folder: str | Path, *, small: bool = False) -> Path:
+        """Write config.json and model.safetensors; `small`: 8-bit weights, which are others."""
         record: dict[str, Any] = {"family": self.family, "name": self.name}
         record["config"] = dump_config(self.config)
         if self.statistics is not None:
             record["statistics"] = self.statistics
         if self.reads:
             record["reads"] = self.reads
-        return write_folder(folder, record, self.state_dict())
+        return write_folder(folder, record, self.state_dict(), small=small)

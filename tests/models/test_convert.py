@@ -114,6 +114,27 @@ def test_save_and_load_are_the_identity(tmp_path: Path) -> None:
     ]
 
 
+def test_small_folders_hold_weights_of_8_bits(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = VidTok(SMALL, "small").eval()
+    model.save_pretrained(tmp_path / "whole")
+    model.save_pretrained(tmp_path / "small", small=True)
+    size = {p.name: (p / "model.safetensors").stat().st_size for p in tmp_path.iterdir()}
+    assert size["small"] < 0.5 * size["whole"]
+    again = reeltok.load(tmp_path / "small")
+    for name, exact in model.state_dict().items():
+        found = again.state_dict()[name]
+        if exact.ndim < 2:
+            assert torch.equal(found, exact)
+            continue
+        step = exact.flatten(1).abs().amax(1) / 127
+        error = (found - exact).flatten(1).abs().amax(1)
+        assert (error <= 0.6 * step + 1e-7).all(), name
+    assert again.hash() != model.hash()
+    again.save_pretrained(tmp_path / "again", small=True)
+    assert reeltok.load(tmp_path / "again").hash() == again.hash()
+
+
 def test_loading_says_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="did you mean 'vidtok_kl_causal_488_4chn'"):
         reeltok.load("vidtok_kl_causal_488_4ch")
