@@ -34,6 +34,8 @@ COLUMNS = {
     "psnr@8": Column("PSNR at 8 fps", 2),
     "ssim": Column("SSIM", 3),
     "lpips": Column("LPIPS", 3),
+    "detail": Column("detail", 2),
+    "bits": Column("bits a clip", 0),
     "flicker": Column("flicker", 2),
     "flicker@3": Column("flicker at 3 fps", 2),
     "fvd": Column("FVD", 0),
@@ -89,12 +91,14 @@ def table(
     order = [key for name in tables for key in PUBLISHED[name].columns]
     given = [k for k in dict.fromkeys(order) if any(r and k in r.values for r in beside.values())]
     titles = [COLUMNS[key].title for key in columns]
-    titles += ["paper's line"] + [f"{COLUMNS[key].title} (paper)" for key in given]
+    if tables:
+        titles += ["paper's line"] + [f"{COLUMNS[key].title} (paper)" for key in given]
     lines = ["| | " + " | ".join(titles) + " |", "|---" * (len(titles) + 1) + "|"]
     for name, group in groups.items():
         row = beside[name]
         cells = [name, *(number(values_of(group, key), COLUMNS[key]) for key in columns)]
-        cells += ["" if row is None else f"{row.model}{f' ({row.note})' if row.note else ''}"]
+        if tables:
+            cells += ["" if row is None else f"{row.model}{f' ({row.note})' if row.note else ''}"]
         for key in given:
             known = row is not None and key in row.values
             cells.append(number([row.values[key]], COLUMNS[key]) if row and known else "")
@@ -102,7 +106,8 @@ def table(
     counts = {len(group) for group in groups.values()}
     seeds = f"{min(counts)} to {max(counts)}" if len(counts) > 1 else f"{counts.pop()}"
     sources = "; ".join(PUBLISHED[name].source for name in tables)
-    caption = f"{CAPTIONS[setting]} Seeds a line: {seeds}. Published: {sources}."
+    caption = f"{CAPTIONS[setting]} Seeds a line: {seeds}."
+    caption += f" Published: {sources}." if tables else ""
     return "\n".join([*lines, "", caption, ""])
 
 
@@ -126,6 +131,7 @@ def draw_dots(lab: "Lab", results: Sequence["Result"], keys: Sequence[str]) -> N
         if row is not None and "psnr" in row.values:
             panels[-1].plot([row.values["psnr"]], [place], "D", color="tab:orange", ms=5)
     panels[-1].set_title("PSNR, paper", fontsize=8)
+    panels[-1].set_visible(bool(tables))
     panels[0].set_yticks(range(len(groups)), list(groups), fontsize=8)
     panels[0].invert_yaxis()
     panels[0].margins(y=0.2)

@@ -88,6 +88,8 @@ def judge(model: Tokenizer, seen: Seen, how: Judge, device: torch.device) -> Sco
         end = f"@{rate:g}" if rate else ""
         found |= {key + end: sum(s[key] for s in each) / len(each) for key in each[0]}
         found["clips" + end] = len(each)
+        if model.spec.vocabulary is not None:
+            found["bits" + end] = model.encode(clips[0][1].to(device)).total_bits
     found["parameters_m"] = model.spec.parameters / 1e6
     found["gmacs"] = forward_gmacs(model, how, device)
     return found | ({} if seen.windows is None else count_usage(model, seen.windows, device))
@@ -108,6 +110,7 @@ def compare(net: LPIPS | None, x: Tensor, y: Tensor) -> Scores:
         "psnr": metrics.psnr(x, y).mean().item(),
         "ssim": metrics.ssim(x, y).mean().item(),
         "flicker": metrics.flicker(x, y).mean().item(),
+        "detail": metrics.detail(x, y).mean().item(),
     }
     if net is not None and min(x.shape[-2:]) >= net.backbone.smallest:
         found["lpips"] = metrics.lpips(net, x, y).mean().item()

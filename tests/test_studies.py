@@ -15,6 +15,7 @@ from reeltok.video import Video, write
 
 STUDIES = Path(__file__).parent.parent / "studies"
 NAMES = ("quantizers", "compression", "architecture", "stages", "frame_rate")
+OURS = ("planes", "references")  # whose lines mostly have none of a paper beside them
 
 
 @pytest.fixture
@@ -78,7 +79,7 @@ def test_a_study_writes_what_it_found_and_uses_its_runs_again(
     assert "1.mkv" in asked.clear()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *OURS])
 @pytest.mark.parametrize("setting", ["tiny", "full"])
 def test_every_line_of_every_study_can_be_built(load, name: str, setting: str) -> None:
     study = load(name).STUDY
@@ -87,7 +88,7 @@ def test_every_line_of_every_study_can_be_built(load, name: str, setting: str) -
     assert len({line.name for line in lines}) == len(lines)
     for line in lines:
         found = display.find_published(study.published, line.published)
-        assert (found is None) == line.name.endswith(", even")  # ours alone
+        assert name in OURS or (found is None) == line.name.endswith(", even")  # ours alone
         with torch.device("meta"):
             for stage in line.stages:
                 fresh = replace(stage, start="fresh")
@@ -97,3 +98,53 @@ def test_every_line_of_every_study_can_be_built(load, name: str, setting: str) -
 def test_bad_input_is_one_sentence(load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit, match=r"stages: no training data at .*nothing"):
         conduct(load, monkeypatch, tmp_path / "nothing", tmp_path / "out")
+
+
+def test_long_clips_are_measured(load, capsys: pytest.CaptureFixture[str]) -> None:
+    study = load("long_clips")
+    torch.manual_seed(0)
+    whole = study.taken(study.step_of("CoordTok, whole clip", 16, 32))
+    assert whole["processor_s"] > 0
+    assert whole["mib"] >= 0
+    study.one(["flow", "1280"], 32)
+    assert json.loads(capsys.readouterr().out)["processor_s"] > 0
+    found = {"processor_s": 1.0, "mib": 2.0}
+    steps = {f"{way} 16": found for way in study.WAYS} | {f"{study.WAYS[0]} 32": {}}
+    steps |= {f"{way} 32": found for way in study.WAYS[1:]}
+    record = {
+        "step": steps,
+        "flow": dict.fromkeys(map(str, study.CELLS), found),
+        "sample": dict.fromkeys(study.SAMPLERS, found),
+    }
+    text = study.tables(record, [16, 32])
+    assert "| CoordTok, random patches | 2 | failed |" in text
+    assert "CoordTok-SiT-L/2 9.8 s, 4.5 GB" in text
+
+
+def test_leaning_compares_ways_to_code(load, tmp_path: Path) -> None:
+    study, reeltok = load("leaning"), import_module("reeltok")
+    data = make_clips(tmp_path / "clips")
+    assert study.eval_shots(data) == [], "18 frames are too few"
+    model = reeltok.load("reftok-robot", weights="random")
+    with torch.no_grad():  # untrained injections are zero: nothing leans yet
+        for name, weight in model.named_parameters():
+            if "_lean" in name:
+                weight.normal_(std=0.3)
+    shots = [
+        study.Shot(str(i), torch.rand(1, 3, 9, 16, 16, generator=torch.Generator().manual_seed(i)))
+        for i in range(2)
+    ]
+    found = study.judge_all(study.variants(model, shots), shots, None)
+    means = {name: np.mean([one.scores["psnr"] for one in each]) for name, each in found.items()}
+    assert len(set(means.values())) == len(means), "every way is another"
+    assert len(study.by_block(found["previous"])) == 3
+    bits = {name: each[0].bits for name, each in found.items()}
+    assert bits["first, given"] < bits["previous"] < bits["previous, frame 0 lossless"]
+    apart = study.gap(found["previous"], found["none"], "psnr")
+    assert apart.mean == pytest.approx(means["previous"] - means["none"])
+    assert apart.low <= apart.mean <= apart.high
+    lines = study.table(found, "none")
+    assert len(lines) == 2 + len(found)
+    assert f"| {bits['previous']:,} |" in lines[2]
+    joined = study.cut_shots(shots)
+    assert torch.equal(joined[0].x[:, :, :9], shots[0].x)

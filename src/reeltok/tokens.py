@@ -252,11 +252,16 @@ class Tokens:
         return bits_for(self.vocabulary)
 
     @property
+    def total_bits(self) -> int:
+        """Bits of all tokens and stored references."""
+        return self.batch * math.prod(self.grid) * self.bits + self.reference_bits
+
+    @property
     def bits_per_pixel(self) -> float:
         """Bits of tokens and stored references over the original frames x height x width."""
         if self.frames == 0:
             raise ValueError("a part without frames has no bits per pixel; join the parts first")
-        total = self.batch * math.prod(self.grid) * self.bits + self.reference_bits
+        total = self.total_bits
         return total / (self.batch * self.frames * self.height * self.width)
 
     def __repr__(self) -> str:
