@@ -32,6 +32,7 @@ COMMANDS = {
     "generate": ("generate", "generate", "Make new videos with a generator."),
     "evaluate": ("evaluate", "evaluate", "Judge a tokenizer on videos, under a protocol."),
     "compare": ("compare", "compare", "Judge tokenizers and codecs side by side; a report."),
+    "fvd": ("fvd", "fvd", "Say how far generated videos are from real ones."),
     "probe": ("probe", "probe", "Say what a linear classifier reads off the tokens."),
     "bair": ("bair", "bair", "Judge a prior's predictions under the BAIR protocol."),
     "view": ("view", "view", "Show a page in the browser to try tokenizers on."),

@@ -13,7 +13,7 @@ from reeltok.commands import options as given
 from reeltok.commands.files import check_free, check_place
 from reeltok.commands.generators import continued, open_tokenizer
 from reeltok.commands.progress import Progress
-from reeltok.commands.report import Report, facts, note
+from reeltok.commands.report import Report, facts, note, save_record
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -103,15 +103,6 @@ def bair(
     shown |= {name: f"{v['mean']:.4g} ± {v['std']:.2g}" for name, v in record["metrics"].items()}
     shown |= {name: f"no weights ({why})" for name, why in record["missing"].items()}
     return Report(data=record, text=facts(shown))
-
-
-def save_record(record: dict[str, Any], out: Path) -> None:
-    """Write the record as JSON, whole or not at all."""
-    import json
-
-    from reeltok.folder import replace_file
-
-    replace_file(out, lambda beside: beside.write_text(json.dumps(record, indent=1) + "\n"))
 
 
 class Bench:

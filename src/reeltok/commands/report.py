@@ -4,6 +4,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 
@@ -80,3 +81,12 @@ def lost(keys: Sequence[str]) -> list[str]:
     counts = Counter(key.split(".")[0] for key in keys)
     parts = ", ".join(f"{name}.* ({count})" for name, count in sorted(counts.items()))
     return [f"dropped {len(keys)} keys that are not the network's: {parts}"] if keys else []
+
+
+def save_record(record: dict[str, Any], out: Path) -> None:
+    """Write a record as JSON, whole or not at all."""
+    import json
+
+    from reeltok.folder import replace_file
+
+    replace_file(out, lambda beside: beside.write_text(json.dumps(record, indent=1) + "\n"))

@@ -1,0 +1,84 @@
+"""Two sets of videos, real and made, as distributions: how far apart are their features?"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from reeltok.evaluate.clips import Clip, clips
+from reeltok.evaluate.metrics import (
+    FeatureMoments,
+    Videos,
+    appearance_features,
+    frechet_distance,
+)
+from reeltok.evaluate.protocols import Protocol
+from reeltok.evaluate.run import check_broken
+from reeltok.evaluate.scores import Judge, open_judge
+
+ALWAYS = ("lpips-alex", "appearance")  # beside the protocol's own: its weights are free
+
+
+@dataclass(frozen=True, kw_only=True)
+class Apart:
+    """The distances between two sets, and how many clips were in each; what had no weights."""
+
+    distances: dict[str, float]
+    real: int
+    made: int
+    broken: dict[str, str]
+    missing: dict[str, str]
+
+
+def set_distances(
+    real: str | Path,
+    made: str | Path,
+    protocol: Protocol,
+    *,
+    device: torch.device | str = "cpu",
+    max_broken: int = 5,
+    tell: Callable[[Clip], object] = lambda clip: None,
+) -> Apart:
+    """Fréchet distances of the protocol's networks, and the appearance distance.
+
+    Each clip's features are added up and forgotten. ValueError where a set gives fewer than two
+    clips, or more than `max_broken` break; a metric without weights is `missing`.
+    """
+    judge = open_judge((*protocol.metrics, *ALWAYS), frames=protocol.fvd_frames, device=device)
+    sums: list[dict[str, FeatureMoments]] = []
+    counts, broken = [], dict[str, str]()
+    for data in (real, made):
+        held, found, number = clips(protocol, data), dict[str, list[FeatureMoments]](), 0
+        for clip in held:
+            for name, features in describe(clip.video.tensor().to(device), judge).items():
+                found.setdefault(name, []).append(FeatureMoments.of(features))
+            number += 1
+            tell(clip)
+        check_broken(held.broken, max_broken, str(data))
+        if number < 2:
+            why = next(iter([*held.left_out.values(), *held.broken.values()]), "it has no more")
+            raise ValueError(
+                f"{data} gives {number} clips under {protocol.name}, a distance needs two of each "
+                f"set or more: {why}"
+            )
+        sums.append({name: reduce(add, moments) for name, moments in found.items()})
+        counts.append(number)
+        broken |= held.broken
+    distances = {name: frechet_distance(sums[0][name], sums[1][name]) for name in sums[0]}
+    missing = {name: why for name, why in judge.missing.items() if name != "lpips-alex"}
+    return Apart(
+        distances=distances, real=counts[0], made=counts[1], broken=broken, missing=missing
+    )
+
+
+@torch.no_grad()
+def describe(x: Videos, judge: Judge) -> dict[str, Tensor]:
+    """The features "n d" of one clip by every network of a judge."""
+    found = {f"fvd-{key}-{e.name}": e(x) for key, e in judge.extractors.items()}
+    if judge.lpips and x.shape[2] > 1:
+        found["appearance"] = appearance_features(judge.lpips[0].backbone(x[0].transpose(0, 1))[-1])
+    return found
