@@ -1,0 +1,131 @@
+"""Priors in training: masks, tables of ids, what is given, and that a prior learns."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from small_priors import SIZE, SMALL, clip
+
+from reeltok.generate import masked
+from reeltok.generate.conditions import (
+    give,
+    give_frames,
+)
+from reeltok.generate.ids import Example, Examples, PriorTask, draw_hidden, draw_known, tabulate
+from reeltok.generate.latents import Feed
+from reeltok.generate.prior import (
+    Prior,
+)
+from reeltok.models.reftok import RefTok
+from reeltok.models.vidtok import VidTok
+
+
+def test_masks_are_drawn_by_a_cosine() -> None:
+    ids = torch.zeros(400, 64, dtype=torch.long)
+    hidden = draw_hidden(ids, torch.Generator().manual_seed(0))
+    counts = hidden.sum(1)
+    assert counts.min() >= 1
+    assert counts.max() <= 64
+    assert (counts / 64).mean().item() == pytest.approx(2 / math.pi, abs=0.04)
+    again = draw_hidden(ids, torch.Generator().manual_seed(0))
+    assert torch.equal(hidden, again)
+
+
+def test_examples_hold_what_a_prior_is_told(plain: VidTok, leaning: RefTok, tmp_path: Path) -> None:
+    clips = [Example(x=clip(9, seed=i), actions=torch.rand(1, 9, 2)) for i in range(3)]
+    config = masked.describe(leaning, frames=8, size=SIZE, actions=2, **SMALL)
+    found = tabulate(leaning, config, clips)
+    x = clips[1].x
+    assert torch.equal(found.ids[1], leaning.encode(x[:, :, 1:], reference=x[:, :, :1]).flat()[0])
+    assert found.references.shape == (3, *SIZE, 3)
+    assert found.actions.shape == (3, 2, 8)
+    found.save(tmp_path / "ids.safetensors")
+    again = Examples.load(tmp_path / "ids.safetensors")
+    assert torch.equal(again.ids, found.ids)
+    assert torch.equal(again.references, found.references)
+    given = give_frames(9, SIZE, first=1)
+    config = masked.describe(plain, frames=9, size=SIZE, **SMALL)
+    commit = tabulate(plain, config, clips, given=[given])
+    assert torch.equal(commit.shown[:, 0, :6], commit.ids[:, :6])
+    assert commit.padding.view(3, 2, 3).flatten(1).all(1).tolist() == [False, True, True]
+    with pytest.raises(ValueError, match="cut it so"):
+        tabulate(plain, config, [Example(x=clip(8))])
+    with pytest.raises(ValueError, match="give at least one"):
+        tabulate(plain, config, [])
+
+
+def test_each_example_draws_one_of_the_masks(plain: VidTok) -> None:
+    config = masked.describe(plain, frames=9, size=SIZE, **SMALL)
+    masks = [give(kind, 9, SIZE, first=1) for kind in ("predict", "interpolate", "inpaint")]
+    clips = [Example(x=clip(9, seed=i)) for i in range(3)]
+    examples = tabulate(plain, config, clips, given=masks)
+    assert examples.shown.shape == (3, 3, config.cells)
+    alone = tabulate(plain, config, clips, given=masks[1:2])
+    assert torch.equal(examples.shown[:, 1], alone.shown[:, 0])
+    assert torch.equal(examples.padding[1], alone.padding[0])
+    many = examples.take(torch.zeros(90, dtype=torch.long))
+    known = draw_known(many, torch.Generator().manual_seed(0))
+    kinds = [
+        ((known.ids == examples.shown[0, i]) & (known.padding == examples.padding[i])).all(1)
+        for i in range(3)
+    ]
+    assert all(20 < kind.sum() < 40 for kind in kinds)
+    assert torch.stack(kinds).sum(0).eq(1).all()
+    task = PriorTask(Prior(config))
+    losses = task.loss(many, 0, torch.Generator().manual_seed(0))
+    assert losses.total.isfinite()
+
+
+def test_what_an_example_gives() -> None:
+    assert (
+        give("predict", 5, (8, 8), first=2).flatten(1).all(1).tolist() == [True] * 2 + [False] * 3
+    )
+    ends = give("interpolate", 5, (8, 8), first=1).flatten(1).any(1)
+    assert ends.tolist() == [True, False, False, False, True]
+    hole = give("inpaint", 5, (8, 8), first=0)
+    assert (~hole[0]).nonzero().aminmax(dim=0).max.tolist() == [5, 5]
+    assert (~hole).sum().item() == 5 * 16
+    assert torch.equal(give("outpaint", 5, (8, 8), first=0), ~hole)
+
+
+@pytest.mark.parametrize("kind", ["plain", "leaning"])
+def test_given_pixels_are_kept(kind: str, request: pytest.FixtureRequest) -> None:
+    tokenizer = request.getfixturevalue(kind)
+    leans = kind == "leaning"
+    frames = 8 + (not leans)
+    prior = Prior(masked.describe(tokenizer, frames=frames, size=SIZE, **SMALL))
+    x, given = clip(9), give("inpaint", frames, SIZE, first=0)
+    made = masked.fill(prior, tokenizer, x, given, count=2, seed=0)
+    assert made.shape == (2, *x.shape[1:])
+    kept = torch.cat([torch.ones(int(leans), *SIZE, dtype=torch.bool), given])
+    assert torch.equal(made[1][:, kept], x[0][:, kept])
+    assert not torch.equal(made[0][:, ~kept], made[1][:, ~kept])
+    with pytest.raises(ValueError, match="the video has"):
+        masked.fill(prior, tokenizer, x[:, :, :5], given)
+
+
+@pytest.mark.parametrize("kind", ["plain", "leaning"])
+def test_a_prior_learns(kind: str, request: pytest.FixtureRequest) -> None:
+    tokenizer = request.getfixturevalue(kind)
+    leans = kind == "leaning"
+    config = masked.describe(tokenizer, frames=8 + (not leans), size=SIZE, dropout=0.1, **SMALL)
+    clips = [Example(x=clip(9, seed=i)) for i in range(4)]
+    given = () if leans else [give_frames(9, SIZE, first=1)]
+    examples = tabulate(tokenizer, config, clips, given=given)
+    torch.manual_seed(0)
+    task = PriorTask(Prior(config), held_out=examples)
+    feed = Feed(examples, batch=4, seed=1)
+    optimizer = torch.optim.AdamW(task.parameters().parameters(), lr=1e-2)
+    before = task.validate(0)
+    task.prior.train()
+    for step in range(30):
+        optimizer.zero_grad()
+        losses = task.loss(feed(step), step, torch.Generator().manual_seed(step))
+        losses.total.backward()
+        optimizer.step()
+    after = task.validate(30)
+    assert before["held_out"] > math.log(config.vocabulary) - 0.5
+    assert after["held_out"] < before["held_out"] - 1
+    assert after["score"] == -after["held_out"]
+    assert task.validate(31) == after
