@@ -160,10 +160,13 @@ def play(
     skip, zero = first - span.before, 0.0 if reel.times is None else float(reel.times[first])
     start = float(reel.settings.get("start", 0.0))
     start += first / (reel.fps or 1.0) if reel.times is None else zero
+    left = end - first
     for video in only_videos(tokenizer.stream_decode(parts, tile=coding.tile)):
-        kept, skip = video.frames[skip:], max(0, skip - len(video))
+        here, skip = slice(skip, skip + left), max(0, skip - len(video))
+        kept = video.frames[here]
+        left -= len(kept)
         if len(kept):
-            times = None if video.times is None else video.times[-len(kept) :] - zero
+            times = None if video.times is None else video.times[here] - zero
             yield replace(video, frames=kept, times=times, start=start)
 
 
@@ -172,16 +175,20 @@ def groups(
 ) -> Iterator["Tokens"]:
     """The tokens of a span in parts of whole groups or windows, about `chunk` frames each.
 
-    The span's frames, up to `end`, are shared out among them; a decoder keeps what comes early.
+    The span's frames, up to `end`, are shared out among groups; a decoder keeps what comes early.
+    Windows have their own frames, also beyond `end`.
     """
     spec = tokenizer.spec
     if spec.causal:
         run = max(1, chunk // spec.group) * spec.group_steps
         opening = run + (0 if span.early else spec.first_steps)
+        cuts = [span.early, *range(span.early + opening, span.late, run), span.late]
+        count = len(cuts) - 1
+        frames = [span.before + (end - span.before) * i // count for i in range(count + 1)]
     else:
-        run = opening = spec.steps(reel.settings["window"])
-    cuts = [span.early, *range(span.early + opening, span.late, run), span.late]
-    frames = [span.before + (end - span.before) * i // (len(cuts) - 1) for i in range(len(cuts))]
+        window = reel.settings["window"]
+        cuts = [*range(span.early, span.late, spec.steps(window)), span.late]
+        frames = [min(reel.frames, span.before + window * i) for i in range(len(cuts))]
     for (a, b), (since, until) in zip(pairwise(cuts), pairwise(frames), strict=True):
         part = reel.part(a, b, frames=(since, until))
         yield part.with_(settings={**part.settings, "given": "video"})

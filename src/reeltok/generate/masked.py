@@ -66,7 +66,7 @@ def describe(
             f"{spec.name} is continuous and a prior guesses ids: choose a flow, or a discrete one"
         )
     leans = isinstance(tokenizer, RefTok)
-    settings = {"policy": coder.config.policy, "start": "given"} if leans else {}
+    settings = {"policy": coder.config.policy, "reference_start": "given"} if leans else {}
     grid = coder.grid_for(frames, size)
     if len(grid) != 3:
         raise ValueError(f"{spec.name} has no grid of time and space: a prior needs one")

@@ -21,6 +21,7 @@ from reeltok.tokens import Tokens
 from reeltok.video import to_bytes, to_unit
 
 START = "start"
+USED = {"policy": "policy", "reference_start": "start"}  # settings of tokens -> of RefTokConfig
 CUT, JUMP = 0.2, 2.5
 """A cut moves 16x16 thumbnails by more than CUT (mean difference, in [-1, 1]) from one frame to the
 next, and JUMP times as far as any other step nearby. Of 276 pairs of 23 clips the nearest are 0.27
@@ -180,7 +181,7 @@ def choose(
     `before` is the frame before the run, None where the clip begins. ValueError where a reference
     is needed and was not given, or does not fit.
     """
-    settings: dict[str, str] = {"policy": config.policy, "start": config.start}
+    settings: dict[str, str] = {key: getattr(config, name) for key, name in USED.items()}
     kept: dict[int, Kept] = {}
     if config.start == "given":
         fits, settings["reference"] = given(reference, x)

@@ -33,7 +33,7 @@ from reeltok.models.injection import (
     parted,
     still_patches,
 )
-from reeltok.models.reference import START, choose, kept_clips, recall
+from reeltok.models.reference import START, USED, choose, kept_clips, recall
 from reeltok.models.stages import Down, Patch, Up
 from reeltok.models.vidtok import Decoder, Encoder, channels_first, running_order
 from reeltok.quantizers import Quantized, join
@@ -346,7 +346,8 @@ class RefTok(Tokenizer):
 
     def as_coded(self, tokens: Tokens | Reel) -> "RefTok":
         """The same network, used as it was for `tokens`."""
-        used = {key: tokens.settings[key] for key in ("policy", "start") if key in tokens.settings}
+        settings = tokens.settings
+        used = {name: settings[key] for key, name in USED.items() if key in settings}
         return self.under(**used)
 
     def stream_encode(
