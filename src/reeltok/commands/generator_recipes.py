@@ -79,7 +79,7 @@ def sit_cpu() -> GeneratorRecipe:
         data=DataConfig(windows=(Window(frames=128, size=64, batch=8),), cache_size=96),
         loop=LoopConfig(
             optimizer=OptimizerConfig(rate=4e-4),
-            schedule=ScheduleConfig(steps=3_000, warmup=100, fall=1_000),
+            schedule=ScheduleConfig(steps=2_000, warmup=100, fall=800),
             ema=0.999,
             best="score",
         ),
@@ -131,7 +131,7 @@ def prior_cpu() -> GeneratorRecipe:
         data=DataConfig(windows=(Window(frames=16, size=64, batch=16),), cache_size=96),
         loop=LoopConfig(
             optimizer=OptimizerConfig(rate=5e-4, betas=(0.9, 0.96), decay=0.045),
-            schedule=ScheduleConfig(steps=4_000, warmup=200, shape="cosine"),
+            schedule=ScheduleConfig(steps=1_200, warmup=200, shape="cosine"),
             ema=0.999,
             best="score",
         ),
