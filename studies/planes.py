@@ -62,8 +62,8 @@ FRAMES_ONLY = PatchConfig(sampling="frames", share=1 / 4)
 LINES = (
     Line(name="48 cells", settings={"cells": (4, 4, 4)}),
     BASE,
-    Line(name="768 cells", settings={"cells": (16,) * 3, "cell_patch": (4,) * 3}),
-    Line(name="16 cells along time", settings={"cells": (16, 8, 8), "cell_patch": (4, 2, 2)}),
+    Line(name="768 cells", settings={"cells": (16,) * 3}),
+    Line(name="16 cells along time", settings={"cells": (16, 8, 8)}),
     Line(name="two content planes", settings={"content_planes": 2}),
     Line(name="narrow", settings=NARROW),
     Line(name="wide", settings=WIDE),

@@ -129,7 +129,6 @@ def key_of(recipe: GeneratorRecipe, tokenizer: Tokenizer, source: ClipSource) ->
     said |= {"groups": recipe.groups, "classes": recipe.classes, "given": recipe.given}
     said |= {"tasks": recipe.tasks, "actions": recipe.actions}
     said |= {"fps": data.fps, "strides": data.strides, "cache": (data.cache, data.cache_size)}
-    said["settings"] = recipe.settings if recipe.generator == "prior" else {}
     clips = {"train": source.train, "held": source.held}
     said["clips"] = {name: [marks(clip) for clip in part] for name, part in clips.items()}
     return hashlib.sha256(json.dumps(said, default=str).encode()).hexdigest()[:16]
