@@ -73,13 +73,17 @@ def eval_shots(folder: Path, frames: int | None = FRAMES) -> list[Shot]:
     return found
 
 
-def held_out_shots(folder: Path, out: Path) -> list[Shot]:
-    """Clips of sources that `reftok_cpu` and its twin never saw."""
+def held_out_shots(folder: Path, out: Path, frames: int | None = FRAMES) -> list[Shot]:
+    """Clips of sources that `reftok_cpu` and its twin never saw; the longest, whole, without `frames`."""
     config = reftok_cpu().data
     opened, _ = open_clips(list_clips(folder), config, cache=cache_folder(out))
     source = ClipSource(opened, config)
     long = [clip for clip in source.held if clip.frames >= FRAMES and clip.short >= SIZE]
-    return [Shot(clip.name, cut(source, clip, slice(0, FRAMES), SIZE)) for clip in long]
+    if frames is None:
+        long = [max(long, key=lambda clip: clip.frames)]
+    return [
+        Shot(clip.name, cut(source, clip, slice(0, frames or clip.frames), SIZE)) for clip in long
+    ]
 
 
 def square(x: Tensor) -> Tensor:
@@ -259,10 +263,14 @@ def study(asked: argparse.Namespace) -> None:
     cuts["none"] = plainly(leaning.under(policy="none"))
     seen = judge_all(cuts, joined, net)
     text += ["a cut behind frame 25, data/eval:", "", *table(seen, "none"), ""]
-    long = max(eval_shots(asked.eval, None), key=lambda shot: shot.x.shape[2])
+    whole = eval_shots(asked.eval, None)
+    if asked.data is not None:
+        whole += held_out_shots(asked.data, asked.out, None)
+    long = max(whole, key=lambda shot: shot.x.shape[2])
     drift = judge_all(ways, [long], net)
     draw(asked.out / "leaning.png", claims["data/eval"], drift, long.name)
     record |= {"references": {way: [vars(one) for one in found] for way, found in others.items()}}
+    record |= {"longest": {way: [vars(one) for one in found] for way, found in drift.items()}}
     record |= {"cuts": {way: [vars(one) for one in found] for way, found in seen.items()}}
     (asked.out / "record.json").write_text(json.dumps(record) + "\n")
     (asked.out / "table.md").write_text("\n".join(text))

@@ -108,10 +108,15 @@ def judge(rival: Rival, shots: Sequence[Tensor], net: LPIPS | None, samples: int
             found.real.append(moments(net, x))
             found.made.append(moments(net, y))
         row = {key: value.mean().item() for key, value in each.items()}
-        row |= {"best psnr": each["psnr"].max().item(), "best ssim": each["ssim"].max().item()}
+        row |= {f"best {key}": best(key, value) for key, value in each.items()}
         found.rows.append(row | {"processor s": spent})
         found.first.append(y[:1])
     return found
+
+
+def best(key: str, values: Tensor) -> float:
+    """The best of several samples: the smallest distance, the largest of the others."""
+    return (values.min() if key == "lpips" else values.max()).item()
 
 
 def summary(found: Judged) -> dict[str, float]:
@@ -125,7 +130,8 @@ def summary(found: Judged) -> dict[str, float]:
 
 def table(found: dict[str, dict[str, float]], sizes: dict[str, float]) -> str:
     """The table in Markdown."""
-    digits = {"psnr": 2, "ssim": 3, "lpips": 3, "best psnr": 2, "best ssim": 3, "appearance": 2}
+    digits = {"psnr": 2, "ssim": 3, "lpips": 3}
+    digits |= {f"best {key}": count for key, count in digits.items()} | {"appearance": 2}
     keys = [key for key in digits if key in next(iter(found.values()))]
     lines = ["| | parameters, M | " + " | ".join(keys) + " | processor s a clip |"]
     lines.append("|---" * (len(keys) + 3) + "|")

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from reeltok.generate import masked
+from reeltok.generate.prior import Prior
 from reeltok.video import Video, write
 
 STUDIES = Path(__file__).parent.parent / "studies"
@@ -148,3 +150,37 @@ def test_leaning_compares_ways_to_code(load, tmp_path: Path) -> None:
     assert f"| {bits['previous']:,} |" in lines[2]
     joined = study.cut_shots(shots)
     assert torch.equal(joined[0].x[:, :, :9], shots[0].x)
+
+
+def test_priors_are_judged_by_what_they_predict(load, tmp_path: Path) -> None:
+    study, reeltok = load("priors"), import_module("reeltok")
+    shots = [
+        torch.rand(1, 3, 6, 32, 32, generator=torch.Generator().manual_seed(i)) for i in (0, 1)
+    ]
+    judged, sizes = {}, {}
+    for name, model, frames in (("RefTok", "reftok-robot", 5), ("plain", "reftok-robot-none", 5)):
+        tokenizer = reeltok.load(model, weights="random")
+        size = {"width": 24, "depth": 1, "heads": 2}
+        config = masked.describe(tokenizer, frames=frames, size=(32, 32), **size)
+        rival = study.Rival(name, Prior(config).eval(), tokenizer)
+        judged[name], sizes[name] = study.judge(rival, shots, None, samples=2), 1.0
+    found = {name: study.summary(one) for name, one in judged.items()}
+    assert all(one["best psnr"] >= one["psnr"] for one in found.values())
+    assert torch.equal(judged["RefTok"].first[0][:, :, :1], shots[0][:, :, :1]), "frame 0 is given"
+    assert study.best("lpips", torch.tensor([0.2, 0.1])) == pytest.approx(0.1)
+    text = study.table(found, sizes)
+    assert text.count("| RefTok |") == 1
+    assert "best ssim" in text
+    study.draw(shots, judged, [0], tmp_path / "priors.png")
+    assert (tmp_path / "priors.png").stat().st_size > 0
+    with pytest.raises(ValueError, match="give NAME=RUN"):
+        study.open_rival("runs/prior")
+
+
+def test_crops_are_boxes_of_a_clip(load) -> None:
+    study = load("crops")
+    x = torch.rand(1, 3, 49, 128, 128)
+    for place in study.PLACES:
+        assert place.of(x).shape[-2:] == (study.SIDE, study.SIDE), "the box lies inside"
+    side = study.SIDE * study.SCALE
+    assert study.enlarged(study.PLACES[0].of(x)).shape == (3, side, side)
