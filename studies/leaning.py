@@ -74,7 +74,7 @@ def eval_shots(folder: Path, frames: int | None = FRAMES) -> list[Shot]:
 
 
 def held_out_shots(folder: Path, out: Path, frames: int | None = FRAMES) -> list[Shot]:
-    """Clips of sources that `reftok_cpu` and its twin never saw; the longest, whole, without `frames`."""
+    """Clips of sources that `reftok_cpu` and its twin never saw; None: the longest, whole."""
     config = reftok_cpu().data
     opened, _ = open_clips(list_clips(folder), config, cache=cache_folder(out))
     source = ClipSource(opened, config)

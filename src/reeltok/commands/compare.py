@@ -58,8 +58,8 @@ def compare(
         raise ValueError(f"{out} holds another page: give another --out, or --force")
     check_place(str(out))
     from reeltok.evaluate.protocols import find_protocol
-    from reeltok.evaluate.report import Media, write_report
-    from reeltok.evaluate.results import Result, tabulate
+    from reeltok.evaluate.report import Media
+    from reeltok.evaluate.results import Result
     from reeltok.evaluate.run import place
 
     plan, media = find_protocol(protocol), Media(out)
@@ -83,15 +83,20 @@ def compare(
                 results.append(run.judge(own))
             like = run.yardstick(results)
             results += [run.judge(one) for text in peer or () for one in run.peers(text, like)]
-        if place()[0] > 0:
-            return Report(data={}, text="")
-        tell_broken(results)
-        rows = [r for r in results if r.settings.get("role") != "curve"]
-        title = f"{len(rows)} results on {len(results[0].clips)} clips"
-        index = write_report(out, results, media, title=title)
-    table = tabulate(rows)
+        return Report(data={}, text="") if place()[0] > 0 else write_all(out, results, media)
+
+
+def write_all(out: Path, results: "list[Result]", media: "Media") -> Report:
+    """The page, and what is said of it: the table without the points of curves."""
+    from reeltok.evaluate.report import write_report
+    from reeltok.evaluate.results import tabulate
+
+    tell_broken(results)
+    rows = [r for r in results if r.settings.get("role") != "curve"]
+    title = f"{len(rows)} results on {len(results[0].clips)} clips"
+    index = write_report(out, results, media, title=title)
     shown = ["psnr", "ssim", "lpips-alex", "flicker", "bits_per_pixel"]
-    text = f"{replace(table, columns=shown).text()}\n\nreport: {index}"
+    text = f"{replace(tabulate(rows), columns=shown).text()}\n\nreport: {index}"
     return Report(
         data={"report": str(index), "results": [judging.flat(r) for r in results]}, text=text
     )
