@@ -3,8 +3,8 @@
     python studies/planes_shown.py RUN/best --data CLIPS [--flow SIT_RUN/best] --out FOLDER
 
 Held-out clips of a whole window: frames, what the planes give back, and a boxed region of both,
-which is decoded alone; then new clips. Writes `planes.png`, `samples.png` and, of all clips,
-`planes.json`.
+which is decoded alone; then new clips, and both runs' curves. Writes `planes.png`, `samples.png`,
+`curves.png` and, of all clips, `planes.json`.
 """
 
 import argparse
@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import fmean
 
 import torch
+from display import finish
 from judging import compare, cut, perceptual
 from PIL import Image
 from torch import Tensor
@@ -25,6 +26,7 @@ from reeltok.train.coordtok_recipes import coordtok_cpu
 from reeltok.train.data import ClipSource
 from reeltok.train.frames import open_clips
 from reeltok.train.launch import cache_folder
+from reeltok.train.logbook import read_lines
 
 COLUMNS, BOX, GROUPS = 6, 24, ("open", "robot", "people")
 
@@ -95,6 +97,20 @@ def show_samples(model: CoordTok, folder: Path, count: int, out: Path) -> None:
     pile([strip(one[None]) for one in made], out / "samples.png")
 
 
+def draw_curves(runs: dict[str, tuple[Path, str]], out: Path) -> None:
+    """A number of each run's log over its steps."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4 * len(runs), 2.6), dpi=80)
+    panels = figure.subplots(1, len(runs), squeeze=False)[0]
+    for axes, (title, (run, key)) in zip(panels, runs.items(), strict=True):
+        lines = [line for line in read_lines(run / "log.jsonl") if key in line]
+        axes.plot([x["step"] for x in lines], [x[key] for x in lines], marker="o", ms=3)
+        axes.set_title(title, fontsize=8)
+        axes.set_xlabel("step", fontsize=8)
+    finish(figure, panels, out / "curves.png")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
@@ -108,8 +124,11 @@ def main() -> None:
     if not isinstance(model, CoordTok):
         raise SystemExit(f"planes_shown: {asked.model} holds a {model.family}: give a CoordTok's")
     show_planes(model, held_out(model, asked.data, asked.out), asked.out)
+    runs = {"CoordTok, held-out PSNR, dB": (asked.model.parent, "psnr")}
     if asked.flow is not None:
         show_samples(model, asked.flow, asked.count, asked.out)
+        runs["SiT, held-out loss"] = asked.flow.parent, "held_out"
+    draw_curves(runs, asked.out)
 
 
 if __name__ == "__main__":
