@@ -26,6 +26,9 @@ help:  ## list the targets
 demo: .venv/made  ## a real video to tokens and back, into out/ (VIDEO=clip.mp4 for your own)
 	$(BIN)/reeltok demo $(if $(VIDEO),--video '$(VIDEO)') --out out --force
 
+# Threads that wait asleep: on a busy machine those that spin make small operations minutes long.
+test test-all test-browser: export OMP_WAIT_POLICY := passive
+
 test: .venv/made-for-tests  ## the tests: CPU, offline, minutes
 	$(BIN)/python -m pytest
 
