@@ -112,13 +112,14 @@ def table(
 
 
 def draw_dots(lab: "Lab", results: Sequence["Result"], keys: Sequence[str]) -> None:
-    """One line a row: every seed a dot, a bar at their mean; in the last panel the paper's PSNR."""
+    """One line a row: every seed a dot, a bar at their mean; then the paper's PSNR, if any."""
     from matplotlib.figure import Figure
 
     groups, tables = by_row(results), lab.study.published
     beside = {n: find_published(tables, g[0].row.published) for n, g in groups.items()}
-    figure = Figure(figsize=(3 + 2.6 * (len(keys) + 1), 0.9 + 0.32 * max(3, len(groups))), dpi=80)
-    panels = figure.subplots(1, len(keys) + 1, sharey=True, squeeze=False)[0]
+    count = len(keys) + bool(tables)
+    figure = Figure(figsize=(3 + 2.6 * count, 0.9 + 0.32 * max(3, len(groups))), dpi=80)
+    panels = figure.subplots(1, count, sharey=True, squeeze=False)[0]
     for axes, key in zip(panels, keys, strict=False):
         factor = COLUMNS[key].factor
         for place, group in enumerate(groups.values()):
@@ -130,8 +131,8 @@ def draw_dots(lab: "Lab", results: Sequence["Result"], keys: Sequence[str]) -> N
     for place, row in enumerate(beside.values()):
         if row is not None and "psnr" in row.values:
             panels[-1].plot([row.values["psnr"]], [place], "D", color="tab:orange", ms=5)
-    panels[-1].set_title("PSNR, paper", fontsize=8)
-    panels[-1].set_visible(bool(tables))
+    if tables:
+        panels[-1].set_title("PSNR, paper", fontsize=8)
     panels[0].set_yticks(range(len(groups)), list(groups), fontsize=8)
     panels[0].invert_yaxis()
     panels[0].margins(y=0.2)

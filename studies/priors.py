@@ -55,6 +55,15 @@ class Rival:
         return torch.cat([start, *parts], dim=2)[:, :, : x.shape[2]].clamp(-1, 1)
 
 
+class Still:
+    """No prediction at all: the given frame, repeated. Whoever sees motion must be above it."""
+
+    name = "the given frame, repeated"
+
+    def predict(self, x: Tensor, samples: int, sampling: Sampling) -> Tensor:
+        return x[:, :, :1].expand(samples, -1, x.shape[2], -1, -1)
+
+
 def open_rival(words: str) -> Rival:
     """NAME=RUN. ValueError for anything else."""
     name, equals, folder = words.partition("=")
@@ -94,7 +103,7 @@ def moments(net: LPIPS, x: Tensor) -> metrics.FeatureMoments:
 
 
 @torch.no_grad()
-def judge(rival: Rival, shots: Sequence[Tensor], net: LPIPS | None, samples: int) -> Judged:
+def judge(rival: Rival | Still, shots: Sequence[Tensor], net: LPIPS | None, samples: int) -> Judged:
     """Predict every window `samples` times; scores of the 15 new frames."""
     found = Judged([], [], [], [])
     for x in shots:
@@ -174,12 +183,14 @@ def main() -> None:
     except (ValueError, OSError) as error:
         raise SystemExit(f"priors: {error}") from error
     net, found = perceptual(torch.device("cpu")), {}
-    for rival in rivals:
+    for rival in (*rivals, Still()):
         found[rival.name] = judge(rival, shots, net, asked.samples)
         print(rival.name, summary(found[rival.name]), flush=True)
     means = {name: summary(one) for name, one in found.items()}
     sizes = {r.name: sum(p.numel() for p in r.prior.parameters()) / 1e6 for r in rivals}
-    draw(shots, found, range(0, len(shots), max(1, len(shots) // 4)), asked.out / "priors.png")
+    sizes[Still.name] = 0.0
+    shown = {rival.name: found[rival.name] for rival in rivals}
+    draw(shots, shown, range(0, len(shots), max(1, len(shots) // 4)), asked.out / "priors.png")
     record = {"machine": describe_machine(), "windows": len(shots), "samples": asked.samples}
     record |= {"means": means, "rows": {name: one.rows for name, one in found.items()}}
     (asked.out / "record.json").write_text(json.dumps(record) + "\n")

@@ -167,6 +167,8 @@ def test_priors_are_judged_by_what_they_predict(load, tmp_path: Path) -> None:
     found = {name: study.summary(one) for name, one in judged.items()}
     assert all(one["best psnr"] >= one["psnr"] for one in found.values())
     assert torch.equal(judged["RefTok"].first[0][:, :, :1], shots[0][:, :, :1]), "frame 0 is given"
+    still = study.judge(study.Still(), shots, None, samples=2).first[0]
+    assert torch.equal(still[:, :, 5:], shots[0][:, :, :1])
     assert study.best("lpips", torch.tensor([0.2, 0.1])) == pytest.approx(0.1)
     text = study.table(found, sizes)
     assert text.count("| RefTok |") == 1
