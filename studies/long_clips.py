@@ -86,7 +86,8 @@ def taken(act: Callable[[], object]) -> dict[str, float]:
     start_memory()
     before, began = peak_memory(), time.process_time()
     act()
-    return {"processor_s": time.process_time() - began, "mib": (peak_memory() - before) / 2**20}
+    grown = max(0, peak_memory() - before)
+    return {"processor_s": time.process_time() - began, "mib": grown / 2**20}
 
 
 def apart(*words: str) -> dict[str, float]:

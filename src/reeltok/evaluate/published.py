@@ -231,7 +231,7 @@ _TABLES = (
         "coordtok-3",
         "One sample of 128 frames of 128x128, RTX 4090",
         f"{_COORDTOK}, table 3",
-        None,
+        "ucf-128",
         "seconds gb",
         (
             ("TATS", (180.7, 9.8)),
@@ -246,7 +246,7 @@ _TABLES = (
         "coordtok-4",
         "What a training step asks for, UCF-101, 128 frames, 210K steps",
         f"{_COORDTOK}, table 4",
-        None,
+        "coordtok",
         "fvd",
         (
             ("random patches, 3.125 %", (238.0,)),
@@ -258,7 +258,7 @@ _TABLES = (
         "coordtok-8",
         "Number of cells, UCF-101, 128 frames",
         f"{_COORDTOK}, table 8",
-        None,
+        "coordtok",
         _QUALITY,
         (
             ("1280 cells", (28.6, 0.892, 0.066, 102.9)),
@@ -269,7 +269,7 @@ _TABLES = (
         "coordtok-9",
         "Losses, UCF-101, 128 frames",
         f"{_COORDTOK}, table 9",
-        None,
+        "coordtok",
         _QUALITY,
         (
             ("l2 alone", (30.3, 0.905, 0.141, 186.3), "its text says 188.3"),
