@@ -93,6 +93,18 @@ def test_ms_ssim_equals_pytorch_msssim(size: tuple[int, int]) -> None:
     torch.testing.assert_close(found.flatten(), wanted, atol=1e-5, rtol=0)
 
 
+def test_ssim_equals_pytorch_msssim_where_many_pixels_are_averaged() -> None:
+    from pytorch_msssim import ms_ssim, ssim
+
+    x, y = pair(1, 3, 16, 256, 256)  # float32 sums over a frame once lost 2e-5 here
+    like = {"data_range": 1.0, "size_average": False}
+    single, multi = metrics.ssim_and_ms_ssim(x, y)
+    assert multi is not None
+    a, b = frames(x), frames(y)
+    torch.testing.assert_close(single[0], ssim(a, b, **like), atol=1e-6, rtol=0)
+    torch.testing.assert_close(multi[0], ms_ssim(a, b, **like), atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize("size", [(162, 170), (40, 48), (400, 420)])
 def test_both_ssims_at_once_equal_each_alone(size: tuple[int, int]) -> None:
     x, y = pair(2, 3, 2, *size) if size[0] < 400 else pair(1, 3, 1, *size)
@@ -144,6 +156,12 @@ def test_detail_looks_at_edges_alone() -> None:
     assert metrics.detail(x, sharp).item() == pytest.approx(20.0, abs=1e-3)
     flat = torch.zeros(1, 3, 1, 20, 20)  # no edges: every pixel ties, so all of them count
     assert metrics.detail(flat, flat + 0.2).item() == pytest.approx(20.0, abs=1e-3)
+
+
+def test_the_fast_search_for_edges_equals_that_of_torch() -> None:
+    x = torch.randint(0, 50, (3, 400)).float()  # with ties
+    wanted = x.topk(40, dim=1).values[:, -1:]
+    torch.testing.assert_close(metrics._largest(x, 40), wanted, atol=0, rtol=0)
 
 
 def test_boxes_are_widened_inside_the_frame() -> None:

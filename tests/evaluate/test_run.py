@@ -13,13 +13,30 @@ from reeltok.evaluate.protocols import PROTOCOLS, Protocol
 from reeltok.evaluate.results import Kind, Result
 from reeltok.evaluate.run import Watched, evaluate
 from reeltok.evaluate.scores import Judge
-from reeltok.evaluate.subjects import Own, Trial, complete
+from reeltok.evaluate.subjects import Macs, Own, Trial, complete, count_macs
+from reeltok.models.coordtok import CoordTok
 from reeltok.models.presets import COMPACT
+from reeltok.models.triplane import CoordTokConfig
 from reeltok.models.vidtok import VidTok
+from reeltok.tokenizer import Tokenizer
 from reeltok.video import Video, write
 
 PLAN = replace(PROTOCOLS["shared-eval"], frames=5, crop=32, smallest=16, metrics=("psnr", "ssim"))
 JUDGE = Judge(metrics=PLAN.metrics)
+SMALL = CoordTokConfig(
+    size=(8, 16, 24),
+    patch=(4, 8, 8),
+    cells=(4, 4, 6),
+    cell_patch=(2, 2, 3),
+    width=16,
+    heads=2,
+    vit_depth=1,
+    depth=1,
+    decoder_patch=(2, 4, 4),
+    decoder_width=32,
+    decoder_heads=2,
+    decoder_depth=2,
+)
 
 
 @dataclass
@@ -148,6 +165,20 @@ def test_a_tokenizer_of_ours_is_judged(data: Path) -> None:
     assert result.extra["parameters"] == model.parameter_count()
     assert result.extra["macs"] > 1e6
     assert result.settings["factors"] == [4, 8, 8]
+
+
+@pytest.mark.parametrize("vidtok", [True, False])
+def test_macs_of_a_real_pass_equal_those_of_a_pass_without_numbers(vidtok: bool) -> None:
+    if vidtok:
+        model: Tokenizer = VidTok(replace(COMPACT, width=8), "tiny").eval()
+    else:  # with attention
+        model = CoordTok(SMALL, "tiny").eval()
+    frames, height, width = SMALL.size
+    video = Video.of(torch.zeros(frames, height, width, 3, dtype=torch.uint8), fps=10)
+    clip = Clip(name="a", video=video, sha256="")
+    with Macs() as macs:
+        Own(tokenizer=model, name="tiny").reconstruct(clip)
+    assert macs.total == count_macs(model, clip) > 1e5
 
 
 def test_clips_are_completed_by_repeating_edges() -> None:

@@ -81,28 +81,22 @@ def bair(
 
     if protocol not in SAMPLES:
         raise ValueError(f"--protocol {protocol} is not known: give standard or debiased")
-    debiased = protocol == "debiased"
-    plan = Plan(
-        windows=debiased,
-        samples=samples or SAMPLES[protocol],
-        repeats=repeats,
-        seed=seed,
-        batch=batch,
-    )
+    debiased, samples = protocol == "debiased", samples or SAMPLES[protocol]
+    plan = Plan(windows=debiased, samples=samples, repeats=repeats, seed=seed, batch=batch)
     bench = Bench(model, tokenizer, device, BAIR_DEBIASED if debiased else BAIR_STANDARD)
-    record: dict[str, Any] = {
-        "protocol": protocol,
-        "samples": plan.samples,
-        "repeats": repeats,
-        "seed": seed,
-    }
-    record |= judge_all(bench, data, videos, plan)
+    settings = {"protocol": protocol, "samples": samples, "repeats": repeats, "seed": seed}
+    record = settings | judge_all(bench, data, videos, plan)
     if out is not None:
         save_record(record, out)
-    shown = {"protocol": protocol, "videos": record["videos"], "clips": record["clips"]}
+    return Report(data=record, text=told(record))
+
+
+def told(record: dict[str, Any]) -> str:
+    """The record for people: every metric with its deviation over the repeats."""
+    shown = {key: record[key] for key in ("protocol", "videos", "clips")}
     shown |= {name: f"{v['mean']:.4g} ± {v['std']:.2g}" for name, v in record["metrics"].items()}
     shown |= {name: f"no weights ({why})" for name, why in record["missing"].items()}
-    return Report(data=record, text=facts(shown))
+    return facts(shown)
 
 
 class Bench:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from reeltok.evaluate.scores import Judge
     from reeltok.evaluate.subjects import Subject
 
+SHOWN = ["psnr", "ssim", "lpips-alex", "flicker", "bits_per_pixel"]  # in the terminal
 CURVE = ("psnr", "psnr-uint8", "lpips-alex")  # what points of a codec's curve are judged by
 
 
@@ -54,40 +55,38 @@ def compare(
     every clip at its bits, and one quality for the set; points of their curves stand beside.
     """
     names, data = split_words(what)
-    if (out / "index.html").exists() and not (force or (out / "results").is_dir()):
-        raise ValueError(f"{out} holds another page: give another --out, or --force")
-    check_place(str(out))
+    check_report(out, force=force)
     from reeltok.evaluate.protocols import find_protocol
     from reeltok.evaluate.report import Media
     from reeltok.evaluate.results import Result
     from reeltok.evaluate.run import place
 
     plan, media = find_protocol(protocol), Media(out)
+    kept = None if again else judging.place_work(work)
+    sample = plan.latent == "sample"
     results = [Result.load(name) for name in names if name.endswith(".json")]
-    models = [name for name in names if not name.endswith(".json")]
     with judging.ranks():
         if data is not None:
-            run = Comparison(
-                plan,
-                data,
-                media,
-                device,
-                root,
-                None if again else judging.place_work(work),
-                max_broken,
-            )
-            for name in models:
-                own = judging.open_own(
-                    name, weights, device, dtype, chunk, tile, sample=plan.latent == "sample"
-                )
-                results.append(run.judge(own))
-            like = run.yardstick(results)
-            results += [run.judge(one) for text in peer or () for one in run.peers(text, like)]
-        return Report(data={}, text="") if place()[0] > 0 else write_all(out, results, media)
+            run = Comparison(plan, data, media, device, root, kept, max_broken)
+            for name in names:
+                if not name.endswith(".json"):
+                    own = judging.open_own(name, weights, device, dtype, chunk, tile, sample=sample)
+                    results.append(run.judge(own))
+            results += run.judge_peers(peer or (), results)
+        if place()[0] > 0:
+            return Report(data={}, text="")
+        return report_on(results, out, media)
 
 
-def write_all(out: Path, results: "list[Result]", media: "Media") -> Report:
-    """The page, and what is said of it: the table without the points of curves."""
+def check_report(out: Path, *, force: bool) -> None:
+    """ValueError where `out` cannot be written, or holds a page that is no report."""
+    if (out / "index.html").exists() and not (force or (out / "results").is_dir()):
+        raise ValueError(f"{out} holds another page: give another --out, or --force")
+    check_place(str(out))
+
+
+def report_on(results: "list[Result]", out: Path, media: "Media") -> Report:
+    """Write the page, and say what stands in its table."""
     from reeltok.evaluate.report import write_report
     from reeltok.evaluate.results import tabulate
 
@@ -95,10 +94,10 @@ def write_all(out: Path, results: "list[Result]", media: "Media") -> Report:
     rows = [r for r in results if r.settings.get("role") != "curve"]
     title = f"{len(rows)} results on {len(results[0].clips)} clips"
     index = write_report(out, results, media, title=title)
-    shown = ["psnr", "ssim", "lpips-alex", "flicker", "bits_per_pixel"]
-    text = f"{replace(tabulate(rows), columns=shown).text()}\n\nreport: {index}"
+    table = replace(tabulate(rows), columns=SHOWN)
     return Report(
-        data={"report": str(index), "results": [judging.flat(r) for r in results]}, text=text
+        data={"report": str(index), "results": [judging.flat(r) for r in results]},
+        text=f"{table.text()}\n\nreport: {index}",
     )
 
 
@@ -170,6 +169,15 @@ class Comparison:
                 **more,
             )
 
+    def judge_peers(self, names: "Iterable[str]", results: "list[Result]") -> "list[Result]":
+        """The results of all subjects that these names stand for, matched to those before."""
+        from reeltok.evaluate.peers import open_peers
+
+        like = self.yardstick(results)
+        return [
+            self.judge(one) for name in names for one in open_peers(name, like, device=self.device)
+        ]
+
     def yardstick(self, results: "list[Result]") -> "Yardstick":
         """What peers are matched to: the first result that counted bits."""
         from reeltok.evaluate.codecs import Yardstick
@@ -193,9 +201,3 @@ class Comparison:
         return clips(
             self.plan, self.data, root=self.root, causal=causal, shard=place(), held=self.held
         )
-
-    def peers(self, text: str, like: "Yardstick") -> "list[Subject]":
-        """The subjects that a peer's name stands for."""
-        from reeltok.evaluate.peers import open_peers
-
-        return open_peers(text, like, device=self.device)

@@ -73,12 +73,18 @@ def evaluate(
             max_broken=max_broken,
             tell=tell,
         )
-        first = run.place()[0] == 0
-    for name, why in result.broken.items() if first else ():
+        if run.place()[0] > 0:
+            return Report(data=flat(result), text="")
+    return report_on(result, out)
+
+
+def report_on(result: "Result", out: Path | None) -> Report:
+    """Say what broke, save the record where it is wanted, and what people read of it."""
+    for name, why in result.broken.items():
         note(f"{name} left out: {why}")
-    if out is not None and first:
+    if out is not None:
         result.save(out)
-    return Report(data=flat(result), text=told(result) if first else "")
+    return Report(data=flat(result), text=told(result))
 
 
 def open_own(

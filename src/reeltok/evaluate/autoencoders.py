@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from reeltok.evaluate.clips import Clip
 from reeltok.evaluate.results import Kind
-from reeltok.evaluate.subjects import Trial, complete, count_macs, timed
+from reeltok.evaluate.subjects import Trial, complete, timed
 
 # Frames of the two clips that show how a network counts time: 24 more, a multiple of all known
 # groups (2, 3, 4, 6, 8, 12), and one more than such a multiple.
@@ -61,7 +61,6 @@ class Foreign:
     decode: Callable[[Coded], Tensor]
     shape: Shape
     module: nn.Module
-    ghost: Callable[[Tensor], Tensor] | None = None  # the same on the meta device
     vocabulary: int | None = None
     trained: bool = True
     weights: str | None = None
@@ -112,14 +111,8 @@ class Foreign:
         return Trial(x=y.float(), bits=bits, ids=ids, seconds=seconds)
 
     def facts(self, clip: Clip) -> dict[str, float]:
-        """Parameters, and multiply-adds of one pass where they can be counted."""
-        found = {"parameters": float(sum(p.numel() for p in self.module.parameters()))}
-        if self.ghost is None:
-            return found
-        shape = (1, 3, len(clip.video), clip.video.height, clip.video.width)
-        x = self.whole(torch.empty(shape, device="meta"))
-        macs = count_macs(_Called(self.ghost), x)
-        return found if macs is None else found | {"macs": macs}
+        """The number of parameters."""
+        return {"parameters": float(sum(p.numel() for p in self.module.parameters()))}
 
 
 def cropped(name: str, y: Any, given: Tensor, x: Tensor) -> Tensor:
@@ -134,15 +127,6 @@ def cropped(name: str, y: Any, given: Tensor, x: Tensor) -> Tensor:
             "frames and size"
         )
     return y[:, :, : x.shape[2], : x.shape[3], : x.shape[4]]
-
-
-class _Called(nn.Module):
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
 
 
 def find_shape(encode: Callable[[Tensor], Coded], like: Tensor, *, front: int = 0) -> Shape:

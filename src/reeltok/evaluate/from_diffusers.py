@@ -30,16 +30,15 @@ def open_diffusers(
     with quiet():
         model = build(kind, folder, trained=trained).eval()
     nn.Module.to(model, device, dtype)  # diffusers' own `to` warns of what is not the case here
-    ghost, front = haunt(model), count_front(model)
+    front = count_front(model)
     try:
-        shape = find_shape(encoder(ghost), torch.empty(0, device="meta"), front=front)
+        shape = find_shape(encoder(haunt(model)), torch.empty(0, device="meta"), front=front)
     except (RuntimeError, NotImplementedError, TypeError):  # some read values: run it small
         shape = find_shape(encoder(model), next(model.parameters()).detach(), front=front)
     return Foreign(
         name=name if folder is None else f"{name} ({Path(folder).name})",
         encode=encoder(model),
         decode=decoder(model),
-        ghost=lambda x: decoder(ghost)(encoder(ghost)(x)),
         shape=shape,
         module=model,
         vocabulary=count_ids(model),

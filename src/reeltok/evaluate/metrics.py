@@ -6,8 +6,12 @@ The second compares feature statistics (`FeatureMoments`), whose size does not g
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import update_wrapper
+from typing import Any, Generic, TypeVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
@@ -29,6 +33,7 @@ BOX_SIDE = 64  # pixels: smaller boxes are widened, so that LPIPS has something 
 
 Videos = Float[Tensor, "b c t h w"]
 PerFrame = Float[Tensor, "b t"]
+R = TypeVar("R")
 
 
 def unit(x: Videos) -> Videos:
@@ -50,109 +55,101 @@ def check(x: Videos, y: Videos) -> None:
 
 def as_bytes(x: Videos) -> Videos:
     """A video in [-1, 1], clamped and rounded to the 256 levels that a file of bytes can hold."""
-    return (unit(x) * 255).round() / 127.5 - 1
+    return _levels(unit(x)) / 127.5 - 1
 
 
-def psnr(x: Videos, y: Videos) -> PerFrame:
+class FrameMetric(Generic[R]):
+    """A metric of two videos in [-1, 1]: it checks them and maps them to [0, 1].
+
+    `of_unit` is the metric of videos for which that is done, once for several metrics.
+    """
+
+    def __init__(self, of_unit: Callable[..., R]) -> None:
+        self.of_unit = of_unit
+        update_wrapper(self, of_unit)
+
+    def __call__(self, x: Videos, y: Videos, **how: Any) -> R:
+        """The metric of an original and its reconstruction; ValueError where they do not fit."""
+        check(x, y)
+        return self.of_unit(unit(x), unit(y), **how)
+
+
+@FrameMetric
+def psnr(a: Videos, b: Videos) -> PerFrame:
     """PSNR in dB per frame of values in [0, 1] after clamping; at most 80 dB (protocols 2)."""
-    check(x, y)
-    return _decibel((unit(x) - unit(y)).square().mean(dim=(1, 3, 4)))
+    return _decibel((a - b).square_().mean(dim=(1, 3, 4)))
 
 
-def psnr_bytes(x: Videos, y: Videos) -> PerFrame:
+@FrameMetric
+def psnr_bytes(a: Videos, b: Videos) -> PerFrame:
     """PSNR in dB per frame after both are rounded to the 256 levels of uint8, as a file holds."""
-    check(x, y)
-    a, b = ((unit(v) * 255).round_() for v in (x, y))
-    return _decibel((a - b).square_().mean(dim=(1, 3, 4)) / 255**2)
+    return _decibel((_levels(a) - _levels(b)).square_().mean(dim=(1, 3, 4)) / 255**2)
 
 
-def ssim(x: Videos, y: Videos) -> PerFrame:
+@FrameMetric
+def ssim(a: Videos, b: Videos) -> PerFrame:
     """SSIM per frame: Gaussian window 11, sigma 1.5, per channel, valid padding, data range 1.
 
     Frames are first average-pooled by max(1, round(short side / 256)), as the metric's authors
     advise. Raises ValueError where a side is then shorter than the window.
     """
-    check(x, y)
-    a, b = (_frames(unit(v)) for v in (x, y))
-    pool = max(1, round(min(a.shape[-2:]) / 256))
+    pair, pool = _pair(a, b), max(1, round(min(a.shape[-2:]) / 256))
     if pool > 1:
-        a, b = F.avg_pool2d(a, pool), F.avg_pool2d(b, pool)
-    luminance, structure = _similarity(a, b, GAUSSIAN)
-    return rearrange((luminance * structure).mean(dim=(1, 2, 3)), "(b t) -> b t", b=len(x))
+        pair = F.avg_pool2d(pair, pool)
+    return _per_frame(_mean(_similarity(pair, GAUSSIAN)), a)
 
 
-def ssim_uniform(x: Videos, y: Videos) -> PerFrame:
+@FrameMetric
+def ssim_uniform(a: Videos, b: Videos) -> PerFrame:
     """SSIM per frame as scikit-image computes it by default, of values rounded to bytes.
 
     A uniform window of 7, unbiased variances, per channel, valid padding; nothing is pooled.
     """
-    check(x, y)
-    a, b = (_frames(unit(as_bytes(v))) for v in (x, y))
-    count = UNIFORM_WINDOW**2
-    luminance, structure = _similarity(a, b, UNIFORM, unbias=count / (count - 1))
-    return rearrange((luminance * structure).mean(dim=(1, 2, 3)), "(b t) -> b t", b=len(x))
+    pair, count = _pair(_levels(a) / 255, _levels(b) / 255), UNIFORM_WINDOW**2
+    return _per_frame(_mean(_similarity(pair, UNIFORM, unbias=count / (count - 1))), a)
 
 
-def ms_ssim(x: Videos, y: Videos) -> PerFrame | None:
+@FrameMetric
+def ms_ssim(a: Videos, b: Videos) -> PerFrame | None:
     """MS-SSIM per frame (five scales), or None where the short side is not above 160 pixels."""
-    check(x, y)
-    if min(x.shape[-2:]) <= MS_SSIM_SIDE:
+    if min(a.shape[-2:]) <= MS_SSIM_SIDE:
         return None
-    a, b = (_frames(unit(v)) for v in (x, y))
-    return rearrange(_scales(a, b, _similarity(a, b, GAUSSIAN)), "(b t) -> b t", b=len(x))
+    pair = _pair(a, b)
+    return _per_frame(_scales(pair, _similarity(pair, GAUSSIAN)), a)
 
 
-def ssim_and_ms_ssim(x: Videos, y: Videos) -> tuple[PerFrame, PerFrame | None]:
+@FrameMetric
+def ssim_and_ms_ssim(a: Videos, b: Videos) -> tuple[PerFrame, PerFrame | None]:
     """Both, from one pass over the finest scale where they share it (no side is pooled first)."""
-    if min(x.shape[-2:]) <= MS_SSIM_SIDE or round(min(x.shape[-2:]) / 256) > 1:
-        return ssim(x, y), ms_ssim(x, y)
-    check(x, y)
-    a, b = (_frames(unit(v)) for v in (x, y))
-    finest = _similarity(a, b, GAUSSIAN)
-    single, multi = (finest[0] * finest[1]).mean(dim=(1, 2, 3)), _scales(a, b, finest)
-    shape = x.shape[0], x.shape[2]
-    return single.view(shape), multi.view(shape)
+    if min(a.shape[-2:]) <= MS_SSIM_SIDE or round(min(a.shape[-2:]) / 256) > 1:
+        return ssim.of_unit(a, b), ms_ssim.of_unit(a, b)
+    pair = _pair(a, b)
+    finest = _similarity(pair, GAUSSIAN)
+    return _per_frame(_mean(finest), a), _per_frame(_scales(pair, finest), a)
 
 
-def _scales(
-    a: Float[Tensor, "n c h w"], b: Float[Tensor, "n c h w"], finest: tuple[Tensor, Tensor]
-) -> Float[Tensor, " n"]:
-    """MS-SSIM of frames in [0, 1] whose luminance and structure at the finest scale are known."""
-    total = finest[1].mean(dim=(2, 3)).clamp(min=0) ** MS_SSIM_SCALES[0]
-    for weight in MS_SSIM_SCALES[1:]:
-        odd = [side % 2 for side in a.shape[-2:]]
-        a, b = (F.avg_pool2d(v, 2, padding=odd) for v in (a, b))
-        luminance, structure = _similarity(a, b, GAUSSIAN)
-        last = weight == MS_SSIM_SCALES[-1]
-        part = (luminance * structure if last else structure).mean(dim=(2, 3))
-        total = total * part.clamp(min=0) ** weight
-    return total.mean(dim=1)
-
-
-def flicker(x: Videos, y: Videos) -> Float[Tensor, "b s"]:
+@FrameMetric
+def flicker(a: Videos, b: Videos) -> Float[Tensor, "b s"]:
     """Mean absolute error of the t - 1 frame differences, in 255ths: shimmer, as a viewer sees it.
 
     A still video has none, and neither has an error that does not change over time.
     """
-    check(x, y)
-    error = unit(y) - unit(x)
-    return 255 * error.diff(dim=2).abs().mean(dim=(1, 3, 4))
+    return 255 * (b - a).diff(dim=2).abs_().mean(dim=(1, 3, 4))
 
 
-def detail(x: Videos, y: Videos, *, share: float = DETAIL_SHARE) -> PerFrame:
+@FrameMetric
+def detail(a: Videos, b: Videos, *, share: float = DETAIL_SHARE) -> PerFrame:
     """PSNR in dB over the edge regions of the original, per frame.
 
     Edges are the `share` of a frame's pixels with the largest Sobel magnitude of the original's
     luma (Rec. 709, borders repeated), and all that tie with the last of them.
     """
-    check(x, y)
-    a, b = (_frames(unit(v)) for v in (x, y))
-    strength = _sobel(a).flatten(1)
+    strength = _sobel(_frames(a)).flatten(1)
     count = max(1, round(share * strength.shape[1]))
-    edges = strength >= strength.topk(count, dim=1, sorted=False).values.amin(1, keepdim=True)
-    squares = (a - b).square().mean(dim=1).flatten(1)
+    edges = strength >= _largest(strength, count)
+    squares = _frames((a - b).square_()).mean(dim=1).flatten(1)
     mse = (squares * edges).sum(dim=1) / edges.sum(dim=1)
-    return rearrange(_decibel(mse), "(b t) -> b t", b=len(x))
+    return rearrange(_decibel(mse), "(b t) -> b t", b=len(a))
 
 
 def lpips(net: LPIPS, x: Videos, y: Videos) -> PerFrame:
@@ -193,8 +190,20 @@ def _widen(start: int, length: int, limit: int) -> slice | None:
     return slice(first, min(limit, max(last, first + BOX_SIDE)))
 
 
+def _levels(a: Videos) -> Videos:
+    """A video in [0, 1] as the numbers 0 to 255 that a file of bytes holds."""
+    return (a * 255).round_()
+
+
 def _decibel(mse: Tensor) -> Tensor:
     return -10 * torch.log10(mse + PSNR_EPS)
+
+
+def _largest(x: Float[Tensor, "n m"], count: int) -> Float[Tensor, "n 1"]:
+    """The `count`-th largest value of each row; on a CPU NumPy finds it eight times as fast."""
+    if x.device.type != "cpu":
+        return x.topk(count, dim=1, sorted=False).values.amin(dim=1, keepdim=True)
+    return torch.from_numpy(np.partition(x.numpy(), -count, axis=1)[:, -count, None])
 
 
 def _sobel(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n h w"]:
@@ -207,42 +216,60 @@ def _sobel(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n h w"]:
     return gradient.square().sum(dim=1).sqrt()
 
 
-def _similarity(
-    a: Float[Tensor, "n c h w"],
-    b: Float[Tensor, "n c h w"],
-    taps: tuple[float, ...],
-    *,
-    unbias: float = 1.0,
-) -> tuple[Float[Tensor, "n c i j"], Float[Tensor, "n c i j"]]:
-    """SSIM's luminance and contrast-structure maps of frames in [0, 1].
+def _pair(a: Videos, b: Videos) -> Float[Tensor, "2 p h w"]:
+    """The sum a + b and the difference a - b, each channel of each frame a plane for itself.
 
-    Written with the sum p = a + b and the difference m = a - b: four maps are filtered, not five.
+    With these two SSIM filters four maps, not five. On a CPU planes lie side by side in memory.
     """
-    if min(a.shape[-2:]) < len(taps):
+    a, b = (_frames(v).flatten(0, 1) for v in (a, b))
+    pair = torch.stack([a + b, a - b])
+    return pair.contiguous(memory_format=torch.channels_last) if pair.device.type == "cpu" else pair
+
+
+def _similarity(
+    pair: Float[Tensor, "2 p h w"], taps: tuple[float, ...], *, unbias: float = 1.0
+) -> tuple[Float[Tensor, "p i j"], Float[Tensor, "p i j"]]:
+    """SSIM's luminance and contrast-structure maps of the planes of two videos in [0, 1]."""
+    if min(pair.shape[-2:]) < len(taps):
         raise ValueError(
             f"SSIM needs frames of at least {len(taps)}x{len(taps)} pixels, "
-            f"but these are {tuple(a.shape[-2:])}"
+            f"but these are {tuple(pair.shape[-2:])}"
         )
-    shape = a.shape[:2]
-    a, b = (_planes(v) for v in (a, b))
-    p, m = a + b, a - b
-    p_mean, m_mean = _filter(p, taps), _filter(m, taps)
-    p_mean, m_mean = p_mean.square_(), m_mean.square_()
-    p_var = _filter(p.square_(), taps).sub_(p_mean).mul_(unbias)
-    m_var = _filter(m.square_(), taps).sub_(m_mean).mul_(unbias)
+    means = _filter(pair, taps).square_()
+    variances = _filter(pair.square(), taps).sub_(means).mul_(unbias)
+    return _likeness(means, SSIM_C1), _likeness(variances, SSIM_C2)
+
+
+def _likeness(both: Float[Tensor, "2 p i j"], c: float) -> Float[Tensor, "p i j"]:
+    """(2 x y + c) / (x^2 + y^2 + c), from the squares of x + y and x - y, which it needs twice."""
+    plus, minus = both
     # In place, since fresh memory costs a CPU more than the sums that are written to it.
-    luminance = (p_mean - m_mean).add_(2 * SSIM_C1).div_(p_mean.add_(m_mean).add_(2 * SSIM_C1))
-    structure = (p_var - m_var).add_(2 * SSIM_C2).div_(p_var.add_(m_var).add_(2 * SSIM_C2))
-    return luminance.unflatten(1, shape)[0], structure.unflatten(1, shape)[0]
+    return (plus - minus).add_(2 * c).div_((plus + minus).add_(2 * c))
 
 
-def _planes(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "1 p h w"]:
-    """Every channel of every frame as a channel of one picture; on a CPU side by side in memory."""
-    x = x.reshape(1, -1, *x.shape[2:])
-    return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
+def _scales(pair: Float[Tensor, "2 p h w"], finest: tuple[Tensor, Tensor]) -> Float[Tensor, " p"]:
+    """MS-SSIM of planes whose luminance and structure at the finest scale are known."""
+    total = _mean(finest[1:]).clamp(min=0) ** MS_SSIM_SCALES[0]
+    for weight in MS_SSIM_SCALES[1:]:
+        pair = F.avg_pool2d(pair, 2, padding=[side % 2 for side in pair.shape[-2:]])
+        maps = _similarity(pair, GAUSSIAN)
+        last = weight == MS_SSIM_SCALES[-1]
+        total = total * _mean(maps if last else maps[1:]).clamp(min=0) ** weight
+    return total
 
 
-def _filter(x: Float[Tensor, "1 p h w"], taps: tuple[float, ...]) -> Float[Tensor, "1 p i j"]:
+def _mean(maps: tuple[Float[Tensor, "p i j"], ...]) -> Float[Tensor, " p"]:
+    """The mean over each plane of one map, or of the product of two."""
+    return (maps[0] * maps[1] if len(maps) == 2 else maps[0]).mean(dim=(1, 2))
+
+
+def _per_frame(planes: Float[Tensor, " p"], like: Videos) -> PerFrame:
+    """The mean over the channels of each frame of a video."""
+    b, c, t = like.shape[:3]
+    return planes.view(b, t, c).mean(dim=2)
+
+
+def _filter(x: Float[Tensor, "n p h w"], taps: tuple[float, ...]) -> Float[Tensor, "n p i j"]:
     """A separable window over valid positions only.
 
     On a CPU as a convolution of each plane for itself: that is twice as fast as the sums of shifted
@@ -258,8 +285,8 @@ def _filter(x: Float[Tensor, "1 p h w"], taps: tuple[float, ...]) -> Float[Tenso
 
 
 def _filter_by_sums(
-    x: Float[Tensor, "1 p h w"], taps: tuple[float, ...]
-) -> Float[Tensor, "1 p i j"]:
+    x: Float[Tensor, "n p h w"], taps: tuple[float, ...]
+) -> Float[Tensor, "n p i j"]:
     """The same as sums of shifted pictures."""
     for dim in (-2, -1):
         size = x.shape[dim] - len(taps) + 1
@@ -328,9 +355,11 @@ def frechet_distance(a: FeatureMoments, b: FeatureMoments) -> float:
     return max(0.0, distance.item())
 
 
-def _root(covariance: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
+def _root(covariance: Float[Tensor, "d d"]) -> Float[Tensor, "d r"]:
+    """R "d r" with R R' = covariance, of its rank r: a few clips leave most directions empty."""
     values, vectors = torch.linalg.eigh(covariance)
-    return vectors * values.clamp(min=0).sqrt()
+    kept = values > len(values) * torch.finfo(values.dtype).eps * values[-1]
+    return vectors[:, kept] * values[kept].sqrt()
 
 
 def appearance_features(features: Float[Tensor, "t c h w"]) -> Float[Tensor, "s d"]:

@@ -24,7 +24,7 @@ from reeltok.evaluate.clips import Clip, Clips, Held, clips
 from reeltok.evaluate.protocols import DEFAULT, Protocol, find_protocol
 from reeltok.evaluate.results import Result
 from reeltok.evaluate.scores import ClipScore, Judge, Scores, open_judge
-from reeltok.evaluate.subjects import Subject, Trial, read_back
+from reeltok.evaluate.subjects import Macs, Subject, Trial, read_back
 from reeltok.quantizers import Usage
 
 MAX_BROKEN = 5  # clips
@@ -171,11 +171,9 @@ class Run:
     def judged(self, clip: Clip) -> tuple[Trial, ClipScore]:
         """What came of a clip, and its score. ValueError names the subject that is at fault."""
         if self.facts is None:
-            self.facts = self.subject.facts(clip)
-            start_memory()
-            if torch.cuda.is_available():
-                self.subject.reconstruct(clip)  # the first pass chooses kernels: it is not timed
-        trial = self.subject.reconstruct(clip)
+            trial, self.facts = self.first(clip)
+        else:
+            trial = self.subject.reconstruct(clip)
         self.facts["peak_memory_bytes"] = max(peak_memory(), self.facts.get("peak_memory_bytes", 0))
         device = judge_device(self.judge)
         x = clip.video.tensor(device=device)
@@ -191,6 +189,16 @@ class Run:
             notes=[f"its last frame was repeated {clip.filled} times"] if clip.filled else [],
         )
         return trial, named(score, clip.name)
+
+    def first(self, clip: Clip) -> tuple[Trial, dict[str, float]]:
+        """What came of the first clip, and what is measured once: parameters, its MACs."""
+        start_memory()
+        with Macs() as macs:
+            trial = self.subject.reconstruct(clip)
+        if torch.cuda.is_available():  # the first pass chooses kernels: it is not timed
+            trial = self.subject.reconstruct(clip)
+        counted = {"macs": macs.total} if macs.total else {}
+        return trial, counted | self.subject.facts(clip)
 
     def watched(self, clip: Clip, again: bool) -> Watched:
         """How far this is."""

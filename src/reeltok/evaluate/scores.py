@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from reeltok.evaluate import metrics
-from reeltok.evaluate.metrics import Box, FeatureMoments, Videos
+from reeltok.evaluate.metrics import Box, FeatureMoments, FrameMetric, Videos
 from reeltok.evaluate.networks import Extractor, load_i3d, load_styleganv
 from reeltok.perceptual import LPIPS, PLANS, Network
 
@@ -28,7 +28,7 @@ CPU_PIXELS, GPU_PIXELS = 4 * 256 * 256, 64 * 256 * 256
 RESAMPLES = 2000  # of the bootstrap
 LEVEL = 0.95  # of its intervals
 
-FRAME_METRICS = {
+FRAME_METRICS: dict[str, FrameMetric[Any]] = {
     "psnr": metrics.psnr,
     "psnr-uint8": metrics.psnr_bytes,
     "ssim": metrics.ssim,
@@ -138,16 +138,11 @@ class Judge:
         held = CPU_PIXELS if x.device.type == "cpu" else GPU_PIXELS
         step = max(1, held // x[0, 0, 0].numel())
         for start in range(0, x.shape[2], step):
-            a, b = (v[:, :, start : start + step] for v in (x, y))
-            before = [v[:, :, max(0, start - 1) : start + step] for v in (x, y)]
-            for key, metric in FRAME_METRICS.items():
-                if key in self.metrics and key not in ("ssim", "ms-ssim"):
-                    seen = before if key == "flicker" else (a, b)  # it looks one frame back
-                    rows.setdefault(key, []).append(metric(*seen))
-            for key, row in self._structure(a, b).items():
+            parts = [v[:, :, start : start + step] for v in (x, y)]
+            for key, row in self._frame_metrics(x, y, start, start + step).items():
                 rows.setdefault(key, []).append(row)
             for net in self.lpips:
-                maps = [net.backbone(v[0].transpose(0, 1).float().clamp(-1, 1)) for v in (a, b)]
+                maps = [net.backbone(v[0].transpose(0, 1).float().clamp(-1, 1)) for v in parts]
                 rows.setdefault(f"lpips-{net.net}", []).append(net.compare(maps[0], maps[1]))
                 last += [(maps[0][-1], maps[1][-1])] if net.net == "alex" else []
         joined = {key: _join(parts) for key, parts in rows.items()}
@@ -155,11 +150,21 @@ class Judge:
         wanted = "appearance" in self.metrics and x.shape[2] > 1
         return given, _appearance(last) if wanted else {}
 
-    def _structure(self, a: Videos, b: Videos) -> dict[str, Tensor | None]:
-        wanted = [key for key in ("ssim", "ms-ssim") if key in self.metrics]
-        if len(wanted) == 2:  # together they take little longer than one
-            return dict(zip(wanted, metrics.ssim_and_ms_ssim(a, b), strict=True))
-        return {key: FRAME_METRICS[key](a, b) for key in wanted}
+    def _frame_metrics(
+        self, x: Videos, y: Videos, start: int, stop: int
+    ) -> dict[str, Tensor | None]:
+        back = min(1, start)  # flicker looks one frame back
+        before = [metrics.unit(v[:, :, start - back : stop]) for v in (x, y)]
+        a, b = (v[:, :, back:] for v in before)
+        wanted = [key for key in FRAME_METRICS if key in self.metrics]
+        found: dict[str, Tensor | None] = {}
+        if "ssim" in wanted and "ms-ssim" in wanted:  # together they take little longer than one
+            found["ssim"], found["ms-ssim"] = metrics.ssim_and_ms_ssim.of_unit(a, b)
+        for key in wanted:
+            if key not in found:
+                seen = before if key == "flicker" else (a, b)
+                found[key] = FRAME_METRICS[key].of_unit(*seen)
+        return found
 
     def _boxes(self, x: Videos, y: Videos, boxes: Iterable[Box]) -> dict[str, float]:
         found: dict[str, list[float]] = {}

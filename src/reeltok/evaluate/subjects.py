@@ -16,12 +16,22 @@ from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from reeltok.evaluate.clips import Clip
 from reeltok.evaluate.results import Kind
 from reeltok.tokenizer import Tokenizer
 from reeltok.video import Video, read, to_unit, write
+
+# torch's own formulas; the one kind of attention that it does not list is what runs on a CPU.
+FLOPS: dict[Any, Any] = {
+    **flop_registry,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[
+        torch.ops.aten._scaled_dot_product_flash_attention
+    ],
+}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -77,7 +87,7 @@ class Subject(Protocol):
         ...
 
     def facts(self, clip: Clip) -> dict[str, float]:
-        """What does not depend on pixels: parameters, MACs for a clip of this size, factors."""
+        """What does not depend on pixels: parameters, and MACs that are not to be counted."""
         ...
 
 
@@ -138,16 +148,15 @@ class Own:
         return Trial(x=y.float(), bits=bits, ids=ids, seconds=seconds)
 
     def facts(self, clip: Clip) -> dict[str, float]:
-        """Parameters, and multiply-adds of one pass over this clip, counted without computing."""
+        """The number of parameters; MACs of one pass over this clip where coding it takes more.
+
+        In parts it does, and so does RefTok, which decodes on both sides what the next block needs.
+        """
         found = {"parameters": float(self.tokenizer.parameter_count())}
-        with torch.device("meta"):
-            ghost = type(self.tokenizer)(self.tokenizer.config, self.tokenizer.name).eval()
-        shape = (1, 3, len(clip.video), clip.video.height, clip.video.width)
-        spec = ghost.spec
-        whole = spec.frames(spec.steps(shape[2]))
-        x = complete(torch.empty(shape, device="meta"), whole, spec.factors[1:])
-        macs = count_macs(ghost, x)
-        return found if macs is None else found | {"macs": macs}
+        if self.chunk or self.tile or self.tokenizer.spec.family == "reftok":
+            macs = count_macs(self.tokenizer, clip)
+            return found if macs is None else found | {"macs": macs}
+        return found
 
 
 def complete(
@@ -164,19 +173,44 @@ def complete(
     return x
 
 
-def count_macs(model: nn.Module, *inputs: Any) -> float | None:
-    """Multiply-adds of `model(*inputs)` (convolutions, products, attention).
+def count_macs(tokenizer: Tokenizer, clip: Clip) -> float | None:
+    """Multiply-adds of one pass over a clip, counted without computing (by a second of imports).
 
-    None where the model cannot run on the device of its inputs, such as "meta".
+    None where the tokenizer cannot run on the meta device.
     """
-    from torch.utils.flop_counter import FlopCounterMode
-
+    with torch.device("meta"):
+        ghost = type(tokenizer)(tokenizer.config, tokenizer.name).eval()
+    spec, shape = ghost.spec, (1, 3, len(clip.video), clip.video.height, clip.video.width)
+    whole = spec.frames(spec.steps(shape[2]))
+    x = complete(torch.empty(shape, device="meta"), whole, spec.factors[1:])
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            model(*inputs)
+            ghost(x)
     except (RuntimeError, NotImplementedError, ValueError, TypeError):
         return None
     return counter.get_total_flops() / 2
+
+
+class Macs(TorchDispatchMode):
+    """Counts the multiply-adds of all that runs inside (convolutions, products, attention)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0.0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: to be skipped by torch's compiler would mean to import it, which takes a second."""
+        return False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Run an operator, and count it where it multiplies."""
+        out = func(*args, **(kwargs or {}))
+        if func._overloadpacket in FLOPS:
+            self.total += FLOPS[func._overloadpacket](*args, **(kwargs or {}), out_val=out) / 2
+        return out
 
 
 @contextmanager
