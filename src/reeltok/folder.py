@@ -30,9 +30,9 @@ def write_folder(
 ) -> Path:
     """Write `record` and `weights` into `folder`, each file whole or not at all.
 
-    `small`: the matrices as 8-bit numbers (`to_bytes`).
+    `small`: the matrices as 8-bit numbers (`pack_rows`).
     """
-    weights = to_bytes(weights) if small else weights
+    weights = pack_rows(weights) if small else weights
     folder = Path(folder)
     fresh = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ def write_folder(
     return folder
 
 
-def to_bytes(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def pack_rows(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Matrices as int8 beside a float16 scale for each row, the output channel; vectors as is."""
     packed = dict(weights)
     for name, tensor in weights.items():
@@ -61,8 +61,8 @@ def to_bytes(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return packed
 
 
-def from_bytes(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights as float32 where `to_bytes` packed them; all others as they are."""
+def unpack_rows(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights as float32 where `pack_rows` packed them; all others as they are."""
     plain = {name: tensor for name, tensor in weights.items() if not name.endswith(SCALE)}
     for name in plain:
         if name + SCALE in weights:

@@ -65,6 +65,7 @@ class Tokenizer(nn.Module):
     """
 
     family: str
+    loops = False  # whether encoding decodes too
 
     def __init__(self, config: Any, name: str) -> None:
         super().__init__()

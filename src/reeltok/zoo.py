@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reeltok.folder import from_bytes, parse_config
+from reeltok.folder import parse_config, unpack_rows
 from reeltok.models import convert
 from reeltok.models.coordtok import CoordTok, CoordTokConfig
 from reeltok.models.injection import RefTokConfig
@@ -112,7 +112,7 @@ def load_folder(folder: Path) -> Tokenizer:
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
         raise FileNotFoundError(f"{folder} has no model.safetensors: copy it beside config.json")
-    weights = from_bytes(convert.read_checkpoint(path))
+    weights = unpack_rows(convert.read_checkpoint(path))
     model = fill(record["family"], config_of(record), record["name"], weights)
     model.statistics = record.get("statistics")
     model.reads = tuple(record.get("reads", ()))

@@ -7,30 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 from ran import Ran, moving
+from small_generators import BODY, PLANES
 
 import reeltok
 from reeltok.models.coordtok import CoordTok
 from reeltok.models.injection import RefTokConfig
-from reeltok.models.presets import COMPACT
 from reeltok.models.reftok import RefTok
-from reeltok.models.triplane import CoordTokConfig
 
 Run = Callable[..., Ran]
-BODY = replace(COMPACT, width=8, multipliers=(1, 1), blocks=(1, 1))
-PLANES = CoordTokConfig(
-    size=(8, 32, 40),
-    patch=(4, 8, 8),
-    cells=(4, 4, 4),
-    cell_patch=(2, 2, 2),
-    width=16,
-    heads=2,
-    vit_depth=1,
-    depth=1,
-    decoder_patch=(1, 8, 8),
-    decoder_width=16,
-    decoder_heads=2,
-    decoder_depth=1,
-)
+WINDOWS = replace(PLANES, size=(8, 32, 40), cells=(4, 4, 4))
 
 
 @pytest.fixture(scope="module", params=["plain", "webp", "planes"])
@@ -41,7 +26,7 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     """
     torch.manual_seed(1)
     if request.param == "planes":
-        model = CoordTok(PLANES, "planes")
+        model = CoordTok(WINDOWS, "planes")
     else:
         model = RefTok(RefTokConfig(body=BODY, width=4, start=request.param), request.param)
         with torch.no_grad():

@@ -150,10 +150,10 @@ class Own:
     def facts(self, clip: Clip) -> dict[str, float]:
         """The number of parameters; MACs of one pass over this clip where coding it takes more.
 
-        In parts it does, and so does RefTok, which decodes on both sides what the next block needs.
+        In parts it does, and where encoding decodes what the next block needs.
         """
         found = {"parameters": float(self.tokenizer.parameter_count())}
-        if self.chunk or self.tile or self.tokenizer.spec.family == "reftok":
+        if self.chunk or self.tile or self.tokenizer.loops:
             macs = count_macs(self.tokenizer, clip)
             return found if macs is None else found | {"macs": macs}
         return found

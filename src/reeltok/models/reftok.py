@@ -58,6 +58,7 @@ class RefTok(Tokenizer):
     """The tokenizer: a plain body, and what its two sides take from the references."""
 
     family = "reftok"
+    loops = True
 
     def __init__(self, config: RefTokConfig, name: str = "reftok") -> None:
         super().__init__(config, name)

@@ -63,7 +63,7 @@ def coordtok_stage2() -> Recipe:
 
 
 def coordtok_cpu() -> Recipe:
-    """A compact CoordTok, 128 frames of 64 pixels, in half an hour on two CPU cores."""
+    """A compact CoordTok, 128 frames of 64 pixels, in half an hour of one CPU core."""
     return Recipe(
         name="coordtok_cpu",
         model="coordtok-default",
