@@ -194,7 +194,7 @@ def test_it_plays_and_pauses(page: Any) -> None:
     page.wait_for_function("Player.state.shown >= 3")
     page.click("#play")
     assert page.get_attribute("#play", "aria-pressed") == "false"
-    page.wait_for_timeout(300)
+    page.wait_for_function("Player.state.shown === Player.state.frame")
     still = page.evaluate("Player.state.shown")
     assert same_frame(page) == still
     page.wait_for_timeout(300)
@@ -227,7 +227,7 @@ def test_models_clips_and_views_are_chosen(page: Any) -> None:
     page.select_option("#clip", "two.mkv")
     page.wait_for_function("Player.state.clip.name === 'two.mkv' && Player.state.shown === 0")
     same_frame(page)
-    assert "Ids of halve, step 1 of 3, 8 by 8" in page.inner_text("#tokens-said")
+    page.wait_for_selector("#tokens-said >> text=Ids of halve, step 1 of 3, 8 by 8")
     assert "384 ids of halve" in page.inner_text("#histogram-said")
     page.select_option("#view", "heat")
     assert page.get_attribute("#screen", "class") == "heat"

@@ -291,15 +291,19 @@ function scoreOf(name, clip) {
   return `${name}: ${"psnr" in of.values ? `${said("psnr", of.values.psnr)} dB` : "no score"}${bits}`;
 }
 
-const strips = {};
+const strips = { held: {}, wanted: null };
 function showTokens(state) {
   const model = [el("right").value, el("left").value].map((n) => DATA.models.find((m) => m.name === n))
     .find((m) => m && m.maps.includes(state.clip.name)), canvas = el("tokens");
+  strips.wanted = null;
   canvas.hidden = !model;
   el("tokens-said").textContent = model ? "" : "Neither of the two has a map of ids.";
   if (!model) return;
-  const file = `media/${model.slug}/${state.clip.slug}.png`, strip = (strips[file] ??= Object.assign(new Image(), { src: file }));
+  const file = `media/${model.slug}/${state.clip.slug}.png`;
+  const strip = (strips.held[file] ??= Object.assign(new Image(), { src: file }));
+  strips.wanted = file;
   const put = () => {
+    if (file !== strips.wanted) return; // another clip or model was chosen while it loaded
     const high = strip.naturalHeight, factor = Math.ceil(state.clip.height / high);
     const wide = Math.ceil(state.clip.width / factor), steps = Math.max(1, Math.round(strip.naturalWidth / wide));
     const time = model.settings.factors[0], now = Math.min(steps - 1, Math.ceil(state.shown / time));

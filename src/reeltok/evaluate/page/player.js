@@ -27,9 +27,10 @@ const Player = (() => {
   async function seek(side, frame) {
     await ready(side.video);
     if (side.frame === frame) return;
-    const found = new Promise((done) => side.video.addEventListener("seeked", done, { once: true }));
     side.video.currentTime = (frame + 0.5) / state.clip.fps; // the middle: no rounding to a neighbour
-    await found;
+    while (side.video.seeking) { // "seeked" may still be that of an earlier wish
+      await new Promise((done) => side.video.addEventListener("seeked", done, { once: true }));
+    }
     side.frame = frame;
   }
 
@@ -92,6 +93,7 @@ const Player = (() => {
       screen.width = clip.width * scale;
       screen.height = clip.height * scale;
       state.zoom = null;
+      state.shown = -1; // no frame of this clip yet
       by("zoom").setAttribute("aria-pressed", "false");
     }
     state.sides = addresses.map((address) =>
