@@ -27,7 +27,7 @@ __all__ = ["Colour", "Stream", "Video", "Written", "read", "stream", "to_bytes",
 
 def to_unit(frames: UInt8[Tensor, "t h w c"]) -> Float[Tensor, "1 c t h w"]:
     """Bytes in [0, 255] to float32 in [-1, 1], with a batch of one and channels first."""
-    return frames.permute(3, 0, 1, 2)[None].to(torch.float32) / 127.5 - 1
+    return frames.permute(3, 0, 1, 2)[None].to(torch.float32).div_(127.5).sub_(1)
 
 
 def to_bytes(x: Float[Tensor, "1 c t h w"]) -> UInt8[Tensor, "t h w c"]:
@@ -35,10 +35,10 @@ def to_bytes(x: Float[Tensor, "1 c t h w"]) -> UInt8[Tensor, "t h w c"]:
 
     Raises ValueError for NaN, which no picture can show.
     """
-    if x.isnan().any():
+    scaled = x[0].to(torch.float32).clamp(-1, 1).add_(1).mul_(127.5)
+    if scaled.sum().isnan():  # all else is between 0 and 255
         raise ValueError("a video holds NaN: look for it in the model or in its input")
-    scaled = (x[0].to(torch.float32).clamp(-1, 1) + 1) * 127.5
-    return scaled.round().to(torch.uint8).permute(1, 2, 3, 0).contiguous()
+    return scaled.round_().to(torch.uint8).permute(1, 2, 3, 0).contiguous()
 
 
 @dataclass(frozen=True, eq=False)
@@ -264,6 +264,7 @@ def write(
     lossless: bool = False,
     codec: str | None = None,
     crf: float | None = None,
+    preset: str | None = None,
     pad_even: bool = False,
     audio_from: str | Path | None = None,
 ) -> Written:
@@ -271,7 +272,8 @@ def write(
 
     The suffix chooses the container: .mp4 .mov .mkv .webm .avi .gif, an image (one frame), none for
     a folder of PNG, "-" for standard output. `fps` overrides the rate (and drops times). `lossless`
-    is FFV1 in .mkv or .avi. `crf`: lower is better. `pad_even` repeats edge pixels of odd sizes.
+    is FFV1 in .mkv or .avi. `crf`: lower is better; `preset` is the encoder's own word for how hard
+    it tries ("veryfast"). `pad_even` repeats edge pixels of odd sizes.
     `audio_from`: copy the sound of this file, from where the video starts in it.
     Raises ValueError for what cannot be written so, FileNotFoundError or OSError for a missing
     folder, no permission or a full disk; the path is checked before the first part is taken.
@@ -282,7 +284,13 @@ def write(
         video = Video.of(video, fps=fps)
     parts = [video] if isinstance(video, Video) else video
     sink = open_sink(
-        path, lossless=lossless, codec=codec, crf=crf, pad_even=pad_even, audio_from=audio_from
+        path,
+        lossless=lossless,
+        codec=codec,
+        crf=crf,
+        preset=preset,
+        pad_even=pad_even,
+        audio_from=audio_from,
     )
     with sink:
         begun = varying = False

@@ -9,6 +9,7 @@ from einops import rearrange
 from safetensors.torch import load_file
 
 from reeltok.evaluate import metrics
+from reeltok.evaluate.scores import FRAME_METRICS
 from reeltok.perceptual import Backbone, load_state
 from reeltok.video import read
 
@@ -98,7 +99,7 @@ def test_ssim_equals_pytorch_msssim_where_many_pixels_are_averaged() -> None:
 
     x, y = pair(1, 3, 16, 256, 256)  # float32 sums over a frame once lost 2e-5 here
     like = {"data_range": 1.0, "size_average": False}
-    single, multi = metrics.ssim_and_ms_ssim(x, y)
+    single, multi = metrics.ssim(x, y), metrics.ms_ssim(x, y)
     assert multi is not None
     a, b = frames(x), frames(y)
     torch.testing.assert_close(single[0], ssim(a, b, **like), atol=1e-6, rtol=0)
@@ -106,14 +107,24 @@ def test_ssim_equals_pytorch_msssim_where_many_pixels_are_averaged() -> None:
 
 
 @pytest.mark.parametrize("size", [(162, 170), (40, 48), (400, 420)])
-def test_both_ssims_at_once_equal_each_alone(size: tuple[int, int]) -> None:
+def test_metrics_of_one_pair_equal_each_alone(size: tuple[int, int]) -> None:
     x, y = pair(2, 3, 2, *size) if size[0] < 400 else pair(1, 3, 1, *size)
-    single, multi = metrics.ssim_and_ms_ssim(x, y)
-    torch.testing.assert_close(single, metrics.ssim(x, y), atol=1e-6, rtol=0)
-    alone = metrics.ms_ssim(x, y)
-    assert (multi is None) == (alone is None)
-    if multi is not None:
-        torch.testing.assert_close(multi, alone, atol=1e-6, rtol=0)
+    shared = metrics.Pair(metrics.unit(x), metrics.unit(y))
+    for _ in range(2):  # what is shared stays as it was
+        for metric in FRAME_METRICS.values():
+            found, alone = metric.of(shared), metric(x, y)
+            assert (found is None) == (alone is None)
+            if alone is not None:
+                torch.testing.assert_close(found, alone, atol=1e-6, rtol=0)
+
+
+def test_flicker_goes_on_from_the_frame_before() -> None:
+    x, y = pair(1, 3, 5, 24, 24)
+    a, b = metrics.unit(x), metrics.unit(y)
+    first = metrics.Pair(a[:, :, :2], b[:, :, :2])
+    rest = metrics.Pair(a[:, :, 2:], b[:, :, 2:], first.error[:, :, -1:])
+    joined = torch.cat([metrics.flicker.of(part) for part in (first, rest)], dim=1)
+    torch.testing.assert_close(joined, metrics.flicker(x, y))
 
 
 def test_the_fast_window_equals_sums_of_shifted_pictures() -> None:

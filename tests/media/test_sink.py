@@ -85,6 +85,15 @@ def test_a_crf_that_the_codec_does_not_have_is_refused(tmp_path: Path) -> None:
     write(pattern(2).numpy(), tmp_path / "a.webm", fps=5, crf=63)
 
 
+def test_a_preset_is_heard(tmp_path: Path) -> None:
+    moving = torch.cat([pattern(1, height=96, width=96).roll(i, dims=2) for i in range(12)])
+    sizes = []
+    for preset in ("ultrafast", "slow"):
+        write(moving.numpy(), tmp_path / "a.mp4", fps=25, crf=20, preset=preset)
+        sizes.append((tmp_path / "a.mp4").stat().st_size)
+    assert sizes[1] < 0.8 * sizes[0]
+
+
 def test_crf_is_heard(tmp_path: Path) -> None:
     noise = Video(torch.randint(0, 256, (5, 64, 64, 3), dtype=torch.uint8), fps=25)
     for name in ("a.mp4", "a.webm"):
@@ -267,7 +276,10 @@ def test_parts_are_let_go_of_one_by_one(tmp_path: Path) -> None:
         ("a.webm", {"codec": "h264"}, "h264 video does not go into .webm: use .mp4"),
         ("a.gif", {"crf": 20}, "gif has no crf"),
         ("a.jpg", {"lossless": True}, "use .png"),
-        ("folder", {"codec": "h264"}, "codec and crf go with a video file"),
+        ("folder", {"codec": "h264"}, "codec, crf and preset go with a video file"),
+        ("a.mp4", {"preset": "quick"}, "h264 has no preset 'quick'; there are ultrafast"),
+        ("a.webm", {"preset": "fast"}, "vp9 has no preset 'fast'; there are none: leave it out"),
+        ("folder", {"preset": "fast"}, "go with a video file"),
         ("taken", {}, "holds other files"),
         ("taken/notes.txt/", {}, "is a file, not a folder"),
         ("a.mp4", {"audio_from": "none.mp4"}, "no file none.mp4"),

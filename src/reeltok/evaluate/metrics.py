@@ -8,7 +8,7 @@ The second compares feature statistics (`FeatureMoments`), whose size does not g
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import update_wrapper
+from functools import cached_property, update_wrapper
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -37,8 +37,9 @@ R = TypeVar("R")
 
 
 def unit(x: Videos) -> Videos:
-    """A video in [-1, 1] as float32 in [0, 1], clamped."""
-    return (x.float() + 1).mul_(0.5).clamp_(0, 1)
+    """A video in [-1, 1] as float32 in [0, 1], clamped; a copy, its frames whole in memory."""
+    x = x.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+    return x.add_(1).mul_(0.5).clamp_(0, 1)
 
 
 def check(x: Videos, y: Videos) -> None:
@@ -58,98 +59,126 @@ def as_bytes(x: Videos) -> Videos:
     return _levels(unit(x)) / 127.5 - 1
 
 
+class Pair:
+    """An original and its reconstruction in [0, 1], and what metrics share of them, made once.
+
+    `before` is the error of the frame before the first, where this is a later part of a video.
+    """
+
+    def __init__(self, a: Videos, b: Videos, before: Videos | None = None) -> None:
+        self.a, self.b, self.before = a, b, before
+
+    @cached_property
+    def error(self) -> Videos:
+        """What was added to the original."""
+        return self.b - self.a
+
+    @cached_property
+    def squares(self) -> Videos:
+        """The squared error."""
+        return self.error.square()
+
+    @cached_property
+    def levels(self) -> tuple[Videos, Videos]:
+        """Both as the numbers 0 to 255 that a file of bytes holds."""
+        return _levels(self.a), _levels(self.b)
+
+    @cached_property
+    def planes(self) -> Float[Tensor, "2 p h w"]:
+        """Their sum and difference; see `_planes`."""
+        return _planes(self.a + self.b, self.error)
+
+    @cached_property
+    def finest(self) -> tuple[Tensor, Tensor]:
+        """SSIM's two maps at full size, which MS-SSIM begins with."""
+        return _similarity(self.planes, GAUSSIAN)
+
+
 class FrameMetric(Generic[R]):
     """A metric of two videos in [-1, 1]: it checks them and maps them to [0, 1].
 
-    `of_unit` is the metric of videos for which that is done, once for several metrics.
+    `of` is the metric of a `Pair`, for which that is done, once for several metrics.
     """
 
-    def __init__(self, of_unit: Callable[..., R]) -> None:
-        self.of_unit = of_unit
-        update_wrapper(self, of_unit)
+    def __init__(self, of: Callable[..., R]) -> None:
+        self.of = of
+        update_wrapper(self, of)
 
     def __call__(self, x: Videos, y: Videos, **how: Any) -> R:
         """The metric of an original and its reconstruction; ValueError where they do not fit."""
         check(x, y)
-        return self.of_unit(unit(x), unit(y), **how)
+        return self.of(Pair(unit(x), unit(y)), **how)
 
 
 @FrameMetric
-def psnr(a: Videos, b: Videos) -> PerFrame:
+def psnr(pair: Pair) -> PerFrame:
     """PSNR in dB per frame of values in [0, 1] after clamping; at most 80 dB (protocols 2)."""
-    return _decibel((a - b).square_().mean(dim=(1, 3, 4)))
+    return _decibel(pair.squares.mean(dim=(1, 3, 4)))
 
 
 @FrameMetric
-def psnr_bytes(a: Videos, b: Videos) -> PerFrame:
+def psnr_bytes(pair: Pair) -> PerFrame:
     """PSNR in dB per frame after both are rounded to the 256 levels of uint8, as a file holds."""
-    return _decibel((_levels(a) - _levels(b)).square_().mean(dim=(1, 3, 4)) / 255**2)
+    a, b = pair.levels
+    return _decibel((a - b).square_().mean(dim=(1, 3, 4)) / 255**2)
 
 
 @FrameMetric
-def ssim(a: Videos, b: Videos) -> PerFrame:
+def ssim(pair: Pair) -> PerFrame:
     """SSIM per frame: Gaussian window 11, sigma 1.5, per channel, valid padding, data range 1.
 
     Frames are first average-pooled by max(1, round(short side / 256)), as the metric's authors
     advise. Raises ValueError where a side is then shorter than the window.
     """
-    pair, pool = _pair(a, b), max(1, round(min(a.shape[-2:]) / 256))
-    if pool > 1:
-        pair = F.avg_pool2d(pair, pool)
-    return _per_frame(_mean(_similarity(pair, GAUSSIAN)), a)
+    pool = max(1, round(min(pair.a.shape[-2:]) / 256))
+    if pool == 1:
+        return _per_frame(_mean(pair.finest), pair)
+    return _per_frame(_mean(_similarity(F.avg_pool2d(pair.planes, pool), GAUSSIAN)), pair)
 
 
 @FrameMetric
-def ssim_uniform(a: Videos, b: Videos) -> PerFrame:
+def ssim_uniform(pair: Pair) -> PerFrame:
     """SSIM per frame as scikit-image computes it by default, of values rounded to bytes.
 
     A uniform window of 7, unbiased variances, per channel, valid padding; nothing is pooled.
     """
-    pair, count = _pair(_levels(a) / 255, _levels(b) / 255), UNIFORM_WINDOW**2
-    return _per_frame(_mean(_similarity(pair, UNIFORM, unbias=count / (count - 1))), a)
+    a, b = (v / 255 for v in pair.levels)
+    count = UNIFORM_WINDOW**2
+    maps = _similarity(_planes(a + b, b - a), UNIFORM, unbias=count / (count - 1))
+    return _per_frame(_mean(maps), pair)
 
 
 @FrameMetric
-def ms_ssim(a: Videos, b: Videos) -> PerFrame | None:
+def ms_ssim(pair: Pair) -> PerFrame | None:
     """MS-SSIM per frame (five scales), or None where the short side is not above 160 pixels."""
-    if min(a.shape[-2:]) <= MS_SSIM_SIDE:
+    if min(pair.a.shape[-2:]) <= MS_SSIM_SIDE:
         return None
-    pair = _pair(a, b)
-    return _per_frame(_scales(pair, _similarity(pair, GAUSSIAN)), a)
+    return _per_frame(_scales(pair.planes, pair.finest), pair)
 
 
 @FrameMetric
-def ssim_and_ms_ssim(a: Videos, b: Videos) -> tuple[PerFrame, PerFrame | None]:
-    """Both, from one pass over the finest scale where they share it (no side is pooled first)."""
-    if min(a.shape[-2:]) <= MS_SSIM_SIDE or round(min(a.shape[-2:]) / 256) > 1:
-        return ssim.of_unit(a, b), ms_ssim.of_unit(a, b)
-    pair = _pair(a, b)
-    finest = _similarity(pair, GAUSSIAN)
-    return _per_frame(_mean(finest), a), _per_frame(_scales(pair, finest), a)
-
-
-@FrameMetric
-def flicker(a: Videos, b: Videos) -> Float[Tensor, "b s"]:
+def flicker(pair: Pair) -> Float[Tensor, "b s"]:
     """Mean absolute error of the t - 1 frame differences, in 255ths: shimmer, as a viewer sees it.
 
-    A still video has none, and neither has an error that does not change over time.
+    A still video has none, and neither has an error that does not change over time. Where the
+    frame before the first is known, there are t differences.
     """
-    return 255 * (b - a).diff(dim=2).abs_().mean(dim=(1, 3, 4))
+    return 255 * pair.error.diff(dim=2, prepend=pair.before).abs_().mean(dim=(1, 3, 4))
 
 
 @FrameMetric
-def detail(a: Videos, b: Videos, *, share: float = DETAIL_SHARE) -> PerFrame:
+def detail(pair: Pair, *, share: float = DETAIL_SHARE) -> PerFrame:
     """PSNR in dB over the edge regions of the original, per frame.
 
     Edges are the `share` of a frame's pixels with the largest Sobel magnitude of the original's
     luma (Rec. 709, borders repeated), and all that tie with the last of them.
     """
-    strength = _sobel(_frames(a)).flatten(1)
+    strength = _sobel(_frames(pair.a)).flatten(1)
     count = max(1, round(share * strength.shape[1]))
     edges = strength >= _largest(strength, count)
-    squares = _frames((a - b).square_()).mean(dim=1).flatten(1)
+    squares = pair.squares.mean(dim=1).flatten(0, 1).flatten(1)
     mse = (squares * edges).sum(dim=1) / edges.sum(dim=1)
-    return rearrange(_decibel(mse), "(b t) -> b t", b=len(a))
+    return rearrange(_decibel(mse), "(b t) -> b t", b=len(pair.a))
 
 
 def lpips(net: LPIPS, x: Videos, y: Videos) -> PerFrame:
@@ -207,23 +236,24 @@ def _largest(x: Float[Tensor, "n m"], count: int) -> Float[Tensor, "n 1"]:
 
 
 def _sobel(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n h w"]:
-    """The gradient magnitude of the luma of frames in [0, 1]."""
+    """The gradient magnitude of the luma of frames in [0, 1], by sums of shifted pictures."""
     weights = x.new_tensor(LUMA if x.shape[1] == 3 else [1 / x.shape[1]] * x.shape[1])
     luma = torch.einsum("nchw,c->nhw", x, weights)
-    kernel = x.new_tensor([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]])
-    padded = F.pad(luma[:, None], (1, 1, 1, 1), mode="replicate")
-    gradient = F.conv2d(padded, torch.stack([kernel, kernel.T])[:, None])
-    return gradient.square().sum(dim=1).sqrt()
+    wide = F.pad(luma, (1, 1, 1, 1), mode="replicate")
+    across, down = wide[..., 2:] - wide[..., :-2], wide[:, 2:] - wide[:, :-2]
+    right = (across[:, :-2] + across[:, 2:]).add_(across[:, 1:-1], alpha=2)
+    below = (down[..., :-2] + down[..., 2:]).add_(down[..., 1:-1], alpha=2)
+    return right.square_().add_(below.square_()).sqrt_()
 
 
-def _pair(a: Videos, b: Videos) -> Float[Tensor, "2 p h w"]:
-    """The sum a + b and the difference a - b, each channel of each frame a plane for itself.
+def _planes(total: Videos, difference: Videos) -> Float[Tensor, "2 p h w"]:
+    """a + b and b - a, each frame of each channel a plane for itself, p = b c t of them.
 
     With these two SSIM filters four maps, not five. On a CPU planes lie side by side in memory.
     """
-    a, b = (_frames(v).flatten(0, 1) for v in (a, b))
-    pair = torch.stack([a + b, a - b])
-    return pair.contiguous(memory_format=torch.channels_last) if pair.device.type == "cpu" else pair
+    form = torch.channels_last if total.device.type == "cpu" else torch.contiguous_format
+    pair = torch.stack([v.flatten(0, 2) for v in (total, difference)])
+    return pair.contiguous(memory_format=form)
 
 
 def _similarity(
@@ -236,7 +266,8 @@ def _similarity(
             f"but these are {tuple(pair.shape[-2:])}"
         )
     means = _filter(pair, taps).square_()
-    variances = _filter(pair.square(), taps).sub_(means).mul_(unbias)
+    variances = _filter(pair.square(), taps).sub_(means)
+    variances = variances if unbias == 1 else variances.mul_(unbias)
     return _likeness(means, SSIM_C1), _likeness(variances, SSIM_C2)
 
 
@@ -244,7 +275,7 @@ def _likeness(both: Float[Tensor, "2 p i j"], c: float) -> Float[Tensor, "p i j"
     """(2 x y + c) / (x^2 + y^2 + c), from the squares of x + y and x - y, which it needs twice."""
     plus, minus = both
     # In place, since fresh memory costs a CPU more than the sums that are written to it.
-    return (plus - minus).add_(2 * c).div_((plus + minus).add_(2 * c))
+    return (plus - minus).add_(2 * c).div_(plus.add_(minus).add_(2 * c))
 
 
 def _scales(pair: Float[Tensor, "2 p h w"], finest: tuple[Tensor, Tensor]) -> Float[Tensor, " p"]:
@@ -263,10 +294,9 @@ def _mean(maps: tuple[Float[Tensor, "p i j"], ...]) -> Float[Tensor, " p"]:
     return (maps[0] * maps[1] if len(maps) == 2 else maps[0]).mean(dim=(1, 2))
 
 
-def _per_frame(planes: Float[Tensor, " p"], like: Videos) -> PerFrame:
-    """The mean over the channels of each frame of a video."""
-    b, c, t = like.shape[:3]
-    return planes.view(b, t, c).mean(dim=2)
+def _per_frame(values: Float[Tensor, " p"], pair: Pair) -> PerFrame:
+    """The mean over the channels of each frame."""
+    return values.view(pair.a.shape[:3]).mean(dim=1)
 
 
 def _filter(x: Float[Tensor, "n p h w"], taps: tuple[float, ...]) -> Float[Tensor, "n p i j"]:

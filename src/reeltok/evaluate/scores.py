@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from reeltok.evaluate import metrics
-from reeltok.evaluate.metrics import Box, FeatureMoments, FrameMetric, Videos
+from reeltok.evaluate.metrics import Box, FeatureMoments, FrameMetric, Pair, Videos
 from reeltok.evaluate.networks import Extractor, load_i3d, load_styleganv
 from reeltok.perceptual import LPIPS, PLANS, Network
 
@@ -42,7 +42,7 @@ DEFAULT_METRICS = (
     *("appearance", "fvd-i3d"),
 )
 EXTRACTORS = {"i3d": load_i3d, "styleganv": load_styleganv}
-Pair = tuple[Tensor, Tensor]
+Features = tuple[Tensor, Tensor]  # of the original and of its reconstruction
 
 
 # ---------------------------------------------------------------- one clip
@@ -61,7 +61,7 @@ class ClipScore:
     bits: int | None = None  # of the tokens, or of a codec's packets
     seconds: dict[str, float] = field(default_factory=dict)  # "encode", "decode"
     notes: list[str] = field(default_factory=list)  # such as a clip filled up to the protocol
-    features: dict[str, Pair] = field(default_factory=dict, repr=False)
+    features: dict[str, Features] = field(default_factory=dict, repr=False)
 
     def record(self) -> dict[str, Any]:
         """The score as plain values, without features."""
@@ -131,40 +131,28 @@ class Judge:
             features=features,
         )
 
-    def _measure(self, x: Videos, y: Videos) -> tuple[dict[str, Tensor], dict[str, Pair]]:
+    def _measure(self, x: Videos, y: Videos) -> tuple[dict[str, Tensor], dict[str, Features]]:
         """One value per frame of each metric, and the features of the appearance distance."""
         rows: dict[str, list[Tensor | None]] = {}
-        last: list[Pair] = []
+        last: list[Features] = []
+        before: Tensor | None = None
+        wanted = [key for key in FRAME_METRICS if key in self.metrics]
         held = CPU_PIXELS if x.device.type == "cpu" else GPU_PIXELS
         step = max(1, held // x[0, 0, 0].numel())
         for start in range(0, x.shape[2], step):
             parts = [v[:, :, start : start + step] for v in (x, y)]
-            for key, row in self._frame_metrics(x, y, start, start + step).items():
-                rows.setdefault(key, []).append(row)
+            pair = Pair(metrics.unit(parts[0]), metrics.unit(parts[1]), before)
+            for key in wanted:
+                rows.setdefault(key, []).append(FRAME_METRICS[key].of(pair))
+            before = pair.error[:, :, -1:]
             for net in self.lpips:
                 maps = [net.backbone(v[0].transpose(0, 1).float().clamp(-1, 1)) for v in parts]
                 rows.setdefault(f"lpips-{net.net}", []).append(net.compare(maps[0], maps[1]))
                 last += [(maps[0][-1], maps[1][-1])] if net.net == "alex" else []
         joined = {key: _join(parts) for key, parts in rows.items()}
         given = {key: row for key, row in joined.items() if row is not None and len(row)}
-        wanted = "appearance" in self.metrics and x.shape[2] > 1
-        return given, _appearance(last) if wanted else {}
-
-    def _frame_metrics(
-        self, x: Videos, y: Videos, start: int, stop: int
-    ) -> dict[str, Tensor | None]:
-        back = min(1, start)  # flicker looks one frame back
-        before = [metrics.unit(v[:, :, start - back : stop]) for v in (x, y)]
-        a, b = (v[:, :, back:] for v in before)
-        wanted = [key for key in FRAME_METRICS if key in self.metrics]
-        found: dict[str, Tensor | None] = {}
-        if "ssim" in wanted and "ms-ssim" in wanted:  # together they take little longer than one
-            found["ssim"], found["ms-ssim"] = metrics.ssim_and_ms_ssim.of_unit(a, b)
-        for key in wanted:
-            if key not in found:
-                seen = before if key == "flicker" else (a, b)
-                found[key] = FRAME_METRICS[key].of_unit(*seen)
-        return found
+        moving = "appearance" in self.metrics and x.shape[2] > 1
+        return given, _appearance(last) if moving else {}
 
     def _boxes(self, x: Videos, y: Videos, boxes: Iterable[Box]) -> dict[str, float]:
         found: dict[str, list[float]] = {}
@@ -213,7 +201,7 @@ def _join(parts: Sequence[Tensor | None]) -> Float[Tensor, " n"] | None:
     return torch.cat(given).cpu() if len(given) == len(parts) else None
 
 
-def _appearance(last: Sequence[Pair]) -> dict[str, Pair]:
+def _appearance(last: Sequence[Features]) -> dict[str, Features]:
     if not last:
         return {}
     original, made = (torch.cat(side) for side in zip(*last, strict=True))

@@ -31,16 +31,22 @@ class Codec:
     odd: str | None  # None: it takes even sizes only
     crf: float | None = None  # None: it has no such setting
     worst: int = 51  # the highest crf
+    presets: tuple[str, ...] = ()  # how hard it tries, the fastest first
     options: Mapping[str, str] = field(default_factory=dict)
 
 
+_X26 = (
+    *("ultrafast", "superfast", "veryfast", "faster", "fast"),
+    *("medium", "slow", "slower", "veryslow", "placebo"),
+)
 CODECS = {
-    "h264": Codec(name="libx264", even="yuv420p", odd="yuv444p", crf=18),
+    "h264": Codec(name="libx264", even="yuv420p", odd="yuv444p", crf=18, presets=_X26),
     "hevc": Codec(
         name="libx265",
         even="yuv420p",
         odd="yuv444p",
         crf=20,
+        presets=_X26,
         options={"x265-params": "log-level=none"},
     ),
     "vp9": Codec(
@@ -52,7 +58,13 @@ CODECS = {
         options={"b": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1"},
     ),
     "av1": Codec(
-        name="libsvtav1", even="yuv420p", odd=None, crf=24, worst=63, options={"preset": "8"}
+        name="libsvtav1",
+        even="yuv420p",
+        odd=None,
+        crf=24,
+        worst=63,
+        presets=tuple(map(str, range(13, -1, -1))),
+        options={"preset": "8"},
     ),
     "prores": Codec(name="prores_ks", even="yuv422p10le", odd=None),
     "mpeg4": Codec(
@@ -113,7 +125,12 @@ class Shape:
 
 
 def choose(
-    suffix: str, *, lossless: bool, codec: str | None, crf: float | None
+    suffix: str,
+    *,
+    lossless: bool = False,
+    codec: str | None = None,
+    crf: float | None = None,
+    preset: str | None = None,
 ) -> tuple[Container, Codec]:
     """The container and codec of a file name's suffix ("-": a pipe) and the options asked for.
 
@@ -130,13 +147,23 @@ def choose(
     if name not in container.codecs:
         fitting = [other for other, kind in CONTAINERS.items() if name in kind.codecs]
         raise ValueError(f"{name} video does not go into {suffix}: use {' or '.join(fitting)}")
-    if crf is None:
-        return container, CODECS[name]
-    if CODECS[name].crf is None:
-        raise ValueError(f"{name} has no crf: leave it out, or name another codec")
-    if not 0 <= crf <= CODECS[name].worst:
-        raise ValueError(f"crf={crf:g} is outside what {name} takes: 0 to {CODECS[name].worst}")
-    return container, replace(CODECS[name], crf=crf)
+    return container, _set(name, CODECS[name], crf, preset)
+
+
+def _set(name: str, codec: Codec, crf: float | None, preset: str | None) -> Codec:
+    """The codec with these settings. Raises ValueError for one that it does not take."""
+    if crf is not None:
+        if codec.crf is None:
+            raise ValueError(f"{name} has no crf: leave it out, or name another codec")
+        if not 0 <= crf <= codec.worst:
+            raise ValueError(f"crf={crf:g} is outside what {name} takes: 0 to {codec.worst}")
+        codec = replace(codec, crf=crf)
+    if preset is not None:
+        if preset not in codec.presets:
+            known = ", ".join(codec.presets) or "none: leave it out, or name another codec"
+            raise ValueError(f"{name} has no preset {preset!r}; there are {known}")
+        codec = replace(codec, options={**codec.options, "preset": preset})
+    return codec
 
 
 def _container(suffix: str, lossless: bool) -> Container:

@@ -134,6 +134,7 @@ def open_sink(
     lossless: bool = False,
     codec: str | None = None,
     crf: float | None = None,
+    preset: str | None = None,
     pad_even: bool = False,
     audio_from: str | Path | None = None,
 ) -> Sink:
@@ -148,14 +149,16 @@ def open_sink(
     with ExitStack() as stack:
         if folder or suffix in IMAGES:
             assert place is not None
-            if codec or crf is not None:
-                raise ValueError(f"codec and crf go with a video file, not with images ({path})")
+            if codec or crf is not None or preset:
+                raise ValueError(
+                    f"codec, crf and preset go with a video file, not with images ({path})"
+                )
             beside = _beside(place, stack, folder=folder)
             target: _Target = _Images(beside, ".png" if folder else suffix, folder, lossless)
             if audio_from is not None:
                 target.notes.append("images carry no sound: left out")
         else:
-            settings = choose(suffix, lossless=lossless, codec=codec, crf=crf)
+            settings = choose(suffix, lossless=lossless, codec=codec, crf=crf, preset=preset)
             sound = None if audio_from is None else Sound(audio_from)
             if sound is not None:
                 stack.callback(sound.close)
