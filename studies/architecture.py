@@ -8,9 +8,10 @@ network, at width 24 behind a Haar front of 2x2 pixels.
 
 from dataclasses import replace
 
+from command import run
 from display import draw_dots
 from judging import Judge
-from lab import Lab, Result, Row, Study, full, run, tiny
+from lab import Lab, Result, Row, Study, full, tiny
 
 TABLES = ("vidtok-2",)
 VARIANTS = {

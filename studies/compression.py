@@ -8,9 +8,10 @@ causal see 16 frames where causal ones see 17 (tiny: 8 and 9), as published.
 
 from dataclasses import dataclass, replace
 
+from command import run
 from display import draw_dots
 from judging import Judge
-from lab import Lab, Result, Row, Study, full, run, tiny
+from lab import Lab, Result, Row, Study, full, tiny
 
 from reeltok.train.clips import Window
 

@@ -5,12 +5,11 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from lab import Lab, Result
 
 from reeltok.evaluate.published import PUBLISHED, PublishedRow
-
-if TYPE_CHECKING:
-    from lab import Lab, Result
 
 CAPTIONS = {
     "tiny": "At small scale: tiny networks, minutes of training, our clips. Compare the order and "
@@ -59,7 +58,7 @@ def find_published(tables: Sequence[str], model: str | None) -> PublishedRow | N
     return found[0] if found else None
 
 
-def by_row(results: Sequence["Result"]) -> Mapping[str, list["Result"]]:
+def by_row(results: Sequence[Result]) -> Mapping[str, list[Result]]:
     """The results of all seeds of each line, in the order of the table."""
     found: dict[str, list[Result]] = {}
     for result in results:
@@ -67,7 +66,7 @@ def by_row(results: Sequence["Result"]) -> Mapping[str, list["Result"]]:
     return found
 
 
-def values_of(results: Sequence["Result"], key: str) -> list[float]:
+def values_of(results: Sequence[Result], key: str) -> list[float]:
     return [r.scores[key] for r in results if key in r.scores]
 
 
@@ -83,7 +82,7 @@ def number(values: Sequence[float], column: Column) -> str:
 
 
 def table(
-    results: Sequence["Result"], columns: Sequence[str], tables: Sequence[str], setting: str
+    results: Sequence[Result], columns: Sequence[str], tables: Sequence[str], setting: str
 ) -> str:
     """The table in Markdown, with its caption. Paper columns are those that a line of ours has."""
     groups = by_row(results)
@@ -111,7 +110,7 @@ def table(
     return "\n".join([*lines, "", caption, ""])
 
 
-def draw_dots(lab: "Lab", results: Sequence["Result"], keys: Sequence[str]) -> None:
+def draw_dots(lab: Lab, results: Sequence[Result], keys: Sequence[str]) -> None:
     """One line a row: every seed a dot, a bar at their mean; then the paper's PSNR, if any."""
     from matplotlib.figure import Figure
 

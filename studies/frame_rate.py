@@ -9,9 +9,10 @@ the clips' own rate (as published: 30), at 8 and at 3.
 from dataclasses import replace
 
 import torch
+from command import run
 from display import draw_dots, finish
 from judging import Judge, held_out
-from lab import Lab, Result, Row, Study, full, run, tiny
+from lab import Lab, Result, Row, Study, full, tiny
 from torch import Tensor
 
 from reeltok import zoo

@@ -1,29 +1,25 @@
-"""What every study shares: train its rows or find them trained, judge them, write the result.
+"""What every study shares: train its rows or find them trained, and judge them.
 
 A row of a table is a chain of recipes (`stages`), each beginning with the weights of the one before
 it. A stage lies in a folder named after a hash of its chain, so a study that was stopped goes on
 where it was, and rows share the stages that they have in common.
 """
 
-import argparse
 import csv
 import hashlib
 import json
 import shutil
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import display
 import torch
 from judging import Judge, Scores, Seen, judge, look
 from torch.utils.flop_counter import FlopCounterMode
 
 from reeltok import zoo
-from reeltok.evaluate.results import describe_machine
 from reeltok.train.checkpoint import find_checkpoints
 from reeltok.train.clips import Batch, Clip, DataConfig, Window, list_clips
 from reeltok.train.data import ClipSource, Loader
@@ -283,61 +279,3 @@ def count_flops(task: Any, recipe: Recipe, device: torch.device) -> float:
 
 def is_frozen(name: str, recipe: Recipe) -> bool:
     return any(f".{part}." in f".{name}" for part in recipe.loop.freeze)
-
-
-# ---------------------------------------------------------------- the command
-
-
-def run(study: Study) -> None:
-    """The command line of a study."""
-    parser = argparse.ArgumentParser(description=study.title)
-    parser.add_argument("--data", type=Path, required=True, help="clips to train on and hold out")
-    parser.add_argument("--setting", choices=("tiny", "full"), default="tiny")
-    parser.add_argument("--out", type=Path, default=Path("runs/studies") / study.name)
-    parser.add_argument("--seeds", type=int, help="runs of each row")
-    parser.add_argument("--steps", type=int, help="cut every stage, to rehearse")
-    parser.add_argument("--device", help="cpu, cuda; by default what is there")
-    asked = parser.parse_args()
-    seeds = asked.seeds or (study.seeds if asked.setting == "tiny" else 1)
-    given = {key: getattr(asked, key) for key in ("data", "out", "setting", "device", "steps")}
-    try:
-        conduct(Lab(study=study, **given), seeds)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"{study.name}: {error}") from error
-
-
-def conduct(lab: Lab, seeds: int) -> list[Result]:
-    """Measure every row with every seed; write after each what is known."""
-    results: list[Result] = []
-    for seed in range(seeds):
-        for row in lab.study.rows(lab.setting, seed):
-            results.append(lab.measure(row, seed))
-            write(lab, results)
-            print(f"{row.name} (seed {seed}): {results[-1].scores}", flush=True)
-    lab.study.draw(lab, results)
-    print((lab.out / "table.md").read_text())
-    return results
-
-
-def write(lab: Lab, results: list[Result]) -> None:
-    """`table.md` for people and `record.json` with machine and commit."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    record = {
-        "study": lab.study.name,
-        "setting": lab.setting,
-        "machine": {**describe_machine(), "commit": commit},
-        "rows": [
-            {
-                "name": r.row.name,
-                "seed": r.seed,
-                "published": r.row.published,
-                "judge": repr(r.row.judge),
-                "scores": {key: round(value, 5) for key, value in r.scores.items()},
-            }
-            for r in results
-        ],
-    }
-    (lab.out / "record.json").write_text(json.dumps(record, indent=1) + "\n")
-    text = display.table(results, lab.study.columns, lab.study.published, lab.setting)
-    (lab.out / "table.md").write_text(text)

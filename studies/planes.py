@@ -12,9 +12,10 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from command import run
 from display import draw_dots, finish
 from judging import Judge, cut
-from lab import Lab, Result, Row, Study, run, tiny
+from lab import Lab, Result, Row, Study, tiny
 
 from reeltok import load
 from reeltok.evaluate import metrics

@@ -26,6 +26,7 @@ from torch import Tensor
 from reeltok import load
 from reeltok.commands.generator_recipes import GeneratorRecipe, find_any
 from reeltok.evaluate import metrics
+from reeltok.evaluate.distances import FeatureMoments, appearance_features, frechet_distance
 from reeltok.evaluate.results import describe_machine
 from reeltok.generate import masked
 from reeltok.generate.prior import Prior
@@ -91,15 +92,15 @@ class Judged:
     """What one prior came to over all windows."""
 
     rows: list[dict[str, float]]
-    real: list[metrics.FeatureMoments]
-    made: list[metrics.FeatureMoments]
+    real: list[FeatureMoments]
+    made: list[FeatureMoments]
     first: list[Tensor]  # of each window, the first sample
 
 
-def moments(net: LPIPS, x: Tensor) -> metrics.FeatureMoments:
+def moments(net: LPIPS, x: Tensor) -> FeatureMoments:
     """The appearance features of clips "n c t h w"."""
     maps = [net.backbone(clip.transpose(0, 1))[-1] for clip in x]
-    return metrics.FeatureMoments.of(torch.cat([metrics.appearance_features(m) for m in maps]))
+    return FeatureMoments.of(torch.cat([appearance_features(m) for m in maps]))
 
 
 @torch.no_grad()
@@ -133,7 +134,7 @@ def summary(found: Judged) -> dict[str, float]:
     means = {key: fmean(row[key] for row in found.rows) for key in found.rows[0]}
     if found.real:
         both = (reduce(add, moments) for moments in (found.real, found.made))
-        means["appearance"] = metrics.frechet_distance(*both)
+        means["appearance"] = frechet_distance(*both)
     return means
 
 

@@ -9,9 +9,10 @@ tokens can tell how much of a codebook is used.
 from dataclasses import replace
 from typing import Any
 
+from command import run
 from display import draw_dots
 from judging import Judge
-from lab import Lab, Result, Row, Study, full, run, tiny
+from lab import Lab, Result, Row, Study, full, tiny
 
 from reeltok.evaluate.published import PUBLISHED
 

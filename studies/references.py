@@ -10,9 +10,10 @@ several kinds, without, and with the quantizers of MAGVIT (VQ, 1,024 codes) and 
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from command import run
 from display import draw_dots
 from judging import Judge
-from lab import TINY_BODY, Lab, Result, Row, Study, run, tiny
+from lab import TINY_BODY, Lab, Result, Row, Study, tiny
 
 from reeltok.models.presets import FIFTEEN_BITS
 from reeltok.quantizers import FSQConfig, VQConfig

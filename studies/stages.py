@@ -8,9 +8,10 @@ and the published ratio of steps (50 to 30) and of batches (16 to 8).
 
 from dataclasses import replace
 
+from command import run
 from display import CAPTIONS, finish, running_sum
 from judging import Judge
-from lab import Lab, Result, Row, Study, run, tiny
+from lab import Lab, Result, Row, Study, tiny
 
 from reeltok.train.clips import Window
 from reeltok.train.logbook import read_lines

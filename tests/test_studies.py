@@ -5,7 +5,6 @@ import sys
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -48,20 +47,19 @@ def make_clips(folder: Path) -> Path:
     return folder
 
 
-def conduct(load, monkeypatch: pytest.MonkeyPatch, data: Path, out: Path) -> ModuleType:
+def conduct(load, monkeypatch: pytest.MonkeyPatch, data: Path, out: Path) -> None:
     """Run the study `stages` as people do, two steps a stage."""
-    lab, stages = load("lab"), load("stages")
-    command = ["stages.py", "--data", str(data), "--out", str(out), "--steps", "2", "--seeds", "1"]
-    monkeypatch.setattr(sys, "argv", [*command, "--device", "cpu"])
-    lab.run(stages.STUDY)
-    return lab
+    stages = load("stages")
+    words = ["stages.py", "--data", str(data), "--out", str(out), "--steps", "2", "--seeds", "1"]
+    monkeypatch.setattr(sys, "argv", [*words, "--device", "cpu"])
+    load("command").run(stages.STUDY)
 
 
 def test_a_study_writes_what_it_found_and_uses_its_runs_again(
     load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, out = make_clips(tmp_path / "clips"), tmp_path / "stages"
-    lab = conduct(load, monkeypatch, data, out)
+    conduct(load, monkeypatch, data, out)
     record, table = json.loads((out / "record.json").read_text()), (out / "table.md").read_text()
     assert {"cpu", "commit"} <= set(record["machine"])
     assert "At small scale" in table
@@ -76,7 +74,7 @@ def test_a_study_writes_what_it_found_and_uses_its_runs_again(
     conduct(load, monkeypatch, data, out)
     assert {p: p.stat().st_mtime_ns for p in trained} == trained
     assert (out / "table.md").read_text() == table
-    asked = lab.Lab(study=load("stages").STUDY, data=data, out=out, setting="tiny")
+    asked = load("lab").Lab(study=load("stages").STUDY, data=data, out=out, setting="tiny")
     assert "0.mkv" not in asked.clear()
     assert "1.mkv" in asked.clear()
 

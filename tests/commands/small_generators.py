@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from small_models import COORDTOK
 
 from reeltok.generate import flow, masked
 from reeltok.generate.prior import Prior
@@ -12,24 +13,17 @@ from reeltok.models.coordtok import CoordTok
 from reeltok.models.injection import RefTokConfig
 from reeltok.models.presets import COMPACT
 from reeltok.models.reftok import RefTok
-from reeltok.models.triplane import CoordTokConfig
 from reeltok.models.vidtok import VidTok
 from reeltok.quantizers import FSQConfig
 from reeltok.tokenizer import Tokenizer
 
-PLANES = CoordTokConfig(
+PLANES = replace(
+    COORDTOK,
     size=(4, 16, 16),
-    patch=(4, 8, 8),
     cells=(2, 4, 4),
     cell_patch=(2, 2, 2),
-    channels=3,
-    width=16,
-    heads=2,
-    vit_depth=1,
-    depth=1,
     decoder_patch=(1, 8, 8),
     decoder_width=16,
-    decoder_heads=2,
     decoder_depth=1,
 )
 BODY = replace(COMPACT, width=8, quantizer=FSQConfig(levels=(4, 4, 3), regularization=False))

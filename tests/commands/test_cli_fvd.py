@@ -10,7 +10,7 @@ from ran import Ran, moving
 
 import reeltok
 from reeltok.evaluate import scores
-from reeltok.evaluate.metrics import FeatureMoments, frechet_distance
+from reeltok.evaluate.distances import FeatureMoments, frechet_distance
 from reeltok.evaluate.networks import Extractor
 
 Run = Callable[..., Ran]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_models import COORDTOK
 
 from reeltok.evaluate.clips import Clip
 from reeltok.evaluate.protocols import PROTOCOLS, Protocol
@@ -16,27 +17,12 @@ from reeltok.evaluate.scores import Judge
 from reeltok.evaluate.subjects import Macs, Own, Trial, complete, count_macs
 from reeltok.models.coordtok import CoordTok
 from reeltok.models.presets import COMPACT
-from reeltok.models.triplane import CoordTokConfig
 from reeltok.models.vidtok import VidTok
 from reeltok.tokenizer import Tokenizer
 from reeltok.video import Video, write
 
 PLAN = replace(PROTOCOLS["shared-eval"], frames=5, crop=32, smallest=16, metrics=("psnr", "ssim"))
 JUDGE = Judge(metrics=PLAN.metrics)
-SMALL = CoordTokConfig(
-    size=(8, 16, 24),
-    patch=(4, 8, 8),
-    cells=(4, 4, 6),
-    cell_patch=(2, 2, 3),
-    width=16,
-    heads=2,
-    vit_depth=1,
-    depth=1,
-    decoder_patch=(2, 4, 4),
-    decoder_width=32,
-    decoder_heads=2,
-    decoder_depth=2,
-)
 
 
 @dataclass
@@ -172,8 +158,8 @@ def test_macs_of_a_real_pass_equal_those_of_a_pass_without_numbers(vidtok: bool)
     if vidtok:
         model: Tokenizer = VidTok(replace(COMPACT, width=8), "tiny").eval()
     else:  # with attention
-        model = CoordTok(SMALL, "tiny").eval()
-    frames, height, width = SMALL.size
+        model = CoordTok(COORDTOK, "tiny").eval()
+    frames, height, width = COORDTOK.size
     video = Video.of(torch.zeros(frames, height, width, 3, dtype=torch.uint8), fps=10)
     clip = Clip(name="a", video=video, sha256="")
     with Macs() as macs:

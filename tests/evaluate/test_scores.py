@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from reeltok.evaluate import metrics, scores
+from reeltok.evaluate.distances import FeatureMoments, frechet_distance
 from reeltok.evaluate.metrics import Box
 from reeltok.evaluate.networks import Extractor
 from reeltok.evaluate.scores import ClipScore, Judge, Scores, difference, estimate, open_judge
@@ -114,9 +115,9 @@ def test_sets_stream_and_merge_into_the_same_distances() -> None:
         assert left.summary()[key].mean == pytest.approx(value.mean, abs=1e-9)
     real = torch.cat([s.features["fvd-test-mean"][0] for s in made])
     fake = torch.cat([s.features["fvd-test-mean"][1] for s in made])
-    of = metrics.FeatureMoments.of
+    of = FeatureMoments.of
     assert whole.summary()["fvd-test-mean-n6"].mean == pytest.approx(
-        metrics.frechet_distance(of(real), of(fake)), abs=1e-9
+        frechet_distance(of(real), of(fake)), abs=1e-9
     )
     with pytest.raises(ValueError, match="scored twice"):
         left.merge(right)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
+from small_models import COORDTOK
 from torch import Tensor
 
 from reeltok import reel
@@ -16,7 +17,6 @@ from reeltok.generate.latents import Feed, FlowTask, flow_errors, measure, read_
 from reeltok.generate.public import public_arguments
 from reeltok.generate.sit import Flow, FlowConfig, Group, Statistics, plane_groups, volume_group
 from reeltok.models.coordtok import CoordTok
-from reeltok.models.triplane import CoordTokConfig
 from reeltok.models.vidtok import VidTok, VidTokConfig
 from reeltok.quantizers import FSQConfig, GaussianConfig
 
@@ -30,19 +30,12 @@ PLAIN = Statistics(mean=((0.5, -1.0, 2.0),) * 3, std=((2.0, 0.5, 1.0),) * 3)
 @pytest.fixture(scope="module")
 def tokenizer() -> CoordTok:
     torch.manual_seed(0)
-    config = CoordTokConfig(
+    config = replace(
+        COORDTOK,
         size=(4, 16, 24),
-        patch=(4, 8, 8),
         cells=(2, 4, 6),
-        cell_patch=(2, 2, 3),
-        channels=3,
-        width=16,
-        heads=2,
-        vit_depth=1,
-        depth=1,
         decoder_patch=(1, 8, 8),
         decoder_width=16,
-        decoder_heads=2,
         decoder_depth=1,
     )
     return CoordTok(config, "tiny").eval()

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file
+from small_models import COORDTOK
 from torch import Tensor
 
 from reeltok import reel, zoo
@@ -25,24 +26,8 @@ from reeltok.quantizers import FSQConfig
 from reeltok.tokens import Tokens
 from reeltok.video import Video
 
-TINY = CoordTokConfig(
-    size=(8, 16, 24),
-    patch=(4, 8, 8),
-    cells=(4, 4, 6),
-    cell_patch=(2, 2, 3),
-    channels=3,
-    width=16,
-    heads=2,
-    vit_depth=1,
-    depth=1,
-    decoder_patch=(2, 4, 4),
-    decoder_width=32,
-    decoder_heads=2,
-    decoder_depth=2,
-)
 
-
-def build(config: CoordTokConfig = TINY) -> CoordTok:
+def build(config: CoordTokConfig = COORDTOK) -> CoordTok:
     torch.manual_seed(0)
     return CoordTok(config, "tiny").eval()
 
@@ -139,7 +124,7 @@ def test_state_dict_is_the_public_one(shared: Path) -> None:
 
 
 def test_public_round_trip_and_its_errors() -> None:
-    config = replace(TINY, padding="public")
+    config = replace(COORDTOK, padding="public")
     model = build(config)
     public = coordtok_to_public(model)
     again = coordtok_from_public(public, config)
@@ -153,7 +138,7 @@ def test_public_round_trip_and_its_errors() -> None:
     with pytest.raises(ValueError, match=r"no encoder\.cross_pos_emb"):
         coordtok_from_public(public, config)
     with pytest.raises(ValueError, match="no public layout"):
-        coordtok_to_public(build(replace(TINY, content_planes=2)))
+        coordtok_to_public(build(replace(COORDTOK, content_planes=2)))
 
 
 @settings(deadline=None, max_examples=12, derandomize=True)
@@ -161,7 +146,11 @@ def test_public_round_trip_and_its_errors() -> None:
 def test_any_length_comes_back(frames: int, batch: int, slices: int) -> None:
     model, x = build(), clip(frames, batch)
     tokens = model.encode(x, slices=slices)
-    assert tokens.grid == (math.ceil(frames / 8) * TINY.tokens,) == model.grid_for(frames, (16, 24))
+    assert (
+        tokens.grid
+        == (math.ceil(frames / 8) * COORDTOK.tokens,)
+        == model.grid_for(frames, (16, 24))
+    )
     assert (tokens.settings["slices"], tokens.frames) == (slices, frames)
     y = model.decode(tokens)
     assert y.shape == x.shape
@@ -253,7 +242,7 @@ def test_memory_budget_changes_nothing(budget: int) -> None:
 def test_planes_are_read_at_their_cells() -> None:
     for n in range(2, 65):
         plane = torch.arange(n * 1.0)[None, :, None, None].expand(1, n, 2, 1)
-        config = replace(TINY, size=(n, 16, 24), decoder_patch=(1, 4, 4), patch=(1, 8, 8))
+        config = replace(COORDTOK, size=(n, 16, 24), decoder_patch=(1, 4, 4), patch=(1, 8, 8))
         at = locate(torch.arange(n)[None, :, None].expand(1, n, 3), config, torch.float32)
         at = at[..., 0]
         torch.testing.assert_close(bilinear(plane, at, at)[0, :, 0], torch.arange(n * 1.0))
@@ -275,7 +264,7 @@ def test_planes_are_read_at_their_cells() -> None:
     ids=str,
 )
 def test_variants_train_and_decode(changes: dict) -> None:
-    model = build(replace(TINY, **changes)).train()
+    model = build(replace(COORDTOK, **changes)).train()
     x = clip(5)
     y = model(x)
     assert y.x.shape == x.shape
@@ -287,9 +276,9 @@ def test_variants_train_and_decode(changes: dict) -> None:
 
 
 def test_quantized_cells_give_ids_and_bits() -> None:
-    model = build(replace(TINY, quantizer=FSQConfig(levels=(8, 5, 5))))
+    model = build(replace(COORDTOK, quantizer=FSQConfig(levels=(8, 5, 5))))
     tokens = model.encode(clip(13))
-    assert (*tokens.ids.shape, tokens.vocabulary) == (1, 2 * TINY.tokens, 200)
+    assert (*tokens.ids.shape, tokens.vocabulary) == (1, 2 * COORDTOK.tokens, 200)
     assert torch.equal(model.lookup(tokens.ids), tokens.latents)
     bare = Tokens.from_ids(tokens.ids, frames=13, size=(16, 24), tokenizer=model)
     assert torch.equal(model.decode(bare), model.decode(tokens))
@@ -324,11 +313,11 @@ def test_errors_name_what_to_do() -> None:
         ({"quantizer": FSQConfig(levels=(8, 8))}, "the quantizer makes 2"),
     ):
         with pytest.raises(ValueError, match=message):
-            replace(TINY, **wrong)
+            replace(COORDTOK, **wrong)
 
 
 def test_videos_and_files(tmp_path: Path) -> None:
-    model = build(replace(TINY, quantizer=FSQConfig(levels=(8, 5, 5))))
+    model = build(replace(COORDTOK, quantizer=FSQConfig(levels=(8, 5, 5))))
     frames = torch.randint(0, 256, (13, 16, 24, 3), dtype=torch.uint8)
     video = Video(frames=frames, fps=25.0)
     tokens = model.encode(video, slices=2)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
+from small_models import COORDTOK
 
 from reeltok.models.convert_coordtok import coordtok_config, coordtok_from_public
 from reeltok.models.coordtok import CoordTok
@@ -26,19 +27,14 @@ from reeltok.train.patches import (
     patches_at,
 )
 
-TINY = CoordTokConfig(
+TINY = replace(
+    COORDTOK,
     size=(8, 16, 16),
-    patch=(4, 8, 8),
     cells=(4, 4, 4),
     cell_patch=(2, 2, 2),
     channels=4,
     width=32,
-    heads=2,
-    vit_depth=1,
-    depth=1,
     decoder_patch=(1, 4, 4),
-    decoder_width=32,
-    decoder_heads=2,
     decoder_depth=1,
 )
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from reeltok.evaluate.datasets import Item
-    from reeltok.evaluate.metrics import FeatureMoments
+    from reeltok.evaluate.distances import FeatureMoments
     from reeltok.evaluate.scores import Judge
     from reeltok.generate.prior import Prior
     from reeltok.generate.schedule import Sampling
@@ -146,7 +146,7 @@ class Bench:
 
     def features(self, x: "Tensor") -> "dict[str, FeatureMoments]":
         """What FVD compares, of every network that has weights."""
-        from reeltok.evaluate.metrics import FeatureMoments
+        from reeltok.evaluate.distances import FeatureMoments
 
         found = self.judge.extractors.items()
         return {f"fvd-{name}": FeatureMoments.of(apply(x.to(self.device))) for name, apply in found}
@@ -174,7 +174,7 @@ def grey(x: "Tensor") -> "Tensor":
 def judge_all(bench: Bench, data: str, videos: int, plan: Plan) -> dict[str, Any]:
     """All repeats over all clips: means and deviations over the repeats."""
     from reeltok.evaluate.datasets import find_items
-    from reeltok.evaluate.metrics import frechet_distance
+    from reeltok.evaluate.distances import frechet_distance
 
     items = find_items(data)[:videos]
     rounds: dict[str, list[float]] = defaultdict(list)

@@ -1,8 +1,8 @@
-"""What is measured: of a reconstruction frame by frame, and between two sets of clips.
+"""What is measured of a reconstruction, frame by frame.
 
-The first kind takes videos "b c t h w" in [-1, 1], the original first, and returns one value per
-frame, so that means can be taken over frames and clips as a protocol asks (docs/protocols.md).
-The second compares feature statistics (`FeatureMoments`), whose size does not grow with the set.
+Metrics take videos "b c t h w" in [-1, 1], the original first, and return one value per frame, so
+that means can be taken over frames and clips as a protocol asks (docs/protocols.md). What is
+measured between two sets of clips stands in `distances`.
 """
 
 import math
@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from einops import rearrange, repeat
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -338,76 +338,3 @@ UNIFORM = (1 / UNIFORM_WINDOW,) * UNIFORM_WINDOW
 
 def _frames(x: Videos) -> Float[Tensor, "n c h w"]:
     return rearrange(x, "b c t h w -> (b t) c h w")
-
-
-# ---------------------------------------------------------------- sets of clips
-
-
-@dataclass(frozen=True, eq=False)
-class FeatureMoments:
-    """The mean and scatter (sum of outer products about the mean) of feature vectors, float64."""
-
-    count: int
-    mean: Float[Tensor, "d"]
-    scatter: Float[Tensor, "d d"]
-
-    @classmethod
-    def of(cls, features: Float[Tensor, "n d"]) -> "FeatureMoments":
-        """The moments of one batch of feature vectors."""
-        features = features.detach().cpu().double()
-        mean = features.mean(dim=0)
-        return cls(len(features), mean, (features - mean).T @ (features - mean))
-
-    def __add__(self, other: "FeatureMoments") -> "FeatureMoments":
-        """The moments of both batches together (Chan et al. 1979): streams and ranks merge so."""
-        count, apart = self.count + other.count, other.mean - self.mean
-        mean = self.mean + apart * (other.count / count)
-        between = torch.outer(apart, apart) * (self.count * other.count / count)
-        return FeatureMoments(count, mean, self.scatter + other.scatter + between)
-
-    @property
-    def covariance(self) -> Float[Tensor, "d d"]:
-        """The unbiased covariance; ValueError for fewer than two vectors."""
-        if self.count < 2:
-            raise ValueError(f"a covariance needs 2 feature vectors or more, found {self.count}")
-        return self.scatter / (self.count - 1)
-
-
-def frechet_distance(a: FeatureMoments, b: FeatureMoments) -> float:
-    """|mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)) with unbiased covariances, in float64.
-
-    The trace of the root is the sum of singular values of R_a' R_b, where A = R_a R_a': exact for
-    singular covariances too, so nothing is added to the diagonal.
-    """
-    apart = (a.mean - b.mean).square().sum()
-    root = torch.linalg.svdvals(_root(a.covariance).T @ _root(b.covariance)).sum()
-    distance = apart + a.covariance.trace() + b.covariance.trace() - 2 * root
-    return max(0.0, distance.item())
-
-
-def _root(covariance: Float[Tensor, "d d"]) -> Float[Tensor, "d r"]:
-    """R "d r" with R R' = covariance, of its rank r: a few clips leave most directions empty."""
-    values, vectors = torch.linalg.eigh(covariance)
-    kept = values > len(values) * torch.finfo(values.dtype).eps * values[-1]
-    return vectors[:, kept] * values[kept].sqrt()
-
-
-def appearance_features(features: Float[Tensor, "t c h w"]) -> Float[Tensor, "s d"]:
-    """What the appearance distance compares: one vector per pair of neighbouring frames.
-
-    From AlexNet's last feature map of the t frames of one clip: its spatial mean, and the spatial
-    mean of its absolute change to the next frame (2 x 256 numbers for each of t - 1 pairs).
-    """
-    change = features.diff(dim=0).abs().mean(dim=(2, 3))
-    return torch.cat([features[:-1].mean(dim=(2, 3)), change], dim=1)
-
-
-def inception_score(probabilities: Float[Tensor, "n k"], *, splits: int = 1) -> tuple[float, float]:
-    """exp(mean KL(p(y|x) || p(y))) of class probabilities: mean and deviation over the splits."""
-    scores = []
-    for part in probabilities.double().tensor_split(splits):
-        marginal = repeat(part.mean(dim=0), "k -> n k", n=len(part))
-        divergence = torch.special.xlogy(part, part) - torch.special.xlogy(part, marginal)
-        scores.append(divergence.sum(dim=1).mean().exp())
-    values = torch.stack(scores)
-    return values.mean().item(), values.std(correction=0).item()

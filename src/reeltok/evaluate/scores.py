@@ -19,7 +19,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from reeltok.evaluate import metrics
-from reeltok.evaluate.metrics import Box, FeatureMoments, FrameMetric, Pair, Videos
+from reeltok.evaluate.distances import FeatureMoments, appearance_features, frechet_distance
+from reeltok.evaluate.metrics import Box, FrameMetric, Pair, Videos
 from reeltok.evaluate.networks import Extractor, load_i3d, load_styleganv
 from reeltok.perceptual import LPIPS, PLANS, Network
 
@@ -205,8 +206,7 @@ def _appearance(last: Sequence[Features]) -> dict[str, Features]:
     if not last:
         return {}
     original, made = (torch.cat(side) for side in zip(*last, strict=True))
-    features = metrics.appearance_features
-    return {"appearance": (features(original).cpu(), features(made).cpu())}
+    return {"appearance": (appearance_features(original).cpu(), appearance_features(made).cpu())}
 
 
 # ---------------------------------------------------------------- a set of clips
@@ -279,7 +279,7 @@ class Scores:
                 found[f"{part}_fps"] = estimate(rates, [clip.seconds[part] for clip in timed])
         for key, (original, made) in self.moments.items():
             if original.count > 1:
-                distance, count = metrics.frechet_distance(original, made), len(self.clips)
+                distance, count = frechet_distance(original, made), len(self.clips)
                 found[f"{key}-n{count}"] = Estimate(mean=distance, clips=count)
         return found
 

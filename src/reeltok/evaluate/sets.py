@@ -10,12 +10,8 @@ import torch
 from torch import Tensor
 
 from reeltok.evaluate.clips import Clip, clips
-from reeltok.evaluate.metrics import (
-    FeatureMoments,
-    Videos,
-    appearance_features,
-    frechet_distance,
-)
+from reeltok.evaluate.distances import FeatureMoments, appearance_features, frechet_distance
+from reeltok.evaluate.metrics import Videos
 from reeltok.evaluate.protocols import Protocol
 from reeltok.evaluate.run import check_broken
 from reeltok.evaluate.scores import Judge, open_judge
