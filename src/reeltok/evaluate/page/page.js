@@ -50,6 +50,12 @@ function fillTable() {
   const caption = make("caption", `${DATA.common} clips`);
   table.replaceChildren(caption, make("thead"), body);
   table.tHead.append(head);
+  sayWhetherThereIsMore();
+}
+
+function sayWhetherThereIsMore() {
+  const wide = el("table").parentElement;
+  el("further").hidden = wide.scrollWidth <= wide.clientWidth + 1;
 }
 
 function rowOf(model) {
@@ -349,7 +355,10 @@ function begin() {
   options("metric", metrics);
   el("metric").addEventListener("change", fillRate);
   if (metrics.length) fillRate();
-  window.addEventListener("resize", () => metrics.length && fillRate());
+  window.addEventListener("resize", () => {
+    sayWhetherThereIsMore();
+    if (metrics.length) fillRate();
+  });
   fillRadars();
   options("of", rows.filter((model) => Object.values(model.clips).some((clip) => "psnr" in clip.values)).map((model) => model.name));
   el("of").addEventListener("change", fillClips);
