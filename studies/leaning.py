@@ -11,7 +11,7 @@ Claim 1 of RefTok (arXiv 2507.02862), on our design.
 import argparse
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
@@ -76,6 +76,8 @@ def eval_shots(folder: Path, frames: int | None = FRAMES) -> list[Shot]:
 def held_out_shots(folder: Path, out: Path, frames: int | None = FRAMES) -> list[Shot]:
     """Clips of sources that `reftok_cpu` and its twin never saw; None: the longest, whole."""
     config = reftok_cpu().data
+    if frames is None:
+        config = replace(config, cache="none")  # a full cache cuts the longest clips
     opened, _ = open_clips(list_clips(folder), config, cache=cache_folder(out))
     source = ClipSource(opened, config)
     long = [clip for clip in source.held if clip.frames >= FRAMES and clip.short >= SIZE]

@@ -236,7 +236,7 @@ def adapt_decoder() -> Recipe:
 def reftok_cpu() -> Recipe:
     """The bundled RefTok from the trained default: closed loop over 1, then 2 and 4 blocks.
 
-    A step takes a second and a half of one core with AMX.
+    A step takes one and a half to two and a half seconds of one core with AMX.
     """
     recipe = default_cpu()
     windows = (
@@ -246,7 +246,7 @@ def reftok_cpu() -> Recipe:
     )
     joins = ("_lean.fine", "_lean.coarse", "_lean.differ", "_lean.copy", "attend.out")
     optimizer = replace(recipe.loop.optimizer, rate=4e-4, plain=("decoder.leave", *joins))
-    schedule = ScheduleConfig(steps=1_000, warmup=50, fall=700)
+    schedule = ScheduleConfig(steps=2_000, warmup=50, fall=1_400)
     return replace(
         recipe,
         name="reftok_cpu",
