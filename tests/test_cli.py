@@ -65,7 +65,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (("qqq",), "there is no command 'qqq': `reeltok --help` lists them"),
         (("data",), "`reeltok data` is not whole: give `reeltok data check`"),
         (("encode",), "missing argument 'IN'"),
-        (("encode", "a"), "missing argument"),
+        (("encode", "a"), "of `reeltok encode [OPTIONS] IN... OUT.reel|FOLDER`"),
         (("encode", "a", "b", "--siz", "3"), "--size"),
         (("encode", "a", "b", "--frames", "x"), "'--frames'"),
         (("encode", "a", "b", "--model"), "requires an argument"),

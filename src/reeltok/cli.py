@@ -157,6 +157,10 @@ def call(name: str, words: Sequence[str]) -> "Report | None":
     except misused as error:
         said = error.format_message().rstrip(".")
         said = said[:1].lower() + said[1:]
+        if type(error).__name__ == "MissingParameter":  # which word it is remains a guess
+            usage = " ".join(error.ctx.get_usage().split()).removeprefix("Usage: ")
+            usage = usage.translate({ord("{"): None, ord("}"): None})
+            said = f"{said} of `{usage}`"
         raise ValueError(f"{said}; `reeltok {name} --help` says what it takes") from error
 
 

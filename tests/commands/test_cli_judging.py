@@ -106,6 +106,17 @@ def test_a_peer_at_fault_is_named(
     assert re.search(rf"peers_of_a_test:{peer}.*{said}", ran.err)
 
 
+@pytest.mark.parametrize("wrong", [("--peer", "h266"), ("--peer", "h264@good"), ("nothing",)])
+def test_a_wrong_name_is_told_before_anything_is_judged(
+    run: Run, models: Models, clips: Path, there: Path, wrong: tuple[str, ...]
+) -> None:
+    ran = run("compare", models["discrete"], *wrong, clips, *WHOLE, "--work", "w", "--out", "r")
+    assert ran.code == 2
+    assert wrong[-1] in ran.err
+    assert not (there / "r").exists()
+    assert not (there / "w").exists()
+
+
 def test_mixed_protocols_are_refused(run: Run, models: Models, clips: Path, there: Path) -> None:
     for name, protocol in (("one", "shared-eval-whole"), ("two", "vidtok")):
         words = ("--protocol", protocol, "--work", "w", "--out", f"{name}.json")

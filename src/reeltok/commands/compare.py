@@ -62,6 +62,7 @@ def compare(
     from reeltok.evaluate.run import place
 
     plan, media = find_protocol(protocol), Media(out)
+    check_names(names, peer or (), weights)
     kept = None if again else judging.place_work(work)
     sample = plan.latent == "sample"
     results = [Result.load(name) for name in names if name.endswith(".json")]
@@ -76,6 +77,18 @@ def compare(
         if place()[0] > 0:
             return Report(data={}, text="")
         return report_on(results, out, media)
+
+
+def check_names(names: list[str], peers: Iterable[str], weights: str | None) -> None:
+    """ValueError or FileNotFoundError for a model or peer that is none, before any is judged."""
+    from reeltok import zoo
+    from reeltok.evaluate.peers import find_peer
+
+    for name in names:
+        if not name.endswith(".json"):
+            zoo.find_folder(name) if weights is None else zoo.described(name)
+    for name in peers:
+        find_peer(name)
 
 
 def check_report(out: Path, *, force: bool) -> None:

@@ -1,5 +1,6 @@
 """From a peer's name to what is judged: codecs, the resize, foreign autoencoders, functions."""
 
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -17,6 +18,10 @@ HOW = (
 )
 
 
+Open = Callable[[Yardstick, torch.device], Sequence[Subject]]
+"""What a name stands for: the subjects, matched to a yardstick, on a device."""
+
+
 def open_peers(
     name: str, like: Yardstick | None = None, *, device: torch.device | str = "cpu"
 ) -> list[Subject]:
@@ -24,22 +29,28 @@ def open_peers(
 
     Raises ValueError, which says what may be given, for a name that is none.
     """
-    like, place = like or Yardstick(), torch.device(device)
+    return [*find_peer(name)(like or Yardstick(), torch.device(device))]
+
+
+def find_peer(name: str) -> Open:
+    """What opens a peer, before anything is judged. ValueError for a name that is none."""
     key, _, rest = name.partition("@")
     key = ALSO.get(key, key)
     if key in CODERS:
-        return [*open_codecs(key if not rest else f"{key}@{rest}", like)]
+        codec = f"{key}@{rest}" if rest else key
+        open_codecs(codec, Yardstick())  # a wrong crf is told now
+        return lambda like, at: open_codecs(codec, like)
     if name == "resize":
-        return [Resize(factors=like.factors, causal=like.causal)]
+        return lambda like, at: [Resize(factors=like.factors, causal=like.causal)]
     folder = Path(name)
     if (folder / "encoder.jit").is_file():
-        return [open_scripted(folder, device=place)]
+        return lambda like, at: [open_scripted(folder, device=at)]
     kind, colon, rest = name.partition(":")
     if kind == "diffusers" and rest:
         chosen, _, source = rest.partition("=")
-        return [open_diffusers(chosen, source or None, device=place)]
+        return lambda like, at: [open_diffusers(chosen, source or None, device=at)]
     if colon and rest.isidentifier():
-        return [open_function(name)]
+        return lambda like, at: [open_function(name)]
     near = get_close_matches(name, [*CODERS, "resize"], n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     raise ValueError(f"there is no peer {name!r}: {hint}{HOW}")
