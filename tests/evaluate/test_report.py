@@ -239,6 +239,20 @@ def test_models_clips_and_views_are_chosen(page: Any) -> None:
 
 
 @pytest.mark.browser
+def test_a_token_map_that_comes_late_is_not_shown(page: Any) -> None:
+    page.select_option("#right", "halve")
+    page.wait_for_selector("#tokens-said >> text=Ids of halve, step 1")
+    page.evaluate(
+        "window.late = strips.held[strips.wanted] = new Image(); showTokens(Player.state)"
+    )
+    page.select_option("#clip", "two.mkv")
+    page.wait_for_function("Player.state.clip.name === 'two.mkv' && Player.state.shown === 0")
+    page.wait_for_selector("#tokens-said >> text=step 1 of 3, 8 by 8")
+    page.evaluate("late.onload()")
+    assert "step 1 of 3, 8 by 8" in page.inner_text("#tokens-said")
+
+
+@pytest.mark.browser
 def test_the_table_sorts(page: Any) -> None:
     names = "[...document.querySelectorAll('#table tbody th')].map(e => e.textContent)"
     psnr = page.locator("#table thead button", has_text=re.compile("^psnr$"))

@@ -84,9 +84,10 @@ def check_names(names: list[str], peers: Iterable[str], weights: str | None) -> 
     from reeltok import zoo
     from reeltok.evaluate.peers import find_peer
 
+    find = zoo.find_folder if weights is None else zoo.described
     for name in names:
         if not name.endswith(".json"):
-            zoo.find_folder(name) if weights is None else zoo.described(name)
+            find(name)
     for name in peers:
         find_peer(name)
 

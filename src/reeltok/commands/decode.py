@@ -33,30 +33,36 @@ if TYPE_CHECKING:
     from reeltok.video import Video
 
 
+Named = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Where the tokenizer lies, if not under its own name."),
+]
+Start = Annotated[int | None, typer.Option(metavar="N", help="The first frame wanted.")]
+Stop = Annotated[int | None, typer.Option(metavar="N", help="The frame to end before.")]
+Rate = Annotated[
+    float | None, typer.Option(metavar="RATE", help="Play at this rate; drops no frames.")
+]
+Sound = Annotated[str | None, typer.Option(metavar="FILE", help="Copy the sound of this video.")]
+Suffix = Annotated[
+    str | None, typer.Option(metavar=".mp4", help="What files become in a folder, one too.")
+]
+
+
 def decode(
     inputs: given.Inputs,
     out: Annotated[str, typer.Argument(metavar="OUT", show_default=False)],
     *,
-    model: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Where the tokenizer lies, if not under its own name."),
-    ] = None,
+    model: Named = None,
     weights: given.Weights = None,
-    start: Annotated[int | None, typer.Option(metavar="N", help="The first frame wanted.")] = None,
-    stop: Annotated[int | None, typer.Option(metavar="N", help="The frame to end before.")] = None,
-    fps: Annotated[
-        float | None, typer.Option(metavar="RATE", help="Play at this rate; drops no frames.")
-    ] = None,
+    start: Start = None,
+    stop: Stop = None,
+    fps: Rate = None,
     lossless: given.Lossless = False,
     codec: given.Codec = None,
     crf: given.Crf = None,
     pad_even: given.PadEven = False,
-    audio_from: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Copy the sound of this video.")
-    ] = None,
-    suffix: Annotated[
-        str | None, typer.Option(metavar=".mp4", help="What files become in a folder, one too.")
-    ] = None,
+    audio_from: Sound = None,
+    suffix: Suffix = None,
     device: given.Device = "auto",
     dtype: given.Dtype = "fp32",
     chunk: given.Chunk = None,
