@@ -149,6 +149,34 @@ def test_synthetic_motion_is_smooth_and_deterministic() -> None:
     assert all((clip[:, 1:] - clip[:, :-1]).abs().max() > 0 for clip in x)
 
 
+def test_lively_samples_are_the_ones_that_move() -> None:
+    """The liveliest of three: 19 of 27 samples move instead of 9; a cut counts for nothing."""
+    steps = {
+        "still": np.zeros(40),
+        "cut": np.repeat([0, 200], 20),
+        "moving": 6 * np.arange(40),
+    }
+    clips = {}
+    for name, levels in steps.items():
+        clip = Clip(path=Path(name), source=name, frames=40, fps=30.0, height=40, width=48)
+        held = np.broadcast_to(levels.astype(np.uint8)[:, None, None, None], (40, 40, 48, 3))
+        clips[clip] = Frames(clip, held)
+
+    def share(lively: float) -> float:
+        source = ClipSource(clips, plain(lively=lively), seed=0)
+        drawn = [source.train[source.draw(step, 0)[1].clip].name for step in range(300)]
+        return drawn.count("moving") / len(drawn)
+
+    assert share(0.0) == pytest.approx(1 / 3, abs=0.08)
+    assert share(1.0) == pytest.approx(1 - (2 / 3) ** 3, abs=0.08)
+    assert share(0.5) == pytest.approx(0.52, abs=0.08)
+
+
+def test_lively_needs_frames_at_hand() -> None:
+    with pytest.raises(ValueError, match="lively"):
+        ClipSource(invented(4), plain(lively=0.5, cache="none"), seed=0)
+
+
 def test_longest_clips_are_cut_to_the_budget() -> None:
     clips = [*invented(2, frames=10), *invented(2, frames=200, group="long")]
     frame = 40 * 48 * 3

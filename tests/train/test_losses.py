@@ -23,6 +23,8 @@ def test_pixel_losses() -> None:
     assert pixel_loss(x, y, "l2").tolist() == [pytest.approx([0.25, 0.01])]
     logs = [math.log(0.25 + 1e-4), math.log(0.01 + 1e-4)]
     assert pixel_loss(x, y, "log-mse").tolist() == [pytest.approx(logs, rel=1e-4)]
+    logs = [math.log(0.25 + 0.01), math.log(0.01 + 0.01)]
+    assert pixel_loss(x, y, "log-mse", floor=0.01).tolist() == [pytest.approx(logs, rel=1e-4)]
 
 
 def test_hinge() -> None:

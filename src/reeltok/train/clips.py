@@ -46,7 +46,9 @@ class DataConfig:
     by clips of all remaining values. `fps` picks the frame step nearest to that rate; without it
     the step is drawn from `strides`. `scale` bounds the random down-scaling before the crop.
     `holdout` is the share of sources kept apart; validation sees `judged.batch` of their clips.
-    `synthetic` is the share of samples that are one still frame, panned and zoomed, with text.
+    `lively` is the share of samples that are the liveliest of three drawn at random: the one whose
+    consecutive frames differ most (it needs a cache). `synthetic` is the share of samples that are
+    one still frame, panned and zoomed, with text.
     `cache`: "none" decodes for every sample, "disk" decodes once into files that processes share,
     "memory" and "device" decode once and hold uint8 frames there; `cache_size` bounds the short
     side and `cache_gb` the whole: the longest clips are cut until it fits.
@@ -60,6 +62,7 @@ class DataConfig:
     strides: tuple[int, ...] = (1,)
     scale: tuple[float, float] = (1.0, 1.0)
     flip: bool = True
+    lively: float = Field(default=0.0, ge=0, le=1)
     synthetic: float = Field(default=0.0, ge=0, le=1)
     holdout: float = Field(default=0.1, ge=0, lt=1)
     judged: Window = Window(frames=17, size=128, batch=24)

@@ -22,6 +22,8 @@ from reeltok.train.frames import Frames
 from reeltok.train.synthetic import moving_still
 from reeltok.video import to_unit
 
+LIVELIEST_OF = 3  # candidates for a lively sample: it comes from about the liveliest third
+
 
 @dataclass(frozen=True, kw_only=True)
 class Drawn:
@@ -45,6 +47,10 @@ class ClipSource:
     """
 
     def __init__(self, clips: Mapping[Clip, Frames], config: DataConfig, *, seed: int = 0) -> None:
+        if config.lively and config.cache == "none":
+            raise ValueError(
+                "data.lively compares frames, which data.cache=none would decode thrice"
+            )
         self.config, self.seed, self.frames = config, seed, clips
         self.train = [clip for clip in clips if not clip.held_out(config.holdout)]
         self.held = [clip for clip in clips if clip.held_out(config.holdout)]
@@ -112,6 +118,13 @@ class ClipSource:
         """Which pixels sample `index` of step `step` is made of, a function of the seed alone."""
         window = self.window(step)
         rng = np.random.default_rng((self.seed, step, 1 + index))
+        drawn = self._drawn(window, rng)
+        if window.frames > 1 and self.config.lively and rng.random() < self.config.lively:
+            others = [self._drawn(window, rng) for _ in range(LIVELIEST_OF - 1)]
+            drawn = max((drawn, *others), key=lambda one: self._motion(window, one))
+        return window, drawn
+
+    def _drawn(self, window: Window, rng: np.random.Generator) -> Drawn:
         number = int(rng.choice(len(self.train), p=self.odds[window]))
         clip = self.train[number]
         strides = [s for s in self.strides(clip) if (window.frames - 1) * s < clip.frames]
@@ -119,7 +132,7 @@ class ClipSource:
         start = int(rng.integers(clip.frames - (window.frames - 1) * stride))
         shown = max(window.size, round(clip.short * rng.uniform(*self.config.scale)))
         side = min(clip.short, round(window.size * clip.short / shown))
-        return window, Drawn(
+        return Drawn(
             clip=number,
             start=start,
             stride=stride,
@@ -129,6 +142,14 @@ class ClipSource:
             mirrored=bool(self.config.flip and rng.random() < 0.5),
             synthetic=bool(window.frames > 1 and rng.random() < self.config.synthetic),
         )
+
+    def _motion(self, window: Window, drawn: Drawn) -> float:
+        """How much a frame differs from the one before, in levels: the median, so no cut counts."""
+        frames = self.frames[self.train[drawn.clip]]
+        stop = drawn.start + (window.frames - 1) * drawn.stride + 1
+        times = slice(drawn.start, stop, drawn.stride)
+        cut = frames.cut(times, (drawn.top, drawn.left, drawn.side))[:, ::4, ::4].float()
+        return float(cut.diff(dim=0).abs().mean(dim=(1, 2, 3)).median())
 
     def sample(self, step: int, index: int) -> tuple[Float[Tensor, "1 c t h w"], Clip]:
         """One training clip in [-1, 1]. Raises ClipError where its frames do not decode."""

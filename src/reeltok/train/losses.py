@@ -30,14 +30,18 @@ class Losses:
 
 
 def pixel_loss(
-    x: Float[Tensor, "b c t h w"], y: Float[Tensor, "b c t h w"], kind: Pixel
+    x: Float[Tensor, "b c t h w"],
+    y: Float[Tensor, "b c t h w"],
+    kind: Pixel,
+    *,
+    floor: float = LOG_MSE_FLOOR,
 ) -> Float[Tensor, "b t"]:
-    """The error of every frame: mean |x - y|, mean (x - y)^2, or log(mean (x - y)^2 + 1e-4)."""
+    """The error of every frame: mean |x - y|, mean (x - y)^2, or log(mean (x - y)^2 + floor)."""
     error = x.float() - y.float()
     if kind == "l1":
         return error.abs().mean(dim=(1, 3, 4))
     squared = error.square().mean(dim=(1, 3, 4))
-    return squared if kind == "l2" else torch.log(squared + LOG_MSE_FLOOR)
+    return squared if kind == "l2" else torch.log(squared + floor)
 
 
 def critic_loss(

@@ -17,6 +17,7 @@ from reeltok.tokenizer import Reconstruction, Tokenizer
 from reeltok.train.clips import Batch
 from reeltok.train.critics import CriticConfig
 from reeltok.train.losses import (
+    LOG_MSE_FLOOR,
     LeCAM,
     Losses,
     Pixel,
@@ -35,9 +36,11 @@ Score = Callable[[Tensor, Tensor], dict[str, float]]
 class LossConfig:
     """What a reconstruction minimises.
 
-    Pixel loss `pixel` (L1 for the first `l1_steps` steps), `perceptual` x LPIPS with network `net`
-    from step `perceptual_first`, the quantizer's terms (each times its weight in `terms`, or 1),
-    and a critic. `weights` is the file or URL of LPIPS's backbone; None looks in the usual places.
+    Pixel loss `pixel` (L1 for the first `l1_steps` steps; "log-mse" is log(MSE + `log_mse_floor`),
+    which stops rewarding a frame whose MSE is well below the floor, in (value range 2)^2),
+    `perceptual` x LPIPS with network `net` from step `perceptual_first`, the quantizer's terms
+    (each times its weight in `terms`, or 1), and a critic. `weights` is the file or URL of LPIPS's
+    backbone; None looks in the usual places.
     `log_variance` divides the reconstruction loss by a learned variance (and adds its logarithm).
     `reduce="sum"` sums over the values of a frame, as VidTok's published recipe does, instead of
     taking their mean.
@@ -46,6 +49,7 @@ class LossConfig:
     pixel: Pixel = "l1"
     weight: float = Field(default=1.0, ge=0)
     l1_steps: int = Field(default=0, ge=0)
+    log_mse_floor: float = Field(default=LOG_MSE_FLOOR, gt=0)
     perceptual: float = Field(default=0.0, ge=0)
     perceptual_first: int = Field(default=0, ge=0)
     net: Network = "squeeze"
@@ -125,7 +129,7 @@ class Reconstruct:
         made = self.make(x, step, generator)
         y = made.x[:, :, : x.shape[2]].float()
         kind = "l1" if step < config.l1_steps else config.pixel
-        frames = config.weight * pixel_loss(x, y, kind)
+        frames = config.weight * pixel_loss(x, y, kind, floor=config.log_mse_floor)
         terms = {kind: frames.mean(), **made.quantized.terms}
         if self.perceptual is not None and step >= config.perceptual_first:
             distance = self.perceptual(flat(x), flat(y)).view(frames.shape)
