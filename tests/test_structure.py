@@ -12,6 +12,7 @@ import reeltok
 SOURCE = Path(reeltok.__file__).parent
 # A module may import those above it, and its own room.
 ORDER = [
+    "files",
     "media",
     "video",
     "payload",
