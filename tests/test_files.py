@@ -37,15 +37,23 @@ def end(process: subprocess.Popen[str]) -> None:
     process.stdout.close()
 
 
+def write_half(target: Path, error: BaseException) -> None:
+    """Write something, then fail; "{inside}" as the error's file is what was being written."""
+    with files.replacing(target) as part:
+        part.write_text("half")
+        if isinstance(error, OSError) and error.filename:
+            error.filename = str(part)
+        raise error
+
+
 def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
     target = tmp_path / "a" / "b" / "file.txt"
     with files.replacing(target) as part:
         part.write_text("new")
         assert not target.exists()
     assert target.read_text() == "new"
-    with pytest.raises(KeyboardInterrupt), files.replacing(target) as part:
-        part.write_text("half")
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        write_half(target, KeyboardInterrupt())
     assert target.read_text() == "new"
     assert os.listdir(target.parent) == ["file.txt"]
 
@@ -176,17 +184,14 @@ def test_temporary_folders_of_killed_processes_go(
 )
 def test_a_full_disk_is_named_with_the_file(tmp_path: Path, error: Exception) -> None:
     target = tmp_path / "file.txt"
-    with pytest.raises(OSError, match="file.txt: the disk is full; free") as caught:  # noqa: SIM117
-        with files.replacing(target) as part:
-            if isinstance(error, OSError) and error.filename:
-                error.filename = str(part)
-            raise error
+    with pytest.raises(OSError, match=r"file\.txt: the disk is full; free") as caught:
+        write_half(target, error)
     assert caught.value.errno == errno.ENOSPC
     assert os.listdir(tmp_path) == []
 
 
 def test_errors_of_other_files_stay_as_they_are(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="source.mp4"), files.replacing(tmp_path / "x"):
+    with pytest.raises(FileNotFoundError, match=r"source\.mp4"), files.replacing(tmp_path / "x"):
         (tmp_path / "source.mp4").read_bytes()
     said = OSError("cannot write another: the disk is full")
     said.errno = errno.ENOSPC
