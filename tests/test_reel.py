@@ -307,13 +307,20 @@ def test_what_is_not_a_reel_is_refused(tmp_path: Path) -> None:
 # -- writing ----------------------------------------------------------------------------------
 
 
+def spoiled(tokens: Tokens, value: float) -> Tokens:
+    """The same record, one of whose values was changed in place after it was checked."""
+    tokens.first_tensor.view(-1)[-1] = value
+    return tokens
+
+
 def test_bad_tokens_are_refused_and_leave_nothing(tmp_path: Path) -> None:
     path = tmp_path / "clip.reel"
     for tokens, said in [
-        (clip(vocabulary=1000).with_(vocabulary=10), "out of range"),
+        (spoiled(clip(vocabulary=1000), 1000), "id 1000 is out of range"),
+        (spoiled(clip(vocabulary=1000), -1), "id -1 is out of range"),
         (clip(vocabulary=1000).with_(vocabulary=None), "vocabulary"),
         (continuous().with_(latents=torch.full((2, 4, 4, 3, 5), 1e5)), "reach 100000.*float16"),
-        (continuous().with_(latents=torch.full((2, 4, 4, 3, 5), float("nan"))), "nan"),
+        (spoiled(continuous(), float("nan")), "latents hold NaN"),
         (clip(settings={"pad": object()}), "settings .* JSON"),
         (clip(extras={"complex": torch.zeros(1, dtype=torch.complex64)}), "complex64"),
     ]:

@@ -1,5 +1,7 @@
 """The record: shapes that agree, parts that add up, bits per pixel, ids made elsewhere."""
 
+import pickle
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,6 +9,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._pytree import tree_map
+from torch.utils.data import DataLoader
 
 from reeltok.tokens import Tokens
 
@@ -110,10 +114,126 @@ def test_a_record_whose_values_disagree_is_refused() -> None:
             clip(**changes)
 
 
+@pytest.mark.parametrize("wrong", [-1, 32_768, 10**9, -(2**63)])
+def test_ids_outside_the_vocabulary_are_refused_everywhere(wrong: int) -> None:
+    ids = ids_of(1, 5, 4, 6)
+    ids[0, 2, 1, 3] = wrong
+    about = {"frames": 17, "size": (30, 46)}
+    for make in (
+        lambda: clip(ids=ids),
+        lambda: clip().with_(ids=ids),
+        lambda: replace(clip(), ids=ids),
+        lambda: Tokens.from_ids(ids, vocabulary=32_768, **about),
+    ):
+        with pytest.raises(ValueError, match=f"token id {wrong} is out of range"):
+            make()
+    if wrong < 0:  # known to be wrong without a vocabulary, too
+        with pytest.raises(ValueError, match="ids begin at 0"):
+            clip(ids=ids, vocabulary=None)
+    with pytest.raises(ValueError, match="the vocabulary has 10 ids"):
+        clip().with_(vocabulary=10)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf")])
+def test_latents_that_are_not_finite_are_refused_everywhere(wrong: float) -> None:
+    whole = Tokens(latents=torch.zeros(1, 2, 5, 4, 6), frames=17, height=30, width=46)
+    bad = torch.zeros(1, 2, 5, 4, 6)
+    bad[0, 1, 2, 3, 4] = wrong
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        for make in (
+            lambda latents: clip(ids=None, latents=latents),
+            lambda latents: whole.with_(latents=latents),
+            lambda latents: Tokens.from_latents(latents, frames=17, size=(30, 46)),
+        ):
+            with pytest.raises(ValueError, match="latents hold NaN or infinity"):
+                make(bad.to(dtype))
+
+
+def test_other_ids_drop_the_latents_and_other_latents_the_ids() -> None:
+    ids, latents = ids_of(1, 5, 4, 6).flip(1), torch.randn(1, 2, 5, 4, 6)
+    both = clip(latents=torch.zeros(1, 2, 5, 4, 6))
+    assert both.with_(ids=ids).latents is None
+    assert both.with_(latents=latents).ids is None
+    assert both.with_(fps=3.0).latents is both.latents
+    kept = both.with_(ids=ids, latents=latents)
+    assert (kept.ids is ids, kept.latents is latents) == (True, True)
+    assert both.with_(ids=None).latents is both.latents
+    assert both.to("cpu").latents is not None
+    assert both.on_grid((120,)).latents.shape == (1, 2, 120)
+
+
+def test_from_latents_takes_what_from_ids_takes() -> None:
+    latents = torch.randn(2, 3, 5, 4, 6)
+    spec = SimpleNamespace(name="wide", vocabulary=None, channels=3)
+    tokenizer = SimpleNamespace(spec=spec, grid_for=lambda frames, size: (5, 4, 6))
+    for values in (latents, latents.flatten(2), latents.numpy(), latents.tolist()):
+        made = Tokens.from_latents(values, frames=17, size=(30, 46), tokenizer=tokenizer)
+        assert torch.equal(made.latents, latents)
+        assert (made.model, made.grid, made.ids) == ("wide", (5, 4, 6), None)
+    for values, said in [
+        (latents.long(), "int64"),
+        (latents[0, 0, 0], "batch channels"),
+        ([[1.0], [2.0, 3.0]], "rows of one length"),
+        (latents[:, :2], "have 3 channels, these have 2"),
+        (latents[:, :, :4], "take 5x4x6 = 120 tokens, found 96"),
+    ]:
+        with pytest.raises(ValueError, match=said):
+            Tokens.from_latents(values, frames=17, size=(30, 46), tokenizer=tokenizer)
+
+
+def test_a_data_loader_makes_one_record_of_a_batch() -> None:
+    clips = [
+        clip(ids=ids_of(1, 5, 4, 6).roll(i, 1), settings={"start": float(i)}) for i in range(4)
+    ]
+    pairs = [{"tokens": each, "label": i} for i, each in enumerate(clips)]
+    first, second = DataLoader(pairs, batch_size=2)
+    assert first["tokens"].ids.shape == (2, 5, 4, 6)
+    assert torch.equal(second["tokens"].ids[1], clips[3].ids[0])
+    assert (first["tokens"].fps, first["tokens"].settings) == (25.0, {})
+    flat = Tokens(latents=torch.ones(1, 2, 3), frames=1, height=8, width=8)
+    (latents,) = DataLoader([flat] * 3, batch_size=3)
+    assert latents.latents.shape == (3, 2, 3)
+    rates = next(iter(DataLoader([clip(fps=24.0), clip(fps=30.0)], batch_size=2)))
+    assert (rates.fps, rates.batch) == (None, 2)
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"frames": 16}, "their frames is 17 and 16"),
+        ({"width": 45}, "their width is 46 and 45"),
+        ({"ids": ids_of(1, 5, 4, 7)}, "their grid"),
+        ({"model": "other"}, "their model"),
+        ({"settings": {"window": 16}}, "their settings"),
+        ({"extras": {"reference.0.0": torch.zeros(1)}}, r"reference\.0\.0 are not batched"),
+    ],
+)
+def test_clips_that_do_not_fit_one_batch_are_refused(other: dict, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        next(iter(DataLoader([clip(), clip(**other)], batch_size=2)))
+
+
+def test_tokens_are_pickled_without_their_tokenizer() -> None:
+    """Their hash is a method of the tokenizer until it is asked for: workers need its value."""
+    tokens = clip(weights=lambda: "ab" * 32)  # which itself cannot be pickled
+    again = pickle.loads(pickle.dumps(tokens))
+    assert (again.weights, again.fps) == ("ab" * 32, 25.0)
+    assert torch.equal(again.ids, tokens.ids)
+
+
+def test_tokens_are_a_pytree_of_their_tensors() -> None:
+    tokens = clip(times=torch.arange(17).double())
+    moved = tree_map(lambda x: None if x is None else x + 1, tokens)
+    assert torch.equal(moved.ids, tokens.ids + 1)
+    assert (moved.latents, moved.model, moved.times[0]) == (None, "default", 1)
+
+
 def test_tensors_of_another_type_are_refused() -> None:
     # A TypeError where the shape types of public functions are checked.
     with pytest.raises((ValueError, TypeError), match=r"int32|i32"):
         clip(ids=ids_of(1, 5, 4, 6).int())
+    with pytest.raises((ValueError, TypeError), match=r"ndarray|Int64"):
+        clip(ids=ids_of(1, 5, 4, 6).numpy())
     with pytest.raises((ValueError, TypeError), match=r"int64|i64"):
         clip(latents=torch.zeros(1, 2, 5, 4, 6, dtype=torch.int64))
 

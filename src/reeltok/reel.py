@@ -17,8 +17,9 @@ from pydantic import ConfigDict, NonNegativeInt, PositiveInt, TypeAdapter, Valid
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from reeltok.ids import check_ids, check_latents
 from reeltok.payload import DTYPES, NAMES, ReelSink, ReelSource, pack, tensor_bytes, unpack
-from reeltok.tokens import Tokens, check_ids, require_same
+from reeltok.tokens import Tokens, require_same
 
 
 def save(tokens: Tokens, path: str | Path, *, dtype: torch.dtype = torch.float16) -> None:
@@ -64,6 +65,7 @@ class ReelWriter:
         else:
             require_same(self.first, part)
         if part.ids is None:
+            check_latents(part.first_tensor)
             self.sink.add(tensor_bytes(narrow(part.first_tensor, self.dtype).movedim(2, 0)))
         else:
             if part.vocabulary is None:

@@ -6,32 +6,18 @@ row-major everywhere: time slowest, then row, then column.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
+from reeltok.ids import check_ids, check_latents, floats, integers
 from reeltok.payload import bits_for
-
-
-class Late:
-    """A field that may be given as a function, called when the value is first asked for."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    def __get__(self, record: Any, owner: type) -> str | None:
-        if record is None:
-            return None  # the field's default
-        if callable(vars(record)[self.name]):
-            vars(record)[self.name] = vars(record)[self.name]()
-        return vars(record)[self.name]
-
-    def __set__(self, record: Any, value: str | Callable[[], str] | None) -> None:
-        vars(record)[self.name] = value
+from reeltok.records import Late, register
 
 
 @runtime_checkable
@@ -45,14 +31,16 @@ class Sized(Protocol):
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Tokens:
-    """Ids (below `vocabulary`) or latents of `frames` frames of `height` x `width` pixels.
+    """Ids (below `vocabulary`) or finite latents of `frames` frames of `height` x `width` pixels.
 
     `grid` is the shape of one clip's tokens, the streaming axis first; by default that of the
     tensors. `fps` is None when the frames came from a tensor; `times` are time stamps in seconds
     where the rate varies. `model` and `weights` (SHA-256, hex) name the tokenizer, `settings` (JSON
     values) say how it was used. Stored reference frames cost `reference_bits`, a latent value
     `latent_bits`; `extras` are further tensors to keep. A part of a clip begins at its step `step`.
-    Raises ValueError where these disagree.
+    Where there are both, the latents are those of the ids. Raises ValueError where these disagree.
+
+    `DataLoader` makes one record of the `Tokens` of a batch (see `stack`).
     """
 
     ids: Int64[Tensor, "b ..."] | None = None
@@ -63,7 +51,7 @@ class Tokens:
     width: int
     fps: float | None = None
     model: str = ""
-    weights: Any = Late()  # str or None; a function that gives it may be put in
+    weights: Any = Late()  # noqa: RUF009 - str or None; a function that gives it may be put in
     settings: Mapping[str, Any] = field(default_factory=dict)
     vocabulary: int | None = None
     reference_bits: int = 0
@@ -74,10 +62,14 @@ class Tokens:
     step: int = 0
 
     def __post_init__(self) -> None:
-        if self.ids is not None and self.ids.dtype != torch.int64:
-            raise ValueError(f"ids must be int64, found {self.ids.dtype}; give ids.long()")
-        if self.latents is not None and not self.latents.is_floating_point():
-            raise ValueError(f"latents must be floating point, found {self.latents.dtype}")
+        if self.ids is not None:
+            check_ids(self.ids, self.vocabulary)
+        if self.latents is not None:
+            check_latents(self.latents)
+        if self.ids is not None and self.latents is not None and len(self.ids) != len(self.latents):
+            raise ValueError(
+                f"ids and latents are of one batch, found {len(self.ids)} and {len(self.latents)}"
+            )
         if self.frames < 0 or min(self.height, self.width) < 1:  # a part may hold no frame's end
             raise ValueError(
                 f"tokens stand for frames of at least one pixel, found {self.frames} frames of "
@@ -113,27 +105,59 @@ class Tokens:
         `tokenizer`'s for these frames, or else stays flat until `on_grid`. Raises ValueError for
         ids that are no integers, out of range, or too few or many for the grid.
         """
-        tensor = integers(ids)
-        if frames < 1:
-            raise ValueError(f"tokens stand for at least one frame, not frames={frames}")
         if tokenizer is not None and tokenizer.spec.vocabulary is None:
             raise ValueError(f"{tokenizer.spec.name} is continuous: it has latents, no ids")
         if tokenizer is not None:
-            grid = grid or tokenizer.grid_for(frames, size)
             vocabulary = vocabulary or tokenizer.spec.vocabulary
+        given = {"ids": integers(ids), "vocabulary": vocabulary, "fps": fps, "settings": settings}
+        return cls._made(given, frames, size, grid, tokenizer, model)
+
+    @classmethod
+    def from_latents(
+        cls,
+        latents: Any,
+        *,
+        frames: int,
+        size: tuple[int, int],
+        grid: tuple[int, ...] | None = None,
+        tokenizer: Sized | None = None,
+        model: str = "",
+        fps: float | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> "Tokens":
+        """Tokens from latents that something else made, such as a diffusion model.
+
+        `latents` is "b d n" or gridded "b d *grid", on the scale of the tokenizer's own; the rest
+        is as for `from_ids`. Raises ValueError for latents that are no finite floats, have another
+        number of channels than the tokenizer's, or are too few or many for the grid.
+        """
+        tensor = floats(latents)
+        vocabulary = None
+        if tokenizer is not None:
+            vocabulary = tokenizer.spec.vocabulary
+            check_latents(tensor, tokenizer.spec.channels)
+        given = {"latents": tensor, "vocabulary": vocabulary, "fps": fps, "settings": settings}
+        return cls._made(given, frames, size, grid, tokenizer, model)
+
+    @classmethod
+    def _made(
+        cls,
+        given: Mapping[str, Any],
+        frames: int,
+        size: tuple[int, int],
+        grid: tuple[int, ...] | None,
+        tokenizer: Sized | None,
+        model: str,
+    ) -> "Tokens":
+        """Tokens that something else made, on `grid` or that of `tokenizer`."""
+        if frames < 1:
+            raise ValueError(f"tokens stand for at least one frame, not frames={frames}")
+        if tokenizer is not None:
+            grid = grid or tokenizer.grid_for(frames, size)
             model = model or tokenizer.spec.name
-        if vocabulary is not None:
-            check_ids(tensor, vocabulary)
-        flat = cls(
-            ids=tensor,
-            frames=frames,
-            height=size[0],
-            width=size[1],
-            fps=fps,
-            model=model,
-            settings=settings or {},
-            vocabulary=vocabulary,
-        )
+        settings = given["settings"] or {}
+        about = {"frames": frames, "height": size[0], "width": size[1], "model": model}
+        flat = cls(**{**given, **about, "settings": settings})
         return flat if grid is None else flat.on_grid(grid)
 
     # -- shape ----------------------------------------------------------------------------------
@@ -173,8 +197,22 @@ class Tokens:
         )
 
     def with_(self, **changes: Any) -> "Tokens":
-        """A copy with other values; unlike `dataclasses.replace` it leaves late fields late."""
+        """A copy with other values; unlike `dataclasses.replace` it leaves late fields late.
+
+        Other ids drop the latents, which are not theirs, and other latents drop the ids.
+        """
+        for one, other in (("ids", "latents"), ("latents", "ids")):
+            if changes.get(one) is not None and other not in changes:
+                changes[other] = None
         return Tokens(**{**vars(self), **changes})
+
+    def pin_memory(self) -> "Tokens":
+        """The same tokens in page-locked memory, as a `DataLoader` asks for."""
+        return tree_map(lambda tensor: None if tensor is None else tensor.pin_memory(), self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The function that gives the hash holds the tokenizer, which no copy of tokens needs.
+        return {**vars(self), "weights": self.weights}
 
     def to(self, device: torch.device | str) -> "Tokens":
         """The same tokens on another device."""
@@ -280,29 +318,47 @@ class Tokens:
 # Small pieces that the above share.
 
 
-def integers(ids: Any) -> Int64[Tensor, "b ..."]:
-    """Ids of any container with a batch axis in front. ValueError where they are no integers."""
-    try:
-        tensor = torch.as_tensor(ids)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"ids must be integers in rows of one length: {error}") from error
-    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
-        raise ValueError(f"ids must be integers, found {tensor.dtype}")
-    if tensor.ndim == 0 or tensor.numel() == 0:
-        raise ValueError(f"ids must be a sequence, found shape {tuple(tensor.shape)}")
-    return tensor.long().unsqueeze(0) if tensor.ndim == 1 else tensor.long()
+def stack(batch: list[Tokens]) -> Tokens:
+    """Clips of the same frames, size and tokenizer as one record, in their order.
+
+    Rate, time stamps, colour and where a clip starts in its file are kept where all agree.
+    Reference bits add up. ValueError for clips that differ otherwise, or that keep `extras`.
+    """
+    first, held = batch[0], [{**each.settings} for each in batch]
+    starts = [settings.pop("start", None) for settings in held]
+    for each, settings in zip(batch, held, strict=True):
+        for name in ("frames", "height", "width", "grid", "vocabulary", "model", "weights", "step"):
+            require_one(name, getattr(first, name), getattr(each, name))
+        require_one("settings", held[0], settings)
+        require_one("kind", first.ids is None, each.ids is None)
+        if each.extras:
+            names = ", ".join(each.extras)
+            raise ValueError(f"tokens with {names} are not batched: give collate_fn=list")
+    one = {name: all_one([getattr(each, name) for each in batch]) for name in ("fps", "colour")}
+    stamps = [None if each.times is None else each.times.tolist() for each in batch]
+    one["times"] = first.times if all_one(stamps) is not None else None
+    start = {} if all_one(starts) is None else {"start": starts[0]}
+    ids = [each.ids for each in batch if each.ids is not None]
+    latents = [each.latents for each in batch if each.latents is not None]
+    return first.with_(
+        ids=torch.cat(ids) if ids else None,
+        latents=torch.cat(latents) if len(latents) == len(batch) else None,
+        settings=held[0] | start,
+        reference_bits=sum(each.reference_bits for each in batch),
+        **one,
+    )
 
 
-def check_ids(ids: Tensor, vocabulary: int) -> None:
-    """Raise ValueError that names an id outside 0 .. vocabulary - 1."""
-    if ids.is_meta or ids.numel() == 0:
-        return
-    low, high = (int(end) for end in ids.aminmax())
-    if low < 0 or high >= vocabulary:
-        wrong = low if low < 0 else high
+def all_one(values: list[Any]) -> Any:
+    """The value that all have, or None."""
+    return values[0] if all(value == values[0] for value in values) else None
+
+
+def require_one(name: str, one: Any, other: Any) -> None:
+    if one != other:
         raise ValueError(
-            f"token id {wrong} is out of range: the vocabulary has {vocabulary} ids, "
-            f"0 to {vocabulary - 1}"
+            f"tokens of one batch agree, but their {name} is {one!r} and {other!r}: "
+            "batch clips of one kind, or give collate_fn=list"
         )
 
 
@@ -330,3 +386,6 @@ def joined_extras(parts: list[Tokens]) -> Mapping[str, Any]:
 
 def by(shape: Iterable[int]) -> str:
     return "x".join(str(size) for size in shape)
+
+
+register(Tokens, "ids", "latents", "times", collate=stack)

@@ -10,6 +10,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from reeltok.ids import check_ids
 from reeltok.quantizers.contract import (
     STRICT,
     Quantized,
@@ -21,7 +22,6 @@ from reeltok.quantizers.contract import (
     mean_over_ranks,
     noise_like,
 )
-from reeltok.tokens import check_ids
 
 MOST_CODES = 2**24  # whose mean shares the entropy loss holds (64 MiB in float32)
 

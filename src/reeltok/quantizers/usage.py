@@ -4,8 +4,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from reeltok.ids import check_ids
 from reeltok.quantizers.contract import sum_over_ranks
-from reeltok.tokens import check_ids
 
 
 class Usage:

@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from reeltok.ids import check_ids
 from reeltok.quantizers.contract import (
     SCORES,
     STRICT,
@@ -24,7 +25,6 @@ from reeltok.quantizers.contract import (
     noise_like,
     sum_over_ranks,
 )
-from reeltok.tokens import check_ids
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
