@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from reeltok import payload
-from reeltok.payload import bits_for, pack, unpack
+from reeltok.header import BLOCK, VERSION, bits_for
+from reeltok.payload import pack, unpack
 from reeltok.reel import Reel, ReelWriter, load, save
 from reeltok.tokens import Tokens
 
@@ -36,7 +37,7 @@ def clip(steps: int = 6, *, vocabulary: int = 1000, batch: int = 1, **changes) -
         "settings": {"given": "video", "tile": [256, 32]},
         "vocabulary": vocabulary,
         "times": torch.arange(4 * steps - 3).double() / 24,
-        "colour": {"matrix": "bt709", "range": "tv"},
+        "colour": {"matrix": 1, "primaries": 1, "transfer": 1, "range": "limited"},
     }
     return Tokens(**{**given, **changes})
 
@@ -203,7 +204,7 @@ def test_a_range_reads_little_of_the_file(tmp_path: Path, monkeypatch: pytest.Mo
         )
         monkeypatch.setattr(reel.source, "file", spy)
         assert torch.equal(reel.part(200, 203).ids, tokens.ids[:, 200:203])
-    assert sum(read) < 3 * payload.BLOCK + 3 * 1920 < (tmp_path / "long.reel").stat().st_size / 3
+    assert sum(read) < 3 * BLOCK + 3 * 1920 < (tmp_path / "long.reel").stat().st_size / 3
 
 
 # -- the bytes --------------------------------------------------------------------------------
@@ -214,7 +215,7 @@ def test_the_file_is_plain_safetensors(tmp_path: Path) -> None:
     with safe_open(tmp_path / "clip.reel", "np") as file:
         about = json.loads(file.metadata()["about"])
         assert file.metadata()["format"] == "reel"
-        assert file.metadata()["version"] == str(payload.VERSION)
+        assert file.metadata()["version"] == str(VERSION)
         packed = file.get_tensor("ids")
         assert hashlib.sha256(packed.tobytes()).hexdigest() == about["payload"]["sha256"]
         assert np.array_equal(file.get_tensor("times"), clip().times.numpy())

@@ -13,9 +13,11 @@ SOURCE = Path(reeltok.__file__).parent
 # A module may import those above it, and its own room.
 ORDER = [
     "files",
+    "parsing",
     "records",
     "media",
     "video",
+    "header",
     "payload",
     "ids",
     "tokens",

@@ -7,15 +7,14 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-Kind = TypeVar("Kind")
 FULL = 2**16  # bytes; with fewer left, a write that failed is put down to the full disk
 SCALE = ".row-scale"  # behind a tensor's name: its rows' scales
 SMALLEST = 2**-24  # above zero in float16
@@ -91,16 +90,6 @@ def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
 def dump_config(config: Any) -> dict[str, Any]:
     """A configuration as what JSON can hold."""
     return TypeAdapter(type(config)).dump_python(config, mode="json")
-
-
-def parse_config(values: Any, kind: type[Kind], what: str) -> Kind:
-    """A configuration from what JSON holds. ValueError names `what` and the value that is wrong."""
-    try:
-        return TypeAdapter(kind).validate_json(json.dumps(values))
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{what}: {place}: {first['msg']}") from error
 
 
 def hash_weights(weights: dict[str, Tensor]) -> str:

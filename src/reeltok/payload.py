@@ -6,15 +6,14 @@ reads. What the bytes mean is said in tokens.py; the layout is described in docs
 
 import hashlib
 import io
-import json
 import os
+import re
 import secrets
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,32 +22,25 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-VERSION = 1
-BLOCK = 2**16  # bytes of payload under one hash: what a range read checks beyond its own ends
-LONGEST_HEADER = 100_000_000  # bytes; safetensors' own limit
-IDS_AT_ONCE = 2**17  # ids held as single bits at once (4 to 8 MiB); a multiple of 8
+from reeltok.header import (
+    BLOCK,
+    DTYPES,
+    LONGEST_HEADER,
+    NAMES,
+    VERSION,
+    About,
+    Entry,
+    description_hash,
+    header_bytes,
+    read_about,
+    read_table,
+)
+from reeltok.parsing import parse_config, parse_json
 
-DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
-NAMES = {dtype: name for name, dtype in DTYPES.items()}
+IDS_AT_ONCE = 2**17  # ids held as single bits at once (4 to 8 MiB); a multiple of 8
 
 
 # Ids as bits.
-
-
-def bits_for(vocabulary: int) -> int:
-    """Bits of one id: ceil(log2 vocabulary), at least 1."""
-    return max(1, (vocabulary - 1).bit_length())
 
 
 def word(bits: int) -> np.dtype:
@@ -110,16 +102,6 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A tensor of the file: safetensors' name of its dtype, its shape, and where its bytes lie."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    stop: int
 
 
 class ReelSink:
@@ -189,6 +171,8 @@ class ReelSink:
         }
         about = {**about, "payload": payload, "tensors": self.hashes}
         self.entries[name] = Entry(dtype, shape, 0, self.length)
+        checked = parse_config(about, About, "these tokens cannot be saved", strict=True)
+        checked.require_fit(self.entries)
         # Widest values first: the format allows no gaps, and each must be aligned to its width.
         order = sorted(self.entries, key=lambda each: -DTYPES[self.entries[each].dtype].itemsize)
         with replacing(self.path) if self.path else standard_output() as file:
@@ -202,35 +186,6 @@ class ReelSink:
         """Drop what was spooled; without `finish` nothing is left."""
         self.payload.close()
         self.others.close()
-
-
-def header_bytes(entries: dict[str, Entry], about: dict[str, Any]) -> bytes:
-    """The length and JSON with which a safetensors file begins; tensors lie in the given order."""
-    table: dict[str, Any] = {}
-    at = 0
-    for name, entry in entries.items():
-        end = at + entry.stop - entry.start
-        table[name] = {
-            "dtype": entry.dtype,
-            "shape": list(entry.shape),
-            "data_offsets": [at, end],
-        }
-        at = end
-    said = json.dumps(about, sort_keys=True)
-    metadata = {
-        "format": "reel",
-        "version": str(VERSION),
-        "about": said,
-        "sha256": description_hash(said, table),
-    }
-    raw = json.dumps({"__metadata__": metadata, **table}).encode()
-    raw += b" " * (-len(raw) % 8)
-    return len(raw).to_bytes(8, "little") + raw
-
-
-def description_hash(said: str, table: dict[str, Any]) -> str:
-    """SHA-256, in hex, of what the header says about the tokens and about where tensors lie."""
-    return hashlib.sha256((said + json.dumps(table, sort_keys=True)).encode()).hexdigest()
 
 
 def copy_range(source: IO[bytes], target: IO[bytes], entry: Entry) -> None:
@@ -270,56 +225,64 @@ class ReelSource:
         with ExitStack() as stack:  # closes the file where something is wrong with it
             stack.callback(self.close)
             self.size = self.file.seek(0, io.SEEK_END)
-            metadata, table = self.read_header()
-            self.about = self.read_about(metadata, table)
-            self.entries = {
-                name: Entry(each["dtype"], tuple(each["shape"]), *each["data_offsets"])
-                for name, each in table.items()
-            }
-            self.payload = self.entries[self.about["payload"]["name"]]
+            self.entries, self.about = self.read_header()
+            self.payload = self.entries[self.about.payload.name]
             self.hashes = [bytes(row) for row in self.tensor("blocks").numpy()]
             stack.pop_all()
         self.checked: set[int] = set()
 
-    def read_header(self) -> tuple[dict[str, str], dict[str, Any]]:
-        """The file's metadata and its table of tensors; checks that all bytes are there."""
-        alien = ValueError(f"{self.path} is not a .reel file; give one that `reeltok encode` wrote")
-        self.file.seek(0)
-        length = int.from_bytes(self.file.read(8), "little")
-        raw = self.file.read(min(length, LONGEST_HEADER))
-        if not raw.startswith(b"{") or length > LONGEST_HEADER:
-            raise alien
-        self.start = 8 + length  # of the tensors
-        if self.size < self.start:
-            raise self.cut_off(self.start)
+    def read_header(self) -> tuple[dict[str, Entry], About]:
+        """Where tensors lie and what is said about them; checks that all bytes are there."""
+        table = self.read_json()
+        metadata = self.read_metadata(table.pop("__metadata__", {}))
         try:
-            table = json.loads(raw)
-            metadata = table.pop("__metadata__", {})
-            end = self.start + max(int(each["data_offsets"][1]) for each in table.values())
-        except (ValueError, LookupError, TypeError, AttributeError):
+            entries = read_table(table)
+        except ValueError:
             raise self.altered("its header") from None
-        if metadata.get("format") != "reel":
-            raise alien
+        end = self.start + max((each.stop for each in entries.values()), default=0)
         if self.size < end:
             raise self.cut_off(end)
         if self.size > end:
             raise self.altered("its end")
-        return metadata, table
+        try:
+            said = metadata.get("about", "")
+            if description_hash(said, table) != metadata.get("sha256"):
+                raise ValueError("its hash is another")
+            about = read_about(said)
+            about.require_fit(entries)
+        except ValueError:
+            raise self.altered("its description") from None
+        return entries, about
 
-    def read_about(self, metadata: dict[str, str], table: dict[str, Any]) -> dict[str, Any]:
-        """What the header says about the tokens; checks version and hash."""
-        version = metadata.get("version", "")
-        if not version.isdecimal():
+    def read_json(self) -> dict[str, Any]:
+        """The header as safetensors has it."""
+        self.file.seek(0)
+        length = int.from_bytes(self.file.read(8), "little")
+        raw = self.file.read(min(length, LONGEST_HEADER))
+        if not raw.startswith(b"{") or length > LONGEST_HEADER:
+            raise self.alien()
+        self.start = 8 + length  # of the tensors
+        if self.size < self.start:
+            raise self.cut_off(self.start)
+        try:
+            return parse_json(raw, "header")
+        except ValueError:
+            raise self.altered("its header") from None
+
+    def read_metadata(self, metadata: Any) -> dict[str, str]:
+        """The file's own strings, of a format and a version that this package reads."""
+        if not isinstance(metadata, dict) or metadata.get("format") != "reel":
+            raise self.alien()
+        version = metadata.get("version")
+        texts = all(isinstance(value, str) for value in metadata.values())
+        if not texts or version is None or not re.fullmatch("[0-9]{1,9}", version):
             raise self.altered("its version")
         if int(version) > VERSION:
             raise ValueError(
                 f"{self.path} is a .reel file of version {version} and this reeltok reads up to "
                 f"version {VERSION}; upgrade reeltok to read it"
             )
-        said = metadata.get("about", "")
-        if description_hash(said, table) != metadata.get("sha256"):
-            raise self.altered("its description")
-        return json.loads(said)
+        return metadata
 
     def read(self, start: int, stop: int) -> bytes:
         """Payload bytes start..stop, after checking the blocks that hold them (each once)."""
@@ -336,7 +299,7 @@ class ReelSource:
         """A named tensor, after checking its hash."""
         entry = self.entries[name]
         data = self.raw(entry, 0, entry.stop - entry.start)
-        if hashlib.sha256(data).hexdigest() != self.about["tensors"][name]:
+        if hashlib.sha256(data).hexdigest() != self.about.tensors[name]:
             raise self.altered(f"its tensor {name!r}")
         dtype = DTYPES[entry.dtype]
         flat = torch.frombuffer(bytearray(data), dtype=dtype) if data else torch.empty(0)
@@ -345,6 +308,9 @@ class ReelSource:
     def raw(self, entry: Entry, start: int, stop: int) -> bytes:
         self.file.seek(self.start + entry.start + start)
         return self.file.read(stop - start)
+
+    def alien(self) -> ValueError:
+        return ValueError(f"{self.path} is not a .reel file; give one that `reeltok encode` wrote")
 
     def cut_off(self, expected: int) -> ValueError:
         return ValueError(

@@ -7,18 +7,18 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import ConfigDict, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from reeltok.header import DTYPES, NAMES
 from reeltok.ids import check_ids, check_latents
-from reeltok.payload import DTYPES, NAMES, ReelSink, ReelSource, pack, tensor_bytes, unpack
+from reeltok.payload import ReelSink, ReelSource, pack, tensor_bytes, unpack
 from reeltok.tokens import Tokens, require_same
 
 
@@ -129,43 +129,6 @@ class ReelWriter:
             self.sink.close()
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
-class Payload:
-    """The bytes of the ids or latents, and how they are hashed."""
-
-    name: Literal["ids", "latents"]
-    bytes: NonNegativeInt
-    block: PositiveInt
-    sha256: str
-
-
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
-class About:
-    """What a .reel file says about its tokens: the JSON under `about` in its metadata."""
-
-    model: str
-    weights: str | None
-    settings: dict[str, Any]
-    frames: PositiveInt
-    height: PositiveInt
-    width: PositiveInt
-    fps: float | None
-    colour: dict[str, Any] | None
-    batch: PositiveInt
-    grid: tuple[NonNegativeInt, ...]
-    vocabulary: PositiveInt | None
-    channels: PositiveInt | None
-    bits: PositiveInt
-    reference_bits: NonNegativeInt
-    payload: Payload
-    tensors: dict[str, str]
-
-    def size(self) -> int:
-        """Bytes that a payload of this grid takes."""
-        cells = self.batch * math.prod(self.grid) * (self.channels or 1)
-        return -(-cells * self.bits // 8)
-
-
 class Extras(Mapping[str, Tensor]):
     """Further tensors of a file, each read and checked when it is asked for."""
 
@@ -200,20 +163,9 @@ class Reel:
         self.source = ReelSource(path)
         with ExitStack() as stack:  # closes the file where something is wrong with it
             stack.callback(self.close)
-            self.about = self.checked()
+            self.about = self.source.about
             self.info = self.describe()
             stack.pop_all()
-
-    def checked(self) -> About:
-        try:
-            about = TypeAdapter(About).validate_python(self.source.about)
-        except ValidationError:
-            raise self.source.altered("its description") from None
-        width = 8 * self.dtype.itemsize
-        fits = self.dtype == torch.uint8 if about.channels is None else about.bits == width
-        if not fits or about.size() != about.payload.bytes:
-            raise self.source.altered("its grid")
-        return about
 
     def describe(self) -> Tokens:
         about = self.about
@@ -238,7 +190,7 @@ class Reel:
             reference_bits=about.reference_bits,
             latent_bits=about.bits if about.channels else 16,
             times=self.source.tensor("times") if "times" in self.source.entries else None,
-            colour=about.colour,
+            colour=None if about.colour is None else asdict(about.colour),
             extras=Extras(self.source),
         )
 

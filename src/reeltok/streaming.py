@@ -7,7 +7,7 @@ A stream arrives in parts of any length; a network reads whole groups (the first
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +16,11 @@ from torch import Tensor
 
 from reeltok.media.colour import MADE
 from reeltok.spec import Spec
-from reeltok.tokens import Tokens
+from reeltok.tokens import Tokens, by
 from reeltok.video import Colour, Video, to_bytes
 
 Part = TypeVar("Part")
+GIVEN = ("float16", "bfloat16", "float32", "float64")  # types of tensors that hold frames
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,6 +187,22 @@ def require_all(missing: int) -> None:
         )
 
 
+def require_grid(part: Tokens, spec: Spec, cells: tuple[int, ...]) -> None:
+    """ValueError unless each step of `part` is a grid of `cells`, with the channels of `spec`."""
+    if len(part.grid) == 3 and part.grid[1:] != cells:
+        held = (side * factor for side, factor in zip(part.grid, spec.factors, strict=True))
+        raise ValueError(
+            f"these tokens hold frames of {by([*held][1:])} pixels, not of the {part.height}x"
+            f"{part.width} that they are said to be: give their own size"
+        )
+    channels = None if part.latents is None else part.latents.shape[1]
+    if part.grid[1:] != cells or channels not in (None, spec.channels):
+        raise ValueError(
+            f"{spec.name} codes frames of {part.height}x{part.width} on grids of {by(cells)} with "
+            f"{spec.channels} channels, these are {part}: load the tokenizer that made them"
+        )
+
+
 def mark_last(parts: Iterable[Part]) -> Iterator[tuple[Part, bool]]:
     """Every part with whether it is the last one."""
     rest = iter(parts)
@@ -248,12 +265,23 @@ def whole_windows(parts: Iterable[Tokens], spec: Spec) -> Iterator[Tokens]:
         yield from parts
         return
     for part in parts:
-        window = part.settings["window"]
+        window = coded_window(part.settings)
         steps = spec.steps(window)
         for i, step in enumerate(range(0, part.grid[0], steps)):
             end = min(part.frames, (i + 1) * window)
             last = min(part.grid[0], step + steps)
             yield part.part(step, last, frames=(i * window, end))
+
+
+def coded_window(settings: Mapping[str, Any]) -> int:
+    """The frames of the windows that tokens were coded in. ValueError where they do not say."""
+    window = settings.get("window")
+    if not isinstance(window, int) or window < 1:
+        raise ValueError(
+            f"these tokens were coded in windows of {window!r} frames: give settings with the "
+            "number that their tokenizer coded at a time as 'window'"
+        )
+    return window
 
 
 def check_chunk(chunk: int | None) -> None:
@@ -282,9 +310,14 @@ def give(x: Tensor, part: Tokens, times: Tensor | None) -> Video | Tensor:
     """Decoded frames as what had been encoded: a `Video`, or a tensor of the given dtype."""
     given = part.settings.get("given", "float32" if part.fps is None else "video")
     if given != "video":
+        if given not in GIVEN:
+            raise ValueError(f"frames cannot be given as {given!r}: there are video, {GIVEN}")
         return x.to(getattr(torch, given))
-    colour = MADE if part.colour is None else Colour(**part.colour)
-    start = part.settings.get("start", 0.0)
+    try:
+        colour = MADE if part.colour is None else Colour(**part.colour)
+        start = float(part.settings.get("start", 0.0))
+    except TypeError as error:
+        raise ValueError(f"the colour or start of these tokens is none: {error}") from error
     return Video(frames=to_bytes(x), fps=part.fps, times=times, colour=colour, start=start)
 
 

@@ -28,6 +28,7 @@ from reeltok.streaming import (
     Span,
     as_tensor,
     check_chunk,
+    coded_window,
     count_frames,
     crop,
     frame_range,
@@ -38,6 +39,7 @@ from reeltok.streaming import (
     pad_space,
     peek,
     require_all,
+    require_grid,
     split_frames,
     type_name,
     whole_groups,
@@ -115,7 +117,8 @@ class Tokenizer(nn.Module):
         return Leaning()
 
     def find_latents(self, part: Tokens) -> Float[Tensor, "b d *grid"]:
-        """The latents that a part holds or its ids stand for."""
+        """The latents that a part holds or its ids stand for. ValueError for another size's."""
+        require_grid(part, self.spec, self.grid_for(1, (part.height, part.width))[1:])
         ids = part.first_tensor
         return self.lookup(ids.to(self.device)) if part.latents is None else part.latents
 
@@ -224,7 +227,9 @@ class Tokenizer(nn.Module):
         if isinstance(tokens, Tokens) and tokens.grid == (math.prod(grid),):
             tokens = tokens.on_grid(grid)
         if tokens.settings.get("pad") == "front":
-            return self.decode_front(tokens.part(0, tokens.grid[0]))
+            video = self.decode_front(tokens.part(0, tokens.grid[0]))
+            require_all(tokens.frames - count_frames(video))
+            return video
         check_chunk(chunk)
         spec = self.spec
         first, end = frame_range(tokens.frames, start, stop)
@@ -301,7 +306,7 @@ class Tokenizer(nn.Module):
         """The steps to decode for frames `first` to `end`, with all that those depend on."""
         spec, total = self.spec, tokens.grid[0]
         if not spec.causal:
-            window = tokens.settings["window"]
+            window = coded_window(tokens.settings)
             number, steps = first // window, spec.steps(window)
             late = min(total, -(-end // window) * steps)
             return Span(number * steps, late, number * window)

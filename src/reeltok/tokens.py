@@ -15,8 +15,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from reeltok.header import bits_for
 from reeltok.ids import check_ids, check_latents, floats, integers
-from reeltok.payload import bits_for
 from reeltok.records import Late, register
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reeltok.folder import parse_config, unpack_rows
+from reeltok.folder import unpack_rows
 from reeltok.models import convert
 from reeltok.models.coordtok import CoordTok, CoordTokConfig
 from reeltok.models.injection import RefTokConfig
@@ -24,6 +24,7 @@ from reeltok.models.presets import PRESETS, PUBLISHED
 from reeltok.models.reftok import RefTok
 from reeltok.models.stages import VidTokConfig
 from reeltok.models.vidtok import VidTok
+from reeltok.parsing import parse_config
 from reeltok.tokenizer import Tokenizer
 
 FAMILIES: dict[str, tuple[type, type[Tokenizer]]] = {

@@ -184,6 +184,8 @@ def groups(
     The span's frames, up to `end`, are shared out among groups; a decoder keeps what comes early.
     Windows have their own frames, also beyond `end`.
     """
+    from reeltok.streaming import coded_window
+
     spec = tokenizer.spec
     if spec.causal:
         run = max(1, chunk // spec.group) * spec.group_steps
@@ -192,7 +194,7 @@ def groups(
         count = len(cuts) - 1
         frames = [span.before + (end - span.before) * i // count for i in range(count + 1)]
     else:
-        window = reel.settings["window"]
+        window = coded_window(reel.settings)
         cuts = [*range(span.early, span.late, spec.steps(window)), span.late]
         frames = [min(reel.frames, span.before + window * i) for i in range(len(cuts))]
     for (a, b), (since, until) in zip(pairwise(cuts), pairwise(frames), strict=True):

@@ -3,7 +3,6 @@
 The loop's values are those of `train`, the network's those of `generate`: only commands know both.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from reeltok.generate import prior, sit
 from reeltok.generate.conditions import Given
+from reeltok.parsing import read_object
 from reeltok.train.clips import DataConfig, Window
 from reeltok.train.optimizers import OptimizerConfig, ScheduleConfig
 from reeltok.train.recipe import Recipe, parse, unknown_recipe
@@ -172,7 +172,7 @@ def find_any(name: str | Path) -> Recipe | GeneratorRecipe:
     """
     path = Path(name) / "recipe.json" if Path(name).is_dir() else Path(name)
     if path.suffix == ".json" and path.is_file():
-        tree = json.loads(path.read_text())
+        tree = read_object(path)
         if "generator" in tree:
             return parse(tree, str(path), GeneratorRecipe)
         return parse(tree, str(path), Recipe)

@@ -1,6 +1,5 @@
 """Training a generator: its examples as latents or ids, then the loop of `train`."""
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from reeltok.generate.prior import Prior, PriorConfig
 from reeltok.generate.sit import Clip as Window
 from reeltok.generate.sit import Flow, FlowConfig
 from reeltok.models.reftok import RefTok
+from reeltok.parsing import read_object
 from reeltok.tokenizer import Tokenizer
 from reeltok.train.launch import (
     DryRun,
@@ -107,7 +107,7 @@ def describe(recipe: GeneratorRecipe, tokenizer: Tokenizer) -> FlowConfig | Prio
 
 def make(recipe: GeneratorRecipe, config: FlowConfig | PriorConfig, folder: Path) -> Made:
     """The generator with fresh weights, and its examples."""
-    record = json.loads((folder / "made.json").read_text())
+    record = read_object(folder / "made.json")
     assert config.clip is not None
     clip = replace(config.clip, fps=recipe.data.fps or record["fps"])
     config = replace(config, clip=clip)

@@ -1,6 +1,5 @@
 """Generators ready for use: a flow or a prior, its tokenizer, and what is asked of it."""
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import chain
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from reeltok.commands import options as given
 from reeltok.commands.report import note
+from reeltok.parsing import read_object
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -108,7 +108,7 @@ def family_of(folder: Path) -> str:
         raise FileNotFoundError(
             f"there is no config.json in {folder}: give a generator's folder, such as RUN/model"
         )
-    family = json.loads((folder / "config.json").read_text()).get("family")
+    family = read_object(folder / "config.json").get("family")
     if family not in ("flow", "masked"):
         raise ValueError(
             f"{folder} holds a {family} and no generator: give the folder of one, such as "

@@ -136,10 +136,10 @@ def clips_of(data: str) -> "list[Clip]":
 
 def is_flow(model: str) -> bool:
     """Whether a name is the folder of a flow."""
-    import json
+    from reeltok.parsing import read_object
 
     config = Path(model) / "config.json"
-    return config.is_file() and json.loads(config.read_text()).get("family") == "flow"
+    return config.is_file() and read_object(config).get("family") == "flow"
 
 
 def save_place(model: str, out: Path | None) -> Path:

@@ -5,7 +5,6 @@ back. What it compresses by is found by running it, not by its attributes.
 """
 
 import hashlib
-import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from reeltok.evaluate.clips import Clip
 from reeltok.evaluate.results import Kind
 from reeltok.evaluate.subjects import Trial, complete, timed
+from reeltok.parsing import read_object
 
 # Frames of the two clips that show how a network counts time: 24 more, a multiple of all known
 # groups (2, 3, 4, 6, 8, 12), and one more than such a multiple.
@@ -176,7 +176,7 @@ def open_scripted(folder: Path, *, device: torch.device) -> Foreign:
         torch.zeros(1, 3, PROBE[0], PROBE_SIZE, PROBE_SIZE, device=device, dtype=dtype)
     ).z.is_floating_point()
     config = folder / "config.json"
-    record = json.loads(config.read_text()) if config.exists() else {}
+    record = read_object(config) if config.exists() else {}
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
     return Foreign(
         name=folder.name,

@@ -37,7 +37,7 @@ def slug(name: str, *more: Any) -> str:
     """A name that is safe in paths and addresses, and stays unlike others (or others' `more`)."""
     plain = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower()[:40]
     text = json.dumps([name, *more], sort_keys=True, default=str) if more else name
-    return f"{plain}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+    return f"{plain}-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:6]}"
 
 
 def slug_of(made: Subject | Result) -> str:

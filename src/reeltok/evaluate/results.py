@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from reeltok import __version__
 from reeltok.evaluate.protocols import Protocol
-from reeltok.evaluate.scores import ClipScore, Estimate, Scores
+from reeltok.evaluate.scores import ClipRecord, ClipScore, Estimate, Scores
+from reeltok.parsing import parse_config, parse_json
 
 Kind = Literal["tokenizer", "peer", "codec", "resize"]
 
@@ -134,7 +135,7 @@ class Result:
     protocol: Protocol
     causal: bool = True  # which of the protocol's clip lengths
     summary: dict[str, Estimate]
-    clips: list[dict[str, Any]]  # ClipScore.record()
+    clips: list[ClipRecord]
     broken: dict[str, str] = field(default_factory=dict)  # clip -> why it could not be judged
     left_out: dict[str, str] = field(default_factory=dict)  # clip -> which rule it does not meet
     filled: int = 0  # clips whose last frame was repeated
@@ -184,14 +185,12 @@ class Result:
     @classmethod
     def load(cls, path: str | Path) -> "Result":
         """Read what `save` wrote; ValueError where the file is something else."""
-        try:
-            return _JSON.validate_json(Path(path).read_bytes())
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the file"
-            raise ValueError(
-                f"{path} is not a result of reeltok: {where}: {first['msg']}"
-            ) from error
+        alien = f"{path} is not a result of reeltok"
+        result = parse_config(parse_json(Path(path).read_bytes(), f"{alien}, or"), cls, alien)
+        names = [clip["name"] for clip in result.clips]
+        if len({*names}) < len(names):
+            raise ValueError(f"{path} is not a result of reeltok: a clip stands in it twice")
+        return result
 
     def scores(self) -> Scores:
         """Its clips, to be paired with another result's (`scores.difference`)."""

@@ -9,20 +9,23 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors import safe_open
+from pydantic import ConfigDict, Field, with_config
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from typing_extensions import TypedDict  # pydantic takes typing's from Python 3.12 on
 
 from reeltok.evaluate import metrics
 from reeltok.evaluate.distances import FeatureMoments, appearance_features, frechet_distance
 from reeltok.evaluate.metrics import Box, FrameMetric, Pair, Videos
 from reeltok.evaluate.networks import Extractor, load_i3d, load_styleganv
 from reeltok.perceptual import LPIPS, PLANS, Network
+from reeltok.parsing import parse_config, parse_json
 
 # Measured at once, whatever the clip: on a CPU so little that it stays in the caches.
 CPU_PIXELS, GPU_PIXELS = 4 * 256 * 256, 64 * 256 * 256
@@ -48,6 +51,24 @@ Features = tuple[Tensor, Tensor]  # of the original and of its reconstruction
 
 # ---------------------------------------------------------------- one clip
 
+Count = Annotated[int, Field(ge=1, le=2**53)]
+Value = Annotated[float, Field(ge=-1e30, le=1e30)]  # sums of these stay finite
+
+
+@with_config(ConfigDict(extra="forbid"))
+class ClipRecord(TypedDict):
+    """A clip's score as JSON holds it; the fields are those of `ClipScore`."""
+
+    name: str
+    sha256: str | None
+    frames: Count
+    pixels: Count
+    values: dict[str, Value]
+    psnr: list[Value]
+    bits: Annotated[int, Field(ge=0, le=2**53)] | None
+    seconds: dict[str, Annotated[float, Field(ge=0, le=1e12)]]
+    notes: list[str]
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ClipScore:
@@ -64,9 +85,10 @@ class ClipScore:
     notes: list[str] = field(default_factory=list)  # such as a clip filled up to the protocol
     features: dict[str, Features] = field(default_factory=dict, repr=False)
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> ClipRecord:
         """The score as plain values, without features."""
-        return {key: value for key, value in vars(self).items() if key != "features"}
+        plain = {key: value for key, value in vars(self).items() if key != "features"}
+        return cast(ClipRecord, plain)
 
     def save(self, path: Path) -> None:
         """Write the score with its features, so that an interrupted run need not repeat it."""
@@ -78,12 +100,27 @@ class ClipScore:
 
     @classmethod
     def load(cls, path: Path) -> "ClipScore":
-        """Read what `save` wrote."""
-        with safe_open(path, "pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            record = json.loads(file.metadata()["score"])
-        names = sorted({key.rpartition("/")[0] for key in tensors})
-        return cls(**record, features={k: (tensors[f"{k}/0"], tensors[f"{k}/1"]) for k in names})
+        """Read what `save` wrote. ValueError that names the file where it is something else."""
+        try:
+            with safe_open(path, "pt") as file:
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+                said = (file.metadata() or {}).get("score", "")
+            record = parse_config(parse_json(said, "score"), ClipRecord, "score")
+            names = sorted({key.rpartition("/")[0] for key in tensors})
+            pairs = {k: (tensors.pop(f"{k}/0"), tensors.pop(f"{k}/1")) for k in names}
+            if tensors or not all(map(_are_features, pairs.values())):
+                raise ValueError("its features are not in pairs")
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise ValueError(
+                f"{path} is no score of a clip ({error}): remove it, or judge with --again"
+            ) from error
+        return cls(**record, features=pairs)
+
+
+def _are_features(pair: Features) -> bool:
+    """Whether two tensors are floating rows of one width."""
+    flat = all(side.ndim == 2 and len(side) and side.is_floating_point() for side in pair)
+    return flat and pair[0].shape[1] == pair[1].shape[1]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

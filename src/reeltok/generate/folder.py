@@ -1,6 +1,5 @@
 """What the folder of a generator holds, checked."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -9,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from reeltok.folder import parse_config
+from reeltok.parsing import parse_config, read_object
 
 Kind = TypeVar("Kind")
 
@@ -38,7 +37,7 @@ def read_saved(
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"there is no {name} in {folder}: give a generator's folder")
-    record = json.loads((folder / "config.json").read_text())
+    record = read_object(folder / "config.json")
     if record.get("family") != family:
         raise ValueError(f"{folder} holds a {record.get('family')!r}, not a {noun}: choose another")
     config = parse_config(record["config"], kind, f"config.json in {folder}")

@@ -308,7 +308,7 @@ class CoordTok(Tokenizer):
         pixels that `decode` gives. ValueError for a region outside the clip.
         """
         self._check(tokens)
-        slices = int(tokens.settings.get("slices", 1)) if slices is None else slices
+        slices = tokens.settings.get("slices", 1) if slices is None else slices
         self.check_slices(slices)
         sides = {"t": (t, tokens.frames), "y": (y, tokens.height), "x": (x, tokens.width)}
         box = tuple(inside(name, side, end) for name, (side, end) in sides.items())
@@ -367,8 +367,8 @@ class CoordTok(Tokenizer):
     def check_slices(self, slices: int) -> None:
         """ValueError for a number of slices that a window cannot be cut into."""
         most = self.config.places[0]
-        if not 1 <= slices <= most:
-            raise ValueError(f"slices={slices}, but a window of {self.name} has 1 to {most}")
+        if not isinstance(slices, int) or not 1 <= slices <= most:
+            raise ValueError(f"slices={slices!r}, but a window of {self.name} has 1 to {most}")
 
 
 def inside(name: str, side: Range | None, end: int) -> Range:

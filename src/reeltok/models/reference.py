@@ -6,13 +6,14 @@ lean on the same values whatever the device.
 
 import hashlib
 import io
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from reeltok.models.injection import RefTokConfig
@@ -42,18 +43,19 @@ def restore_picture(
 ) -> Float[Tensor, "1 c 1 h w"]:
     """The frame of `store_picture`; ValueError for bytes that are no picture of (height, width)."""
     try:
-        with Image.open(io.BytesIO(data.cpu().numpy().tobytes()), formats=["WEBP"]) as picture:
+        raw = io.BytesIO(data.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        with Image.open(raw, formats=["WEBP"]) as picture:
+            if (picture.height, picture.width) != size:  # before its pixels take memory
+                raise ValueError(
+                    f"it has {picture.height}x{picture.width} pixels where the clip has "
+                    f"{size[0]}x{size[1]}"
+                )
             frame = torch.frombuffer(bytearray(picture.convert("RGB").tobytes()), dtype=torch.uint8)
-            found = (picture.height, picture.width)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except (ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(
-            f"a stored reference frame is damaged ({error}): copy or encode the clip again"
+            f"a stored reference frame is damaged, or another clip's ({error}): encode the clip "
+            "again"
         ) from error
-    if found != size:
-        raise ValueError(
-            f"a stored reference frame has {found[0]}x{found[1]} pixels where the clip has "
-            f"{size[0]}x{size[1]}: it belongs to another clip; encode this one again"
-        )
     return to_unit(frame.view(1, *size, 3))
 
 
@@ -148,21 +150,31 @@ def kept_clips(extras: Mapping[str, Tensor]) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
     for name in extras:
         if name.startswith("reference."):
-            _, where, clip = name.split(".")
-            found.setdefault(where, []).append(int(clip))
+            place = re.fullmatch(rf"reference\.({START}|\d{{1,9}})\.(\d{{1,9}})", name)
+            if place is None:
+                raise ValueError(f"the tensor {name!r} is no reference frame: leave it out")
+            found.setdefault(place[1], []).append(int(place[2]))
     return found
 
 
 def restore(tokens: Tokens, where: str, clips: list[int]) -> Reference:
     """What `keep` or `keep_nothing` kept. ValueError for a picture that is damaged."""
+    whole = where != START or {*clips} == {*range(tokens.batch)}
+    if not whole or max(clips) >= tokens.batch:
+        raise ValueError(
+            f"reference frames are kept for clips {clips} of {tokens.batch}: the file is damaged, "
+            "encode the clips again"
+        )
     mask = torch.zeros(tokens.batch, dtype=torch.bool)
     mask[clips] = True
-    pictures = {clip: tokens.extras[f"reference.{where}.{clip}"] for clip in clips}
-    if not any(len(data) for data in pictures.values()):
+    kept = {clip: tokens.extras[f"reference.{where}.{clip}"] for clip in clips}
+    if not any(data.numel() for data in kept.values()):
         return Reference(None, mask)
-    frames = torch.zeros(tokens.batch, 3, 1, tokens.height, tokens.width)
-    for clip, data in pictures.items():
-        frames[clip] = restore_picture(data, (tokens.height, tokens.width))[0]
+    size = (tokens.height, tokens.width)
+    pictures = {clip: restore_picture(data, size)[0] for clip, data in kept.items()}
+    frames = torch.zeros(tokens.batch, 3, 1, *size)  # only now: the size is that of pictures
+    for clip, picture in pictures.items():
+        frames[clip] = picture
     return Reference(frames, mask, start=where == START)
 
 

@@ -9,16 +9,19 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reeltok.parsing import parse_json
 from reeltok.train.parallel import averaged
 
 if TYPE_CHECKING:
     from reeltok.train.run import Run
 
 FIRST = frozenset((1, 2, 5, 10, 20))  # logged whatever the interval, so that a run shows life early
+MOST_STEPS = 2**53  # what a curve can show
 Line = dict[str, Any]
 
 
@@ -145,14 +148,25 @@ class Table:
 
 
 def read_lines(path: Path) -> list[Line]:
-    """The whole lines of a log; one that a kill cut off is left out."""
-    lines = []
-    for text in path.read_text().splitlines() if path.is_file() else ():
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            continue
+    """The whole lines of a log; a last one that a kill cut off is left out.
+
+    ValueError that names the line where any other is no line of a log.
+    """
+    text = path.read_bytes() if path.is_file() else b""
+    whole, _, rest = text.rpartition(b"\n")
+    rows = whole.split(b"\n") if whole else []
+    lines = [_line(row, f"line {number} of {path}") for number, row in enumerate(rows, 1)]
+    with suppress(ValueError):
+        lines += [_line(rest, f"the last line of {path}")] if rest else []
     return lines
+
+
+def _line(row: bytes, what: str) -> Line:
+    line = parse_json(row, what)
+    step = line.get("step") if isinstance(line, dict) else None
+    if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step <= MOST_STEPS:
+        raise ValueError(f"{what} is damaged (it is of no step): remove it")
+    return line
 
 
 def draw_runs(run: str | Path, png: str | Path | None = None) -> Path:

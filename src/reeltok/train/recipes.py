@@ -1,10 +1,10 @@
 """Recipes: functions that return a complete training configuration, as a value to change."""
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from reeltok.parsing import read_object
 from reeltok.train.clips import DataConfig, Window
 from reeltok.train.coordtok_recipes import coordtok_cpu, coordtok_stage1, coordtok_stage2
 from reeltok.train.critics import CriticConfig
@@ -327,7 +327,7 @@ def find_recipe(name: str | Path) -> Recipe:
     """The recipe of that name, or of a run's `recipe.json`; ValueError names the nearest."""
     path = Path(name) / "recipe.json" if Path(name).is_dir() else Path(name)
     if path.suffix == ".json" and path.is_file():
-        return parse(json.loads(path.read_text()), str(path), Recipe)
+        return parse(read_object(path), str(path), Recipe)
     if str(name) not in RECIPES:
         raise unknown_recipe(str(name), RECIPES)
     return RECIPES[str(name)]()

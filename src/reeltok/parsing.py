@@ -1,0 +1,94 @@
+"""JSON from files that may be damaged: what it holds, or one sentence with the file's name."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+Kind = TypeVar("Kind")
+DEEPEST = 64  # lists and objects inside one another: far more than any record of ours has
+LARGEST = 2**63 - 1  # what a 64-bit integer holds
+
+
+def parse_json(text: str | bytes, what: str | Path) -> Any:
+    """The value of a JSON text (UTF-8). ValueError that begins with `what`, the text's name.
+
+    Refused too, although Python reads them: repeated keys, NaN and infinity, integers of more than
+    64 bits, more than DEEPEST levels.
+    """
+    try:
+        value = json.loads(
+            text if isinstance(text, str) else text.decode("utf-8-sig"),
+            object_pairs_hook=_unique,
+            parse_int=_integer,
+            parse_float=_number,
+            parse_constant=_number,
+        )
+        _require_shallow(value)
+    except RecursionError:
+        reason = f"it is nested more than {DEEPEST} levels deep"
+        raise ValueError(f"{what} is damaged ({reason}): copy it again") from None
+    except ValueError as error:
+        raise ValueError(f"{what} is damaged ({error}): copy it again") from error
+    return value
+
+
+def read_json(path: str | Path) -> Any:
+    """The value in a JSON file. OSError where it cannot be read, ValueError where it is damaged."""
+    return parse_json(Path(path).read_bytes(), path)
+
+
+def read_object(path: str | Path) -> dict[str, Any]:
+    """The JSON object in a file. ValueError also for a list, a number or text."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} is damaged (it holds no JSON object): copy it again")
+    return value
+
+
+def parse_config(values: Any, kind: type[Kind], what: str, *, strict: bool = False) -> Kind:
+    """A record of `kind` from what JSON holds. ValueError names `what` and the value that is wrong.
+
+    `strict` takes no number for a text, nor the other way round.
+    """
+    try:
+        return TypeAdapter(kind).validate_json(json.dumps(values), strict=strict or None)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{what}: {place}: {first['msg']}") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} stands in it twice")
+    return found
+
+
+def _integer(text: str) -> int:
+    if len(text) > 20 or abs(int(text)) > LARGEST:
+        raise ValueError("an integer in it has more than 64 bits")
+    return int(text)
+
+
+def _number(text: str) -> float:
+    if not math.isfinite(float(text)):
+        raise ValueError(f"{text[:20]} is no number of JSON")
+    return float(text)
+
+
+def _require_shallow(value: Any) -> None:
+    level = [value]
+    for _ in range(DEEPEST):
+        inner = [each for each in level if isinstance(each, dict | list)]
+        level = [
+            part for each in inner for part in (each.values() if isinstance(each, dict) else each)
+        ]
+        if not level:
+            return
+    raise ValueError(f"it is nested more than {DEEPEST} levels deep")
