@@ -24,8 +24,8 @@ from reeltok.evaluate import metrics
 from reeltok.evaluate.distances import FeatureMoments, appearance_features, frechet_distance
 from reeltok.evaluate.metrics import Box, FrameMetric, Pair, Videos
 from reeltok.evaluate.networks import Extractor, load_i3d, load_styleganv
-from reeltok.perceptual import LPIPS, PLANS, Network
 from reeltok.parsing import parse_config, parse_json
+from reeltok.perceptual import LPIPS, PLANS, Network
 
 # Measured at once, whatever the clip: on a CPU so little that it stays in the caches.
 CPU_PIXELS, GPU_PIXELS = 4 * 256 * 256, 64 * 256 * 256
