@@ -25,13 +25,13 @@ from reeltok.evaluate import metrics
 from reeltok.evaluate.datasets import find_items
 from reeltok.evaluate.results import describe_machine
 from reeltok.evaluate.scores import Estimate, estimate
+from reeltok.files import cache_folder
 from reeltok.models.reftok import RefTok
 from reeltok.perceptual import LPIPS
 from reeltok.tokenizer import Tokenizer
 from reeltok.train.clips import list_clips
 from reeltok.train.data import ClipSource, resize
 from reeltok.train.frames import open_clips
-from reeltok.train.launch import cache_folder
 from reeltok.train.recipes import reftok_cpu
 from reeltok.video import to_unit
 
@@ -78,7 +78,7 @@ def held_out_shots(folder: Path, out: Path, frames: int | None = FRAMES) -> list
     config = reftok_cpu().data
     if frames is None:
         config = replace(config, cache="none")  # a full cache cuts the longest clips
-    opened, _ = open_clips(list_clips(folder), config, cache=cache_folder(out))
+    opened, _ = open_clips(list_clips(folder), config, cache=cache_folder("decoded"))
     source = ClipSource(opened, config)
     long = [clip for clip in source.held if clip.frames >= FRAMES and clip.short >= SIZE]
     if frames is None:

@@ -19,13 +19,13 @@ from PIL import Image
 from torch import Tensor
 
 from reeltok import load
+from reeltok.files import cache_folder
 from reeltok.generate import flow
 from reeltok.models.coordtok import CoordTok
 from reeltok.train.clips import Clip, list_clips
 from reeltok.train.coordtok_recipes import coordtok_cpu
 from reeltok.train.data import ClipSource
 from reeltok.train.frames import open_clips
-from reeltok.train.launch import cache_folder
 from reeltok.train.logbook import read_lines
 
 COLUMNS, BOX, GROUPS = 6, 24, ("open", "robot", "people")
@@ -35,7 +35,7 @@ def held_out(model: CoordTok, data: Path, out: Path) -> list[tuple[Clip, Tensor]
     """Whole windows of sources that the recipe holds out: the clips, and "1 c t h w" of each."""
     frames, size, _ = model.config.size
     config = coordtok_cpu().data
-    opened, _ = open_clips(list_clips(data), config, cache=cache_folder(out))
+    opened, _ = open_clips(list_clips(data), config, cache=cache_folder("decoded"))
     source = ClipSource(opened, config)
     long = [c for c in source.held if c.frames >= frames and c.short >= size]
     return [(clip, cut(source, clip, slice(0, frames), size)) for clip in long]

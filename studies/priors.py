@@ -28,6 +28,7 @@ from reeltok.commands.generator_recipes import GeneratorRecipe, find_any
 from reeltok.evaluate import metrics
 from reeltok.evaluate.distances import FeatureMoments, appearance_features, frechet_distance
 from reeltok.evaluate.results import describe_machine
+from reeltok.files import cache_folder
 from reeltok.generate import masked
 from reeltok.generate.prior import Prior
 from reeltok.generate.schedule import Sampling
@@ -36,7 +37,6 @@ from reeltok.tokenizer import Tokenizer
 from reeltok.train.clips import list_clips
 from reeltok.train.data import ClipSource
 from reeltok.train.frames import open_clips
-from reeltok.train.launch import cache_folder
 
 SHOWN = (0, 3, 6, 9, 12, 15)  # frames of a picture's row
 
@@ -77,7 +77,7 @@ def open_rival(words: str) -> Rival:
 
 def windows(recipe: GeneratorRecipe, folder: Path, out: Path, most: int) -> list[Tensor]:
     """Held-out windows "1 c t h w", one after another, of all clips in turn."""
-    opened, _ = open_clips(list_clips(folder), recipe.data, cache=cache_folder(out))
+    opened, _ = open_clips(list_clips(folder), recipe.data, cache=cache_folder("decoded"))
     source, frames, size = ClipSource(opened, recipe.data), recipe.window.frames, recipe.window.size
     chosen = [c for c in source.held if c.group in recipe.groups and c.short >= size]
     starts = [(s, c) for c in chosen for s in range(0, c.frames - frames + 1, frames)]

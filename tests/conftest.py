@@ -29,6 +29,12 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What tests cache goes with them, and shares itself among them."""
+    monkeypatch.setenv("REELTOK_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
 @pytest.fixture
 def gpu() -> torch.device:
     """A CUDA device, or a skip; REQUIRE_GPU=1 makes its absence a failure."""

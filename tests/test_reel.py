@@ -348,13 +348,19 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(payload, "copy_range", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match=r"cannot write .*clip\.reel: the disk is full"):
         save(clip(), tmp_path / "clip.reel")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_place_that_cannot_be_written_is_named_before_the_work(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="create it first"):
-        ReelWriter(tmp_path / "missing" / "clip.reel")
-    with pytest.raises(IsADirectoryError, match="is a folder"):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"cannot write .*file/clip\.reel"):
+        ReelWriter(tmp_path / "file" / "clip.reel")
+    with pytest.raises(ValueError, match="exists and is not a file"):
         ReelWriter(tmp_path)
+
+
+def test_the_folders_of_a_file_are_made(tmp_path: Path) -> None:
+    save(clip(), tmp_path / "a" / "b" / "clip.reel")
+    assert (tmp_path / "a" / "b" / "clip.reel").is_file()

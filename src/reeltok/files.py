@@ -349,7 +349,7 @@ def sha256(*paths: str | Path) -> str:
 
 def digest(text: str, digits: int = 24) -> str:
     """A short name that stands for a text: the first digits of its sha256."""
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:digits]
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:digits]
 
 
 def cache_folder(*names: str) -> Path:

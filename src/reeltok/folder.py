@@ -1,21 +1,19 @@
 """A model on disk: a folder with config.json and model.safetensors, and the hash of its weights."""
 
-import errno
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import TypeAdapter
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-FULL = 2**16  # bytes; with fewer left, a write that failed is put down to the full disk
+from reeltok.files import replacing, write_file
+
 SCALE = ".row-scale"  # behind a tensor's name: its rows' scales
 SMALLEST = 2**-24  # above zero in float16
 
@@ -33,17 +31,12 @@ def write_folder(
     """
     weights = pack_rows(weights) if small else weights
     folder = Path(folder)
-    fresh = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
     text = json.dumps(record, indent=2) + "\n"
-    try:
-        replace_file(folder / "model.safetensors", lambda beside: save_file(tensors, beside))
-        replace_file(folder / "config.json", lambda beside: beside.write_text(text))
-    except OSError:
-        if fresh:  # half a model is none
-            shutil.rmtree(folder)
-        raise
+    with nullcontext(folder) if folder.is_dir() else replacing(folder, folder=True) as place:
+        with replacing(place / "model.safetensors") as part:
+            save_file(tensors, part)
+        write_file(place / "config.json", text)
     return folder
 
 
@@ -68,23 +61,6 @@ def unpack_rows(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
             rows = plain[name].float().flatten(1) * weights[name + SCALE].float()[:, None]
             plain[name] = rows.view(plain[name].shape)
     return plain
-
-
-def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` make a file beside `path`, then give it that name. OSError where it cannot."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(beside)
-        beside.chmod(0o644)  # safetensors lets only the owner read
-        beside.replace(path)
-    except (OSError, RuntimeError, SafetensorError) as error:  # each library has its own
-        full = shutil.disk_usage(path.parent).free < FULL
-        reason = "the disk is full; free some space or write elsewhere" if full else str(error)
-        plain = OSError(f"cannot write {path}: {reason}")
-        plain.errno = errno.ENOSPC if full else getattr(error, "errno", None)
-        raise plain from error
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def dump_config(config: Any) -> dict[str, Any]:

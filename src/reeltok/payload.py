@@ -6,11 +6,8 @@ reads. What the bytes mean is said in tokens.py; the layout is described in docs
 
 import hashlib
 import io
-import os
 import re
-import secrets
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -22,6 +19,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from reeltok.files import Part, named, standard_input, standard_output
 from reeltok.header import (
     BLOCK,
     DTYPES,
@@ -79,31 +77,6 @@ def unpack(
 # Writing.
 
 
-def require_writable(path: Path) -> Path:
-    """The path itself, when a file can be made there; OSError that says why not otherwise."""
-    if not path.parent.is_dir():
-        raise FileNotFoundError(
-            f"cannot write {path}: the folder {path.parent} does not exist; create it first"
-        )
-    if path.is_dir():
-        raise IsADirectoryError(f"cannot write {path}: it is a folder; name a file")
-    if not os.access(path.parent, os.W_OK):
-        raise PermissionError(f"cannot write {path}: the folder {path.parent} is not writable")
-    return path
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file beside `path` that takes its name when all went well, and vanishes otherwise."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
-    try:
-        with beside.open("xb") as file:
-            yield file
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
 class ReelSink:
     """Takes a payload and named tensors piece by piece; `finish` makes the file, all at once.
 
@@ -111,17 +84,17 @@ class ReelSink:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = None if str(path) == "-" else require_writable(Path(path))
-        folder = self.path.parent if self.path else None
-        try:
-            self.payload = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed by `close`)
-            self.others = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
-        except OSError as error:
-            plain = OSError(
-                f"cannot write into {folder or 'the temporary folder'}: {error.strerror}"
-            )
-            plain.errno = error.errno
-            raise plain from error
+        self.stack = ExitStack()
+        with ExitStack() as stack:
+            self.part = None if str(path) == "-" else stack.enter_context(Part(path))
+            folder = self.part.path.parent if self.part else None
+            # Whatever is written up to `finish` counts as this file, or as the spool of a pipe.
+            self.name = path if self.part else Path(tempfile.gettempdir(), "(spool)")
+            with named(self.name, inside=folder or Path(tempfile.gettempdir())):
+                self.payload = stack.enter_context(tempfile.TemporaryFile(dir=folder))
+                self.others = stack.enter_context(tempfile.TemporaryFile(dir=folder))
+            self.stack = stack.pop_all()
+        self.target = str(path) if self.part else "standard output"
         self.entries: dict[str, Entry] = {}
         self.hashes: dict[str, str] = {}
         self.whole = hashlib.sha256()
@@ -138,7 +111,8 @@ class ReelSink:
         view = memoryview(data)
         self.whole.update(view)
         room = BLOCK - self.length % BLOCK
-        self.payload.write(view)
+        with named(self.name):
+            self.payload.write(view)
         while len(view) >= room:
             self.block.update(view[:room])
             self.blocks.append(self.block.digest())
@@ -153,7 +127,8 @@ class ReelSink:
             )
         data = tensor_bytes(tensor)
         start = self.others.tell()
-        self.others.write(data)
+        with named(self.name):
+            self.others.write(data)
         shape = tuple(tensor.shape)
         self.entries[name] = Entry(NAMES[tensor.dtype], shape, start, start + len(data))
         self.hashes[name] = hashlib.sha256(data).hexdigest()
@@ -175,17 +150,30 @@ class ReelSink:
         checked.require_fit(self.entries)
         # Widest values first: the format allows no gaps, and each must be aligned to its width.
         order = sorted(self.entries, key=lambda each: -DTYPES[self.entries[each].dtype].itemsize)
-        with replacing(self.path) if self.path else standard_output() as file:
+        with named(self.name), self.open() as file:
             file.write(header_bytes({each: self.entries[each] for each in order}, about))
             for each in order:
                 source = self.payload if each == name else self.others
                 copy_range(source, file, self.entries[each])
+        if self.part is not None:
+            self.part.finish()
         self.close()
+
+    @contextmanager
+    def open(self) -> Iterator[IO[bytes]]:
+        """What the file is written to."""
+        if self.part is None:
+            with named("standard output"):
+                file = standard_output()
+                yield file
+                file.flush()
+        else:
+            with self.part.path.open("xb") as file:
+                yield file
 
     def close(self) -> None:
         """Drop what was spooled; without `finish` nothing is left."""
-        self.payload.close()
-        self.others.close()
+        self.stack.close()
 
 
 def copy_range(source: IO[bytes], target: IO[bytes], entry: Entry) -> None:
@@ -195,12 +183,6 @@ def copy_range(source: IO[bytes], target: IO[bytes], entry: Entry) -> None:
         data = source.read(min(left, 2**20))
         target.write(data)
         left -= len(data)
-
-
-@contextmanager
-def standard_output() -> Iterator[IO[bytes]]:
-    yield sys.stdout.buffer
-    sys.stdout.buffer.flush()
 
 
 def tensor_bytes(tensor: Tensor) -> bytes:
@@ -221,7 +203,7 @@ class ReelSource:
         self.path = path
         if str(path) != "-" and not Path(path).exists():
             raise FileNotFoundError(f"there is no file {path}")
-        self.file = standard_input() if str(path) == "-" else Path(path).open("rb")  # noqa: SIM115
+        self.file = spooled_input() if str(path) == "-" else Path(path).open("rb")  # noqa: SIM115
         with ExitStack() as stack:  # closes the file where something is wrong with it
             stack.callback(self.close)
             self.size = self.file.seek(0, io.SEEK_END)
@@ -328,7 +310,7 @@ class ReelSource:
         self.file.close()
 
 
-def standard_input() -> IO[bytes]:
+def spooled_input() -> IO[bytes]:
     spool = tempfile.TemporaryFile()  # noqa: SIM115 (closed by ReelSource)
-    shutil.copyfileobj(sys.stdin.buffer, spool)
+    shutil.copyfileobj(standard_input(), spool)
     return spool

@@ -5,10 +5,8 @@ are plain torch with torchvision's key names; their weights are files that this 
 fetches (`find_weights`, `download`), for the networks of evaluate/ too.
 """
 
-import hashlib
 import os
 import pickle
-import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -21,6 +19,9 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from reeltok.files import cache_folder, replacing
+from reeltok.files import sha256 as sha256_of
 
 Network = Literal["alex", "squeeze", "vgg"]
 Frames = Float[Tensor, "n 3 h w"]
@@ -242,9 +243,9 @@ HEADS: dict[str, WeightFile] = {
 }
 
 
-def cache_folder() -> Path:
-    """Where weight files are kept: REELTOK_WEIGHTS, or ~/.cache/reeltok."""
-    return Path(os.environ.get("REELTOK_WEIGHTS") or Path.home() / ".cache" / "reeltok")
+def weights_folder() -> Path:
+    """Where weight files are kept: REELTOK_WEIGHTS, or the cache."""
+    return Path(os.environ.get("REELTOK_WEIGHTS") or cache_folder())
 
 
 def find_weights(
@@ -253,22 +254,22 @@ def find_weights(
     """The path of a weight file; nothing is fetched unless `source` is a URL.
 
     Looked for are `source` (a path, or a URL with its `sha256`), then the file's names in
-    `cache_folder()` and in REELTOK_SHARED's `weights` folder (default ../shared/weights).
+    `weights_folder()` and in REELTOK_SHARED's `weights` folder (default ../shared/weights).
     Raises FileNotFoundError with one sentence that says which file belongs where.
     """
     if source is not None and str(source).startswith(("http://", "https://")):
-        return download(str(source), sha256 or file.sha256, cache_folder())
+        return download(str(source), sha256 or file.sha256, weights_folder())
     if source is not None:
         if not Path(source).is_file():
             raise FileNotFoundError(f"{file.purpose}: there is no weight file at {source}")
         return Path(source)
     shared = Path(os.environ.get("REELTOK_SHARED") or Path("..", "shared")) / "weights"
-    for folder in (cache_folder(), shared):
+    for folder in (weights_folder(), shared):
         for name in (file.name, *file.aliases):
             if (folder / name).is_file():
                 return folder / name
     raise FileNotFoundError(
-        f"{file.purpose} has no weights: put {file.name} into {cache_folder()} "
+        f"{file.purpose} has no weights: put {file.name} into {weights_folder()} "
         f"(REELTOK_WEIGHTS names another folder)" + (f"; it is at {file.url}" if file.url else "")
     )
 
@@ -283,26 +284,18 @@ def download(url: str, sha256: str | None, folder: Path, *, timeout: float = 60)
     target = folder / Path(urlsplit(url).path).name
     if target.is_file() and sha256_of(target) == sha256.lower():
         return target
-    folder.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(dir=folder, suffix=".part")
     try:
-        with os.fdopen(handle, "wb") as out, urllib.request.urlopen(url, timeout=timeout) as reply:
-            while block := reply.read(1 << 20):
-                out.write(block)
-        if (found := sha256_of(Path(part))) != sha256.lower():
-            raise ValueError(f"{url} should have sha256 {sha256}, but has {found}: it was not kept")
-        os.replace(part, target)
+        with replacing(target) as part:
+            with part.open("wb") as out, urllib.request.urlopen(url, timeout=timeout) as reply:
+                while block := reply.read(1 << 20):
+                    out.write(block)
+            if (found := sha256_of(part)) != sha256.lower():
+                raise ValueError(
+                    f"{url} should have sha256 {sha256}, but has {found}: it was not kept"
+                )
     except urllib.error.URLError as error:
         raise OSError(f"{url} could not be read ({error.reason}): fetch it to {target}") from error
-    finally:
-        Path(part).unlink(missing_ok=True)
     return target
-
-
-def sha256_of(path: Path) -> str:
-    """The sha256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_weights(file: WeightFile, source: str | Path | State | None = None) -> State:

@@ -90,7 +90,7 @@ class ReelWriter:
         """Make the file. ValueError when nothing was written."""
         first = self.first
         if first is None or self.frames == 0:
-            raise ValueError(f"no tokens were written to {self.sink.path}, so it was not made")
+            raise ValueError(f"no tokens were written to {self.sink.target}, so it was not made")
         if first.ids is not None:
             self.put(self.waiting, first.bits, whole=True)
         if self.times:

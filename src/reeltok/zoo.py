@@ -6,7 +6,6 @@ of diffusers' `AutoencoderVidTok` loads as it is.
 """
 
 import json
-import os
 import warnings
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reeltok.files import cache_folder
 from reeltok.folder import unpack_rows
 from reeltok.models import convert
 from reeltok.models.coordtok import CoordTok, CoordTokConfig
@@ -82,7 +82,7 @@ def described(name: str | Path) -> tuple[str, Any]:
 
 def find_folder(name: str | Path) -> Path:
     """The folder that holds `name`'s weights: itself, bundled, downloaded before, or on the hub."""
-    for folder in (Path(name), BUNDLED / str(name), cache() / str(name)):
+    for folder in (Path(name), BUNDLED / str(name), cache_folder(str(name))):
         if (folder / "config.json").is_file():
             return folder
     if Path(name).is_dir():
@@ -205,12 +205,6 @@ def pick_device(device: str | torch.device) -> torch.device:
     return found
 
 
-def cache() -> Path:
-    """Where downloaded weights are kept: REELTOK_CACHE, or reeltok in the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("REELTOK_CACHE") or Path(base) / "reeltok")
-
-
 def download(name: str) -> Path:
     """Fetch a published preset's checkpoint, convert it, and keep it; the folder it lies in.
 
@@ -223,7 +217,7 @@ def download(name: str) -> Path:
     path = _from_hub(lambda: hf_hub_download(HUB, PUBLISHED[name]), f"{HUB}/{PUBLISHED[name]}")
     family, config = PRESETS[name]
     model = fill(family, config, name, convert.read_checkpoint(path))
-    return model.save_pretrained(cache() / name)
+    return model.save_pretrained(cache_folder(name))
 
 
 def download_repository(name: str) -> Path:

@@ -268,7 +268,6 @@ def test_parts_are_let_go_of_one_by_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("none/a.mp4", {}, "no folder .*none to write a.mp4"),
         ("a.xyz", {}, r"unknown suffix '.xyz': known are .mp4"),
         ("a.mp4", {"lossless": True}, "ffv1 video does not go into .mp4: use .mkv or .avi"),
         ("a.mkv", {"lossless": True, "codec": "vp9"}, "lossless is FFV1, not vp9"),
@@ -309,8 +308,8 @@ def test_no_permission_is_one_sentence(tmp_path: Path, monkeypatch: pytest.Monke
     def denied(*_: object) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr(Path, "open", denied)
-    with pytest.raises(OSError, match=f"cannot write into {tmp_path}: Permission denied"):
+    monkeypatch.setattr(Path, "mkdir", denied)
+    with pytest.raises(OSError, match=rf"cannot write {tmp_path}/a\.mp4: Permission denied"):
         write(untouched(), tmp_path / "a.mp4")
 
 

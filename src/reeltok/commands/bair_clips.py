@@ -1,6 +1,5 @@
 """`data bair`: BAIR's TFRecord files as clips to train on, each with its actions beside it."""
 
-from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Annotated
@@ -45,7 +44,7 @@ def unpack(file: Path, out: Path, *, force: bool) -> tuple[int, int]:
     import numpy as np
 
     from reeltok.evaluate.bair import FPS, read_push, record_offsets
-    from reeltok.folder import replace_file
+    from reeltok.files import write_file
     from reeltok.video import Video, write
 
     written = kept = 0
@@ -57,8 +56,7 @@ def unpack(file: Path, out: Path, *, force: bool) -> tuple[int, int]:
         push = read_push(file, offset)
         held = BytesIO()
         np.save(held, push.actions.numpy())
-        actions = held.getvalue()
-        replace_file(clip.with_suffix(".actions.npy"), partial(Path.write_bytes, data=actions))
+        write_file(clip.with_suffix(".actions.npy"), held.getvalue())
         write(Video(frames=push.frames, fps=FPS), clip, lossless=True)
         written += 1
     return written, kept

@@ -137,7 +137,7 @@ def write_public(source: str, out: str, *, force: bool) -> Report:
     from safetensors.torch import save_file
 
     from reeltok import zoo
-    from reeltok.folder import replace_file
+    from reeltok.files import replacing
     from reeltok.models.convert import to_public
 
     path = Path(out)
@@ -146,10 +146,11 @@ def write_public(source: str, out: str, *, force: bool) -> Report:
     check_free([out], force=force)
     tokenizer = zoo.load(source)
     weights = to_public(tokenizer)
-    if path.suffix == ".ckpt":
-        replace_file(path, lambda beside: torch.save({"state_dict": weights}, beside))
-    else:
-        replace_file(path, lambda beside: save_file(weights, beside))
+    with replacing(path) as part:
+        if path.suffix == ".ckpt":
+            torch.save({"state_dict": weights}, part)
+        else:
+            save_file(weights, part)
     return Report(
         data={"name": tokenizer.name, "file": out, "tensors": len(weights)},
         text=f"{tokenizer.name}: {len(weights)} tensors in the public layout in {out}",

@@ -110,9 +110,9 @@ def open_own(
 
 def place_work(asked: Path | None) -> Path:
     """Where finished clips are kept."""
-    from reeltok import zoo
+    from reeltok.files import cache_folder
 
-    return asked or zoo.cache() / "judged"
+    return asked or cache_folder("judged")
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 
@@ -11,6 +10,7 @@ from reeltok.commands.generator_examples import keep_latents, pieces_of
 from reeltok.commands.generator_recipes import GeneratorRecipe
 from reeltok.commands.generators import open_tokenizer
 from reeltok.commands.report import Report, table
+from reeltok.files import scratch
 from reeltok.generate import flow
 from reeltok.generate.latents import Latents, measure, read_latents
 from reeltok.generate.sit import Clip, Statistics
@@ -55,8 +55,7 @@ def encode_clips(tokenizer: Tokenizer, clip: Clip, data: str) -> Latents:
         tokenizer=clip.tokenizer,
         data=DataConfig(windows=(window,), holdout=0.0, cache="none"),
     )
-    with TemporaryDirectory(prefix="reeltok-") as place:
-        base = Path(place)
+    with scratch() as base:
         source = open_source(recipe, data, base / "run", Place(device=torch.device("cpu")))
         keep_latents(tokenizer, pieces_of(recipe, source, source.train), base / "latents")
         return read_latents(base / "latents", clip)

@@ -1,6 +1,5 @@
 """The examples of a generator: clips to pieces, to latents or ids, kept on disk."""
 
-import hashlib
 import json
 import statistics
 import sys
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from reeltok import reel
 from reeltok.commands.generator_recipes import GeneratorRecipe
-from reeltok.folder import replace_file
+from reeltok.files import cache_folder, digest, write_file
 from reeltok.generate.conditions import give, read_actions
 from reeltok.generate.ids import Example, tabulate
 from reeltok.generate.prior import PriorConfig
@@ -24,7 +23,6 @@ from reeltok.generate.sit import FlowConfig
 from reeltok.tokenizer import Tokenizer
 from reeltok.train.clips import Clip
 from reeltok.train.data import ClipSource, resize
-from reeltok.train.launch import cache_folder
 from reeltok.video import to_unit
 
 
@@ -92,12 +90,10 @@ def precompute(
 ) -> Path:
     """The folder of the examples' latents or ids, made unless it is there and whole.
 
-    It lies beside the decoded clips, under a name that all it depends on decides. What was made
+    It lies in the cache, under a name that all it depends on decides. What was made
     before an interruption is not made again.
     """
-    folder = (
-        cache_folder(out) / "examples" / f"{tokenizer.name}-{key_of(recipe, tokenizer, source)}"
-    )
+    folder = cache_folder("examples", f"{tokenizer.name}-{key_of(recipe, tokenizer, source)}")
     if (folder / "made.json").is_file():
         return folder
     parts = {"train": source.train, "held": source.held}
@@ -117,7 +113,7 @@ def precompute(
         )
     names, fps = class_names(recipe, source), rate_of(source, source.train)
     record = {"examples": counts, "fps": fps, "classes": names}
-    replace_file(folder / "made.json", lambda beside: beside.write_text(json.dumps(record)))
+    write_file(folder / "made.json", json.dumps(record))
     return folder
 
 
@@ -131,7 +127,7 @@ def key_of(recipe: GeneratorRecipe, tokenizer: Tokenizer, source: ClipSource) ->
     said |= {"fps": data.fps, "strides": data.strides, "cache": (data.cache, data.cache_size)}
     clips = {"train": source.train, "held": source.held}
     said["clips"] = {name: [marks(clip) for clip in part] for name, part in clips.items()}
-    return hashlib.sha256(json.dumps(said, default=str).encode()).hexdigest()[:16]
+    return digest(json.dumps(said, default=str), 16)
 
 
 def marks(clip: Clip) -> tuple[Any, ...]:

@@ -11,6 +11,7 @@ from reeltok.commands.encode import Coding, Cut
 from reeltok.commands.files import check_place
 from reeltok.commands.progress import Progress
 from reeltok.commands.report import Report, note, one_line, plain, table
+from reeltok.files import cache_folder
 
 if TYPE_CHECKING:
     from reeltok.quantizers import Moments
@@ -53,7 +54,7 @@ def weights_of(name: str, zoo: Any) -> str:
     """Where the weights of a preset are."""
     if name in zoo.bundled():
         return "bundled"
-    if (zoo.cache() / name / "config.json").is_file():
+    if cache_folder(name, "config.json").is_file():
         return "here"
     return "download" if name in zoo.PUBLISHED else "not published"
 
@@ -144,12 +145,11 @@ def is_flow(model: str) -> bool:
 
 def save_place(model: str, out: Path | None) -> Path:
     """The folder in which a model with statistics is saved. ValueError where it must be named."""
-    from reeltok import zoo
 
     if out is not None:
         check_place(str(out))
         return out
-    for folder in (Path(model), zoo.cache() / model):
+    for folder in (Path(model), cache_folder(model)):
         if (folder / "model.safetensors").is_file():
             return folder
     raise ValueError(f"{model} does not lie in a folder of its own: name one with --out")

@@ -87,6 +87,6 @@ def save_record(record: dict[str, Any], out: Path) -> None:
     """Write a record as JSON, whole or not at all."""
     import json
 
-    from reeltok.folder import replace_file
+    from reeltok.files import write_file
 
-    replace_file(out, lambda beside: beside.write_text(json.dumps(record, indent=1) + "\n"))
+    write_file(out, json.dumps(record, indent=1) + "\n")

@@ -4,7 +4,6 @@ Each is given frames and sizes that it takes (the last frame and the edges repea
 back. What it compresses by is found by running it, not by its attributes.
 """
 
-import hashlib
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from reeltok.evaluate.clips import Clip
 from reeltok.evaluate.results import Kind
 from reeltok.evaluate.subjects import Trial, complete, timed
+from reeltok.files import sha256
 from reeltok.parsing import read_object
 
 # Frames of the two clips that show how a network counts time: 24 more, a multiple of all known
@@ -177,7 +177,6 @@ def open_scripted(folder: Path, *, device: torch.device) -> Foreign:
     ).z.is_floating_point()
     config = folder / "config.json"
     record = read_object(config) if config.exists() else {}
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
     return Foreign(
         name=folder.name,
         encode=encode,
@@ -185,7 +184,7 @@ def open_scripted(folder: Path, *, device: torch.device) -> Foreign:
         shape=shape,
         module=nn.ModuleList([encoder, decoder]),
         vocabulary=int(record.get("vocabulary", 64_000)) if discrete else None,
-        weights=digest,
+        weights=sha256(*paths),
         source="TorchScript",
         dtype=dtype,
         device=device,

@@ -19,7 +19,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from reeltok.evaluate.metrics import as_bytes
-from reeltok.perceptual import WeightFile, find_weights, load_state, read_weights, sha256_of
+from reeltok.files import sha256 as sha256_of
+from reeltok.perceptual import WeightFile, find_weights, load_state, read_weights
 
 Videos = Float[Tensor, "b 3 t h w"]
 Squares = Float[Tensor, "b 3 t s s"]

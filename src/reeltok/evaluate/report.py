@@ -4,10 +4,8 @@
 protocol into the page of `page/`. Videos are compressed for viewing; the numbers are not of them.
 """
 
-import hashlib
 import json
 import re
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +20,7 @@ from reeltok.evaluate.published import PUBLISHED
 from reeltok.evaluate.results import METRICS, Result, describe, tabulate
 from reeltok.evaluate.scores import difference
 from reeltok.evaluate.subjects import Subject, Trial
+from reeltok.files import digest, replacing, write_file
 from reeltok.video import Video, write
 
 PAGE = Path(__file__).parent / "page"
@@ -37,7 +36,7 @@ def slug(name: str, *more: Any) -> str:
     """A name that is safe in paths and addresses, and stays unlike others (or others' `more`)."""
     plain = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower()[:40]
     text = json.dumps([name, *more], sort_keys=True, default=str) if more else name
-    return f"{plain}-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:6]}"
+    return f"{plain}-{digest(text, 6)}"
 
 
 def slug_of(made: Subject | Result) -> str:
@@ -88,10 +87,9 @@ class Media:
             mine, name = slug_of(subject), self.see(clip)
             if trial.ids is not None and subject.vocabulary and trial.ids.ndim == 3:
                 path = self.place(mine, name, ".png")
-                path.parent.mkdir(parents=True, exist_ok=True)
                 draw_tokens(trial.ids, path)
                 bins = histogram(trial.ids, subject.vocabulary)
-                path.with_suffix(".json").write_text(json.dumps(bins))
+                write_file(path.with_suffix(".json"), json.dumps(bins))
             fps = clip.video.fps or 25.0
             self._video(self.place(mine, name), Video.of(trial.x.cpu(), fps=fps))
 
@@ -111,7 +109,7 @@ class Media:
         path = self.place(ORIGINAL, shown.slug, ".json")
         if not path.exists():
             self._video(path.with_suffix(".mp4"), video)
-            path.write_text(json.dumps(asdict(shown)))
+            write_file(path, json.dumps(asdict(shown)))
         return shown.slug
 
     def find(self, clip: Mapping[str, Any]) -> dict[str, Any]:
@@ -120,7 +118,6 @@ class Media:
         return json.loads(path.read_text()) if path.exists() else {"name": clip["name"]}
 
     def _video(self, path: Path, video: Video) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         still = Video(video.frames, video.fps or 25.0)  # a constant rate: steps are exact
         write(still, path, **VIEWED, pad_even=True)
 
@@ -138,7 +135,8 @@ def draw_tokens(ids: Tensor, path: Path) -> None:
     mixed = (ids.numpy().astype(np.uint64) + 1) * np.uint64(_SHUFFLE) & np.uint64(0xFFFFFFFF)
     colours = np.stack([mixed >> np.uint64(shift) & np.uint64(255) for shift in (24, 16, 8)], -1)
     strip = colours.astype(np.uint8).transpose(1, 0, 2, 3).reshape(ids.shape[1], -1, 3)
-    Image.fromarray(strip).save(path)
+    with replacing(path) as part:
+        Image.fromarray(strip).save(part)
 
 
 def histogram(ids: Tensor, vocabulary: int) -> list[int]:
@@ -158,19 +156,14 @@ def write_report(
     Raises ValueError, naming what differs, for results of more than one protocol.
     """
     data = gather(results, media or Media(folder), title)
-    folder.mkdir(parents=True, exist_ok=True)
     for name in ("page.css", "page.js", "player.js"):
-        shutil.copyfile(PAGE / name, folder / name)
-    kept = folder / "results"
-    kept.mkdir(exist_ok=True)
+        write_file(folder / name, (PAGE / name).read_bytes())
     for result in results:
-        result.save(kept / f"{slug_of(result)}.json")
+        result.save(folder / "results" / f"{slug_of(result)}.json")
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     text = text.replace("<", "\\u003c")  # nothing in it can end the script that holds it
     page = (PAGE / "index.html").read_text(encoding="utf-8").replace("/*data*/", text)
-    index = folder / "index.html"
-    index.write_text(page, encoding="utf-8")
-    return index
+    return write_file(folder / "index.html", page)
 
 
 def gather(results: Sequence[Result], media: Media, title: str) -> dict[str, Any]:

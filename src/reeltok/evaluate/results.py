@@ -19,6 +19,7 @@ from pydantic.dataclasses import dataclass
 from reeltok import __version__
 from reeltok.evaluate.protocols import Protocol
 from reeltok.evaluate.scores import ClipRecord, ClipScore, Estimate, Scores
+from reeltok.files import write_file
 from reeltok.parsing import parse_config, parse_json
 
 Kind = Literal["tokenizer", "peer", "codec", "resize"]
@@ -177,10 +178,7 @@ class Result:
 
     def save(self, path: str | Path) -> None:
         """Write it as JSON; nothing half-written is left behind."""
-        path = Path(path)
-        part = path.with_suffix(".part")
-        part.write_bytes(_JSON.dump_json(self, indent=1))
-        part.replace(path)
+        write_file(path, _JSON.dump_json(self, indent=1))
 
     @classmethod
     def load(cls, path: str | Path) -> "Result":

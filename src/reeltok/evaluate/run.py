@@ -25,6 +25,7 @@ from reeltok.evaluate.protocols import DEFAULT, Protocol, find_protocol
 from reeltok.evaluate.results import Result
 from reeltok.evaluate.scores import ClipScore, Judge, Scores, open_judge
 from reeltok.evaluate.subjects import Macs, Subject, Trial, read_back
+from reeltok.files import digest, replacing, sweep, write_file
 from reeltok.quantizers import Usage
 
 MAX_BROKEN = 5  # clips
@@ -63,7 +64,7 @@ class Shelf:
         text = json.dumps(made_of, sort_keys=True, default=str)
         self.folder = None if folder is None else folder / digest(text)
         if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            sweep(self.folder)
 
     def path(self, clip: Clip) -> Path | None:
         """Where the score of a clip is kept."""
@@ -83,14 +84,15 @@ class Shelf:
         path = self.path(clip)
         if path is not None:
             if ids is not None:
-                save_file({"ids": ids.to(torch.int32).contiguous()}, path.with_suffix(".ids"))
+                with replacing(path.with_suffix(".ids")) as part:
+                    save_file({"ids": ids.to(torch.int32).contiguous()}, part)
             score.save(path)
 
     def facts(self, found: Mapping[str, float] | None = None) -> dict[str, float]:
         """What was measured once for all clips; kept where it is given, else as kept before."""
         path = None if self.folder is None else self.folder / "facts.json"
         if found is not None and path is not None:
-            path.write_text(json.dumps(found))
+            write_file(path, json.dumps(found))
         if found is None and path is not None and path.exists():
             return json.loads(path.read_text())
         return dict(found or {})
@@ -266,11 +268,6 @@ def describe(subject: Subject) -> dict[str, Any]:
         "trained": subject.trained,
         "settings": dict(subject.settings),
     }
-
-
-def digest(text: str) -> str:
-    """A short name that stands for a text."""
-    return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
 @cache

@@ -24,6 +24,7 @@ from reeltok.evaluate import metrics
 from reeltok.evaluate.distances import FeatureMoments, appearance_features, frechet_distance
 from reeltok.evaluate.metrics import Box, FrameMetric, Pair, Videos
 from reeltok.evaluate.networks import Extractor, load_i3d, load_styleganv
+from reeltok.files import replacing
 from reeltok.parsing import parse_config, parse_json
 from reeltok.perceptual import LPIPS, PLANS, Network
 
@@ -93,10 +94,9 @@ class ClipScore:
     def save(self, path: Path) -> None:
         """Write the score with its features, so that an interrupted run need not repeat it."""
         sides = [(f"{k}/{i}", v) for k, pair in self.features.items() for i, v in enumerate(pair)]
-        part = path.with_suffix(".part")
         tensors = {key: value.contiguous() for key, value in sides}
-        save_file(tensors, part, metadata={"score": json.dumps(self.record())})
-        part.replace(path)
+        with replacing(path) as part:
+            save_file(tensors, part, metadata={"score": json.dumps(self.record())})
 
     @classmethod
     def load(cls, path: Path) -> "ClipScore":

@@ -5,13 +5,10 @@ of one clip. Padding to the frames and sizes that a subject takes, and cropping 
 """
 
 import math
-import os
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -22,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from reeltok.evaluate.clips import Clip
 from reeltok.evaluate.results import Kind
+from reeltok.files import scratch
 from reeltok.tokenizer import Tokenizer
 from reeltok.video import Video, read, to_unit, write
 
@@ -230,11 +228,7 @@ def timed(
 
 def read_back(x: Float[Tensor, "1 3 t h w"], fps: float | None) -> Float[Tensor, "1 3 t h w"]:
     """A reconstruction as a uint8 mp4 gives it back, for the protocols that judge such files."""
-    handle, name = tempfile.mkstemp(suffix=".mp4")
-    os.close(handle)
-    try:
-        write(Video.of(x.cpu(), fps=fps or 25.0), name, pad_even=True)
-        frames = read(name).frames[:, : x.shape[3], : x.shape[4]]
-    finally:
-        Path(name).unlink(missing_ok=True)
+    with scratch() as folder:
+        write(Video.of(x.cpu(), fps=fps or 25.0), folder / "made.mp4", pad_even=True)
+        frames = read(folder / "made.mp4").frames[:, : x.shape[3], : x.shape[4]]
     return to_unit(frames).to(x.device)

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from reeltok.folder import replace_file
+from reeltok.files import replacing
 from reeltok.generate import masked
 from reeltok.generate.conditions import actions_by_step, complete, padding_cells
 from reeltok.generate.decoding import Known, conceal
@@ -72,7 +72,8 @@ class Examples:
     def save(self, path: str | Path) -> None:
         """Write a safetensors file."""
         tensors = {k: v.contiguous() for k, v in vars(self).items() if v is not None}
-        replace_file(Path(path), lambda beside: save_file(tensors, beside))
+        with replacing(path) as part:
+            save_file(tensors, part)
 
     @classmethod
     def load(cls, path: str | Path) -> "Examples":

@@ -4,13 +4,9 @@ Everything is written beside the target under a hidden name and renamed when it 
 no half-written output ever stands under the name that was asked for.
 """
 
-import errno
 import io
 import os
 import re
-import secrets
-import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -21,6 +17,7 @@ from typing import Any, Protocol
 import av
 from PIL import Image
 
+from reeltok.files import Part, cannot_write, standard_output
 from reeltok.media.colour import Pixels
 from reeltok.media.images import IMAGES
 from reeltok.media.movie import Movie, Shape, choose
@@ -93,7 +90,7 @@ class Sink:
         if self._shape is None:
             raise ValueError(f"there are no frames to write to {self._name}")
         with self._explained():
-            self._target.finish(self._place)
+            self._target.finish()
         self.written = Written(
             path=self._place,
             frames=self._frames,
@@ -116,12 +113,7 @@ class Sink:
         except BrokenPipeError:
             raise
         except OSError as error:
-            reason = error.strerror or str(error)
-            if error.errno == errno.ENOSPC:
-                reason = "the disk is full; free some space or write elsewhere"
-            plain = OSError(f"cannot write {self._name} (frame {self._frames}): {reason}")
-            plain.errno = error.errno
-            raise plain from error
+            raise cannot_write(self._name, error, at=f" (frame {self._frames})") from error
         except av.FFmpegError as error:
             raise ValueError(
                 f"cannot encode frame {self._frames} of {self._name}: {error.strerror}"
@@ -153,8 +145,10 @@ def open_sink(
                 raise ValueError(
                     f"codec, crf and preset go with a video file, not with images ({path})"
                 )
-            beside = _beside(place, stack, folder=folder)
-            target: _Target = _Images(beside, ".png" if folder else suffix, folder, lossless)
+            if folder and place.exists():
+                _check_folder(place)
+            part = stack.enter_context(Part(place, folder=folder))
+            target: _Target = _Images(part, ".png" if folder else suffix, folder, lossless)
             if audio_from is not None:
                 target.notes.append("images carry no sound: left out")
         else:
@@ -162,34 +156,11 @@ def open_sink(
             sound = None if audio_from is None else Sound(audio_from)
             if sound is not None:
                 stack.callback(sound.close)
-            part = None if place is None else _beside(place, stack)
-            target = file = _File(part, stack)
+            target = file = _File(None if place is None else stack.enter_context(Part(place)))
+            stack.callback(file.drop)
             file.hold(Movie(file.file, suffix, *settings, pad_even=pad_even, sound=sound))
         cleanup = stack.pop_all()
     return Sink(place, target, cleanup)
-
-
-def _beside(place: Path, stack: ExitStack, *, folder: bool = False) -> Path:
-    """A new hidden file or folder beside `place`; the stack removes what is left of it."""
-    if not place.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {place.parent} to write {place.name} into")
-    if folder and place.exists():
-        _check_folder(place)
-    elif not folder and place.exists() and not place.is_file():
-        raise ValueError(f"{place} exists and is not a file: choose another name")
-    beside = place.with_name(f".{secrets.token_hex(6)}.part")
-    try:
-        if folder:
-            beside.mkdir()
-            stack.callback(shutil.rmtree, beside, ignore_errors=True)
-        else:
-            beside.open("xb").close()
-            stack.callback(beside.unlink, missing_ok=True)
-    except OSError as error:
-        plain = OSError(f"cannot write into {place.parent}: {error.strerror}")
-        plain.errno = error.errno
-        raise plain from error
-    return beside
 
 
 def _check_folder(place: Path) -> None:
@@ -208,16 +179,16 @@ class _Target(Protocol):
 
     def begin(self, shape: Shape) -> None: ...
     def add(self, picture: Pixels, number: int, time: float | None) -> None: ...
-    def finish(self, place: Path | None) -> None: ...
+    def finish(self) -> None: ...
 
 
 class _Images:
     """One image, or a folder of numbered PNG files."""
 
-    def __init__(self, beside: Path, suffix: str, folder: bool, lossless: bool) -> None:
+    def __init__(self, part: Part, suffix: str, folder: bool, lossless: bool) -> None:
         if lossless and suffix in (".jpg", ".jpeg"):
             raise ValueError("lossless does not go with JPEG: use .png")
-        self._beside = beside
+        self._part = part
         self._suffix = suffix
         self._folder = folder
         self._options = {"lossless": lossless} if suffix == ".webp" else {"quality": 95}
@@ -234,24 +205,21 @@ class _Images:
                 f"one {self._suffix} file holds one frame and the video has more: "
                 f"name a folder (no suffix) or a video file"
             )
-        file = self._beside / f"{number:06d}{self._suffix}" if self._folder else self._beside
+        file = self._part.path
+        file = file / f"{number:06d}{self._suffix}" if self._folder else file
         form = Image.registered_extensions()[self._suffix]
         Image.fromarray(picture).save(file, form, **self._options)
 
-    def finish(self, place: Path | None) -> None:
-        assert place is not None
-        if self._folder and place.exists():
-            shutil.rmtree(place)
-        os.replace(self._beside, place)
+    def finish(self) -> None:
+        self._part.finish()
 
 
 class _File:
-    """A video file, or standard output where there is no place beside."""
+    """A video file, or standard output where there is no part of one."""
 
-    def __init__(self, beside: Path | None, stack: ExitStack) -> None:
-        self._beside = beside
-        self.file: Any = _Pipe() if beside is None else _Whole(beside, "w")
-        stack.callback(self._drop)
+    def __init__(self, part: Part | None) -> None:
+        self._part = part
+        self.file: Any = _Pipe() if part is None else _Whole(part.path, "w")
 
     def hold(self, movie: Movie) -> None:
         """Say what goes into the file."""
@@ -261,13 +229,14 @@ class _File:
         self.begin = movie.begin
         self.add = movie.add
 
-    def finish(self, place: Path | None) -> None:
+    def finish(self) -> None:
         self._movie.finish()
         self.file.close()
-        if self._beside is not None and place is not None:
-            os.replace(self._beside, place)
+        if self._part is not None:
+            self._part.finish()
 
-    def _drop(self) -> None:
+    def drop(self) -> None:
+        """Close it, whatever has become of it."""
         with suppress(OSError):  # a full disk is full for what is thrown away, too
             self.file.close()
 
@@ -285,11 +254,13 @@ class _Whole(io.FileIO):
 class _Pipe:
     """Standard output as FFmpeg writes to it: forwards only."""
 
-    closed = False
+    def __init__(self) -> None:
+        self._stream = standard_output()
+        self.closed = False
 
     def write(self, data: bytes) -> int:
-        return sys.stdout.buffer.write(data)
+        return self._stream.write(data)
 
     def close(self) -> None:
         self.closed = True
-        sys.stdout.buffer.flush()
+        self._stream.flush()

@@ -8,7 +8,6 @@ import errno
 import math
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
@@ -22,6 +21,7 @@ import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
+from reeltok.files import standard_input
 from reeltok.media.colour import Colour, Pixels, ToRGB, display_of, upright_size
 from reeltok.media.images import IMAGES, images_of, load_image
 from reeltok.media.survey import SEEKS, Survey, take_survey
@@ -132,7 +132,7 @@ def _open_images(files: list[Path], path: Path, span: Span, size: Size) -> Sourc
 
 def _standard_input() -> BinaryIO:
     """Standard input as a file of ours that can be rewound: spooled to disk when it is a pipe."""
-    stdin = sys.stdin.buffer
+    stdin = standard_input()
     if stdin.seekable():
         return os.fdopen(os.dup(stdin.fileno()), "rb")
     spool = tempfile.TemporaryFile()  # noqa: SIM115 (the source closes it)

@@ -6,7 +6,6 @@ A checkpoint is written under a temporary name and renamed when complete, so a n
 for a whole one. Any number of processes can read what any other number wrote.
 """
 
-import hashlib
 import json
 import shutil
 import warnings
@@ -23,6 +22,8 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.optim import Optimizer
+
+from reeltok.files import sha256
 
 PART = ".part"
 
@@ -251,8 +252,3 @@ def require_space(run: Path, tensors: dict[str, Tensor]) -> None:
             f"{run} has {free / 1e6:,.1f} MB free, two checkpoints take {2 * one / 1e6:,.1f} MB: "
             f"free some, or choose another folder"
         )
-
-
-def sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

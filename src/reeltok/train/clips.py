@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Literal
 
 import torch
@@ -16,6 +15,8 @@ from jaxtyping import Float
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as config_dataclass
 from torch import Tensor
+
+from reeltok.files import scratch
 
 KNOWN = ".mp4 .mkv .webm .avi .gif .mov .m4v .mpg .mpeg .ts .flv .ogv"
 VIDEOS = frozenset(KNOWN.split())
@@ -107,9 +108,9 @@ class Clip:
             yield self.path
             return
         begin, size = self.span or _spans(self.path)[self.member]
-        with self.path.open("rb") as shard, TemporaryDirectory(prefix="reeltok-") as folder:
+        with self.path.open("rb") as shard, scratch() as folder:
             shard.seek(begin)
-            target = Path(folder) / Path(self.member).name
+            target = folder / Path(self.member).name
             target.write_bytes(shard.read(size))
             yield target
 

@@ -5,9 +5,7 @@ each sample decodes what it needs.
 """
 
 import csv
-import hashlib
 import json
-import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -18,6 +16,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from reeltok.files import digest, replacing, write_file
 from reeltok.train.clips import Clip, DataConfig, list_clips
 from reeltok.video import Stream, read, stream
 
@@ -128,7 +127,7 @@ def _keep(
     stat = clip.path.stat()
     size = _kept_size(clip, config)
     key = f"{clip.path.resolve()}|{clip.member}|{stat.st_size}|{stat.st_mtime_ns}|{size}|{cap}"
-    target = cache / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npy"
+    target = cache / f"{digest(key)}.npy"
     if config.cache == "disk" and target.is_file():
         held = np.load(target, mmap_mode="r")
     else:
@@ -151,14 +150,8 @@ def _decode(clip: Clip, size: tuple[int, int], cap: int) -> np.ndarray:
 
 
 def _map(frames: np.ndarray, target: Path) -> np.ndarray:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f"{target.stem}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            np.save(file, frames)
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(target) as part:
+        np.save(part, frames)
     return np.load(target, mmap_mode="r")
 
 
@@ -181,7 +174,6 @@ def check(folder: str | Path, *, out: str | Path | None = None, workers: int = 2
     """
     folder = Path(folder)
     target = Path(out) if out else (folder if folder.is_dir() else folder.parent)
-    target.mkdir(parents=True, exist_ok=True)
     clips = list_clips(folder)
     with ThreadPoolExecutor(workers) as pool:
         results = list(pool.map(_count, clips))
@@ -218,8 +210,8 @@ def _count(clip: Clip) -> Clip | Broken:
 def _write_lists(found: Checked, whole: list[Clip]) -> None:
     entries = [{"name": bad.name, "reason": bad.reason} for bad in found.broken]
     report = {"clips": found.clips, "frames": found.frames, "seconds": found.seconds}
-    found.report.write_text(json.dumps({**report, "broken": entries}, indent=1) + "\n")
-    with found.clean.open("w", newline="", encoding="utf-8") as file:
+    write_file(found.report, json.dumps({**report, "broken": entries}, indent=1) + "\n")
+    with replacing(found.clean) as part, part.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["file", "member", "group", "source", "frames", "fps", "height", "width"])
         for clip in whole:

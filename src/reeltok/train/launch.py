@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import resource
 import sys
 import time
@@ -16,6 +15,7 @@ import torch
 from pydantic import RootModel
 
 from reeltok import zoo
+from reeltok.files import cache_folder, sweep, write_file
 from reeltok.models.coordtok import CoordTok
 from reeltok.tokenizer import Tokenizer
 from reeltok.train.clips import Batch, list_clips
@@ -142,8 +142,9 @@ def require_new(out: Path, resume: bool) -> None:
 def begin(recipe: Planned, out: Path, at: Place) -> None:
     """The folder of a run, with its recipe."""
     if at.first:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "recipe.json").write_text(as_json(recipe))
+        for folder in (out, out / "model", out / "best"):
+            sweep(folder)
+        write_file(out / "recipe.json", as_json(recipe))
 
 
 def reconstruction(score: Score | None = None) -> MakeTask:
@@ -207,7 +208,7 @@ def require_groups(recipe: Recipe, tokenizer: Tokenizer) -> None:
 def open_source(recipe: Planned, data: str | Path, out: Path, at: Place) -> ClipSource:
     """The clips of `data`, opened; what is broken or too short is said once."""
     listed = list_clips(data, column=recipe.data.column)
-    cache = cache_folder(out)
+    cache = cache_folder("decoded")
     with in_turn(at):  # the first process of a machine decodes, the others find its files
         opened, broken = open_clips(listed, recipe.data, cache=cache, device=at.device)
     source = ClipSource(opened, recipe.data, seed=recipe.loop.seed)
@@ -216,11 +217,6 @@ def open_source(recipe: Planned, data: str | Path, out: Path, at: Place) -> Clip
             print(f"left out: {bad.name}: {bad.reason}", file=sys.stderr)
         print(f"{source.summary()}, {len(broken)} broken", file=sys.stderr)
     return source
-
-
-def cache_folder(out: Path) -> Path:
-    """Where decoded clips are kept: REELTOK_CACHE, or beside the run, shared with siblings."""
-    return Path(os.environ.get("REELTOK_CACHE") or out.parent / "decoded")
 
 
 @dataclass(frozen=True, kw_only=True)

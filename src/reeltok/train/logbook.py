@@ -14,6 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reeltok.files import named, replacing, write_file
 from reeltok.parsing import parse_json
 from reeltok.train.parallel import averaged
 
@@ -39,9 +40,8 @@ class Log:
         if self.quiet:
             return
         self.board = open_board(out) if run.config.track else None
-        out.mkdir(parents=True, exist_ok=True)
         kept = [line for line in read_lines(self.path) if line["step"] <= since]
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        write_file(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         self.table = Table(run.config.schedule.steps) if sys.stderr.isatty() else None
 
     def __enter__(self) -> "Log":
@@ -82,7 +82,7 @@ class Log:
         if self.quiet:
             return
         line = {"step": line["step"], "time": round(time.monotonic() - self.began, 2), **line}
-        with self.path.open("a") as file:
+        with named(self.path), self.path.open("a") as file:
             file.write(json.dumps({k: finite(v) for k, v in line.items()}) + "\n")
         if self.board is not None:
             for name, value in line.items():
@@ -190,7 +190,8 @@ def draw_runs(run: str | Path, png: str | Path | None = None) -> Path:
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.3)
     target = Path(png) if png else run / "curves.png"
-    figure.savefig(target, dpi=110)
+    with replacing(target) as part:
+        figure.savefig(part, dpi=110)
     return target
 
 
