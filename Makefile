@@ -8,7 +8,7 @@ BIN := .venv/bin
 INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(INDEX)
 
-.PHONY: help demo test test-all test-browser check bench golden clean
+.PHONY: help demo test test-all test-machines test-browser check bench golden clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -27,13 +27,21 @@ demo: .venv/made  ## a real video to tokens and back, into out/ (VIDEO=clip.mp4 
 	$(BIN)/reeltok demo $(if $(VIDEO),--video '$(VIDEO)') --out out --force
 
 # Threads that wait asleep: on a busy machine those that spin make small operations minutes long.
-test test-all test-browser: export OMP_WAIT_POLICY := passive
+test test-all test-machines test-browser: export OMP_WAIT_POLICY := passive
 
 test: .venv/made-for-tests  ## the tests: CPU, offline, minutes
 	$(BIN)/python -m pytest
 
 test-all: .venv/made-for-tests  ## also the slow ones
 	$(BIN)/python -m pytest -m 'not gpu and not network and not browser'
+
+# Kernels of an older processor, another summation order, one thread, another order of the tests.
+test-machines: export ATEN_CPU_CAPABILITY := avx2
+test-machines: export ONEDNN_MAX_CPU_ISA := AVX2
+test-machines: export MKL_CBWR := COMPATIBLE
+test-machines: export OMP_NUM_THREADS := 1
+test-machines: .venv/made-for-tests  ## the tests as another machine would run them, in random order
+	$(BIN)/python -m pytest -p randomly
 
 .venv/made-for-pages: .venv/made-for-tests
 	$(INSTALL) --editable '.[ui]' || echo 'no gradio: the tests of the web app will be skipped'

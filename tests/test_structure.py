@@ -13,6 +13,7 @@ SOURCE = Path(reeltok.__file__).parent
 # A module may import those above it, and its own room.
 ORDER = [
     "files",
+    "text",
     "parsing",
     "records",
     "media",
@@ -27,9 +28,11 @@ ORDER = [
     "quantizers",
     "streaming",
     "tiling",
+    "checkpoints",
     "folder",
     "tokenizer",
     "models",
+    "hub",
     "zoo",
     "perceptual",
     ("train", "evaluate", "generate"),

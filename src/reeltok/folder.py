@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from reeltok.files import replacing, write_file
 
 SCALE = ".row-scale"  # behind a tensor's name: its rows' scales
+MOST = 10**11  # parameters
 SMALLEST = 2**-24  # above zero in float16
 
 
@@ -66,6 +67,15 @@ def unpack_rows(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def dump_config(config: Any) -> dict[str, Any]:
     """A configuration as what JSON can hold."""
     return TypeAdapter(type(config)).dump_python(config, mode="json")
+
+
+def check_count(network: nn.Module, name: str) -> None:
+    """ValueError for a network, built on the meta device, that is larger than any there is."""
+    count = sum(parameter.numel() for parameter in network.parameters())
+    if count > MOST:
+        raise ValueError(
+            f"{name} would have {count:,} parameters, more than {MOST:,}: check its configuration"
+        )
 
 
 def hash_weights(weights: dict[str, Tensor]) -> str:

@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from reeltok.text import printable
+
 Kind = TypeVar("Kind")
 DEEPEST = 64  # lists and objects inside one another: far more than any record of ours has
 LARGEST = 2**63 - 1  # what a 64-bit integer holds
@@ -56,9 +58,17 @@ def parse_config(values: Any, kind: type[Kind], what: str, *, strict: bool = Fal
     try:
         return TypeAdapter(kind).validate_json(json.dumps(values), strict=strict or None)
     except ValidationError as error:
+        raise ValueError(f"{what}: {first_error(error)}") from error
+
+
+def first_error(error: Exception) -> str:
+    """The first thing that is wrong with a record, and where it stands."""
+    if isinstance(error, ValidationError):
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{what}: {place}: {first['msg']}") from error
+        return printable(f"{place}: {first['msg']}" if place else first["msg"])
+    said = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+    return printable(said or type(error).__name__)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -305,9 +305,9 @@ def read_weights(file: WeightFile, source: str | Path | State | None = None) -> 
     path = find_weights(file, source)
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
+            from reeltok.checkpoints import read_tensors
 
-            return load_file(path)
+            return read_tensors(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
         raise ValueError(f"{file.purpose}: {path} is not a readable weight file") from error

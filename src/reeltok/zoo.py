@@ -2,21 +2,25 @@
 
 `load` looks the name up among the presets, then takes it for a folder, then for a repository.
 A folder holds config.json and model.safetensors, as `Tokenizer.save_pretrained` writes them; one
-of diffusers' `AutoencoderVidTok` loads as it is.
+of diffusers' `AutoencoderVidTok` loads as it is, also as the `vae` of a pipeline. What a file names
+is looked up by `load_preset`, which knows neither folders nor repositories.
 """
 
-import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import FiniteFloat
 from torch import Tensor
 
+from reeltok.checkpoints import find_file, load_weights, read_checkpoint
 from reeltok.files import cache_folder
-from reeltok.folder import unpack_rows
+from reeltok.folder import check_count, unpack_rows
+from reeltok.hub import fetch_repository, from_hub, is_repository, model_folder
 from reeltok.models import convert
 from reeltok.models.coordtok import CoordTok, CoordTokConfig
 from reeltok.models.injection import RefTokConfig
@@ -24,7 +28,8 @@ from reeltok.models.presets import PRESETS, PUBLISHED
 from reeltok.models.reftok import RefTok
 from reeltok.models.stages import VidTokConfig
 from reeltok.models.vidtok import VidTok
-from reeltok.parsing import parse_config
+from reeltok.parsing import first_error, parse_config, read_object
+from reeltok.text import printable
 from reeltok.tokenizer import Tokenizer
 
 FAMILIES: dict[str, tuple[type, type[Tokenizer]]] = {
@@ -32,6 +37,16 @@ FAMILIES: dict[str, tuple[type, type[Tokenizer]]] = {
     "coordtok": (CoordTokConfig, CoordTok),
     "reftok": (RefTokConfig, RefTok),
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extras:
+    """What config.json may hold beside the configuration."""
+
+    statistics: dict[Literal["mean", "std"], list[FiniteFloat]] | None = None
+    reads: tuple[str, ...] | None = None
+
+
 BUNDLED = Path(__file__).parent / "weights"
 HUB = "microsoft/VidTok"
 
@@ -52,21 +67,65 @@ def load(
     weights: str | Path | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
+    revision: str | None = None,
+    variant: str | None = None,
 ) -> Tokenizer:
     """A tokenizer in evaluation mode: a preset, a folder, or a hub repository ("owner/name").
 
     `weights` is a file of weights (ours or public), or "random" (seed 0); None takes the preset's
     own. `device=None` leaves torch's default device alone, "auto" picks cuda, mps or cpu.
+    `revision` is a repository's branch, tag or commit ("owner/name@revision" says the same), and
+    `variant` that of diffusers' weights, such as "fp16".
     ValueError or FileNotFoundError where the name is unknown or its weights are not here.
     """
-    if weights is not None and str(weights) == "random":
-        family, config = described(name)
-        model = build_random(family, config, str(name))
-    elif weights is not None:
-        family, config = described(name)
-        model = fill(family, config, str(name), convert.read_checkpoint(weights))
+    place: str | Path = name
+    if str(name) not in PRESETS or weights is None:
+        place = find_folder(name, revision=revision, variant=variant)
+    if weights is None:
+        model = load_folder(Path(place), variant=variant)
     else:
-        model = load_folder(find_folder(name))
+        family, config = described(place)
+        model = with_weights(family, config, str(name), weights)
+    return settle(model, device, dtype)
+
+
+def load_preset(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tokenizer:
+    """A tokenizer by a name that a file gives, whoever wrote that file.
+
+    It is one of `presets()`, with the weights that came with the package or that
+    `reeltok download` fetched: never a folder or a repository. ValueError for another name.
+    """
+    if name not in PRESETS:
+        raise ValueError(
+            f"{printable(name)!r} is no name of a preset, and folders and repositories that a file "
+            "names are not opened"
+        )
+    if weights is not None:
+        family, config = PRESETS[name]
+        return settle(with_weights(family, config, name, weights), device, dtype)
+    folder = preset_folder(name)
+    if folder is None:
+        raise FileNotFoundError(missing_weights(name))
+    return settle(load_folder(folder), device, dtype)
+
+
+def with_weights(family: str, config: Any, name: str, weights: str | Path) -> Tokenizer:
+    """A tokenizer with the weights of a file, or "random" ones."""
+    if str(weights) == "random":
+        return build_random(family, config, name)
+    return fill(family, config, name, unpack_rows(read_checkpoint(weights)), source=str(weights))
+
+
+def settle(
+    model: Tokenizer, device: str | torch.device | None, dtype: torch.dtype | None
+) -> Tokenizer:
+    """`model` on a device, in a type."""
     if device is not None:
         model = model.to(pick_device(device))
     return model if dtype is None else cast(model, dtype)
@@ -76,100 +135,130 @@ def described(name: str | Path) -> tuple[str, Any]:
     """The family and configuration of a preset or a folder."""
     if str(name) in PRESETS:
         return PRESETS[str(name)]
-    record = read_record(find_folder(name))
-    return record["family"], config_of(record)
+    record = read_model(find_folder(name))
+    return record["family"], record["config"]
 
 
-def find_folder(name: str | Path) -> Path:
+def find_folder(
+    name: str | Path, *, revision: str | None = None, variant: str | None = None
+) -> Path:
     """The folder that holds `name`'s weights: itself, bundled, downloaded before, or on the hub."""
-    for folder in (Path(name), BUNDLED / str(name), cache_folder(str(name))):
+    if Path(name).is_dir():
+        folder = model_folder(Path(name))
         if (folder / "config.json").is_file():
             return folder
+    known = preset_folder(str(name))
+    if known is not None:
+        return known
     if Path(name).is_dir():
         raise FileNotFoundError(
             f"{name} has no config.json: give a folder that `reeltok convert` or training wrote"
         )
-    if str(name) in PUBLISHED:
-        raise FileNotFoundError(
-            f"the weights of {name} are not here: `reeltok download {name}` fetches "
-            f"{PUBLISHED[str(name)]} from {HUB}, `weights=` takes a file you have, "
-            'weights="random" is for benches'
-        )
     if str(name) in PRESETS:
-        raise FileNotFoundError(
-            f"{name} has no published weights: train it, or pass weights= (a file, or 'random')"
-        )
-    if str(name).count("/") == 1 and not str(name).startswith((".", "/")):
-        return download_repository(str(name))
+        raise FileNotFoundError(missing_weights(str(name)))
+    if is_repository(str(name)):
+        return fetch_repository(str(name), revision=revision, variant=variant)
     near = get_close_matches(str(name), [*PRESETS], n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}?" if near else "`reeltok models` lists the names"
     raise ValueError(f"there is no model or folder {str(name)!r}: {hint}")
 
 
-def load_folder(folder: Path) -> Tokenizer:
+def preset_folder(name: str) -> Path | None:
+    """The folder of a preset's weights, bundled or downloaded; None where they are not here."""
+    if name not in PRESETS:
+        return None
+    folders = (BUNDLED / name, cache_folder(name))
+    return next((folder for folder in folders if (folder / "config.json").is_file()), None)
+
+
+def missing_weights(name: str) -> str:
+    """What to do about a preset whose weights are not here."""
+    if name in PUBLISHED:
+        return (
+            f"the weights of {name} are not here: `reeltok download {name}` fetches "
+            f"{PUBLISHED[name]} from {HUB}, `weights=` takes a file you have, "
+            'weights="random" is for benches'
+        )
+    return f"{name} has no published weights: train it, or pass weights= (a file, or 'random')"
+
+
+def load_folder(folder: Path, *, variant: str | None = None) -> Tokenizer:
     """The tokenizer that a folder holds, in our format or in diffusers'."""
-    record = read_record(folder)
-    paths = [folder / "model.safetensors", folder / "diffusion_pytorch_model.safetensors"]
-    path = next((path for path in paths if path.is_file()), None)
-    if path is None:
-        raise FileNotFoundError(f"{folder} has no model.safetensors: copy it beside config.json")
-    weights = unpack_rows(convert.read_checkpoint(path))
-    model = fill(record["family"], config_of(record), record["name"], weights)
+    folder = model_folder(folder)
+    record = read_model(folder)
+    path = find_file(folder, variant)
+    weights = unpack_rows(read_checkpoint(path))
+    model = fill(record["family"], record["config"], record["name"], weights, source=str(path))
     model.statistics = record.get("statistics")
-    model.reads = tuple(record.get("reads", ()))
+    model.reads = tuple(record.get("reads") or ())
     return model
 
 
-def read_record(folder: Path) -> dict[str, Any]:
-    """config.json as family, name and config, also of a diffusers folder."""
-    try:
-        record = json.loads((folder / "config.json").read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{folder / 'config.json'} is damaged ({error}): copy it again") from error
+def read_model(folder: Path) -> dict[str, Any]:
+    """config.json as family, name and configuration, also of a diffusers folder; all checked.
+
+    ValueError names the file and what is wrong in it.
+    """
+    path = folder / "config.json"
+    record = read_object(path)
     if record.get("_class_name") == "AutoencoderVidTok":
-        config = convert.vidtok_config(record)
+        try:
+            config = convert.vidtok_config(record)
+        except (LookupError, TypeError, ValueError, ArithmeticError) as error:
+            said = first_error(error)
+            raise ValueError(f"{path} describes no network of ours ({said}): copy it") from error
         return {"family": "vidtok", "name": folder.name, "config": config}
-    if record.get("family") not in FAMILIES:
+    family, name = record.get("family"), record.get("name")
+    if not isinstance(family, str) or family not in FAMILIES:
         raise ValueError(
-            f"{folder} holds a model of family {record.get('family')!r}: "
+            f"{folder} holds a model of {named_family(record)}: "
             f"this version reads {', '.join(FAMILIES)}"
         )
-    return record
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"{path} has no name: copy it again, or write one")
+    config = parse_config(record.get("config"), FAMILIES[family][0], str(path))
+    extras = parse_config(
+        {key: record[key] for key in ("statistics", "reads") if key in record}, Extras, str(path)
+    )
+    return {"family": family, "name": name, "config": config} | vars(extras)
 
 
-def config_of(record: Mapping[str, Any]) -> Any:
-    """The configuration in a record, checked: unknown keys are errors."""
-    kind = FAMILIES[record["family"]][0]
-    if isinstance(record["config"], kind):
-        return record["config"]
-    return parse_config(record["config"], kind, f"config.json of {record['name']}")
+def named_family(record: Mapping[str, Any]) -> str:
+    """What a folder says that it holds."""
+    if "family" not in record and isinstance(record.get("_class_name"), str):
+        return f"class {printable(record['_class_name'])!r}"
+    return f"family {printable(record.get('family'))[:80]!r}"
 
 
-def fill(family: str, config: Any, name: str, weights: dict[str, Tensor]) -> Tokenizer:
-    """A tokenizer with `weights`, in our names or public ones."""
+def fill(
+    family: str,
+    config: Any,
+    name: str,
+    weights: Mapping[str, Tensor],
+    *,
+    source: str | None = None,
+) -> Tokenizer:
+    """A tokenizer with `weights`, in our names or public ones; `source` names them in errors."""
+    source = source or f"the weights of {name}"
     if convert.is_public(family, weights):
-        return convert.from_weights(family, weights, config, name)
+        return convert.from_weights(family, weights, config, name, source=source)
+    model = build_empty(family, config, name)
+    load_weights(model, weights, what=source)
+    return model.eval()
+
+
+def build_empty(family: str, config: Any, name: str) -> Tokenizer:
+    """A network without memory. ValueError for one that no machine holds."""
     with torch.device("meta"):
         model = FAMILIES[family][1](config, name)
-    wanted = model.state_dict()
-    for key, tensor in wanted.items():
-        if key not in weights:
-            raise ValueError(f"the weights of {name} lack {key}: they are of another configuration")
-        if weights[key].shape != tensor.shape:
-            raise ValueError(
-                f"{key} has shape {tuple(weights[key].shape)} where {name} has "
-                f"{tuple(tensor.shape)}: give the weights of this configuration"
-            )
-    target = torch.get_default_device()
-    # Half-precision files save space; what they hold is computed with in the model's own types.
-    found = {key: weights[key].to(target, tensor.dtype) for key, tensor in wanted.items()}
-    model.load_state_dict(found, assign=True)
-    return model.eval()
+    check_count(model, name)
+    return model
 
 
 def build_random(family: str, config: Any, name: str) -> Tokenizer:
     """A tokenizer with random weights of seed 0, and a warning that says so."""
-    warnings.warn(f"{name} runs with random weights: its tokens mean nothing", stacklevel=3)
+    build_empty(family, config, name)
+    warnings.warn(f"{name} runs with random weights: its tokens mean nothing", stacklevel=4)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return FAMILIES[family][1](config, name).eval()
@@ -214,29 +303,7 @@ def download(name: str) -> Path:
         raise ValueError(f"{name!r} is no published preset: `reeltok models` marks those that are")
     from huggingface_hub import hf_hub_download
 
-    path = _from_hub(lambda: hf_hub_download(HUB, PUBLISHED[name]), f"{HUB}/{PUBLISHED[name]}")
+    path = from_hub(lambda: hf_hub_download(HUB, PUBLISHED[name]), f"{HUB}/{PUBLISHED[name]}")
     family, config = PRESETS[name]
-    model = fill(family, config, name, convert.read_checkpoint(path))
+    model = fill(family, config, name, read_checkpoint(path), source=str(path))
     return model.save_pretrained(cache_folder(name))
-
-
-def download_repository(name: str) -> Path:
-    """The folder of a hub repository, fetched or cached."""
-    from huggingface_hub import snapshot_download
-
-    return Path(_from_hub(lambda: snapshot_download(name), name))
-
-
-def _from_hub(fetch: Callable[[], str], what: str) -> str:
-    """What `fetch` returns; its many errors as one sentence."""
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-    from huggingface_hub.utils import logging
-
-    logging.set_verbosity_error()  # it would tell the terminal of every attempt
-    try:
-        return fetch()
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise OSError(
-            f"{what} could not be fetched ({type(error).__name__}): check the name and the "
-            "network, or give a folder"
-        ) from error

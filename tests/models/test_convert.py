@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import reeltok
+from reeltok.checkpoints import read_checkpoint
 from reeltok.models import convert
 from reeltok.models.presets import VIDTOK
 from reeltok.models.vidtok import VidTok
@@ -36,10 +37,10 @@ def test_a_lightning_checkpoint_is_read_without_running_it(tmp_path: Path) -> No
     weights = public_weights()
     extra = {"loss.logvar": torch.zeros(())}
     torch.save({"state_dict": {**weights, **extra}, "epoch": 3}, tmp_path / "a.ckpt")
-    read = convert.read_checkpoint(tmp_path / "a.ckpt")
+    read = read_checkpoint(tmp_path / "a.ckpt")
     assert sorted(read) == sorted([*weights, *extra])
     save_file(weights, tmp_path / "a.safetensors")
-    assert sorted(convert.read_checkpoint(tmp_path / "a.safetensors")) == sorted(weights)
+    assert sorted(read_checkpoint(tmp_path / "a.safetensors")) == sorted(weights)
 
 
 class Harmful:
@@ -50,16 +51,16 @@ class Harmful:
 def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
     torch.save({"state_dict": Harmful()}, tmp_path / "bad.ckpt")
     with pytest.raises(ValueError, match="read safely"):
-        convert.read_checkpoint(tmp_path / "bad.ckpt")
+        read_checkpoint(tmp_path / "bad.ckpt")
     (tmp_path / "text.ckpt").write_text("no checkpoint")
     with pytest.raises(ValueError, match="no checkpoint"):
-        convert.read_checkpoint(tmp_path / "text.ckpt")
+        read_checkpoint(tmp_path / "text.ckpt")
     for name in ("bytes.ckpt", "bytes.safetensors", "empty.ckpt"):
         (tmp_path / name).write_bytes(b"" if name == "empty.ckpt" else b"hello\n" * 100)
         with pytest.raises(ValueError, match="no checkpoint that can be read safely"):
-            convert.read_checkpoint(tmp_path / name)
+            read_checkpoint(tmp_path / name)
     with pytest.raises(FileNotFoundError, match="there is no checkpoint"):
-        convert.read_checkpoint(tmp_path / "none.ckpt")
+        read_checkpoint(tmp_path / "none.ckpt")
 
 
 KINDS: dict[str, dict[str, object]] = {

@@ -72,7 +72,8 @@ def read_public(
 ) -> "tuple[Tokenizer, list[str]]":
     """The tokenizer of a checkpoint or a folder, and the keys that it has no use for."""
     from reeltok import zoo
-    from reeltok.models.convert import is_public, read_checkpoint, to_public
+    from reeltok.checkpoints import read_checkpoint, unused
+    from reeltok.models.convert import is_public, to_public
 
     if Path(source).is_dir():
         if preset or changes:
@@ -84,10 +85,9 @@ def read_public(
     family, config = zoo.described(preset)
     for key, text in changes.items():
         config = changed(config, key, text)
-    tokenizer = zoo.fill(family, config, Path(preset).name, weights)
+    tokenizer = zoo.fill(family, config, Path(preset).name, weights, source=source)
     public = is_public(family, weights)
-    known = to_public(tokenizer) if public else tokenizer.state_dict()
-    return tokenizer, sorted(key for key in weights if key.removeprefix("module.") not in known)
+    return tokenizer, unused(weights, to_public(tokenizer) if public else tokenizer.state_dict())
 
 
 def changed(config: Any, key: str, text: str) -> Any:

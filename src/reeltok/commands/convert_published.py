@@ -5,10 +5,11 @@ from dataclasses import replace
 from typing import Any
 
 from reeltok import zoo
+from reeltok.checkpoints import read_checkpoint, unused
 from reeltok.commands.report import Report, lost, note
 from reeltok.generate import flow
 from reeltok.generate.public import public_arguments, public_name
-from reeltok.models.convert import from_public, read_checkpoint, to_public
+from reeltok.models.convert import from_public, to_public
 
 FPS = 25.0  # UCF-101's rate, at which the public code plays what it made
 
@@ -30,8 +31,7 @@ def convert_published(
     weights = read_checkpoint(source)
     model = from_public("coordtok", weights, arguments)
     folder = model.save_pretrained(out)
-    known = to_public(model)
-    dropped = sorted(key for key in weights if key.removeprefix("module.") not in known)
+    dropped = unused(weights, to_public(model))
     said = [f"{model.name}: {model.spec.parameters:,} parameters in {folder}", *lost(dropped)]
     record = {"name": model.name, "folder": str(folder), "weights": model.hash()}
     return Report(data={**record, "dropped": dropped}, text="\n".join(said))
@@ -39,7 +39,7 @@ def convert_published(
 
 def convert_sit(source: str, out: str, tokenizer: str | None, arguments: dict[str, Any]) -> Report:
     """A SiT as a generator: its mean weights, where the checkpoint holds them."""
-    weights = read_checkpoint(source, ("ema", "model"))
+    weights = read_checkpoint(source)
     model = flow.from_public(weights, public_arguments(weights) | arguments)
     if tokenizer is not None:
         tok = zoo.load(tokenizer)
@@ -47,7 +47,7 @@ def convert_sit(source: str, out: str, tokenizer: str | None, arguments: dict[st
         model.config = replace(model.config, clip=clip)
     folder = flow.save(model, out)
     known = {public_name(key) for key in model.state_dict()}
-    dropped = sorted(key for key in weights if key.removeprefix("module.") not in known)
+    dropped = unused(weights, known, means=True)
     parameters = sum(weight.numel() for weight in model.parameters())
     note(
         f"public checkpoints hold no statistics of latents: `reeltok statistics {folder} CLIPS` "

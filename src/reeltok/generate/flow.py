@@ -268,4 +268,4 @@ def load(folder: str | Path, *, device: torch.device | str | None = None) -> Flo
     FileNotFoundError where it is not there, ValueError where the folder holds something else.
     """
     saved = read_saved(folder, FlowConfig, family="flow", noun="flow", device=device)
-    return fill(saved.config, saved.weights, names=lambda name: name)
+    return fill(saved.config, saved.weights, names=str, source=str(saved.path))

@@ -5,20 +5,22 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
+from reeltok.checkpoints import find_file, read_checkpoint
 from reeltok.parsing import parse_config, read_object
+from reeltok.text import printable
 
 Kind = TypeVar("Kind")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Saved(Generic[Kind]):
-    """A generator's configuration and weights."""
+    """A generator's configuration and weights, and the file that they came from."""
 
     config: Kind
     weights: dict[str, Tensor]
+    path: Path
 
 
 def read_saved(
@@ -34,11 +36,15 @@ def read_saved(
     FileNotFoundError where it is not there, ValueError where the folder holds something else.
     """
     folder = Path(folder)
-    for name in ("config.json", "model.safetensors"):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"there is no {name} in {folder}: give a generator's folder")
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"there is no config.json in {folder}: give a generator's folder")
     record = read_object(folder / "config.json")
     if record.get("family") != family:
-        raise ValueError(f"{folder} holds a {record.get('family')!r}, not a {noun}: choose another")
-    config = parse_config(record["config"], kind, f"config.json in {folder}")
-    return Saved(config, load_file(folder / "model.safetensors", device=str(device or "cpu")))
+        said = printable(record.get("family"))[:80]
+        raise ValueError(f"{folder} holds a {said!r}, not a {noun}: choose another")
+    config = parse_config(record.get("config"), kind, str(folder / "config.json"))
+    path = find_file(folder)
+    weights = read_checkpoint(path)
+    if device is not None:
+        weights = {name: tensor.to(device) for name, tensor in weights.items()}
+    return Saved(config=config, weights=weights, path=path)

@@ -15,7 +15,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from reeltok.folder import dump_config, write_folder
+from reeltok.checkpoints import load_weights
+from reeltok.folder import check_count, dump_config, write_folder
 from reeltok.generate.classes import find_class
 from reeltok.generate.conditions import (
     Timing,
@@ -344,5 +345,6 @@ def load(folder: str | Path, *, device: torch.device | str | None = None) -> Pri
     saved = read_saved(folder, PriorConfig, family="masked", noun="prior", device=device)
     with torch.device("meta"):
         prior = Prior(saved.config)
-    prior.load_state_dict(saved.weights, assign=True)
+    check_count(prior, str(folder))
+    load_weights(prior, saved.weights, what=str(saved.path))
     return prior.eval()

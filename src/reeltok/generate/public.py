@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reeltok.checkpoints import find_part, load_weights
+from reeltok.folder import check_count
 from reeltok.generate.sit import SIZES, Flow, FlowConfig, plane_groups
 
 NAMES = (
@@ -52,14 +54,16 @@ def public_arguments(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
     The number of heads shows in no shape: it is that of SiT's size, or else heads are 64 wide.
     ValueError for a state dict of another network.
     """
-    weights = {key.removeprefix("module."): value for key, value in state_dict.items()}
     wanted = (
         "x_embedder_xy.proj.weight",
         "pos_embed_xy",
         "pos_embed_t",
         "final_layer_xy.linear.bias",
+        "y_embedder.embedding_table.weight",
     )
-    for name in (*wanted, "y_embedder.embedding_table.weight"):
+    part = find_part(state_dict, wanted, means=True)
+    weights = {} if part is None else part.tensors
+    for name in wanted:
         if name not in weights:
             raise ValueError(f"the checkpoint has no {name}: it is no public SiT of CoordTok's")
     width, channels, patch, _ = weights[wanted[0]].shape
@@ -102,8 +106,7 @@ def from_public(state_dict: Mapping[str, Tensor], arguments: Mapping[str, Any]) 
         label_dropout=given.get("class_dropout_prob", 0.0) if len(classes) > 1 else 0.0,
         double_heads=given.get("learn_sigma", True),
     )
-    weights = {key.removeprefix("module."): value for key, value in state_dict.items()}
-    return fill(config, weights, names=public_name, shapes=public_shape)
+    return fill(config, state_dict, names=public_name, shapes=public_shape)
 
 
 def to_public(model: Flow) -> dict[str, Tensor]:
@@ -120,23 +123,22 @@ def fill(
     *,
     names: Callable[[str], str],
     shapes: Callable[[str, Tensor, FlowConfig], tuple[int, ...]] | None = None,
+    source: str = "the checkpoint",
 ) -> Flow:
     """A generator with given weights, under other names and shapes if need be."""
     with torch.device("meta"):
         model = Flow(config)
-    found = {}
-    for ours, tensor in model.state_dict().items():
-        theirs = names(ours)
-        shape = tuple(tensor.shape) if shapes is None else shapes(ours, tensor, config)
-        if theirs not in weights:
-            raise ValueError(f"the checkpoint has no {theirs}: it is of another configuration")
-        if tuple(weights[theirs].shape) != shape:
-            raise ValueError(
-                f"{theirs} has shape {tuple(weights[theirs].shape)} where this configuration has "
-                f"{shape}: give the checkpoint's own arguments"
-            )
-        found[ours] = weights[theirs].reshape(tensor.shape)
-    model.load_state_dict(found, assign=True)
+    check_count(model, source)
+    sized = None if shapes is None else lambda ours, tensor: shapes(ours, tensor, config)
+    load_weights(
+        model,
+        weights,
+        what=source,
+        name=names,
+        shape=sized,
+        advice="give the checkpoint's own arguments",
+        means=True,
+    )
     for table in model.fixed.values():
         table.requires_grad_(False)
     return model.eval()

@@ -4,15 +4,13 @@ Public layouts: VidTok's `.ckpt` and diffusers' `AutoencoderVidTok` (the same ke
 """
 
 import re
-from argparse import Namespace
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
+from reeltok.checkpoints import load_weights
 from reeltok.models.convert_coordtok import (
     coordtok_config,
     coordtok_from_public,
@@ -22,39 +20,6 @@ from reeltok.models.coordtok import CoordTok
 from reeltok.models.vidtok import VidTok, VidTokConfig
 from reeltok.quantizers import FSQConfig, GaussianConfig
 from reeltok.tokenizer import Tokenizer
-
-
-def read_checkpoint(
-    path: str | Path, parts: Sequence[str] = ("state_dict", "model")
-) -> dict[str, Tensor]:
-    """The tensors of a `.safetensors` file, or of a pickled checkpoint read with weights_only.
-
-    Where a checkpoint holds several things, those of the first of `parts` that is there.
-    Raises FileNotFoundError, or ValueError for a file that holds no state dict.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no checkpoint at {path}: check the name")
-    content: Any
-    try:
-        if path.suffix == ".safetensors":
-            content = load_file(path)
-        else:
-            with torch.serialization.safe_globals([Namespace]):  # of argparse: plain values
-                content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # an unpickler fails in any way on bytes that are no pickle
-        reason = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": ")
-        raise ValueError(
-            f"{path} is no checkpoint that can be read safely ({reason}): copy it again"
-        ) from error
-    for key in parts:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not isinstance(content, Mapping) or not content:
-        raise ValueError(f"{path} holds no state dict: give the file that training saved")
-    return {name: value for name, value in content.items() if isinstance(value, Tensor)}
 
 
 def from_public(
@@ -72,12 +37,12 @@ def from_public(
 
 
 def from_weights(
-    family: str, state_dict: Mapping[str, Tensor], config: Any, name: str
+    family: str, state_dict: Mapping[str, Tensor], config: Any, name: str, *, source: str
 ) -> Tokenizer:
     """A tokenizer of `config` from a public state dict. ValueError as for `from_public`."""
     read: dict[str, Callable[..., Tokenizer]]
     read = {"vidtok": vidtok_from_public, "coordtok": coordtok_from_public}
-    return read[family](state_dict, config, name)
+    return read[family](state_dict, config, name, source=source)
 
 
 def to_public(model: Tokenizer) -> dict[str, Tensor]:
@@ -99,25 +64,24 @@ MARKS = {"vidtok": "encoder.conv_in.", "coordtok": "weight_tokens_xy"}
 
 
 def vidtok_from_public(
-    state_dict: Mapping[str, Tensor], config: VidTokConfig, name: str = "vidtok"
+    state_dict: Mapping[str, Tensor],
+    config: VidTokConfig,
+    name: str = "vidtok",
+    *,
+    source: str = "the checkpoint",
 ) -> VidTok:
     """A VidTok of `config` with a public state dict's weights, without `loss.*` and the like."""
     with torch.device("meta"):
         model = VidTok(config, name)
-    wanted = model.state_dict()
-    found = {}
-    for ours, theirs in vidtok_names(config).items():
-        if theirs not in state_dict:
-            raise ValueError(f"the checkpoint has no {theirs}: it is of another configuration")
-        shape = wanted[ours].shape
-        try:
-            found[ours] = state_dict[theirs].reshape(shape)
-        except RuntimeError as error:
-            raise ValueError(
-                f"{theirs} has shape {tuple(state_dict[theirs].shape)} where this configuration "
-                f"has {tuple(shape)}: give the checkpoint's own preset, or change it by --set"
-            ) from error
-    model.load_state_dict(found, strict=False, assign=True)
+    theirs = {ours: vidtok_name(ours, config) for ours in model.state_dict()}
+    load_weights(
+        model,
+        state_dict,
+        what=source,
+        name=theirs.__getitem__,
+        shape=lambda ours, tensor: public_shape(theirs[ours], tensor),
+        advice="give the checkpoint's own preset, or change it by --set",
+    )
     return model.eval()
 
 
@@ -169,16 +133,20 @@ def vidtok_to_public(model: VidTok) -> dict[str, Tensor]:
     if (config.block, config.sampler, config.middle) != ("separable", "blend", "full"):
         raise ValueError(f"{model.name} has no public layout: only the published blocks have one")
     names, weights = vidtok_names(config), model.state_dict()
-    return {theirs: _public_shape(theirs, weights[ours]) for ours, theirs in names.items()}
+    return {
+        theirs: weights[ours].reshape(public_shape(theirs, weights[ours]))
+        for ours, theirs in names.items()
+    }
 
 
-def _public_shape(name: str, weight: Tensor) -> Tensor:
+def public_shape(name: str, weight: Tensor) -> tuple[int, ...]:
     """Public 2-D convolutions have no time axis, 1-D ones no space axes; ours have all three."""
-    if weight.ndim != 5 or ".mid." in name or "conv_in" in name or "conv_out" in name:
-        return weight
+    shape = tuple(weight.shape)
+    if len(shape) != 5 or ".mid." in name or "conv_in" in name or "conv_out" in name:
+        return shape
     if "_temporal" not in name:
-        return weight[:, :, 0].contiguous()
-    return weight[..., 0, 0].contiguous() if ".block." in name else weight
+        return shape[:2] + shape[3:]
+    return shape[:3] if ".block." in name else shape
 
 
 def vidtok_config(arguments: Mapping[str, Any]) -> VidTokConfig:

@@ -1,7 +1,7 @@
 """CoordTok's public state dict to ours and back: a rename table, and the shapes on the other side.
 
 Public checkpoints carry the prefix `module.`; those of the second stage also hold the weights of
-their LPIPS loss. Both are dropped.
+their LPIPS loss. Neither is read.
 """
 
 import re
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reeltok.checkpoints import load_weights
 from reeltok.models.coordtok import CoordTok
 from reeltok.models.triplane import CoordTokConfig
 
@@ -122,24 +123,23 @@ DEFAULTS: dict[str, Any] = {
 
 
 def coordtok_from_public(
-    state_dict: Mapping[str, Tensor], config: CoordTokConfig, name: str = "coordtok"
+    state_dict: Mapping[str, Tensor],
+    config: CoordTokConfig,
+    name: str = "coordtok",
+    *,
+    source: str = "the checkpoint",
 ) -> CoordTok:
     """A CoordTok with public weights. ValueError for a key that is missing or has another shape."""
-    given = {key.removeprefix("module."): value for key, value in state_dict.items()}
     with torch.device("meta"):
         model = CoordTok(config, name)
-    found = {}
-    for ours, tensor in model.state_dict().items():
-        theirs, shape = public_name(ours), public_shape(ours, tensor, config)
-        if theirs not in given:
-            raise ValueError(f"the checkpoint has no {theirs}: it is of another configuration")
-        if tuple(given[theirs].shape) != shape:
-            raise ValueError(
-                f"{theirs} has shape {tuple(given[theirs].shape)} where this configuration has "
-                f"{shape}: give the checkpoint's own preset, or change it by --set"
-            )
-        found[ours] = given[theirs].reshape(tensor.shape)
-    model.load_state_dict(found, assign=True)
+    load_weights(
+        model,
+        state_dict,
+        what=source,
+        name=public_name,
+        shape=lambda ours, tensor: public_shape(ours, tensor, config),
+        advice="give the checkpoint's own preset, or change it by --set",
+    )
     return model.eval()
 
 

@@ -1,0 +1,97 @@
+"""Repositories of the hub: only the files that a model needs are asked for.
+
+A name is "owner/name", or "owner/name@revision" for a branch, a tag or a commit.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from reeltok.checkpoints import VARIANTS, file_names, find_file
+from reeltok.text import printable
+
+PLACES = ("", "vae/")
+"""Where a model lies in a repository: at its root, or in a pipeline of diffusers."""
+
+
+def is_repository(name: str) -> bool:
+    """Whether a name can be that of a repository."""
+    plain = name.partition("@")[0]
+    return plain.count("/") == 1 and not plain.startswith((".", "/", "~")) and name.isprintable()
+
+
+def model_folder(folder: Path) -> Path:
+    """The folder that holds the model: `folder`, or the `vae` of a diffusers pipeline in it."""
+    inner = folder / "vae"
+    piped = not (folder / "config.json").is_file() and (inner / "config.json").is_file()
+    return inner if piped else folder
+
+
+def patterns(variant: str | None = None) -> list[str]:
+    """What is asked for: configuration, weights of one precision, and the shards of these."""
+    names = ["config.json", *(name for name in file_names(variant) if not name.endswith(".bin"))]
+    inner = f".{variant}" if variant else ""
+    for name in [name for name in names if name.endswith(f"{inner}.safetensors")]:
+        stem = name.removesuffix(f"{inner}.safetensors")
+        names += [f"{stem}{inner}-*-of-*.safetensors", f"{stem}-*-of-*{inner}.safetensors"]
+    found = [name for name in names if ".bin." not in name]
+    return [place + name for place in PLACES for name in dict.fromkeys(found)]
+
+
+def pickled(variant: str | None = None) -> list[str]:
+    """The same of repositories without safetensors."""
+    return [name.replace("safetensors", "bin") for name in patterns(variant)]
+
+
+def fetch_repository(name: str, *, revision: str | None = None, variant: str | None = None) -> Path:
+    """The folder of a repository's model, fetched or in the hub's cache.
+
+    Weights of whole precision are asked for first, then `VARIANTS`, then pickles; `variant` asks
+    for that one alone. OSError where the hub cannot be reached or has none of these files.
+    """
+    from huggingface_hub import snapshot_download
+
+    name, _, named = name.partition("@")
+    at = revision or named or None
+    said = name if at is None else f"{name}@{at}"
+    kinds = (variant,) if variant else (None, *VARIANTS)
+    folder = None
+    for wanted in (*map(patterns, kinds), *map(pickled, kinds)):
+        fetch = lambda wanted=wanted: snapshot_download(name, revision=at, allow_patterns=wanted)
+        folder = model_folder(Path(from_hub(fetch, said)))
+        if has_weights(folder, variant):
+            return folder
+    raise FileNotFoundError(
+        f"{said} on the hub has no config.json with weights beside it, nor a vae/ that has: name "
+        "another repository, or give a folder"
+    )
+
+
+def has_weights(folder: Path, variant: str | None) -> bool:
+    """Whether a folder holds a model."""
+    try:
+        find_file(folder, variant)
+    except OSError:
+        return False
+    return (folder / "config.json").is_file()
+
+
+def from_hub(fetch: Callable[[], str], what: str) -> str:
+    """What `fetch` returns; its many errors as one sentence."""
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RevisionNotFoundError,
+    )
+    from huggingface_hub.utils import logging
+
+    logging.set_verbosity_error()  # it would tell the terminal of every attempt
+    try:
+        return fetch()
+    except RevisionNotFoundError as error:
+        raise OSError(f"{printable(what)} is no revision on the hub: check it") from error
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise OSError(
+            f"{printable(what)} could not be fetched ({type(error).__name__}): check the name and "
+            "the network, or give a folder"
+        ) from error
