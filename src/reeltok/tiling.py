@@ -7,7 +7,7 @@
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -97,6 +97,7 @@ def cut_references(references: References, cut: int) -> tuple[References, Refere
     return early, {at - cut: each for at, each in references.items() if at >= cut}
 
 
+@runtime_checkable
 class Network(Protocol):
     """What a course needs of a tokenizer."""
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -42,6 +42,7 @@ class Trial:
     seconds: Mapping[str, float] = field(default_factory=dict)
 
 
+@runtime_checkable
 class Subject(Protocol):
     """Whatever is judged. `trained` is False for random weights: its quality says nothing."""
 

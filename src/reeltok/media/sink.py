@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import av
 from PIL import Image
@@ -171,6 +171,7 @@ def _check_folder(place: Path) -> None:
         raise ValueError(f"the folder {place} holds other files: name a new or an empty one")
 
 
+@runtime_checkable
 class _Target(Protocol):
     """One way of writing, beside the place where it will stand."""
 

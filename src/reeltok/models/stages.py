@@ -211,7 +211,7 @@ class Up(nn.Module):
 
     def forward(
         self, x: Float[Tensor, "b t h w c"], past: Past | None = None
-    ) -> Float[Tensor, "b t2 h2 w2 c"]:
+    ) -> Float[Tensor, "b t2 h2 w2 d"]:
         if self.folds:
             return self._unfolded(self.space(x, past), past)
         if self.joint and self.doubles:

@@ -6,7 +6,7 @@
 import json
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -41,6 +41,7 @@ class Recipe:
     loop: LoopConfig = LoopConfig()
 
 
+@runtime_checkable
 class Planned(Protocol):
     """What any kind of recipe says: the clips, and how the loop runs."""
 
