@@ -4,7 +4,7 @@ import sys
 import time
 from threading import Event, Lock
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 PATIENCE = 2.0  # seconds before a bar appears
 
@@ -54,7 +54,7 @@ class Progress:
         """Frames per second so far."""
         return self.frames / max(self.seconds, 1e-9)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Progress":
         return self
 
     def __exit__(

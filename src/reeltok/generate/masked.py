@@ -311,7 +311,7 @@ def fill(
     prior: Prior,
     tokenizer: Tokenizer,
     video: Video | Float[Tensor, "b c t h w"],
-    given: Bool[Tensor, "t h w"],
+    given: Bool[Tensor, "t2 h w"],
     **options: Any,
 ) -> Float[Tensor, "b c t h w"]:
     """Clips that keep the `given` pixels of `video` and are new everywhere else.

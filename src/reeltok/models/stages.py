@@ -174,7 +174,7 @@ class Down(nn.Module):
 
     def forward(
         self, x: Float[Tensor, "b t h w c"], past: Past | None = None
-    ) -> Float[Tensor, "b t2 h2 w2 c"]:
+    ) -> Float[Tensor, "b t2 h2 w2 d"]:
         if self.folds:
             if self.halves[0] > 1:
                 x = pad_time(x, self, kernel=2, stride=2, edge=self.edge, past=past)
