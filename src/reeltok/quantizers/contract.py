@@ -21,7 +21,8 @@ SCORES = 2**22  # at most so many distances to codes are held at once (16 MiB in
 class Quantized:
     """What a quantizer gives: `z` for the decoder, `ids` (None if continuous), and its losses.
 
-    A quantizer's own `z` is "b *grid d"; a network hands it on as its decoder takes it, "b d t h w".
+    `z` is "b *grid d" where a quantizer makes it, "b d t h w" where a network hands it on.
+
     `loss` is the sum of `terms` (each already weighted): "kl", or "commitment", "entropy" and
     "codebook". In evaluation it is zero and `terms` is empty.
     """
