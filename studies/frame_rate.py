@@ -16,7 +16,8 @@ from lab import Lab, Result, Row, Study, full, tiny
 from torch import Tensor
 
 from reeltok import zoo
-from reeltok.train.clips import Clip, Window
+from reeltok.data.clip import Clip
+from reeltok.train.clips import Window
 from reeltok.train.recipes import Recipe
 
 TABLES = ("vidtok-4",)

@@ -11,7 +11,7 @@ from reeltok.evaluate import metrics
 from reeltok.perceptual import LPIPS
 from reeltok.quantizers import Usage
 from reeltok.tokenizer import Tokenizer
-from reeltok.train.clips import Clip
+from reeltok.data.clip import Clip
 from reeltok.train.data import ClipSource, resize
 from reeltok.video import to_unit
 

@@ -22,7 +22,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from reeltok import zoo
 from reeltok.files import cache_folder
 from reeltok.train.checkpoint import find_checkpoints
-from reeltok.train.clips import Batch, Clip, DataConfig, Window, list_clips
+from reeltok.data.clip import Clip
+from reeltok.data.find import find_clips
+from reeltok.train.clips import Batch, DataConfig, Window
 from reeltok.train.data import ClipSource, Loader
 from reeltok.train.frames import Frames, open_clips
 from reeltok.train.launch import build, reconstruction, require_groups
@@ -180,7 +182,7 @@ class Lab:
         """The clips as a recipe draws them; they are opened at the first call."""
         if not self.opened:
             opened, broken = open_clips(
-                list_clips(self.data), recipe.data, cache=cache_folder("decoded")
+                find_clips(self.data), recipe.data, cache=cache_folder("decoded")
             )
             for bad in broken:
                 print(f"left out: {bad.name}: {bad.reason}", flush=True)

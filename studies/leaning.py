@@ -22,14 +22,13 @@ from torch import Tensor
 
 from reeltok import load, read
 from reeltok.evaluate import metrics
-from reeltok.evaluate.datasets import find_items
 from reeltok.evaluate.results import describe_machine
 from reeltok.evaluate.scores import Estimate, estimate
 from reeltok.files import cache_folder
 from reeltok.models.reftok import RefTok
 from reeltok.perceptual import LPIPS
 from reeltok.tokenizer import Tokenizer
-from reeltok.train.clips import list_clips
+from reeltok.data.find import find_clips
 from reeltok.train.data import ClipSource, resize
 from reeltok.train.frames import open_clips
 from reeltok.train.recipes import reftok_cpu
@@ -66,7 +65,7 @@ Way = Callable[[Tensor], tuple[Tensor, int]]
 def eval_shots(folder: Path, frames: int | None = FRAMES) -> list[Shot]:
     """The clips of a folder that are long enough; all of their frames where `frames` is None."""
     found = []
-    for item in find_items(folder):
+    for item in find_clips(folder):
         video = read(item.path, frames=frames)
         if len(video) >= FRAMES:
             found.append(Shot(item.name, square(to_unit(video.frames))))
@@ -78,7 +77,7 @@ def held_out_shots(folder: Path, out: Path, frames: int | None = FRAMES) -> list
     config = reftok_cpu().data
     if frames is None:
         config = replace(config, cache="none")  # a full cache cuts the longest clips
-    opened, _ = open_clips(list_clips(folder), config, cache=cache_folder("decoded"))
+    opened, _ = open_clips(find_clips(folder), config, cache=cache_folder("decoded"))
     source = ClipSource(opened, config)
     long = [clip for clip in source.held if clip.frames >= FRAMES and clip.short >= SIZE]
     if frames is None:

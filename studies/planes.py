@@ -19,7 +19,8 @@ from lab import Lab, Result, Row, Study, tiny
 
 from reeltok import load
 from reeltok.evaluate import metrics
-from reeltok.train.clips import Clip, Window
+from reeltok.data.clip import Clip
+from reeltok.train.clips import Window
 from reeltok.train.coordtok_recipes import PLANES, coordtok_stage1, coordtok_stage2
 from reeltok.train.optimizers import ScheduleConfig
 from reeltok.train.patches import PatchConfig

@@ -22,7 +22,8 @@ from reeltok import load
 from reeltok.files import cache_folder
 from reeltok.generate import flow
 from reeltok.models.coordtok import CoordTok
-from reeltok.train.clips import Clip, list_clips
+from reeltok.data.clip import Clip
+from reeltok.data.find import find_clips
 from reeltok.train.coordtok_recipes import coordtok_cpu
 from reeltok.train.data import ClipSource
 from reeltok.train.frames import open_clips
@@ -35,7 +36,7 @@ def held_out(model: CoordTok, data: Path, out: Path) -> list[tuple[Clip, Tensor]
     """Whole windows of sources that the recipe holds out: the clips, and "1 c t h w" of each."""
     frames, size, _ = model.config.size
     config = coordtok_cpu().data
-    opened, _ = open_clips(list_clips(data), config, cache=cache_folder("decoded"))
+    opened, _ = open_clips(find_clips(data), config, cache=cache_folder("decoded"))
     source = ClipSource(opened, config)
     long = [c for c in source.held if c.frames >= frames and c.short >= size]
     return [(clip, cut(source, clip, slice(0, frames), size)) for clip in long]

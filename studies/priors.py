@@ -34,7 +34,7 @@ from reeltok.generate.prior import Prior
 from reeltok.generate.schedule import Sampling
 from reeltok.perceptual import LPIPS
 from reeltok.tokenizer import Tokenizer
-from reeltok.train.clips import list_clips
+from reeltok.data.find import find_clips
 from reeltok.train.data import ClipSource
 from reeltok.train.frames import open_clips
 
@@ -77,7 +77,7 @@ def open_rival(words: str) -> Rival:
 
 def windows(recipe: GeneratorRecipe, folder: Path, out: Path, most: int) -> list[Tensor]:
     """Held-out windows "1 c t h w", one after another, of all clips in turn."""
-    opened, _ = open_clips(list_clips(folder), recipe.data, cache=cache_folder("decoded"))
+    opened, _ = open_clips(find_clips(folder), recipe.data, cache=cache_folder("decoded"))
     source, frames, size = ClipSource(opened, recipe.data), recipe.window.frames, recipe.window.size
     chosen = [c for c in source.held if c.group in recipe.groups and c.short >= size]
     starts = [(s, c) for c in chosen for s in range(0, c.frames - frames + 1, frames)]

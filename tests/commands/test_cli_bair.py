@@ -13,7 +13,7 @@ from small_generators import make_prior, make_tokenizers
 
 import reeltok
 from reeltok.evaluate import scores
-from reeltok.evaluate.bair import read_pushes
+from reeltok.data.bair import read_pushes
 from reeltok.evaluate.networks import Extractor
 from reeltok.generate import masked
 from reeltok.generate.ids import Examples

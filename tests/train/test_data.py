@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from reeltok.train.clips import Clip, DataConfig, Window, list_clips
+from reeltok.data.clip import Clip
+from reeltok.data.find import find_clips
+from reeltok.train.clips import DataConfig, Window
 from reeltok.train.data import ClipSource, Loader, spread
 from reeltok.train.frames import Frames, check, frame_cap, open_clips
 from reeltok.video import to_unit
@@ -189,7 +191,7 @@ def test_longest_clips_are_cut_to_the_budget() -> None:
 
 
 def opened(folder: Path, config: DataConfig, tmp_path: Path) -> ClipSource:
-    clips, broken = open_clips(list_clips(folder), config, cache=tmp_path / "cache")
+    clips, broken = open_clips(find_clips(folder), config, cache=tmp_path / "cache")
     assert not broken
     return ClipSource(clips, config, seed=0)
 
@@ -220,8 +222,8 @@ def test_folder_csv_and_tar_are_alike(clips: Path, tmp_path: Path) -> None:
         table = csv.writer(file)
         table.writerow(["videos", "group"])
         table.writerows([str(clip), "g"] for clip in sorted(clips.glob("*.mkv")))
-    listed, packed = list_clips(tmp_path / "list.csv"), list_clips(tmp_path / "shard.tar")
-    assert len(listed) == len(packed) == len(list_clips(clips)) == 6
+    listed, packed = find_clips(tmp_path / "list.csv"), find_clips(tmp_path / "shard.tar")
+    assert len(listed) == len(packed) == len(find_clips(clips)) == 6
     assert {clip.group for clip in listed} == {"g"}
     assert packed[0].name == "shard.tar/inner/0.mkv"
     config = plain(cache="memory")
@@ -237,7 +239,7 @@ def test_folders_name_groups_and_images_are_clips(clips: Path, tmp_path: Path) -
     Image.new("RGB", (40, 30), (255, 0, 0)).save(tmp_path / "stills" / "red.png")
     (tmp_path / "moving").mkdir()
     (tmp_path / "moving" / "a.mkv").write_bytes((clips / "0.mkv").read_bytes())
-    found = list_clips(tmp_path)
+    found = find_clips(tmp_path)
     assert {clip.group for clip in found} == {"stills", "moving"}
     windows = (Window(frames=1, size=16, batch=2),)
     held, broken = open_clips(found, plain(windows=windows), cache=tmp_path / "cache")
@@ -252,12 +254,12 @@ def test_broken_clips_are_reported_and_left_out(clips: Path, tmp_path: Path) -> 
     folder.mkdir()
     (folder / "good.mkv").write_bytes((clips / "0.mkv").read_bytes())
     (folder / "noise.mp4").write_bytes(b"this is no video" * 100)
-    held, broken = open_clips(list_clips(folder), plain(), cache=tmp_path / "cache")
+    held, broken = open_clips(find_clips(folder), plain(), cache=tmp_path / "cache")
     assert [clip.name for clip in held] == ["good.mkv"]
     assert [bad.name for bad in broken] == ["noise.mp4"]
     (folder / "good.mkv").unlink()
     with pytest.raises(ValueError, match=r"none of 1 clips decodes; the first: noise.mp4"):
-        open_clips(list_clips(folder), plain(), cache=tmp_path / "cache")
+        open_clips(find_clips(folder), plain(), cache=tmp_path / "cache")
 
 
 def test_a_clip_that_breaks_later_is_missing_and_counted(
@@ -282,15 +284,15 @@ def test_a_clip_that_breaks_later_is_missing_and_counted(
 
 def test_nothing_to_read_is_said(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no training data at"):
-        list_clips(tmp_path / "nowhere")
+        find_clips(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="no video or image in"):
-        list_clips(tmp_path)
+        find_clips(tmp_path)
     (tmp_path / "list.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match=r"has columns a, b; one of file, videos"):
-        list_clips(tmp_path / "list.csv")
+        find_clips(tmp_path / "list.csv")
     (tmp_path / "bad.tar").write_bytes(b"no archive")
     with pytest.raises(ValueError, match="no readable tar"):
-        list_clips(tmp_path / "bad.tar")
+        find_clips(tmp_path / "bad.tar")
 
 
 def test_check_writes_a_report_and_a_clean_list(clips: Path, tmp_path: Path) -> None:
@@ -305,7 +307,7 @@ def test_check_writes_a_report_and_a_clean_list(clips: Path, tmp_path: Path) -> 
     assert (found.clips, len(found.broken)) == (4, 2)
     assert found.frames == 4 * 14
     assert "broken" in found.report.read_text()
-    clean = list_clips(found.clean)
+    clean = find_clips(found.clean)
     assert len(clean) == 4
     held, broken = open_clips(clean, plain(), cache=tmp_path / "cache")
     assert (len(held), broken) == (4, [])

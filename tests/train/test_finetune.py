@@ -11,7 +11,7 @@ from small_run import small_recipe
 
 from reeltok import load, read, zoo
 from reeltok.train import change, find_recipe, train
-from reeltok.train.clips import list_clips
+from reeltok.data.find import find_clips
 from reeltok.train.launch import build
 from reeltok.train.reconstruct import score_frames
 
@@ -53,7 +53,7 @@ def ten_clips(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     if "default" not in zoo.bundled():
         pytest.skip("the default's trained weights are not bundled yet")
     folder = tmp_path_factory.mktemp("ten")
-    chosen = [c for c in list_clips(shared / "data" / "train") if c.group in ("open", "people")]
+    chosen = [c for c in find_clips(shared / "data" / "train") if c.group in ("open", "people")]
     for clip in chosen[:: len(chosen) // 10][:10]:
         shutil.copy(clip.path, folder)
     with (folder / "manifest.csv").open("w", newline="") as file:
@@ -64,7 +64,7 @@ def ten_clips(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def mean_psnr(model: str | Path, folder: Path) -> float:
     tokenizer = load(model)
     scores = []
-    for clip in list_clips(folder):
+    for clip in find_clips(folder):
         x = read(clip.path, frames=17, size=128).tensor()[..., :128, :128]
         scores.append(score_frames(x, tokenizer.decode(tokenizer.encode(x)).clamp(-1, 1))["psnr"])
     return sum(scores) / len(scores)
@@ -86,6 +86,6 @@ def test_ten_clips_improve_in_ten_minutes(ten_clips: Path, tmp_path: Path, name:
     assert after > before + 0.1
     if name == "adapt_decoder":
         one, two = load("default"), load(tmp_path / "run" / "model")
-        for clip in list_clips(ten_clips)[:3]:
+        for clip in find_clips(ten_clips)[:3]:
             x = read(clip.path, frames=17, size=128)
             assert torch.equal(one.encode(x).ids, two.encode(x).ids)

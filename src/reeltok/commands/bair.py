@@ -18,7 +18,7 @@ from reeltok.commands.report import Report, facts, note, save_record
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from reeltok.evaluate.datasets import Item
+    from reeltok.data.clip import Clip
     from reeltok.evaluate.distances import FeatureMoments
     from reeltok.evaluate.scores import Judge
     from reeltok.generate.prior import Prior
@@ -173,10 +173,10 @@ def grey(x: "Tensor") -> "Tensor":
 
 def judge_all(bench: Bench, data: str, videos: int, plan: Plan) -> dict[str, Any]:
     """All repeats over all clips: means and deviations over the repeats."""
-    from reeltok.evaluate.datasets import find_items
+    from reeltok.data.find import find_clips
     from reeltok.evaluate.distances import frechet_distance
 
-    items = find_items(data)[:videos]
+    items = find_clips(data)[:videos]
     rounds: dict[str, list[float]] = defaultdict(list)
     used, count = set[str](), 0
     with Progress("predicting", len(items) * plan.repeats) as progress:
@@ -232,7 +232,7 @@ def merge(sums: "dict[str, FeatureMoments]", more: "dict[str, FeatureMoments]") 
 
 
 def clips_of(
-    bench: Bench, items: "list[Item]", plan: Plan, progress: Progress
+    bench: Bench, items: "list[Clip]", plan: Plan, progress: Progress
 ) -> "Iterator[tuple[str, Tensor, Tensor | None]]":
     """The clips "1 c t h w" to predict, with the actions of BAIR's files if the prior knows any."""
     for item in items:
@@ -248,19 +248,19 @@ def clips_of(
         progress.finish_file()
 
 
-def frames_of(bench: Bench, item: "Item") -> "tuple[Tensor, Tensor | None]":
+def frames_of(bench: Bench, item: "Clip") -> "tuple[Tensor, Tensor | None]":
     """A video's first 30 frames, the middle square at the prior's size, and its actions."""
-    from reeltok.evaluate.bair import read_push
+    from reeltok.data.bair import read_push
     from reeltok.train.data import resize
     from reeltok.video import to_unit
 
-    frames = item.first(WHOLE).frames
+    frames = item.read(frames=WHOLE).frames
     height, width = frames.shape[1:3]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     x = resize(to_unit(frames[:, top : top + side, left : left + side]), bench.clip.height)
     if not bench.prior.config.actions:
         return x, None
-    if item.offset is None:
+    if item.record is None:
         raise ValueError(f"this prior generates from actions and {item.name} has none: give BAIR's")
-    return x, read_push(item.path, item.offset).actions[None, :WHOLE]
+    return x, read_push(item.path, item.record).actions[None, :WHOLE]

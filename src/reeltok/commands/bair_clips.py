@@ -43,7 +43,7 @@ def unpack(file: Path, out: Path, *, force: bool) -> tuple[int, int]:
     """The clips of one file; how many were written, how many were there."""
     import numpy as np
 
-    from reeltok.evaluate.bair import FPS, read_push, record_offsets
+    from reeltok.data.bair import FPS, read_push, record_offsets
     from reeltok.files import write_file
     from reeltok.video import Video, write
 

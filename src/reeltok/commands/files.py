@@ -130,7 +130,7 @@ def check_place(*outputs: str) -> None:
 def find_videos(folder: Path) -> list[Path]:
     """The videos below a folder at any depth; a folder that holds images alone is one video."""
     from reeltok.media.images import IMAGES
-    from reeltok.train.clips import VIDEOS
+
 
     files = [file for file in sorted(folder.rglob("*")) if not file.name.startswith(".")]
     videos = [file for file in files if file.suffix.lower() in VIDEOS]

@@ -33,13 +33,13 @@ def fvd(
     if out is not None:
         check_free([str(out)], force=force)
         check_place(str(out))
-    from reeltok.evaluate.datasets import find_items
+    from reeltok.data.find import find_clips
     from reeltok.evaluate.protocols import find_protocol
     from reeltok.evaluate.sets import set_distances
     from reeltok.zoo import pick_device
 
     plan = find_protocol(protocol)
-    total = sum(min(len(find_items(data)), plan.clips or 10**9) for data in (made, real))
+    total = sum(min(len(find_clips(data)), plan.clips or 10**9) for data in (made, real))
     with Progress("comparing", total) as progress:
         found = set_distances(
             real,

@@ -21,7 +21,7 @@ from reeltok.generate.ids import Example, tabulate
 from reeltok.generate.prior import PriorConfig
 from reeltok.generate.sit import FlowConfig
 from reeltok.tokenizer import Tokenizer
-from reeltok.train.clips import Clip
+from reeltok.data.clip import Clip
 from reeltok.train.data import ClipSource, resize
 from reeltok.video import to_unit
 

@@ -16,7 +16,7 @@ from reeltok.files import cache_folder
 if TYPE_CHECKING:
     from reeltok.quantizers import Moments
     from reeltok.tokenizer import Tokenizer
-    from reeltok.train.clips import Clip
+    from reeltok.data.clip import Clip
 
 
 def models() -> Report:
@@ -129,10 +129,11 @@ def statistics(
 
 def clips_of(data: str) -> "list[Clip]":
     """The clips of a video, a folder, a list or a shard."""
-    from reeltok.train.clips import VIDEOS, Clip, list_clips
+    from reeltok.data.clip import Clip
+    from reeltok.data.find import find_clips
 
     one = Path(data).is_file() and Path(data).suffix.lower() in VIDEOS
-    return [Clip(path=Path(data))] if one else list_clips(data)
+    return [Clip(path=Path(data))] if one else find_clips(data)
 
 
 def is_flow(model: str) -> bool:

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from jaxtyping import UInt8
 from torch import Tensor
 
-from reeltok.evaluate.datasets import Item, find_items
+from reeltok.data.clip import Clip as Found
+from reeltok.data.find import find_clips
 from reeltok.evaluate.metrics import Box
 from reeltok.evaluate.protocols import Protocol, find_protocol
 from reeltok.video import Video
@@ -65,7 +66,7 @@ class Clips:
     def __init__(
         self,
         protocol: Protocol,
-        items: list[Item],
+        items: list[Found],
         *,
         causal: bool = True,
         done: Container[str] = (),
@@ -93,7 +94,7 @@ class Clips:
             except (ValueError, OSError) as error:
                 self.broken[item.name] = str(error)
 
-    def _once(self, item: Item) -> Iterator[Clip]:
+    def _once(self, item: Found) -> Iterator[Clip]:
         """The clips of a video: those that are held, or made and, where all is well, held."""
         key, made = (item.name, self.frames), list[Clip]()
         if key in self.held.kept:
@@ -107,8 +108,8 @@ class Clips:
         if fits and item.name not in self.left_out:  # else the reason must be found again
             self.held.keep(key, made)
 
-    def _of(self, item: Item) -> Iterator[Clip]:
-        plan, boxes = self.protocol, item.boxes
+    def _of(self, item: Found) -> Iterator[Clip]:
+        plan, boxes = self.protocol, boxes_of(item)
         for number, part in enumerate(self._windows(item)):
             if min(part.height, part.width) < plan.smallest:
                 size = f"{part.width}x{part.height}"
@@ -129,30 +130,59 @@ class Clips:
                     sha256=hash_of(video),
                     filled=missing,
                     boxes=moved,
-                    row=item.row,
+                    row=dict(item.row),
                 )
 
-    def _windows(self, item: Item) -> Iterator[Video]:
+    def _windows(self, item: Found) -> Iterator[Video]:
         """The pieces of time that a video gives, the last of them perhaps too short."""
         plan, count = self.protocol, self.frames
         fps = plan.fps if plan.rate == "resample" else None
         step = 1
         if plan.rate == "stride" and plan.fps:
-            step = max(1, round((item.fps() or plan.fps) / plan.fps))
+            step = max(1, round((rate_of(item) or plan.fps) / plan.fps))
         if plan.window == "consecutive":
             assert count is not None
-            yield from (part[::step] for part in item.parts(count * step, fps=fps))
+            yield from (part[::step] for part in parts_of(item, count * step, fps=fps))
         elif plan.window == "first":
-            yield item.first(count and count * step, fps=fps)[::step]
+            yield item.read(frames=count and count * step, fps=fps)[::step]
         elif plan.window == "whole":
-            limit = math.floor(plan.seconds * (item.fps() or 25)) if plan.seconds else None
-            video = item.first(limit, fps=fps)[::step]
+            limit = math.floor(plan.seconds * (rate_of(item) or 25)) if plan.seconds else None
+            video = item.read(frames=limit, fps=fps)[::step]
             yield video[: grouped(len(video), plan.groups_of)]
         else:
             assert count is not None
-            whole = item.first(fps=fps)[::step]
+            whole = item.read(fps=fps)[::step]
             for start in spread(len(whole), count, plan.windows):
                 yield whole[start : start + count]
+
+
+def rate_of(item: Found) -> float | None:
+    """Its own rate in frames per second; None where none is known (pictures in a folder)."""
+    with item.stream() as opened:
+        return opened.fps
+
+
+def parts_of(item: Found, length: int, *, fps: float | None = None) -> Iterator[Video]:
+    """All of it in parts of `length` frames, the last perhaps shorter; one is held."""
+    with item.stream(fps=fps, chunk=length) as opened:
+        yield from opened
+
+
+def boxes_of(item: Found) -> tuple[Box, ...]:
+    """The regions in its list's column `boxes`: "text:left,top,width,height; ..."."""
+    texts = [text.strip() for text in item.row.get("boxes", "").split(";")]
+    return tuple(_box(text, item.name) for text in texts if text)
+
+
+def _box(text: str, name: str) -> Box:
+    label, _, numbers = text.rpartition(":")
+    try:
+        left, top, width, height = (int(n) for n in numbers.split(","))
+    except ValueError:
+        raise ValueError(
+            f"{name}: a box is written name:left,top,width,height in pixels, not {text!r}"
+        ) from None
+    return Box(name=label.strip() or "box", left=left, top=top, width=width, height=height)
 
 
 def clips(
@@ -165,14 +195,14 @@ def clips(
     done: Container[str] = (),
     held: Held | None = None,
 ) -> Clips:
-    """The clips of a data set under a protocol; see `find_items` for what a data set may be.
+    """The clips of a data set under a protocol; see `find_clips` for what a data set may be.
 
     `causal` chooses between the protocol's two clip lengths; `shard` is (rank, number of ranks);
     clips named in `done` are passed over, those in `held` not decoded again. Raises ValueError or
     FileNotFoundError where the protocol is unknown or the data holds nothing.
     """
     plan = find_protocol(protocol) if isinstance(protocol, str) else protocol
-    items = find_items(data, root=root)
+    items = find_clips(data, root=root)
     wanted = len(items)
     if plan.clips is not None:
         wanted = min(wanted, math.ceil(plan.clips / (plan.windows * plan.crops)))

@@ -4,7 +4,6 @@ Each clip becomes one vector (means and deviations of what the decoder is given,
 grid); a linear classifier is trained on most clips and asked about the others, fold by fold.
 """
 
-import csv
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,8 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from reeltok.data.find import find_clips
 from reeltok.evaluate.clips import Clip
-from reeltok.evaluate.datasets import FILE_COLUMNS
 from reeltok.evaluate.scores import Estimate, estimate
 from reeltok.tokenizer import Tokenizer
 
@@ -49,16 +48,11 @@ def read_labels(where: str, data: str | Path) -> dict[str, str]:
     path = next((path for path in places if path.is_file()), None)
     if path is None:
         raise FileNotFoundError(f"there is no list of labels at {places[0]} or {places[1]}")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        found = tuple(reader.fieldnames or ())
-        key = next((name for name in FILE_COLUMNS if name in found), None)
-        if column not in found or key is None:
-            raise ValueError(
-                f"{path} has the columns {', '.join(found)}: {column!r} and a column of files "
-                f"({', '.join(FILE_COLUMNS)}) are needed"
-            )
-        return {row[key]: row[column] for row in reader if row[column]}
+    listed = find_clips(path)
+    found = list(dict.fromkeys(key for clip in listed for key in clip.row))
+    if column not in found:
+        raise ValueError(f"{path} has the columns {', '.join(found)}: there is no {column!r}")
+    return {clip.name: clip.row[column] for clip in listed if clip.row.get(column)}
 
 
 @torch.no_grad()

@@ -1,13 +1,7 @@
-"""The clips that a run learns from: where they lie, what is drawn from them, what a batch is."""
+"""What a run draws from its clips: windows, how they are kept, and what a batch is."""
 
-import csv
-import hashlib
-import tarfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -15,13 +9,6 @@ from jaxtyping import Float
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as config_dataclass
 from torch import Tensor
-
-from reeltok.files import scratch
-
-KNOWN = ".mp4 .mkv .webm .avi .gif .mov .m4v .mpg .mpeg .ts .flv .ogv"
-VIDEOS = frozenset(KNOWN.split())
-IMAGES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp"))
-NAMES = ("file", "videos", "path", "name")  # columns that may hold the file name, best first
 
 
 @config_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -75,47 +62,6 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Clip:
-    """Where one clip lies, what it belongs to and, once opened, its frames, rate and size."""
-
-    path: Path
-    member: str = ""  # name inside a tar shard
-    span: tuple[int, int] | None = None  # where its bytes begin there, and how many they are
-    group: str = ""
-    source: str = ""
-    frames: int = 0
-    fps: float = 0.0
-    height: int = 0
-    width: int = 0
-
-    @property
-    def name(self) -> str:
-        return f"{self.path.name}/{self.member}" if self.member else self.path.name
-
-    @property
-    def short(self) -> int:
-        return min(self.height, self.width)
-
-    def held_out(self, share: float) -> bool:
-        """Whether the clip is kept for validation: a fixed function of its source alone."""
-        digest = hashlib.sha256(self.source.encode()).digest()
-        return int.from_bytes(digest[:8], "big") < share * 2**64
-
-    @contextmanager
-    def opened(self) -> Iterator[Path]:
-        """A path that can be decoded: the file, or a tar member written to a temporary file."""
-        if not self.member:
-            yield self.path
-            return
-        begin, size = self.span or _spans(self.path)[self.member]
-        with self.path.open("rb") as shard, scratch() as folder:
-            shard.seek(begin)
-            target = folder / Path(self.member).name
-            target.write_bytes(shard.read(size))
-            yield target
-
-
-@dataclass(frozen=True, kw_only=True)
 class Batch:
     """What a task gets: clips in [-1, 1] and where they came from."""
 
@@ -134,76 +80,6 @@ class Batch:
         edges = [len(self) * i // parts for i in range(parts + 1)]
         cuts = [slice(a, b) for a, b in pairwise(edges) if b > a]
         return [Batch(x=self.x[c], names=self.names[c], groups=self.groups[c]) for c in cuts]
-
-
-def list_clips(path: str | Path, *, column: str = "group") -> list[Clip]:
-    """The clips of a folder, a CSV list or tar shards, not yet opened.
-
-    A folder with `manifest.csv` is read as that list; otherwise every video, image and tar shard
-    below it counts, grouped by its folder. FileNotFoundError or ValueError where there is nothing.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"no training data at {path}: give a folder, a .csv or a .tar")
-    if path.is_dir() and (path / "manifest.csv").is_file():
-        path = path / "manifest.csv"
-    if path.suffix == ".csv":
-        found = _listed(path, column)
-    elif path.suffix == ".tar":
-        found = _packed(path)
-    else:
-        found = _walked(path)
-    if not found:
-        raise ValueError(f"no video or image in {path}; known endings: {KNOWN}")
-    return found
-
-
-def _listed(path: Path, column: str) -> list[Clip]:
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    if not rows:
-        return []
-    name = next((key for key in NAMES if key in rows[0]), None)
-    if name is None:
-        raise ValueError(
-            f"{path} has columns {', '.join(rows[0])}; one of {', '.join(NAMES)} must name files"
-        )
-    origin = [key for key in ("repo", "path") if key in rows[0] and key != name]
-    clips = []
-    for row in rows:
-        source = "/".join(row[key] for key in origin) or row.get("source") or row[name]
-        member, group = row.get("member") or "", row.get(column) or ""
-        clips.append(Clip(path=path.parent / row[name], member=member, group=group, source=source))
-    return clips
-
-
-def _walked(folder: Path) -> list[Clip]:
-    clips = []
-    for file in sorted(folder.rglob("*")):
-        inside = file.relative_to(folder)
-        if file.suffix.lower() in VIDEOS | IMAGES:
-            group = inside.parts[0] if len(inside.parts) > 1 else ""
-            clips.append(Clip(path=file, group=group, source=inside.as_posix()))
-        elif file.suffix == ".tar":
-            clips += _packed(file)
-    return clips
-
-
-def _packed(shard: Path) -> list[Clip]:
-    return [
-        Clip(path=shard, member=name, span=span, group=shard.stem, source=f"{shard.name}/{name}")
-        for name, span in _spans(shard).items()
-        if Path(name).suffix.lower() in VIDEOS | IMAGES
-    ]
-
-
-def _spans(shard: Path) -> dict[str, tuple[int, int]]:
-    """Where the bytes of every file in an uncompressed tar archive begin, and how many they are."""
-    try:
-        with tarfile.open(shard, "r:") as tar:
-            return {file.name: (file.offset_data, file.size) for file in tar if file.isfile()}
-    except tarfile.TarError as error:
-        raise ValueError(f"{shard} is no readable tar archive ({error})") from error
 
 
 class ClipError(ValueError):

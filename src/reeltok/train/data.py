@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from reeltok.train.clips import Batch, Clip, ClipError, DataConfig, Window
+from reeltok.data.clip import Clip
+from reeltok.train.clips import Batch, ClipError, DataConfig, Window
 from reeltok.train.frames import Frames
 from reeltok.train.synthetic import moving_still
 from reeltok.video import to_unit
@@ -42,7 +43,7 @@ class Drawn:
 class ClipSource:
     """Random clips for every (step, index), and fixed held-out clips for validation.
 
-    >>> opened, broken = open_clips(list_clips(folder), config, cache=folder)
+    >>> opened, broken = open_clips(find_clips(folder), config, cache=folder)
     >>> ClipSource(opened, config, seed=0).batch(step=7).x.shape
     """
 

@@ -16,8 +16,10 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from reeltok.data.clip import Clip
+from reeltok.data.find import find_clips
 from reeltok.files import digest, replacing, write_file
-from reeltok.train.clips import Clip, DataConfig, list_clips
+from reeltok.train.clips import DataConfig
 from reeltok.video import Stream, read, stream
 
 
@@ -174,7 +176,7 @@ def check(folder: str | Path, *, out: str | Path | None = None, workers: int = 2
     """
     folder = Path(folder)
     target = Path(out) if out else (folder if folder.is_dir() else folder.parent)
-    clips = list_clips(folder)
+    clips = find_clips(folder)
     with ThreadPoolExecutor(workers) as pool:
         results = list(pool.map(_count, clips))
     broken = tuple(entry for entry in results if isinstance(entry, Broken))

@@ -18,7 +18,8 @@ from reeltok import zoo
 from reeltok.files import cache_folder, sweep, write_file
 from reeltok.models.coordtok import CoordTok
 from reeltok.tokenizer import Tokenizer
-from reeltok.train.clips import Batch, list_clips
+from reeltok.data.find import find_clips
+from reeltok.train.clips import Batch
 from reeltok.train.data import ClipSource, Loader
 from reeltok.train.frames import open_clips
 from reeltok.train.logbook import read_lines
@@ -207,7 +208,7 @@ def require_groups(recipe: Recipe, tokenizer: Tokenizer) -> None:
 
 def open_source(recipe: Planned, data: str | Path, out: Path, at: Place) -> ClipSource:
     """The clips of `data`, opened; what is broken or too short is said once."""
-    listed = list_clips(data, column=recipe.data.column)
+    listed = find_clips(data, column=recipe.data.column)
     cache = cache_folder("decoded")
     with in_turn(at):  # the first process of a machine decodes, the others find its files
         opened, broken = open_clips(listed, recipe.data, cache=cache, device=at.device)

@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from reeltok.video import Video, write
+
 Camera = Literal["aux1", "main"]
 SIDE = 64  # pixels of a frame, stored as raw RGB
 FPS = 10.0
@@ -46,6 +48,12 @@ def read_push(path: str | Path, offset: int, *, camera: Camera = "aux1") -> Push
     except (IndexError, struct.error, UnicodeDecodeError):
         raise ValueError(f"{where} is not a protobuf Example: is it one of BAIR's?") from None
     return _push(features, camera, where)
+
+
+def save_push(path: Path, offset: int, target: Path) -> Path:
+    """Write the frames of a motion as a lossless video; `target`, which `video.read` takes."""
+    write(Video(read_push(path, offset).frames, FPS), target, lossless=True)
+    return target
 
 
 def _push(features: dict[str, bytes | np.ndarray], camera: Camera, where: str) -> Push:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reeltok.evaluate.bair import _masked_crc, parse_example, read_pushes, record_offsets
+from reeltok.data.bair import _masked_crc, parse_example, read_pushes, record_offsets
 from reeltok.evaluate.clips import clips
 from reeltok.evaluate.protocols import PROTOCOLS
 

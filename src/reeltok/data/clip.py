@@ -1,0 +1,98 @@
+"""The record `Clip`: where a clip lies, what is said of it, and how it is opened."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from reeltok.data.kinds import is_picture
+from reeltok.data.tar import Part, find_member, plain_name, unpack
+from reeltok.video import Stream, Video, stream
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """A clip that was found; once opened, also its frames, rate in Hz and size in pixels.
+
+    `path` is a video, a picture, a folder of pictures, or the file that holds the clip: then
+    `member` is its name in a tar shard, or `record` the byte at which it begins in a TFRecord file.
+    `name` is unique among the clips found with it, and keeps their tree.
+    """
+
+    path: Path
+    name: str = ""
+    member: str = ""
+    parts: tuple[Part, ...] = field(default=(), compare=False, repr=False)
+    record: int | None = None
+    start: float = 0.0  # seconds of the file that are not part of the clip
+    group: str = ""
+    source: str = ""  # clips of one source are held out together
+    row: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    frames: int = 0
+    fps: float = 0.0
+    height: int = 0
+    width: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            inside = f"/{self.member}" if self.member else ""
+            object.__setattr__(self, "name", f"{self.path.name}{inside}")
+
+    @property
+    def short(self) -> int:
+        """The shorter side in pixels."""
+        return min(self.height, self.width)
+
+    @property
+    def changed(self) -> int:
+        """When its bytes were last written, in nanoseconds since 1970; OSError if it is gone."""
+        times = [self.path.stat().st_mtime_ns]
+        if self.path.is_dir():
+            times += [file.stat().st_mtime_ns for file in self.path.iterdir() if is_picture(file)]
+        return max(times)
+
+    def held_out(self, share: float) -> bool:
+        """Whether the clip is kept for validation: a fixed function of its source alone."""
+        digest = hashlib.sha256(self.source.encode()).digest()
+        return int.from_bytes(digest[:8], "big") < share * 2**64
+
+    @contextmanager
+    def opened(self) -> Iterator[Path]:
+        """A path that `video.read` takes; what lies in a shard is unpacked for the time being."""
+        with ExitStack() as stack:
+            if not self.member and self.record is None:
+                yield self.path
+                return
+            folder = Path(stack.enter_context(TemporaryDirectory(prefix="reeltok-")))
+            if self.record is not None:
+                from reeltok.data.bair import save_push
+
+                yield save_push(self.path, self.record, folder / "push.mkv")
+                return
+            parts = self.parts or find_member(self.path, self.member)
+            unpack(self.path, parts, folder)
+            alone = parts[0].name == plain_name(self.member)
+            yield folder / Path(parts[0].name).name if alone else folder
+
+    @contextmanager
+    def stream(self, *, start: float = 0.0, **options: Any) -> Iterator[Stream]:
+        """`video.stream` of the clip; `start` counts from where the clip begins.
+
+        Raises FileNotFoundError or ValueError that name the clip, as `video.stream` does.
+        """
+        with self.opened() as path:
+            try:
+                with stream(path, start=self.start + start, **options) as opened:
+                    yield opened
+            except ValueError as error:
+                if path == self.path:
+                    raise
+                raise ValueError(str(error).replace(str(path), self.name)) from error
+
+    def read(self, **options: Any) -> Video:
+        """`video.read` of the clip; the options are those of `stream`."""
+        with self.stream(**options) as opened:
+            return opened.whole()

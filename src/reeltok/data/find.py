@@ -1,0 +1,212 @@
+"""`find_clips`: from what a user names to the clips that are meant. Nothing is decoded.
+
+Every command that takes videos finds them here, so that all take the same.
+"""
+
+import glob
+import os
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import takewhile
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from reeltok.data.clip import Clip
+from reeltok.data.kinds import (
+    MANIFEST,
+    is_hidden,
+    is_list,
+    is_picture,
+    is_record,
+    is_shard,
+    is_video,
+)
+from reeltok.data.lists import read_list
+from reeltok.data.tar import HERE, members_of
+
+PACKED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")  # refused, and told why
+SIGNS = re.compile(r"[*?\[{]")  # of a pattern
+COLUMN = "group"  # of a list, unless told otherwise
+
+
+def find_clips(
+    data: str | Path, *, root: str | Path | None = None, column: str = COLUMN
+) -> list[Clip]:
+    """The clips of a folder, a pattern, a list, a tar shard, a TFRecord file, or of one video.
+
+    A pattern is a shell's, with ** for any depth and webdataset's {000..012}. A list is .csv, .tsv,
+    .json, .jsonl or .txt; its files lie in `root`, by default beside it, and `column` holds their
+    group, which for others is their first folder. A file of another name is one video.
+    Raises FileNotFoundError or ValueError where there is nothing; a file that only a list names
+    is looked for when it is opened.
+    """
+    path = Path(data)
+    if path.exists() or path.is_symlink():
+        clips = _clips_at(path, "", column, root)
+    elif is_pattern(str(data)):
+        clips = _clips_like(str(data), column, root)
+    else:
+        raise FileNotFoundError(
+            f"there is nothing at {path}: give a video, a folder, a pattern, a list or a .tar"
+        )
+    return distinct(clips, str(data))
+
+
+def is_pattern(text: str) -> bool:
+    """Whether a name that does not exist stands for others."""
+    return glob.has_magic(text) or len(expand_braces(text)) > 1
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """The patterns that {a,b} and {000..012} stand for, as in a shell."""
+    found = re.search(r"\{([^{}]*(?:,|\.\.)[^{}]*)\}", pattern)
+    if not found:
+        return [pattern]
+    steps = re.fullmatch(r"(\d+)\.\.(\d+)", found[1])
+    choices = found[1].split(",")
+    if steps:
+        low, high = int(steps[1]), int(steps[2])
+        choices = [f"{n:0{len(steps[1])}d}" for n in range(low, high + 1)]
+    before, after = pattern[: found.start()], pattern[found.end() :]
+    return [text for choice in choices for text in expand_braces(f"{before}{choice}{after}")]
+
+
+def distinct(clips: Sequence[Clip], what: str) -> list[Clip]:
+    """The clips, each once (a note says so), with a number behind a name that several have."""
+    once: dict[tuple[Any, ...], Clip] = {}
+    for clip in clips:
+        once.setdefault((clip.path, clip.member, clip.record, clip.start), clip)
+    if len(once) < len(clips):
+        often = Counter((c.path, c.member, c.record, c.start) for c in clips).most_common(1)[0][0]
+        warnings.warn(
+            f"{what} names {once[often].name} and others more than once: "
+            f"{len(once)} different clips are left of {len(clips)}",
+            stacklevel=3,
+        )
+    seen, kept = Counter[str](), []
+    for clip in once.values():
+        seen[clip.name] += 1
+        again = f"{clip.name} ({seen[clip.name]})" if seen[clip.name] > 1 else clip.name
+        kept.append(replace(clip, name=again))
+    return kept
+
+
+# One thing that is there.
+
+
+def _clips_at(path: Path, label: str, column: str, root: str | Path | None) -> list[Clip]:
+    """The clips of a file or folder; `label` is its name among others of a pattern, or ""."""
+    if path.is_dir():
+        found = _clips_in(path, label, column, root)
+        if not found:
+            raise ValueError(
+                f"the folder {path} holds neither videos nor pictures: name files of unusual kinds "
+                "by a pattern or a list"
+            )
+        return found
+    if is_list(path):
+        found = read_list(path, root=Path(root or path.parent), column=column)
+        if not found:
+            raise ValueError(f"the list {path} names no videos")
+        return [clip for entry in found for clip in _clips_of(entry)]
+    name = label or path.name
+    group = PurePosixPath(name).parts[0] if "/" in name else ""
+    return _clips_of(Clip(path=path, name=name, group=group, source=name))
+
+
+def _clips_of(entry: Clip) -> list[Clip]:
+    """The clips of one file: itself, or all that a shard or a TFRecord file holds."""
+    path, name = entry.path, entry.name
+    if is_record(path):
+        from reeltok.data.bair import record_offsets
+
+        names = [(f"{name}#{i}", at) for i, at in enumerate(record_offsets(path))]
+        return [replace(entry, name=n, source=n, record=at) for n, at in names]
+    if entry.member or not (is_shard(path) or path.name.lower().endswith(PACKED)):
+        return [entry]
+    return [
+        replace(
+            entry,
+            name=f"{name}/{member.name}".removesuffix(f"/{HERE}"),
+            member=member.name,
+            parts=member.parts,
+            group=path.stem,
+            source=f"{path.name}/{member.name}",
+        )
+        for member in members_of(path)
+    ]
+
+
+def _clips_in(folder: Path, label: str, column: str, root: str | Path | None) -> list[Clip]:
+    """The clips below a folder at any depth, or those that its manifest names.
+
+    A folder of pictures is one clip, unless videos lie in it or below it, whose thumbnails they
+    then are. What is hidden is left out.
+    """
+    if (folder / MANIFEST).is_file():
+        found = _clips_at(folder / MANIFEST, "", column, root)
+        return [replace(c, name=f"{label}/{c.name}") for c in found] if label else found
+    files = list(_files(folder))
+    films = [file for file in files if _holds_clips(file)]
+    busy = {above for file in films for above in file.parents}
+    shown = {file.parent for file in files if is_picture(file)} - busy
+    clips: list[Clip] = []
+    for inner in sorted([*films, *shown]):
+        name = PurePosixPath(label, inner).as_posix()
+        group = PurePosixPath(name).parts[0] if "/" in name or inner in shown else ""
+        if name == ".":
+            name, group = folder.resolve().name, ""
+        clips += _clips_of(Clip(path=folder / inner, name=name, group=group, source=name))
+    return clips
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """The files below a folder, by their paths within it; hidden ones are left out."""
+    seen = set[str]()
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for here, folders, names in os.walk(folder, followlinks=True, onerror=fail):
+        real = os.path.realpath(here)
+        folders[:] = [] if real in seen else [name for name in folders if not is_hidden(name)]
+        if real not in seen:
+            inner = Path(here).relative_to(folder)
+            yield from (inner / name for name in names if not is_hidden(name))
+        seen.add(real)
+
+
+# Patterns.
+
+
+def _clips_like(pattern: str, column: str, root: str | Path | None) -> list[Clip]:
+    """The clips of all that matches: videos and folders, else pictures, else whatever it is."""
+    top = Path(*takewhile(lambda part: not SIGNS.search(part), Path(pattern).parent.parts))
+    matches = {match for text in expand_braces(pattern) for match in _matches(text)}
+    found = [path for path in sorted(matches) if not is_hidden(path.relative_to(top))]
+    folders = {path for path in found if path.is_dir()}
+    outer = [path for path in found if not folders & set(path.parents)]
+    kinds = (lambda path: path in folders or _holds_clips(path), is_picture, is_list, Path.exists)
+    chosen = next((some for fits in kinds if (some := [p for p in outer if fits(p)])), [])
+    clips: list[Clip] = []
+    for path in chosen:
+        label = "" if path == top else path.relative_to(top).as_posix()
+        clips += (_clips_in if path in folders else _clips_at)(path, label, column, root)
+    if not clips:
+        what = "folders without videos or pictures" if chosen else "nothing"
+        raise FileNotFoundError(f"the pattern {pattern} matches {what}")
+    return clips
+
+
+def _matches(text: str) -> set[Path]:
+    """What matches a pattern without braces; a plain name must be there."""
+    if not glob.has_magic(text) and not os.path.lexists(text):
+        raise FileNotFoundError(f"there is no {text}, which a pattern in braces names")
+    return {Path(match) for match in glob.glob(text, recursive=True)}
+
+
+def _holds_clips(path: Path) -> bool:
+    return is_video(path) or is_shard(path) or is_record(path)

@@ -1,0 +1,44 @@
+"""What a file is, by its name: a video, a picture, a shard, a list, or hidden."""
+
+from pathlib import PurePath, PurePosixPath
+
+from reeltok.media.images import IMAGES
+
+VIDEOS = (
+    *(".mp4", ".m4v", ".mov", ".qt", ".mkv", ".webm", ".avi", ".divx", ".wmv", ".asf", ".flv"),
+    *(".f4v", ".mpg", ".mpeg", ".mpe", ".m1v", ".m2v", ".ts", ".m2ts", ".mts", ".vob", ".mxf"),
+    *(".3gp", ".3g2", ".ogv", ".ogm", ".rm", ".rmvb", ".nut", ".dv", ".gif", ".apng", ".mjpeg"),
+    *(".mjpg", ".h264", ".264", ".h265", ".265", ".hevc", ".ivf", ".obu", ".y4m", ".yuv"),
+)
+SHARD = ".tar"
+RECORDS = (".tfrecord", ".tfrecords")
+LISTS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt", ".lst", ".list")
+MANIFEST = "manifest.csv"  # in a folder, the list of what is in it
+FOREIGN = ("__MACOSX",)  # what archivers leave beside files; names with a dot in front are hidden
+
+
+def is_video(name: str | PurePath) -> bool:
+    return PurePosixPath(name).suffix.lower() in VIDEOS
+
+
+def is_picture(name: str | PurePath) -> bool:
+    return PurePosixPath(name).suffix.lower() in IMAGES
+
+
+def is_hidden(name: str | PurePath) -> bool:
+    """Whether a file, or a folder above it, is none of the user's: `._x`, `.ipynb_checkpoints`."""
+    parts = PurePosixPath(name).parts
+    return any(part in FOREIGN or part.startswith(".") and part != ".." for part in parts)
+
+
+
+def is_shard(name: str | PurePath) -> bool:
+    return PurePosixPath(name).suffix.lower() == SHARD
+
+
+def is_record(name: str | PurePath) -> bool:
+    return PurePosixPath(name).suffix.lower() in RECORDS
+
+
+def is_list(name: str | PurePath) -> bool:
+    return PurePosixPath(name).suffix.lower() in LISTS

@@ -1,0 +1,183 @@
+"""Lists of clips: CSV and TSV, JSON and JSON lines, plain text, UCF-101's and Kinetics' own."""
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from io import StringIO
+from math import inf
+from os.path import commonpath
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from reeltok.data.clip import Clip
+from reeltok.data.kinds import is_hidden, is_video
+
+COLUMNS = (
+    *("file", "filename", "file_name", "filepath", "file_path", "video", "videos", "video_path"),
+    *("path", "name"),
+)
+"""Columns that may hold the file, the best first; capitals do not matter."""
+Row = Mapping[str, str]
+
+
+def read_list(path: Path, *, root: Path, column: str) -> list[Clip]:
+    """The clips that a list names, whether or not they are there; `column` holds their group.
+
+    Files lie in `root`. Optional columns: `member` (of a tar shard), `start` in seconds, `repo` and
+    `path` or `source` (what is held out together). Raises ValueError for what is no such list.
+    """
+    rows = read_rows(path)
+    if not rows:
+        return []
+    names = list(dict.fromkeys(key for row in rows for key in row))
+    if {"youtube_id", "time_start", "time_end"} <= set(names):
+        return _of_kinetics(rows, root)
+    if names == [""]:
+        return _of_text(rows, root)
+    key = file_column(names, path)
+    clips = [_of_row(row, key, root, column, f"{path}, row {n}") for n, row in enumerate(rows, 1)]
+    return _named_within(clips)
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a list by column; of plain text the column is "". ValueError if it is none."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the list {path} is no text in UTF-8 ({error.reason})") from error
+    suffix = path.suffix.lower()
+    if suffix in (".csv", ".tsv"):
+        return _csv_rows(text, path)
+    if suffix in (".json", ".jsonl", ".ndjson"):
+        return [_plain_row(value, path) for value in _json_values(text, path)]
+    lines = (line.strip() for line in text.splitlines())
+    return [{"": line} for line in lines if line and not line.startswith("#")]
+
+
+def file_column(names: Iterable[str], path: Path) -> str:
+    """The column that holds the files. ValueError, which names the columns, where there is none."""
+    known = {name.strip().lower(): name for name in reversed(list(names))}
+    for name in COLUMNS:
+        if name in known:
+            return known[name]
+    raise ValueError(
+        f"the list {path} has the columns {', '.join(known.values()) or '(none)'}: one of "
+        f"{', '.join(COLUMNS)} must name the videos"
+    )
+
+
+def _csv_rows(text: str, path: Path) -> list[dict[str, str]]:
+    header = text.partition("\n")[0]
+    reader = csv.DictReader(StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
+    try:
+        rows = [{key: value or "" for key, value in row.items() if key} for row in reader]
+    except csv.Error as error:
+        raise ValueError(f"the list {path} is no CSV ({error}, line {reader.line_num})") from error
+    if reader.fieldnames and not rows:
+        file_column(reader.fieldnames, path)  # a wrong list says so, an empty one is empty
+    return rows
+
+
+def _json_values(text: str, path: Path) -> list[Any]:
+    lines = text.splitlines() if path.suffix.lower() != ".json" else [text]
+    values = []
+    for number, line in enumerate(lines, 1):
+        try:
+            if line.strip():
+                values.append(json.loads(line))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"line {number} of the list {path} is no JSON ({error})") from error
+    if path.suffix.lower() == ".json":
+        if not values or not isinstance(values[0], list):
+            raise ValueError(f"{path} is no list of clips: JSON of clips is [{{...}}, {{...}}]")
+        return values[0]
+    return values
+
+
+def _plain_row(value: Any, path: Path) -> dict[str, str]:
+    if isinstance(value, str):
+        return {COLUMNS[0]: value}
+    if not isinstance(value, dict):
+        raise ValueError(f"an entry of the list {path} is {value!r}: give objects or names")
+    texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in value.items()}
+    return {key: "" if value[key] is None else text for key, text in texts.items()}
+
+
+def _of_row(row: Row, key: str, root: Path, column: str, where: str) -> Clip:
+    name = row.get(key, "").strip()
+    if not name:
+        raise ValueError(f"{where}: the column {key} is empty, it must name a video")
+    origin = "/".join(row[k] for k in ("repo", "path") if k in row and k != key)
+    member = row.get("member", "").strip()
+    return Clip(
+        path=root / name,
+        name=f"{name}/{member}" if member else name,
+        member=member,
+        start=_seconds(row, where),
+        group=row.get(column, ""),
+        source=origin or row.get("source") or (f"{name}/{member}" if member else name),
+        row=row,
+    )
+
+
+def _seconds(row: Row, where: str) -> float:
+    text = row.get("start", "").strip()
+    try:
+        seconds = float(text or 0)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < inf:
+        raise ValueError(f"{where}: `start` is in seconds, not {text!r}")
+    return seconds
+
+
+def _named_within(clips: list[Clip]) -> list[Clip]:
+    """The clips; absolute names begin below the folder that all of those have in common."""
+    folders = [str(PurePosixPath(c.name).parent) for c in clips if c.name.startswith("/")]
+    if not folders:
+        return clips
+    top = commonpath(folders)
+    within = lambda name: str(PurePosixPath(name).relative_to(top)) if name[0] == "/" else name
+    return [replace(clip, name=within(clip.name)) for clip in clips]
+
+
+def _of_kinetics(rows: list[dict[str, str]], root: Path) -> list[Clip]:
+    """Kinetics' own lists: files are named by video and seconds, in folders of any depth."""
+    places = _places(root)
+    clips = []
+    for row in rows:
+        try:
+            start, end = (int(float(row[key])) for key in ("time_start", "time_end"))
+        except (KeyError, ValueError, OverflowError):
+            raise ValueError(f"Kinetics' time_start and time_end are seconds: {row}") from None
+        stem = f"{row['youtube_id']}_{start:06d}_{end:06d}"
+        path = places.get(stem) or places.get(row["youtube_id"]) or root / f"{stem}.mp4"
+        group = row.get("label", "")
+        clips.append(Clip(path=path, name=stem, group=group, source=row["youtube_id"], row=row))
+    return clips
+
+
+def _of_text(rows: list[dict[str, str]], root: Path) -> list[Clip]:
+    """A file a line, with or without a label behind it: UCF-101's lists, and plain ones."""
+    places: dict[str, Path] | None = None
+    clips = []
+    for line in (row[""] for row in rows):
+        head, _, tail = line.rpartition(" ")
+        name, label = (head, tail) if head and tail.isdigit() else (line, "")
+        target = root / name
+        if not target.exists():  # the list lies elsewhere than the videos do
+            places = _places(root) if places is None else places
+            target = places.get(Path(name).stem, target)
+        row = {"label": label} if label else {}
+        clips.append(Clip(path=target, name=name, group=label, source=name, row=row))
+    return _named_within(clips)
+
+
+def _places(root: Path) -> dict[str, Path]:
+    return {file.stem: file for file in _files(root) if is_video(file)}
+
+
+def _files(root: Path) -> Iterator[Path]:
+    files = (file for file in sorted(root.rglob("*")) if file.is_file())
+    return (file for file in files if not is_hidden(file.relative_to(root)))
