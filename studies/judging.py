@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from reeltok.data.clip import Clip
 from reeltok.evaluate import metrics
 from reeltok.perceptual import LPIPS
 from reeltok.quantizers import Usage
 from reeltok.tokenizer import Tokenizer
-from reeltok.data.clip import Clip
 from reeltok.train.data import ClipSource, resize
 from reeltok.video import to_unit
 

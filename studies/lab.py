@@ -20,10 +20,10 @@ from judging import Judge, Scores, Seen, judge, look
 from torch.utils.flop_counter import FlopCounterMode
 
 from reeltok import zoo
-from reeltok.files import cache_folder
-from reeltok.train.checkpoint import find_checkpoints
 from reeltok.data.clip import Clip
 from reeltok.data.find import find_clips
+from reeltok.files import cache_folder
+from reeltok.train.checkpoint import find_checkpoints
 from reeltok.train.clips import Batch, DataConfig, Window
 from reeltok.train.data import ClipSource, Loader
 from reeltok.train.frames import Frames, open_clips

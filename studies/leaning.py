@@ -21,6 +21,7 @@ from judging import cut, perceptual
 from torch import Tensor
 
 from reeltok import load, read
+from reeltok.data.find import find_clips
 from reeltok.evaluate import metrics
 from reeltok.evaluate.results import describe_machine
 from reeltok.evaluate.scores import Estimate, estimate
@@ -28,7 +29,6 @@ from reeltok.files import cache_folder
 from reeltok.models.reftok import RefTok
 from reeltok.perceptual import LPIPS
 from reeltok.tokenizer import Tokenizer
-from reeltok.data.find import find_clips
 from reeltok.train.data import ClipSource, resize
 from reeltok.train.frames import open_clips
 from reeltok.train.recipes import reftok_cpu

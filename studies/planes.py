@@ -18,8 +18,8 @@ from judging import Judge, cut
 from lab import Lab, Result, Row, Study, tiny
 
 from reeltok import load
-from reeltok.evaluate import metrics
 from reeltok.data.clip import Clip
+from reeltok.evaluate import metrics
 from reeltok.train.clips import Window
 from reeltok.train.coordtok_recipes import PLANES, coordtok_stage1, coordtok_stage2
 from reeltok.train.optimizers import ScheduleConfig

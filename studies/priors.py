@@ -25,6 +25,7 @@ from torch import Tensor
 
 from reeltok import load
 from reeltok.commands.generator_recipes import GeneratorRecipe, find_any
+from reeltok.data.find import find_clips
 from reeltok.evaluate import metrics
 from reeltok.evaluate.distances import FeatureMoments, appearance_features, frechet_distance
 from reeltok.evaluate.results import describe_machine
@@ -34,7 +35,6 @@ from reeltok.generate.prior import Prior
 from reeltok.generate.schedule import Sampling
 from reeltok.perceptual import LPIPS
 from reeltok.tokenizer import Tokenizer
-from reeltok.data.find import find_clips
 from reeltok.train.data import ClipSource
 from reeltok.train.frames import open_clips
 

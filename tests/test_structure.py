@@ -23,6 +23,7 @@ ORDER = [
     "ids",
     "tokens",
     "reel",
+    "data",
     "layers",
     "spec",
     "quantizers",

@@ -38,6 +38,12 @@ class Spec:
             return 16 * self.channels
         return (self.vocabulary - 1).bit_length()
 
+    def window_for(self, chunk: int) -> int | None:
+        """Frames that are coded apart where `chunk` are asked for; None: it makes no difference."""
+        if self.causal:
+            return None
+        return self.window or math.ceil(chunk / self.group) * self.group
+
     def steps(self, frames: int) -> int:
         """Steps along the token grid's first axis for `frames` frames, the last group filled."""
         groups = math.ceil(max(0, frames - self.first) / self.group)

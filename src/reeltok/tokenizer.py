@@ -186,7 +186,7 @@ class Tokenizer(nn.Module):
         spec = self.spec
         given, parts = peek(parts)
         hold = hold and spec.window is None
-        width = None if spec.causal else spec.window or -(-window // spec.group) * spec.group
+        width = spec.window_for(window)
         frame = None if reference is None else as_tensor(reference)
         course = self._course(spec.first, spec.group, tile, apart=hold)
         runs = whole_groups(parts, first=spec.first, group=spec.group, window=width, hold=hold)

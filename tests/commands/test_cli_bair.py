@@ -12,8 +12,8 @@ from ran import Ran, moving
 from small_generators import make_prior, make_tokenizers
 
 import reeltok
-from reeltok.evaluate import scores
 from reeltok.data.bair import read_pushes
+from reeltok.evaluate import scores
 from reeltok.evaluate.networks import Extractor
 from reeltok.generate import masked
 from reeltok.generate.ids import Examples

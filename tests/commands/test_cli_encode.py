@@ -18,6 +18,11 @@ Run = Callable[..., Ran]
 Models = dict[str, Path]
 
 
+def made_in(folder: Path) -> list[str]:
+    """The files below a folder."""
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
 def encoded(run: Run, clip: Path, out: Path, model: Path, *more: object) -> Path:
     found = run("encode", clip, out, "--model", model, *more)
     assert found.code == 0, found.err
@@ -160,7 +165,7 @@ def test_patterns_and_several_names(run: Run, models: Models, folder: Path, tmp_
     pattern = f"{folder}/**/*.mp4"
     found = run("encode", pattern, tmp_path / "a", "--model", models["discrete"], "--json")
     assert found.json["written"] == 2
-    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["one.reel", "two.reel"]
+    assert made_in(tmp_path / "a") == ["deep/two.reel", "one.reel"]
     for out in ("b/", "c"):
         one = run("encode", folder / "one.mp4", f"{tmp_path}/{out}", "--model", models["discrete"])
         assert one.code == 0

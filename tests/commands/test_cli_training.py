@@ -87,7 +87,7 @@ def test_dry_run(run: Run) -> None:
         (("small",), "--data FOLDER and --out RUN"),
         (("small", "--set", "loop.sed=1"), "did you mean 'seed'?"),
         (("small", "--set", "loop.seed"), "KEY=VALUE"),
-        (("small", "--data", "absent", "--out", "run"), "no training data"),
+        (("small", "--data", "absent", "--out", "run"), "there is no file or folder absent"),
         (("small", "--data", ".", "--out", "absent/run"), "there is no folder"),
     ],
 )

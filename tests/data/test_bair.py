@@ -6,8 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from reeltok.data.bair import _masked_crc, parse_example, read_pushes, record_offsets
+from reeltok.data.bair import (
+    _masked_crc,
+    parse_example,
+    read_push,
+    read_pushes,
+    record_offsets,
+)
 from reeltok.evaluate.clips import clips
 from reeltok.evaluate.protocols import PROTOCOLS
 
@@ -120,6 +127,9 @@ def test_bair_records_are_clips(tmp_path: Path) -> None:
     assert [clip.name for clip in found] == ["test/push.tfrecords#0", "test/push.tfrecords#1"]
     assert found[0].video.frames.shape == (4, 64, 64, 3)
     assert found[0].video.fps == 10
-    wrong = clips(replace(protocol, fps=25), tmp_path)
-    assert [*wrong] == []
-    assert "not resampled to 25" in wrong.broken["test/push.tfrecords#0"]
+    wanted = read_push(
+        tmp_path / "test/push.tfrecords", record_offsets(tmp_path / "test/push.tfrecords")[1]
+    )
+    assert torch.equal(found[1].video.frames, wanted.frames[:4])
+    (slow, _) = clips(replace(protocol, frames=3, fps=5), tmp_path)
+    assert torch.equal(slow.video.frames[1], found[0].video.frames[2])

@@ -283,12 +283,12 @@ def test_a_clip_that_breaks_later_is_missing_and_counted(
 
 
 def test_nothing_to_read_is_said(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no training data at"):
+    with pytest.raises(FileNotFoundError, match="there is no file or folder"):
         find_clips(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="no video or image in"):
+    with pytest.raises(ValueError, match="holds neither videos nor images"):
         find_clips(tmp_path)
     (tmp_path / "list.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(ValueError, match=r"has columns a, b; one of file, videos"):
+    with pytest.raises(ValueError, match=r"has the columns a, b: one of file, filename"):
         find_clips(tmp_path / "list.csv")
     (tmp_path / "bad.tar").write_bytes(b"no archive")
     with pytest.raises(ValueError, match="no readable tar"):

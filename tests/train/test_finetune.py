@@ -10,8 +10,8 @@ import torch
 from small_run import small_recipe
 
 from reeltok import load, read, zoo
-from reeltok.train import change, find_recipe, train
 from reeltok.data.find import find_clips
+from reeltok.train import change, find_recipe, train
 from reeltok.train.launch import build
 from reeltok.train.reconstruct import score_frames
 

@@ -14,10 +14,9 @@ from reeltok.commands.encode import Coding, told
 from reeltok.commands.files import (
     Job,
     check_free,
-    find_reels,
-    is_older,
     plan_files,
     run_plan,
+    share_of,
     summarize,
 )
 from reeltok.commands.progress import Progress
@@ -76,12 +75,17 @@ def decode(
     - (standard output: fragmented mp4). Only the frames from --start up to --stop are read and
     decoded. Many files go into a folder; those that are there already and whole are kept.
     """
+    from reeltok.data.find import find_reels
+
     kind = suffix or (".mkv" if lossless else ".mp4")
     plan = plan_files(inputs, out, suffix=kind, find=find_reels, folder=suffix is None)
+    plan = share_of(plan)
     check_free(plan.named_targets, force=force)
     coding = Coding(chunk=chunk, tile=tile)
     form = {"lossless": lossless, "codec": codec, "crf": crf, "pad_even": pad_even}
     form |= {"audio_from": audio_from, "fps": fps}
+    if not plan.jobs:  # other processes have them
+        return summarize((), done="decoded")
     models = Models(model, weights=weights, device=device, dtype=dtype)
     outcomes = run_plan(
         plan,
@@ -224,7 +228,7 @@ def holds_video(job: Job, span: tuple[int | None, int | None]) -> bool:
     from reeltok.streaming import frame_range
     from reeltok.video import stream
 
-    if is_older(job.target, job.source):
+    if job.older:
         return False
     with Reel(job.source) as reel:
         first, end = frame_range(reel.frames, *span)

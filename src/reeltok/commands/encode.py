@@ -11,10 +11,9 @@ from reeltok.commands.files import (
     PIPE,
     Job,
     check_free,
-    find_videos,
-    is_older,
     plan_files,
     run_plan,
+    share_of,
     summarize,
 )
 from reeltok.commands.progress import Progress
@@ -80,13 +79,17 @@ def encode(
     or - (standard input). Many files go into a folder; those that are there already, complete and
     made the same way, are kept.
     """
-    plan = plan_files(inputs, out, suffix=".reel", find=find_videos)
+    from reeltok.data.find import find_clips
+
+    plan = share_of(plan_files(inputs, out, suffix=".reel", find=find_clips))
     if plan.named and out != PIPE and not out.endswith(".reel"):
         raise ValueError(f"{out} is no name for tokens: give OUT.reel, a folder, or -")
     check_free(plan.named_targets, force=force)
     cut = Cut(start=start, frames=frames, fps=fps, size=given.parse_size(size))
     store = str(given.parse_dtype(latents, "--latents")).removeprefix("torch.")
     coding = Coding(chunk=chunk, tile=tile, latents=store)
+    if not plan.jobs:  # other processes have them
+        return summarize((), done="encoded")
     tokenizer = given.open_model(model, weights=weights, device=device, dtype=dtype)
     outcomes = run_plan(
         plan,
@@ -108,11 +111,10 @@ def encode_file(
     import torch
 
     from reeltok.reel import Reel, ReelWriter
-    from reeltok.video import stream
 
     began, settings = time.monotonic(), own_settings(tokenizer, coding)
     with (
-        stream(job.source, **asdict(cut)) as video,
+        job.stream(**asdict(cut)) as video,
         ReelWriter(job.target, dtype=getattr(torch, coding.latents)) as writer,
     ):
         video.chunk = coding.chunk_for(video.height, video.width)
@@ -137,16 +139,20 @@ def own_settings(tokenizer: "Tokenizer", coding: Coding) -> dict[str, Any]:
 
 def holds_tokens(job: Job, tokenizer: "Tokenizer", cut: Cut, coding: Coding) -> bool:
     """Whether the target is a whole .reel file that encoding would make again."""
-    from reeltok.reel import Reel
-    from reeltok.video import stream
+    import torch
 
-    if is_older(job.target, job.source) or (coding.chunk and not tokenizer.spec.causal):
+    from reeltok.reel import Reel
+
+    if job.older:
         return False
     try:
-        with Reel(job.target) as reel, stream(job.source, **asdict(cut)) as video:
-            stored = {k: v for k, v in reel.settings.items() if k in ("tile", "dtype")}
+        with Reel(job.target) as reel, job.stream(**asdict(cut)) as video:
+            deciding = {k: v for k, v in reel.settings.items() if k in ("tile", "dtype", "window")}
+            window = tokenizer.spec.window_for(coding.chunk or 16)
+            wanted = own_settings(tokenizer, coding) | ({"window": window} if window else {})
             return (
-                stored == own_settings(tokenizer, coding)
+                deciding == wanted
+                and (reel.vocabulary is not None or reel.dtype == getattr(torch, coding.latents))
                 and (reel.model, reel.weights) == (tokenizer.name, tokenizer.hash())
                 and (reel.frames, reel.fps) == (video.frames, video.fps)
                 and (reel.height, reel.width) == (video.height, video.width)

@@ -1,26 +1,45 @@
 """Many files in, many out: what becomes what, what is there already, and doing it in parallel."""
 
 import errno
-import glob
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Literal
 
 from reeltok.commands.progress import Progress
-from reeltok.commands.report import Report, note, one_line, table
+from reeltok.commands.report import Report, count, left_out, note, one_line, table
+
+if TYPE_CHECKING:
+    from reeltok.data.clip import Clip
+    from reeltok.video import Stream
 
 PIPE = "-"  # standard input or output
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One file to make from another; "-" is a pipe."""
+    """One file to make from another; "-" is a pipe. `clip` is the source where it was found."""
 
     source: str
     target: str
+    clip: "Clip | None" = None
+
+    def stream(self, **options: Any) -> "AbstractContextManager[Stream]":
+        """The source, opened as by `video.stream`."""
+        from reeltok.video import stream
+
+        return stream(self.source, **options) if self.clip is None else self.clip.stream(**options)
+
+    @property
+    def older(self) -> bool:
+        """Whether the target was made before the source was last changed."""
+        if self.clip is None:
+            return True  # a pipe or an address: nobody knows
+        return os.stat(self.target).st_mtime_ns < self.clip.changed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +57,7 @@ class Plan:
     @property
     def piped(self) -> bool:
         """Whether standard output carries what is made."""
-        return self.jobs[0].target == PIPE
+        return any(job.target == PIPE for job in self.jobs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +71,7 @@ class Outcome:
 
 SHOWN = ("output", "frames", "size", "fps", "bits_per_pixel", "bytes", "seconds", "rate")
 """Of a file that was made, what people see; programs see everything."""
-Find = Callable[[Path], list[Path]]
+Find = Callable[[str], "list[Clip]"]
 Work = Callable[[Job, Progress], dict[str, Any]]
 
 
@@ -64,57 +83,71 @@ def plan_files(
 ) -> Plan:
     """Which file becomes which; looks for files, but opens none.
 
-    An input is a file, "-", a pattern, or a folder of which `find` gives the files. A single one
-    may become the file `out`, or lie in the folder `out` (a name without suffix) under its own name
-    with `suffix`; more always do. `folder`: a single one may also become a folder. Raises
-    FileNotFoundError or ValueError where there is nothing, or two would become one.
+    An input is "-", an address, or whatever `find` finds files in. A single one may become the file
+    `out`, or lie in the folder `out` (a name without suffix) under its own name with `suffix`; more
+    always do. `folder`: a single one may also become a folder. Raises FileNotFoundError or
+    ValueError where there is nothing.
     """
-    found = [entry for text in inputs for entry in _expand(text, find)]
-    many = len(found) > 1 or any(_holds_many(text, find) for text in inputs)
+    found = [job for text in inputs for job in _expand(text, find)]
+    one = len(found) == 1 and (found[0].source == inputs[0] or bool(Path(out).suffix))
     bare = not Path(out).suffix and out != PIPE
     inside = Path(out).is_dir() or out.endswith("/") or (bare and not folder)
-    if not many and (folder or not inside):
-        job = Job(source=found[0][0], target=out)
-        check_place(out)
-        return Plan(jobs=(job,), named=True)
+    check_place(out)
+    if one and (folder or not inside):
+        return Plan(jobs=(replace(found[0], target=out),), named=True)
     if out == PIPE or Path(out).is_file() or (Path(out).suffix and not inside):
-        raise ValueError(f"{len(found)} files do not go into {out}: name a folder (such as out/)")
+        raise ValueError(
+            f"{count(len(found), 'file')} {'does' if len(found) == 1 else 'do'} not go into {out}: "
+            "name a folder (such as out/)"
+        )
     if PIPE in inputs:
         raise ValueError("standard input has no name to go by in a folder: name the output file")
-    check_place(out)
-    jobs: dict[str, Job] = {}
-    for source, inner in found:
-        target = str(Path(out) / inner.with_suffix(suffix))
-        if target in jobs:
-            raise ValueError(
-                f"{jobs[target].source} and {source} would both become {target}: "
-                "give them different folders"
-            )
-        jobs[target] = Job(source=source, target=target)
-    return Plan(jobs=tuple(jobs.values()), named=False)
+    return Plan(jobs=tuple(_placed(found, Path(out), suffix)), named=False)
 
 
-def _expand(text: str, find: Find) -> Iterator[tuple[str, Path]]:
+def _expand(text: str, find: Find) -> list[Job]:
     """The files that an input stands for, each with the name that it has in a folder."""
-    path = Path(text)
-    if text == PIPE or path.is_file():
-        yield text, Path(path.name)
-    elif path.is_dir():
-        for file in find(path):
-            yield str(file), Path(path.resolve().name) if file == path else file.relative_to(path)
-    elif glob.has_magic(text):
-        matching = sorted(glob.glob(text, recursive=True))
-        if not matching:
-            raise FileNotFoundError(f"no file matches {text}")
-        for each in matching:
-            yield each, Path(Path(each).name)
-    else:
-        raise FileNotFoundError(f"there is no file {text}")
+    if text == PIPE or ("://" in text and not os.path.lexists(text)):
+        return [Job(source=text, target=Path(text).name)]
+    clips = find(text)
+    alone = len(clips) == 1 and clips[0].place == str(Path(text))
+    return [
+        Job(source=text if alone else clip.place, target=clip.name, clip=clip) for clip in clips
+    ]
 
 
-def _holds_many(text: str, find: Find) -> bool:
-    path = Path(text)
-    return find(path) != [path] if path.is_dir() else not path.exists() and glob.has_magic(text)
+def _placed(jobs: Sequence[Job], out: Path, suffix: str) -> list[Job]:
+    """The jobs with their targets below `out`, in the tree of their sources.
+
+    Names that would meet keep the suffix of their source (one.mkv.reel), or else its folders.
+    """
+    unique = list({(job.source, job.target): job for job in jobs}.values())
+    if len(unique) < len(jobs):
+        note(f"{len(jobs) - len(unique)} of {len(jobs)} inputs were given twice: each is done once")
+    names = [(_stem(job), job.target, job.source) for job in unique]
+    places, depth = [name[0] for name in names], 0
+    while depth < 2 and len(set(places)) < len(places):
+        depth, often = depth + 1, Counter(places)
+        places = [n[depth] if often[p] > 1 else p for n, p in zip(names, places, strict=True)]
+    return [
+        replace(job, target=str(out / f"{_inside(place)}{suffix}"))
+        for job, place in zip(unique, places, strict=True)
+    ]
+
+
+def _stem(job: Job) -> str:
+    return Path(job.target).stem if job.clip is None else job.clip.stem
+
+
+def _inside(name: str) -> PurePosixPath:
+    """A name that leads out of no folder."""
+    return PurePosixPath(*(part for part in PurePosixPath(name).parts if part not in ("/", "..")))
+
+
+def share_of(plan: Plan) -> Plan:
+    """The files of this process where torchrun started several: every process has its own."""
+    rank, world = (int(os.environ.get(n, d)) for n, d in (("RANK", "0"), ("WORLD_SIZE", "1")))
+    return replace(plan, jobs=plan.jobs[rank::world])
 
 
 def check_place(*outputs: str) -> None:
@@ -127,28 +160,6 @@ def check_place(*outputs: str) -> None:
             raise PermissionError(f"the folder {parent} is not writable: choose another")
 
 
-def find_videos(folder: Path) -> list[Path]:
-    """The videos below a folder at any depth; a folder that holds images alone is one video."""
-    from reeltok.media.images import IMAGES
-
-
-    files = [file for file in sorted(folder.rglob("*")) if not file.name.startswith(".")]
-    videos = [file for file in files if file.suffix.lower() in VIDEOS]
-    if not videos:
-        videos = sorted({file.parent for file in files if file.suffix.lower() in IMAGES})
-    if not videos:
-        raise FileNotFoundError(f"the folder {folder} holds neither videos nor images")
-    return videos
-
-
-def find_reels(folder: Path) -> list[Path]:
-    """The .reel files below a folder at any depth."""
-    found = sorted(folder.rglob("*.reel"))
-    if not found:
-        raise FileNotFoundError(f"the folder {folder} holds no .reel files")
-    return found
-
-
 # Doing it.
 
 
@@ -157,11 +168,6 @@ def check_free(targets: Sequence[str], *, force: bool) -> None:
     for target in targets:
         if not force and target != PIPE and os.path.lexists(target):
             raise FileExistsError(f"{target} exists already: give --force to replace it")
-
-
-def is_older(target: str, source: str) -> bool:
-    """Whether `target` was made before `source` was last changed."""
-    return source == PIPE or os.stat(target).st_mtime < os.stat(source).st_mtime
 
 
 def run_plan(
@@ -200,7 +206,7 @@ def run_plan(
                 raise OSError(sentence) from error
             if plan.named or full:
                 raise
-            note(f"{job.source} left out: {one_line(error)}")
+            note(left_out(job.source, one_line(error)))
             return Outcome(job=job, state="failed", record={"error": one_line(error)})
         finally:
             progress.finish_file()

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from reeltok import reel
 from reeltok.commands.generator_recipes import GeneratorRecipe
+from reeltok.data.clip import Clip
 from reeltok.files import cache_folder, digest, write_file
 from reeltok.generate.conditions import give, read_actions
 from reeltok.generate.ids import Example, tabulate
 from reeltok.generate.prior import PriorConfig
 from reeltok.generate.sit import FlowConfig
 from reeltok.tokenizer import Tokenizer
-from reeltok.data.clip import Clip
 from reeltok.train.data import ClipSource, resize
 from reeltok.video import to_unit
 

@@ -10,13 +10,13 @@ from reeltok.commands import options as given
 from reeltok.commands.encode import Coding, Cut
 from reeltok.commands.files import check_place
 from reeltok.commands.progress import Progress
-from reeltok.commands.report import Report, note, one_line, plain, table
+from reeltok.commands.report import Report, left_out, note, one_line, plain, table
 from reeltok.files import cache_folder
 
 if TYPE_CHECKING:
+    from reeltok.data.clip import Clip
     from reeltok.quantizers import Moments
     from reeltok.tokenizer import Tokenizer
-    from reeltok.data.clip import Clip
 
 
 def models() -> Report:
@@ -106,7 +106,9 @@ def statistics(
         from reeltok.commands.flow_statistics import measure_flow
 
         return measure_flow(Path(model), data, out, reader, device)
-    clips = clips_of(data)
+    from reeltok.data.find import find_clips
+
+    clips = find_clips(data)
     tokenizer = given.open_model(model, weights=weights, device=device, dtype="fp32")
     spec = tokenizer.spec
     if spec.vocabulary is not None:
@@ -125,15 +127,6 @@ def statistics(
     rows = [{"channel": i, "mean": mean, "std": std} for i, (mean, std) in enumerate(pairs)]
     text = f"{table(rows)}\n\nfrom {counts['clips']} clips, saved in {folder}"
     return Report(data={"folder": str(folder), **counts, **found}, text=text)
-
-
-def clips_of(data: str) -> "list[Clip]":
-    """The clips of a video, a folder, a list or a shard."""
-    from reeltok.data.clip import Clip
-    from reeltok.data.find import find_clips
-
-    one = Path(data).is_file() and Path(data).suffix.lower() in VIDEOS
-    return [Clip(path=Path(data))] if one else find_clips(data)
 
 
 def is_flow(model: str) -> bool:
@@ -161,14 +154,13 @@ def measure(
 ) -> "tuple[Moments, list[str]]":
     """The moments of all clips' latents, and the names of the clips that could not be read."""
     from reeltok.quantizers import Moments
-    from reeltok.video import stream
 
     moments, broken = Moments(tokenizer.spec.channels), []
     with Progress("measuring", len(clips)) as progress:
         for clip in clips:
             own = Moments(tokenizer.spec.channels)
             try:
-                with clip.opened() as path, stream(path, **asdict(cut)) as video:
+                with clip.stream(**asdict(cut)) as video:
                     video.chunk = coding.chunk_for(video.height, video.width)
                     for part in tokenizer.stream_encode(
                         video, window=coding.chunk or 16, tile=coding.tile
@@ -176,7 +168,7 @@ def measure(
                         own.update(part.first_tensor, axis=1)
                         progress.advance(part.frames, of=video.frames)
             except (ValueError, OSError) as error:
-                note(f"{clip.name} left out: {one_line(error)}")
+                note(left_out(clip.name, one_line(error)))
                 broken.append(clip.name)
             else:
                 moments.merge(own)

@@ -14,9 +14,9 @@ import typer
 from reeltok.commands import options as given
 from reeltok.commands.decode import counted, only_videos
 from reeltok.commands.encode import Coding, Cut
-from reeltok.commands.files import PIPE, check_free, check_place, find_videos, plan_files
+from reeltok.commands.files import PIPE, Job, check_free, check_place, plan_files
 from reeltok.commands.progress import Progress
-from reeltok.commands.report import Report, facts, note, plain, table
+from reeltok.commands.report import Report, count, facts, note, plain, table
 from reeltok.commands.side_by_side import PICTURES, Comparison, Shown, also_beside
 
 if TYPE_CHECKING:
@@ -65,7 +65,11 @@ def reconstruct(
     per pixel, PSNR and SSIM (means over frames, before the output's own codec) and where the time
     went. IN may be - (standard input), and OUT too (fragmented mp4).
     """
-    plan = plan_files([source], out, suffix=".mp4", find=find_videos, folder=True)
+    from reeltok.data.find import find_clips
+
+    plan = plan_files([source], out, suffix=".mp4", find=find_clips, folder=True)
+    if not plan.named:
+        raise ValueError(f"{source} is {count(len(plan.jobs), 'clip')}: reconstruct takes one")
     beside = place_beside(side_by_side, out)
     if out in beside:
         raise ValueError(f"{out} cannot hold both videos: give --side-by-side another name")
@@ -77,7 +81,7 @@ def reconstruct(
     if has_sound(source, out):
         form["audio_from"] = source
     tokenizer = given.open_model(model, weights=weights, device=device, dtype=dtype)
-    record = there_and_back(tokenizer, source, out, beside, cut, coding, form)
+    record = there_and_back(tokenizer, plan.jobs[0], beside, cut, coding, form)
     return Report(data=record, text=told(record), piped=plan.piped)
 
 
@@ -156,18 +160,17 @@ class Passed:
 
 def there_and_back(
     tokenizer: "Tokenizer",
-    source: str,
-    out: str,
+    job: Job,
     beside: list[str],
     cut: Cut,
     coding: Coding,
     form: dict[str, Any],
 ) -> dict[str, Any]:
     """Encode, decode, compare and write in one pass; everything in numbers."""
-    from reeltok.video import stream, write
+    from reeltok.video import write
 
     clock, passed, comparison = Clock("write"), Passed(), Comparison()
-    with stream(source, **asdict(cut)) as video, Progress("reconstructing") as progress:
+    with job.stream(**asdict(cut)) as video, Progress("reconstructing") as progress:
         video.chunk = coding.chunk_for(video.height, video.width)
         shown = Shown(video.frames)
         frames = passed.frames(clock.around("read", video))
@@ -178,10 +181,10 @@ def there_and_back(
         pairs = clock.around("compare", watched(pairs, comparison, shown))
         with both_written(pairs, beside) as pairs:
             parts = (replace(part, start=video.start) for _, part in pairs)
-            written = write(counted(parts, progress, video.frames), out, **form)
+            written = write(counted(parts, progress, video.frames), job.target, **form)
     record = {
-        "input": source,
-        "output": out,
+        "input": job.source,
+        "output": job.target,
         "side_by_side": beside[0] if beside else None,
         "model": tokenizer.name,
         "frames": written.frames,
@@ -196,7 +199,7 @@ def there_and_back(
             write(shown.picture(labels(record)), path)
     clock.switch("done")
     for line in written.notes:
-        note(f"{out}: {line}")
+        note(f"{job.target}: {line}")
     return record | {"seconds": {stage: clock.seconds[stage] for stage in STAGES}}
 
 

@@ -76,6 +76,19 @@ def plain(value: Any) -> str:
     return str(value)
 
 
+def count(number: int, what: str) -> str:
+    """A number of things: 1 frame, 2 frames."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
+def left_out(name: str, why: str) -> str:
+    """That something was left out and why, without its name twice."""
+    folder, found, rest = why.partition(f"{name} ")
+    if found and (not folder or folder.endswith("/")):
+        return f"{folder}{name} left out: it {rest}"
+    return f"left out: {why}" if name in why else f"{name} left out: {why}"
+
+
 def lost(keys: Sequence[str]) -> list[str]:
     """The line that says which keys of a checkpoint were dropped, by their first names, if any."""
     counts = Counter(key.split(".")[0] for key in keys)

@@ -4,12 +4,12 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from reeltok.data.kinds import is_picture
+from reeltok.data.kinds import is_picture, is_video
 from reeltok.data.tar import Part, find_member, plain_name, unpack
+from reeltok.files import scratch
 from reeltok.video import Stream, Video, stream
 
 
@@ -42,6 +42,18 @@ class Clip:
             object.__setattr__(self, "name", f"{self.path.name}{inside}")
 
     @property
+    def place(self) -> str:
+        """Where it lies, for people: a path, and the member or record there."""
+        inner = f"/{self.member}" if self.member else ""
+        return f"{self.path}{inner}" if self.record is None else f"{self.path}#{self.record}"
+
+    @property
+    def stem(self) -> str:
+        """Its name without the suffix of a file: what is made from it is called so."""
+        file = is_video(self.name) or is_picture(self.name) or self.path.is_file()
+        return str(PurePosixPath(self.name).with_suffix("")) if file else self.name
+
+    @property
     def short(self) -> int:
         """The shorter side in pixels."""
         return min(self.height, self.width)
@@ -66,7 +78,7 @@ class Clip:
             if not self.member and self.record is None:
                 yield self.path
                 return
-            folder = Path(stack.enter_context(TemporaryDirectory(prefix="reeltok-")))
+            folder = stack.enter_context(scratch())
             if self.record is not None:
                 from reeltok.data.bair import save_push
 

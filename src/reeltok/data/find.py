@@ -50,9 +50,23 @@ def find_clips(
         clips = _clips_like(str(data), column, root)
     else:
         raise FileNotFoundError(
-            f"there is nothing at {path}: give a video, a folder, a pattern, a list or a .tar"
+            f"there is no file or folder {path}: give a video, a folder, a pattern, a list or a .tar"
         )
     return distinct(clips, str(data))
+
+
+def find_reels(data: str | Path) -> list[Clip]:
+    """The .reel files of a folder at any depth or of a pattern, or one file of any name."""
+    path = Path(data)
+    if path.is_dir():
+        inner = sorted(file for file in _files(path) if file.suffix == ".reel")
+        if not inner:
+            raise FileNotFoundError(f"the folder {path} holds no .reel files")
+        return [Clip(path=path / file, name=file.as_posix()) for file in inner]
+    if path.exists() or not is_pattern(str(data)):
+        return [Clip(path=path)]
+    top, found = _top(str(data)), _matching(str(data))
+    return [Clip(path=file, name=file.relative_to(top).as_posix()) for file in found]
 
 
 def is_pattern(text: str) -> bool:
@@ -103,7 +117,7 @@ def _clips_at(path: Path, label: str, column: str, root: str | Path | None) -> l
         found = _clips_in(path, label, column, root)
         if not found:
             raise ValueError(
-                f"the folder {path} holds neither videos nor pictures: name files of unusual kinds "
+                f"the folder {path} holds neither videos nor images: name files of unusual kinds "
                 "by a pattern or a list"
             )
         return found
@@ -155,10 +169,9 @@ def _clips_in(folder: Path, label: str, column: str, root: str | Path | None) ->
     shown = {file.parent for file in files if is_picture(file)} - busy
     clips: list[Clip] = []
     for inner in sorted([*films, *shown]):
-        name = PurePosixPath(label, inner).as_posix()
-        group = PurePosixPath(name).parts[0] if "/" in name or inner in shown else ""
-        if name == ".":
-            name, group = folder.resolve().name, ""
+        parts = PurePosixPath(label, inner).parts
+        name = "/".join(parts) or folder.resolve().name
+        group = parts[0] if parts[1:] or (parts and inner in shown) else ""
         clips += _clips_of(Clip(path=folder / inner, name=name, group=group, source=name))
     return clips
 
@@ -184,9 +197,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def _clips_like(pattern: str, column: str, root: str | Path | None) -> list[Clip]:
     """The clips of all that matches: videos and folders, else pictures, else whatever it is."""
-    top = Path(*takewhile(lambda part: not SIGNS.search(part), Path(pattern).parent.parts))
-    matches = {match for text in expand_braces(pattern) for match in _matches(text)}
-    found = [path for path in sorted(matches) if not is_hidden(path.relative_to(top))]
+    top, found = _top(pattern), _matching(pattern)
     folders = {path for path in found if path.is_dir()}
     outer = [path for path in found if not folders & set(path.parents)]
     kinds = (lambda path: path in folders or _holds_clips(path), is_picture, is_list, Path.exists)
@@ -196,9 +207,23 @@ def _clips_like(pattern: str, column: str, root: str | Path | None) -> list[Clip
         label = "" if path == top else path.relative_to(top).as_posix()
         clips += (_clips_in if path in folders else _clips_at)(path, label, column, root)
     if not clips:
-        what = "folders without videos or pictures" if chosen else "nothing"
-        raise FileNotFoundError(f"the pattern {pattern} matches {what}")
+        raise FileNotFoundError(f"what matches {pattern} are folders without videos or images")
     return clips
+
+
+def _top(pattern: str) -> Path:
+    """The folder in which a pattern looks: what stands before its first sign."""
+    return Path(*takewhile(lambda part: not SIGNS.search(part), Path(pattern).parent.parts))
+
+
+def _matching(pattern: str) -> list[Path]:
+    """What matches a pattern and is not hidden; FileNotFoundError where nothing does."""
+    top = _top(pattern)
+    matches = {match for text in expand_braces(pattern) for match in _matches(text)}
+    found = [path for path in sorted(matches) if not is_hidden(path.relative_to(top))]
+    if not found:
+        raise FileNotFoundError(f"no file matches {pattern}")
+    return found
 
 
 def _matches(text: str) -> set[Path]:

@@ -28,8 +28,7 @@ def is_picture(name: str | PurePath) -> bool:
 def is_hidden(name: str | PurePath) -> bool:
     """Whether a file, or a folder above it, is none of the user's: `._x`, `.ipynb_checkpoints`."""
     parts = PurePosixPath(name).parts
-    return any(part in FOREIGN or part.startswith(".") and part != ".." for part in parts)
-
+    return any(part in FOREIGN or (part.startswith(".") and part != "..") for part in parts)
 
 
 def is_shard(name: str | PurePath) -> bool:

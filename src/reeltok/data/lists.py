@@ -57,12 +57,13 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 def file_column(names: Iterable[str], path: Path) -> str:
     """The column that holds the files. ValueError, which names the columns, where there is none."""
-    known = {name.strip().lower(): name for name in reversed(list(names))}
+    names = list(names)
+    known = {name.strip().lower(): name for name in reversed(names)}
     for name in COLUMNS:
         if name in known:
             return known[name]
     raise ValueError(
-        f"the list {path} has the columns {', '.join(known.values()) or '(none)'}: one of "
+        f"the list {path} has the columns {', '.join(names) or '(none)'}: one of "
         f"{', '.join(COLUMNS)} must name the videos"
     )
 

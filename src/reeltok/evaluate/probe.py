@@ -51,7 +51,7 @@ def read_labels(where: str, data: str | Path) -> dict[str, str]:
     listed = find_clips(path)
     found = list(dict.fromkeys(key for clip in listed for key in clip.row))
     if column not in found:
-        raise ValueError(f"{path} has the columns {', '.join(found)}: there is no {column!r}")
+        raise ValueError(f"{path} has the columns {', '.join(found)}: {column!r} is none of them")
     return {clip.name: clip.row[column] for clip in listed if clip.row.get(column)}
 
 

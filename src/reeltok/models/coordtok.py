@@ -145,8 +145,8 @@ class CoordTok(Tokenizer):
         return Spec(
             name=self.name,
             family=self.family,
-            factors=config.size,
-            causal=False,
+            factors=config.factors,
+            causal=config.causal,
             first=config.size[0],
             group=config.size[0],
             channels=config.channels,

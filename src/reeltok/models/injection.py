@@ -84,6 +84,11 @@ class RefTokConfig:
         return self.body.factors
 
     @property
+    def causal(self) -> bool:
+        """A block takes from those before it alone."""
+        return True
+
+    @property
     def steps(self) -> int:
         """Token steps of a block."""
         return self.block // self.factors[0]

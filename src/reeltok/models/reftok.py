@@ -79,7 +79,7 @@ class RefTok(Tokenizer):
             name=self.name,
             family=self.family,
             factors=config.factors,
-            causal=True,
+            causal=config.causal,
             first=config.block if given else 1,
             first_steps=config.steps if given else config.opening,
             group=config.block,

@@ -82,6 +82,16 @@ class CoordTokConfig:
         return self
 
     @property
+    def factors(self) -> tuple[int, int, int]:
+        """Pixels (t, h, w) that one token stands for: every cell of a plane is about all."""
+        return self.size
+
+    @property
+    def causal(self) -> bool:
+        """Windows are coded as a whole."""
+        return False
+
+    @property
     def planes(self) -> dict[str, tuple[int, int]]:
         """Plane name -> its two axes; further content planes are xy2, xy3, ..."""
         more = {f"xy{i}": AXES["xy"] for i in range(2, self.content_planes + 1)}

@@ -15,10 +15,10 @@ import torch
 from pydantic import RootModel
 
 from reeltok import zoo
+from reeltok.data.find import find_clips
 from reeltok.files import cache_folder, sweep, write_file
 from reeltok.models.coordtok import CoordTok
 from reeltok.tokenizer import Tokenizer
-from reeltok.data.find import find_clips
 from reeltok.train.clips import Batch
 from reeltok.train.data import ClipSource, Loader
 from reeltok.train.frames import open_clips
