@@ -18,7 +18,7 @@ from reeltok.evaluate.networks import Extractor
 from reeltok.generate import masked
 from reeltok.generate.ids import Examples
 
-sys.path.append(str(Path(__file__).parents[1] / "evaluate"))
+sys.path.append(str(Path(__file__).parents[1] / "data"))
 from test_bair import write_bair
 
 Run = Callable[..., Ran]

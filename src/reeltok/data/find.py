@@ -50,7 +50,7 @@ def find_clips(
         clips = _clips_like(str(data), column, root)
     else:
         raise FileNotFoundError(
-            f"there is no file or folder {path}: give a video, a folder, a pattern, a list or a .tar"
+            f"there is no file or folder {path}: name a video, folder, pattern, list or .tar"
         )
     return distinct(clips, str(data))
 
