@@ -52,6 +52,7 @@ EXTRAS = {
     "diffusers": "diffusers",
     "ray": "ray",
     "gradio": "ui",
+    "fsspec": "remote",
 }
 """Packages that a command may miss, and the extra of reeltok that brings them."""
 

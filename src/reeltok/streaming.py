@@ -6,6 +6,7 @@ A stream arrives in parts of any length; a network reads whole groups (the first
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -318,7 +319,16 @@ def give(x: Tensor, part: Tokens, times: Tensor | None) -> Video | Tensor:
         start = float(part.settings.get("start", 0.0))
     except TypeError as error:
         raise ValueError(f"the colour or start of these tokens is none: {error}") from error
-    return Video(frames=to_bytes(x), fps=part.fps, times=times, colour=colour, start=start)
+    aspect = aspect_of(part.settings)
+    return Video(to_bytes(x), part.fps, times, colour, start=start, aspect=aspect)
+
+
+def aspect_of(settings: Mapping[str, Any]) -> Fraction:
+    """The width of a pixel over its height that tokens were made with; square if they say none."""
+    match settings.get("pixel_aspect"):
+        case [int(width), int(height)] if min(width, height) > 0:
+            return Fraction(width, height)
+    return Fraction(1)
 
 
 def join_frames(parts: list[Video | Tensor], skip: int) -> Video | Tensor:

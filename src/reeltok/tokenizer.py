@@ -335,6 +335,8 @@ class Tokenizer(nn.Module):
         settings: dict[str, Any] = {"given": type_name(given)}
         if video is not None and video.start:
             settings["start"] = video.start  # where sound begins
+        if video is not None and video.aspect != 1:
+            settings["pixel_aspect"] = list(video.aspect.as_integer_ratio())
         return Tokens(
             ids=quantized.ids,
             latents=quantized.z,

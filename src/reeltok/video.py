@@ -5,8 +5,10 @@ apart and put together stands in `source`, `sink`, `timing` and `colour`.
 """
 
 import math
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -17,9 +19,11 @@ from jaxtyping import Float, Float64, UInt8
 from torch import Tensor
 
 from reeltok.media.colour import MADE, Colour
+from reeltok.media.inputs import Given
 from reeltok.media.movie import Shape
 from reeltok.media.sink import Written, open_sink
-from reeltok.media.source import Size, Source, by, open_source
+from reeltok.media.size import Size, by
+from reeltok.media.source import Source, open_source
 from reeltok.media.timing import Span
 
 __all__ = ["Colour", "Stream", "Video", "Written", "read", "stream", "to_bytes", "to_unit", "write"]
@@ -56,6 +60,7 @@ class Video:
     colour: Colour = field(default=MADE)
     source: Path | None = None
     start: float = 0.0
+    aspect: Fraction = Fraction(1)
 
     @classmethod
     def of(
@@ -67,8 +72,8 @@ class Video:
     ) -> "Video":
         """A video of floating values "1 c t h w" in [-1, 1], or of bytes "t h w c" or "h w c".
 
-        `like` lends its rate, times, colour tags and source. Raises ValueError for other shapes
-        and types, NaN, or where `like` has times for another number of frames.
+        `like` lends its rate, times, colour tags, source and aspect. Raises ValueError for other
+        shapes and types, NaN, or where `like` has times for another number of frames.
         """
         x = torch.from_numpy(x) if isinstance(x, np.ndarray) else x.detach()
         frames = _frames_of(x)
@@ -77,7 +82,7 @@ class Video:
         times = like.times if fps is None else None
         if times is not None and len(times) != len(frames):
             raise ValueError(f"{len(frames)} frames cannot have the {len(times)} times of `like`")
-        return cls(frames, fps or like.fps, times, like.colour, like.source, like.start)
+        return replace(like, frames=frames, fps=fps or like.fps, times=times)
 
     @property
     def height(self) -> int:
@@ -147,8 +152,10 @@ class Stream(Iterable[Video]):
     """A video read in parts of at most `chunk` frames, in memory that does not grow.
 
     Size, rate, colour and the number of frames are known before the first part (a file without
-    time stamps, such as avi, may hold a few less). It can be gone through once; `close` (or a
-    `with`) lets go of the file earlier than the end.
+    time stamps, such as avi, may hold a few less). `notes` say in a sentence each what of the
+    input the frames do not show or show in another shape; `sound` is the codec of its sound, which
+    is not read. It can be gone through once; `close` (or a `with`) lets go of the file earlier
+    than the end.
     """
 
     def __init__(self, opened: Source, chunk: int) -> None:
@@ -163,6 +170,9 @@ class Stream(Iterable[Video]):
         self.start = opened.plan.start
         self.colour = opened.colour
         self.source = opened.path
+        self.aspect = opened.aspect
+        self.notes = (*opened.notes, *opened.shape)
+        self.sound = opened.sound
 
     def __repr__(self) -> str:
         size = by(self.height, self.width)
@@ -194,7 +204,7 @@ class Stream(Iterable[Video]):
         start = self.start + (done / self.fps if self.fps else 0.0)
         if times is not None:
             start = self.start + float(times[0])
-        return Video(frames, self.fps, times, self.colour, self.source, start)
+        return Video(frames, self.fps, times, self.colour, self.source, start, self.aspect)
 
     def whole(self) -> Video:
         """All frames as one video."""
@@ -220,12 +230,13 @@ class Stream(Iterable[Video]):
 
 
 def stream(
-    path: str | Path,
+    path: Given,
     *,
     start: float = 0.0,
     frames: int | None = None,
     fps: float | None = None,
     size: Size = None,
+    raw: str | None = None,
     chunk: int = 16,
 ) -> Stream:
     """Open a video to be read in parts of at most `chunk` frames; else as `read`.
@@ -235,25 +246,34 @@ def stream(
     """
     if chunk < 1:
         raise ValueError(f"chunk must be 1 or more frames, not {chunk}")
-    return Stream(open_source(path, Span(start=start, frames=frames, fps=fps), size), chunk)
+    opened = open_source(path, Span(start=start, frames=frames, fps=fps), size, raw=raw)
+    for note in opened.notes:
+        warnings.warn(note, UserWarning, stacklevel=2)
+    return Stream(opened, chunk)
 
 
 def read(
-    path: str | Path,
+    path: Given,
     *,
     start: float = 0.0,
     frames: int | None = None,
     fps: float | None = None,
     size: Size = None,
+    raw: str | None = None,
 ) -> Video:
-    """Read a video file, an image, a folder of images, or standard input ("-").
+    """Read a video, an image or a folder of images.
+
+    `path` is a file, an address ("https://...", "s3://..." and what else fsspec opens; a str), "-"
+    for standard input, bytes, or a binary file, which is read from its beginning and left open.
 
     `start`: seconds from the first frame; the first picture is the first frame not before it.
     `frames`: at most so many pictures. `fps`: resample, each picture the latest frame on show.
-    `size`: short side in pixels, or (height, width). Raises FileNotFoundError, or ValueError for
-    what is not a video, is damaged, or has nothing in the span asked for.
+    `size`: short side in pixels, or (height, width). `raw`: "96x64:25:yuv420p", width x height,
+    frames per second and pixel format of raw pictures (.yuv), which say nothing themselves.
+    Warns of interlaced and HDR video. Raises FileNotFoundError or OSError where nothing can be
+    fetched, or ValueError for what is not a video, is damaged, or has nothing in the span.
     """
-    return stream(path, start=start, frames=frames, fps=fps, size=size).whole()
+    return stream(path, start=start, frames=frames, fps=fps, size=size, raw=raw).whole()
 
 
 def write(
@@ -316,4 +336,5 @@ def _shape(first: Video, fps: float | None, varying: bool) -> Shape:
         varying=varying,
         colour=first.colour,
         start=first.start,
+        aspect=first.aspect,
     )

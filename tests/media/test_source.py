@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from small_clips import Clip, damaged, pattern, repack, rough
 
-from reeltok.media.source import fit
+from reeltok.media.size import fit
 from reeltok.video import read, stream, write
 
 STAMPS = [0, 40, 80, 200, 240, 250, 400, 520, 560, 600]  # ms

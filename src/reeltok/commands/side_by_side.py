@@ -111,7 +111,13 @@ def also_beside(pairs: Iterator["Pair"], path: str) -> Generator["Pair"]:
                 colour, fps = decoded.colour, decoded.fps
                 sink.begin(
                     Shape(
-                        height=height, width=width, fps=fps, varying=varying, colour=colour, start=0
+                        height=height,
+                        width=width,
+                        fps=fps,
+                        varying=varying,
+                        colour=colour,
+                        start=0,
+                        aspect=decoded.aspect,
                     )
                 )
             times = [None] * len(frames) if decoded.times is None else decoded.times.tolist()

@@ -1,13 +1,25 @@
-"""Single images: which files are images, their natural order, and one decoded and upright."""
+"""Pictures: which files are pictures, their natural order, and their frames upright and whole.
+
+What a file is stands in its first bytes, not in its name. One file may hold several pictures: the
+pages of a TIFF, the frames of an animated WebP. (FFmpeg plays an animated PNG as a video.)
+"""
 
 import io
 import re
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import av
+import numpy as np
+from jaxtyping import Float
 from PIL import Image
 
 from reeltok.media.colour import UPRIGHT, Display
+from reeltok.media.formats import open_container
+from reeltok.media.inputs import Input
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -22,31 +34,234 @@ _EXIF: dict[int, Display] = {
     7: (0, -1, -1, 0),
     8: (0, -1, 1, 0),
 }
+# Damage ends decoding instead of being painted over, in pictures as in Motion JPEG.
+STRICT = {"err_detect": "crccheck+bitstream+buffer+explode"}
+_UNSAID = 0.1  # seconds that browsers show a frame for which the file says 0
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Picture:
+    """One decoded picture, how to turn it upright, and where it came from for errors."""
+
+    frame: av.VideoFrame
+    display: Display
+    name: str
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Pictures:
+    """Pictures in order, decoded one by one; `load` takes rising numbers below `count`."""
+
+    name: str
+    count: int
+    load: Callable[[int], Picture]
+    stamps: Float[np.ndarray, " n"] | None = None  # seconds, where the file says when each shows
+    end: float = 0.0  # seconds at which the last of those goes
 
 
 def images_of(folder: Path) -> list[Path]:
-    """The images of a folder in natural order: 2.png before 10.png."""
-    found = [file for file in folder.iterdir() if file.suffix.lower() in IMAGES]
+    """The images of a folder in natural order: 2.png before 10.png; hidden ones are left out."""
+    found = [
+        file
+        for file in folder.iterdir()
+        if file.suffix.lower() in IMAGES and not file.name.startswith(".")
+    ]
     if not found:
         raise ValueError(f"the folder {folder} holds no images ({', '.join(IMAGES)})")
 
     def natural(file: Path) -> list[tuple[int, str]]:
-        return [(int(p), "") if p.isdigit() else (-1, p) for p in re.split(r"(\d+)", file.name)]
+        parts = re.split(r"(\d+)", file.name)
+        return [(int(p), "") if p.isdecimal() else (-1, p) for p in parts]
 
     return sorted(found, key=natural)
 
 
-def load_image(file: Path) -> tuple[av.VideoFrame, Display]:
-    """The frame of an image file and how to turn it upright (EXIF)."""
-    data = io.BytesIO(file.read_bytes())
+def pictures_of(taken: Input) -> Pictures | None:
+    """The pictures in an input, or None where it is no picture (a video, an animated PNG)."""
+    kind = kind_of(taken.head())
+    if kind is None or (kind == "JPEG" and _is_motion_jpeg(taken)):
+        return None
+    data = read_all(taken)
+    if kind == "PNG" and _is_animated_png(data, taken.name):
+        return None
+    if kind == "WEBP" and (moving := _animated_webp(data, taken.name)):
+        return moving
+    pages = _pages(data) if kind == "TIFF" else [0]  # where each begins
+
+    def load(number: int) -> Picture:
+        name = taken.name if len(pages) == 1 else f"page {number + 1} of {taken.name}"
+        if kind != "TIFF":
+            return _decoded(data, kind, name)
+        # FFmpeg decodes the page that the header points to.
+        start = int.to_bytes(pages[number], 4, "little" if data[:2] == b"II" else "big")
+        return _decoded(data[:4] + start + data[8:], kind, name)
+
+    return Pictures(name=taken.name, count=len(pages), load=load)
+
+
+def pictures_in(folder: Path) -> Pictures:
+    """The images of a folder, one picture each. ValueError for a file with more than one."""
+    files = images_of(folder)
+
+    def load(number: int) -> Picture:
+        file = files[number]
+        data = file.read_bytes()
+        kind = kind_of(data)
+        if kind is None:
+            raise ValueError(f"{file} is not an image, or it is damaged")
+        if _holds_many(data, kind, str(file)):
+            raise ValueError(
+                f"{file} holds more than one picture, and an image of a folder is one frame: "
+                "read it by itself"
+            )
+        return _decoded(data, kind, str(file))
+
+    return Pictures(name=str(folder), count=len(files), load=load)
+
+
+def kind_of(head: bytes) -> str | None:
+    """Pillow's name of the kind of picture that begins with these bytes; None for no picture."""
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if head.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return "WEBP"
+    if head.startswith((b"II*\0", b"MM\0*")):
+        return "TIFF"
+    if head.startswith(b"BM") and head[6:10] == bytes(4):
+        return "BMP"
+    return None
+
+
+def read_all(taken: Input) -> bytes:
+    """All bytes of an input."""
+    return taken.head(-1)
+
+
+# --- one picture ----------------------------------------------------------------------------------
+
+
+def _decoded(data: bytes, kind: str, name: str) -> Picture:
     try:
-        with av.open(data, "r") as container:
+        with open_container(io.BytesIO(data), name) as container:
+            container.streams.video[0].codec_context.options = STRICT
             frame = next(container.decode(video=0))
-    except (av.FFmpegError, StopIteration, IndexError) as error:
-        raise ValueError(f"{file} is not an image, or it is damaged") from error
-    data.seek(0)
+        whole = kind != "JPEG" or jpeg_end(data) is not None
+    except (av.FFmpegError, StopIteration, IndexError, ValueError) as error:
+        raise ValueError(f"{name} is not an image, or it is damaged") from error
+    if not whole or frame.is_corrupt:
+        raise ValueError(f"{name} is cut off or damaged: it is not the whole picture")
+    return Picture(frame=frame, display=_orientation(data, kind), name=name)
+
+
+def _orientation(data: bytes, kind: str) -> Display:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of damaged EXIF, which is only left out
+        try:
+            found = Image.open(io.BytesIO(data), formats=[kind]).getexif().get(0x0112, 1)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            return UPRIGHT  # readable for FFmpeg, not for Pillow: no orientation
+    return _EXIF.get(found, UPRIGHT)
+
+
+def jpeg_end(data: bytes) -> int | None:
+    """Where the first JPEG in `data` ends, or None if it does not (ITU-T T.81, annex B)."""
+    at = 2
+    while 0 <= (at := data.find(b"\xff", at)) < len(data) - 1:
+        marker = data[at + 1]
+        if marker == 0xD9:
+            return at + 2
+        if marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD8:  # stuffed, or without a length
+            at += 1 if marker == 0xFF else 2
+        else:
+            at += 2 + int.from_bytes(data[at + 2 : at + 4])
+    return None
+
+
+# --- several in one file --------------------------------------------------------------------------
+
+
+def _holds_many(data: bytes, kind: str, name: str) -> bool:
+    if kind == "PNG":
+        return _is_animated_png(data, name)
+    if kind == "WEBP":
+        return bool(_animated_webp(data, name))
+    return kind == "TIFF" and len(_pages(data)) > 1
+
+
+def _is_motion_jpeg(taken: Input) -> bool:
+    """JPEG after JPEG without a container; a camera's second view or a thumbnail is none."""
+    if taken.suffix in IMAGES:
+        return False
+    if taken.suffix in (".mjpeg", ".mjpg"):
+        return True
+    data = read_all(taken)
+    end = jpeg_end(data)
+    return end is not None and data.startswith(b"\xff\xd8\xff", end) and b"MPF\0" not in data[:end]
+
+
+def _is_animated_png(data: bytes, name: str) -> bool:
+    """Whether a PNG has animation (acTL before the first IDAT); ValueError if that is cut off."""
+    at = 8
+    while at + 8 <= len(data):
+        length, kind = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8]
+        if kind == b"IDAT":
+            return False
+        if kind == b"acTL":
+            if b"IEND\xaeB`\x82" not in data[-1024:]:
+                raise ValueError(f"{name} is cut off: an animated PNG without its end")
+            return int.from_bytes(data[at + 8 : at + 12]) > 1
+        at += 12 + length
+    return False
+
+
+def _pages(data: bytes) -> list[int]:
+    """Where the pages of a TIFF begin, without reduced copies and masks (TIFF 6.0, section 2)."""
+    order: Literal["little", "big"] = "little" if data.startswith(b"II") else "big"
+
+    def number(at: int, width: int) -> int:
+        return int.from_bytes(data[at : at + width], order)
+
+    first = at = number(4, 4)
+    pages, seen = [], set[int]()
+    while 0 < at < len(data) and at not in seen:
+        seen.add(at)
+        end = at + 2 + 12 * number(at, 2)
+        tags = {number(entry, 2): number(entry + 8, 4) for entry in range(at + 2, end, 12)}
+        if not tags.get(254, 0) & 0b101:
+            pages.append(at)
+        at = number(end, 4)
+    return pages or [first]
+
+
+def _animated_webp(data: bytes, name: str) -> Pictures | None:
+    """The frames of an animated WebP as Pillow lays them over one another; None for a still."""
+    if data[12:16] != b"VP8X" or not data[20] & 0b10:
+        return None
+    if int.from_bytes(data[4:8], "little") + 8 > len(data):
+        raise ValueError(f"{name} is cut off: its header promises more bytes")
     try:
-        orientation = Image.open(data).getexif().get(0x0112, 1)
-    except (OSError, SyntaxError):  # readable for FFmpeg, not for Pillow: no orientation
-        orientation = 1
-    return frame, _EXIF.get(orientation, UPRIGHT)
+        picture: Any = Image.open(io.BytesIO(data), formats=["WEBP"])
+        shown = [_seconds(picture, number) for number in range(picture.n_frames)]
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise ValueError(f"{name} is not an image, or it is damaged") from error
+    ends = np.cumsum(shown)
+
+    def load(number: int) -> Picture:
+        try:
+            picture.seek(number)
+            pixels = np.asarray(picture.convert("RGBA"))
+        except (OSError, ValueError, EOFError) as error:
+            raise ValueError(f"{name} is damaged: frame {number} cannot be decoded") from error
+        frame = av.VideoFrame.from_ndarray(pixels, format="rgba")
+        return Picture(frame=frame, display=UPRIGHT, name=f"frame {number} of {name}")
+
+    stamps = np.concatenate([[0.0], ends[:-1]])
+    return Pictures(name=name, count=len(shown), load=load, stamps=stamps, end=float(ends[-1]))
+
+
+def _seconds(picture: Any, number: int) -> float:
+    picture.seek(number)
+    picture.load()
+    return picture.info.get("duration", 0) / 1000 or _UNSAID

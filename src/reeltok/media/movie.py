@@ -13,12 +13,13 @@ from av.container import OutputContainer
 from av.filter import Graph
 
 from reeltok.media.colour import Colour, FromRGB, Pixels
+from reeltok.media.size import by
 from reeltok.media.sound import Sound
-from reeltok.media.source import by
 from reeltok.media.timing import fraction_of
 
 _STAMPS = Fraction(1, 60_000)  # the unit of varying time stamps in seconds; MPEG-4 takes no finer
 _NARROW = 64  # pixels of width, below which x265's fast code was seen to write past its memory
+_KNOW_ASPECT = {"libx264", "libx265", "mpeg4", "mp4", "mov"}  # codecs and muxers, as PyAV has them
 _DELAYS = Fraction(1, 100)  # the only unit that GIF has
 
 
@@ -104,6 +105,7 @@ CONTAINERS = {
     ".mkv": Container(muxer="matroska", codecs=(*_MP4, "prores", "ffv1")),
     ".webm": Container(muxer="webm", codecs=("vp9", "av1")),
     ".avi": Container(muxer="avi", codecs=("h264", "mpeg4", "ffv1"), stamps=False),
+    ".ts": Container(muxer="mpegts", codecs=("h264", "hevc", "mpeg4")),
     ".gif": Container(muxer="gif", codecs=("gif",), options={"loop": "0"}),
 }
 _PIPE = Container(
@@ -122,6 +124,7 @@ class Shape:
     varying: bool
     colour: Colour
     start: float
+    aspect: Fraction = Fraction(1)  # width over height of a pixel
 
 
 def choose(
@@ -245,11 +248,22 @@ class Movie:
         (_, below), (_, right), _ = self._padding
         stream.height, stream.width = shape.height + below, shape.width + right
         stream.pix_fmt = layout
+        if shape.aspect != 1:
+            self._set_aspect(stream, shape.aspect)
         stream.codec_context.time_base = self._unit
         stream.codec_context.thread_type = "AUTO"
         if layout != "pal8":
             self._convert.tag(stream.codec_context)
         return stream
+
+    def _set_aspect(self, stream: Any, aspect: Fraction) -> None:
+        if self.codec.name in _KNOW_ASPECT or self.container.muxer in _KNOW_ASPECT:
+            stream.codec_context.sample_aspect_ratio = aspect
+        else:
+            self.notes.append(
+                f"{self.codec.name} in {self._suffix} keeps no ratio of pixels "
+                f"({aspect.numerator}:{aspect.denominator}): left out, so that it looks squeezed"
+            )
 
     def _add_sound(self, start: float) -> None:
         sound = self._sound

@@ -21,8 +21,8 @@ from reeltok.files import Part, cannot_write, standard_output
 from reeltok.media.colour import Pixels
 from reeltok.media.images import IMAGES
 from reeltok.media.movie import Movie, Shape, choose
+from reeltok.media.size import by
 from reeltok.media.sound import Sound
-from reeltok.media.source import by
 
 _OURS = re.compile(r"\d{6,}\.png")  # the names of a folder of frames that this module wrote
 
@@ -199,6 +199,10 @@ class _Images:
     def begin(self, shape: Shape) -> None:
         if shape.varying:
             self.notes.append("images keep no time stamps: left out")
+        if shape.aspect != 1:
+            self.notes.append(
+                "images keep no ratio of pixels: left out, so that they look squeezed"
+            )
 
     def add(self, picture: Pixels, number: int, time: float | None) -> None:
         if number and not self._folder:

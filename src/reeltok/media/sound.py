@@ -8,6 +8,8 @@ from typing import Any
 import av
 from av.container import InputContainer, OutputContainer
 
+from reeltok.media.formats import open_container
+
 
 class Sound:
     """The first sound track of `path` on its way into `target`, from `start` seconds on.
@@ -20,8 +22,8 @@ class Sound:
         if not Path(path).is_file():
             raise FileNotFoundError(f"there is no file {path} to copy the sound from")
         try:
-            self._source: InputContainer = av.open(f"file:{path}", "r")
-        except av.FFmpegError as error:
+            self._source: InputContainer = open_container(f"file:{path}", str(path))
+        except ValueError as error:
             raise ValueError(f"{path} holds no sound that can be read") from error
         self._path = path
         self._stream: Any = next(iter(self._source.streams.audio), None)

@@ -1,35 +1,34 @@
-"""Where pictures come from: a video file, a pipe, one image or a folder of images.
+"""Where pictures come from: a video, one image or a folder of images, however it is handed over.
 
 A `Source` knows its size, rate, time stamps and number of pictures before the first one is asked
 for (a quick pass over the packets, nothing decoded), and then gives them one by one as RGB.
 """
 
-import errno
 import math
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import av
 import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from reeltok.files import standard_input
 from reeltok.media.colour import Colour, Pixels, ToRGB, display_of, upright_size
-from reeltok.media.images import IMAGES, images_of, load_image
+from reeltok.media.formats import open_container
+from reeltok.media.images import STRICT, Pictures, pictures_in, pictures_of
+from reeltok.media.inputs import Given, Input, open_input
+from reeltok.media.raw import Raw, check_named
+from reeltok.media.remarks import remarks_on, shape_notes, sound_in
+from reeltok.media.size import Size, by, check_size, fit, pixel_aspect
 from reeltok.media.survey import SEEKS, Survey, take_survey
-from reeltok.media.timing import Plan, Span
+from reeltok.media.timing import Plan, Span, plan
 
-Size = int | tuple[int, int] | None
-
-_NOT_VIDEO = {"tty", "bin", "xbin", "idf", "adf"}  # text that FFmpeg would draw as a terminal
 _LEANING = 16  # pictures that at most are shown before a keyframe and decoded after it
 _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
@@ -45,149 +44,141 @@ class Source:
     path: Path | None
     pictures: Generator[Pixels]
     close: Callable[[], None]
+    notes: tuple[str, ...] = ()  # what the pictures do not show as it was meant, a sentence each
+    shape: tuple[str, ...] = ()  # what is to be known of their shape, a sentence each
+    aspect: Fraction = Fraction(1)  # width over height of a pixel
+    sound: str | None = None  # the codec of its sound, which is not read
 
 
-def open_source(path: str | Path, span: Span, size: Size) -> Source:
-    """Open a file, a folder of images, or "-" (standard input).
+def open_source(given: Given, span: Span, size: Size, *, raw: str | None = None) -> Source:
+    """Open what `open_input` takes, or a folder of images; `raw` is the layout of raw pictures.
 
     Raises FileNotFoundError, or ValueError when there is nothing to show in it.
     """
-    _check_size(size)
-    if str(path) == "-":
-        return _open_video(_standard_input(), "standard input", None, span, size)
-    path = Path(path)
-    if path.is_dir():
-        return _open_images(images_of(path), path, span, size)
-    if not path.exists():
-        raise FileNotFoundError(f"there is no file {path}")
-    if path.suffix.lower() in IMAGES:
-        return _open_images([path], path, span, size)
-    # "file:" keeps a name such as "a:b.mp4" or "http://..." from being taken for an address.
-    return _open_video(f"file:{path}", str(path), path, span, size)
-
-
-def fit(height: int, width: int, size: Size) -> tuple[int, int]:
-    """The (height, width) that `size` asks for; beside a short side, the long one is made even."""
-    if size is None:
-        return height, width
-    if isinstance(size, tuple):
-        return size
-    if height == width:
-        return size, size
-    long = max(2, 2 * round(max(height, width) * size / min(height, width) / 2))
-    return (size, long) if height < width else (long, size)
-
-
-def _check_size(size: Size) -> None:
-    sides = size if isinstance(size, tuple) else (size,)
-    if size is not None and (len(sides) > 2 or any(side is None or side < 1 for side in sides)):
-        raise ValueError(f"size is the short side or (height, width) in pixels, not {size}")
-
-
-def by(height: int, width: int) -> str:
-    """A size for people, height first as everywhere."""
-    return f"{height}x{width}"
+    size = check_size(size)
+    form = None if raw is None else Raw.of(raw)
+    with ExitStack() as stack:
+        if isinstance(given, str | os.PathLike) and Path(given).is_dir():
+            pictures: Pictures | None = pictures_in(Path(given))
+            path: Path | None = Path(given)
+        else:
+            taken = open_input(given)
+            stack.callback(taken.close)
+            path = taken.path
+            pictures = None if form else pictures_of(taken)
+        if pictures:
+            return _open_images(pictures, path, span, size, stack.pop_all().close)
+        if form is None:
+            check_named(taken)
+        return _open_video(taken, form, span, size, stack)
 
 
 # --- images ---------------------------------------------------------------------------------------
 
 
-def _open_images(files: list[Path], path: Path, span: Span, size: Size) -> Source:
-    """Images have no time stamps: fps is their rate, given or unknown, and never resamples them."""
-    if span.start and span.fps is None:
-        raise ValueError(f"{path} has no time stamps: start needs fps as well")
-    first = math.ceil(span.start * (span.fps or 0) - 1e-9)
-    if first >= len(files):
-        raise ValueError(f"{path} has {len(files)} images: start={span.start} lies past the last")
-    files = files[first:][: span.frames]
-    frame, display = load_image(files[0])
-    height, width = upright_size(frame, display)
+def _open_images(
+    pictures: Pictures, path: Path | None, span: Span, size: Size, close: Callable[[], None]
+) -> Source:
+    first = pictures.load(0)
+    height, width = upright_size(first.frame, first.display)
     target = fit(height, width, size)
+    chosen = _plan_of(pictures, span)
 
-    def pictures() -> Generator[Pixels]:
-        for number, file in enumerate(files):
-            frame, display = load_image(file)
-            found = upright_size(frame, display)
+    def shown() -> Generator[Pixels]:
+        for number in np.flatnonzero(chosen.repeats).tolist():
+            picture = pictures.load(number) if number else first
+            found = upright_size(picture.frame, picture.display)
             if found != (height, width):
                 raise ValueError(
-                    f"images of one video have one size: {file} (frame {number}) is "
+                    f"images of one video have one size: {picture.name} (frame {number}) is "
                     f"{by(*found)}, the first is {by(height, width)}"
                 )
-            yield ToRGB(target, display)(frame)
+            pixels = ToRGB(target, picture.display)(picture.frame)
+            for _ in range(chosen.repeats[number]):
+                yield pixels
 
-    start = first / span.fps if span.fps else 0.0
     return Source(
         height=target[0],
         width=target[1],
-        plan=Plan(repeats=np.ones(len(files), int), times=None, fps=span.fps, start=start),
-        colour=Colour.of(frame),
+        plan=chosen,
+        colour=Colour.of(first.frame),
         path=path,
-        pictures=pictures(),
-        close=lambda: None,
+        pictures=shown(),
+        close=close,
+        shape=shape_notes(pictures.name, (height, width), Fraction(1), target, size),
     )
+
+
+def _plan_of(pictures: Pictures, span: Span) -> Plan:
+    """What is shown of pictures; without times, fps is their rate and never resamples them."""
+    if pictures.stamps is not None:
+        chosen = plan(pictures.stamps, 0.001, [], span)
+        if chosen is None:
+            raise ValueError(
+                f"{pictures.name} is {pictures.end:.2f} s long: start={span.start} lies past that"
+            )
+        return chosen
+    if span.start and span.fps is None:
+        raise ValueError(f"{pictures.name} has no time stamps: start needs fps as well")
+    first = math.ceil(span.start * (span.fps or 0) - 1e-9)
+    if first >= pictures.count:
+        raise ValueError(
+            f"{pictures.name} has {pictures.count} images: start={span.start} lies past the last"
+        )
+    repeats = np.zeros(pictures.count, int)
+    repeats[first:][: span.frames] = 1
+    start = first / span.fps if span.fps else 0.0
+    return Plan(repeats=repeats, times=None, fps=span.fps, start=start)
 
 
 # --- video ----------------------------------------------------------------------------------------
 
 
-def _standard_input() -> BinaryIO:
-    """Standard input as a file of ours that can be rewound: spooled to disk when it is a pipe."""
-    stdin = standard_input()
-    if stdin.seekable():
-        return os.fdopen(os.dup(stdin.fileno()), "rb")
-    spool = tempfile.TemporaryFile()  # noqa: SIM115 (the source closes it)
-    shutil.copyfileobj(stdin, spool)
-    spool.seek(0)
-    return spool
-
-
-def _open_video(
-    file: str | BinaryIO, name: str, path: Path | None, span: Span, size: Size
-) -> Source:
-    with ExitStack() as stack:
-        if not isinstance(file, str):
-            stack.enter_context(file)
-        container, stream = _open_stream(file, name, stack)
-        survey = take_survey(container, stream, file, span, name)
-        if container.format.name in SEEKS:
-            container.seek(survey.seek, stream=stream)
-        else:
-            container, stream = _open_stream(file, name, stack)
-        frames = _numbered(_decode(container, stream, name), survey)
-        place, first = next(frames, (0, None))
-        if first is None:
-            raise ValueError(f"{name} holds no frame that can be decoded")
-        display = display_of(first)
-        target = fit(*upright_size(first, display), size)
-        close = stack.pop_all().close
+def _open_video(taken: Input, raw: Raw | None, span: Span, size: Size, stack: ExitStack) -> Source:
+    """The first video stream; `stack` holds what is open already, and is emptied."""
+    name = taken.name
+    container, stream = _open_stream(taken, raw, stack)
+    survey = take_survey(container, stream, taken.file, span, name)
+    if container.format.name in SEEKS:
+        container.seek(survey.seek, stream=stream)
+    else:
+        container, stream = _open_stream(taken, raw, stack)
+    frames = _numbered(_decode(container, stream, name), survey)
+    place, first = next(frames, (0, None))
+    if first is None:
+        raise ValueError(f"{name} holds no frame that can be decoded")
+    display = display_of(first)
+    stored = upright_size(first, display)
+    aspect = pixel_aspect(stream, display)
+    target = fit(*stored, size)
     return Source(
         height=target[0],
         width=target[1],
         plan=survey.plan,
         colour=Colour.of(first),
-        path=path,
+        path=taken.path,
         pictures=_shown(chain([(place, first)], frames), survey, ToRGB(target, display), name),
-        close=close,
+        notes=remarks_on(first, stream, name),
+        shape=shape_notes(name, stored, aspect, target, size),
+        aspect=Fraction(1) if isinstance(size, tuple) else aspect,
+        sound=sound_in(container),
+        close=stack.pop_all().close,
     )
 
 
 def _open_stream(
-    file: str | BinaryIO, name: str, stack: ExitStack
+    taken: Input, raw: Raw | None, stack: ExitStack
 ) -> tuple[InputContainer, VideoStream]:
-    if not isinstance(file, str):
-        file.seek(0)
-    try:
-        container = stack.enter_context(av.open(file, "r", options={"protocol_whitelist": "file"}))
-    except (av.FFmpegError, OSError) as error:
-        if isinstance(error, OSError) and error.errno != errno.EIO:  # a Matroska header cut off
-            raise OSError(f"{name} cannot be read: {error.strerror}") from error
-        raise ValueError(f"{name} is not a video, or its header is cut off or damaged") from error
+    opened = raw.open(taken) if raw else open_container(taken.file, taken.name)
+    container = stack.enter_context(opened)
     cover = av.stream.Disposition.attached_pic
     streams = [s for s in container.streams.video if not s.disposition & cover]
-    if not streams or container.format.name in _NOT_VIDEO:
-        raise ValueError(f"{name} holds no video")
+    if not streams:
+        raise ValueError(f"{taken.name} holds no video")
     # With threads across frames, FFmpeg may hand a frame out before it marks the damage in it.
     streams[0].thread_type = "SLICE"
+    if streams[0].codec.name in ("mjpeg", "png", "apng"):
+        streams[0].codec_context.options = STRICT
     return container, streams[0]
 
 

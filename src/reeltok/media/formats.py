@@ -1,0 +1,79 @@
+"""Which kinds of file FFmpeg may open, and opening one of them.
+
+Some of FFmpeg's formats are texts that name other files (ffconcat, HLS, DASH, SDP, numbered
+pictures), others draw any text as a terminal. A file's content decides which format it is taken
+for, whatever its name says, so what may be opened is listed here and nothing else is.
+"""
+
+import errno
+from collections.abc import Mapping
+from typing import BinaryIO
+
+import av
+from av.container import InputContainer
+
+# Containers and bare streams of video, by the names of FFmpeg's demuxers.
+_VIDEOS = (
+    *("mov", "matroska", "avi", "gif", "apng", "mpegts", "mpegtsraw", "mpeg", "ogg", "flv"),
+    *("live_flv", "kux", "asf", "asf_o", "nut", "mxf", "gxf", "rm", "ivr", "wtv", "nsv", "nuv"),
+    *("dv", "dhav", "ty", "lxf", "swf", "amv", "xmv", "dxa", "film_cpk", "ea", "thp", "vivo"),
+    *("yuv4mpegpipe", "ivf", "obu", "av1", "h261", "h263", "h264", "hevc", "vvc", "evc", "m4v"),
+    *("mpegvideo", "mjpeg", "mjpeg_2000", "smjpeg", "mpjpeg", "vc1", "vc1test", "dirac", "apv"),
+    *("cavsvideo", "avs2", "avs3", "dnxhd", "roq", "smk", "bink", "flic", "fits", "ser", "cine"),
+    *("jpegxl_anim", "r3d", "3dostr", "4xm", "mv", "mvi", "nistsphere", "pva", "rl2", "idcin"),
+)
+# Single pictures; each of these demuxers reads one file as it is given.
+_PICTURES = tuple(
+    f"{kind}_pipe"
+    for kind in (
+        *("png", "jpeg", "webp", "bmp", "tiff", "gif", "jpegxl", "jpegxs", "j2k", "jpegls", "qoi"),
+        *("ppm", "pgm", "pbm", "pam", "pfm", "phm", "pgmyuv", "pgx", "dpx", "exr", "hdr", "psd"),
+        *("pcx", "dds", "sgi", "sunrast", "xwd", "cri", "gem", "pictor", "qdraw", "vbn"),
+    )
+)
+# Files of sound alone, from which a track may be copied.
+_SOUNDS = (
+    *("wav", "w64", "mp3", "flac", "aac", "aiff", "caf", "au", "ac3", "eac3", "dts", "amr", "ape"),
+    *("tta", "wv", "tak", "truehd", "mlp", "loas", "latm", "opus", "spx", "voc", "oma", "dsf"),
+)
+FORMATS = (*_VIDEOS, *_PICTURES, *_SOUNDS)
+# What texts that name other files begin with.
+_LISTS = (b"ffconcat", b"#EXTM3U", b"v=0", b"<MPD", b"<?xml", b"[playlist]", b"[Reference]")
+
+
+def open_container(
+    file: str | BinaryIO,
+    name: str,
+    *,
+    form: str | None = None,
+    options: Mapping[str, str] | None = None,
+) -> InputContainer:
+    """Open a "file:PATH" or a binary file from its beginning, if it is of a known format.
+
+    `form` names a demuxer instead of leaving it to the content. No other file and no address is
+    ever opened. Raises OSError for what the system does not allow, ValueError for the rest.
+    """
+    if not isinstance(file, str):
+        file.seek(0)
+    allowed = {
+        "protocol_whitelist": "file",
+        "format_whitelist": ",".join(FORMATS) if form is None else form,
+    }
+    try:
+        return av.open(file, "r", format=form, options={**(options or {}), **allowed})
+    except (av.FFmpegError, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EIO:  # a Matroska header cut off
+            raise OSError(f"{name} cannot be read: {error.strerror}") from error
+        if _is_list(file):
+            raise ValueError(
+                f"{name} is a text that names other files (a playlist): give the video itself"
+            ) from error
+        raise ValueError(f"{name} is not a video, or its header is cut off or damaged") from error
+
+
+def _is_list(file: str | BinaryIO) -> bool:
+    if isinstance(file, str):
+        with open(file.removeprefix("file:"), "rb") as opened:
+            return _is_list(opened)
+    file.seek(0)
+    return file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(_LISTS)
