@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from reeltok.text import printable
+
 if TYPE_CHECKING:
     from reeltok.commands.report import Report
 
@@ -173,8 +175,8 @@ def show(report: "Report", *, as_json: bool) -> int:
 
         print(json.dumps(finite(report.data), default=str), file=stream, flush=True)
     elif report.text:
-        text = report.text.encode("utf-8", "backslashreplace").decode()  # odd names of files
-        print(text, file=stream, flush=True)
+        lines = map(printable, report.text.split("\n"))  # names of files may hold anything
+        print("\n".join(lines), file=stream, flush=True)
     return 0 if report.failed is None else complain(report.failed)
 
 
@@ -189,7 +191,7 @@ def finite(value: Any) -> Any:
 
 def complain(sentence: str, code: int = 2) -> int:
     """Say on standard error, in one line, what went wrong."""
-    print(f"reeltok: {sentence}", file=sys.stderr)
+    print(f"reeltok: {printable(sentence)}", file=sys.stderr)
     return code
 
 
@@ -213,7 +215,7 @@ def notes_on_stderr() -> Iterator[None]:
     said = set()
 
     def say(message: Warning | str, *where: Any, **more: Any) -> None:
-        text = " ".join(str(message).split())
+        text = printable(" ".join(str(message).split()))
         if text not in said:
             said.add(text)
             print(f"reeltok: note: {text}", file=sys.stderr)

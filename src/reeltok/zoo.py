@@ -29,7 +29,6 @@ from reeltok.models.reftok import RefTok
 from reeltok.models.stages import VidTokConfig
 from reeltok.models.vidtok import VidTok
 from reeltok.parsing import first_error, parse_config, read_object
-from reeltok.text import printable
 from reeltok.tokenizer import Tokenizer
 
 FAMILIES: dict[str, tuple[type, type[Tokenizer]]] = {
@@ -103,8 +102,8 @@ def load_preset(
     """
     if name not in PRESETS:
         raise ValueError(
-            f"{printable(name)!r} is no name of a preset, and folders and repositories that a file "
-            "names are not opened"
+            f"{name!r} is no name of a preset, and a folder or a repository that only a "
+            "file names is not opened"
         )
     if weights is not None:
         family, config = PRESETS[name]
@@ -226,8 +225,8 @@ def read_model(folder: Path) -> dict[str, Any]:
 def named_family(record: Mapping[str, Any]) -> str:
     """What a folder says that it holds."""
     if "family" not in record and isinstance(record.get("_class_name"), str):
-        return f"class {printable(record['_class_name'])!r}"
-    return f"family {printable(record.get('family'))[:80]!r}"
+        return f"class {record['_class_name'][:80]!r}"
+    return f"family {str(record.get('family'))[:80]!r}"
 
 
 def fill(

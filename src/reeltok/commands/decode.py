@@ -101,7 +101,11 @@ def decode(
 
 
 class Models:
-    """The tokenizers that .reel files name, each loaded once."""
+    """The tokenizers of .reel files, each loaded once.
+
+    A file names its tokenizer, but what is opened is what --model says or a preset of this package:
+    a file of a stranger never decides that a folder or a repository is.
+    """
 
     def __init__(self, place: str | None, **options: Any) -> None:
         self.place, self.options = place, options
@@ -109,18 +113,19 @@ class Models:
         self.lock = Lock()
 
     def of(self, reel: "Reel") -> "Tokenizer":
-        """The tokenizer of a file. ValueError that says where to name it if it is not found."""
+        """The tokenizer of a file. ValueError that says how to name it if it is not found."""
         name = self.place or reel.model
         with self.lock:
             if name not in self.loaded:
                 try:
-                    self.loaded[name] = given.open_model(name, **self.options)
+                    named = self.place is None
+                    self.loaded[name] = given.open_model(name, preset=named, **self.options)
                 except (ValueError, OSError) as error:
                     if self.place:
                         raise
                     raise ValueError(
-                        f"{reel.source.path} was made by {name!r}: {error}; or name its folder "
-                        "with --model"
+                        f"{reel.source.path} was made by {name!r}: {error}; or name "
+                        "its folder with --model"
                     ) from error
             return self.loaded[name]
 

@@ -50,7 +50,7 @@ def train_generator(
     """Train a generator on the clips of `data`; the folder `out` is as that of any run.
 
     Latents or ids are computed once and kept beside the run; under torchrun by the first process of
-    each machine. `OUT/tokenizer` is the tokenizer, where it was given as a folder.
+    each machine. `OUT/tokenizer` is the tokenizer, unless it is a preset.
     """
     out = Path(out)
     require_new(out, resume)
@@ -67,7 +67,7 @@ def train_generator(
 
         def ready() -> None:
             begin(recipe, out, at)
-            if at.first and Path(recipe.tokenizer).is_dir():
+            if at.first and recipe.tokenizer not in zoo.PRESETS:
                 tokenizer.save_pretrained(out / "tokenizer")
 
         feed = feed_of(recipe, made.examples, at)

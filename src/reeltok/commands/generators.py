@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from reeltok.commands import options as given
 from reeltok.commands.report import note
 from reeltok.parsing import read_object
+from reeltok.text import printable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -111,8 +112,8 @@ def family_of(folder: Path) -> str:
     family = read_object(folder / "config.json").get("family")
     if family not in ("flow", "masked"):
         raise ValueError(
-            f"{folder} holds a {family} and no generator: give the folder of one, such as "
-            "RUN/model of `reeltok train sit_cpu` or `prior_cpu`"
+            f"{folder} holds a {printable(family)[:80]} and no generator: give the folder of one, "
+            "such as RUN/model of `reeltok train sit_cpu` or `prior_cpu`"
         )
     return family
 
@@ -122,12 +123,14 @@ def open_tokenizer(
 ) -> "Tokenizer":
     """The tokenizer of a generator: the one asked for, the run's own, or the one of its name."""
     own = folder.parent / "tokenizer"
-    here = (own / "config.json").is_file()
-    name = asked or (str(own) if here else None if clip is None else clip.tokenizer)
+    here = asked is None and (own / "config.json").is_file()
+    named = None if clip is None else clip.tokenizer
+    name = asked or (str(own) if here else named)
     if name is None:
         raise ValueError(f"{folder} does not say what reads its latents: name it with --tokenizer")
-    try:
-        return given.open_model(name, weights=None, device=device, dtype="fp32")
+    try:  # what config.json names is a preset's name: it never decides what else is opened
+        preset = not (asked or here)
+        return given.open_model(name, weights=None, device=device, dtype="fp32", preset=preset)
     except (ValueError, OSError) as error:
         if asked:
             raise

@@ -88,10 +88,16 @@ def parse_changes(texts: list[str] | None) -> dict[str, str]:
     return changes
 
 
-def open_model(name: str, *, weights: str | None, device: str, dtype: str) -> "Tokenizer":
-    """The tokenizer that these options describe, in evaluation mode."""
+def open_model(
+    name: str, *, weights: str | None, device: str, dtype: str, preset: bool = False
+) -> "Tokenizer":
+    """The tokenizer that these options describe, in evaluation mode.
+
+    `preset`: a file gave the name, so it is looked up among the presets alone.
+    """
     from reeltok import zoo
 
     chosen, kind = zoo.pick_device(device), parse_dtype(dtype)
-    tokenizer = zoo.load(name, weights=weights, device=chosen)
+    load = zoo.load_preset if preset else zoo.load
+    tokenizer = load(name, weights=weights, device=chosen)
     return tokenizer if kind == tokenizer.dtype else zoo.cast(tokenizer, kind)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reeltok.text import printable
+
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
@@ -33,16 +35,16 @@ def one_line(error: BaseException) -> str:
     if callable(details):  # pydantic's: a list of what is wrong and where
         first = details()[0]
         place = ".".join(str(part) for part in first["loc"])
-        return f"{place}: {first['msg']}" if place else first["msg"]
+        return printable(f"{place}: {first['msg']}" if place else first["msg"])
     text = str(error)
     if isinstance(error, OSError) and error.strerror:
         text = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
-    return " ".join(text.split()) or type(error).__name__
+    return printable(" ".join(text.split())) or type(error).__name__
 
 
 def facts(pairs: Mapping[str, Any]) -> str:
     """One fact a line, the values under one another; None is left out."""
-    shown = {name: plain(value) for name, value in pairs.items() if value is not None}
+    shown = {printable(name): plain(value) for name, value in pairs.items() if value is not None}
     width = max((len(name) for name in shown), default=0)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in shown.items())
 
@@ -58,13 +60,13 @@ def table(rows: Iterable[Mapping[str, Any]]) -> str:
 
 def _column(name: str, values: Sequence[Any]) -> list[str]:
     numbers = all(value is None or isinstance(value, int | float) for value in values)
-    cells = [name, *("-" if value is None else plain(value) for value in values)]
+    cells = [printable(name), *("-" if value is None else plain(value) for value in values)]
     width = max(map(len, cells))
     return [cell.rjust(width) if numbers else cell.ljust(width) for cell in cells]
 
 
 def plain(value: Any) -> str:
-    """A value for people: four digits of a float, sequences of numbers as 4x8x8."""
+    """A value for people, on one line: four digits of a float, sequences of numbers as 4x8x8."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
@@ -72,8 +74,8 @@ def plain(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
     if isinstance(value, tuple | list):
-        return "x".join(str(part) for part in value)
-    return str(value)
+        return printable("x".join(str(part) for part in value))
+    return printable(value)
 
 
 def count(number: int, what: str) -> str:
@@ -92,7 +94,7 @@ def left_out(name: str, why: str) -> str:
 def lost(keys: Sequence[str]) -> list[str]:
     """The line that says which keys of a checkpoint were dropped, by their first names, if any."""
     counts = Counter(key.split(".")[0] for key in keys)
-    parts = ", ".join(f"{name}.* ({count})" for name, count in sorted(counts.items()))
+    parts = ", ".join(f"{printable(name)}.* ({count})" for name, count in sorted(counts.items()))
     return [f"dropped {len(keys)} keys that are not the network's: {parts}"] if keys else []
 
 

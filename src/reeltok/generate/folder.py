@@ -9,7 +9,6 @@ from torch import Tensor
 
 from reeltok.checkpoints import find_file, read_checkpoint
 from reeltok.parsing import parse_config, read_object
-from reeltok.text import printable
 
 Kind = TypeVar("Kind")
 
@@ -40,7 +39,7 @@ def read_saved(
         raise FileNotFoundError(f"there is no config.json in {folder}: give a generator's folder")
     record = read_object(folder / "config.json")
     if record.get("family") != family:
-        said = printable(record.get("family"))[:80]
+        said = str(record.get("family"))[:80]
         raise ValueError(f"{folder} holds a {said!r}, not a {noun}: choose another")
     config = parse_config(record.get("config"), kind, str(folder / "config.json"))
     path = find_file(folder)

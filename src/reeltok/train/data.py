@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from reeltok.data.clip import Clip
+from reeltok.text import printable
 from reeltok.train.clips import Batch, ClipError, DataConfig, Window
 from reeltok.train.frames import Frames
 from reeltok.train.synthetic import moving_still
@@ -263,7 +264,7 @@ class Loader:
             return work.result()
         except ClipError as error:
             if not self.lost[str(error)]:
-                print(f"left out: {error}", file=sys.stderr)
+                print(f"left out: {printable(error)}", file=sys.stderr)
             self.lost[str(error)] += 1
             return None
 

@@ -18,6 +18,7 @@ from reeltok import zoo
 from reeltok.data.find import find_clips
 from reeltok.files import cache_folder, sweep, write_file
 from reeltok.models.coordtok import CoordTok
+from reeltok.text import printable
 from reeltok.tokenizer import Tokenizer
 from reeltok.train.clips import Batch
 from reeltok.train.data import ClipSource, Loader
@@ -215,7 +216,7 @@ def open_source(recipe: Planned, data: str | Path, out: Path, at: Place) -> Clip
     source = ClipSource(opened, recipe.data, seed=recipe.loop.seed)
     if at.first:
         for bad in broken:
-            print(f"left out: {bad.name}: {bad.reason}", file=sys.stderr)
+            print(f"left out: {printable(f'{bad.name}: {bad.reason}')}", file=sys.stderr)
         print(f"{source.summary()}, {len(broken)} broken", file=sys.stderr)
     return source
 
