@@ -6,14 +6,16 @@ quick. Every command takes --json (one object for programs instead of text) and 
 """
 
 import gc
-import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib import import_module
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
+from reeltok.commands import process
+from reeltok.files import named
 from reeltok.text import printable
 
 if TYPE_CHECKING:
@@ -60,27 +62,36 @@ EXTRAS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0, 2 after an error, 130 after Ctrl-C."""
+    """Run one command and return its exit code: 0, 2 after an error, 130 after Ctrl-C.
+
+    128 + its number after another signal, 141 where who reads the output stopped.
+    """
     gc.set_threshold(200_000)  # the usual 700 makes loading torch a tenth slower
     words = list(sys.argv[1:] if argv is None else argv)
     as_json, debug = take(words, "--json"), take(words, "--debug")
+    process.fill_descriptors()
     try:
-        with notes_on_stderr():
+        with process.ended_by_signals(), notes_on_stderr():
             report = run(words)
-        return 0 if report is None else show(report, as_json=as_json)
+            if report is None:  # help, which is printed
+                process.require_output()
+                return 0
+            return show(report, as_json=as_json)
     except BrokenPipeError:  # who reads no further wants to hear no more
-        with suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except process.Terminated as end:
+        return complain("told to end; nothing half-written is left", code=end.code)
     except KeyboardInterrupt:
         return complain("interrupted; nothing half-written is left", code=130)
     except (ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:
-        sentence = explain(error)
+        sentence = explain(error, words)
         if debug or sentence is None:
             raise
         return complain(sentence)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 0
+    finally:
+        process.drop_unsaid()
 
 
 def take(words: list[str], flag: str) -> bool:
@@ -95,12 +106,12 @@ def take(words: list[str], flag: str) -> bool:
 def run(words: Sequence[str]) -> "Report | None":
     """What the command that `words` begin with reports; None where they asked for help."""
     if not words or words[0] in ("--help", "-h", "help"):
-        print(overview())
+        process.print_out(overview())
         return None
     if words[0] == "--version":
         from reeltok import __version__
 
-        print(f"reeltok {__version__}")
+        process.print_out(f"reeltok {__version__}")
         return None
     name = find_command(words)
     return call(name, words[len(name.split()) :])
@@ -153,7 +164,9 @@ def call(name: str, words: Sequence[str]) -> "Report | None":
     command = get_command(app)
     misused: Any = typer.BadParameter.__base__  # UsageError, wherever this typer keeps it
     try:
-        with command.make_context(f"reeltok {name}", list(words)) as context:
+        with named("standard output"):  # help is printed here
+            context = command.make_context(f"reeltok {name}", list(words))
+        with context:
             return command.invoke(context)
     except typer.Exit:
         return None
@@ -169,14 +182,13 @@ def call(name: str, words: Sequence[str]) -> "Report | None":
 
 def show(report: "Report", *, as_json: bool) -> int:
     """Print a report; the exit code. It goes to standard error where the output is a pipe."""
-    stream = sys.stderr if report.piped else sys.stdout
     if as_json:
         import json
 
-        print(json.dumps(finite(report.data), default=str), file=stream, flush=True)
+        process.print_out(json.dumps(finite(report.data), default=str), to_error=report.piped)
     elif report.text:
         lines = map(printable, report.text.split("\n"))  # names of files may hold anything
-        print("\n".join(lines), file=stream, flush=True)
+        process.print_out("\n".join(lines), to_error=report.piped)
     return 0 if report.failed is None else complain(report.failed)
 
 
@@ -191,22 +203,35 @@ def finite(value: Any) -> Any:
 
 def complain(sentence: str, code: int = 2) -> int:
     """Say on standard error, in one line, what went wrong."""
-    print(f"reeltok: {printable(sentence)}", file=sys.stderr)
+    process.print_error(f"reeltok: {printable(sentence)}")
     return code
 
 
-def explain(error: BaseException) -> str | None:
-    """One sentence for what a user can mend; None for what only a programmer can."""
+def explain(error: BaseException, words: Sequence[str] = ()) -> str | None:
+    """One sentence for what a user can mend; None for what only a programmer can.
+
+    `words` are those of the command, whose options may help.
+    """
     from reeltok.commands.report import one_line
 
     if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
         extra = EXTRAS[error.name]
         return f"this needs {error.name}, which is not here: pip install 'reeltok[{extra}]'"
+    if process.lacks_memory(error):
+        return process.advise(options_of(words))
     if isinstance(error, ValueError | OSError):
         return one_line(error)
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return "out of memory: give a smaller --chunk, or --tile 256"
     return None
+
+
+def options_of(words: Sequence[str]) -> Sequence[str]:
+    """The names of the options that a command has; none where the words begin with no command."""
+    try:
+        module, function, _ = COMMANDS[find_command(words)]
+    except (ValueError, IndexError):
+        return ()
+    called = getattr(import_module(f"reeltok.commands.{module}"), function)
+    return list(signature(called).parameters)
 
 
 @contextmanager
@@ -218,7 +243,7 @@ def notes_on_stderr() -> Iterator[None]:
         text = printable(" ".join(str(message).split()))
         if text not in said:
             said.add(text)
-            print(f"reeltok: note: {text}", file=sys.stderr)
+            process.print_error(f"reeltok: note: {text}")
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -89,7 +89,7 @@ class ReelSink:
             self.part = None if str(path) == "-" else stack.enter_context(Part(path))
             folder = self.part.path.parent if self.part else None
             # Whatever is written up to `finish` counts as this file, or as the spool of a pipe.
-            self.name = path if self.part else Path(tempfile.gettempdir(), "(spool)")
+            self.name = path if self.part else Path(tempfile.gettempdir(), "(standard output)")
             with named(self.name, inside=folder or Path(tempfile.gettempdir())):
                 self.payload = stack.enter_context(tempfile.TemporaryFile(dir=folder))
                 self.others = stack.enter_context(tempfile.TemporaryFile(dir=folder))
@@ -311,6 +311,8 @@ class ReelSource:
 
 
 def spooled_input() -> IO[bytes]:
+    given = standard_input()
     spool = tempfile.TemporaryFile()  # noqa: SIM115 (closed by ReelSource)
-    shutil.copyfileobj(standard_input(), spool)
+    with named(Path(tempfile.gettempdir(), "(standard input)")):
+        shutil.copyfileobj(given, spool)
     return spool

@@ -75,7 +75,7 @@ def bair(
     clip, without the given frame. A metric whose network has no weights reads "no weights".
     """
     if out is not None:
-        check_free([str(out)], force=force)
+        check_free([str(out)], force=force, inputs=[model, data])
         check_place(str(out))
     from reeltok.generate.schedule import BAIR_DEBIASED, BAIR_STANDARD
 

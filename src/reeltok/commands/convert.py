@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reeltok.commands import options as given
-from reeltok.commands.files import check_free, check_place
+from reeltok.commands.files import check_apart, check_free, check_place
 from reeltok.commands.report import Report, lost
 
 if TYPE_CHECKING:
@@ -50,7 +50,10 @@ def convert(
     check_place(out)
     if to == "public":
         return write_public(source, out, force=force)
-    check_free([str(Path(out) / "config.json")], force=force)
+    places = [out, *(str(Path(out) / name) for name in ("config.json", "model.safetensors"))]
+    for place in places:
+        check_apart(source, place, inside=True)
+    check_free([places[1]], force=force)
     changed_by = given.parse_changes(changes)
     if family is not None:
         from reeltok.commands.convert_published import convert_published
@@ -143,6 +146,7 @@ def write_public(source: str, out: str, *, force: bool) -> Report:
     path = Path(out)
     if path.suffix not in (".safetensors", ".ckpt"):
         raise ValueError(f"{out} must be named .safetensors or .ckpt to hold a public checkpoint")
+    check_apart(source, out, inside=True)
     check_free([out], force=force)
     tokenizer = zoo.load(source)
     weights = to_public(tokenizer)

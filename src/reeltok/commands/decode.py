@@ -13,6 +13,7 @@ from reeltok.commands import options as given
 from reeltok.commands.encode import Coding, told
 from reeltok.commands.files import (
     Job,
+    check_apart,
     check_free,
     plan_files,
     run_plan,
@@ -80,6 +81,8 @@ def decode(
     kind = suffix or (".mkv" if lossless else ".mp4")
     plan = plan_files(inputs, out, suffix=kind, find=find_reels, folder=suffix is None)
     plan = share_of(plan)
+    for job in plan.jobs if audio_from else ():
+        check_apart(audio_from or "", job.target)
     check_free(plan.named_targets, force=force)
     coding = Coding(chunk=chunk, tile=tile)
     form = {"lossless": lossless, "codec": codec, "crf": crf, "pad_even": pad_even}
@@ -147,6 +150,7 @@ def decode_file(
     with Reel(job.source) as reel:
         first, end = frame_range(reel.frames, *span)
         tokenizer = models.of(reel)
+        coding.hint(tokenizer, reel.height, reel.width)
         parts = play(tokenizer, reel, first, end, coding)
         written = write(counted(parts, progress, end - first), job.target, **form)
     for line in written.notes:

@@ -46,7 +46,7 @@ def demo(
     """
     places = {name: str(out / name) for name in ("demo.reel", "demo.mp4", "side-by-side.png")}
     clip = video or str(out / "clip.mkv")
-    check_free([*places.values(), *([] if video else [clip])], force=force)
+    check_free([*places.values(), *([] if video else [clip])], force=force, inputs=[video])
     check_place(str(out))
     tokenizer = given.open_model(model, weights=weights, device=device, dtype=dtype)
     cut = cut_of(video)

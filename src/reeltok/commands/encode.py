@@ -17,11 +17,14 @@ from reeltok.commands.files import (
     summarize,
 )
 from reeltok.commands.progress import Progress
-from reeltok.commands.report import Report, plain
+from reeltok.commands.report import Report, note, plain
 
 if TYPE_CHECKING:
     from reeltok.reel import Reel
     from reeltok.tokenizer import Tokenizer
+
+
+LARGE = 1920 * 1200  # pixels; a frame of more is better coded in tiles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +54,11 @@ class Coding:
     def chunk_for(self, height: int, width: int) -> int:
         """Frames to read at a time."""
         return self.chunk or max(1, min(64, given.FRAME_PIXELS // (height * width)))
+
+    def hint(self, tokenizer: "Tokenizer", height: int, width: int) -> None:
+        """Say it where frames are so large that tiles would help, and could be used."""
+        if self.tile is None and height * width > LARGE and tokenizer.spec.window is None:
+            note(f"frames of {height}x{width} take much memory at once: --tile 256 takes less")
 
 
 def encode(
@@ -117,6 +125,7 @@ def encode_file(
         job.stream(**asdict(cut)) as video,
         ReelWriter(job.target, dtype=getattr(torch, coding.latents)) as writer,
     ):
+        coding.hint(tokenizer, video.height, video.width)
         video.chunk = coding.chunk_for(video.height, video.width)
         parts = tokenizer.stream_encode(video, window=coding.chunk or 16, tile=coding.tile)
         for part in parts:

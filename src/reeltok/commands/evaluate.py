@@ -53,7 +53,7 @@ def evaluate(
     A run that was interrupted goes on where it stopped; under torchrun every process takes a share.
     """
     if out is not None:
-        check_free([str(out)], force=force)
+        check_free([str(out)], force=force, inputs=[model, data, weights])
         check_place(str(out))
     from reeltok.evaluate import run
     from reeltok.evaluate.protocols import find_protocol

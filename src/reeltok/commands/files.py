@@ -1,23 +1,38 @@
 """Many files in, many out: what becomes what, what is there already, and doing it in parallel."""
 
-import errno
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
 from reeltok.commands.progress import Progress
 from reeltok.commands.report import Report, count, left_out, note, one_line, table
+from reeltok.files import REASONS, cannot_write, same_file
 
 if TYPE_CHECKING:
     from reeltok.data.clip import Clip
     from reeltok.video import Stream
 
 PIPE = "-"  # standard input or output
+
+
+def check_apart(source: str | Path, target: str | Path, *, inside: bool = False) -> None:
+    """ValueError where writing `target` would replace `source`, whatever the two are called.
+
+    `inside`: also where `source` is a folder and `target` would be in it.
+    """
+    if PIPE in (str(source), str(target)):
+        return
+    if same_file(source, target):
+        raise ValueError(f"{target} is what is read ({source}): name another output")
+    if inside and Path(source).is_dir():
+        place = Path(target).resolve()
+        if place.is_relative_to(Path(source).resolve()):
+            raise ValueError(f"{target} lies in what is read ({source}): name another output")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +63,11 @@ class Plan:
 
     jobs: tuple[Job, ...]
     named: bool
+
+    def __post_init__(self) -> None:
+        for job in self.jobs:
+            source = job.source if job.clip is None else job.clip.path
+            check_apart(source, job.target, inside=True)
 
     @property
     def named_targets(self) -> list[str]:
@@ -163,9 +183,17 @@ def check_place(*outputs: str) -> None:
 # Doing it.
 
 
-def check_free(targets: Sequence[str], *, force: bool) -> None:
-    """FileExistsError where a named output is there already and is not to be replaced."""
+def check_free(
+    targets: Sequence[str], *, force: bool, inputs: Sequence[str | Path | None] = ()
+) -> None:
+    """FileExistsError where a named output is there already and is not to be replaced.
+
+    ValueError where one would replace something that is read, `force` or not.
+    """
     for target in targets:
+        for source in inputs:
+            if source is not None:
+                check_apart(source, target)
         if not force and target != PIPE and os.path.lexists(target):
             raise FileExistsError(f"{target} exists already: give --force to replace it")
 
@@ -200,10 +228,9 @@ def run_plan(
                 Path(job.target).parent.mkdir(parents=True, exist_ok=True)
             return Outcome(job=job, state="written", record=work(job, progress))
         except (ValueError, OSError) as error:
-            full = isinstance(error, OSError) and error.errno == errno.ENOSPC
-            if full and getattr(error, "strerror", None):  # the system's words name no file
-                sentence = f"cannot write {job.target}: the disk is full; free some space"
-                raise OSError(sentence) from error
+            full = isinstance(error, OSError) and error.errno in REASONS
+            if full and isinstance(error, OSError) and error.strerror:  # the system names no file
+                raise cannot_write(job.target, error) from error
             if plan.named or full:
                 raise
             note(left_out(job.source, one_line(error)))
@@ -211,23 +238,32 @@ def run_plan(
         finally:
             progress.finish_file()
 
-    if parallel == 1 or len(plan.jobs) == 1:
+    workers = min(parallel, len(plan.jobs))
+    if workers == 1:
         with Progress(what, len(plan.jobs)) as progress:
             return [do(job, progress) for job in plan.jobs]
-    with (
-        ThreadPoolExecutor(parallel, initializer=_share_cores, initargs=(parallel,)) as pool,
-        Progress(what, len(plan.jobs)) as progress,
-    ):
+    with shared_threads(workers) as pool, Progress(what, len(plan.jobs)) as progress:
         futures = [pool.submit(do, job, progress) for job in plan.jobs]
         wait(futures, return_when=FIRST_EXCEPTION)
         return [future.result() for future in futures if future.done()]
 
 
-def _share_cores(parallel: int) -> None:
-    """Each thread computes with its share of the cores."""
+@contextmanager
+def shared_threads(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """Workers among which torch's threads are shared out; all are this thread's again at the end.
+
+    A count that is set counts for the thread that sets it and for those started later, so each
+    worker sets its own.
+    """
     import torch
 
-    torch.set_num_threads(max(1, torch.get_num_threads() // parallel))
+    threads = torch.get_num_threads()
+    share = max(1, threads // workers)
+    try:
+        with ThreadPoolExecutor(workers, "work", torch.set_num_threads, (share,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(threads)
 
 
 def summarize(outcomes: Sequence[Outcome], *, done: str) -> Report:

@@ -31,7 +31,7 @@ def fvd(
     without weights reads "no weights". The appearance distance stands beside, under its own name.
     """
     if out is not None:
-        check_free([str(out)], force=force)
+        check_free([str(out)], force=force, inputs=[made, real])
         check_place(str(out))
     from reeltok.data.find import find_clips
     from reeltok.evaluate.protocols import find_protocol

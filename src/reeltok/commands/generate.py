@@ -114,7 +114,8 @@ def generate(
     )
     targets = [out / f"{number:03d}{'.mkv' if lossless else suffix}" for number in range(count)]
     check_place(str(out))
-    check_free([str(target) for target in targets], force=force)
+    names = [str(target) for target in targets]
+    check_free(names, force=force, inputs=[given_clip, actions])
     work = open_generator(model, wish, tokenizer=tokenizer, device=device)
     out.mkdir(exist_ok=True)
     form = {"fps": fps or work.fps, "lossless": lossless}

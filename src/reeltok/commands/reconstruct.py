@@ -73,7 +73,7 @@ def reconstruct(
     beside = place_beside(side_by_side, out)
     if out in beside:
         raise ValueError(f"{out} cannot hold both videos: give --side-by-side another name")
-    check_free([out, *beside], force=force)
+    check_free([out, *beside], force=force, inputs=[source])
     check_place(*beside)
     cut = Cut(start=start, frames=frames, fps=fps, size=given.parse_size(size))
     coding = Coding(chunk=chunk, tile=tile)
@@ -171,6 +171,7 @@ def there_and_back(
 
     clock, passed, comparison = Clock("write"), Passed(), Comparison()
     with job.stream(**asdict(cut)) as video, Progress("reconstructing") as progress:
+        coding.hint(tokenizer, video.height, video.width)
         video.chunk = coding.chunk_for(video.height, video.width)
         shown = Shown(video.frames)
         frames = passed.frames(clock.around("read", video))
