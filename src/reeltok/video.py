@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from types import TracebackType
 
@@ -19,12 +19,13 @@ from jaxtyping import Float, Float64, UInt8
 from torch import Tensor
 
 from reeltok.media.colour import MADE, Colour
+from reeltok.media.decode import Damage
 from reeltok.media.inputs import Given
 from reeltok.media.movie import Shape
 from reeltok.media.sink import Written, open_sink
 from reeltok.media.size import Size, by
 from reeltok.media.source import Source, open_source
-from reeltok.media.timing import Span
+from reeltok.media.timing import Span, held
 
 __all__ = ["Colour", "Stream", "Video", "Written", "read", "stream", "to_bytes", "to_unit", "write"]
 
@@ -50,8 +51,10 @@ class Video:
     """Pictures in RGB with their rate, and what is needed to write them as they came.
 
     `fps` is None where no rate is known (images, tensors); with `times` it is the mean. `times` are
-    seconds from the first frame of the clip, None at a constant rate. `start` is where the first
-    frame lies in `source`, in seconds: audio is copied from there.
+    seconds from the first frame of the clip, None at a constant rate, and `last` is how long the
+    last frame is shown then, None for 1 / fps. `start` is where the first frame lies in `source`,
+    in seconds: audio is copied from there. `damaged` frames of the clip it is from could not be
+    decoded and were left out; `notes` say in a sentence each what else is missing of `source`.
     """
 
     frames: UInt8[Tensor, "t h w 3"]
@@ -61,6 +64,9 @@ class Video:
     source: Path | None = None
     start: float = 0.0
     aspect: Fraction = Fraction(1)
+    last: float | None = None
+    damaged: int = 0
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -82,7 +88,8 @@ class Video:
         times = like.times if fps is None else None
         if times is not None and len(times) != len(frames):
             raise ValueError(f"{len(frames)} frames cannot have the {len(times)} times of `like`")
-        return replace(like, frames=frames, fps=fps or like.fps, times=times)
+        last = None if times is None else like.last
+        return replace(like, frames=frames, fps=fps or like.fps, times=times, last=last)
 
     @property
     def height(self) -> int:
@@ -100,7 +107,7 @@ class Video:
         if self.fps is None:
             return None
         if self.times is not None:
-            return float(self.times[-1] - self.times[0]) + 1 / self.fps
+            return float(self.times[-1] - self.times[0]) + (self.last or 1 / self.fps)
         return len(self) / self.fps
 
     def __len__(self) -> int:
@@ -120,11 +127,13 @@ class Video:
             raise ValueError(f"a Video runs forwards: a step of {step} is not possible")
         fps = self.fps and self.fps / step
         start = self.start + (first / self.fps if self.fps else 0.0)
-        times = None
+        times = last = None
         if self.times is not None and len(self.frames[part]):
             times = self.times[part]
+            after = first + len(times) * step  # the frame that would come next
+            last = held(self.times, self.last, after - step, after)
             start, times = self.start + float(times[0] - self.times[0]), times - times[0]
-        return replace(self, frames=self.frames[part], fps=fps, times=times, start=start)
+        return replace(self, frames=self.frames[part], fps=fps, times=times, start=start, last=last)
 
     def tensor(
         self, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None
@@ -171,8 +180,19 @@ class Stream(Iterable[Video]):
         self.colour = opened.colour
         self.source = opened.path
         self.aspect = opened.aspect
-        self.notes = (*opened.notes, *opened.shape)
+        self.notes = (*opened.notes, *opened.shape, *opened.flaws)
         self.sound = opened.sound
+        self.last = opened.plan.last
+        self.damaged = opened.damaged
+        self._like = Video(
+            torch.empty((0, self.height, self.width, 3), dtype=torch.uint8),
+            self.fps,
+            colour=self.colour,
+            source=self.source,
+            aspect=self.aspect,
+            damaged=self.damaged,
+            notes=opened.flaws,
+        )
 
     def __repr__(self) -> str:
         size = by(self.height, self.width)
@@ -202,9 +222,12 @@ class Stream(Iterable[Video]):
     def _part(self, frames: Tensor, done: int) -> Video:
         times = None if self.times is None else self.times[done : done + len(frames)]
         start = self.start + (done / self.fps if self.fps else 0.0)
-        if times is not None:
+        last = None
+        if self.times is not None and times is not None:
             start = self.start + float(times[0])
-        return Video(frames, self.fps, times, self.colour, self.source, start, self.aspect)
+            stop = done + len(frames)
+            last = held(self.times, self.last, stop - 1, stop)
+        return replace(self._like, frames=frames, times=times, start=start, last=last)
 
     def whole(self) -> Video:
         """All frames as one video."""
@@ -237,6 +260,7 @@ def stream(
     fps: float | None = None,
     size: Size = None,
     raw: str | None = None,
+    damage: Damage = "refuse",
     chunk: int = 16,
 ) -> Stream:
     """Open a video to be read in parts of at most `chunk` frames; else as `read`.
@@ -246,7 +270,8 @@ def stream(
     """
     if chunk < 1:
         raise ValueError(f"chunk must be 1 or more frames, not {chunk}")
-    opened = open_source(path, Span(start=start, frames=frames, fps=fps), size, raw=raw)
+    span = Span(start=start, frames=frames, fps=fps)
+    opened = open_source(path, span, size, raw=raw, damage=damage)
     for note in opened.notes:
         warnings.warn(note, UserWarning, stacklevel=2)
     return Stream(opened, chunk)
@@ -260,6 +285,7 @@ def read(
     fps: float | None = None,
     size: Size = None,
     raw: str | None = None,
+    damage: Damage = "refuse",
 ) -> Video:
     """Read a video, an image or a folder of images.
 
@@ -270,10 +296,13 @@ def read(
     `frames`: at most so many pictures. `fps`: resample, each picture the latest frame on show.
     `size`: short side in pixels, or (height, width). `raw`: "96x64:25:yuv420p", width x height,
     frames per second and pixel format of raw pictures (.yuv), which say nothing themselves.
-    Warns of interlaced and HDR video. Raises FileNotFoundError or OSError where nothing can be
-    fetched, or ValueError for what is not a video, is damaged, or has nothing in the span.
+    `damage`: "refuse" what cannot be decoded; "stop" there and keep what comes before; "skip" it
+    and keep the time stamps of the rest. Warns of interlaced and HDR video. Raises
+    FileNotFoundError or OSError where nothing can be fetched, or ValueError for what is not a
+    video, is damaged, or has nothing in the span.
     """
-    return stream(path, start=start, frames=frames, fps=fps, size=size, raw=raw).whole()
+    opened = stream(path, start=start, frames=frames, fps=fps, size=size, raw=raw, damage=damage)
+    return opened.whole()
 
 
 def write(
@@ -319,13 +348,20 @@ def write(
                 varying = part.times is not None and fps is None
                 sink.begin(_shape(part, fps or part.fps, varying))
                 begun = True
-            times = (
-                part.times.tolist() if varying and part.times is not None else [None] * len(part)
-            )
-            for picture, time in zip(part.frames.numpy(), times, strict=True):
-                sink.add(picture, time)
+            times, spans = moments(part if varying else replace(part, times=None))
+            for picture, time, seconds in zip(part.frames.numpy(), times, spans, strict=True):
+                sink.add(picture, time, seconds)
     assert sink.written is not None
     return sink.written
+
+
+def moments(part: Video) -> tuple[list[float | None], list[float | None]]:
+    """When each frame of a varying rate begins to be shown, and for how many seconds it is."""
+    if part.times is None:
+        return [None] * len(part), [None] * len(part)
+    times = part.times.tolist()
+    last = part.last or (1 / part.fps if part.fps else 0.0)
+    return times, [*(b - a for a, b in pairwise(times)), last]
 
 
 def _shape(first: Video, fps: float | None, varying: bool) -> Shape:

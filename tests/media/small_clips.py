@@ -109,3 +109,31 @@ def clip_maker(folder: Path) -> Clip:
         return path
 
     return make
+
+
+def marked(frames: int = 60, height: int = 64, width: int = 96) -> Tensor:
+    """Grey pictures that carry their number as eight bars, bit 0 on the left: uint8 "t h w 3"."""
+    numbers = torch.arange(frames)[:, None] >> torch.arange(8) & 1
+    bars = torch.where(numbers.bool(), 200, 40).repeat_interleave(width // 8, dim=1)
+    return bars[:, None, :, None].expand(frames, height, -1, 3).byte().contiguous()
+
+
+def number_of(picture: Tensor) -> int:
+    """The number that a picture of `marked` carries."""
+    height, width = picture.shape[:2]
+    row = picture[height // 2 - 4 : height // 2 + 4].float().mean((0, 2)).reshape(8, width // 8)
+    return sum(int(bar > 118) << bit for bit, bar in enumerate(row.mean(1)))
+
+
+def without_packet(path: Path, lost: int) -> Path:
+    """A transport stream without one of its packets of 188 bytes."""
+    data = path.read_bytes()
+    path.write_bytes(data[: lost * 188] + data[(lost + 1) * 188 :])
+    return path
+
+
+def frame_packets(path: Path) -> list[int]:
+    """The packets of a transport stream with which the frames of its video (PID 256) begin."""
+    data = path.read_bytes()
+    heads = [data[at : at + 3] for at in range(0, len(data), 188)]
+    return [n for n, head in enumerate(heads) if head[1] & 0x5F == 0x41 and head[2] == 0]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reeltok.media.timing import Span, find_rate, fraction_of, plan
+from reeltok.media.timing import Span, find_rate, first_from, fraction_of, plan
 
 
 @pytest.mark.parametrize(
@@ -86,3 +86,44 @@ def test_frames_limit_what_is_shown_after_resampling() -> None:
 def test_spans_that_make_no_sense_are_refused(span: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(span))):
         Span(**span)
+
+
+def test_a_tick_of_a_whole_frame_rounds_nothing() -> None:
+    """avi, ogv and y4m count frames: half a tick would be half a frame."""
+    stamps = np.arange(60) / 25
+    for start, first in ((0.5, 13), (0.48, 12), (0.4801, 13), (0.47, 12), (0.52, 13)):
+        for tick in (1 / 25, 1 / 12800, 0.001, 0.01):
+            assert first_from(stamps, start, tick, 25.0) == first
+
+
+def test_frames_are_found_by_their_exact_time_and_by_their_rounded_stamp() -> None:
+    for tick in (0.001, 0.01):
+        stamps = np.round(np.arange(60) / 30 / tick) * tick
+        for index in range(60):
+            assert first_from(stamps, index / 30, tick, 30.0) == index
+            assert first_from(stamps, float(stamps[index]), tick, 30.0) == index
+            assert first_from(stamps, index / 30 + 0.011, tick, 30.0) == index + 1
+
+
+def test_the_last_picture_is_shown_until_the_end() -> None:
+    slides = np.array([0.0, 5.0, 10.0, 13.3])
+    shown = plan(slides, 0.001, [], Span(), end=20.0)
+    assert shown is not None
+    assert shown.last == pytest.approx(6.7)
+    assert shown.fps == pytest.approx(0.2)
+    held = plan(slides, 0.001, [], Span(fps=2), end=20.0)
+    assert held is not None
+    assert held.count == 40
+    part = plan(slides, 0.001, [], Span(start=4, frames=2), end=20.0)
+    assert part is not None
+    assert (part.last, part.times.tolist()) == (pytest.approx(3.3), [0.0, 5.0])  # type: ignore
+
+
+def test_a_last_picture_of_its_own_length_makes_a_rate_vary() -> None:
+    even = np.arange(6) / 10
+    assert (shown := plan(even, 0.01, [10.0], Span(), end=2.5)) is not None
+    assert shown.times is not None
+    assert shown.last == pytest.approx(2.0)
+    for end in (0.6, 0.501, None):  # shorter ones are what muxers guess
+        assert (shown := plan(even, 0.01, [10.0], Span(), end=end)) is not None
+        assert (shown.times, shown.last, shown.fps) == (None, None, 10)

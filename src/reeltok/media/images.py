@@ -82,7 +82,7 @@ def pictures_of(taken: Input) -> Pictures | None:
     if kind is None or (kind == "JPEG" and _is_motion_jpeg(taken)):
         return None
     data = read_all(taken)
-    if kind == "PNG" and _is_animated_png(data, taken.name):
+    if kind == "PNG" and _is_animated_png(data):
         return None
     if kind == "WEBP" and (moving := _animated_webp(data, taken.name)):
         return moving
@@ -184,7 +184,7 @@ def jpeg_end(data: bytes) -> int | None:
 
 def _holds_many(data: bytes, kind: str, name: str) -> bool:
     if kind == "PNG":
-        return _is_animated_png(data, name)
+        return _is_animated_png(data)
     if kind == "WEBP":
         return bool(_animated_webp(data, name))
     return kind == "TIFF" and len(_pages(data)) > 1
@@ -201,16 +201,14 @@ def _is_motion_jpeg(taken: Input) -> bool:
     return end is not None and data.startswith(b"\xff\xd8\xff", end) and b"MPF\0" not in data[:end]
 
 
-def _is_animated_png(data: bytes, name: str) -> bool:
-    """Whether a PNG has animation (acTL before the first IDAT); ValueError if that is cut off."""
+def _is_animated_png(data: bytes) -> bool:
+    """Whether a PNG has animation: acTL before the first IDAT."""
     at = 8
     while at + 8 <= len(data):
         length, kind = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8]
         if kind == b"IDAT":
             return False
         if kind == b"acTL":
-            if b"IEND\xaeB`\x82" not in data[-1024:]:
-                raise ValueError(f"{name} is cut off: an animated PNG without its end")
             return int.from_bytes(data[at + 8 : at + 12]) > 1
         at += 12 + length
     return False

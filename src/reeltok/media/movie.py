@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import av
@@ -218,6 +219,8 @@ class Movie:
         self._palette = _Palette(self._encoder, self._unit) if layout == "pal8" else None
         self._last = -1
         self._end = 0.0
+        self._spans: dict[int, int] = {}  # stamp -> units for which its picture is shown
+        self._held: int | None = None
         self._add_sound(shape.start)
 
     def _layout(self, shape: Shape) -> str:
@@ -242,6 +245,8 @@ class Movie:
             options["crf"] = f"{self.codec.crf:g}"
         if not self.container.stamps and self.codec.name in ("libx264", "libx265"):
             options["bf"] = "0"  # avi keeps one time per frame: no frame may be reordered
+        if self._stamped and self.codec.name in ("libx264", "libx265"):
+            options["bf"] = "0"  # mp4 keeps the durations in the order of the file
         if self.codec.name == "libx265" and shape.width < _NARROW:
             options["x265-params"] += ":asm=no"
         stream: Any = self._out.add_stream(self.codec.name, rate=self._rate, options=options)
@@ -275,18 +280,20 @@ class Movie:
         else:
             sound.into(self._out, start)
 
-    def add(self, picture: Pixels, number: int, time: float | None) -> None:
-        """Encode picture `number`, shown at `time` seconds where the rate varies."""
+    def add(self, picture: Pixels, number: int, time: float | None, seconds: float | None) -> None:
+        """Encode picture `number`; where the rate varies, shown at `time` for so many `seconds`."""
         if time is None or not self._stamped:
-            time = float(number / self._rate)
+            time, seconds = float(number / self._rate), None
         stamp = max(self._last + 1, round(time / self._unit))
         self._last = stamp
-        self._end = time + float(1 / self._rate)
+        self._end = time + (seconds or float(1 / self._rate))
+        if seconds is not None:
+            self._spans[stamp] = max(1, round(self._end / self._unit) - stamp)
         if any(map(any, self._padding)):
             picture = np.pad(picture, self._padding, mode="edge")
         frame = self._convert(picture, stamp, self._unit)
         for laid in self._palette(frame) if self._palette else (frame,):
-            self._out.mux(self._encoder.encode(laid))
+            self._put(laid)
         if self._sound:
             self._sound.until(self._end)
 
@@ -294,11 +301,23 @@ class Movie:
         """Write what the encoder still holds, the rest of the sound, and the end of the file."""
         if self._palette:
             for laid in self._palette(None):
-                self._out.mux(self._encoder.encode(laid))
-        self._out.mux(self._encoder.encode(None))
+                self._put(laid)
+        self._put(None)
         if self._sound:
             self._sound.until(self._end)
         self._out.close()
+
+    def _put(self, frame: av.VideoFrame | None) -> None:
+        """Encode a frame, or what is left (None); each packet is told how long it is shown."""
+        for packet in self._encoder.encode(frame):
+            if packet.pts in self._spans:
+                self._held = packet.duration = self._spans.pop(packet.pts)
+            self._out.mux(packet)
+
+    @property
+    def delay(self) -> int | None:
+        """Hundredths of a second for the last picture of a GIF, which FFmpeg cannot be told."""
+        return self._held if self.codec.name == "gif" else None
 
 
 class _Palette:
@@ -330,3 +349,16 @@ class _Palette:
                 yield self._graph.pull()
             except (av.BlockingIOError, av.EOFError):
                 return
+
+
+def set_last_delay(path: Path, delay: int) -> None:
+    """Say in a GIF how many hundredths of a second its last picture is shown.
+
+    The delay is in the last graphic control extension (GIF89a, section 23).
+    """
+    with path.open("r+b") as file:
+        data = file.read()
+        at = data.rfind(b"\x21\xf9\x04")
+        if at >= 0:
+            file.seek(at + 4)
+            file.write(min(delay, 0xFFFF).to_bytes(2, "little"))

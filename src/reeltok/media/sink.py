@@ -20,7 +20,7 @@ from PIL import Image
 from reeltok.files import Part, cannot_write, standard_output
 from reeltok.media.colour import Pixels
 from reeltok.media.images import IMAGES
-from reeltok.media.movie import Movie, Shape, choose
+from reeltok.media.movie import Movie, Shape, choose, set_last_delay
 from reeltok.media.size import by
 from reeltok.media.sound import Sound
 
@@ -60,8 +60,8 @@ class Sink:
         with self._explained():
             self._target.begin(shape)
 
-    def add(self, picture: Pixels, time: float | None) -> None:
-        """Write one picture, shown at `time` seconds where the rate varies."""
+    def add(self, picture: Pixels, time: float | None = None, seconds: float | None = None) -> None:
+        """Write one picture; where the rate varies, shown at `time` for so many `seconds`."""
         assert self._shape is not None
         size = (self._shape.height, self._shape.width)
         if picture.shape[:2] != size:
@@ -70,7 +70,7 @@ class Sink:
                 f"{by(*picture.shape[:2])}, those before it {by(*size)}"
             )
         with self._explained():
-            self._target.add(picture, self._frames, time)
+            self._target.add(picture, self._frames, time, seconds)
         self._frames += 1
 
     def __enter__(self) -> "Sink":
@@ -179,7 +179,9 @@ class _Target(Protocol):
     notes: list[str]
 
     def begin(self, shape: Shape) -> None: ...
-    def add(self, picture: Pixels, number: int, time: float | None) -> None: ...
+    def add(
+        self, picture: Pixels, number: int, time: float | None, seconds: float | None
+    ) -> None: ...
     def finish(self) -> None: ...
 
 
@@ -204,7 +206,7 @@ class _Images:
                 "images keep no ratio of pixels: left out, so that they look squeezed"
             )
 
-    def add(self, picture: Pixels, number: int, time: float | None) -> None:
+    def add(self, picture: Pixels, number: int, time: float | None, seconds: float | None) -> None:
         if number and not self._folder:
             raise ValueError(
                 f"one {self._suffix} file holds one frame and the video has more: "
@@ -237,8 +239,11 @@ class _File:
     def finish(self) -> None:
         self._movie.finish()
         self.file.close()
-        if self._part is not None:
-            self._part.finish()
+        if self._part is None:
+            return
+        if self._movie.delay is not None:
+            set_last_delay(self._part.path, self._movie.delay)
+        self._part.finish()
 
     def drop(self) -> None:
         """Close it, whatever has become of it."""

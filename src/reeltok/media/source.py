@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
@@ -20,17 +19,14 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from reeltok.media.colour import Colour, Pixels, ToRGB, display_of, upright_size
+from reeltok.media.decode import Damage, check_damage, start_reading
 from reeltok.media.formats import open_container
 from reeltok.media.images import STRICT, Pictures, pictures_in, pictures_of
 from reeltok.media.inputs import Given, Input, open_input
 from reeltok.media.raw import Raw, check_named
 from reeltok.media.remarks import remarks_on, shape_notes, sound_in
 from reeltok.media.size import Size, by, check_size, fit, pixel_aspect
-from reeltok.media.survey import SEEKS, Survey, take_survey
 from reeltok.media.timing import Plan, Span, plan
-
-_LEANING = 16  # pictures that at most are shown before a keyframe and decoded after it
-_WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -48,14 +44,24 @@ class Source:
     shape: tuple[str, ...] = ()  # what is to be known of their shape, a sentence each
     aspect: Fraction = Fraction(1)  # width over height of a pixel
     sound: str | None = None  # the codec of its sound, which is not read
+    flaws: tuple[str, ...] = ()  # what is missing of the input, or may be, a sentence each
+    damaged: int = 0  # frames of the span that are left out because they cannot be decoded
 
 
-def open_source(given: Given, span: Span, size: Size, *, raw: str | None = None) -> Source:
+def open_source(
+    given: Given,
+    span: Span,
+    size: Size,
+    *,
+    raw: str | None = None,
+    damage: Damage = "refuse",
+) -> Source:
     """Open what `open_input` takes, or a folder of images; `raw` is the layout of raw pictures.
 
     Raises FileNotFoundError, or ValueError when there is nothing to show in it.
     """
     size = check_size(size)
+    check_damage(damage)
     form = None if raw is None else Raw.of(raw)
     with ExitStack() as stack:
         if isinstance(given, str | os.PathLike) and Path(given).is_dir():
@@ -70,7 +76,7 @@ def open_source(given: Given, span: Span, size: Size, *, raw: str | None = None)
             return _open_images(pictures, path, span, size, stack.pop_all().close)
         if form is None:
             check_named(taken)
-        return _open_video(taken, form, span, size, stack)
+        return _open_video(taken, form, span, size, damage, stack)
 
 
 # --- images ---------------------------------------------------------------------------------------
@@ -112,7 +118,7 @@ def _open_images(
 def _plan_of(pictures: Pictures, span: Span) -> Plan:
     """What is shown of pictures; without times, fps is their rate and never resamples them."""
     if pictures.stamps is not None:
-        chosen = plan(pictures.stamps, 0.001, [], span)
+        chosen = plan(pictures.stamps, 0.001, [], span, pictures.end)
         if chosen is None:
             raise ValueError(
                 f"{pictures.name} is {pictures.end:.2f} s long: start={span.start} lies past that"
@@ -134,34 +140,37 @@ def _plan_of(pictures: Pictures, span: Span) -> Plan:
 # --- video ----------------------------------------------------------------------------------------
 
 
-def _open_video(taken: Input, raw: Raw | None, span: Span, size: Size, stack: ExitStack) -> Source:
+def _open_video(
+    taken: Input, raw: Raw | None, span: Span, size: Size, damage: Damage, stack: ExitStack
+) -> Source:
     """The first video stream; `stack` holds what is open already, and is emptied."""
     name = taken.name
-    container, stream = _open_stream(taken, raw, stack)
-    survey = take_survey(container, stream, taken.file, span, name)
-    if container.format.name in SEEKS:
-        container.seek(survey.seek, stream=stream)
-    else:
-        container, stream = _open_stream(taken, raw, stack)
-    frames = _numbered(_decode(container, stream, name), survey)
-    place, first = next(frames, (0, None))
+
+    def reopen() -> tuple[InputContainer, VideoStream]:
+        return _open_stream(taken, raw, stack)
+
+    reading = start_reading(reopen, taken.file, span, name, damage)
+    place, first = next(reading.frames, (0, None))
     if first is None:
         raise ValueError(f"{name} holds no frame that can be decoded")
     display = display_of(first)
     stored = upright_size(first, display)
-    aspect = pixel_aspect(stream, display)
+    aspect = pixel_aspect(reading.stream, display)
     target = fit(*stored, size)
+    frames = chain([(place, first)], reading.frames)
     return Source(
         height=target[0],
         width=target[1],
-        plan=survey.plan,
+        plan=reading.plan,
         colour=Colour.of(first),
         path=taken.path,
-        pictures=_shown(chain([(place, first)], frames), survey, ToRGB(target, display), name),
-        notes=remarks_on(first, stream, name),
+        pictures=_shown(frames, reading.plan, ToRGB(target, display)),
+        flaws=reading.notes,
+        damaged=reading.damaged,
+        notes=remarks_on(first, reading.stream, name),
         shape=shape_notes(name, stored, aspect, target, size),
         aspect=Fraction(1) if isinstance(size, tuple) else aspect,
-        sound=sound_in(container),
+        sound=sound_in(reading.container),
         close=stack.pop_all().close,
     )
 
@@ -175,6 +184,8 @@ def _open_stream(
     streams = [s for s in container.streams.video if not s.disposition & cover]
     if not streams:
         raise ValueError(f"{taken.name} holds no video")
+    if getattr(streams[0], "codec_context", None) is None:
+        raise ValueError(f"{taken.name} holds video of a codec that is not known: convert it first")
     # With threads across frames, FFmpeg may hand a frame out before it marks the damage in it.
     streams[0].thread_type = "SLICE"
     if streams[0].codec.name in ("mjpeg", "png", "apng"):
@@ -182,66 +193,11 @@ def _open_stream(
     return container, streams[0]
 
 
-def _frames(container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
-    """Frames in the order of time; FFmpeg's own VP8 and VP9 decoders would leave out the alpha."""
-    if stream.metadata.get("alpha_mode") != "1" or stream.codec.name not in _WITH_ALPHA:
-        yield from container.decode(stream)
-        return
-    decoder: Any = av.CodecContext.create(_WITH_ALPHA[stream.codec.name], "r")
-    for packet in container.demux(stream):
-        yield from decoder.decode(packet if packet.size else None)
-
-
-def _decode(container: InputContainer, stream: VideoStream, name: str) -> Iterator[av.VideoFrame]:
-    """Decoded frames from here on; damage is an error that says how far it got."""
-    done = 0
-    size = None
-    try:
-        for frame in _frames(container, stream):
-            if frame.is_corrupt:
-                raise ValueError(f"{name} is damaged: frame {done} cannot be decoded whole")
-            found = (frame.height, frame.width)
-            if found != (size := size or found):
-                raise ValueError(
-                    f"{name} changes its frame size in mid-stream: frame {done} is {by(*found)}, "
-                    f"those before it {by(*size)}; cut it there"
-                )
-            yield frame
-            done += 1
-    except av.FFmpegError as error:
-        raise ValueError(f"{name} is damaged: decoding stopped at frame {done}") from error
-
-
-def _numbered(
-    frames: Iterator[av.VideoFrame], survey: Survey
-) -> Iterator[tuple[int, av.VideoFrame]]:
-    """Frames with their places in the survey, found by time stamp where there are any."""
-    place = -1
-    for frame in frames:
-        place += 1
-        if survey.stamped and frame.pts is not None:
-            time = frame.pts * survey.tick - survey.zero
-            place = max(place, int(np.searchsorted(survey.stamps, time - survey.tick / 2)))
-        yield place, frame
-
-
 def _shown(
-    frames: Iterator[tuple[int, av.VideoFrame]], survey: Survey, to_rgb: ToRGB, name: str
+    frames: Iterator[tuple[int, av.VideoFrame]], plan: Plan, to_rgb: ToRGB
 ) -> Generator[Pixels]:
     """The pictures of the plan, each frame converted once and shown as often as planned."""
-    repeats = survey.plan.repeats
-    last = int(np.flatnonzero(repeats)[-1])
-    due = 0
     for place, frame in frames:
-        if repeats[due:place].any() or place > last:
-            raise ValueError(f"{name} is damaged: frame {due} is missing")
-        if repeats[place]:
-            pixels = to_rgb(frame)
-            for _ in range(repeats[place]):
-                yield pixels
-        due = place + 1
-        if due > last:
-            return
-    # Without time stamps, pictures that lean on what was cut away before them are counted, too.
-    if survey.stamped or last - due >= _LEANING:
-        raise ValueError(f"{name} is damaged: it ends at frame {due} of {last + 1}")
+        pixels = to_rgb(frame)
+        for _ in range(plan.repeats[place]):
+            yield pixels

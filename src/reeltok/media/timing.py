@@ -7,9 +7,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
+
+_COARSE = 0.005  # seconds: time stamps in larger units were never finer
+_LONG = 1.5  # frames: a last one held for less is no choice, but what its muxer guessed
+_NEAR = 5e-5  # seconds: half a unit of the fourth decimal, as far as people write times
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +42,8 @@ class Plan:
     times: Float[np.ndarray, " t"] | None  # seconds from the first picture; None: constant rate
     fps: float | None  # of the pictures; the mean where the rate varies
     start: float  # seconds from the file's first frame to the first picture
+    last: float | None = None  # seconds that the last picture is shown; None: 1 / fps
+    until: float = 0.0  # seconds on the clock of the stamps up to which frames must be known
 
     @property
     def count(self) -> int:
@@ -76,30 +83,89 @@ def find_rate(
     return mean, False
 
 
+def held(times: Any, last: float | None, index: int, after: int) -> float | None:
+    """Seconds that picture `index` of `times` is shown where picture `after` is the next one.
+
+    `last`: how long the last of all is shown; None: unknown.
+    """
+    if after < len(times):
+        return float(times[after] - times[index])
+    return None if last is None else float(times[-1] - times[index]) + last
+
+
+def first_from(
+    stamps: Float[np.ndarray, " n"], seconds: float, tick: float, rate: float | None
+) -> int:
+    """The first frame that is not before `seconds`; at a constant `rate`, or None.
+
+    A frame of a constant rate may be asked for by its exact time or by its stamp, which the file
+    rounded to its `tick`; with a varying one, half a tick is allowed where ticks are fine.
+    """
+    if rate is None:
+        allowed = 0.51 * tick if tick <= _COARSE else 0.0
+        return int(np.searchsorted(stamps, seconds - allowed - _NEAR))
+    number = round(float(stamps[0]) * rate)
+    zero = number / rate if abs(number / rate - stamps[0]) <= 1.01 * tick else stamps[0]
+    exact = zero + np.arange(len(stamps)) / rate
+    return int(np.searchsorted(np.maximum(exact, stamps), seconds - _NEAR))
+
+
 def plan(
-    stamps: Float[np.ndarray, " n"], tick: float, rates: Sequence[float], span: Span
+    stamps: Float[np.ndarray, " n"],
+    tick: float,
+    rates: Sequence[float],
+    span: Span,
+    end: float | None = None,
 ) -> Plan | None:
     """What to show of frames with sorted `stamps` (seconds since the file's first frame).
 
-    None when `span` starts after the last of them.
+    `end` is when the last of them ceases to be shown, where that is known. None when `span` starts
+    after the last of them.
     """
-    late = int(np.searchsorted(stamps, span.start - 0.51 * tick - 1e-6))
+    rate, even = find_rate(stamps, tick, rates)
+    late = first_from(stamps, span.start, tick, rate if even else None)
     kept = stamps[late:]
     if not len(kept):
         return None
-    fps, constant = find_rate(kept if len(kept) > 1 else stamps, tick, rates)
+    fps, constant = find_rate(kept, tick, rates) if len(kept) > 1 else (rate, True)
+    if fps and end is not None and end - kept[-1] > _LONG / fps:
+        constant = False
+    if not constant and end is not None and end > kept[-1]:
+        fps = len(kept) / float(end - kept[0])
+    last = None if constant else _last(kept, fps, end)
     repeats = np.zeros(len(stamps), np.int64)
-    if span.fps is None or fps is None:
-        repeats[late:][: span.frames] = 1
-        times = None if constant else (kept - kept[0])[: span.frames]
-        return Plan(repeats=repeats, times=times, fps=fps, start=float(kept[0]))
-    exact = np.arange(len(kept)) / fps if constant else kept - kept[0]
-    shown = _resample(exact, float(exact[-1]) + 1 / fps, span.fps)[: span.frames]
-    repeats[late:] = np.bincount(shown, minlength=len(kept))
-    return Plan(repeats=repeats, times=None, fps=span.fps, start=float(kept[0]))
+    if span.fps is not None and fps is not None:
+        exact = np.arange(len(kept)) / fps if constant else kept - kept[0]
+        shown = _resample(exact, float(exact[-1]) + (last or 1 / fps), span.fps)[: span.frames]
+        repeats[late:] = np.bincount(shown, minlength=len(kept))
+        until = float(kept[0]) + (len(shown) - 1) / span.fps
+        return Plan(repeats=repeats, times=None, fps=span.fps, start=float(kept[0]), until=until)
+    repeats[late:][: span.frames] = 1
+    times = None if constant else (kept - kept[0])[: span.frames]
+    return Plan(
+        repeats=repeats,
+        times=times,
+        fps=fps,
+        start=float(kept[0]),
+        last=None if times is None else held(kept, last, len(times) - 1, len(times)),
+        until=float(kept[: span.frames][-1]),
+    )
+
+
+def _last(kept: Float[np.ndarray, " n"], fps: float | None, end: float | None) -> float | None:
+    """Seconds that the last frame of a varying rate is shown; the mean where nothing says."""
+    if end is not None and end > kept[-1]:
+        return float(end - kept[-1])
+    return 1 / fps if fps else None
+
+
+def on_show(
+    times: Float[np.ndarray, " n"], instants: Float[np.ndarray, " t"]
+) -> Int[np.ndarray, " t"]:
+    """The frame on show at each instant: the latest that is not later."""
+    return np.searchsorted(times, instants + 1e-6, side="right") - 1
 
 
 def _resample(times: Float[np.ndarray, " n"], end: float, fps: float) -> Int[np.ndarray, " t"]:
-    """The frame on show at 0, 1/fps, 2/fps ... before `end`: the latest that is not later."""
-    wanted = np.arange(max(1, math.ceil(end * fps - 1e-6))) / fps
-    return np.searchsorted(times, wanted + 1e-6, side="right") - 1
+    """The frame on show at 0, 1/fps, 2/fps ... before `end`."""
+    return on_show(times, np.arange(max(1, math.ceil(end * fps - 1e-6))) / fps)
