@@ -54,7 +54,7 @@ def test_nan_is_refused() -> None:
 # --- files ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["a.mp4", "a.mov", "a.mkv", "a.webm", "a.avi", "a.gif"])
+@pytest.mark.parametrize("name", ["a.mp4", "a.mov", "a.mkv", "a.webm", "a.avi", "a.ts", "a.gif"])
 def test_every_container_keeps_frames_rate_and_size(tmp_path: Path, name: str) -> None:
     frames = pattern()
     written = write(Video(frames, fps=25.0), tmp_path / name)

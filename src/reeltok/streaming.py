@@ -325,10 +325,11 @@ def give(x: Tensor, part: Tokens, times: Tensor | None) -> Video | Tensor:
 
 def aspect_of(settings: Mapping[str, Any]) -> Fraction:
     """The width of a pixel over its height that tokens were made with; square if they say none."""
-    match settings.get("pixel_aspect"):
-        case [int(width), int(height)] if min(width, height) > 0:
-            return Fraction(width, height)
-    return Fraction(1)
+    width, colon, height = str(settings.get("pixel_aspect")).partition(":")
+    numbers = width.isdecimal() and height.isdecimal() and len(width + height) < 20
+    if not (colon and numbers and int(width) and int(height)):
+        return Fraction(1)
+    return Fraction(int(width), int(height))
 
 
 def join_frames(parts: list[Video | Tensor], skip: int) -> Video | Tensor:

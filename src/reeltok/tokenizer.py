@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from reeltok.folder import dump_config, hash_weights, write_folder
 from reeltok.layers import Past
+from reeltok.media.size import ratio_text
 from reeltok.quantizers import Quantized
 from reeltok.reel import Reel
 from reeltok.spec import Spec
@@ -336,7 +337,7 @@ class Tokenizer(nn.Module):
         if video is not None and video.start:
             settings["start"] = video.start  # where sound begins
         if video is not None and video.aspect != 1:
-            settings["pixel_aspect"] = list(video.aspect.as_integer_ratio())
+            settings["pixel_aspect"] = ratio_text(video.aspect)
         return Tokens(
             ids=quantized.ids,
             latents=quantized.z,

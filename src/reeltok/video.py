@@ -55,6 +55,8 @@ class Video:
     last frame is shown then, None for 1 / fps. `start` is where the first frame lies in `source`,
     in seconds: audio is copied from there. `damaged` frames of the clip it is from could not be
     decoded and were left out; `notes` say in a sentence each what else is missing of `source`.
+    `aspect` is the width of a pixel over its height, 1 for all but some broadcast and disc video;
+    `sound` names the codec of the sound in `source`, which is not read.
     """
 
     frames: UInt8[Tensor, "t h w 3"]
@@ -67,6 +69,7 @@ class Video:
     last: float | None = None
     damaged: int = 0
     notes: tuple[str, ...] = ()
+    sound: str | None = None
 
     @classmethod
     def of(
@@ -190,6 +193,7 @@ class Stream(Iterable[Video]):
             colour=self.colour,
             source=self.source,
             aspect=self.aspect,
+            sound=self.sound,
             damaged=self.damaged,
             notes=opened.flaws,
         )
@@ -315,17 +319,18 @@ def write(
     crf: float | None = None,
     preset: str | None = None,
     pad_even: bool = False,
-    audio_from: str | Path | None = None,
+    audio_from: Given | None = None,
 ) -> Written:
     """Write a video, or its parts one by one, under `path`; nothing stands there until all is done.
 
-    The suffix chooses the container: .mp4 .mov .mkv .webm .avi .gif, an image (one frame), none for
-    a folder of PNG, "-" for standard output. `fps` overrides the rate (and drops times). `lossless`
-    is FFV1 in .mkv or .avi. `crf`: lower is better; `preset` is the encoder's own word for how hard
-    it tries ("veryfast"). `pad_even` repeats edge pixels of odd sizes.
-    `audio_from`: copy the sound of this file, from where the video starts in it.
-    Raises ValueError for what cannot be written so, FileNotFoundError or OSError for a missing
-    folder, no permission or a full disk; the path is checked before the first part is taken.
+    The suffix chooses the container: .mp4 .mov .mkv .webm .avi .ts .gif, an image (one frame), none
+    for a folder of PNG, "-" for standard output. `fps` overrides the rate (and drops times).
+    `lossless` is FFV1 in .mkv or .avi. `crf`: lower is better; `preset` is the encoder's own word
+    for how hard it tries ("veryfast"). `pad_even` repeats edge pixels of odd sizes.
+    `audio_from`: copy the sound of this file, or what else `read` takes, from where the video
+    starts in it. Raises ValueError for what cannot be written so, FileNotFoundError or OSError for
+    a missing folder, no permission or a full disk; the path is checked before the first part is
+    taken.
     """
     if fps is not None and not 0 < fps < math.inf:
         raise ValueError(f"fps must be positive, not {fps}")
@@ -373,4 +378,5 @@ def _shape(first: Video, fps: float | None, varying: bool) -> Shape:
         colour=first.colour,
         start=first.start,
         aspect=first.aspect,
+        silenced=first.sound and f"the {first.sound} sound of {first.source or 'the original'}",
     )

@@ -60,6 +60,7 @@ def pitch(samples: np.ndarray, begin: float, at: float) -> float:
         ("a.mkv", "libopus", "b.webm"),
         ("a.mkv", "libopus", "b.mp4"),
         ("a.mov", "pcm_s16le", "b.avi"),
+        ("a.mp4", "aac", "b.ts"),
     ],
 )
 def test_the_whole_sound_is_copied(tmp_path: Path, source: str, codec: str, target: str) -> None:
@@ -87,15 +88,55 @@ def test_a_span_has_the_sound_of_that_span(tmp_path: Path, name: str) -> None:
     assert pitch(*copied, 0.375) == pytest.approx(1400, abs=20)
 
 
-def test_sound_that_does_not_fit_is_left_out_and_said(tmp_path: Path) -> None:
-    path = with_sound(tmp_path / "a.mkv", "aac", 0.4)
-    written = write(read(path), tmp_path / "b.webm", audio_from=path)
-    assert written.notes == ("aac sound does not go into .webm: left out",)
-    assert heard(tmp_path / "b.webm") is None
-    opus = with_sound(tmp_path / "o.mkv", "libopus", 0.4)  # listed for mov, but not taken
-    written = write(read(opus), tmp_path / "b.mov", audio_from=opus)
-    assert written.notes == ("opus sound does not go into .mov: left out",)
+@pytest.mark.parametrize(
+    ("source", "codec", "target", "note"),
+    [
+        ("a.mp4", "aac", "b.webm", "aac sound does not go into .webm: written as Opus"),
+        ("a.mkv", "libmp3lame", "b.webm", "mp3 sound does not go into .webm: written as Opus"),
+        ("a.mkv", "libopus", "b.mov", "opus sound does not go into .mov: written as AAC"),
+        ("a.mkv", "libopus", "b.avi", "opus sound does not go into .avi: written as MP3"),
+        ("a.mkv", "flac", "b.ts", "flac sound does not go into .ts: written as AAC"),
+    ],
+)
+def test_sound_that_does_not_fit_is_coded_anew(
+    tmp_path: Path, source: str, codec: str, target: str, note: str
+) -> None:
+    path = with_sound(tmp_path / source, codec)
+    assert write(read(path), tmp_path / target, audio_from=path).notes == (note,)
+    coded = heard(tmp_path / target)
+    assert coded is not None
+    assert abs(coded[1]) < 0.06
+    assert abs(len(coded[0]) / RATE - 2) < 0.1
+    for at in (0.125, 0.875, 1.625):
+        assert pitch(*coded, at) == pytest.approx(400 + 800 * (at - 0.125), abs=25)
+    write(stream(path, start=1.0, frames=15), tmp_path / f"part-{target}", audio_from=path)
+    part = heard(tmp_path / f"part-{target}")
+    assert part is not None
+    assert pitch(*part, 0.125) == pytest.approx(1200, abs=25)
+    assert abs(len(part[0]) / RATE - 0.6) < 0.1
+
+
+def test_sound_that_goes_nowhere_is_said(tmp_path: Path) -> None:
+    path = with_sound(tmp_path / "a.mp4", "aac", 0.4)
+    written = write(read(path), tmp_path / "b.gif", audio_from=path)
+    assert written.notes == ("aac sound does not go into .gif: left out",)
     assert "no sound" in write(read(path), tmp_path / "folder", audio_from=path).notes[0]
+
+
+def test_sound_that_nobody_asked_for_is_said(tmp_path: Path) -> None:
+    path = with_sound(tmp_path / "a.mp4", "aac", 0.4)
+    with stream(path) as parts:
+        assert parts.sound == "aac"
+        written = write(parts, tmp_path / "b.mp4")
+    assert written.notes == (f"the aac sound of {path} is left out: audio_from copies it",)
+    assert write(read(path), tmp_path / "c.mp4").notes == written.notes
+    assert write(read(tmp_path / "c.mp4"), tmp_path / "d.mp4").notes == ()
+
+
+def test_sound_is_copied_from_bytes_too(tmp_path: Path) -> None:
+    path = with_sound(tmp_path / "a.mp4", "aac", 0.4)
+    write(read(path), tmp_path / "b.mp4", audio_from=path.read_bytes())
+    assert heard(tmp_path / "b.mp4") is not None
 
 
 def test_a_silent_original_is_no_news(tmp_path: Path) -> None:

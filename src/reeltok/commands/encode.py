@@ -17,7 +17,7 @@ from reeltok.commands.files import (
     summarize,
 )
 from reeltok.commands.progress import Progress
-from reeltok.commands.report import Report, note, plain
+from reeltok.commands.report import Report, note, note_all, plain
 
 if TYPE_CHECKING:
     from reeltok.reel import Reel
@@ -35,6 +35,7 @@ class Cut:
     frames: int | None = None
     fps: float | None = None
     size: int | tuple[int, int] | None = None
+    raw: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +72,7 @@ def encode(
     frames: given.Frames = None,
     fps: given.Rate = None,
     size: given.Side = None,
+    raw: given.Raw = None,
     device: given.Device = "auto",
     dtype: given.Dtype = "fp32",
     latents: Annotated[
@@ -93,7 +95,7 @@ def encode(
     if plan.named and out != PIPE and not out.endswith(".reel"):
         raise ValueError(f"{out} is no name for tokens: give OUT.reel, a folder, or -")
     check_free(plan.named_targets, force=force)
-    cut = Cut(start=start, frames=frames, fps=fps, size=given.parse_size(size))
+    cut = Cut(start=start, frames=frames, fps=fps, size=given.parse_size(size), raw=raw)
     store = str(given.parse_dtype(latents, "--latents")).removeprefix("torch.")
     coding = Coding(chunk=chunk, tile=tile, latents=store)
     if not plan.jobs:  # other processes have them
@@ -127,6 +129,9 @@ def encode_file(
     ):
         coding.hint(tokenizer, video.height, video.width)
         video.chunk = coding.chunk_for(video.height, video.width)
+        note_all(video.notes)
+        if video.sound:
+            note("sound is not part of tokens: `reeltok decode --audio-from VIDEO` copies it")
         parts = tokenizer.stream_encode(video, window=coding.chunk or 16, tile=coding.tile)
         for part in parts:
             writer.write(part.with_(settings={**part.settings, **settings}))

@@ -8,10 +8,12 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
 
 from reeltok.commands.progress import Progress
 from reeltok.commands.report import Report, count, left_out, note, one_line, table
-from reeltok.files import REASONS, cannot_write, same_file
+from reeltok.files import REASONS, cannot_write, is_pipe, same_file
+from reeltok.media.inputs import is_address
 
 if TYPE_CHECKING:
     from reeltok.data.clip import Clip
@@ -127,8 +129,10 @@ def plan_files(
 
 def _expand(text: str, find: Find) -> list[Job]:
     """The files that an input stands for, each with the name that it has in a folder."""
-    if text == PIPE or ("://" in text and not os.path.lexists(text)):
+    if text == PIPE or is_pipe(text):
         return [Job(source=text, target=Path(text).name)]
+    if is_address(text):
+        return [Job(source=text, target=PurePosixPath(urlsplit(text).path).name)]
     clips = find(text)
     alone = len(clips) == 1 and clips[0].place == str(Path(text))
     return [

@@ -7,13 +7,18 @@ from typing import Annotated, Any
 
 import typer
 
+from reeltok.commands import options as given
 from reeltok.commands.encode import reel_record
 from reeltok.commands.models import weights_of
 from reeltok.commands.report import Report, facts
+from reeltok.files import is_pipe
+from reeltok.media.inputs import is_address
 
 
 def info(
     what: Annotated[str, typer.Argument(metavar="FILE|MODEL", show_default=False)],
+    *,
+    raw: given.Raw = None,
 ) -> Report:
     """Say what a .reel file, a video or a model is.
 
@@ -24,12 +29,17 @@ def info(
     path = Path(what)
     if path.suffix == ".reel" or what == "-":
         record = about_reel(what)
-    elif path.is_file() or (path.is_dir() and not (path / "config.json").is_file()):
-        record = about_video(what)
+    elif is_address(what) or is_pipe(what) or path.is_file() or holds_no_model(path):
+        record = about_video(what, raw)
     else:
         record = about_model(what)
     shown = {name.replace("_", " "): value for name, value in record.items() if value != {}}
     return Report(data=record, text=facts(shown))
+
+
+def holds_no_model(path: Path) -> bool:
+    """Whether it is a folder of something else."""
+    return path.is_dir() and not (path / "config.json").is_file()
 
 
 def about_reel(path: str) -> dict[str, Any]:
@@ -40,11 +50,12 @@ def about_reel(path: str) -> dict[str, Any]:
         return {"file": path, **reel_record(reel), "weights": reel.weights, **reel.settings}
 
 
-def about_video(path: str) -> dict[str, Any]:
+def about_video(path: str, raw: str | None = None) -> dict[str, Any]:
     """A video by its packets and its first frame."""
+    from reeltok.media.size import ratio_text
     from reeltok.video import stream
 
-    with stream(path) as video:
+    with stream(path, raw=raw) as video:
         seconds = video.frames / video.fps if video.fps else None
         return {
             "file": path,
@@ -53,7 +64,10 @@ def about_video(path: str) -> dict[str, Any]:
             "fps": video.fps,
             "rate": "varying" if video.times is not None else None,
             "seconds": seconds,
+            "pixel_aspect": None if video.aspect == 1 else ratio_text(video.aspect),
+            "sound": video.sound,
             **asdict(video.colour),
+            "notes": "; ".join(video.notes) or None,
         }
 
 

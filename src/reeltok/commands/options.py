@@ -29,6 +29,14 @@ Side = Annotated[
     str | None,
     typer.Option(metavar="256|HxW", help="Scale to this short side, or to height x width, pixels."),
 ]
+Raw = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WxH:FPS:LAYOUT",
+        help="IN is raw pictures (.yuv) of this size, rate and FFmpeg pixel format: "
+        "1920x1080:25:yuv420p (width first, as such files are named).",
+    ),
+]
 Chunk = Annotated[
     int | None,
     typer.Option(metavar="N", help="Frames at a time; by default 16 of 256x256, or as large."),

@@ -16,7 +16,7 @@ from reeltok.commands.decode import counted, only_videos
 from reeltok.commands.encode import Coding, Cut
 from reeltok.commands.files import PIPE, Job, check_free, check_place, plan_files
 from reeltok.commands.progress import Progress
-from reeltok.commands.report import Report, count, facts, note, plain, table
+from reeltok.commands.report import Report, count, facts, note, note_all, plain, table
 from reeltok.commands.side_by_side import PICTURES, Comparison, Shown, also_beside
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from reeltok.commands.side_by_side import Pair
     from reeltok.tokenizer import Tokenizer
     from reeltok.tokens import Tokens
-    from reeltok.video import Video
+    from reeltok.video import Stream, Video
 
 Part = TypeVar("Part")
 STAGES = ("read", "encode", "decode", "compare", "write")
@@ -49,6 +49,7 @@ def reconstruct(
     frames: given.Frames = None,
     fps: given.Rate = None,
     size: given.Side = None,
+    raw: given.Raw = None,
     lossless: given.Lossless = False,
     codec: given.Codec = None,
     crf: given.Crf = None,
@@ -75,11 +76,9 @@ def reconstruct(
         raise ValueError(f"{out} cannot hold both videos: give --side-by-side another name")
     check_free([out, *beside], force=force, inputs=[source])
     check_place(*beside)
-    cut = Cut(start=start, frames=frames, fps=fps, size=given.parse_size(size))
+    cut = Cut(start=start, frames=frames, fps=fps, size=given.parse_size(size), raw=raw)
     coding = Coding(chunk=chunk, tile=tile)
     form: dict[str, Any] = {"lossless": lossless, "codec": codec, "crf": crf, "pad_even": pad_even}
-    if has_sound(source, out):
-        form["audio_from"] = source
     tokenizer = given.open_model(model, weights=weights, device=device, dtype=dtype)
     record = there_and_back(tokenizer, plan.jobs[0], beside, cut, coding, form)
     return Report(data=record, text=told(record), piped=plan.piped)
@@ -94,10 +93,11 @@ def place_beside(asked: str | None, out: str) -> list[str]:
     return [asked or str(path.with_name(f"{path.stem}-side-by-side{suffix}"))]
 
 
-def has_sound(source: str, out: str) -> bool:
-    """Whether sound may be copied: from a video file, into one."""
-    inner, outer = Path(source).suffix.lower(), Path(out).suffix.lower()
-    return Path(source).is_file() and not {inner, outer} & {*PICTURES, ".gif", ""}
+def sound_for(video: "Stream") -> dict[str, Any]:
+    """Where `write` copies the sound from: the video's own file; a note where that is not kept."""
+    if video.sound and video.source is None:
+        note("the sound of a pipe or an address is not copied: name a file to keep it")
+    return {"audio_from": video.source} if video.sound else {}
 
 
 class Clock:
@@ -173,6 +173,8 @@ def there_and_back(
     with job.stream(**asdict(cut)) as video, Progress("reconstructing") as progress:
         coding.hint(tokenizer, video.height, video.width)
         video.chunk = coding.chunk_for(video.height, video.width)
+        note_all(video.notes)
+        form = form | sound_for(video)
         shown = Shown(video.frames)
         frames = passed.frames(clock.around("read", video))
         tokens = tokenizer.stream_encode(frames, window=coding.chunk or 16, tile=coding.tile)

@@ -29,6 +29,12 @@ def note(message: str) -> None:
     warnings.warn(message, UserWarning, stacklevel=2)
 
 
+def note_all(messages: Iterable[str]) -> None:
+    """Say each of these."""
+    for message in messages:
+        note(message)
+
+
 def one_line(error: BaseException) -> str:
     """What an error says, on one line and without numbers of the system."""
     details = getattr(error, "errors", None)

@@ -14,7 +14,7 @@ from av.container import OutputContainer
 from av.filter import Graph
 
 from reeltok.media.colour import Colour, FromRGB, Pixels
-from reeltok.media.size import by
+from reeltok.media.size import by, ratio_text
 from reeltok.media.sound import Sound
 from reeltok.media.timing import fraction_of
 
@@ -126,6 +126,7 @@ class Shape:
     colour: Colour
     start: float
     aspect: Fraction = Fraction(1)  # width over height of a pixel
+    silenced: str | None = None  # the sound of the original, unless it is to be copied
 
 
 def choose(
@@ -221,6 +222,8 @@ class Movie:
         self._end = 0.0
         self._spans: dict[int, int] = {}  # stamp -> units for which its picture is shown
         self._held: int | None = None
+        if shape.silenced and self._sound is None:
+            self.notes.append(f"{shape.silenced} is left out: audio_from copies it")
         self._add_sound(shape.start)
 
     def _layout(self, shape: Shape) -> str:
@@ -267,18 +270,21 @@ class Movie:
         else:
             self.notes.append(
                 f"{self.codec.name} in {self._suffix} keeps no ratio of pixels "
-                f"({aspect.numerator}:{aspect.denominator}): left out, so that it looks squeezed"
+                f"({ratio_text(aspect)}): left out, so that it looks squeezed"
             )
 
     def _add_sound(self, start: float) -> None:
         sound = self._sound
         if sound is None or sound.codec is None:
             self._sound = None
-        elif not sound.fits(self.container.muxer):
+        elif (becomes := sound.becomes(self.container.muxer)) is None:
             self.notes.append(f"{sound.codec} sound does not go into {self._suffix}: left out")
             self._sound = None
         else:
-            sound.into(self._out, start)
+            if becomes != sound.codec:
+                said = f"{sound.codec} sound does not go into {self._suffix}: written as {becomes}"
+                self.notes.append(said)
+            sound.into(self._out, self.container.muxer, start)
 
     def add(self, picture: Pixels, number: int, time: float | None, seconds: float | None) -> None:
         """Encode picture `number`; where the rate varies, shown at `time` for so many `seconds`."""

@@ -6,7 +6,7 @@ from typing import Any
 import av
 from av.container import InputContainer
 
-from reeltok.media.size import Size, by, distorts
+from reeltok.media.size import Size, by, distorts, ratio_text
 
 # Transfer characteristics by their codes in ITU-T H.273.
 _HDR = {16: "PQ", 18: "HLG"}
@@ -33,7 +33,7 @@ def shape_notes(
     name: str, found: tuple[int, int], aspect: Fraction, target: tuple[int, int], size: Size
 ) -> tuple[str, ...]:
     """Notes on pixels that are not square, and on a (height, width) that distorts the pictures."""
-    pixels = "" if aspect == 1 else f" with pixels of {aspect.numerator}:{aspect.denominator}"
+    pixels = "" if aspect == 1 else f" with pixels of {ratio_text(aspect)}"
     if isinstance(size, tuple):
         if not distorts(*found, aspect, target):
             return ()

@@ -20,6 +20,7 @@ from PIL import Image
 from reeltok.files import Part, cannot_write, standard_output
 from reeltok.media.colour import Pixels
 from reeltok.media.images import IMAGES
+from reeltok.media.inputs import Given
 from reeltok.media.movie import Movie, Shape, choose, set_last_delay
 from reeltok.media.size import by
 from reeltok.media.sound import Sound
@@ -128,7 +129,7 @@ def open_sink(
     crf: float | None = None,
     preset: str | None = None,
     pad_even: bool = False,
-    audio_from: str | Path | None = None,
+    audio_from: Given | None = None,
 ) -> Sink:
     """Prepare to write under `path` ("-": standard output), and make sure now that it can be done.
 

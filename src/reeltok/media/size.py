@@ -20,6 +20,11 @@ def by(height: int, width: int) -> str:
     return f"{height}x{width}"
 
 
+def ratio_text(ratio: Fraction) -> str:
+    """A ratio for people and files: 16:11."""
+    return f"{ratio.numerator}:{ratio.denominator}"
+
+
 def check_size(size: Any) -> Size:
     """The size that is asked for in whole pixels; ValueError for what is none."""
     if size is None:
