@@ -24,8 +24,9 @@ import torch
 from machine import describe
 
 from reeltok.train import Recipe, change, find_recipe, train
+from reeltok.train.build import build
 from reeltok.train.clips import Batch
-from reeltok.train.launch import build, reconstruction
+from reeltok.train.launch import reconstruction
 from reeltok.train.logbook import read_lines
 from reeltok.train.loop import train_step
 from reeltok.train.run import Run

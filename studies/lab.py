@@ -23,11 +23,13 @@ from reeltok import zoo
 from reeltok.data.clip import Clip
 from reeltok.data.find import find_clips
 from reeltok.files import cache_folder
+from reeltok.train.build import build
 from reeltok.train.checkpoint import find_checkpoints
+from reeltok.train.checks import require_groups
 from reeltok.train.clips import Batch, DataConfig, Window
 from reeltok.train.data import ClipSource, Loader
 from reeltok.train.frames import Frames, open_clips
-from reeltok.train.launch import build, reconstruction, require_groups
+from reeltok.train.launch import reconstruction
 from reeltok.train.logbook import read_lines
 from reeltok.train.loop import run_task
 from reeltok.train.optimizers import OptimizerConfig, ScheduleConfig
@@ -89,9 +91,9 @@ def tiny(
         loop=LoopConfig(
             seed=seed,
             optimizer=OptimizerConfig(
-                kind="muon", rate=2e-3, betas=(0.9, 0.99), plain=("decoder.leave", "quantizer")
+                kind="muon", rate=2e-3, betas=(0.9, 0.99), plain=plain_parts(model, body)
             ),
-            schedule=ScheduleConfig(steps=steps, warmup=10, fall=steps // 2),
+            schedule=ScheduleConfig(steps=steps, warmup=10, cooldown=0.5),
             clip=20.0,
             ema=0.98,
             validate_every=steps,
@@ -99,6 +101,18 @@ def tiny(
             keep=1,
         ),
     )
+
+
+def plain_parts(model: str, settings: dict[str, Any]) -> tuple[str, ...]:
+    """What AdamW moves: the last layer, and a codebook that is learned."""
+    kind = settings.get("quantizer", {}).get("kind") or quantizer_of(model)
+    return ("decoder.leave", "quantizer") if kind == "vq" else ("decoder.leave",)
+
+
+def quantizer_of(model: str) -> str | None:
+    """The kind of a preset's quantizer."""
+    quantizer = zoo.described(model)[1].quantizer
+    return None if quantizer is None else quantizer.kind
 
 
 def full(name: str, model: str, *, seed: int, frames: int = 17) -> tuple[Recipe, Recipe]:
@@ -115,7 +129,7 @@ def full(name: str, model: str, *, seed: int, frames: int = 17) -> tuple[Recipe,
 
 def shortened(recipe: Recipe, steps: int) -> Recipe:
     """The same recipe cut to `steps` steps, to rehearse a study."""
-    schedule = replace(recipe.loop.schedule, steps=steps, warmup=1, fall=steps // 2)
+    schedule = replace(recipe.loop.schedule, steps=steps, warmup=1, cooldown=0.5)
     return replace(recipe, loop=replace(recipe.loop, schedule=schedule, validate_every=steps))
 
 

@@ -117,7 +117,7 @@ def stages_of(line: Line, seed: int) -> tuple[Recipe, ...]:
     first = planes("base" if line.then else line.name, seed, line.patches, **line.settings)
     if line.then is None:
         return (first,)
-    schedule = ScheduleConfig(steps=MORE, warmup=5, fall=MORE // 2)
+    schedule = ScheduleConfig(steps=MORE, warmup=5, cooldown=0.5)
     loop = replace(first.loop, schedule=schedule, validate_every=MORE)
     second = replace(first, name=line.name, patches=line.then, loop=loop)
     return first, second

@@ -17,6 +17,7 @@ from lab import TINY_BODY, Lab, Result, Row, Study, tiny
 
 from reeltok.models.presets import FIFTEEN_BITS
 from reeltok.quantizers import FSQConfig, VQConfig
+from reeltok.train.build import build
 from reeltok.train.clips import Window
 from reeltok.train.recipes import Recipe, reftok_cpu
 from reeltok.train.reconstruct import LossConfig
@@ -90,7 +91,17 @@ def recipe_of(line: Line, setting: str, seed: int) -> Recipe:
     inner = {**body, "quantizer": {**vars(line.quantizer), "kind": line.quantizer.kind}}
     settings = inner if line.leans is None else {"body": inner, "width": 16, **line.leans}
     losses = LossConfig(pixel="log-mse", l1_steps=20)
-    return replace(recipe, name=line.name, settings=settings, losses=losses)
+    recipe = replace(recipe, name=line.name, settings=settings, losses=losses)
+    optimizer = replace(recipe.loop.optimizer, plain=plain_parts(recipe, setting))
+    return replace(recipe, loop=replace(recipe.loop, optimizer=optimizer))
+
+
+def plain_parts(recipe: Recipe, setting: str) -> tuple[str, ...]:
+    """What AdamW moves of these that the line's network has."""
+    names = [name for name, _ in build(recipe).named_parameters()]
+    more = "attend.out" if setting == "full" else "quantizer"
+    parts = (*recipe.loop.optimizer.plain, more)
+    return tuple(part for part in dict.fromkeys(parts) if any(part in name for name in names))
 
 
 def draw(lab: Lab, results: list[Result]) -> None:

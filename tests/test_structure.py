@@ -16,6 +16,7 @@ ORDER = [
     "text",
     "parsing",
     "records",
+    "configuration",
     "media",
     "video",
     "header",

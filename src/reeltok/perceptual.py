@@ -173,6 +173,12 @@ class LPIPS(nn.Module):
         return total
 
 
+def random_lpips(net: Network, **_: object) -> LPIPS:
+    """LPIPS of random weights: as large and as slow as the real one, for a dry run."""
+    heads = {f"lin{i}.model.1.weight": torch.rand(w) for i, w in enumerate(PLANS[net].widths)}
+    return LPIPS(net, backbone=Backbone(net).state_dict(), heads=heads)
+
+
 def _normalize(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
     x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
     # vector_norm has a gradient of 0 at 0, where the root of a sum of squares has NaN.

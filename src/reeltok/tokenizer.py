@@ -129,6 +129,13 @@ class Tokenizer(nn.Module):
             raise ValueError(f"{self.name} codes frames alone: leave reference=None")
         return {}
 
+    def last_weight(self) -> nn.Parameter:
+        """The last weight that makes frames: what an adaptive critic compares gradients at.
+
+        A family whose last module is not its last layer says it here.
+        """
+        return [weight for weight in self.parameters() if weight.ndim > 1][-1]
+
     def grid_for(self, frames: int, size: tuple[int, int]) -> tuple[int, ...]:
         """The token grid of a clip of `frames` frames of `size` = (height, width) pixels."""
         (_, fh, fw), (height, width) = self.spec.factors, size

@@ -108,7 +108,7 @@ def test_convert_to_a_checkpoint(run: Run, public: Path, tmp_path: Path) -> None
         (("absent.ckpt", "o", "--preset", "default"), "there is no checkpoint"),
         (("p.safetensors", "o"), "--preset NAME"),
         (("p.safetensors", "o", "--preset", "vidtok_kl_causal_488_4chn"), "has shape"),
-        (("p.safetensors", "o", "--preset", "PUBLIC", "--set", "widht=8"), "did you mean width?"),
+        (("p.safetensors", "o", "--preset", "PUBLIC", "--set", "widht=8"), "did you mean 'width'?"),
         (("p.safetensors", "o", "--preset", "PUBLIC", "--set", "width"), "KEY=VALUE"),
         (("p.safetensors", "o", "--preset", "PUBLIC", "--set", "edge=up"), "edge"),
         (("p.safetensors", "absent/o", "--preset", "PUBLIC"), "there is no folder"),
@@ -136,10 +136,10 @@ def test_what_convert_refuses(
 
 def test_a_short_name_changes_the_one_value_it_can_mean() -> None:
     config = VIDTOK["vidtok_kl_causal_488_4chn"]
-    assert changed(config, "channels", "8").quantizer.channels == 8
-    assert changed(config, "quantizer.channels", "8") == VIDTOK["vidtok_kl_causal_488_8chn"]
-    assert changed(config, "upsampling", "trilinear").upsampling == "trilinear"
-    assert changed(config, "blocks", "[1, 1, 1, 1]").blocks == (1, 1, 1, 1)
+    assert changed(config, {"channels": "8"}).quantizer.channels == 8
+    assert changed(config, {"quantizer.channels": "8"}) == VIDTOK["vidtok_kl_causal_488_8chn"]
+    assert changed(config, {"upsampling": "trilinear"}).upsampling == "trilinear"
+    assert changed(config, {"blocks": "[1, 1, 1, 1]"}).blocks == (1, 1, 1, 1)
 
 
 # Statistics.

@@ -20,7 +20,14 @@ from reeltok.train.recipe import as_json
 Run = Callable[..., Ran]
 LOOP = (
     *("--set", "loop.schedule.steps=3", "--set", "loop.schedule.warmup=0", "--device", "cpu"),
-    *("--set", "loop.schedule.fall=0", "--set", "loop.log_every=1", "--set", "data.holdout=0.4"),
+    *(
+        "--set",
+        "loop.schedule.cooldown=0",
+        "--set",
+        "loop.log_every=1",
+        "--set",
+        "data.holdout=0.4",
+    ),
     *("--set", "loop.validate_every=3", "--set", "loop.precision=fp32"),
 )
 
@@ -195,7 +202,7 @@ def test_dry_run(run: Run, tokenizers: dict[str, Path], recipe: str) -> None:
         ("sit_cpu", "planes", 4, {"given": 1}, "given=1 is for priors"),
         ("sit_cpu", "planes", 4, {"settings.widht": 8}, "widht"),
         ("sit_cpu", "planes", 4, {"tokenzier": "x"}, "did you mean 'tokenizer'?"),
-        ("sit_cpu", "planes", 4, {"groups": '["up"]'}, "in groups up: lower data.windows.0"),
+        ("sit_cpu", "planes", 4, {"groups": '["up"]'}, "groups names 'up', but no clip is of it"),
         ("prior_cpu", "plain", 40, {}, "training clips has 40 frames of 16 pixels"),
         ("sit_cup", "planes", 4, {}, "did you mean 'sit_cpu'?"),
         (

@@ -54,7 +54,7 @@ def small_recipe() -> Recipe:
         losses=LossConfig(pixel="l1"),
         loop=LoopConfig(
             optimizer=OptimizerConfig(kind="muon", rate=2e-3),
-            schedule=ScheduleConfig(steps=20, warmup=2, fall=10),
+            schedule=ScheduleConfig(steps=20, warmup=2, cooldown=0.5),
             precision="fp32",
             ema=0.9,
             log_every=1,

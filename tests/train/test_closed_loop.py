@@ -13,9 +13,11 @@ from reeltok.models.presets import COMPACT
 from reeltok.models.reftok import RefTok
 from reeltok.models.vidtok import VidTok
 from reeltok.quantizers import FSQConfig
-from reeltok.train import find_recipe
+from reeltok.train import dry_run, find_recipe
+from reeltok.train.build import warm
+from reeltok.train.checks import require_groups
 from reeltok.train.clips import Batch, DataConfig, Window
-from reeltok.train.launch import dry_run, require_groups, train, warm
+from reeltok.train.launch import train
 from reeltok.train.optimizers import OptimizerConfig, ScheduleConfig
 from reeltok.train.reconstruct import LossConfig
 from reeltok.train.reftok import ClosedLoop, LeanConfig, degrade, draw_references

@@ -9,7 +9,8 @@ import pytest
 from reeltok import zoo
 from reeltok.models.coordtok import CoordTok
 from reeltok.models.presets import PRESETS
-from reeltok.train.launch import build, reconstruction, train
+from reeltok.train.build import build
+from reeltok.train.launch import reconstruction, train
 from reeltok.train.patches import Patches
 from reeltok.train.recipe import Recipe, change
 from reeltok.train.recipes import find_recipe

@@ -11,7 +11,8 @@ import torch
 from small_run import small_recipe
 from torch import nn
 
-from reeltok.train.launch import build, train
+from reeltok.train.build import build
+from reeltok.train.launch import train
 from reeltok.train.logbook import read_lines
 from reeltok.train.loop import run_task
 from reeltok.train.losses import Losses

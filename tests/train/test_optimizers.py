@@ -62,6 +62,16 @@ def test_parts_go_where_they_belong() -> None:
     assert decays == {0.1: 1, 0.0: 4}
 
 
+@pytest.mark.parametrize("kind", ["muon", "adam"])
+def test_a_part_that_no_parameter_has_is_refused(kind: str) -> None:
+    module = nn.ModuleDict({"decoder": nn.ModuleDict({"leave": nn.Linear(2, 2)})})
+    build_optimizers(module, OptimizerConfig(kind=kind, plain=("decoder.leave", "bias")))
+    with pytest.raises(
+        ValueError, match=r"loop.critic.plain names 'decoder.leaf'.*'decoder.leave'"
+    ):
+        build_optimizers(module, OptimizerConfig(kind=kind, plain=("decoder.leaf",)), "loop.critic")
+
+
 def test_nothing_to_train_is_said() -> None:
     frozen = nn.Linear(2, 2).requires_grad_(False)
     with pytest.raises(ValueError, match="every parameter is frozen"):
@@ -69,13 +79,11 @@ def test_nothing_to_train_is_said() -> None:
 
 
 def test_rate_rises_rests_and_falls() -> None:
-    plan = ScheduleConfig(steps=100, warmup=9, fall=50)
+    plan = ScheduleConfig(steps=100, warmup=9, cooldown=0.5)
     assert plan.factor(0) == pytest.approx(0.1)
     assert plan.factor(9) == plan.factor(50) == 1.0
     assert plan.factor(75) == pytest.approx(0.5)
     assert plan.factor(100) == 0.0
-    cut = ScheduleConfig(steps=60, warmup=9, fall=20)
-    assert cut.factor(50) == pytest.approx(0.5)
 
 
 def test_cosine_falls_to_the_floor() -> None:

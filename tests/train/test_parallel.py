@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from small_run import small_recipe
 
-from reeltok.train.launch import require_shares, train
+from reeltok.train.checks import require_shares
+from reeltok.train.launch import train
 from reeltok.train.logbook import read_lines
 from reeltok.train.recipes import change
 

@@ -6,7 +6,10 @@ import pytest
 import torch
 from small_run import small_recipe
 
-from reeltok.train.launch import build, dry_run, merge, train
+from reeltok.configuration import merge
+from reeltok.train import dry_run
+from reeltok.train.build import build
+from reeltok.train.launch import train
 from reeltok.train.recipes import RECIPES, as_json, change, find_recipe
 
 

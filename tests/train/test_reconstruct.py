@@ -5,14 +5,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_models import COORDTOK
 from small_run import small_recipe
 from torch import nn
 
+from reeltok.models.coordtok import CoordTok
+from reeltok.models.injection import RefTokConfig
+from reeltok.models.presets import COMPACT
+from reeltok.models.reftok import RefTok
 from reeltok.models.vidtok import VidTok
-from reeltok.tokenizer import Reconstruction
+from reeltok.quantizers import FSQConfig, Quantized
+from reeltok.tokenizer import Reconstruction, Tokenizer
+from reeltok.train.build import build
 from reeltok.train.clips import Batch
 from reeltok.train.critics import CriticConfig
-from reeltok.train.launch import build, train
+from reeltok.train.launch import train
 from reeltok.train.logbook import read_lines
 from reeltok.train.loop import train_step
 from reeltok.train.losses import critic_loss, deceit_loss
@@ -194,3 +201,55 @@ def test_a_modules_buffers_are_part_of_a_run() -> None:
     assert {"lecam.real", "lecam.fake", "critic.3.running_mean"} <= names
     assert any(name.startswith("ema.tokenizer.decoder") for name in names)
     assert isinstance(task.judge, nn.Module)
+
+
+class Other(Tokenizer):
+    """A tokenizer of no family of ours: its decoder is neither called so nor ends in `leave`."""
+
+    family = "other"
+
+    def __init__(self) -> None:
+        super().__init__(None, "other")
+        self.down, self.up = nn.Conv3d(3, 4, 1), nn.Conv3d(4, 3, 1)
+        self.shift = nn.Parameter(torch.zeros(3))
+
+    def forward(self, x: torch.Tensor, **_: object) -> Reconstruction:
+        z = self.down(x)
+        y = self.up(z) + self.shift.view(1, 3, 1, 1, 1)
+        return Reconstruction(x=y, quantized=Quantized(z=z, ids=None, loss=z.new_zeros(())))
+
+
+FAMILIES = {
+    "vidtok": (tiny, (5, 32, 32), "decoder.leave.weight"),
+    "coordtok": (lambda: CoordTok(COORDTOK), (8, 16, 24), "decoder.pixels.weight"),
+    "reftok": (
+        lambda: RefTok(RefTokConfig(body=SMALL, width=4)),
+        (5, 32, 32),
+        "decoder.leave.weight",
+    ),
+    "other": (Other, (5, 32, 32), "up.weight"),
+}
+SMALL = replace(COMPACT, width=8, quantizer=FSQConfig(levels=(4, 4), regularization=False))
+PLAYS = CriticConfig(width=8, layers=1, first=0, adaptive=True)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_adaptive_critic_plays_against_every_family(family: str) -> None:
+    make, (t, h, w), last = FAMILIES[family]
+    torch.manual_seed(0)
+    tokenizer = make()
+    assert tokenizer.last_weight() is tokenizer.get_parameter(last)
+    task = Reconstruct(tokenizer, LossConfig(pixel="l2", critic=PLAYS))
+    x = torch.rand(2, 3, t, h, w, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    found = task.loss(Batch(x=x, names=("a", "b"), groups=("g", "h")), 0, None)
+    assert found.terms["adaptive"] > 0
+    found.total.backward()
+    assert tokenizer.last_weight().grad.abs().sum() > 0
+
+
+def test_an_adaptive_critic_and_a_frozen_end_are_one_sentence() -> None:
+    tokenizer = tiny()
+    tokenizer.decoder.requires_grad_(False)
+    task = Reconstruct(tokenizer, LossConfig(critic=PLAYS))
+    with pytest.raises(ValueError, match=r"which loop.freeze holds: set losses.critic.adaptive"):
+        task.loss(batch(), 0, None)

@@ -1,8 +1,5 @@
 """`convert`: public checkpoints and diffusers folders to our folders, and back."""
 
-import json
-from collections.abc import Iterator
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -86,52 +83,25 @@ def read_public(
     if preset is None:
         raise ValueError("name the configuration of the checkpoint: --preset NAME")
     family, config = zoo.described(preset)
-    for key, text in changes.items():
-        config = changed(config, key, text)
+    config = changed(config, changes)
     tokenizer = zoo.fill(family, config, Path(preset).name, weights, source=source)
     public = is_public(family, weights)
     return tokenizer, unused(weights, to_public(tokenizer) if public else tokenizer.state_dict())
 
 
-def changed(config: Any, key: str, text: str) -> Any:
-    """The configuration with another value under `key`: a dotted path, or a name that is unique.
+def changed(config: Any, changes: dict[str, str]) -> Any:
+    """The configuration with other values, by their dotted paths, or by names that are unique.
 
     ValueError that names the nearest key for an unknown one.
     """
-    from pydantic import TypeAdapter
-
+    from reeltok.configuration import full_path, override
     from reeltok.folder import dump_config
+    from reeltok.parsing import parse_config
 
     tree = dump_config(config)
-    *way, last = full_path(tree, key).split(".")
-    place = tree
-    for name in way:
-        place = place[name]
-    try:
-        place[last] = json.loads(text)
-    except json.JSONDecodeError:
-        place[last] = text
-    return TypeAdapter(type(config)).validate_json(json.dumps(tree))
-
-
-def full_path(tree: dict[str, Any], key: str) -> str:
-    """The dotted path of a key in a configuration."""
-    paths = list(leaves(tree))
-    found = [path for path in paths if path == key or path.endswith(f".{key}")]
-    if key in found or len(found) == 1:
-        return key if key in found else found[0]
-    near = get_close_matches(key, [*paths, *(path.split(".")[-1] for path in paths)], n=1)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(paths)}"
-    raise ValueError(f"a configuration has no {key!r}: {hint}")
-
-
-def leaves(tree: dict[str, Any], before: str = "") -> Iterator[str]:
-    """The dotted paths of all values."""
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from leaves(value, f"{before}{name}.")
-        else:
-            yield f"{before}{name}"
+    paths = {full_path(tree, key): text for key, text in changes.items()}
+    tree = override(tree, paths, what="a configuration", network=True)
+    return parse_config(tree, type(config), "the changed configuration")
 
 
 def write_public(source: str, out: str, *, force: bool) -> Report:

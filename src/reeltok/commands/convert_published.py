@@ -1,12 +1,12 @@
 """Checkpoints of CoordTok's public code: the tokenizer, and the SiT that generates its planes."""
 
-import json
 from dataclasses import replace
 from typing import Any
 
 from reeltok import zoo
 from reeltok.checkpoints import read_checkpoint, unused
 from reeltok.commands.report import Report, lost, note
+from reeltok.configuration import parse_value
 from reeltok.generate import flow
 from reeltok.generate.public import public_arguments, public_name
 from reeltok.models.convert import from_public, to_public
@@ -21,7 +21,7 @@ def convert_published(
 
     ValueError for a family without such a layout, and for keys that do not fit the arguments.
     """
-    arguments = {key: value_of(text) for key, text in changes.items()}
+    arguments = {key: parse_value(text) for key, text in changes.items()}
     if family == "sit":
         return convert_sit(source, out, tokenizer, arguments)
     if family != "coordtok":
@@ -56,11 +56,3 @@ def convert_sit(source: str, out: str, tokenizer: str | None, arguments: dict[st
     said = [f"sit: {parameters:,} parameters in {folder}", *lost(dropped)]
     record = {"name": "sit", "folder": str(folder), "parameters": parameters}
     return Report(data={**record, "dropped": dropped}, text="\n".join(said))
-
-
-def value_of(text: str) -> Any:
-    """A value of --set: JSON, or plain text."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text

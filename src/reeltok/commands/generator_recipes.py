@@ -11,12 +11,13 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from reeltok.configuration import parse
 from reeltok.generate import prior, sit
 from reeltok.generate.conditions import Given
 from reeltok.parsing import read_object
 from reeltok.train.clips import DataConfig, Window
 from reeltok.train.optimizers import OptimizerConfig, ScheduleConfig
-from reeltok.train.recipe import Recipe, parse, unknown_recipe
+from reeltok.train.recipe import Recipe, unknown_recipe
 from reeltok.train.recipes import RECIPES, find_recipe
 from reeltok.train.run import LoopConfig
 
@@ -79,7 +80,7 @@ def sit_cpu() -> GeneratorRecipe:
         data=DataConfig(windows=(Window(frames=128, size=64, batch=8),), cache_size=96),
         loop=LoopConfig(
             optimizer=OptimizerConfig(rate=4e-4),
-            schedule=ScheduleConfig(steps=2_000, warmup=100, fall=800),
+            schedule=ScheduleConfig(steps=2_000, warmup=100, cooldown=0.4),
             ema=0.999,
             best="score",
         ),

@@ -1,6 +1,7 @@
 """Training a generator: its examples as latents or ids, then the loop of `train`."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,12 @@ from reeltok.generate.sit import Flow, FlowConfig
 from reeltok.models.reftok import RefTok
 from reeltok.parsing import read_object
 from reeltok.tokenizer import Tokenizer
-from reeltok.train.launch import (
-    DryRun,
-    begin,
-    open_source,
-    require_new,
-    require_shares,
-    try_steps,
-)
+from reeltok.train.checks import require_groups_named, require_new, require_shares
+from reeltok.train.launch import begin, open_source
 from reeltok.train.loop import run_task
 from reeltok.train.parallel import Place, in_turn, joined
 from reeltok.train.run import Run, Task
+from reeltok.train.trial import DryRun, try_steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +55,7 @@ def train_generator(
         tokenizer = zoo.load(recipe.tokenizer)
         config = describe(recipe, tokenizer)
         source = open_source(recipe, data, out, at)
+        require_groups_named(recipe.groups, (*source.train, *source.held))
         with in_turn(at):
             folder = precompute(recipe, tokenizer.to(at.device), config, source, out)
         made = make(recipe, config, folder)
@@ -157,7 +154,7 @@ def relabelled(held: Latents, trained: Latents) -> Latents | None:
 
 
 def try_generator(recipe: GeneratorRecipe, *, device: str | None = None) -> DryRun:
-    """Two steps of a generator on noise: what a run will need. The tokenizer may be random."""
+    """A few steps of a generator on noise: what a run needs. The tokenizer may be random."""
     with joined(device) as at:
         require_shares(recipe, at.world)
         try:
@@ -165,17 +162,19 @@ def try_generator(recipe: GeneratorRecipe, *, device: str | None = None) -> DryR
         except FileNotFoundError:
             tokenizer = zoo.load(recipe.tokenizer, weights="random")
         config = describe(recipe, tokenizer)
-        share = recipe.window.batch // at.world
         torch.manual_seed(recipe.loop.seed)
         if isinstance(config, PriorConfig):
             task: Task = PriorTask(Prior(config))
-            batch: Any = noise_ids(config, share)
-        else:
-            shape = (share, config.channels, config.cells)
-            batch = Latents(torch.randn(shape), torch.zeros(share, dtype=torch.long))
-            task = FlowTask(Flow(replace(config, statistics=measure(batch, config))))
-        frames = recipe.window.batch * recipe.window.frames
-        return try_steps(task, batch, recipe.loop, at, frames=frames)
+            return try_steps(task, partial(noise_ids, config), recipe.loop, at, recipe.window)
+        noise = partial(noise_latents, config)
+        task = FlowTask(Flow(replace(config, statistics=measure(noise(2), config))))
+        return try_steps(task, noise, recipe.loop, at, recipe.window)
+
+
+def noise_latents(config: FlowConfig, count: int) -> Latents:
+    """Random latents in the form of a flow's examples."""
+    shape = (count, config.channels, config.cells)
+    return Latents(torch.randn(shape), torch.zeros(count, dtype=torch.long))
 
 
 def noise_ids(config: PriorConfig, count: int) -> Examples:

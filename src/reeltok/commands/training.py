@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reeltok.commands import options as given
-from reeltok.commands.files import check_place
 from reeltok.commands.report import Report, facts, note
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from reeltok.commands.generator_recipes import GeneratorRecipe
-    from reeltok.train.launch import DryRun
     from reeltok.train.recipe import Recipe
     from reeltok.train.reconstruct import Score
     from reeltok.train.run import Run
+    from reeltok.train.trial import DryRun
 
     AnyRecipe = Recipe | GeneratorRecipe
 
@@ -63,7 +62,6 @@ def train(
         return try_two_steps(resolved, place)
     if data is None or out is None:
         raise ValueError("training needs --data FOLDER and --out RUN")
-    check_place(str(out))
     run = start(resolved, data=data, out=out, resume=resume, device=place)
     first = os.environ.get("RANK", "0") == "0"  # under torchrun one process speaks for all
     record = {"run": str(out), "recipe": resolved.name, "steps": run.step, "best": run.best}
@@ -98,8 +96,9 @@ def try_two_steps(recipe: "AnyRecipe", device: str | None) -> Report:
     """What a run of this recipe will need."""
     from reeltok.train import as_json
 
-    found = asdict(measure(recipe, device))
-    hours = recipe.loop.schedule.steps / found["steps_per_second"] / 3600
+    tried = measure(recipe, device)
+    found = asdict(tried)
+    hours = recipe.loop.schedule.steps / tried.steps_per_second / 3600
     said = {
         "recipe": recipe.name,
         "trained parameters": found["parameters"],

@@ -66,10 +66,15 @@ class Clip:
             times += [file.stat().st_mtime_ns for file in self.path.iterdir() if is_picture(file)]
         return max(times)
 
+    @property
+    def lot(self) -> float:
+        """Where in [0, 1) the hash of the clip's source lies: larger shares hold it out."""
+        digest = hashlib.sha256(self.source.encode()).digest()
+        return int.from_bytes(digest[:8], "big") / 2**64
+
     def held_out(self, share: float) -> bool:
         """Whether the clip is kept for validation: a fixed function of its source alone."""
-        digest = hashlib.sha256(self.source.encode()).digest()
-        return int.from_bytes(digest[:8], "big") < share * 2**64
+        return self.lot < share
 
     @contextmanager
     def opened(self) -> Iterator[Path]:

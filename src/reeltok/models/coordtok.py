@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from reeltok.layers import Past
 from reeltok.models.triplane import CoordTokConfig, Decoder, Encoder, Planes, assemble
@@ -163,6 +163,9 @@ class CoordTok(Tokenizer):
         return (self.spec.steps(frames),)
 
     # The network, plane by plane.
+
+    def last_weight(self) -> nn.Parameter:
+        return self.get_parameter("decoder.pixels.weight")
 
     def encode_planes(
         self, x: Float[Tensor, "b c t h w"], frames: Int[Tensor, "b"] | None = None

@@ -92,6 +92,9 @@ class RefTok(Tokenizer):
 
     # One block through the network.
 
+    def last_weight(self) -> nn.Parameter:
+        return self.get_parameter("decoder.leave.weight")
+
     def encode_block(
         self,
         x: Float[Tensor, "b t h w c"],

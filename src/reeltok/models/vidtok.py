@@ -149,6 +149,9 @@ class VidTok(Tokenizer):
             ahead=int(config.causal and config.upsampling == "trilinear"),
         )
 
+    def last_weight(self) -> nn.Parameter:
+        return self.get_parameter("decoder.leave.weight")
+
     def encode_part(
         self,
         x: Float[Tensor, "b c t h w"],

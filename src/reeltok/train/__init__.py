@@ -16,7 +16,7 @@ _HOME = {
     "change": "recipe",
     "as_json": "recipe",
     "train": "launch",
-    "dry_run": "launch",
+    "dry_run": "trial",
     "check": "frames",
     "draw_runs": "logbook",
 }
@@ -24,7 +24,6 @@ __all__ = list(_HOME)
 
 if TYPE_CHECKING:
     from reeltok.train.frames import check as check
-    from reeltok.train.launch import dry_run as dry_run
     from reeltok.train.launch import train as train
     from reeltok.train.logbook import draw_runs as draw_runs
     from reeltok.train.recipe import Recipe as Recipe
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from reeltok.train.recipe import change as change
     from reeltok.train.recipes import RECIPES as RECIPES
     from reeltok.train.recipes import find_recipe as find_recipe
+    from reeltok.train.trial import dry_run as dry_run
 
 
 def __getattr__(name: str) -> Any:

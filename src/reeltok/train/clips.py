@@ -22,8 +22,14 @@ class Window:
     size: int = Field(default=128, ge=8)
     batch: int = Field(default=8, ge=1)
     share: float = Field(default=1.0, gt=0)
-    since: int = 0
-    until: int | None = None
+    since: int = Field(default=0, ge=0)
+    until: int | None = Field(default=None, ge=1)
+
+    def __post_init__(self) -> None:
+        if self.until is not None and self.until <= self.since:
+            raise ValueError(
+                f"since={self.since} is not before until={self.until}: the window is never drawn"
+            )
 
 
 @config_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))

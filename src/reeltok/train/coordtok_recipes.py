@@ -77,7 +77,7 @@ def coordtok_cpu() -> Recipe:
         patches=PatchConfig(share=1 / 32, short=0.05, slices=16),
         loop=LoopConfig(
             optimizer=OptimizerConfig(kind="muon", rate=2e-3, betas=(0.9, 0.99), plain=PLANES),
-            schedule=ScheduleConfig(steps=1_150, warmup=50, fall=480),
+            schedule=ScheduleConfig(steps=1_150, warmup=50, cooldown=0.417),
             ema=0.995,
             validate_every=250,
         ),

@@ -28,7 +28,7 @@ Feed = Callable[[int], Any]
 def train_step(run: Run, batch: Any) -> dict[str, float]:
     """One step of the generator on its losses, then of the critic on what the generator made."""
     config, step = run.config, run.step
-    factor = config.schedule.factor(step)
+    factor = run.schedule.factor(step)
     set_rate(run.optimizers["model"], config.optimizer.rate * factor)
     parts = batch.split(config.accumulate) if config.accumulate > 1 else [batch]
     terms, made = Terms(len(parts)), []

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
+from reeltok.configuration import hint
 from reeltok.train.parallel import whole_of
 
 NEWTON_SCHULZ = (
@@ -42,26 +43,33 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class ScheduleConfig:
-    """The rate over the run: warm-up, then constant with a linear fall to `floor`, or a cosine.
+    """The rate over `steps` steps: a linear warm-up, then constant, then a linear cooldown.
 
-    The fall takes the last `fall` of `steps` steps. A run is cut at any time by resuming it with a
-    smaller `steps`: the rate then falls from there.
+    The cooldown to `floor` (a share of the rate) takes the share `cooldown` of the steps at their
+    end. `shape="cosine"` falls to `floor` from the warm-up on instead. `warmup` is in steps, and
+    takes at most half of them: however short the run, its rate reaches `rate`.
     """
 
     steps: int = Field(default=10_000, ge=1)
     warmup: int = Field(default=0, ge=0)
     shape: Literal["constant", "cosine"] = "constant"
-    fall: int = Field(default=0, ge=0)
+    cooldown: float = Field(default=0.0, ge=0, le=1)
     floor: float = Field(default=0.0, ge=0, le=1)
+
+    @property
+    def rise(self) -> int:
+        """The steps of the warm-up: `warmup`, or as many as fit."""
+        return min(self.warmup, self.steps // 2)
 
     def factor(self, step: int) -> float:
         """What step `step` (from 0) multiplies the rate with."""
-        rise = min(1.0, (step + 1) / (self.warmup + 1))
+        risen = min(1.0, (step + 1) / (self.rise + 1))
         if self.shape == "cosine":
-            done = min(1.0, max(0.0, step - self.warmup) / max(1, self.steps - self.warmup))
-            return rise * (self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * done)))
-        left = min(1.0, max(0, self.steps - step) / self.fall) if self.fall else 1.0
-        return rise * (self.floor + (1 - self.floor) * left)
+            done = min(1.0, max(0.0, step - self.rise) / max(1, self.steps - self.rise))
+            return risen * (self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * done)))
+        fall = min(self.cooldown * self.steps, self.steps - self.rise)
+        left = min(1.0, max(0, self.steps - step) / fall) if fall else 1.0
+        return risen * (self.floor + (1 - self.floor) * left)
 
 
 def orthogonal(matrices: Float[Tensor, "n r c"], *, steps: int = 5) -> Float[Tensor, "n r c"]:
@@ -120,8 +128,14 @@ def _like(x: Tensor, model: Tensor) -> Tensor:
     return distribute_tensor(x, model.device_mesh, model.placements, src_data_rank=None)
 
 
-def build_optimizers(module: nn.Module, config: OptimizerConfig) -> list[Optimizer]:
-    """Optimizers for all parameters that are not frozen; decay spares biases and norms."""
+def build_optimizers(
+    module: nn.Module, config: OptimizerConfig, setting: str = "loop.optimizer"
+) -> list[Optimizer]:
+    """Optimizers for all parameters that are not frozen; decay spares biases and norms.
+
+    ValueError where none is left, or where `plain` names none.
+    """
+    require_matches(module, config.plain, f"{setting}.plain")
     trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
     if not trained:
         raise ValueError("nothing to train: every parameter is frozen; check loop.freeze")
@@ -141,6 +155,23 @@ def build_optimizers(module: nn.Module, config: OptimizerConfig) -> list[Optimiz
     if rest:
         optimizers.append(_adam([p for _, p in rest], config))
     return optimizers
+
+
+def require_matches(module: nn.Module, parts: Iterable[str], setting: str) -> None:
+    """ValueError where a part of a name is in no parameter's name."""
+    names = [name for name, _ in module.named_parameters()]
+    for part in parts:
+        if not any(part in name for name in names):
+            raise ValueError(
+                f"{setting} names {part!r}, which no parameter's name has in it: "
+                f"{hint(part, parts_of(names))}"
+            )
+
+
+def parts_of(names: Iterable[str]) -> list[str]:
+    """What the names of parameters begin with, two levels deep: for people to choose from."""
+    found = {".".join(name.removeprefix("tokenizer.").split(".")[:2]) for name in names}
+    return sorted(found)
 
 
 def _adam(parameters: list[Tensor], config: OptimizerConfig) -> Optimizer:

@@ -22,7 +22,7 @@ from reeltok.perceptual import LPIPS, Network
 from reeltok.quantizers.contract import full_precision
 from reeltok.train.clips import Batch
 from reeltok.train.losses import Losses
-from reeltok.train.reconstruct import Score, mean_of_groups, score_frames
+from reeltok.train.reconstruct import LoadLPIPS, Score, mean_of_groups, score_frames
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -69,12 +69,13 @@ class Patches:
         *,
         held_out: Callable[[], Iterable[Batch]] | None = None,
         score: Score | None = None,
+        lpips: LoadLPIPS = LPIPS,
     ) -> None:
         self.tokenizer, self.config, self.held_out = tokenizer, config, held_out
         self.score = score or score_frames
         self.perceptual = None
         if config.perceptual:
-            self.perceptual = LPIPS(config.net, backbone=config.weights).eval()
+            self.perceptual = lpips(config.net, backbone=config.weights).eval()
         tokenizer.check_slices(config.slices)
 
     def parameters(self) -> nn.Module:

@@ -4,12 +4,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from reeltok.configuration import parse
 from reeltok.parsing import read_object
 from reeltok.train.clips import DataConfig, Window
 from reeltok.train.coordtok_recipes import coordtok_cpu, coordtok_stage1, coordtok_stage2
 from reeltok.train.critics import CriticConfig
 from reeltok.train.optimizers import OptimizerConfig, ScheduleConfig
-from reeltok.train.recipe import Recipe, as_json, change, parse, unknown_recipe
+from reeltok.train.recipe import Recipe, as_json, change, unknown_recipe
 from reeltok.train.reconstruct import LossConfig
 from reeltok.train.run import LoopConfig
 
@@ -113,7 +114,7 @@ def default_cpu() -> Recipe:
             optimizer=OptimizerConfig(
                 kind="muon", rate=2e-3, betas=(0.9, 0.99), plain=("decoder.leave",)
             ),
-            schedule=ScheduleConfig(steps=3500, warmup=50, fall=1800),
+            schedule=ScheduleConfig(steps=3500, warmup=50, cooldown=0.514),
             ema=0.998,
         ),
     )
@@ -131,7 +132,7 @@ def default_gpu() -> Recipe:
         Window(frames=33, size=256, batch=8, since=14_000, share=0.3),
     )
     data = replace(recipe.data, windows=windows, cache="device", cache_gb=40.0)
-    schedule = ScheduleConfig(steps=20_000, warmup=200, fall=6_000)
+    schedule = ScheduleConfig(steps=20_000, warmup=200, cooldown=0.3)
     return replace(
         recipe,
         name="default_gpu",
@@ -164,7 +165,7 @@ def perceptual() -> Recipe:
             freeze=("encoder", "quantizer"),
             optimizer=replace(recipe.loop.optimizer, rate=2e-4),
             critic=OptimizerConfig(kind="adam", rate=2e-4, betas=(0.5, 0.9)),
-            schedule=ScheduleConfig(steps=6_000, warmup=200, fall=3_000),
+            schedule=ScheduleConfig(steps=6_000, warmup=200, cooldown=0.5),
         ),
     )
 
@@ -185,7 +186,7 @@ def small() -> Recipe:
         losses=replace(recipe.losses, l1_steps=100),
         loop=replace(
             recipe.loop,
-            schedule=ScheduleConfig(steps=600, warmup=20, fall=300),
+            schedule=ScheduleConfig(steps=600, warmup=20, cooldown=0.5),
             ema=0.99,
             validate_every=100,
             minutes=2.0,
@@ -212,13 +213,13 @@ def finetune() -> Recipe:
             other=1.0,
             strides=(1, 2),
             synthetic=0.0,
-            holdout=0.0,
+            judged=Window(frames=9, size=128, batch=12),
         ),
         losses=LossConfig(pixel="log-mse"),
         loop=replace(
             recipe.loop,
             optimizer=replace(recipe.loop.optimizer, rate=2e-4),
-            schedule=ScheduleConfig(steps=400, warmup=10, fall=350),
+            schedule=ScheduleConfig(steps=400, warmup=10, cooldown=0.875),
             ema=0.97,
             validate_every=100,
             minutes=2.0,
@@ -244,9 +245,14 @@ def reftok_cpu() -> Recipe:
         Window(frames=9, size=128, batch=6, share=0.6, since=150),
         Window(frames=17, size=128, batch=3, share=0.4, since=150),
     )
-    joins = ("_lean.fine", "_lean.coarse", "_lean.differ", "_lean.copy", "attend.out")
+    joins = (
+        "_lean.fine",
+        "_lean.coarse",
+        "_lean.differ",
+        "_lean.copy",
+    )  # with inject="attend", "attend.out" too
     optimizer = replace(recipe.loop.optimizer, rate=4e-4, plain=("decoder.leave", *joins))
-    schedule = ScheduleConfig(steps=2_000, warmup=50, fall=1_400)
+    schedule = ScheduleConfig(steps=2_000, warmup=50, cooldown=0.7)
     return replace(
         recipe,
         name="reftok_cpu",
@@ -283,7 +289,7 @@ def reftok_robot() -> Recipe:
         other=0.0,
         synthetic=0.0,
     )
-    schedule = ScheduleConfig(steps=1_500, warmup=100, fall=450)
+    schedule = ScheduleConfig(steps=1_500, warmup=100, cooldown=0.3)
     optimizer = replace(recipe.loop.optimizer, rate=1e-3)
     return replace(
         recipe,

@@ -30,6 +30,8 @@ from reeltok.train.losses import (
 from reeltok.video import to_bytes
 
 Score = Callable[[Tensor, Tensor], dict[str, float]]
+LoadLPIPS = Callable[..., nn.Module]
+"""What gives LPIPS(net, backbone=...): the class itself, or `random_lpips`."""
 
 
 @config_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -80,7 +82,8 @@ class Made:
 class Reconstruct:
     """Train a tokenizer on `config`'s losses; validate on held-out batches with `score`.
 
-    `last` names the parameter whose gradients the adaptive weight compares.
+    `last` names the parameter whose gradients the adaptive weight compares; None leaves it to the
+    tokenizer. `lpips` gives the network of that loss.
     """
 
     def __init__(
@@ -90,13 +93,16 @@ class Reconstruct:
         *,
         held_out: Callable[[], Iterable[Batch]] | None = None,
         score: Score | None = None,
-        last: str = "decoder.leave.weight",
+        lpips: LoadLPIPS = LPIPS,
+        last: str | None = None,
     ) -> None:
         self.config, self.held_out, self.score = config, held_out, score or score_frames
         self.shown: dict[str, Tensor] = {}
         self.trained = Trained(tokenizer, log_variance=config.log_variance)
         self.last = last
-        self.perceptual = load_perceptual(config)
+        self.perceptual = None
+        if config.perceptual:  # a missing weight file is an error before the first step
+            self.perceptual = lpips(config.net, backbone=config.weights).eval()
         self.judge = config.critic.build() if config.critic else None
         self.critic_from = config.critic.first if config.critic else 0
         self.lecam = LeCAM(config.critic.lecam_decay) if config.critic else None
@@ -142,11 +148,21 @@ class Reconstruct:
             deceit = deceit_loss(self.judge(y), config.critic.game)
             weight = kept.new_ones(())
             if config.critic.adaptive:
-                last = self.trained.tokenizer.get_parameter(self.last)
-                weight = adaptive_weight(kept, deceit, last)
+                weight = adaptive_weight(kept, deceit, self.last_weight())
             terms |= {"deceit": deceit, "adaptive": weight}
             total = total + config.critic.weight * weight * deceit
         return Losses(total, terms, Made(real=x, fake=y.detach()))
+
+    def last_weight(self) -> nn.Parameter:
+        """Where the adaptive weight compares gradients; ValueError where it is frozen."""
+        tokenizer = self.trained.tokenizer
+        weight = tokenizer.get_parameter(self.last) if self.last else tokenizer.last_weight()
+        if not weight.requires_grad:
+            raise ValueError(
+                f"an adaptive critic needs the last layer of {tokenizer.name}, which loop.freeze "
+                f"holds: set losses.critic.adaptive=false"
+            )
+        return weight
 
     def scaled(self, frames: Float[Tensor, "b t"], x: Tensor) -> Float[Tensor, ""]:
         """One number from the losses of all frames, scaled by the learned variance."""
@@ -198,13 +214,6 @@ class Reconstruct:
     def save(self, folder: Path) -> None:
         """Write the tokenizer where `reeltok.load` finds it."""
         self.trained.tokenizer.save_pretrained(folder)
-
-
-def load_perceptual(config: LossConfig) -> nn.Module | None:
-    """LPIPS where the losses need it; a missing weight file is an error before the first step."""
-    if not config.perceptual:
-        return None
-    return LPIPS(config.net, backbone=config.weights).eval()
 
 
 def flat(x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "bt c h w"]:

@@ -14,9 +14,11 @@ from pydantic.dataclasses import dataclass as config_dataclass
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
+from reeltok.configuration import hint, parse
 from reeltok.train import checkpoint as checkpoints
 from reeltok.train.optimizers import OptimizerConfig, ScheduleConfig, build_optimizers
 from reeltok.train.parallel import Place, Strategy, gathered, spread, total_norm, whole
+from reeltok.train.schedule import Schedule
 
 
 @runtime_checkable
@@ -82,6 +84,26 @@ class LoopConfig:
     track: bool = False
 
 
+@config_dataclass(frozen=True, kw_only=True)
+class Counters:
+    """The numbers of a run in its checkpoints (run.json)."""
+
+    step: int = Field(ge=0)
+    best: float | None = None
+    skipped: int = Field(default=0, ge=0)
+    scaler: dict[str, int | float] = Field(default_factory=dict)
+    schedule: Schedule | None = None
+
+
+def read_counters(found: checkpoints.Checkpoint, numbers: Any) -> Counters:
+    """The numbers in a checkpoint; ValueError names the file where one is odd."""
+    path = found.folder / "run.json"
+    counters = parse(numbers, str(path), Counters)
+    if counters.step != found.step:
+        raise ValueError(f"{path} is of step {counters.step}, its folder of step {found.step}")
+    return counters
+
+
 class Average:
     """A running mean of a module's trained parameters (EMA), with a quick start."""
 
@@ -133,6 +155,7 @@ class Run:
         self.at = at or Place(device=torch.device("cpu"))
         self.step, self.bad, self.skipped = 0, 0, 0
         self.best: float | None = None
+        self.schedule = Schedule(plan=config.schedule)
         self.model = task.parameters()
         self.judge, self.critic_from = None, 0
         self.frozen = freeze(self.model, config.freeze)
@@ -144,7 +167,7 @@ class Run:
         if isinstance(task, Contest) and (judge := task.critic()) is not None:
             self.judge, self.critic_from = judge, task.critic_from
             self.critic_loss = spread(judge, task.critic_loss, "ddp")
-            self.optimizers["critic"] = build_optimizers(judge, config.critic)
+            self.optimizers["critic"] = build_optimizers(judge, config.critic, "loop.critic")
         self.average = Average(self.model, config.ema) if config.ema else None
         self.scaler = torch.amp.GradScaler(self.at.device.type, enabled=config.precision == "fp16")
         self.train()
@@ -217,16 +240,32 @@ class Run:
         }
 
     def numbers(self) -> dict[str, Any]:
-        return {"best": self.best, "skipped": self.skipped, "scaler": self.scaler.state_dict()}
+        return {
+            "best": self.best,
+            "skipped": self.skipped,
+            "scaler": self.scaler.state_dict(),
+            "schedule": self.schedule.numbers(),
+        }
 
     def load(self, found: checkpoints.Checkpoint) -> None:
         """Continue from a checkpoint. Raises ValueError where it is damaged or of another model."""
         checkpoints.verify(found)
         checkpoints.prepare(found, self.modules, self.optimizers)
-        numbers = checkpoints.load(found, self.tensors())
-        self.step, self.best = numbers["step"], numbers["best"]
-        self.skipped = numbers.get("skipped", 0)
-        self.scaler.load_state_dict(numbers["scaler"])
+        counters = read_counters(found, checkpoints.load(found, self.tensors()))
+        self.step, self.best, self.skipped = found.step, counters.best, counters.skipped
+        steps = self.config.schedule.steps
+        if self.step > steps:
+            raise ValueError(
+                f"the run in {found.folder.parent.parent} has made {self.step:,} steps, "
+                f"loop.schedule.steps={steps} are fewer: give more to go on"
+            )
+        before = counters.schedule or self.schedule  # older checkpoints have none
+        self.schedule = before.resumed(self.config.schedule, self.step)
+        if counters.scaler:  # of fp16 alone
+            try:
+                self.scaler.load_state_dict(counters.scaler)
+            except KeyError as error:
+                raise ValueError(f"{found.folder / 'run.json'}: scaler lacks {error}") from error
 
     def export(self, folder: Path) -> None:
         """Write the mean weights as a model that `reeltok.load` reads, if the task can."""
@@ -238,15 +277,19 @@ class Run:
 
 def part_of(module: nn.Module, name: str, setting: str) -> list[nn.Module]:
     """The parts with this name; ValueError where there is none."""
-    found = [m for path, m in module.named_modules() if f".{path}".endswith(f".{name}")]
+    found = [m for path, m in module.named_modules() if name and f".{path}".endswith(f".{name}")]
     if not found:
-        known = sorted({path for path, _ in module.named_modules() if path and path.count(".") < 2})
-        raise ValueError(f"{setting} names {name!r}; the model has {', '.join(known)}")
+        known = {path.removeprefix("tokenizer.") for path, _ in module.named_modules()}
+        named = sorted(path for path in known if path and path.count(".") < 2)
+        raise ValueError(f"{setting} names {name!r}, which the model lacks: {hint(name, named)}")
     return found
 
 
 def freeze(module: nn.Module, names: tuple[str, ...]) -> list[nn.Module]:
-    """Stop the training of the parts with these names."""
+    """Stop the training of the parts with these names.
+
+    A part may have no parameters (as an FSQ has none): it is not in training mode then.
+    """
     frozen = [part for name in names for part in part_of(module, name, "loop.freeze")]
     for part in frozen:
         part.requires_grad_(False)
@@ -255,9 +298,12 @@ def freeze(module: nn.Module, names: tuple[str, ...]) -> list[nn.Module]:
 
 def recompute(module: nn.Module, kinds: tuple[str, ...]) -> None:
     """Recompute activations of modules of these classes in the backward pass, to save memory."""
-    chosen = [part for part in module.modules() if type(part).__name__ in kinds]
-    if kinds and not chosen:
-        known = sorted({type(part).__name__ for part in module.modules()})
-        raise ValueError(f"loop.recompute names {kinds}; the model is made of {', '.join(known)}")
-    for part in chosen:
+    known = sorted({type(part).__name__ for part in module.modules()})
+    for kind in kinds:
+        if kind not in known:
+            raise ValueError(
+                f"loop.recompute names {kind!r}, a class that no part of the model is of: "
+                f"{hint(kind, known)}"
+            )
+    for part in [part for part in module.modules() if type(part).__name__ in kinds]:
         part.forward = partial(recomputed, part.forward, use_reentrant=False)

@@ -1,0 +1,149 @@
+"""Configurations, of networks and of recipes: checked, and their values replaced by path.
+
+>>> override({"loop": {"steps": 9}}, {"loop.steps": "500"}, what="a recipe")
+{'loop': {'steps': 500}}
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from copy import deepcopy
+from difflib import get_close_matches
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from reeltok.parsing import Kind
+from reeltok.text import printable
+
+KIND = "kind"
+"""The key of a network's table that says which other keys the table has."""
+
+
+def parse(tree: Mapping[str, Any], what: str, kind: type[Kind]) -> Kind:
+    """A configuration from nested values; ValueError says in one sentence which value is wrong."""
+    try:
+        return TypeAdapter(kind).validate_python(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        way = [str(part) for part in first["loc"]]
+        said = first["msg"]
+        if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+            said = f"{way[-1]!r} is unknown: {hint(way[-1], siblings(tree, way))}"
+        found = f"{'.'.join(way)}={first['input']!r}: {said}"
+        raise ValueError(f"{what}: {printable(found)}") from error
+
+
+def siblings(tree: Any, way: list[str]) -> list[str]:
+    """The other keys of the table where the path `way` ends; it may name kinds on the way."""
+    for key in way[:-1]:
+        tree = tree.get(key, tree) if isinstance(tree, Mapping) else tree
+    return [key for key in tree if key != way[-1]] if isinstance(tree, Mapping) else []
+
+
+def override(
+    tree: Mapping[str, Any],
+    changes: Mapping[str, str],
+    *,
+    what: str,
+    free: tuple[str, ...] = (),
+    network: bool = False,
+) -> dict[str, Any]:
+    """A configuration with values replaced: {"loop.schedule.steps": "500", "windows.0.batch": "4"}.
+
+    Values are JSON or plain text. The tables named in `free` take new keys. There, and everywhere
+    in a `network`'s configuration, another `kind` replaces its table, but for what `changes` say
+    of it. ValueError names the nearest key for an unknown one.
+    """
+    changed = deepcopy(dict(tree))
+    for path, text in changes.items():
+        place: Any = changed
+        table, _, last = path.rpartition(".")
+        way = table.split(".") if table else []
+        for depth, key in enumerate(way):
+            place = _step_into(place, key, path, what, free=any(k in free for k in way[:depth]))
+        inside, value = any(k in free for k in way), parse_value(text)
+        of_kind = isinstance(place, dict) and (inside or (network and KIND in place))
+        if last == KIND and of_kind and place.get(KIND) != value:
+            for key in [key for key in place if f"{table}.{key}" not in changes]:
+                del place[key]
+        told = of_kind and f"{table}.{KIND}" in changes
+        _require_key(place, last, path, what, free=inside or told)
+        place[int(last) if isinstance(place, list) else last] = value
+    return changed
+
+
+def _step_into(place: Any, key: str, path: str, what: str, *, free: bool) -> Any:
+    """What stands under `key`; an empty table where one may be made."""
+    if free and isinstance(place, dict) and not isinstance(place.get(key), dict):
+        place[key] = {}
+    _require_key(place, key, path, what, free=free)
+    return place[int(key)] if isinstance(place, list) else place[key]
+
+
+def _require_key(place: Any, key: str, path: str, what: str, *, free: bool) -> None:
+    """ValueError where a configuration has no such key, with the nearest one it has."""
+    inside = place if isinstance(place, dict) else ()
+    keys = [str(i) for i in range(len(place))] if isinstance(place, list) else list(inside)
+    if key in keys or (free and isinstance(place, dict)):
+        return
+    raise ValueError(f"{what} has no {path!r} ({key!r} is unknown): {hint(key, keys)}")
+
+
+def merge(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A network's configuration with the values of nested tables replaced.
+
+    A table of another `kind` replaces the one there was.
+    """
+    merged = dict(tree)
+    for key, value in changes.items():
+        old = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(old, Mapping):
+            other = value.get(KIND, old.get(KIND)) != old.get(KIND)
+            value = dict(value) if other else merge(old, value)
+        merged[key] = value
+    return merged
+
+
+def parse_value(text: str) -> Any:
+    """A value that was written as JSON, or as plain text."""
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError):
+        return text
+
+
+def full_path(tree: Mapping[str, Any], key: str) -> str:
+    """The path of a key that is given by its path or, where it is unique, by its name alone."""
+    paths = list(_leaves(tree))
+    tables = {path.rpartition(".")[0] for path in paths}
+    found = [path for path in paths if path.endswith(f".{key}")]
+    if key in paths or key in tables or ("." in key and key.rpartition(".")[0] in tables):
+        return key
+    if len(found) == 1:
+        return found[0]
+    raise ValueError(
+        f"a configuration has no {key!r}: "
+        + hint(key, [*paths, *(path.rpartition(".")[2] for path in paths)])
+    )
+
+
+def _leaves(tree: Mapping[str, Any], before: str = "") -> Iterator[str]:
+    """The paths of all values."""
+    for name, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{before}{name}.")
+        else:
+            yield f"{before}{name}"
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """What `word` was probably meant to be: what begins with it, else what looks much like it."""
+    known = list(known)
+    begun = [name for name in known if word and name.startswith(word)]
+    return next(iter(begun or get_close_matches(word, known, n=1, cutoff=0.5)), None)
+
+
+def hint(word: str, known: Iterable[str]) -> str:
+    """What to write instead of `word`: the nearest that is known, or all there are."""
+    near = nearest(word, known := list(known))
+    return f"did you mean {near!r}?" if near else f"there are {', '.join(known) or 'none'}"

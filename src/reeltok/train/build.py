@@ -1,0 +1,65 @@
+"""The model that a recipe begins with: fresh, trained, or warmed up by a smaller one."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from reeltok import zoo
+from reeltok.configuration import merge, parse
+from reeltok.folder import dump_config
+from reeltok.tokenizer import Tokenizer
+from reeltok.train.recipe import Recipe
+
+
+def build(recipe: Recipe) -> Tokenizer:
+    """The model of a recipe, fresh from the recipe's seed or trained.
+
+    ValueError where trained weights do not fit `settings`.
+    """
+    family, config = zoo.described(recipe.model)
+    kind, network = zoo.FAMILIES[family]
+    before = dump_config(config)
+    tree = merge(before, recipe.settings)
+    torch.manual_seed(recipe.loop.seed)
+    settings: Any = parse(tree, f"settings of {recipe.model}", kind)
+    model = network(settings, Path(recipe.model).name)
+    if recipe.warm is not None:
+        warm(model, zoo.load(recipe.warm))
+    if recipe.start == "trained":
+        trained = zoo.load(recipe.model)
+        weights = trained.state_dict()
+        wrong = [
+            k
+            for k, v in model.state_dict().items()
+            if k not in weights or weights[k].shape != v.shape
+        ]
+        if wrong:
+            raise ValueError(
+                f"the weights of {recipe.model} do not fit settings={recipe.settings}: "
+                f"{wrong[0]} differs; leave out what changes the network's shape"
+            )
+        model.load_state_dict(weights)
+        rests = {"encoder", "quantizer"} <= set(recipe.loop.freeze)
+        if rests and coding(tree) == coding(before):
+            model.reads = (*trained.reads, trained.hash())
+    return model
+
+
+def coding(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration but for what only training sees of the quantizer."""
+    quantizer = tree.get("quantizer") or {}
+    return {**tree, "quantizer": {k: v for k, v in quantizer.items() if k != "rounding_from"}}
+
+
+def warm(model: Tokenizer, trained: Tokenizer) -> None:
+    """Begin with the weights of a part of `model`; ValueError where it has no such part."""
+    weights, own = trained.state_dict(), model.state_dict()
+    wrong = [k for k, v in weights.items() if k not in own or own[k].shape != v.shape]
+    if wrong:
+        raise ValueError(
+            f"{model.name} cannot begin with the weights of {trained.name}: {wrong[0]} does not "
+            f"fit; choose a model of the same body for warm"
+        )
+    model.load_state_dict(weights, strict=False)

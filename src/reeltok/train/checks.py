@@ -1,0 +1,150 @@
+"""What is refused or said before the first step: data, windows and counts that do not fit."""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from reeltok.configuration import hint
+from reeltok.data.clip import Clip
+from reeltok.tokenizer import Tokenizer
+from reeltok.train.clips import DataConfig
+from reeltok.train.recipe import Planned, Recipe
+from reeltok.train.recipes import RECIPES
+
+
+def require_new(out: Path, resume: bool) -> None:
+    """FileExistsError where a folder holds a run of a step or more that is not to be resumed."""
+    log = out / "log.jsonl"
+    if not resume and log.is_file() and log.stat().st_size:
+        raise FileExistsError(f"{out} holds a run already: resume it, or choose another folder")
+
+
+def require_shares(recipe: Planned, world: int) -> None:
+    """ValueError where a batch cannot be shared out equally."""
+    parts = world * recipe.loop.accumulate
+    for window in recipe.data.windows:
+        if window.batch % parts:
+            raise ValueError(
+                f"a batch of {window.batch} cannot be shared by {world} processes x "
+                f"{recipe.loop.accumulate} parts: set data.windows to multiples of {parts}"
+            )
+
+
+def require_groups(recipe: Recipe, tokenizer: Tokenizer) -> None:
+    """ValueError where a window does not fill the tokenizer's groups of frames and pixels."""
+    spec = tokenizer.spec
+    judged = (recipe.data.judged,) if recipe.data.holdout else ()
+    for window in (*recipe.data.windows, *judged):
+        whole = spec.frames(spec.steps(window.frames))
+        if window.frames != whole:
+            raise ValueError(
+                f"a window of {window.frames} frames does not fill the groups of {recipe.model}: "
+                f"choose {whole} in data.windows and data.judged"
+            )
+        factor = math.lcm(*spec.factors[1:])
+        if window.size % factor:
+            raise ValueError(
+                f"a window of {window.size} pixels is no multiple of {factor}, which "
+                f"{recipe.model} needs: choose {math.ceil(window.size / factor) * factor}"
+            )
+        if spec.size not in (None, (window.size, window.size)):
+            raise ValueError(
+                f"a window of {window.size} pixels is not what {recipe.model} reads: choose "
+                f"{spec.size[0]} in data.windows and data.judged"
+            )
+
+
+def require_windows(recipe: Planned, *, first: int = 0) -> None:
+    """ValueError where a step, from `first` on, has no window to draw from."""
+    windows, steps = recipe.data.windows, recipe.loop.schedule.steps
+    for step in sorted({first, *(w.until for w in windows if w.until is not None)}):
+        covered = any(w.since <= step and (w.until is None or step < w.until) for w in windows)
+        if first <= step < steps and not covered:
+            raise ValueError(
+                f"no entry of data.windows covers step {step} of {steps}: change their since and "
+                f"until, or loop.schedule.steps"
+            )
+
+
+def never_reached(recipe: Planned, network: Any = None) -> list[str]:
+    """The counts of a recipe that its run is too short for, each with what follows from it.
+
+    `network` is the configuration of the model that is trained.
+    """
+    schedule, steps = recipe.loop.schedule, recipe.loop.schedule.steps
+    found = []
+    if schedule.rise < schedule.warmup:
+        found.append(f"loop.schedule.warmup={schedule.warmup} is cut to {schedule.rise}")
+    for number, window in enumerate(recipe.data.windows):
+        if window.since >= steps:
+            found.append(f"data.windows.{number} (since={window.since}) is never drawn")
+    late = chain(late_losses(recipe), late_quantizer(network))
+    return found + [f"{path}={count}: {effect}" for path, count, effect in late if count >= steps]
+
+
+def late_losses(recipe: Planned) -> Iterator[tuple[str, int, str]]:
+    """The path of each count of the losses in use, its value, and what a shorter run misses."""
+    if not isinstance(recipe, Recipe) or recipe.patches is not None:
+        return
+    losses = recipe.losses
+    if losses.pixel != "l1":
+        yield "losses.l1_steps", losses.l1_steps, f"{losses.pixel} is never minimised"
+    if losses.perceptual:
+        yield "losses.perceptual_first", losses.perceptual_first, "LPIPS never joins"
+    if losses.critic is not None:
+        yield "losses.critic.first", losses.critic.first, "the critic never plays"
+
+
+def late_quantizer(network: Any) -> Iterator[tuple[str, int, str]]:
+    """The same of the quantizer in a model's configuration."""
+    quantizer = getattr(network, "quantizer", None)
+    if count := getattr(quantizer, "rounding_from", 0):
+        yield "rounding_from of the quantizer", count, "codes are never rounded in training"
+    if quantizer is not None and getattr(quantizer, "regularization", False) and quantizer.entropy:
+        effect = "the entropy loss does not come to its weight"
+        yield "entropy_steps of the quantizer", quantizer.entropy_steps, effect
+
+
+def hold_out(clips: Iterable[Clip], config: DataConfig) -> DataConfig:
+    """The same data with a share that holds out a clip to judge, if a few sources can be spared.
+
+    A share of few sources may be none: then the first by their hash go, up to a quarter of them.
+    """
+    clips = list(clips)
+    long = [clip for clip in clips if clip.frames >= config.judged.frames]
+    if not config.holdout or not long or any(c.held_out(config.holdout) for c in long):
+        return config
+    share = math.nextafter(min(clip.lot for clip in long), 1)
+    spared = {clip.source for clip in clips if clip.held_out(share)}
+    if 4 * len(spared) > len({clip.source for clip in clips}):
+        return config
+    return replace(config, holdout=share)
+
+
+def unmatched_weights(recipe: Planned, clips: Iterable[Clip]) -> str | None:
+    """What is odd where `data.weights` names groups that no clip is of.
+
+    ValueError instead, unless they are the weights that the recipe came with.
+    """
+    groups = {clip.group for clip in clips}
+    unknown = sorted(set(recipe.data.weights) - groups)
+    named = sorted(groups - {""})
+    if not unknown:
+        return None
+    found = f"data.weights names {', '.join(unknown)}, but no clip is of such a group"
+    given = RECIPES.get(recipe.name)
+    if given is not None and given().data.weights == recipe.data.weights:
+        return f"{found}; there are {', '.join(named)}" if named else None
+    near = hint(unknown[0], named) if named else "the clips have no groups (data.column names them)"
+    raise ValueError(f"{found}: {near}")
+
+
+def require_groups_named(groups: Iterable[str], clips: Iterable[Clip]) -> None:
+    """ValueError where `groups` names one that no clip is of."""
+    known = sorted({clip.group for clip in clips} - {""})
+    for group in groups:
+        if group not in known:
+            raise ValueError(f"groups names {group!r}, but no clip is of it: {hint(group, known)}")

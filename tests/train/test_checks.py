@@ -1,0 +1,172 @@
+"""What is refused or said before the first step."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from small_run import make_clips, small_recipe
+
+from reeltok.commands.generator_recipes import GENERATORS
+from reeltok.data.clip import Clip
+from reeltok.perceptual import random_lpips
+from reeltok.train import RECIPES, Recipe, change, find_recipe, train
+from reeltok.train.build import build
+from reeltok.train.checks import hold_out, never_reached, require_windows
+from reeltok.train.clips import DataConfig
+from reeltok.train.launch import reconstruction
+from reeltok.train.parallel import Place
+from reeltok.train.run import Run
+
+
+@pytest.mark.parametrize("name", [*RECIPES, *GENERATORS])
+def test_recipes_reach_all_that_they_count(name: str) -> None:
+    recipe = (RECIPES | GENERATORS)[name]()
+    require_windows(recipe)
+    assert never_reached(recipe) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"loop.schedule.warmup": "200"}, "loop.schedule.warmup=200 is cut to 10"),
+        ({"losses.pixel": "l2", "losses.l1_steps": "20"}, "l1_steps=20: l2 is never minimised"),
+        ({"losses.perceptual": "1", "losses.perceptual_first": "30"}, "LPIPS never joins"),
+        ({"losses.critic": '{"first": 20}'}, r"losses.critic.first=20: the critic never plays"),
+        ({"settings.quantizer.rounding_from": "300"}, "rounding_from of the quantizer=300"),
+        ({"settings.quantizer.regularization": "true"}, "entropy_steps of the quantizer=2000"),
+        (
+            {"data.windows": '[{"frames": 5, "size": 16}, {"frames": 5, "size": 16, "since": 20}]'},
+            r"data.windows.1 \(since=20\) is never drawn",
+        ),
+    ],
+)
+def test_counts_past_the_end_are_said(changes: dict[str, str], said: str) -> None:
+    recipe = change(small_recipe(), changes)
+    (found,) = never_reached(recipe, build(recipe).config)
+    assert re.search(said, found)
+    assert not never_reached(change(recipe, {"loop.schedule.steps": "100000"}))
+
+
+def test_a_short_run_says_what_it_misses(
+    clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes = {"loop.schedule.steps": "1", "loop.schedule.warmup": "9"}
+    train(change(small_recipe(), changes), data=clips, out=tmp_path / "run", device="cpu")
+    said = capsys.readouterr().err
+    assert "note: of 1 steps, loop.schedule.warmup=9 is cut to 0; rounding_from of the" in said
+
+
+@pytest.mark.parametrize(
+    ("windows", "step"),
+    [('[{"since": 1}]', 0), ('[{"until": 7}]', 7), ('[{"until": 7}, {"since": 9}]', 7)],
+)
+def test_steps_without_a_window_are_refused_at_once(windows: str, step: int) -> None:
+    recipe = change(small_recipe(), {"data.windows": windows})
+    with pytest.raises(ValueError, match=f"no entry of data.windows covers step {step} of 20"):
+        require_windows(recipe)
+    if step == 7:
+        require_windows(change(recipe, {"loop.schedule.steps": "7"}))
+    else:
+        require_windows(recipe, first=1)
+
+
+def test_a_window_that_ends_before_it_begins_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"since=5 is not before until=5"):
+        change(small_recipe(), {"data.windows": '[{"since": 5, "until": 5}]'})
+
+
+# Names that match nothing.
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"loop.freeze": '["encodr"]'}, r"loop.freeze names 'encodr'.*'encoder'"),
+        ({"loop.freeze": '[""]'}, r"loop.freeze names ''"),
+        ({"loop.compile": '["decodr"]'}, r"loop.compile names 'decodr'.*'decoder'"),
+        ({"loop.recompute": '["Residual", "Resdual"]'}, r"recompute names 'Resdual'.*'Residual'"),
+        ({"loop.optimizer.plain": '["decoder.leaf"]'}, r"plain names 'decoder.leaf'.*leave"),
+        ({"data.weights": '{"a": 1, "zz": 1}'}, r"data.weights names zz.*there are a, b"),
+    ],
+)
+def test_names_that_match_nothing_are_refused(
+    clips: Path, tmp_path: Path, changes: dict[str, str], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        train(change(small_recipe(), changes), data=clips, out=tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", [n for n in RECIPES if not n.startswith(("vidtok", "coordtok_s"))])
+def test_the_names_in_the_recipes_match(name: str) -> None:
+    recipe = replace(find_recipe(name), start="fresh", warm=None)
+    task = reconstruction(lpips=random_lpips)(build(recipe), recipe, None)
+    Run(task, recipe.loop, Place(device=torch.device("cpu")))
+
+
+def test_a_recipe_keeps_its_own_weights_for_other_groups(
+    clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The bundled recipes name groups of the clips that the default was trained on."""
+    recipe = replace(small_recipe(), name="small")
+    own = replace(recipe.data, weights=find_recipe("small").data.weights)
+    one = change(replace(recipe, data=own), {"loop.schedule.steps": "1"})
+    train(one, data=clips, out=tmp_path / "run", device="cpu")
+    assert "note: data.weights names animation, open, people, robot" in capsys.readouterr().err
+
+
+# What is held out.
+
+
+def clip(number: int, frames: int = 20) -> Clip:
+    return Clip(path=Path(f"{number}.mp4"), source=str(number), frames=frames)
+
+
+def test_a_clip_is_held_out_where_some_can_be_spared() -> None:
+    config = DataConfig(holdout=0.01)
+    clips = [clip(n) for n in range(10)]
+    assert not any(c.held_out(0.01) for c in clips)
+    share = hold_out(clips, config).holdout
+    held = [c for c in clips if c.held_out(share)]
+    assert held == [min(clips, key=lambda c: c.lot)]
+    assert hold_out(clips[:3], config) == config  # too few
+    assert hold_out(clips, DataConfig(holdout=0.0)).holdout == 0.0  # as asked
+    assert hold_out(clips, DataConfig(holdout=0.5)).holdout == 0.5
+    first = [clip(n, frames=20 if c is held[0] else 5) for n, c in enumerate(clips)]
+    assert hold_out(first, config).holdout == share  # the one that is long enough
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_finetuning_logs_and_keeps_the_best(
+    tmp_path: Path, count: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of five clips one is held out; of one, the scores are of itself, and that is said."""
+    clips = make_clips(tmp_path / "clips", clips=count)
+    recipe = find_recipe("finetune")
+    small = small_recipe()
+    window, loop = small.data.windows[0], replace(small.loop, validate_every=2)
+    data = replace(recipe.data, windows=(window,), judged=replace(window, batch=2))
+    mine = replace(small, data=data, loop=replace(loop, schedule=recipe.loop.schedule))
+    mine = change(mine, {"loop.schedule.steps": "2"})
+    run = train(mine, data=clips, out=tmp_path / "run", device="cpu")
+    assert run.best is not None
+    assert (tmp_path / "run" / "best" / "config.json").is_file()
+    said = "the scores are of clips that are trained on" in capsys.readouterr().err
+    assert said == (count == 1)
+
+
+def test_finetuning_holds_out() -> None:
+    for name in ("finetune", "adapt_decoder"):
+        recipe = find_recipe(name)
+        assert isinstance(recipe, Recipe)
+        assert recipe.data.holdout > 0
+        assert recipe.data.judged.frames <= min(w.frames for w in recipe.data.windows)
+
+
+def test_a_variant_of_reftok_may_name_its_own_parts() -> None:
+    changes = {"settings.inject": "attend", "loop.optimizer.plain": '["attend.out"]'}
+    recipe = change(replace(find_recipe("reftok_robot"), warm=None), changes)
+    task = reconstruction()(build(recipe), recipe, None)
+    assert Run(task, recipe.loop, Place(device=torch.device("cpu"))).optimizers
