@@ -25,6 +25,7 @@ ORDER = [
     "tokens",
     "reel",
     "data",
+    "bounds",
     "layers",
     "spec",
     "quantizers",

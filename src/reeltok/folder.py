@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pydantic import TypeAdapter
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from reeltok.files import replacing, write_file
 
+Network = TypeVar("Network", bound=nn.Module)
 SCALE = ".row-scale"  # behind a tensor's name: its rows' scales
 MOST = 10**11  # parameters
 SMALLEST = 2**-24  # above zero in float16
@@ -69,13 +70,22 @@ def dump_config(config: Any) -> dict[str, Any]:
     return TypeAdapter(type(config)).dump_python(config, mode="json")
 
 
-def check_count(network: nn.Module, name: str) -> None:
-    """ValueError for a network, built on the meta device, that is larger than any there is."""
+def build_empty(build: Callable[[], Network], what: str) -> Network:
+    """The network that `build` makes, on the meta device: without memory.
+
+    ValueError that begins with `what` for a configuration whose parts do not fit together, and for
+    one that no machine holds.
+    """
+    try:
+        with torch.device("meta"):
+            network = build()
+    except (ValueError, RuntimeError, LookupError, ArithmeticError, TypeError) as error:
+        # A constructor fails in any of these ways, deep inside of torch.
+        raise ValueError(f"{what}: no network is of this configuration ({error})") from error
     count = sum(parameter.numel() for parameter in network.parameters())
     if count > MOST:
-        raise ValueError(
-            f"{name} would have {count:,} parameters, more than {MOST:,}: check its configuration"
-        )
+        raise ValueError(f"{what}: its network would have {count:,} parameters, over {MOST:,}")
+    return network
 
 
 def hash_weights(weights: dict[str, Tensor]) -> str:

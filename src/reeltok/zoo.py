@@ -19,7 +19,7 @@ from torch import Tensor
 
 from reeltok.checkpoints import find_file, load_weights, read_checkpoint
 from reeltok.files import cache_folder
-from reeltok.folder import check_count, unpack_rows
+from reeltok.folder import build_empty, unpack_rows
 from reeltok.hub import fetch_repository, from_hub, is_repository, model_folder
 from reeltok.models import convert
 from reeltok.models.coordtok import CoordTok, CoordTokConfig
@@ -241,22 +241,14 @@ def fill(
     source = source or f"the weights of {name}"
     if convert.is_public(family, weights):
         return convert.from_weights(family, weights, config, name, source=source)
-    model = build_empty(family, config, name)
+    model = build_empty(lambda: FAMILIES[family][1](config, name), name)
     load_weights(model, weights, what=source)
     return model.eval()
 
 
-def build_empty(family: str, config: Any, name: str) -> Tokenizer:
-    """A network without memory. ValueError for one that no machine holds."""
-    with torch.device("meta"):
-        model = FAMILIES[family][1](config, name)
-    check_count(model, name)
-    return model
-
-
 def build_random(family: str, config: Any, name: str) -> Tokenizer:
     """A tokenizer with random weights of seed 0, and a warning that says so."""
-    build_empty(family, config, name)
+    build_empty(lambda: FAMILIES[family][1](config, name), name)
     warnings.warn(f"{name} runs with random weights: its tokens mean nothing", stacklevel=4)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -73,14 +73,12 @@ def about_video(path: str, raw: str | None = None) -> dict[str, Any]:
 
 def about_model(name: str) -> dict[str, Any]:
     """A model by its configuration; its network is built without memory."""
-    import torch
-
     from reeltok import zoo
+    from reeltok.folder import build_empty
     from reeltok.models.presets import PRESETS
 
     family, config = zoo.described(name)
-    with torch.device("meta"):
-        network = zoo.FAMILIES[family][1](config, Path(name).name)
+    network = build_empty(lambda: zoo.FAMILIES[family][1](config, Path(name).name), name)
     spec = network.spec
     frames, size = spec.window or 17, spec.size or (256, 256)
     grid = network.grid_for(frames, size)

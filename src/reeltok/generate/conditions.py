@@ -15,6 +15,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from reeltok.bounds import Side
 from reeltok.spec import Spec
 
 Given = Literal["predict", "interpolate", "inpaint", "outpaint"]
@@ -25,10 +26,10 @@ Given = Literal["predict", "interpolate", "inpaint", "outpaint"]
 class Timing:
     """Which frames a token step stands for: as in `Spec`, apart from any tokenizer."""
 
-    first: int
-    first_steps: int
-    group: int
-    group_steps: int
+    first: Side
+    first_steps: Side
+    group: Side
+    group_steps: Side
 
     @classmethod
     def of(cls, spec: Spec) -> "Timing":

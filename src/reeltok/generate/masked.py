@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from reeltok.checkpoints import load_weights
-from reeltok.folder import check_count, dump_config, write_folder
+from reeltok.folder import build_empty, dump_config, write_folder
 from reeltok.generate.classes import find_class
 from reeltok.generate.conditions import (
     Timing,
@@ -343,8 +343,6 @@ def load(folder: str | Path, *, device: torch.device | str | None = None) -> Pri
     FileNotFoundError where it is not there, ValueError where the folder holds something else.
     """
     saved = read_saved(folder, PriorConfig, family="masked", noun="prior", device=device)
-    with torch.device("meta"):
-        prior = Prior(saved.config)
-    check_count(prior, str(folder))
+    prior = build_empty(lambda: Prior(saved.config), str(folder))
     load_weights(prior, saved.weights, what=str(saved.path))
     return prior.eval()

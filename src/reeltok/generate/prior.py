@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as config_dataclass
 from torch import Tensor, nn
 
+from reeltok.bounds import Depth, Side, Triple, Width
 from reeltok.generate.conditions import Timing
 from reeltok.generate.sit import Clip
 from reeltok.models.transformer import Block
@@ -46,15 +48,15 @@ class PriorConfig:
     any of these, which guidance needs.
     """
 
-    grid: tuple[int, int, int]
+    grid: Triple
     timing: Timing
-    factors: tuple[int, ...] = Field(min_length=1)
-    width: int = Field(default=768, ge=2)
-    depth: int = Field(default=12, ge=1)
-    heads: int = Field(default=12, ge=1)
+    factors: tuple[Annotated[int, Field(ge=2, le=2**24)], ...] = Field(min_length=1, max_length=62)
+    width: Width = Field(default=768, ge=2)
+    depth: Depth = Field(default=12, ge=1)
+    heads: Width = 12
     classes: tuple[str, ...] = ()
-    actions: int = Field(default=0, ge=0)
-    reference: tuple[int, int] | None = None
+    actions: int = Field(default=0, ge=0, le=2**16)
+    reference: tuple[Side, Side] | None = None
     dropout: float = Field(default=0.0, ge=0, lt=1)
     clip: Clip | None = None
 

@@ -5,11 +5,10 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from reeltok.checkpoints import find_part, load_weights
-from reeltok.folder import check_count
+from reeltok.folder import build_empty
 from reeltok.generate.sit import SIZES, Flow, FlowConfig, plane_groups
 
 NAMES = (
@@ -126,9 +125,7 @@ def fill(
     source: str = "the checkpoint",
 ) -> Flow:
     """A generator with given weights, under other names and shapes if need be."""
-    with torch.device("meta"):
-        model = Flow(config)
-    check_count(model, source)
+    model = build_empty(lambda: Flow(config), source)
     sized = None if shapes is None else lambda ours, tensor: shapes(ours, tensor, config)
     load_weights(
         model,

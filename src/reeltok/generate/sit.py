@@ -18,6 +18,7 @@ from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from reeltok.bounds import Depth, Side, Width
 from reeltok.models.transformer import Attention, sinusoid
 
 STRICT = ConfigDict(extra="forbid")
@@ -30,11 +31,11 @@ class Group:
     Groups that name the same `table` share its learned positions; "sinusoids" are fixed.
     """
 
-    name: str
-    grid: tuple[int, ...]
-    patch: tuple[int, ...]
+    name: str = Field(min_length=1, pattern=r"^[^.]+$")
+    grid: tuple[Side, ...] = Field(min_length=1, max_length=3)
+    patch: tuple[Side, ...]
     position: Literal["sinusoids", "learned"] = "learned"
-    table: str
+    table: str = Field(min_length=1, pattern=r"^[^.]+$")
 
     @model_validator(mode="after")
     def _fits(self) -> "Group":
@@ -73,11 +74,11 @@ class Clip:
 
     tokenizer: str
     weights: str | None = None
-    frames: int
-    height: int
-    width: int
-    fps: float | None = None
-    grid: tuple[int, ...]
+    frames: int = Field(ge=1)
+    height: Side
+    width: Side
+    fps: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    grid: tuple[Side, ...] = Field(min_length=1)
     settings: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -90,12 +91,12 @@ class FlowConfig:
     keeps the second half of every head's outputs, which nothing reads.
     """
 
-    groups: tuple[Group, ...] = Field(min_length=1)
-    channels: int = Field(ge=1)
-    width: int = 1024
-    depth: int = 24
-    heads: int = 16
-    mlp_ratio: float = 4.0
+    groups: tuple[Group, ...] = Field(min_length=1, max_length=64)
+    channels: Width
+    width: Width = 1024
+    depth: Depth = 24
+    heads: Width = 16
+    mlp_ratio: float = Field(default=4.0, gt=0, le=64)
     classes: tuple[str, ...] = ()
     label_dropout: float = Field(default=0.0, ge=0, lt=1)
     double_heads: bool = False

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from reeltok.checkpoints import load_weights
+from reeltok.folder import build_empty
 from reeltok.models.convert_coordtok import (
     coordtok_config,
     coordtok_from_public,
@@ -71,8 +72,7 @@ def vidtok_from_public(
     source: str = "the checkpoint",
 ) -> VidTok:
     """A VidTok of `config` with a public state dict's weights, without `loss.*` and the like."""
-    with torch.device("meta"):
-        model = VidTok(config, name)
+    model = build_empty(lambda: VidTok(config, name), name)
     theirs = {ours: vidtok_name(ours, config) for ours in model.state_dict()}
     load_weights(
         model,
@@ -207,7 +207,9 @@ def _quantizer(regularizer: Mapping[str, Any], channels: int) -> GaussianConfig 
 
 def _from_diffusers(arguments: Mapping[str, Any]) -> VidTokConfig:
     fsq = arguments["regularizer"] == "fsq"
-    channels = arguments["z_channels"]
+    channels = int(arguments["z_channels"])
+    if channels not in range(1, 2**16):
+        raise ValueError(f"z_channels={channels}: give 1 to {2**16 - 1}")
     return _vidtok_values(
         arguments,
         # diffusers' causal class is the second release: it repeats frame 0 and interpolates.

@@ -8,10 +8,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from reeltok.checkpoints import load_weights
+from reeltok.folder import build_empty
 from reeltok.models.coordtok import CoordTok
 from reeltok.models.triplane import CoordTokConfig
 
@@ -130,8 +130,7 @@ def coordtok_from_public(
     source: str = "the checkpoint",
 ) -> CoordTok:
     """A CoordTok with public weights. ValueError for a key that is missing or has another shape."""
-    with torch.device("meta"):
-        model = CoordTok(config, name)
+    model = build_empty(lambda: CoordTok(config, name), name)
     load_weights(
         model,
         state_dict,

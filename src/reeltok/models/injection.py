@@ -18,6 +18,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as config_dataclass
 from torch import Tensor, nn
 
+from reeltok.bounds import Side, Width
 from reeltok.layers import Conv, Norm, Residual
 from reeltok.models.stages import SPACE, Down, Patch, Up, VidTokConfig
 from reeltok.models.vidtok import Decoder, Encoder, running_order
@@ -46,11 +47,11 @@ class RefTokConfig:
     """
 
     body: VidTokConfig
-    block: int = Field(default=4, ge=1)
+    block: Side = 4
     inject: Inject = "concatenate"
     where: Literal["none", "encoder", "decoder", "both"] = "both"
     references: Literal[1, 2] = 1
-    width: int = Field(default=64, ge=4, multiple_of=4)
+    width: Width = Field(default=64, multiple_of=4)
     policy: Policy = "previous"
     start: Start = "plain"
     quality: int = Field(default=30, ge=0, le=100)

@@ -10,10 +10,11 @@ from typing import Literal
 import torch
 from einops import rearrange
 from jaxtyping import Float
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from reeltok.bounds import LEVELS, Depth, Triple, Width
 from reeltok.layers import Attention, Conv, Edge, Past, Residual, pad_time
 from reeltok.quantizers import Quantizer
 
@@ -25,9 +26,9 @@ class VidTokConfig:
     """One VidTok network. Level 0 has the full resolution; the defaults are 4x8x8, causal."""
 
     quantizer: Quantizer
-    width: int = 128
-    multipliers: tuple[int, ...] = (1, 2, 4, 4)
-    blocks: tuple[int, ...] = (2, 2, 2, 2)
+    width: Width = 128
+    multipliers: tuple[Width, ...] = Field(default=(1, 2, 4, 4), min_length=1, max_length=LEVELS)
+    blocks: tuple[Depth, ...] = (2, 2, 2, 2)
     """Blocks of each level of the encoder; the decoder has one more."""
     space_down: tuple[int, ...] = (0, 1, 2)
     space_up: tuple[int, ...] = (1, 2, 3)
@@ -35,7 +36,7 @@ class VidTokConfig:
     time_up: tuple[int, ...] = (1, 2)
     edge: Edge = "past-zeros"
     upsampling: Literal["nearest", "trilinear"] = "nearest"
-    groups: int | None = None
+    groups: Width | None = None
     """Groups of the norms; None is layer norm over channels."""
     block: Literal["separable", "light", "full"] = "separable"
     """A 2-D and a 1-D residual block; the same with one temporal convolution; one 3-D block."""
@@ -43,10 +44,10 @@ class VidTokConfig:
     """Time by AlphaBlender; by a 1-D convolution; space and time by one 3-D convolution; or by
     folding pixels into channels in front of a 1x1x1 one, the cheapest. A fold changes the width."""
     middle: Literal["full", "separable", "none"] = "full"
-    patch: tuple[int, int, int] = (1, 1, 1)
+    patch: Triple = (1, 1, 1)
     """Pixels (t, h, w) that the front folds into channels before the first convolution."""
     transform: Literal["haar", "shuffle"] = "haar"
-    colours: int = 3
+    colours: Width = 3
 
     def __post_init__(self) -> None:
         levels = range(len(self.multipliers))
@@ -59,6 +60,13 @@ class VidTokConfig:
                 raise ValueError(
                     f"{name}={getattr(self, name)} names a level outside 0..{levels[-1]}"
                 )
+            if len(set(getattr(self, name))) < len(getattr(self, name)):
+                raise ValueError(f"{name}={getattr(self, name)} names a level twice")
+        if self.transform == "haar" and any(side & (side - 1) for side in self.patch):
+            raise ValueError(
+                f"patch={self.patch} has no Haar transform: give powers of two, or "
+                "transform='shuffle'"
+            )
         if len(self.space_down) != len(self.space_up) or len(self.time_down) != len(self.time_up):
             raise ValueError("the decoder must double as often as the encoder halves")
         if self.sampler == "fold" and self.edge != "past-first":

@@ -21,6 +21,7 @@ from pydantic import ConfigDict, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from reeltok.bounds import Depth, Triple, Width
 from reeltok.models.transformer import Block, CrossBlock, sinusoid
 from reeltok.quantizers import Quantizer
 
@@ -41,20 +42,20 @@ class CoordTokConfig:
     `padding` is what a clip shorter than the window looks like to the network.
     """
 
-    size: tuple[int, int, int] = (128, 128, 128)
-    patch: tuple[int, int, int] = (8, 16, 16)
-    cells: tuple[int, int, int] = (32, 16, 16)
-    cell_patch: tuple[int, int, int] = (16, 8, 8)
-    channels: int = 8
-    content_planes: int = 1
-    width: int = 1024
-    heads: int = 16
-    vit_depth: int = 8
-    depth: int = 24
-    decoder_patch: tuple[int, int, int] = (1, 8, 8)
-    decoder_width: int = 1024
-    decoder_heads: int = 16
-    decoder_depth: int = 24
+    size: Triple = (128, 128, 128)
+    patch: Triple = (8, 16, 16)
+    cells: Triple = (32, 16, 16)
+    cell_patch: Triple = (16, 8, 8)
+    channels: Width = 8
+    content_planes: Width = 1
+    width: Width = 1024
+    heads: Width = 16
+    vit_depth: Depth = 8
+    depth: Depth = 24
+    decoder_patch: Triple = (1, 8, 8)
+    decoder_width: Width = 1024
+    decoder_heads: Width = 16
+    decoder_depth: Depth = 24
     coordinates: Literal["corner", "centre"] = "corner"
     position: Literal["table", "axes", "sinusoids", "none"] = "table"
     padding: Literal["mask", "public"] = "mask"
@@ -358,7 +359,7 @@ def bilinear(
 def assemble(
     patches: Float[Tensor, "b n d"],
     places: tuple[tuple[int, int], ...],
-    patch: tuple[int, int, int],
+    patch: Triple,
 ) -> Float[Tensor, "b c t h w"]:
     """Frames from patches in the order of their places: ranges of (time, row, column)."""
     (t, h, w), (p, q, r) = (b - a for a, b in places), patch

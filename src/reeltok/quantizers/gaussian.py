@@ -4,10 +4,10 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from reeltok.bounds import Width
 from reeltok.quantizers.contract import (
     STRICT,
     Quantized,
@@ -23,7 +23,7 @@ class GaussianConfig:
     """A diagonal Gaussian per cell: the encoder gives `channels` means and log-variances."""
 
     kind: Literal["gaussian"] = "gaussian"
-    channels: int = Field(default=4, ge=1)
+    channels: Width = 4
 
     @property
     def features(self) -> int:

@@ -38,7 +38,7 @@ class FSQConfig(Regularized):
     kind: Literal["fsq"] = "fsq"
     # Past 1,000 levels the range's margin (eps) would reach beyond the outermost level.
     levels: tuple[Annotated[int, Field(ge=2, le=1000)], ...] = Field(
-        default=(8, 8, 8, 8, 8), min_length=1
+        default=(8, 8, 8, 8, 8), min_length=1, max_length=62
     )
     rounding_from: int = Field(default=0, ge=0)
     even: float = Field(default=0.0, ge=0)

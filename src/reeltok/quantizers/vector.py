@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from reeltok.bounds import Width
 from reeltok.ids import check_ids
 from reeltok.quantizers.contract import (
     SCORES,
@@ -36,8 +37,8 @@ class VQConfig(Regularized):
     """
 
     kind: Literal["vq"] = "vq"
-    codes: int = Field(default=262_144, ge=2)
-    width: int = Field(default=8, ge=1)
+    codes: int = Field(default=262_144, ge=2, le=2**31)
+    width: Width = 8
     ema: float | None = Field(default=None, ge=0, lt=1)
     restart_below: float = Field(default=0.0, ge=0)
 
