@@ -225,9 +225,11 @@ def test_a_network_of_a_trillion_parameters_is_refused() -> None:
         build_empty(lambda: VidTok(large, "big"), "big")
     with pytest.raises(ValueError, match="parameters"):
         zoo.build_random("vidtok", large, "big")
-    odd = replace(BODY, groups=7)
-    with pytest.raises(ValueError, match="odd: no network is of this configuration"):
-        build_empty(lambda: VidTok(odd, "odd"), "odd")
+    larger = replace(large, width=2**16, multipliers=(2**16, 2**16))  # more than 64 bits count
+    with pytest.raises(ValueError, match="big: no network is of this configuration"):
+        build_empty(lambda: VidTok(larger, "big"), "big")
+    with pytest.raises(ValueError, match="groups=7 do not divide"):
+        replace(BODY, groups=7)
 
 
 def test_info_builds_nothing_either(tmp_path: Path) -> None:

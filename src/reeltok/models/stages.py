@@ -67,6 +67,10 @@ class VidTokConfig:
                 f"patch={self.patch} has no Haar transform: give powers of two, or "
                 "transform='shuffle'"
             )
+        if self.groups and any(self.width * m % self.groups for m in (1, *self.multipliers)):
+            raise ValueError(
+                f"groups={self.groups} do not divide the widths {self.width} x {self.multipliers}"
+            )
         if len(self.space_down) != len(self.space_up) or len(self.time_down) != len(self.time_up):
             raise ValueError("the decoder must double as often as the encoder halves")
         if self.sampler == "fold" and self.edge != "past-first":
