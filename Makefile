@@ -8,7 +8,7 @@ BIN := .venv/bin
 INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(INDEX)
 
-.PHONY: help demo test test-all test-machines test-browser check bench golden clean
+.PHONY: help demo test test-all test-machines test-browser fuzz check bench golden clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -42,6 +42,10 @@ test-machines: export MKL_CBWR := COMPATIBLE
 test-machines: export OMP_NUM_THREADS := 1
 test-machines: .venv/made-for-tests  ## the tests as another machine would run them, in random order
 	$(BIN)/python -m pytest -p randomly
+
+MINUTES ?= 30
+fuzz: .venv/made-for-tests  ## damaged files, command lines and kills, for MINUTES=30 (docs/reliability.md)
+	OMP_WAIT_POLICY=passive $(BIN)/python tests/fuzz/campaign.py --minutes $(MINUTES)
 
 .venv/made-for-pages: .venv/made-for-tests
 	$(INSTALL) --editable '.[ui]' || echo 'no gradio: the tests of the web app will be skipped'

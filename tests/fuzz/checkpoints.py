@@ -1,4 +1,4 @@
-"""Checkpoints of runs, with right sums: the pickle of torch, its tensors, the numbers beside them."""
+"""Checkpoints of runs, with right sums: torch's pickle, its tensors, the numbers beside them."""
 
 import hashlib
 import io
@@ -17,6 +17,7 @@ NUMBERS = {"best": 20.5, "seconds": 3.5, "world": 1}
 
 class Target:
     named = True
+    writes = False
 
     def __init__(self, folder: Path) -> None:
         torch.manual_seed(0)
@@ -60,7 +61,7 @@ class Target:
         if draw.random() < 0.2:
             held.pop(key)
             held[mutate.odd(draw) if draw.random() < 0.3 else "model.x"] = entry
-        names = [name for name in vars(entry)] if hasattr(entry, "__dict__") else []
+        names = list(vars(entry)) if hasattr(entry, "__dict__") else []
         if names:
             object.__setattr__(entry, draw.choice(names), mutate.odd(draw))
         if draw.random() < 0.1:

@@ -1,4 +1,4 @@
-"""Video files of ten kinds and pictures, made tiny by PyAV and Pillow; damaged as bytes and boxes."""
+"""Video files of eleven kinds, and pictures: made tiny by PyAV and Pillow, then damaged."""
 
 from pathlib import Path
 from random import Random
@@ -63,6 +63,7 @@ def make_pictures(folder: Path) -> dict[str, bytes]:
 
 class Target:
     named = True
+    writes = False
 
     def __init__(self, folder: Path) -> None:
         av.logging.set_level(av.logging.PANIC)

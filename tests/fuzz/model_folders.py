@@ -19,6 +19,7 @@ NETWORK = {"width": 16, "depth": 1, "heads": 2}
 
 class Target:
     named = True
+    writes = False
 
     def __init__(self, folder: Path) -> None:
         models = tiny_models()

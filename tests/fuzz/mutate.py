@@ -19,7 +19,17 @@ RAW = {  # texts that `json.dumps` does not make
 }
 NUMBERS = (0, 1, -1, 2, 3, 7, 255, 10**6, 2**31, 2**32, 2**53, 2**63 - 1, 2**63, -(2**63), 10**30)
 FLOATS = (0.0, -0.5, 1e-320, 1e308, float("nan"), float("inf"), float("-inf"))
-TEXTS = ("", "x", "../../etc/passwd", "\x1b[31m\n", "\ud800", "a" * 5000, "9" * 30, "é\u202e", "None")
+TEXTS = (
+    "",
+    "x",
+    "../../etc/passwd",
+    "\x1b[31m\n",
+    "\ud800",
+    "a" * 5000,
+    "9" * 30,
+    "é\u202e",
+    "None",
+)
 OTHERS = (None, True, False, [], {}, [[]], [0], {"a": 0}, *(key[1:-1] for key in RAW))
 
 
@@ -127,7 +137,9 @@ def _scale(holder: Any, key: Any, draw: Random) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         holder[key] = [value]
     else:
-        holder[key] = draw.choice((value + 1, value - 1, -value, 2 * value, value * 0.5, str(value)))
+        holder[key] = draw.choice(
+            (value + 1, value - 1, -value, 2 * value, value * 0.5, str(value))
+        )
 
 
 def _swap(holder: Any, key: Any, draw: Random) -> None:

@@ -14,6 +14,7 @@ FIRST = re.compile(r"is not a \.reel|is cut off|seen in its (header|version)")
 
 class Target:
     named = True
+    writes = False
 
     def __init__(self, folder: Path) -> None:
         self.seeds = list(make_reels(folder, tiny_models()).values())

@@ -29,11 +29,13 @@ class Target(Protocol):
     """Something that reads files: makes damaged ones, and reads them.
 
     `run` returns, or raises, with `self.passed` saying whether the input got past the first check.
-    `named`: errors must hold the name of one of the files.
+    `named`: errors must hold the name of one of the files. `writes`: it may change its folder, and
+    every error is a fault.
     """
 
     passed: bool
     named: bool
+    writes: bool
 
     def make(self, draw: random.Random) -> Files: ...
 
@@ -71,7 +73,8 @@ def try_one(target: Target, folder: Path) -> str | None:
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # torch has some that are no Exception
-        return fault(error, folder if target.named else None)
+        said = fault(error, folder if target.named else None)
+        return said or (repr(error) if target.writes else None)
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
     return None
@@ -107,6 +110,9 @@ def campaign(name: str, base: Path, first: int, count: int, seconds: float) -> d
         at.seek(0)
         at.write(f"{name} {number} {tried} {passed}".ljust(64).encode())
         files = target.make(random.Random(f"{name} {number}"))
+        if target.writes:
+            shutil.rmtree(folder)
+            before = {}
         place(files, folder, before)
         before = files
         if wrong := try_one(target, folder):

@@ -31,6 +31,7 @@ from reeltok.perceptual import LPIPS, PLANS, Network
 # Measured at once, whatever the clip: on a CPU so little that it stays in the caches.
 CPU_PIXELS, GPU_PIXELS = 4 * 256 * 256, 64 * 256 * 256
 RESAMPLES = 2000  # of the bootstrap
+LARGEST = 1e6  # of a feature: those of the networks stay below 1,000
 LEVEL = 0.95  # of its intervals
 
 FRAME_METRICS: dict[str, FrameMetric[Any]] = {
@@ -118,9 +119,13 @@ class ClipScore:
 
 
 def _are_features(pair: Features) -> bool:
-    """Whether two tensors are floating rows of one width."""
-    flat = all(side.ndim == 2 and len(side) and side.is_floating_point() for side in pair)
-    return flat and pair[0].shape[1] == pair[1].shape[1]
+    """Whether two tensors are rows of one width, of numbers whose squares can be summed."""
+    flat = all(side.ndim == 2 and side.numel() and side.is_floating_point() for side in pair)
+    return (
+        flat
+        and pair[0].shape[1] == pair[1].shape[1]
+        and all(bool((side.abs() < LARGEST).all()) for side in pair)
+    )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
