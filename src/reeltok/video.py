@@ -6,21 +6,24 @@ apart and put together stands in `source`, `sink`, `timing` and `colour`.
 
 import math
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import islice, pairwise
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float64, UInt8
+from PIL.Image import Image
 from torch import Tensor
 
 from reeltok.media.colour import MADE, Colour
 from reeltok.media.decode import Damage
 from reeltok.media.inputs import Given
+from reeltok.media.layout import arranged, picture_of
 from reeltok.media.movie import Shape
 from reeltok.media.sink import Written, open_sink
 from reeltok.media.size import Size, by
@@ -55,8 +58,8 @@ class Video:
     last frame is shown then, None for 1 / fps. `start` is where the first frame lies in `source`,
     in seconds: audio is copied from there. `damaged` frames of the clip it is from could not be
     decoded and were left out; `notes` say in a sentence each what else is missing of `source`.
-    `aspect` is the width of a pixel over its height, 1 for all but some broadcast and disc video;
-    `sound` names the codec of the sound in `source`, which is not read.
+    `aspect` is the width of a pixel over its height; `sound` the codec of the sound, which is not
+    read.
     """
 
     frames: UInt8[Tensor, "t h w 3"]
@@ -79,12 +82,13 @@ class Video:
         fps: float | None = None,
         like: "Video | None" = None,
     ) -> "Video":
-        """A video of floating values "1 c t h w" in [-1, 1], or of bytes "t h w c" or "h w c".
+        """A video of floating values "1 3 t h w" in [-1, 1], or of bytes "t h w 3" or "h w 3".
 
+        Other orders of axes are taken where they mean one thing only: "3 t h w", "t 3 h w", and
+        bytes with one channel (grey) or four (transparency, laid on black).
         `like` lends its rate, times, colour tags, source and aspect. Raises ValueError for other
         shapes and types, NaN, or where `like` has times for another number of frames.
         """
-        x = torch.from_numpy(x) if isinstance(x, np.ndarray) else x.detach()
         frames = _frames_of(x)
         if like is None:
             return cls(frames, fps)
@@ -145,18 +149,10 @@ class Video:
         return to_unit(self.frames.to(device)).to(dtype)
 
 
-def _frames_of(x: Tensor) -> UInt8[Tensor, "t h w 3"]:
-    if x.is_floating_point() and x.ndim == 5 and x.shape[:2] == (1, 3):
-        frames = to_bytes(x)
-    elif x.dtype == torch.uint8 and x.ndim in (3, 4) and x.shape[-1] == 3:
-        frames = x if x.ndim == 4 else x[None]
-    else:
-        raise ValueError(
-            f"a video is uint8 'frames height width 3' or floating '1 3 frames height width' in "
-            f"[-1, 1], not {str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}"
-        )
-    if not frames.numel():
-        raise ValueError(f"a video needs at least one frame and one pixel, not {tuple(x.shape)}")
+def _frames_of(x: Tensor | np.ndarray, *, picture: bool = False) -> UInt8[Tensor, "t h w 3"]:
+    frames = arranged(x, picture=picture)
+    if frames.is_floating_point():
+        frames = to_bytes(frames.permute(3, 0, 1, 2)[None])
     return frames.cpu()
 
 
@@ -269,8 +265,8 @@ def stream(
 ) -> Stream:
     """Open a video to be read in parts of at most `chunk` frames; else as `read`.
 
-    Raises FileNotFoundError or ValueError here for what can be seen ahead, and ValueError from the
-    iteration for damage or a change of size in mid-stream.
+    Raises FileNotFoundError or ValueError for what can be seen ahead, the iteration ValueError for
+    damage or a change of size in mid-stream.
     """
     if chunk < 1:
         raise ValueError(f"chunk must be 1 or more frames, not {chunk}")
@@ -295,7 +291,6 @@ def read(
 
     `path` is a file, an address ("https://...", "s3://..." and what else fsspec opens; a str), "-"
     for standard input, bytes, or a binary file, which is read from its beginning and left open.
-
     `start`: seconds from the first frame; the first picture is the first frame not before it.
     `frames`: at most so many pictures. `fps`: resample, each picture the latest frame on show.
     `size`: short side in pixels, or (height, width). `raw`: "96x64:25:yuv420p", width x height,
@@ -310,7 +305,7 @@ def read(
 
 
 def write(
-    video: Video | Iterable[Video] | Tensor | np.ndarray,
+    video: Video | Tensor | np.ndarray | Image | Iterable[Video | Tensor | np.ndarray | Image],
     path: str | Path,
     *,
     fps: float | None = None,
@@ -323,6 +318,8 @@ def write(
 ) -> Written:
     """Write a video, or its parts one by one, under `path`; nothing stands there until all is done.
 
+    `video` is a `Video`, an array or tensor as `Video.of` takes it, a Pillow picture, or parts of
+    these kinds in any iterable; there "h w 3", "3 h w" and bytes "h w" are one picture each.
     The suffix chooses the container: .mp4 .mov .mkv .webm .avi .ts .gif, an image (one frame), none
     for a folder of PNG, "-" for standard output. `fps` overrides the rate (and drops times).
     `lossless` is FFV1 in .mkv or .avi. `crf`: lower is better; `preset` is the encoder's own word
@@ -334,9 +331,7 @@ def write(
     """
     if fps is not None and not 0 < fps < math.inf:
         raise ValueError(f"fps must be positive, not {fps}")
-    if isinstance(video, Tensor | np.ndarray):
-        video = Video.of(video, fps=fps)
-    parts = [video] if isinstance(video, Video) else video
+    parts = _parts(video)
     sink = open_sink(
         path,
         lossless=lossless,
@@ -358,6 +353,29 @@ def write(
                 sink.add(picture, time, seconds)
     assert sink.written is not None
     return sink.written
+
+
+def _parts(video: Any) -> Iterator[Video]:
+    """What `write` was given, part by part; ValueError at once for what is no video."""
+    whole = picture_of(video)
+    if isinstance(whole, Tensor | np.ndarray):
+        whole = Video(_frames_of(whole, picture=whole is not video))
+    if isinstance(whole, Video):
+        return iter([whole])
+    if isinstance(whole, str | bytes | Path | Mapping) or not isinstance(whole, Iterable):
+        raise ValueError(
+            f"a {type(video).__name__} is no video: give a Video, an array, or a list of pictures"
+        )
+    return map(_part, whole)
+
+
+def _part(x: Any) -> Video:
+    x = picture_of(x)
+    if isinstance(x, Video):
+        return x
+    if not isinstance(x, Tensor | np.ndarray):
+        raise ValueError(f"a {type(x).__name__} is no picture: give arrays, tensors or Pillow's")
+    return Video(_frames_of(x, picture=x.ndim < 4))
 
 
 def moments(part: Video) -> tuple[list[float | None], list[float | None]]:
