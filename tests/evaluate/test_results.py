@@ -1,5 +1,6 @@
 """Result records and the tables that are made of them."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,6 +60,32 @@ def test_another_json_is_refused(tmp_path: Path) -> None:
     (tmp_path / "b.json").write_text("not json")
     with pytest.raises(ValueError, match=r"b\.json is not a result of reeltok"):
         Result.load(tmp_path / "b.json")
+
+
+def test_odd_fields_of_clips_are_refused_with_the_name_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    result().save(path)
+    whole = json.loads(path.read_text())
+    odd = [
+        *({"frames": value} for value in (0, -1, 10**30, "x", None, 1.5)),
+        *({"pixels": value} for value in (0, [])),
+        *({"values": value} for value in ({"psnr": 1e308}, {"psnr": "x"}, {"psnr": None}, [])),
+        *({"seconds": {"encode": value}} for value in (-1, float("inf"), {})),
+        *({"bits": -1}, {"psnr": [None]}, {"notes": 5}, {"name": 5}, {"sha256": 5}, {"more": 1}),
+        {"name": whole["clips"][1]["name"]},
+    ]
+    for changes in odd:
+        clips = [{**whole["clips"][0], **changes}, *whole["clips"][1:]]
+        path.write_text(json.dumps({**whole, "clips": clips}))
+        with pytest.raises(ValueError, match=r"a\.json") as caught:
+            Result.load(path)
+        assert type(caught.value) is ValueError
+        assert "\n" not in str(caught.value)
+    for name in whole["clips"][0]:
+        clips = [{k: v for k, v in clip.items() if k != name} for clip in whole["clips"]]
+        path.write_text(json.dumps({**whole, "clips": clips}))
+        with pytest.raises(ValueError, match=rf"a\.json is not a result .* clips.0.{name}"):
+            Result.load(path)
 
 
 def test_every_metric_is_defined_and_printed() -> None:

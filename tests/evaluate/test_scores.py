@@ -1,5 +1,6 @@
 """Clip scores, means over sets, bootstrap intervals."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -179,3 +180,19 @@ def test_a_judge_finds_the_shared_weights(shared: Path, monkeypatch: pytest.Monk
     judge = open_judge(["psnr", "lpips-alex", "appearance"])
     assert judge.missing == {}
     assert 0 < judge.score("a", *pair(2)).values["lpips-alex"] < 1
+
+
+def test_a_kept_score_that_is_damaged_says_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "clip.safetensors"
+    features = {"appearance": (torch.rand(3, 4), torch.rand(3, 4))}
+    replace(clip("a", psnr=30.0), features=features).save(path)
+    assert ClipScore.load(path).features["appearance"][0].shape == (3, 4)
+    whole = path.read_bytes()
+    for damaged in (b"", whole[:40], whole.replace(b'\\"frames\\"', b'\\"framed\\"')):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"clip\.safetensors is no score .*--again"):
+            ClipScore.load(path)
+    huge = {"appearance": (torch.full((3, 4), 1e30), torch.rand(3, 4))}
+    replace(clip("a", psnr=30.0), features=huge).save(path)
+    with pytest.raises(ValueError, match="features"):
+        ClipScore.load(path)

@@ -8,10 +8,15 @@ from random import Random
 import mutate
 from reel_seeds import Taken, make_reels, tiny_models
 
+from reeltok.commands.decode import play
+from reeltok.commands.encode import Coding
 from reeltok.commands.info import about_reel
 from reeltok.reel import Reel
+from reeltok.tokenizer import Tokenizer
+from reeltok.video import write
 
 FIRST = re.compile(r"is not a \.reel|is cut off|seen in its (header|version|end)")
+WRITTEN = 5  # one of so many is written as a video as well
 OWN = {  # values that fit where they stand, but not the rest
     "frames": (1, 4, 8, 10, 400, 2**40),
     "height": (1, 8, 15, 17, 24, 2**24),
@@ -43,7 +48,7 @@ class Target:
     def __init__(self, folder: Path) -> None:
         self.models = tiny_models()
         self.seeds = make_reels(folder, self.models)
-        self.passed = False
+        self.passed, self.opened = False, 0
 
     def make(self, draw: Random) -> dict[str, bytes]:
         name = draw.choice([*self.seeds])
@@ -104,3 +109,12 @@ class Target:
             model.decode(reel)
             first = min(reel.frames - 1, 3)
             model.decode(reel.tokens(), start=first, chunk=4)
+            self.opened += 1
+            if self.opened % WRITTEN == 0:
+                self.write(model, reel, folder)
+
+    def write(self, model: Tokenizer, reel: Reel, folder: Path) -> None:
+        """A file of its frames, as `decode` writes it."""
+        if reel.info.batch == 1:
+            frames = play(model, reel, 0, reel.frames, Coding(chunk=4))
+            write(frames, folder.with_suffix(".mp4"))

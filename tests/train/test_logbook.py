@@ -40,6 +40,26 @@ def test_a_resumed_log_has_no_step_twice(tmp_path: Path) -> None:
     assert [line["step"] for line in read_lines(tmp_path / "log.jsonl")] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.parametrize(
+    "line",
+    *[
+        [
+            *(b"[1]", b"5", b"null", b'{"loss": 1.0}', b'{"step": "1"}', b'{"step": -1}'),
+            *(b'{"step": 1e3}', b'{"step": true}', b'{"step": 1, "loss": NaN}', b'{"step": 1'),
+            *(b'{"step": 99999999999999999999}', b'{"step": 1, "x": "\xff"}', b"", b"[" * 9999),
+        ]
+    ],
+)
+def test_a_damaged_line_is_named(line: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b'{"step": 1, "loss": 0.5}\n' + line + b'\n{"step": 2, "loss": 0.5}\n')
+    with pytest.raises(ValueError, match=r"line 2 of .*log\.jsonl") as caught:
+        draw_runs(tmp_path)
+    assert type(caught.value) is ValueError
+    path.write_bytes(b'{"step": 1, "loss": 0.5}\n' + line)  # as a kill leaves it
+    assert read_lines(path) == [{"step": 1, "loss": 0.5}]
+
+
 def test_not_a_number_is_null(tmp_path: Path) -> None:
     with Log(tmp_path, run()) as log:
         log.scores(1, {"psnr": float("nan"), "ssim": 0.5})

@@ -151,7 +151,7 @@ def decode_file(
         first, end = frame_range(reel.frames, *span)
         tokenizer = models.of(reel)
         coding.hint(tokenizer, reel.height, reel.width)
-        parts = play(tokenizer, reel, first, end, coding)
+        parts = naming(job.source, play(tokenizer, reel, first, end, coding))
         written = write(counted(parts, progress, end - first), job.target, **form)
     for line in written.notes:
         note(f"{job.target}: {line}")
@@ -187,6 +187,14 @@ def play(
         if len(kept):
             times = None if video.times is None else video.times[here] - zero
             yield replace(video, frames=kept, times=times, start=start)
+
+
+def naming(file: str, parts: Iterator["Video"]) -> Iterator["Video"]:
+    """The parts as they are; an error on the way to them names the file that they come from."""
+    try:
+        yield from parts
+    except ValueError as error:
+        raise error if file in str(error) else ValueError(f"{file}: {error}") from error
 
 
 def groups(
