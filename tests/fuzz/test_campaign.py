@@ -12,8 +12,6 @@ COUNTS = {  # about three seconds each on a quiet core, but for a worker's start
     "reel_header": 1500,
     "reel_hashed": 150,
     "records": 300,
-    "model_folders": 150,
-    "checkpoints": 100,
     "containers": 150,
     "command_lines": 15,
     "kills": 3,
