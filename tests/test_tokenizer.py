@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from reeltok.models.presets import COMPACT, VIDTOK
 from reeltok.models.vidtok import VidTok
@@ -256,12 +257,12 @@ def test_the_forward_pass_of_training_is_what_encode_and_decode_do() -> None:
 def test_frames_must_be_frames() -> None:
     model = MODELS["default"]
     wrong = {
-        "b c t h w": torch.rand(3, 4, 8, 8),
+        "b c t h w": torch.rand(4, 3, 8, 8),
         "c = 3": torch.rand(1, 4, 4, 8, 8),
-        "floats": torch.zeros(1, 3, 4, 8, 8, dtype=torch.uint8),
-        r"scale them to \[-1, 1\]": torch.full((1, 3, 4, 8, 8), 1.01),
-        "without NaN": torch.full((1, 3, 4, 8, 8), float("nan")),
-        "reeltok.Video": "clip.mp4",
+        "came as torch.int64: give floats": torch.zeros(1, 3, 4, 8, 8, dtype=torch.int64),
+        r"floats in \[-1, 1\]": torch.full((1, 3, 4, 8, 8), 1.01),
+        "holds NaN": torch.full((1, 3, 4, 8, 8), float("nan")),
+        "reeltok.Video": [clip(4, 16, 16)],
     }
     for message, x in wrong.items():
         with pytest.raises(ValueError, match=message):
@@ -303,3 +304,13 @@ def test_tokens_of_another_tokenizer_are_refused() -> None:
         MODELS["default"].decode(tokens.with_(height=160))
     with pytest.raises(ValueError, match="32768"):
         MODELS["default"].decode(tokens.with_(ids=tokens.ids + 32768, latents=None))
+
+
+def test_what_training_sees_is_a_pytree() -> None:
+    """So that hooks, `torch.func` and compilers find the tensors in it."""
+    found = MODELS["default"](clip(9, 16, 16))
+    leaves, form = tree_flatten(found)
+    assert [leaf.shape for leaf in leaves[:2]] == [found.x.shape, found.quantized.z.shape]
+    again = tree_unflatten(leaves, form)
+    assert torch.equal(again.quantized.ids, found.quantized.ids)
+    assert type(again) is type(found)

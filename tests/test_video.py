@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
+from torch.utils.data import DataLoader
 
 from reeltok.video import Video, read, stream, to_bytes, to_unit, write
 
@@ -124,3 +126,20 @@ def test_slices_keep_rate_times_and_place(tmp_path: Path) -> None:
 def test_what_it_prints() -> None:
     assert repr(Video(pattern(), fps=30000 / 1001)) == "Video(10 x 32x48, 29.97 fps)"
     assert repr(Video(pattern())) == "Video(10 x 32x48, no fps)"
+
+
+def test_a_data_loader_makes_a_batch_for_a_tokenizer() -> None:
+    frames = torch.randint(0, 256, (4, 5, 16, 24, 3), dtype=torch.uint8)
+    videos = [{"video": Video(each, 25.0), "label": i} for i, each in enumerate(frames)]
+    first, second = DataLoader(videos, batch_size=2)
+    assert torch.equal(first["video"], torch.cat([Video(each).tensor() for each in frames[:2]]))
+    assert second["label"].tolist() == [2, 3]
+    mixed = [Video(frames[0]), Video(frames[1][:4])]
+    with pytest.raises(ValueError, match="found 4 frames of 16x24 and 5 frames of 16x24"):
+        next(iter(DataLoader(mixed, batch_size=2)))
+
+
+def test_a_video_is_a_pytree_of_its_tensors() -> None:
+    video = Video(torch.zeros(2, 8, 8, 3, dtype=torch.uint8), 25.0)
+    moved = tree_map(lambda x: None if x is None else x + 1, video)
+    assert (int(moved.frames.min()), moved.fps, moved.times) == (1, 25.0, None)

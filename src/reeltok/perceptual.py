@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from reeltok.files import cache_folder, replacing
 from reeltok.files import sha256 as sha256_of
+from reeltok.frames import OVERSHOOT, as_values
 
 Network = Literal["alex", "squeeze", "vgg"]
 Frames = Float[Tensor, "n 3 h w"]
@@ -160,7 +161,17 @@ class LPIPS(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, x: Frames, y: Frames) -> Float[Tensor, "n"]:
-        """The distance of each pair of frames in [-1, 1]; gradients reach both."""
+        """The distance of each pair of frames, floats in [-1, 1] or uint8; gradients reach both.
+
+        Raises ValueError for other types and ranges, but as a loss, where gradients are asked for,
+        it takes what a network makes.
+        """
+        if not (x.requires_grad or y.requires_grad):
+            x, y = (as_values(each, "a frame", OVERSHOOT) for each in (x, y))
+        return self.distance(x, y)
+
+    def distance(self, x: Frames, y: Frames) -> Float[Tensor, "n"]:
+        """The same without a look at the values."""
         parts = zip(x.split(self.chunk), y.split(self.chunk), strict=True)
         return torch.cat([self.compare(self.backbone(a), self.backbone(b)) for a, b in parts])
 

@@ -15,10 +15,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from reeltok.frames import ROUNDING, as_frames, bytes_of, to_bytes
 from reeltok.media.colour import MADE
+from reeltok.reel import Reel
 from reeltok.spec import Spec
 from reeltok.tokens import Tokens, by
-from reeltok.video import Colour, Video, to_bytes
+from reeltok.video import Colour, Video
 
 Part = TypeVar("Part")
 GIVEN = ("float16", "bfloat16", "float32", "float64")  # types of tensors that hold frames
@@ -74,26 +76,11 @@ class Frames:
     times: Tensor | None = None
 
 
-def as_tensor(x: Video | Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c t h w"]:
-    """Frames in [-1, 1], given so or from bytes. ValueError unless 5-D, floating, in range."""
-    if isinstance(x, Video):
-        return x.tensor()
-    if not isinstance(x, Tensor):
-        raise ValueError(
-            f"frames came as {type(x).__name__}: give a reeltok.Video or a tensor b c t h w"
-        )
-    if x.ndim != 5 or x.shape[1] != 3 or 0 in x.shape:
-        raise ValueError(
-            f"frames came with shape {tuple(x.shape)}: give b c t h w with c = 3 and no empty axis"
-        )
-    if not x.is_floating_point():
-        raise ValueError(f"frames came as {x.dtype}: give floats in [-1, 1], or a reeltok.Video")
-    low, high = (v.item() for v in x.detach().float().aminmax())
-    if not (low >= -1.001 and high <= 1.001):
-        raise ValueError(
-            f"frames reach from {low:.4g} to {high:.4g}: scale them to [-1, 1] without NaN"
-        )
-    return x
+def as_tensor(
+    x: Video | Tensor, what: str = "the clip", slack: float = ROUNDING
+) -> Float[Tensor, "b c t h w"]:
+    """Frames in [-1, 1], from a video or what `frames.as_frames` takes and refuses."""
+    return x.tensor() if isinstance(x, Video) else as_frames(x, what, slack)
 
 
 def whole_groups(
@@ -216,7 +203,7 @@ def mark_last(parts: Iterable[Part]) -> Iterator[tuple[Part, bool]]:
 
 def count_frames(x: Video | Tensor) -> int:
     """How many frames `x` holds."""
-    return len(x) if isinstance(x, Video) else as_tensor(x).shape[2]
+    return len(x) if isinstance(x, Video) else x.shape[2]
 
 
 def frame_size(x: Video | Tensor) -> tuple[int, int]:
@@ -233,6 +220,19 @@ def split_frames(x: Video | Tensor, chunk: int) -> Iterator[Video | Tensor]:
         else:
             times = None if x.times is None else x.times[start:stop]
             yield replace(x, frames=x.frames[start:stop], times=times)
+
+
+def split_steps(part: Tokens, spec: Spec, chunk: int) -> Iterator[Tokens]:
+    """`part` in runs of whole groups of at most `chunk` frames, but at least one group."""
+    total, frame = part.grid[0], 0
+    few = max(1, chunk // spec.group) * spec.group_steps
+    opening = 0 if part.step else spec.first_steps
+    opening += max(0, (chunk - spec.first) // spec.group) * spec.group_steps
+    for step in [0, *range(opening or few, total, few)]:
+        late = min(total, step + few if step else opening or few)
+        end = part.frames if late == total else part.share(0, late)[1]
+        yield part.part(step, late, frames=(frame, end))
+        frame = end
 
 
 def whole_blocks(parts: Iterable[Tokens], opening: int, steps: int) -> Iterator[Tokens]:
@@ -266,7 +266,7 @@ def whole_windows(parts: Iterable[Tokens], spec: Spec) -> Iterator[Tokens]:
         yield from parts
         return
     for part in parts:
-        window = coded_window(part.settings)
+        window = coded_window(part, spec)
         steps = spec.steps(window)
         for i, step in enumerate(range(0, part.grid[0], steps)):
             end = min(part.frames, (i + 1) * window)
@@ -274,15 +274,33 @@ def whole_windows(parts: Iterable[Tokens], spec: Spec) -> Iterator[Tokens]:
             yield part.part(step, last, frames=(i * window, end))
 
 
-def coded_window(settings: Mapping[str, Any]) -> int:
-    """The frames of the windows that tokens were coded in. ValueError where they do not say."""
-    window = settings.get("window")
+def coded_window(tokens: Tokens | Reel, spec: Spec) -> int:
+    """The frames of the windows that tokens were coded in; where they do not say, one of all.
+
+    ValueError for what is no number of frames.
+    """
+    window = tokens.settings.get("window", spec.window or spec.frames(tokens.grid[0]))
     if not isinstance(window, int) or window < 1:
         raise ValueError(
             f"these tokens were coded in windows of {window!r} frames: give settings with the "
             "number that their tokenizer coded at a time as 'window'"
         )
     return window
+
+
+def find_span(spec: Spec, tokens: Tokens | Reel, first: int, end: int) -> Span:
+    """The steps to decode for frames `first` to `end`, with all within a decoder's reach."""
+    total = tokens.grid[0]
+    if not spec.causal:
+        window = coded_window(tokens, spec)
+        number, steps = first // window, spec.steps(window)
+        late = min(total, -(-end // window) * steps)
+        return Span(number * steps, late, number * window)
+    late = min(total, spec.steps(end) + spec.ahead)
+    needed = spec.steps(first + 1) if spec.reach is not None else 0
+    group = max(0, needed - spec.first_steps - (spec.reach or 0)) // spec.group_steps
+    early = spec.first_steps + group * spec.group_steps if group else 0
+    return Span(early, late, spec.frames(late) - spec.frames(late - early))
 
 
 def check_chunk(chunk: int | None) -> None:
@@ -310,6 +328,8 @@ def type_name(x: Video | Tensor) -> str:
 def give(x: Tensor, part: Tokens, times: Tensor | None) -> Video | Tensor:
     """Decoded frames as what had been encoded: a `Video`, or a tensor of the given dtype."""
     given = part.settings.get("given", "float32" if part.fps is None else "video")
+    if given == "uint8":
+        return bytes_of(x)
     if given != "video":
         if given not in GIVEN:
             raise ValueError(f"frames cannot be given as {given!r}: there are video, {GIVEN}")
@@ -320,7 +340,8 @@ def give(x: Tensor, part: Tokens, times: Tensor | None) -> Video | Tensor:
     except TypeError as error:
         raise ValueError(f"the colour or start of these tokens is none: {error}") from error
     aspect = aspect_of(part.settings)
-    return Video(to_bytes(x), part.fps, times, colour, start=start, aspect=aspect)
+    frames = to_bytes(x.clamp(-1, 1))
+    return Video(frames, part.fps, times, colour, start=start, aspect=aspect)
 
 
 def aspect_of(settings: Mapping[str, Any]) -> Fraction:

@@ -17,9 +17,19 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from reeltok.folder import dump_config, hash_weights, write_folder
+from reeltok.inputs import (
+    as_clip,
+    as_tokens,
+    axes_of,
+    check_pair,
+    check_tokens,
+    say_axes,
+    with_axes,
+)
 from reeltok.layers import Past
 from reeltok.media.size import ratio_text
 from reeltok.quantizers import Quantized
+from reeltok.records import register
 from reeltok.reel import Reel
 from reeltok.spec import Spec
 from reeltok.streaming import (
@@ -29,9 +39,9 @@ from reeltok.streaming import (
     Span,
     as_tensor,
     check_chunk,
-    coded_window,
     count_frames,
     crop,
+    find_span,
     frame_range,
     frame_size,
     give,
@@ -42,6 +52,7 @@ from reeltok.streaming import (
     require_all,
     require_grid,
     split_frames,
+    split_steps,
     type_name,
     whole_groups,
     whole_windows,
@@ -59,12 +70,16 @@ class Reconstruction:
     quantized: Quantized
 
 
+register(Reconstruction, "x", "quantized")
+
+
 class Tokenizer(nn.Module):
     """A network that turns video into tokens and tokens into video.
 
-    Frames are a `Video`, or a floating tensor `b c t h w` in [-1, 1] of any dtype; `decode` gives
-    back what `encode` was given. Gradients flow only in training mode, or from a tensor that asks
-    for them.
+    Frames are a `Video`, or a tensor `b c t h w`: floats in [-1, 1] of any dtype, or uint8. A
+    tensor may lack axes that are one (`3 t h w`, `1 3 h w`, `3 h w`), and `encode` takes paths and
+    arrays too. `decode` gives back what `encode` was given, as a `Video` or a tensor. Gradients
+    flow only in training mode, or from a tensor that asks for them.
     """
 
     family: str
@@ -118,10 +133,14 @@ class Tokenizer(nn.Module):
         return Leaning()
 
     def find_latents(self, part: Tokens) -> Float[Tensor, "b d *grid"]:
-        """The latents that a part holds or its ids stand for. ValueError for another size's."""
+        """The latents that a part holds or its ids stand for; ValueError where they disagree."""
         require_grid(part, self.spec, self.grid_for(1, (part.height, part.width))[1:])
-        ids = part.first_tensor
-        return self.lookup(ids.to(self.device)) if part.latents is None else part.latents
+        codes = None if part.ids is None else self.lookup(part.ids.to(self.device))
+        if part.latents is None or codes is None:
+            return part.first_tensor if codes is None else codes
+        if not self.training and not part.latents.requires_grad:
+            check_pair(part.latents, codes)
+        return part.latents
 
     def find_references(self, part: Tokens, reference: Tensor | None) -> Mapping[int, Reference]:
         """The references that `choose_references` chose, by the step of `part` they come before."""
@@ -162,19 +181,22 @@ class Tokenizer(nn.Module):
         decode. `pad="front"` completes a clip as the public v1.1 does, whole clips only.
         ValueError for frames of another shape, type or range.
         """
-        if pad == "front":
-            return self.encode_front(x, sample=sample)
+        if pad not in ("end", "front"):
+            raise ValueError(f"pad={pad!r} is unknown: give 'end' or 'front'")
         check_chunk(chunk)
-        length = count_frames(x)
+        clip = as_clip(x)
+        axes = axes_of(x, clip)
+        if pad == "front":
+            return say_axes(self.encode_front(clip, sample=sample), axes)
         parts = self.stream_encode(
-            [x] if chunk is None else split_frames(x, chunk),
-            window=chunk or length,
+            [clip] if chunk is None else split_frames(clip, chunk),
+            window=chunk or count_frames(clip),
             tile=tile,
             sample=sample,
             reference=reference,
             hold=chunk is None,
         )
-        return Tokens.join(list(parts))
+        return say_axes(Tokens.join(list(parts)), axes)
 
     def stream_encode(
         self,
@@ -192,10 +214,10 @@ class Tokenizer(nn.Module):
         `hold` waits for all parts and codes them as one.
         """
         spec = self.spec
-        given, parts = peek(parts)
+        given, parts = peek(as_clip(part) for part in parts)
         hold = hold and spec.window is None
         width = spec.window_for(window)
-        frame = None if reference is None else as_tensor(reference)
+        frame = None if reference is None else as_tensor(as_clip(reference), "the reference")
         course = self._course(spec.first, spec.group, tile, apart=hold)
         runs = whole_groups(parts, first=spec.first, group=spec.group, window=width, hold=hold)
         step, before = 0, None
@@ -225,28 +247,29 @@ class Tokenizer(nn.Module):
     ) -> Video | Float[Tensor, "b c t h w"]:
         """The frames of `tokens`, or those from `start` up to `stop`, without decoding the rest.
 
+        `tokens` may also be the path of a .reel file, or bare ids `b *grid` or latents `b d *grid`
+        of a clip of whole groups and cells.
+
         A `Video` (rounded to bytes) or a tensor (neither clamped nor rounded, in the given dtype),
         as `encode` was given. `chunk` frames at a time, in tiles of `tile` pixels; `reference` as
         `encode` was given it. ValueError for tokens of another tokenizer, or frames that the clip
         does not have.
         """
+        tokens = as_tokens(tokens, self)
         self._check(tokens)
-        grid = self.grid_for(tokens.frames, (tokens.height, tokens.width))
-        if isinstance(tokens, Tokens) and tokens.grid == (math.prod(grid),):
-            tokens = tokens.on_grid(grid)
+        spec, axes = self.spec, tokens.settings.get("axes")
         if tokens.settings.get("pad") == "front":
             video = self.decode_front(tokens.part(0, tokens.grid[0]))
             require_all(tokens.frames - count_frames(video))
-            return video
+            return with_axes(video, axes)
         check_chunk(chunk)
-        spec = self.spec
         first, end = frame_range(tokens.frames, start, stop)
         span = self.span(tokens, first, end)
         part = tokens.part(span.early, span.late, frames=(span.before, end))
         hold = chunk is None and spec.window is None
-        pieces = [part] if hold or not spec.causal else self._pieces(part, chunk or spec.group)
+        pieces = [part] if hold or not spec.causal else split_steps(part, spec, chunk or spec.group)
         frames = self.stream_decode(pieces, tile=tile, hold=hold, reference=reference)
-        return join_frames(list(frames), first - span.before)
+        return with_axes(join_frames(list(frames), first - span.before), axes)
 
     def stream_decode(
         self,
@@ -261,7 +284,7 @@ class Tokenizer(nn.Module):
         `hold` promises that `parts` is a single one. Frames beyond a part's own wait for the next.
         """
         spec, left, waiting = self.spec, 0, None
-        frame = None if reference is None else as_tensor(reference)
+        frame = None if reference is None else as_tensor(as_clip(reference), "the reference")
         given, parts = peek(parts)
         self._check(given)
         course = self._course(spec.first_steps, spec.group_steps, tile, apart=hold)
@@ -312,29 +335,7 @@ class Tokenizer(nn.Module):
 
     def span(self, tokens: Tokens | Reel, first: int, end: int) -> Span:
         """The steps to decode for frames `first` to `end`, with all that those depend on."""
-        spec, total = self.spec, tokens.grid[0]
-        if not spec.causal:
-            window = coded_window(tokens.settings)
-            number, steps = first // window, spec.steps(window)
-            late = min(total, -(-end // window) * steps)
-            return Span(number * steps, late, number * window)
-        late = min(total, spec.steps(end) + spec.ahead)
-        needed = spec.steps(first + 1) if spec.reach is not None else 0
-        group = max(0, needed - spec.first_steps - (spec.reach or 0)) // spec.group_steps
-        early = spec.first_steps + group * spec.group_steps if group else 0
-        return Span(early, late, spec.frames(late) - spec.frames(late - early))
-
-    def _pieces(self, part: Tokens, chunk: int) -> Iterator[Tokens]:
-        """`part` in runs of whole groups of at most `chunk` frames, but at least one group."""
-        spec, total, frame = self.spec, part.grid[0], 0
-        few = max(1, chunk // spec.group) * spec.group_steps
-        opening = 0 if part.step else spec.first_steps
-        opening += max(0, (chunk - spec.first) // spec.group) * spec.group_steps
-        for step in [0, *range(opening or few, total, few)]:
-            late = min(total, step + few if step else opening or few)
-            end = part.frames if late == total else part.share(0, late)[1]
-            yield part.part(step, late, frames=(frame, end))
-            frame = end
+        return find_span(self.spec, tokens, first, end)
 
     def _record(
         self, quantized: Quantized, run: Frames, given: Video | Tensor, window: int | None
@@ -363,17 +364,7 @@ class Tokenizer(nn.Module):
 
     def _check(self, tokens: Tokens | Reel) -> None:
         """ValueError unless this tokenizer can have made `tokens`."""
-        spec = self.spec
-        if tokens.vocabulary != spec.vocabulary:
-            raise ValueError(
-                f"{self.name} has a vocabulary of {spec.vocabulary}, these tokens come from "
-                f"{tokens.model!r} with {tokens.vocabulary}: load that tokenizer"
-            )
-        if tokens.weights is not None and tokens.weights not in (self.hash(), *self.reads):
-            raise ValueError(
-                f"these tokens come from {tokens.model!r} with other weights "
-                f"({tokens.weights[:12]}, here {self.hash()[:12]}): load those"
-            )
+        check_tokens(tokens, self)
 
     def _gradient(self, x: Tensor) -> AbstractContextManager[None]:
         asked = self.training or x.requires_grad

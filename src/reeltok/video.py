@@ -1,7 +1,6 @@
 """Video in and out: the `Video` record, `read`, `stream` and `write`.
 
-`to_unit` and `to_bytes` are the only place where [0, 255] and [-1, 1] meet. How files are taken
-apart and put together stands in `source`, `sink`, `timing` and `colour`.
+How files are taken apart and put together stands in `source`, `sink`, `timing` and `colour`.
 """
 
 import math
@@ -20,6 +19,7 @@ from jaxtyping import Float, Float64, UInt8
 from PIL.Image import Image
 from torch import Tensor
 
+from reeltok.frames import to_bytes, to_unit
 from reeltok.media.colour import MADE, Colour
 from reeltok.media.decode import Damage
 from reeltok.media.inputs import Given
@@ -29,24 +29,9 @@ from reeltok.media.sink import Written, open_sink
 from reeltok.media.size import Size, by
 from reeltok.media.source import Source, open_source
 from reeltok.media.timing import Span, held
+from reeltok.records import register
 
 __all__ = ["Colour", "Stream", "Video", "Written", "read", "stream", "to_bytes", "to_unit", "write"]
-
-
-def to_unit(frames: UInt8[Tensor, "t h w c"]) -> Float[Tensor, "1 c t h w"]:
-    """Bytes in [0, 255] to float32 in [-1, 1], with a batch of one and channels first."""
-    return frames.permute(3, 0, 1, 2)[None].to(torch.float32).div_(127.5).sub_(1)
-
-
-def to_bytes(x: Float[Tensor, "1 c t h w"]) -> UInt8[Tensor, "t h w c"]:
-    """Values in [-1, 1] to bytes in [0, 255]: clamped, then rounded to the nearest.
-
-    Raises ValueError for NaN, which no picture can show.
-    """
-    scaled = x[0].to(torch.float32).clamp(-1, 1).add_(1).mul_(127.5)
-    if scaled.sum().isnan():  # all else is between 0 and 255
-        raise ValueError("a video holds NaN: look for it in the model or in its input")
-    return scaled.round_().to(torch.uint8).permute(1, 2, 3, 0).contiguous()
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,6 +127,10 @@ class Video:
             start, times = self.start + float(times[0] - self.times[0]), times - times[0]
         return replace(self, frames=self.frames[part], fps=fps, times=times, start=start, last=last)
 
+    def pin_memory(self) -> "Video":
+        """The same video in page-locked memory, as a `DataLoader` asks for."""
+        return replace(self, frames=self.frames.pin_memory())
+
     def tensor(
         self, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None
     ) -> Float[Tensor, "1 3 t h w"]:
@@ -154,6 +143,24 @@ def _frames_of(x: Tensor | np.ndarray, *, picture: bool = False) -> UInt8[Tensor
     if frames.is_floating_point():
         frames = to_bytes(frames.permute(3, 0, 1, 2)[None])
     return frames.cpu()
+
+
+def stack(batch: list[Video]) -> Float[Tensor, "b 3 t h w"]:
+    """Videos of one length and size as a tokenizer takes them, in [-1, 1].
+
+    `DataLoader` makes this of a batch. ValueError for other lengths or sizes.
+    """
+    shapes = sorted({tuple(video.frames.shape[:3]) for video in batch})
+    if len(shapes) > 1:
+        found = " and ".join(f"{t} frames of {by(h, w)}" for t, h, w in shapes[:2])
+        raise ValueError(
+            f"videos of one batch have one length and size, found {found}: read them with frames= "
+            "and size=, or give collate_fn=list"
+        )
+    return torch.cat([video.tensor() for video in batch])
+
+
+register(Video, "frames", "times", collate=stack)
 
 
 class Stream(Iterable[Video]):

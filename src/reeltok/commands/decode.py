@@ -215,7 +215,7 @@ def groups(
         count = len(cuts) - 1
         frames = [span.before + (end - span.before) * i // count for i in range(count + 1)]
     else:
-        window = coded_window(reel.settings)
+        window = coded_window(reel, spec)
         cuts = [*range(span.early, span.late, spec.steps(window)), span.late]
         frames = [min(reel.frames, span.before + window * i) for i in range(len(cuts))]
     for (a, b), (since, until) in zip(pairwise(cuts), pairwise(frames), strict=True):

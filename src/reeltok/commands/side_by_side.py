@@ -35,7 +35,7 @@ class Comparison:
 
         step = max(1, PIXELS // (original.height * original.width))
         for start in range(0, len(original), step):
-            x, y = (v[start : start + step].tensor() for v in (original, decoded))
+            x, y = (v[start : start + step] for v in (original, decoded))
             self.psnr += metrics.psnr(x, y)[0].tolist()
             if min(original.height, original.width) >= metrics.SSIM_WINDOW:
                 self.ssim += metrics.ssim(x, y)[0].tolist()

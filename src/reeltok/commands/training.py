@@ -122,6 +122,7 @@ def scorer() -> "Score":
         net = None
 
     def score(x: "Tensor", y: "Tensor") -> dict[str, float]:
+        y = y.clamp(-1, 1)  # early in training it goes far beyond
         scores = {"psnr": metrics.psnr(x, y), "ssim": metrics.ssim(x, y)}
         if net is not None:
             scores["lpips_alex"] = metrics.lpips(net.to(x.device), x, y)

@@ -1,8 +1,8 @@
 """What is measured of a reconstruction, frame by frame.
 
-Metrics take videos "b c t h w" in [-1, 1], the original first, and return one value per frame, so
-that means can be taken over frames and clips as a protocol asks (docs/protocols.md). What is
-measured between two sets of clips stands in `distances`.
+Metrics take videos "b c t h w", floats in [-1, 1] or uint8, the original first, and return one
+value per frame, so that means can be taken over frames and clips as a protocol asks
+(docs/protocols.md). What is measured between two sets of clips stands in `distances`.
 """
 
 import math
@@ -18,7 +18,10 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from reeltok.frames import OVERSHOOT
 from reeltok.perceptual import LPIPS
+from reeltok.streaming import as_tensor
+from reeltok.video import Video
 
 PSNR_EPS = 1e-8  # keeps identical frames finite: at most 80 dB
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5  # Wang et al. 2004
@@ -42,21 +45,24 @@ def unit(x: Videos) -> Videos:
     return x.add_(1).mul_(0.5).clamp_(0, 1)
 
 
-def check(x: Videos, y: Videos) -> None:
-    """Raise ValueError unless both are videos of one shape without NaN or infinity in `y`."""
-    if x.shape != y.shape or x.ndim != 5:
+def check(x: Video | Tensor, y: Video | Tensor) -> tuple[Videos, Videos]:
+    """An original and its reconstruction as floats, in [-1, 1] but for what a decoder overshoots.
+
+    Both may be uint8 or a `Video`. Raises ValueError unless they are of one shape, for NaN, and for
+    values on another scale (see `frames`).
+    """
+    a, b = as_tensor(x, "the original"), as_tensor(y, "the reconstruction", OVERSHOOT)
+    if a.shape != b.shape:
         raise ValueError(
             f"metrics compare two videos 'b c t h w' of one shape, "
-            f"but the original is {tuple(x.shape)} and the reconstruction {tuple(y.shape)}"
+            f"but the original is {tuple(a.shape)} and the reconstruction {tuple(b.shape)}"
         )
-    # A sum is finite only if all is, and ten times as fast; where it is not, it may be its size.
-    if not y.sum().isfinite() and not y.isfinite().all():
-        raise ValueError("the reconstruction holds NaN or infinity: look at the model that made it")
+    return a, b
 
 
-def as_bytes(x: Videos) -> Videos:
+def as_bytes(x: Video | Tensor) -> Videos:
     """A video in [-1, 1], clamped and rounded to the 256 levels that a file of bytes can hold."""
-    return _levels(unit(x)) / 127.5 - 1
+    return _levels(unit(as_tensor(x, slack=OVERSHOOT))) / 127.5 - 1
 
 
 class Pair:
@@ -104,9 +110,9 @@ class FrameMetric(Generic[R]):
         self.of = of
         update_wrapper(self, of)
 
-    def __call__(self, x: Videos, y: Videos, **how: Any) -> R:
+    def __call__(self, x: Video | Tensor, y: Video | Tensor, **how: Any) -> R:
         """The metric of an original and its reconstruction; ValueError where they do not fit."""
-        check(x, y)
+        x, y = check(x, y)
         return self.of(Pair(unit(x), unit(y)), **how)
 
 
@@ -181,11 +187,11 @@ def detail(pair: Pair, *, share: float = DETAIL_SHARE) -> PerFrame:
     return rearrange(_decibel(mse), "(b t) -> b t", b=len(pair.a))
 
 
-def lpips(net: LPIPS, x: Videos, y: Videos) -> PerFrame:
+def lpips(net: LPIPS, x: Video | Tensor, y: Video | Tensor) -> PerFrame:
     """LPIPS per frame; say which backbone wherever it is printed."""
-    check(x, y)
+    x, y = check(x, y)
     a, b = (_frames(v.float().clamp(-1, 1)) for v in (x, y))
-    return rearrange(net(a, b), "(b t) -> b t", b=len(x))
+    return rearrange(net.distance(a, b), "(b t) -> b t", b=len(x))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,10 @@ from torch import Tensor, nn
 
 from reeltok.evaluate.metrics import as_bytes
 from reeltok.files import sha256 as sha256_of
+from reeltok.frames import OVERSHOOT
 from reeltok.perceptual import WeightFile, find_weights, load_state, read_weights
+from reeltok.streaming import as_tensor
+from reeltok.video import Video
 
 Videos = Float[Tensor, "b 3 t h w"]
 Squares = Float[Tensor, "b 3 t s s"]
@@ -207,6 +210,7 @@ def c3d_input(
 
     `mean` is per channel in the given `order`; the defaults are those of the Sports-1M release.
     """
+    x = as_tensor(x, slack=OVERSHOOT)
     pixels = (as_bytes(fit(x, 112, size=(128, 171))) + 1) * 127.5
     pixels = pixels.flip(1) if order == "bgr" else pixels
     return pixels - pixels.new_tensor(mean).view(1, 3, 1, 1, 1)
@@ -224,8 +228,12 @@ class Extractor:
     frames: int | None  # cut clips into parts of so many frames; None: the whole clip at once
 
     @torch.no_grad()
-    def __call__(self, x: Videos) -> Float[Tensor, "n d"]:
-        """One feature vector per clip, or per whole part of `frames` (a remainder is left out)."""
+    def __call__(self, x: Video | Tensor) -> Float[Tensor, "n d"]:
+        """One feature vector per clip, or per whole part of `frames` (a remainder is left out).
+
+        ValueError for what are no frames in [-1, 1] (see `frames`), and too few of them.
+        """
+        x = as_tensor(x, slack=OVERSHOOT)
         if self.frames is None:
             return self.apply(x)
         if x.shape[2] < self.frames:

@@ -155,7 +155,7 @@ class Judge:
         Raises ValueError naming the clip where shapes differ or the reconstruction is not finite.
         """
         try:
-            metrics.check(x, y)
+            x, y = metrics.check(x, y)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
         rows, features = self._measure(x, y)

@@ -144,7 +144,8 @@ class Own:
         assert isinstance(y, Tensor)
         ids = None if tokens.ids is None else tokens.ids[0].cpu()
         bits = tokens.bits * math.prod(tokens.grid) + tokens.reference_bits
-        return Trial(x=y.float(), bits=bits, ids=ids, seconds=seconds)
+        # Clamped as every file of it is: an untrained decoder goes far beyond [-1, 1].
+        return Trial(x=y.float().clamp(-1, 1), bits=bits, ids=ids, seconds=seconds)
 
     def facts(self, clip: Clip) -> dict[str, float]:
         """The number of parameters; MACs of one pass over this clip where coding it takes more.

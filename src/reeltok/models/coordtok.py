@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from reeltok.inputs import as_tokens, take, with_axes
 from reeltok.layers import Past
 from reeltok.models.triplane import CoordTokConfig, Decoder, Encoder, Planes, assemble
 from reeltok.quantizers import FSQConfig, Quantized
@@ -240,7 +241,7 @@ class CoordTok(Tokenizer):
         generator: torch.Generator | None = None,
     ) -> Reconstruction:
         """The differentiable path: clips of up to a window, decoded in one call."""
-        quantized = self.quantize(self.encoder(x), step=step, sample=generator)
+        quantized = self.quantize(self.encoder(take(x, self)), step=step, sample=generator)
         planes, box = self.split_planes(quantized.z), tuple((0, side) for side in x.shape[2:])
         frames = decode_box(self.decoder, planes, box, frames=x.shape[2], budget=self.budget)
         return Reconstruction(x=frames, quantized=replace(quantized, z=quantized.z.mT))
@@ -278,6 +279,7 @@ class CoordTok(Tokenizer):
             raise ValueError(f"{self.name} codes whole frames: leave tile=None")
         if reference is not None:
             raise ValueError(f"{self.name} codes windows alone: leave reference=None")
+        tokens = as_tokens(tokens, self)
         t = frame_range(tokens.frames, start, stop)
         return self.decode_region(tokens, t=t, slices=slices, context="slice")
 
@@ -310,6 +312,7 @@ class CoordTok(Tokenizer):
         into slices where the window is; with `context="slice"` everything around it too, for the
         pixels that `decode` gives. ValueError for a region outside the clip.
         """
+        tokens = as_tokens(tokens, self)
         self._check(tokens)
         slices = tokens.settings.get("slices", 1) if slices is None else slices
         self.check_slices(slices)
@@ -326,7 +329,7 @@ class CoordTok(Tokenizer):
                 )
             times = None if part.times is None else part.times[first:last]
             parts.append(give(pixels, part, times))
-        return join_frames(parts, 0)
+        return with_axes(join_frames(parts, 0), tokens.settings.get("axes"))
 
     def decode_window(
         self,

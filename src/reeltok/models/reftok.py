@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float, Int
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from reeltok.inputs import as_tokens, take
 from reeltok.layers import Past
 from reeltok.models.injection import (
     Lean,
@@ -265,7 +266,7 @@ class RefTok(Tokenizer):
 
         `references` and `leans` as for `run`: a stored first frame, blocks that begin anew.
         """
-        rows = rearrange(x, "b c t h w -> b t h w c").contiguous()
+        rows = rearrange(take(x, self), "b c t h w -> b t h w c").contiguous()
         coded = list(self.run(rows, Past(), references, leans=leans, step=step, sample=generator))
         frames = rearrange(torch.cat([each.frames for each in coded], 1), "b t h w c -> b c t h w")
         return Reconstruction(x=frames, quantized=self._joined(coded, x))
@@ -365,6 +366,7 @@ class RefTok(Tokenizer):
         return Tokenizer.stream_encode(view, parts, reference=reference, **options)
 
     def decode(self, tokens: Tokens | Reel, **options: Any) -> Video | Float[Tensor, "b c t h w"]:
+        tokens = as_tokens(tokens, self)
         return Tokenizer.decode(self.as_coded(tokens), tokens, **options)
 
     def stream_decode(

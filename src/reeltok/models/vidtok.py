@@ -16,6 +16,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from reeltok.inputs import take
 from reeltok.layers import Conv, Norm, Past
 from reeltok.models.stages import BOTH, Down, Patch, Up, VidTokConfig, block, middle
 from reeltok.quantizers import Quantized
@@ -223,7 +224,7 @@ class VidTok(Tokenizer):
         generator: torch.Generator | None = None,
     ) -> Reconstruction:
         """The differentiable path of training: whole groups of frames, no padding, no records."""
-        z = self.encoder(rearrange(x, "b c t h w -> b t h w c").contiguous())
+        z = self.encoder(rearrange(take(x, self), "b c t h w -> b t h w c").contiguous())
         quantized = self.quantizer(z, step=step, sample=generator)
         frames = rearrange(self.decoder(quantized.z), "b t h w c -> b c t h w")
         return Reconstruction(x=frames, quantized=channels_first(quantized))

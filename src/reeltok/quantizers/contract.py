@@ -13,6 +13,8 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from reeltok.records import register
+
 STRICT = ConfigDict(extra="forbid")
 SCORES = 2**22  # at most so many distances to codes are held at once (16 MiB in float32)
 
@@ -31,6 +33,9 @@ class Quantized:
     ids: Int[Tensor, "b *grid"] | None
     loss: Float[Tensor, ""]
     terms: dict[str, Tensor] = field(default_factory=dict)
+
+
+register(Quantized, "z", "ids", "loss", "terms")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -224,7 +224,8 @@ def side_by_side(
     x: Float[Tensor, "1 c t h w"], y: Float[Tensor, "1 c t h w"]
 ) -> UInt8[Tensor, "h w2 3"]:
     """The middle frames of two clips, beside each other."""
-    return to_bytes(torch.cat([x, y], dim=-1)[:, :, x.shape[2] // 2][:, :, None])[0].cpu()
+    pair = torch.cat([x, y], dim=-1)[:, :, x.shape[2] // 2][:, :, None]
+    return to_bytes(pair.clamp(-1, 1))[0].cpu()
 
 
 def score_frames(x: Float[Tensor, "b c t h w"], y: Float[Tensor, "b c t h w"]) -> dict[str, float]:
