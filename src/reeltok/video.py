@@ -188,6 +188,7 @@ class Stream(Iterable[Video]):
         self.aspect = opened.aspect
         self.notes = (*opened.notes, *opened.shape, *opened.flaws)
         self.sound = opened.sound
+        self.plan = opened.plan
         self.last = opened.plan.last
         self.damaged = opened.damaged
         self._like = Video(

@@ -42,7 +42,7 @@ def pieces_of(recipe: GeneratorRecipe, source: ClipSource, clips: list[Clip]) ->
     for number, clip in enumerate(clips):
         if recipe.groups and clip.group not in recipe.groups:
             continue
-        stride = source.strides(clip)[0]
+        stride = source.strides[0]
         span, side = (window.frames - 1) * stride + 1, clip.short
         if side < window.size:
             continue
@@ -77,7 +77,7 @@ def actions_of(piece: Piece, each: int) -> Float[Tensor, "1 n a"] | None:
 
 def rate_of(source: ClipSource, clips: list[Clip]) -> float | None:
     """The usual rate of the examples, in frames per second."""
-    rates = [clip.fps / source.strides(clip)[0] for clip in clips if clip.fps]
+    rates = [clip.fps / source.strides[0] for clip in clips if clip.fps]
     return round(statistics.median_low(rates), 3) if rates else None
 
 
@@ -125,6 +125,7 @@ def key_of(recipe: GeneratorRecipe, tokenizer: Tokenizer, source: ClipSource) ->
     said |= {"groups": recipe.groups, "classes": recipe.classes, "given": recipe.given}
     said |= {"tasks": recipe.tasks, "actions": recipe.actions}
     said |= {"fps": data.fps, "strides": data.strides, "cache": (data.cache, data.cache_size)}
+    said |= {"damage": data.damage}
     clips = {"train": source.train, "held": source.held}
     said["clips"] = {name: [marks(clip) for clip in part] for name, part in clips.items()}
     return digest(json.dumps(said, default=str), 16)

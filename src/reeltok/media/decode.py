@@ -7,6 +7,7 @@ that number and times of the pictures are known before the first is given, as ev
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, BinaryIO, Literal, get_args
 
 import av
@@ -15,7 +16,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 from jaxtyping import Bool
 
-from reeltok.media.packets import SEEKS, packets_from
+from reeltok.media.packets import SEEKS, is_shown, packets_from
 from reeltok.media.size import by
 from reeltok.media.survey import Survey, take_survey
 from reeltok.media.timing import Plan, Span
@@ -23,6 +24,7 @@ from reeltok.media.timing import Plan, Span
 Damage = Literal["refuse", "stop", "skip"]
 Reopen = Callable[[], tuple[InputContainer, VideoStream]]
 
+_AHEAD = 32  # packets among which the earliest frame is: more than any codec reorders
 _LEANING = 16  # pictures that at most are shown before a keyframe and decoded after it
 _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 _CHOICE = "give --damage stop or skip"
@@ -78,8 +80,8 @@ def _surveyed(
 ) -> Survey:
     container, stream = reopen()
     seeks = bool(span.start) and container.format.name in SEEKS
-    if seeks:  # a file that begins without time stamps can be entered at its beginning only
-        seeks = next(iter(container.demux(stream))).pts is not None
+    if seeks and not _begins_plainly(container, stream):
+        seeks, (container, stream) = False, reopen()
     # What is left out has to be made up for: how far the packets must be known is not known.
     span = span if damage == "refuse" else replace(span, frames=None)
     survey = take_survey(container, stream, file, span, name, seeks=seeks)
@@ -93,6 +95,20 @@ def _surveyed(
         found += frame is not None
     container, stream = reopen()
     return take_survey(container, stream, file, span, name, seeks=False, leading=found)
+
+
+def _begins_plainly(container: InputContainer, stream: VideoStream) -> bool:
+    """Whether the first frame of a file is its first packet, at the time at which it says to begin.
+
+    Else times after a seek would not count from the frame that they count from without one.
+    """
+    stamps = [
+        arrival.packet.pts
+        for arrival in islice(packets_from(container, stream), _AHEAD)
+        if is_shown(arrival.packet, stream)
+    ]
+    known = [stamp for stamp in stamps if stamp is not None]
+    return bool(stamps) and len(known) == len(stamps) and min(known) == stream.start_time
 
 
 def _enter(reopen: Reopen, survey: Survey) -> tuple[InputContainer, VideoStream]:
@@ -231,7 +247,7 @@ def _look_ahead(
     """Which frames of the span can be decoded, as far as it goes, and how many are left out."""
     good = np.ones(len(survey.stamps), bool)
     first = int(np.flatnonzero(survey.plan.repeats)[0])
-    due = first
+    due, tried = first, len(good)
     try:
         for place, frame in _placed(*_enter(reopen, survey), survey, name):
             if place < first:
@@ -244,15 +260,15 @@ def _look_ahead(
             if _is_enough(survey, good, span, first, due):
                 break
         else:
-            tail = len(good) - due
+            tried = len(good)
+            if not survey.stamped and len(good) - due < _LEANING:  # they lean on what was cut away
+                tried = due
             good[due:] = False
-            if not survey.stamped and tail < _LEANING:  # they lean on what was cut away
-                return good, int((~good[first:due]).sum())
     except _ResizedError:
         if damage == "skip":
             raise
         good[due:] = False
-    return _kept(good, survey, span, first, damage)
+    return _kept(good, survey, span, range(first, tried), damage)
 
 
 def _is_enough(survey: Survey, good: np.ndarray, span: Span, first: int, due: int) -> bool:
@@ -276,18 +292,19 @@ def _flaw(good: np.ndarray, survey: Survey, first: int, due: int) -> int | None:
 
 
 def _kept(
-    good: np.ndarray, survey: Survey, span: Span, first: int, damage: Damage
+    good: np.ndarray, survey: Survey, span: Span, tried: range, damage: Damage
 ) -> tuple[Bool[np.ndarray, " n"], int]:
     """The frames to keep, and how many could not be decoded of those that were tried."""
     if damage == "stop":
-        end = _flaw(good, survey, first, len(good))
+        end = _flaw(good, survey, tried.start, tried.stop)
         good[end if end is not None else len(good) :] = False
         return good, int(end is not None)
     chosen = survey.chosen(good, span)
-    stop = len(good)
+    stop = tried.stop
     if chosen is not None and span.frames is not None and chosen.count == span.frames:
-        stop = int(np.flatnonzero(chosen.repeats)[-1])
-    return good, int((~good[first:stop]).sum() + survey.lost[first:stop].sum())
+        stop = min(stop, int(np.flatnonzero(chosen.repeats)[-1]))
+    wanted = slice(tried.start, stop)
+    return good, int((~good[wanted]).sum() + survey.lost[wanted].sum())
 
 
 def _told(survey: Survey, plan: Plan, damaged: int, name: str, damage: Damage) -> tuple[str, ...]:

@@ -44,6 +44,8 @@ class Plan:
     start: float  # seconds from the file's first frame to the first picture
     last: float | None = None  # seconds that the last picture is shown; None: 1 / fps
     until: float = 0.0  # seconds on the clock of the stamps up to which frames must be known
+    stamps: Float[np.ndarray, " m"] | None = None  # of all frames that could be shown, seconds
+    shown: Int[np.ndarray, " t"] | None = None  # which of those each picture is
 
     @property
     def count(self) -> int:
@@ -133,22 +135,30 @@ def plan(
     if not constant and end is not None and end > kept[-1]:
         fps = len(kept) / float(end - kept[0])
     last = None if constant else _last(kept, fps, end)
-    repeats = np.zeros(len(stamps), np.int64)
     if span.fps is not None and fps is not None:
         exact = np.arange(len(kept)) / fps if constant else kept - kept[0]
-        shown = _resample(exact, float(exact[-1]) + (last or 1 / fps), span.fps)[: span.frames]
-        repeats[late:] = np.bincount(shown, minlength=len(kept))
-        until = float(kept[0]) + (len(shown) - 1) / span.fps
-        return Plan(repeats=repeats, times=None, fps=span.fps, start=float(kept[0]), until=until)
-    repeats[late:][: span.frames] = 1
+        shown = late + _resample(exact, float(exact[-1]) + (last or 1 / fps), span.fps)
+        shown = shown[: span.frames]
+        return Plan(
+            repeats=np.bincount(shown, minlength=len(stamps)),
+            times=None,
+            fps=span.fps,
+            start=float(kept[0]),
+            until=float(kept[0]) + (len(shown) - 1) / span.fps,
+            stamps=stamps,
+            shown=shown,
+        )
+    shown = np.arange(late, len(stamps))[: span.frames]
     times = None if constant else (kept - kept[0])[: span.frames]
     return Plan(
-        repeats=repeats,
+        repeats=np.bincount(shown, minlength=len(stamps)),
         times=times,
         fps=fps,
         start=float(kept[0]),
         last=None if times is None else held(kept, last, len(times) - 1, len(times)),
-        until=float(kept[: span.frames][-1]),
+        until=float(stamps[shown[-1]]),
+        stamps=stamps,
+        shown=shown,
     )
 
 

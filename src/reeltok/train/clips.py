@@ -10,6 +10,8 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as config_dataclass
 from torch import Tensor
 
+from reeltok.media.decode import Damage
+
 
 @config_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class Window:
@@ -37,12 +39,13 @@ class DataConfig:
     """What is drawn from the clips, and how they are kept.
 
     `weights` gives sampling weights to values of the manifest column `column`; `other` is shared
-    by clips of all remaining values. `fps` picks the frame step nearest to that rate; without it
-    the step is drawn from `strides`. `scale` bounds the random down-scaling before the crop.
-    `holdout` is the share of sources kept apart; validation sees `judged.batch` of their clips.
-    `lively` is the share of samples that are the liveliest of three drawn at random: the one whose
-    consecutive frames differ most (it needs a cache). `synthetic` is the share of samples that are
-    one still frame, panned and zoomed, with text.
+    by clips of all remaining values. `fps` resamples clips to that rate by time, as `video.read`
+    does; without it the frame step is drawn from `strides`. `damage` is what becomes of frames that
+    cannot be decoded: "refuse" the clip, "stop" before them or "skip" them. `scale` bounds the
+    random down-scaling before the crop. `holdout` is the share of sources kept apart; validation
+    sees `judged.batch` of their clips. `lively` is the share of samples that are the liveliest of
+    three drawn at random: the one whose consecutive frames differ most (it needs a cache).
+    `synthetic` is the share of samples that are one still frame, panned and zoomed, with text.
     `cache`: "none" decodes for every sample, "disk" decodes once into files that processes share,
     "memory" and "device" decode once and hold uint8 frames there; `cache_size` bounds the short
     side and `cache_gb` the whole: the longest clips are cut until it fits.
@@ -54,6 +57,7 @@ class DataConfig:
     other: float = Field(default=1.0, ge=0)
     fps: float | None = Field(default=None, gt=0)
     strides: tuple[int, ...] = (1,)
+    damage: Damage = "refuse"
     scale: tuple[float, float] = (1.0, 1.0)
     flip: bool = True
     lively: float = Field(default=0.0, ge=0, le=1)

@@ -85,13 +85,13 @@ class ClipSource:
             )
         return odds / odds.sum()
 
-    def strides(self, clip: Clip) -> tuple[int, ...]:
-        if self.config.fps is None:
-            return self.config.strides
-        return (max(1, round(clip.fps / self.config.fps)),)
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """The frame steps to draw from; clips at a given rate were resampled to it already."""
+        return self.config.strides if self.config.fps is None else (1,)
 
     def _fits(self, clip: Clip, window: Window) -> bool:
-        needed = (window.frames - 1) * min(self.strides(clip)) + 1
+        needed = (window.frames - 1) * min(self.strides) + 1
         return clip.frames >= needed and clip.short >= window.size
 
     def summary(self) -> str:
@@ -129,7 +129,7 @@ class ClipSource:
     def _drawn(self, window: Window, rng: np.random.Generator) -> Drawn:
         number = int(rng.choice(len(self.train), p=self.odds[window]))
         clip = self.train[number]
-        strides = [s for s in self.strides(clip) if (window.frames - 1) * s < clip.frames]
+        strides = [s for s in self.strides if (window.frames - 1) * s < clip.frames]
         stride = int(rng.choice(strides))
         start = int(rng.integers(clip.frames - (window.frames - 1) * stride))
         shown = max(window.size, round(clip.short * rng.uniform(*self.config.scale)))

@@ -19,8 +19,10 @@ from torch import Tensor
 from reeltok.data.clip import Clip
 from reeltok.data.find import find_clips
 from reeltok.files import digest, replacing, same_file, write_file
+from reeltok.media.decode import Damage
+from reeltok.media.timing import Plan
 from reeltok.train.clips import DataConfig
-from reeltok.video import Stream, read, stream
+from reeltok.video import Stream
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +39,8 @@ class Frames:
 
     clip: Clip
     held: np.ndarray | Tensor | None = None
+    plan: Plan | None = None  # which of the file's frames these are
+    damage: Damage = "refuse"
 
     def cut(
         self, times: slice, square: tuple[int, int, int] | None = None
@@ -52,14 +56,15 @@ class Frames:
         return part.contiguous() if isinstance(part, Tensor) else torch.from_numpy(np.array(part))
 
     def _decoded(self, times: slice) -> UInt8[Tensor, "t h w 3"]:
-        """Those frames from the file: from a seek where the rate is known, else from the start."""
-        count, start = times.stop - times.start, times.start
-        with self.clip.opened() as path:
-            if self.clip.fps and start:
-                part = read(path, start=(start - 0.5) / self.clip.fps, frames=count).frames
-                if len(part) == count:
-                    return part[:: times.step or 1]
-            return read(path, frames=times.stop).frames[times]
+        """Those frames from the file, entered at the time of the first of them."""
+        if self.plan is None or self.plan.stamps is None or self.plan.shown is None:
+            return self.clip.read(frames=times.stop, damage=self.damage).frames[times]
+        stamps, wanted = self.plan.stamps, self.plan.shown[times]
+        first = int(np.searchsorted(stamps, stamps[wanted[0]]))  # of those with the same stamp
+        begin = max(0.0, float(stamps[first]) - self.clip.start)
+        count = int(wanted[-1]) - first + 1
+        part = self.clip.read(start=begin, frames=count, damage=self.damage).frames
+        return part[torch.from_numpy(wanted - first)]
 
 
 def open_clips(
@@ -71,10 +76,10 @@ def open_clips(
     """
     clips = list(clips)
     with ThreadPoolExecutor(config.workers) as pool:
-        probed = list(pool.map(_probe, clips))
-        whole = [clip for clip in probed if isinstance(clip, Clip)]
-        cap = frame_cap(whole, config)
-        kept = list(pool.map(lambda clip: _keep(clip, config, cap, cache, device), whole))
+        probed = list(pool.map(lambda clip: _probe(clip, config), clips))
+        whole = [entry for entry in probed if isinstance(entry, Frames)]
+        cap = frame_cap([entry.clip for entry in whole], config)
+        kept = list(pool.map(lambda entry: _keep(entry, config, cap, cache, device), whole))
     broken = [entry for entry in (*probed, *kept) if isinstance(entry, Broken)]
     opened = {entry.clip: entry for entry in kept if isinstance(entry, Frames)}
     if not opened:
@@ -84,13 +89,12 @@ def open_clips(
     return opened, broken
 
 
-def _probe(clip: Clip) -> Clip | Broken:
+def _probe(clip: Clip, config: DataConfig) -> Frames | Broken:
+    """A clip at the rate asked for, with what its file turned out to be; nothing is held yet."""
     try:
-        with clip.opened() as path, stream(path, chunk=1) as video:
-            frames = video.frames
-            if frames is None:
-                frames = sum(len(part) for part in video)
-            return measured(clip, frames, video)
+        with clip.stream(chunk=1, fps=config.fps, damage=config.damage) as video:
+            found = measured(clip, video.frames, video)
+            return Frames(found, plan=video.plan, damage=config.damage)
     except (OSError, ValueError) as error:
         return Broken(name=clip.name, reason=str(error))
 
@@ -122,19 +126,19 @@ def _kept_size(clip: Clip, config: DataConfig) -> tuple[int, int]:
 
 
 def _keep(
-    clip: Clip, config: DataConfig, cap: int, cache: Path, device: torch.device | str
+    found: Frames, config: DataConfig, cap: int, cache: Path, device: torch.device | str
 ) -> Frames | Broken:
     if config.cache == "none":
-        return Frames(clip)
-    stat = clip.path.stat()
-    size = _kept_size(clip, config)
-    key = f"{clip.path.resolve()}|{clip.member}|{stat.st_size}|{stat.st_mtime_ns}|{size}|{cap}"
+        return found
+    clip, size = found.clip, _kept_size(found.clip, config)
+    key = f"{clip.path.resolve()}|{clip.member}|{clip.record}|{clip.start}|{clip.changed}"
+    key += f"|{clip.path.stat().st_size}|{size}|{cap}|{config.fps}|{config.damage}"
     target = cache / f"{digest(key)}.npy"
     if config.cache == "disk" and target.is_file():
         held = np.load(target, mmap_mode="r")
     else:
         try:
-            held = _decode(clip, size, cap)
+            held = _decode(clip, config, size, cap)
         except (OSError, ValueError) as error:
             return Broken(name=clip.name, reason=str(error))
         if config.cache == "disk":
@@ -143,12 +147,12 @@ def _keep(
     return Frames(clip, torch.from_numpy(held).to(device) if config.cache == "device" else held)
 
 
-def _decode(clip: Clip, size: tuple[int, int], cap: int) -> np.ndarray:
+def _decode(clip: Clip, config: DataConfig, size: tuple[int, int], cap: int) -> np.ndarray:
     """The first `cap` frames at `size` (height, width), uint8 t h w 3."""
-    with clip.opened() as path:
-        wanted = None if size == (clip.height, clip.width) else size
-        frames = read(path, frames=min(cap, clip.frames), size=wanted).frames
-    return frames.numpy()
+    wanted = None if size == (clip.height, clip.width) else size
+    count = min(cap, clip.frames)
+    video = clip.read(frames=count, size=wanted, fps=config.fps, damage=config.damage)
+    return video.frames.numpy()
 
 
 def _map(frames: np.ndarray, target: Path) -> np.ndarray:
@@ -165,14 +169,22 @@ class Checked:
     frames: int
     seconds: float
     broken: tuple[Broken, ...]
+    damaged: dict[str, int]  # frames that were left out, by the name of the clip
     report: Path
     clean: Path
 
 
-def check(folder: str | Path, *, out: str | Path | None = None, workers: int = 2) -> Checked:
+def check(
+    folder: str | Path,
+    *,
+    out: str | Path | None = None,
+    workers: int = 2,
+    damage: Damage = "refuse",
+) -> Checked:
     """Decode every clip to its end; write `check.json` and `clean.csv`, which training can read.
 
-    The files go to `out`, by default beside the clips. Raises ValueError where nothing decodes.
+    `damage`: whether clips with frames that cannot be decoded are broken, or how they are read. The
+    files go to `out`, by default beside the clips. Raises ValueError where nothing decodes.
     """
     folder = Path(folder)
     target = Path(out) if out else (folder if folder.is_dir() else folder.parent)
@@ -180,9 +192,10 @@ def check(folder: str | Path, *, out: str | Path | None = None, workers: int = 2
         raise ValueError(f"the list {folder} would be replaced by its own check: give another out")
     clips = find_clips(folder)
     with ThreadPoolExecutor(workers) as pool:
-        results = list(pool.map(_count, clips))
+        results = list(pool.map(lambda clip: _count(clip, damage), clips))
     broken = tuple(entry for entry in results if isinstance(entry, Broken))
-    whole = [entry for entry in results if isinstance(entry, Clip)]
+    read = [entry for entry in results if isinstance(entry, _Counted)]
+    whole = [entry.clip for entry in read]
     if not whole:
         raise ValueError(
             f"none of {len(clips)} clips in {folder} decodes; the first: {broken[0].reason}"
@@ -192,6 +205,7 @@ def check(folder: str | Path, *, out: str | Path | None = None, workers: int = 2
         frames=sum(clip.frames for clip in whole),
         seconds=sum(clip.frames / clip.fps for clip in whole if clip.fps),
         broken=broken,
+        damaged={entry.clip.name: entry.damaged for entry in read if entry.damaged},
         report=target / "check.json",
         clean=target / "clean.csv",
     )
@@ -199,14 +213,22 @@ def check(folder: str | Path, *, out: str | Path | None = None, workers: int = 2
     return found
 
 
-def _count(clip: Clip) -> Clip | Broken:
+@dataclass(frozen=True, kw_only=True)
+class _Counted:
+    """A clip that decodes, and how many of its frames were left out."""
+
+    clip: Clip
+    damaged: int
+
+
+def _count(clip: Clip, damage: Damage) -> _Counted | Broken:
     """Decode to the end; a stream that stops early or changes size in between raises inside."""
     try:
-        with clip.opened() as path, stream(path) as video:
+        with clip.stream(damage=damage) as video:
             frames = sum(len(part) for part in video)
             if frames == 0:
                 return Broken(name=clip.name, reason="no frame decodes")
-            return measured(clip, frames, video)
+            return _Counted(clip=measured(clip, frames, video), damaged=video.damaged)
     except (OSError, ValueError) as error:
         return Broken(name=clip.name, reason=str(error))
 
@@ -214,7 +236,8 @@ def _count(clip: Clip) -> Clip | Broken:
 def _write_lists(found: Checked, whole: list[Clip]) -> None:
     entries = [{"name": bad.name, "reason": bad.reason} for bad in found.broken]
     report = {"clips": found.clips, "frames": found.frames, "seconds": found.seconds}
-    write_file(found.report, json.dumps({**report, "broken": entries}, indent=1) + "\n")
+    lists = {"broken": entries, "damaged": found.damaged}
+    write_file(found.report, json.dumps({**report, **lists}, indent=1) + "\n")
     with replacing(found.clean) as part, part.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["file", "member", "group", "source", "frames", "fps", "height", "width"])
