@@ -3,6 +3,7 @@
 import io
 from pathlib import Path
 
+import av
 import pytest
 from small_clips import Clip
 
@@ -44,3 +45,19 @@ def test_numbered_names_are_one_file(clip: Clip, tmp_path: Path) -> None:
     assert len(read(path)) == 10
     (tmp_path / "b[1].jpg").write_bytes(path.read_bytes())
     assert len(read(tmp_path / "b[1].jpg")) == 10
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi"])
+def test_a_title_of_other_letters_is_no_damage(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"clip{suffix}"
+    with av.open(str(path), "w") as out:
+        out.metadata["title"] = "TITLE"
+        stream = out.add_stream("mpeg4", rate=10)
+        stream.width = stream.height = 32
+        for _ in range(3):
+            out.mux(stream.encode(av.VideoFrame(32, 32, "yuv420p")))
+        out.mux(stream.encode(None))
+    data = path.read_bytes()
+    assert b"TITLE" in data
+    path.write_bytes(data.replace(b"TITLE", b"\xe4\xffTLE"))  # Latin-1
+    assert len(read(path)) == 3

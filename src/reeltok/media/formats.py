@@ -60,7 +60,13 @@ def open_container(
         "format_whitelist": ",".join(FORMATS) if form is None else form,
     }
     try:
-        return av.open(file, "r", format=form, options={**(options or {}), **allowed})
+        return av.open(
+            file,
+            "r",
+            format=form,
+            options={**(options or {}), **allowed},
+            metadata_errors="replace",  # titles of old files are not UTF-8
+        )
     except (av.FFmpegError, OSError) as error:
         if isinstance(error, OSError) and error.errno != errno.EIO:  # a Matroska header cut off
             raise OSError(f"{name} cannot be read: {error.strerror}") from error
