@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -57,7 +58,7 @@ def test_evaluate_counts_and_goes_on(run: Run, models: Models, clips: Path, ther
     words = ("evaluate", models["discrete"], clips, *WHOLE, "--work", "work")
     first = run(*words)
     assert first.code == 0
-    assert "3 clips (1 broken)" in first.out
+    assert "3 clips in clips (1 broken)" in first.out
     assert "no weights" in first.out
     assert "put alexnet-owt-7be5be79.pth into" in first.out
     assert re.search(r"note: broken.mp4 left out: .*is not a video", first.err)
@@ -82,10 +83,40 @@ def test_compare_makes_one_report(run: Run, models: Models, clips: Path, there: 
     names = [model["name"] for model in page(there / "r")["models"]]
     assert names[:3] == ["discrete", "h264, bits of each clip", "h264, bits of the set"]
     assert names[-2:] == ["resize", "peers_of_a_test:fine"]
+    assert page(there / "r")["judged"] == "3 clips in clips"
     results = sorted((there / "r" / "results").glob("*.json"))
     from_files = run("compare", *results[:2], "--out", "s")
     assert from_files.code == 0
     assert len(page(there / "s")["models"]) == 2
+
+
+def test_models_are_called_by_their_runs(
+    run: Run, models: Models, clips: Path, there: Path
+) -> None:
+    for name in ("a", "b"):
+        shutil.copytree(models["discrete"], there / "runs" / name / "model")
+    words = ("runs/a/model", "runs/b/model", "third=runs/a/model", clips, *WHOLE, "--work", "w")
+    made = run("compare", *words, "--out", "r")
+    assert made.code == 0, made.err
+    assert [model["name"] for model in page(there / "r")["models"]] == ["a", "b", "third"]
+    assert "| a |" in made.out
+    results = sorted((there / "r" / "results").glob("*.json"))
+    again = run("compare", f"mine={results[0]}", results[1], "--out", "s")
+    assert again.code == 0
+    assert page(there / "s")["models"][0]["name"] == "mine"
+
+
+def test_clips_left_out_are_told(run: Run, models: Models, clips: Path, there: Path) -> None:
+    (clips / "broken.mp4").unlink()
+    reeltok.write(moving(17, 240, 256), clips / "large.mp4")
+    words = (models["discrete"], clips, "--work", "w")
+    made = run("compare", *words, "--out", "r")
+    assert made.code == 0, made.err
+    assert (
+        "The protocol leaves out 3 of 4: a.mp4 (40x32 pixels, but 240 are asked for), " in made.out
+    )
+    assert set(page(there / "r")["left_out"]) == {"a.mp4", "b.mp4", "c.mp4"}
+    assert "The protocol leaves out 3 of 4: a.mp4 (" in run("evaluate", *words).out
 
 
 @pytest.mark.parametrize(

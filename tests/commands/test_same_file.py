@@ -76,12 +76,3 @@ def test_what_is_read_is_never_written(run: Run, place: Path, line: str) -> None
 def test_a_copy_may_be_replaced(run: Run, place: Path) -> None:
     words = ("a.mkv", "other-a.mkv", "--model", "model", "--side-by-side", "none", "--force")
     assert run("reconstruct", *words).code == 0
-
-
-def test_a_list_is_not_replaced_by_its_check(run: Run, place: Path) -> None:
-    Path("clean.csv").write_text("file\na.mkv\n")
-    found = run("data", "check", "clean.csv")
-    assert found.code == 2
-    assert "would be replaced" in found.err
-    assert run("data", "check", "clean.csv", "--out", "elsewhere/deep").code == 0
-    assert Path("elsewhere/deep/clean.csv").is_file()

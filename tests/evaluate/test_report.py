@@ -13,7 +13,15 @@ import torch
 from reeltok.evaluate.autoencoders import Function
 from reeltok.evaluate.codecs import Resize, Yardstick, open_codecs
 from reeltok.evaluate.protocols import PROTOCOLS
-from reeltok.evaluate.report import Media, distinct, gather, slug, slug_of, write_report
+from reeltok.evaluate.report import (
+    Media,
+    distinct,
+    gather,
+    model_data,
+    slug,
+    slug_of,
+    write_report,
+)
 from reeltok.evaluate.results import Result
 from reeltok.evaluate.run import evaluate
 from reeltok.evaluate.scores import Judge
@@ -60,6 +68,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Result]]:
     data, out = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("out") / "report"
     for i, name in enumerate(("one", "two")):
         write(Video.of(counter(9, i), fps=10), data / f"{name}.mkv", lossless=True)
+    write(Video.of(counter(5, 2), fps=10), data / "short.mkv", lossless=True)
     judge, media = Judge(metrics=PLAN.metrics), Media(out)
     first = Sized(name="halve", function=halve)
     subjects = [first, Function(name=SECOND, function=lambda x: x * 0.9), Resize()]
@@ -102,6 +111,20 @@ def test_the_folder_is_whole_and_needs_no_network(made: tuple[Path, list[Result]
         Result.load(folder / "results" / f"{slug_of(results[0])}.json").summary
         == results[0].summary
     )
+
+
+def test_it_says_what_was_judged_and_what_left_out(made: tuple[Path, list[Result]]) -> None:
+    folder, results = made
+    data = gather(results, Media(folder), "test")
+    assert data["judged"] == f"2 clips in {results[0].data}"
+    assert results[0].data.startswith("data")
+    assert data["left_out"] == {"short.mkv": "5 frames, but 9 are asked for"}
+    assert "data/eval" not in (folder / "index.html").read_text()
+
+
+def test_codecs_have_one_name_in_table_and_chart(made: tuple[Path, list[Result]]) -> None:
+    codecs = [model_data(r, r.model, {}, Media(made[0]))["codec"] for r in made[1]]
+    assert codecs == ["", "", "", "h264", "h264", "h264"][: len(codecs)]
 
 
 def test_results_of_two_protocols_do_not_share_a_page(
@@ -286,3 +309,71 @@ def test_it_fits_a_phone_and_opens_at_once(browser: Any, made: tuple[Path, list[
     )
     assert tab.evaluate(unnamed) == 0
     tab.close()
+
+
+def labels_of(page: Any) -> list[dict[str, float]]:
+    """Where the chart's labels stand."""
+    script = """() => [...document.querySelectorAll("#rate text")].map((t) => {
+      const {x, y, width, height} = t.getBBox();
+      return {text: t.textContent, x, y, width, height};
+    })"""
+    return page.evaluate(script)
+
+
+@pytest.mark.browser
+def test_labels_of_the_chart_do_not_overlap(page: Any) -> None:
+    page.wait_for_selector("#rate text")
+    found = labels_of(page)
+    texts = [label["text"] for label in found]
+    assert "bits per pixel (logarithmic)" in texts
+    assert any(text.endswith("higher is better") for text in texts)
+    assert not any("libx264" in text for text in texts)
+    assert "h264 at fixed qualities" in texts
+    for i, a in enumerate(found):
+        for b in found[i + 1 :]:
+            apart = (
+                a["x"] + a["width"] <= b["x"] + 1
+                or b["x"] + b["width"] <= a["x"] + 1
+                or a["y"] + a["height"] <= b["y"] + 4  # boxes are higher than their letters
+                or b["y"] + b["height"] <= a["y"] + 4
+            )
+            assert apart, (a, b)
+
+
+@pytest.mark.browser
+def test_every_row_has_a_colour_of_its_own(page: Any) -> None:
+    colours = page.evaluate("() => rows.map(colourOf)")
+    assert len(set(colours)) == len(colours)
+    many = page.evaluate(
+        "() => { while (rows.length < 40) rows.push({}); return rows.map(colourOf); }"
+    )
+    assert len(set(many)) == 40
+
+
+@pytest.mark.browser
+def test_equal_printed_values_are_bold_together(page: Any) -> None:
+    script = """() => {
+      rows[0].values.psnr.mean = 30.001; rows[1].values.psnr.mean = 30.004; fillTable();
+      const place = columns.indexOf("psnr") + 1;
+      return [...document.querySelectorAll("#table tbody tr")].map((r) => r.cells[place])
+        .map((c) => [c.firstChild.textContent, c.className]);
+    }"""
+    found = page.evaluate(script)
+    assert found[0] == found[1] == ["30.00", "best"]
+
+
+@pytest.mark.browser
+def test_slow_speeds_are_not_zero(page: Any) -> None:
+    assert page.evaluate("() => said('encode_fps', 0.0312)") == "0.031"
+    assert page.evaluate("() => said('encode_fps', 31.24)") == "31.2"
+
+
+@pytest.mark.browser
+def test_wide_tables_use_the_window(page: Any) -> None:
+    script = """() => {
+      const wide = document.getElementById("table").parentElement;
+      return [wide.clientWidth, wide.scrollWidth, window.innerWidth];
+    }"""
+    page.set_viewport_size({"width": 1800, "height": 900})
+    shown, needed, window = page.evaluate(script)
+    assert shown >= min(needed, window - 120)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from reeltok.evaluate.protocols import PROTOCOLS, Protocol
-from reeltok.evaluate.results import METRICS, Result, describe, tabulate
+from reeltok.evaluate.results import METRICS, Result, describe, note_left_out, printed, tabulate
 from reeltok.evaluate.scores import DEFAULT_METRICS, FRAME_METRICS, ClipScore, Scores, difference
 
 SHARED = PROTOCOLS["shared-eval"]
@@ -136,3 +136,20 @@ def test_means_are_over_the_clips_that_all_have() -> None:
 def test_protocols_of_ones_own_are_possible() -> None:
     own = Protocol(name="mine", data="my clips", source="me", frames=9)
     assert tabulate([result(protocol=own)]).protocol == own
+
+
+def test_small_values_keep_two_digits() -> None:
+    assert printed("encode_fps", 0.031) == "0.031"
+    assert printed("encode_fps", 0.0312345) == "0.031"
+    assert printed("encode_fps", 12.34) == "12.3"
+    assert printed("encode_fps", 0.0) == "0.0"
+    assert printed("psnr", 31.237) == "31.24"
+    assert printed("peak_bytes_of_something", 324882432.0) == "324,882,432"
+
+
+def test_clips_left_out_stand_below_the_table() -> None:
+    some = {f"{i}.mp4": "3 frames, but 17 are asked for" for i in range(12)}
+    (line,) = note_left_out(some, 4)
+    assert line.startswith("The protocol leaves out 12 of 16: 0.mp4 (3 frames, but 17 are asked")
+    assert line.endswith(", 2 more.")
+    assert note_left_out({}, 4) == []

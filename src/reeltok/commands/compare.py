@@ -16,6 +16,7 @@ from reeltok.commands.report import Report, note
 if TYPE_CHECKING:
     from reeltok.evaluate.clips import Clip
     from reeltok.evaluate.codecs import Yardstick
+    from reeltok.evaluate.labels import Labelled
     from reeltok.evaluate.protocols import Protocol
     from reeltok.evaluate.report import Media
     from reeltok.evaluate.results import Result
@@ -51,32 +52,43 @@ def compare(
     """Judge tokenizers and peers on the same clips, and write a report with moving pictures.
 
     MODEL is a preset, a folder, a repository, or a result that `evaluate --out` wrote; where all
-    are results, no DATA is needed. Codecs are matched to the bits of the first MODEL, in two ways:
+    are results, no DATA is needed. A folder is called by its run (runs/a/model is "a");
+    LABEL=MODEL calls it otherwise. Codecs are matched to the bits of the first MODEL, in two ways:
     every clip at its bits, and one quality for the set; points of their curves stand beside.
     """
-    names, data = split_words(what)
+    words, data = split_words(what)
     check_report(out, force=force)
+    from reeltok.evaluate.labels import label_models
     from reeltok.evaluate.protocols import find_protocol
     from reeltok.evaluate.report import Media
-    from reeltok.evaluate.results import Result
     from reeltok.evaluate.run import place
 
     plan, media = find_protocol(protocol), Media(out)
-    check_names(names, peer or (), weights)
+    named = label_models(words)
+    check_names([each.source for each in named], peer or (), weights)
     kept = None if again else judging.place_work(work)
     sample = plan.latent == "sample"
-    results = [Result.load(name) for name in names if name.endswith(".json")]
+    results = [load_result(each, words) for each in named if each.source.endswith(".json")]
     with judging.ranks():
         if data is not None:
             run = Comparison(plan, data, media, device, root, kept, max_broken)
-            for name in names:
-                if not name.endswith(".json"):
-                    own = judging.open_own(name, weights, device, dtype, chunk, tile, sample=sample)
+            for each in named:
+                if not each.source.endswith(".json"):
+                    how = (weights, device, dtype, chunk, tile)
+                    own = judging.open_own(each.source, *how, sample=sample, label=each.label)
                     results.append(run.judge(own))
             results += run.judge_peers(peer or (), results)
         if place()[0] > 0:
             return Report(data={}, text="")
         return report_on(results, out, media)
+
+
+def load_result(named: "Labelled", words: list[str]) -> "Result":
+    """The result of a file, called as it was asked for."""
+    from reeltok.evaluate.results import Result
+
+    result = Result.load(named.source)
+    return result if named.source in words else replace(result, model=named.label)
 
 
 def check_names(names: list[str], peers: Iterable[str], weights: str | None) -> None:

@@ -13,7 +13,7 @@ from reeltok.commands.encode import Coding, Cut, encode_file
 from reeltok.commands.files import Job, check_free, check_place
 from reeltok.commands.progress import Progress
 from reeltok.commands.reconstruct import Clock, labels, watched
-from reeltok.commands.report import Report, facts, plain
+from reeltok.commands.report import Report, facts, plain, rate
 from reeltok.commands.side_by_side import Comparison, Shown
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def told(record: dict[str, Any]) -> str:
     """The record as a table for people."""
     frames = record["frames"]
     rates = {
-        stage: f"{seconds:.2f} s, {frames / seconds:.1f} frames per second"
+        stage: f"{seconds:.2f} s, {rate(frames, seconds)} frames per second"
         for stage, seconds in record["seconds"].items()
     }
     said = {

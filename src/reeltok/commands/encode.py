@@ -17,7 +17,7 @@ from reeltok.commands.files import (
     summarize,
 )
 from reeltok.commands.progress import Progress
-from reeltok.commands.report import Report, note, note_all, plain
+from reeltok.commands.report import Report, note, note_all, plain, rate
 
 if TYPE_CHECKING:
     from reeltok.reel import Reel
@@ -207,4 +207,5 @@ def told(record: dict[str, Any]) -> str:
             f", {plain(record['tokens'])} {of} by {record['model']}\n"
             f"{record['bits_per_pixel']:.4f} bits per pixel, {record['bytes']:,} bytes"
         )
-    return f"{what}\n{record['seconds']:.2f} s, {record['rate']:.1f} frames per second"
+    speed = rate(record["frames"], record["seconds"])
+    return f"{what}\n{record['seconds']:.2f} s, {speed} frames per second"

@@ -96,12 +96,14 @@ def open_own(
     tile: int | None,
     *,
     sample: bool = False,
+    label: str | None = None,
 ) -> Any:
-    """A tokenizer of ours as a subject."""
+    """A tokenizer of ours as a subject, called by its run unless `label` says how."""
+    from reeltok.evaluate.labels import label_models
     from reeltok.evaluate.subjects import Own
 
     tokenizer = given.open_model(model, weights=weights, device=device, dtype=dtype)
-    name = Path(model).name if Path(model).is_dir() else model
+    name = label or label_models([model])[0].label
     trained = weights != "random"
     return Own(
         tokenizer=tokenizer, name=name, trained=trained, chunk=chunk, tile=tile, sample=sample
@@ -166,11 +168,11 @@ def flat(result: "Result") -> dict[str, Any]:
 
 def told(result: "Result") -> str:
     """A result for people: a metric a line."""
-    from reeltok.evaluate.results import describe
+    from reeltok.evaluate.results import describe, describe_data, note_left_out, printed
 
     lines = [
         f"{result.model} under {result.protocol.name} (version {result.protocol.version}): "
-        f"{len(result.clips)} clips" + counted(result),
+        f"{describe_data([result], len(result.clips))}" + counted(result),
         "",
     ]
     rows = [(key, value.mean, value.low, value.high) for key, value in result.summary.items()]
@@ -178,13 +180,15 @@ def told(result: "Result") -> str:
     width = max(len(key) for key in (*(row[0] for row in rows), *result.missing))
     for key, mean, low, high in rows:
         metric = describe(key)
-        shown = f"{mean:.{metric.digits}f}" if metric.definition else plain(mean)
-        interval = "" if low is None else f"  [{low:.{metric.digits}f}, {high:.{metric.digits}f}]"
+        shown = printed(key, mean) if metric.definition else plain(mean)
+        ends = "" if low is None or high is None else f"{printed(key, low)}, {printed(key, high)}"
+        interval = f"  [{ends}]" if ends else ""
         better = f"  {metric.better} is better" if metric.better else ""
         lines.append(f"{key:<{width}}  {shown:>10} {metric.unit:<3}{interval}{better}".rstrip())
     for why in sorted(set(result.missing.values())):
         names = [key for key, reason in result.missing.items() if reason == why]
         lines += [f"{key:<{width}}  no weights" for key in names] + [f"  ({why})"]
+    lines += ["", *left] if (left := note_left_out(result.left_out, len(result.clips))) else []
     return "\n".join(lines)
 
 

@@ -6,6 +6,8 @@ from threading import Event, Lock
 from types import TracebackType
 from typing import Any
 
+from reeltok.commands.report import rate
+
 PATIENCE = 2.0  # seconds before a bar appears
 
 
@@ -35,7 +37,7 @@ class Progress:
             if self._bar is None and self.seconds > PATIENCE and sys.stderr.isatty():
                 self._bar = _start_bar(self.what, self.files)
             if self._bar is not None:
-                told = f"{self.frames:,} frames, {self.rate:.1f} per second"
+                told = f"{self.frames:,} frames, {rate(self.frames, self.seconds)} per second"
                 self._bar.update(0, completed=self.done, told=told)
 
     def finish_file(self) -> None:

@@ -16,7 +16,7 @@ from reeltok.commands.decode import counted, only_videos
 from reeltok.commands.encode import Coding, Cut
 from reeltok.commands.files import PIPE, Job, check_free, check_place, plan_files
 from reeltok.commands.progress import Progress
-from reeltok.commands.report import Report, count, facts, note, note_all, plain, table
+from reeltok.commands.report import Report, count, facts, note, note_all, plain, rate, table
 from reeltok.commands.side_by_side import PICTURES, Comparison, Shown, also_beside
 
 if TYPE_CHECKING:
@@ -246,7 +246,11 @@ def told(record: dict[str, Any]) -> str:
         "SSIM": "frames are too small" if record["ssim"] is None else f"{record['ssim']:.4f}",
     }
     rows = [
-        {"stage": stage, "seconds": round(spent, 2), "frames per second": round(frames / spent, 1)}
+        {
+            "stage": stage,
+            "seconds": round(spent, 2),
+            "frames per second": float(rate(frames, spent)),
+        }
         for stage, spent in [*seconds.items(), ("total", sum(seconds.values()))]
     ]
     return f"{facts(said)}\n\n{table(rows)}"

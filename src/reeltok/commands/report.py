@@ -97,6 +97,12 @@ def left_out(name: str, why: str) -> str:
     return f"left out: {why}" if name in why else f"{name} left out: {why}"
 
 
+def rate(frames: float, seconds: float) -> str:
+    """Frames per second for people: one decimal, or two digits that count where it is slow."""
+    value = frames / max(seconds, 1e-9)
+    return f"{value:.1f}" if value >= 1 else f"{value:.2g}"
+
+
 def lost(keys: Sequence[str]) -> list[str]:
     """The line that says which keys of a checkpoint were dropped, by their first names, if any."""
     counts = Counter(key.split(".")[0] for key in keys)

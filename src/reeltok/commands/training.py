@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reeltok.commands import options as given
-from reeltok.commands.report import Report, facts, note
+from reeltok.commands.report import Report, facts, note, rate
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -104,7 +104,7 @@ def try_two_steps(recipe: "AnyRecipe", device: str | None) -> Report:
         "trained parameters": found["parameters"],
         "memory": f"{found['memory_gb']:.2f} GB",
         "speed": f"{found['steps_per_second']:.2f} steps, "
-        f"{found['frames_per_second']:.1f} frames per second",
+        f"{rate(found['frames_per_second'], 1)} frames per second",
         "all steps": f"{recipe.loop.schedule.steps:,} in about {hours:.1f} hours",
     }
     return Report(data={**found, "recipe": json.loads(as_json(recipe))}, text=facts(said))

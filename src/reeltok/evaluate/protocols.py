@@ -53,7 +53,7 @@ class Protocol:
 
 _SHARED = Protocol(
     name="shared-eval",
-    data="data/eval, the clips of 17 frames and 240 pixels or more",
+    data="any videos of 17 frames and 240 pixels or more",
     source="this project",
     frames=17,
     short="skip",
@@ -91,7 +91,7 @@ _ALL = (
     replace(
         _SHARED,
         name="shared-eval-whole",
-        data="data/eval, 23 clips",
+        data="any videos",
         frames=None,
         window="whole",
         short="fill",

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from reeltok.evaluate.clips import Clip
+from reeltok.evaluate.codecs import CODERS
 from reeltok.evaluate.published import PUBLISHED
-from reeltok.evaluate.results import METRICS, Result, describe, tabulate
+from reeltok.evaluate.results import METRICS, Result, all_left_out, describe, tabulate
 from reeltok.evaluate.scores import difference
 from reeltok.evaluate.subjects import Subject, Trial
 from reeltok.files import digest, replacing, write_file
@@ -181,6 +182,8 @@ def gather(results: Sequence[Result], media: Media, title: str) -> dict[str, Any
         "title": title,
         "original": ORIGINAL,
         "protocol": asdict(table.protocol),
+        "judged": table.judged,
+        "left_out": all_left_out(results),
         "clips": [clips[name] for name in sorted(clips)],
         "common": table.clips,
         "models": models,
@@ -230,6 +233,7 @@ def model_data(
         "kind": result.kind,
         "role": result.settings.get("role", ""),
         "class": class_of(result),
+        "codec": codec_of(result),
         "weights": result.weights,
         "trained": result.settings.get("trained", True),
         "settings": result.settings,
@@ -245,6 +249,12 @@ def model_data(
         "maps": maps,
         "counts": media.counts(mine, slugs.values()),
     }
+
+
+def codec_of(result: Result) -> str:
+    """What a codec is called in tables: h264, where its encoder is libx264; "" for others."""
+    encoder = result.settings.get("encoder", "")
+    return next((key for key, coder in CODERS.items() if coder.encoder == encoder), "")
 
 
 def class_of(result: Result) -> str:

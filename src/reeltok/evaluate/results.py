@@ -132,6 +132,7 @@ class Result:
 
     model: str
     kind: Kind
+    data: str = ""  # what was judged: the name of its folder or list; "" in older results
     weights: str | None  # sha256; None where there are none (codecs), or where they are random
     protocol: Protocol
     causal: bool = True  # which of the protocol's clip lengths
@@ -239,6 +240,7 @@ class Table:
     """Results side by side, under one protocol and over the same clips."""
 
     protocol: Protocol
+    judged: str  # such as "3 clips in mine"
     clips: int
     columns: list[str]
     rows: list[Row]
@@ -252,16 +254,27 @@ class Table:
             " | ".join([row.model, *(_cell(row, column) for column in self.columns)])
             for row in self.rows
         ]
-        title = f"{self.protocol.name} (version {self.protocol.version}), {self.clips} clips"
+        title = f"{self.protocol.name} (version {self.protocol.version}), {self.judged}"
         return "\n".join([title, "", *(f"| {line} |" for line in lines), "", *self.notes]).rstrip()
+
+
+def printed(key: str, value: float) -> str:
+    """A metric's value with its digits; with two that count where those would leave fewer."""
+    metric = describe(key)
+    if not metric.definition and abs(value) >= 1000:
+        return f"{value:,.0f}"
+    if 0 < abs(value) < 10.0 ** (1 - metric.digits):
+        return f"{value:.2g}"
+    return f"{value:.{metric.digits}f}"
 
 
 def _cell(row: Row, column: str) -> str:
     if column in row.values:
-        value, digits = row.values[column], describe(column).digits
+        value = row.values[column]
         if value.low is None or value.high is None:
-            return f"{value.mean:.{digits}f}"
-        return f"{value.mean:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
+            return printed(column, value.mean)
+        low, high = printed(column, value.low), printed(column, value.high)
+        return f"{printed(column, value.mean)} [{low}, {high}]"
     return "no weights" if column in row.missing else "-"
 
 
@@ -294,10 +307,38 @@ def tabulate(results: Sequence[Result], columns: Iterable[str] | None = None) ->
     notes = [f"{key}: {why}" for key, why in _first_reasons(results).items()]
     if not whole:
         notes.append(f"Means are over the {len(common)} clips that every model has a score for.")
+    notes += note_left_out(all_left_out(results), len(common))
     wanted = list(columns) if columns is not None else list(dict.fromkeys(present))
     return Table(
-        protocol=results[0].protocol, clips=len(common), columns=wanted, rows=rows, notes=notes
+        protocol=results[0].protocol,
+        judged=describe_data(results, len(common)),
+        clips=len(common),
+        columns=wanted,
+        rows=rows,
+        notes=notes,
     )
+
+
+def describe_data(results: Sequence[Result], clips: int) -> str:
+    """What was judged, in words: how many clips, and of which folders or lists."""
+    names = list(dict.fromkeys(result.data for result in results if result.data))
+    where = f" in {', '.join(names)}" if names else ""
+    return f"{clips} clip{'' if clips == 1 else 's'}{where}"
+
+
+def all_left_out(results: Sequence[Result]) -> dict[str, str]:
+    """The clips that the protocol's rule left out for any of the results, and why."""
+    return {name: why for result in results for name, why in result.left_out.items()}
+
+
+def note_left_out(left_out: Mapping[str, str], clips: int, *, most: int = 10) -> list[str]:
+    """The line that names clips left out beside `clips` that were judged, if there are any."""
+    if not left_out:
+        return []
+    shown = [f"{name} ({why})" for name, why in [*left_out.items()][:most]]
+    more = [f"{len(left_out) - most} more"] if len(left_out) > most else []
+    total = clips + len(left_out)
+    return [f"The protocol leaves out {len(left_out)} of {total}: {', '.join(shown + more)}."]
 
 
 def check_comparable(first: Result, second: Result) -> None:

@@ -127,7 +127,8 @@ def evaluate(
     if not subject.trained:
         judge = Judge(metrics=(), missing=dict.fromkeys(plan.metrics, RANDOM))
     found = clips(plan, data, root=root, causal=subject.causal, shard=place(), held=held)
-    run = Run(subject, plan, judge, Shelf(work, subject, plan, judge), found)
+    name = Path(data).resolve().name
+    run = Run(subject, plan, judge, Shelf(work, subject, plan, judge), found, data=name)
     for clip in found:
         try:
             again = run.take(clip, keep, kept)
@@ -144,10 +145,17 @@ class Run:
     """A run on its way: what was scored, counted and measured so far, on this process."""
 
     def __init__(
-        self, subject: Subject, plan: Protocol, judge: Judge, shelf: Shelf, found: Clips
+        self,
+        subject: Subject,
+        plan: Protocol,
+        judge: Judge,
+        shelf: Shelf,
+        found: Clips,
+        *,
+        data: str = "",
     ) -> None:
         self.subject, self.plan, self.judge = subject, plan, judge
-        self.shelf, self.found = shelf, found
+        self.shelf, self.found, self.data = shelf, found, data
         self.scores = Scores(judge.missing)
         self.usage = None if subject.vocabulary is None else Usage(subject.vocabulary)
         self.facts: dict[str, float] | None = None
@@ -237,6 +245,7 @@ class Run:
             scores,
             model=self.subject.name,
             kind=self.subject.kind,
+            data=self.data,
             weights=self.subject.weights,
             protocol=self.plan,
             causal=self.subject.causal,

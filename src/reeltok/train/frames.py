@@ -18,7 +18,7 @@ from torch import Tensor
 
 from reeltok.data.clip import Clip
 from reeltok.data.find import find_clips
-from reeltok.files import digest, replacing, same_file, write_file
+from reeltok.files import digest, replacing, write_file
 from reeltok.media.decode import Damage
 from reeltok.media.timing import Plan
 from reeltok.train.clips import DataConfig
@@ -188,8 +188,6 @@ def check(
     """
     folder = Path(folder)
     target = Path(out) if out else (folder if folder.is_dir() else folder.parent)
-    if same_file(target / "clean.csv", folder):
-        raise ValueError(f"the list {folder} would be replaced by its own check: give another out")
     clips = find_clips(folder)
     with ThreadPoolExecutor(workers) as pool:
         results = list(pool.map(lambda clip: _count(clip, damage), clips))

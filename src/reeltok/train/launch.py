@@ -61,6 +61,7 @@ def train(
         require_shares(recipe, at.world)
         require_windows(recipe, first=last_checkpoint(out).step if resume else 0)
         tokenizer = build(recipe)
+        tokenizer.name = out.resolve().name  # its own: these weights are not the preset's
         if make_task is None:
             require_groups(recipe, tokenizer)
         source = open_source(recipe, data, out, at)

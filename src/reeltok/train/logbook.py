@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 FIRST = frozenset((1, 2, 5, 10, 20))  # logged whatever the interval, so that a run shows life early
 MOST_STEPS = 2**53  # what a curve can show
+TIMES = ("seconds", "waited")  # numbers of a line that say how fast, not how well
 Line = dict[str, Any]
 
 
@@ -181,18 +182,33 @@ def draw_runs(run: str | Path, png: str | Path | None = None) -> Path:
     import matplotlib.figure  # not pyplot: no window, no state
 
     curves = gather_curves(lines)
+    times = {name: curves.pop(name) for name in TIMES if name in curves}
     rows = math.ceil(len(curves) / 3)
-    figure = matplotlib.figure.Figure(figsize=(12, 2.6 * rows), layout="constrained")
+    heights = [2.6] * rows + [1.1] * bool(times)
+    figure = matplotlib.figure.Figure(figsize=(12, sum(heights) or 1), layout="constrained")
+    grid = figure.add_gridspec(len(heights) or 1, 6, height_ratios=heights or None)
+    wide = 6 // min(3, len(curves) or 1)
     for number, (name, points) in enumerate(curves.items()):
-        axes = figure.add_subplot(rows, min(3, len(curves)), number + 1)
-        axes.plot(*zip(*points, strict=True), linewidth=1)
-        axes.set_title(name, fontsize=9)
-        axes.tick_params(labelsize=7)
-        axes.grid(alpha=0.3)
+        row, column = divmod(number, 3)
+        axes = figure.add_subplot(grid[row, column * wide : (column + 1) * wide])
+        draw_curves(axes, {name: points}, name)
+    if times:  # what a step takes: less in view than what it learns
+        draw_curves(figure.add_subplot(grid[rows, :]), times, "seconds of a step")
     target = Path(png) if png else run / "curves.png"
     with replacing(target) as part:
         figure.savefig(part, dpi=110)
     return target
+
+
+def draw_curves(axes: Any, curves: Mapping[str, list[tuple[int, float]]], title: str) -> None:
+    """Curves over the steps under one title; several with their names."""
+    for name, points in curves.items():
+        axes.plot(*zip(*points, strict=True), linewidth=1, label=name)
+    if len(curves) > 1:
+        axes.legend(fontsize=7, loc="upper right")
+    axes.set_title(title, fontsize=9)
+    axes.tick_params(labelsize=7)
+    axes.grid(alpha=0.3)
 
 
 def gather_curves(lines: list[Line]) -> dict[str, list[tuple[int, float]]]:

@@ -5,7 +5,12 @@ const DATA = JSON.parse(document.getElementById("data").textContent);
 const el = (id) => document.getElementById(id);
 const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#8a5bd6", "#7f7f7f"];
 const rows = DATA.models.filter((model) => model.role !== "curve");
-const colourOf = (model) => COLOURS[DATA.models.indexOf(model) % COLOURS.length];
+
+/* A colour for each row, never one for two: behind the chosen ones, hues far from the last. */
+function colourOf(model) {
+  const i = rows.indexOf(model);
+  return COLOURS[i] ?? `hsl(${Math.round((i * 137.5) % 360)} 65% 42%)`;
+}
 
 function make(tag, text, more = {}) {
   const node = document.createElement(tag);
@@ -24,7 +29,10 @@ function draw(tag, more = {}, text) {
 function said(key, value) {
   if (value === undefined || value === null) return "–";
   const metric = DATA.metrics[key];
-  if (metric && metric.definition) return value.toFixed(metric.digits);
+  if (metric && metric.definition) {
+    const small = value && Math.abs(value) < 10 ** (1 - metric.digits); // two digits that count
+    return small ? String(Number(value.toPrecision(2))) : value.toFixed(metric.digits);
+  }
   return Math.abs(value) >= 1000 ? value.toLocaleString("en", { maximumFractionDigits: 0 })
     : String(Number(value.toPrecision(4)));
 }
@@ -47,7 +55,7 @@ function fillTable() {
     head.append(cell);
   }
   for (const model of sorted()) body.append(rowOf(model));
-  const caption = make("caption", `${DATA.common} clips`);
+  const caption = make("caption", DATA.judged);
   table.replaceChildren(caption, make("thead"), body);
   table.tHead.append(head);
   sayWhetherThereIsMore();
@@ -69,7 +77,7 @@ function rowOf(model) {
       cell.textContent = model.missing[key] ? "no weights" : "–";
       if (model.missing[key]) cell.title = model.missing[key];
     }
-    if (value && best(key) === value.mean && rows.length > 1) cell.className = "best";
+    if (value && rows.length > 1 && said(key, best(key)) === said(key, value.mean)) cell.className = "best";
     row.append(cell);
   }
   return row;
@@ -78,7 +86,7 @@ function rowOf(model) {
 function best(key) {
   const better = DATA.metrics[key].better;
   const found = rows.filter((model) => model.values[key]).map((model) => model.values[key].mean);
-  if (!better || !found.length) return NaN;
+  if (!better || !found.length) return null;
   return better === "higher" ? Math.max(...found) : Math.min(...found);
 }
 
@@ -147,7 +155,7 @@ function points(metric) {
 
 function fillRate() {
   const metric = el("metric").value, found = points(metric), svg = el("rate");
-  const right = 130, [w, h, left, low] = [Math.min(720, Math.max(340, svg.parentElement.clientWidth)), 400, 40, 40];
+  const right = 20, [w, h, left, low] = [Math.min(900, Math.max(340, svg.parentElement.clientWidth)), 440, 48, 48];
   svg.setAttribute("viewBox", `0 0 ${w} ${h}`);
   svg.replaceChildren();
   if (!found.length) return;
@@ -155,31 +163,61 @@ function fillRate() {
   const span = (v) => { const a = Math.min(...v), b = Math.max(...v), d = (b - a || 1) * 0.08; return [a - d, b + d]; };
   const [x0, x1] = span(xs), [y0, y1] = span(ys);
   const X = (v) => left + ((Math.log10(v) - x0) / (x1 - x0)) * (w - left - right);
-  const Y = (v) => h - low - ((v - y0) / (y1 - y0)) * (h - low - 16);
+  const Y = (v) => h - low - ((v - y0) / (y1 - y0)) * (h - low - 34), labels = [];
   for (const v of ticks(y0, y1)) svg.append(draw("path", { d: `M${left} ${Y(v)}H${w - right}`, class: "axis" }),
     draw("text", { x: left - 6, y: Y(v) + 4, "text-anchor": "end" }, String(v)));
   for (const u of decades(x0, x1)) svg.append(draw("path", { d: `M${X(u)} ${h - low}v5`, class: "axis" }),
     draw("text", { x: X(u), y: h - low + 18, "text-anchor": "middle" }, String(u)));
-  svg.append(draw("text", { x: left, y: h - 6 }, `bits per pixel (logarithmic) against ${metric}`));
+  const { unit, better } = DATA.metrics[metric];
+  svg.append(draw("text", { x: (left + w - right) / 2, y: h - 8, "text-anchor": "middle" }, "bits per pixel (logarithmic)"),
+    draw("text", { x: 2, y: 14 }, `${metric}${unit ? ` (${unit})` : ""}${better ? `, ${better} is better` : ""}`));
   const families = {};
   for (const point of found) {
-    if (["curve", "set"].includes(point.model.role)) (families[point.model.settings.encoder] ??= []).push(point);
+    if (["curve", "set"].includes(point.model.role)) (families[point.model.codec || point.model.name] ??= []).push(point);
   }
-  Object.entries(families).forEach(([name, line], i) => {
+  for (const [name, line] of Object.entries(families)) {
     line.sort((a, b) => a.x - b.x);
-    const twin = rows.find((m) => m.role === "clip" && m.settings.encoder === name), end = line[line.length - 1];
-    const colour = twin ? colourOf(twin) : COLOURS[(i + 3) % COLOURS.length];
-    svg.append(draw("path", { d: "M" + line.map((p) => `${X(p.x)} ${Y(p.y.mean)}`).join("L"), fill: "none", stroke: colour, "stroke-width": 2 }),
-      draw("text", { x: X(end.x) + 6, y: Y(end.y.mean) + 4 }, name));
+    const twin = rows.find((m) => m.role === "clip" && m.codec === name) ?? rows.find((m) => m.codec === name);
+    const colour = twin ? colourOf(twin) : "var(--quiet)", end = line[line.length - 1];
+    svg.append(draw("path", { d: "M" + line.map((p) => `${X(p.x)} ${Y(p.y.mean)}`).join("L"), fill: "none", stroke: colour, "stroke-width": 2 }));
     line.forEach((p) => svg.append(dot(p, X, Y, colour, 2.5)));
-  });
+    labels.push({ x: X(end.x), y: Y(end.y.mean), text: `${name} at fixed qualities`, colour });
+  }
   for (const point of found.filter((p) => !["curve", "set"].includes(p.model.role))) {
     const colour = colourOf(point.model), [x, y] = [X(point.x), Y(point.y.mean)];
     if (point.y.low !== null) svg.append(draw("path", { d: `M${x} ${Y(point.y.low)}V${Y(point.y.high)}`, stroke: colour }));
-    svg.append(dot(point, X, Y, colour, 5), draw("text", { x: x + 8, y: y - 6 }, point.model.name));
+    svg.append(dot(point, X, Y, colour, 5));
+    labels.push({ x, y, text: point.model.name, colour });
   }
+  place(svg, labels, { left, right: w - right, top: 20, low: h - low });
   el("rate-said").textContent = `${metric} at bits per pixel: ` + found.map((p) =>
     `${p.model.name} ${said(metric, p.y.mean)} at ${p.x.toFixed(4)}`).join("; ") + ".";
+}
+
+/* Put labels beside their points, apart from one another and inside the box; a line leads to those far off. */
+function place(svg, labels, box) {
+  const taken = labels.map(({ x, y }) => [x - 6, y - 6, x + 6, y + 6]), high = 14;
+  const free = ([a, b, c, d]) => a >= box.left && c <= box.right && b >= box.top && d <= box.low &&
+    taken.every(([p, q, r, s]) => c <= p || a >= r || d <= q || b >= s);
+  for (const { x, y, text, colour } of labels.sort((a, b) => a.y - b.y)) {
+    const node = svg.appendChild(draw("text", {}, text)), wide = node.getComputedTextLength();
+    const most = box.right - box.left, spots = [];
+    for (let far = 0; far < 24; far += 1) {
+      for (const side of far ? [-1, 1] : [0]) {
+        const top = y - high / 2 + side * far * (high / 2 + 1);
+        for (const start of [x + 9, x - 9 - wide, x - wide / 2]) {
+          const from = Math.min(Math.max(start, box.left), Math.max(box.left, box.left + most - wide));
+          spots.push([from, top, from + wide, top + high]);
+        }
+      }
+    }
+    const spot = spots.find(free) ?? spots[0], [a, b, c, d] = spot;
+    taken.push(spot);
+    node.setAttribute("x", a);
+    node.setAttribute("y", d - 3);
+    const [px, py] = [Math.min(Math.max(x, a), c), Math.min(Math.max(y, b), d)];
+    if (Math.hypot(px - x, py - y) > 14) svg.insertBefore(draw("path", { d: `M${x} ${y}L${px} ${py}`, stroke: colour, "stroke-opacity": 0.6 }), node);
+  }
 }
 
 /* Round numbers between two ends, about five; and between two powers of ten. */
@@ -336,6 +374,14 @@ function fillHistogram() {
     `${model.settings.vocabulary.toLocaleString("en")}` + (used ? `; ${(100 * used.mean).toFixed(1)} % used, perplexity ${said("perplexity", spread.mean)}` : "");
 }
 
+function fillLeftOut() {
+  const left = Object.entries(DATA.left_out);
+  el("left-out").hidden = !left.length;
+  if (!left.length) return;
+  el("left-out").replaceChildren(make("summary", `${left.length} more left out by the protocol`), make("ul"));
+  el("left-out").lastChild.append(...left.map(([clip, why]) => make("li", `${clip}: ${why}`)));
+}
+
 function options(id, names, chosen) {
   el(id).replaceChildren(...names.map((name) => make("option", name, { value: name })));
   if (chosen !== undefined) el(id).value = chosen;
@@ -344,7 +390,8 @@ function options(id, names, chosen) {
 function begin() {
   const { name, version, data } = DATA.protocol;
   el("title").textContent = DATA.title;
-  el("protocol").textContent = `Protocol ${name}, version ${version}: ${data}. ${DATA.made}`;
+  el("protocol").textContent = `Judged on ${DATA.judged}. Protocol ${name}, version ${version}, made for: ${data}. ${DATA.made}`;
+  fillLeftOut();
   el("machine").textContent = Object.entries(DATA.machine).map(([key, value]) => `${key} ${value}`).join(", ");
   el("notes").replaceChildren(...DATA.notes.map((note) => make("li", note)),
     ...DATA.models.flatMap((m) => Object.entries(m.broken).map(([clip, why]) => make("li", `${clip} is broken for ${m.name}: ${why}`))));
