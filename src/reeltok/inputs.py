@@ -150,7 +150,8 @@ def check_tokens(tokens: Tokens | Reel, tokenizer: Coder) -> None:
     if tokens.weights is not None and tokens.weights not in (tokenizer.hash(), *tokenizer.reads):
         raise ValueError(
             f"these tokens come from {tokens.model!r} with other weights "
-            f"({tokens.weights[:12]}, here {tokenizer.hash()[:12]}): load those"
+            f"({tokens.weights[:12]}, here {tokenizer.hash()[:12]}): load the model that has "
+            "them (--model FOLDER, or reeltok.load(FOLDER))"
         )
     if latents is not None:
         check_latents(latents)

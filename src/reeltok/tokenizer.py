@@ -364,22 +364,7 @@ class Tokenizer(nn.Module):
 
     def _check(self, tokens: Tokens | Reel) -> None:
         """ValueError unless this tokenizer can have made `tokens`."""
-<<<<<<< HEAD
         check_tokens(tokens, self)
-=======
-        spec = self.spec
-        if tokens.vocabulary != spec.vocabulary:
-            raise ValueError(
-                f"{self.name} has a vocabulary of {spec.vocabulary}, these tokens come from "
-                f"{tokens.model!r} with {tokens.vocabulary}: load that tokenizer"
-            )
-        if tokens.weights is not None and tokens.weights not in (self.hash(), *self.reads):
-            raise ValueError(
-                f"these tokens come from {tokens.model!r} with other weights "
-                f"({tokens.weights[:12]}, here {self.hash()[:12]}): load the model that "
-                "has them (--model FOLDER, reeltok.load(FOLDER))"
-            )
->>>>>>> 159f98c (Say what was judged and what was left out; call models by their runs; labels, colours and slow speeds that can be read)
 
     def _gradient(self, x: Tensor) -> AbstractContextManager[None]:
         asked = self.training or x.requires_grad
