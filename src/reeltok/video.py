@@ -354,7 +354,7 @@ def write(
         for part in parts:
             if not begun:
                 varying = part.times is not None and fps is None
-                sink.begin(_shape(part, fps or part.fps, varying))
+                sink.begin(Shape.of(part, fps or part.fps, varying))
                 begun = True
             times, spans = moments(part if varying else replace(part, times=None))
             for picture, time, seconds in zip(part.frames.numpy(), times, spans, strict=True):
@@ -393,16 +393,3 @@ def moments(part: Video) -> tuple[list[float | None], list[float | None]]:
     times = part.times.tolist()
     last = part.last or (1 / part.fps if part.fps else 0.0)
     return times, [*(b - a for a, b in pairwise(times)), last]
-
-
-def _shape(first: Video, fps: float | None, varying: bool) -> Shape:
-    return Shape(
-        height=first.height,
-        width=first.width,
-        fps=fps,
-        varying=varying,
-        colour=first.colour,
-        start=first.start,
-        aspect=first.aspect,
-        silenced=first.sound and f"the {first.sound} sound of {first.source or 'the original'}",
-    )

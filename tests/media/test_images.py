@@ -109,6 +109,17 @@ def test_animated_webp(tmp_path: Path, durations: list[int]) -> None:
         read(path)
 
 
+def test_animated_avif(tmp_path: Path) -> None:
+    path = tmp_path / "a.avif"
+    first, *rest = pictures(3)
+    try:
+        first.save(path, save_all=True, append_images=rest, duration=100)
+    except (KeyError, OSError):
+        pytest.skip("this Pillow writes no AVIF")
+    video = read(path)
+    assert (len(video), video.fps) == (3, 10)
+
+
 def test_pages_of_a_tiff(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     first, *rest = pictures(5)
@@ -124,6 +135,33 @@ def test_pages_of_a_tiff(tmp_path: Path) -> None:
     other.encoderinfo = {"tiffinfo": {254: 1}}  # a reduced copy of the first
     first.save(path, save_all=True, append_images=[other], tiffinfo={254: 0})
     assert len(read(path)) == 1
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "1", "RGBA", "CMYK"])
+@pytest.mark.parametrize("options", [{}, {"compression": "tiff_lzw"}, {"big_tiff": True}])
+def test_tiffs_of_every_mode(tmp_path: Path, mode: str, options: dict) -> None:
+    first, *rest = [Image.new("RGB", (24, 16), shade).convert(mode) for shade in ("white",) * 3]
+    first.save(tmp_path / "a.tif", save_all=True, append_images=rest, **options)
+    frames = read(tmp_path / "a.tif").frames
+    assert len(frames) == 3
+    assert frames.ge(254).all()  # from CMYK by FFmpeg: a level is lost
+
+
+def test_tiffs_that_are_cut_off_or_have_no_range(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    first, *rest = pictures(5)
+    first.save(path, save_all=True, append_images=rest)
+    whole = path.read_bytes()
+    for share in (0.3, 0.5, 0.7, 0.9, 0.99):
+        path.write_bytes(whole[: int(len(whole) * share)])
+        with pytest.raises(ValueError, match=r"cut off|damaged"):
+            read(path)
+    Image.new("F", (8, 6)).save(path)
+    with pytest.raises(ValueError, match=r"a.tif: .*no fixed range"):
+        read(path)
+    path.write_bytes(whole[:4] + (8).to_bytes(4, "little") + b"\1\0" + bytes(12) + b"\x08\0\0\0")
+    with pytest.raises(ValueError, match="damaged"):  # a page that is its own next
+        read(path)
 
 
 def test_deep_pages_of_a_tiff(tmp_path: Path) -> None:

@@ -196,6 +196,7 @@ def test_bad_videos(page: Page, clip: Path, tmp_path: Path) -> None:
         "list.m3u8": (b"#EXTM3U\n#EXTINF:1,\nfile:///x.ts\n", "list.m3u8 is not a video"),
         "list.mkv": (b"ffconcat version 1.0\nfile '/x.mkv'\n", "list.mkv is not a video"),
         "cut.mkv": (whole[:-3000], "cut.mkv is cut off"),
+        "good.ts": (b"Good morning, " * 40, "good.ts is not a video"),
         "head.mkv": (whole[:40], "head.mkv is not a video"),
         "large.mkv": (whole + bytes(600_000), "megabytes, and this page takes up to 0.5"),
         "long.mkv": ((tmp_path / "long.mkv").read_bytes(), "lasts 2.5 seconds (25 frames)"),

@@ -20,6 +20,7 @@ from PIL import Image
 from reeltok.media.colour import UPRIGHT, Display
 from reeltok.media.formats import open_container
 from reeltok.media.inputs import Input
+from reeltok.media.layout import picture_of
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -86,15 +87,11 @@ def pictures_of(taken: Input) -> Pictures | None:
         return None
     if kind == "WEBP" and (moving := _animated_webp(data, taken.name)):
         return moving
-    pages = _pages(data) if kind == "TIFF" else [0]  # where each begins
+    pages = _pages(data, taken.name) if kind == "TIFF" else [data]
 
     def load(number: int) -> Picture:
         name = taken.name if len(pages) == 1 else f"page {number + 1} of {taken.name}"
-        if kind != "TIFF":
-            return _decoded(data, kind, name)
-        # FFmpeg decodes the page that the header points to.
-        start = int.to_bytes(pages[number], 4, "little" if data[:2] == b"II" else "big")
-        return _decoded(data[:4] + start + data[8:], kind, name)
+        return _decoded(pages[number], kind, name)
 
     return Pictures(name=taken.name, count=len(pages), load=load)
 
@@ -127,7 +124,7 @@ def kind_of(head: bytes) -> str | None:
         return "JPEG"
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
         return "WEBP"
-    if head.startswith((b"II*\0", b"MM\0*")):
+    if head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
         return "TIFF"
     if head.startswith(b"BM") and head[6:10] == bytes(4):
         return "BMP"
@@ -147,12 +144,30 @@ def _decoded(data: bytes, kind: str, name: str) -> Picture:
         with open_container(io.BytesIO(data), name) as container:
             container.streams.video[0].codec_context.options = STRICT
             frame = next(container.decode(video=0))
-        whole = kind != "JPEG" or jpeg_end(data) is not None
     except (av.FFmpegError, StopIteration, IndexError, ValueError) as error:
+        if kind == "TIFF":  # Pillow knows more of its many kinds
+            return _decoded_by_pillow(data, kind, name)
         raise ValueError(f"{name} is not an image, or it is damaged") from error
-    if not whole or frame.is_corrupt:
+    if frame.is_corrupt or (kind == "JPEG" and jpeg_end(data) is None):
         raise ValueError(f"{name} is cut off or damaged: it is not the whole picture")
     return Picture(frame=frame, display=_orientation(data, kind), name=name)
+
+
+def _decoded_by_pillow(data: bytes, kind: str, name: str) -> Picture:
+    """The same by Pillow, which turns pictures upright by itself."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of damaged tags, which are only left out
+            picture = Image.open(io.BytesIO(data), formats=[kind])
+            picture.load()
+    except (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{name} is not an image, or it is damaged") from error
+    try:
+        pixels = picture_of(picture)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+    return Picture(frame=frame, display=UPRIGHT, name=name)
 
 
 def _orientation(data: bytes, kind: str) -> Display:
@@ -187,7 +202,7 @@ def _holds_many(data: bytes, kind: str, name: str) -> bool:
         return _is_animated_png(data)
     if kind == "WEBP":
         return bool(_animated_webp(data, name))
-    return kind == "TIFF" and len(_pages(data)) > 1
+    return kind == "TIFF" and len(_pages(data, name)) > 1
 
 
 def _is_motion_jpeg(taken: Input) -> bool:
@@ -214,23 +229,31 @@ def _is_animated_png(data: bytes) -> bool:
     return False
 
 
-def _pages(data: bytes) -> list[int]:
-    """Where the pages of a TIFF begin, without reduced copies and masks (TIFF 6.0, section 2)."""
+def _pages(data: bytes, name: str) -> list[bytes]:
+    """A TIFF for each of its pages, without reduced copies and masks (TIFF 6.0, section 2).
+
+    The header of each points to that page. BigTIFF has the same structure with wider numbers.
+    """
     order: Literal["little", "big"] = "little" if data.startswith(b"II") else "big"
 
     def number(at: int, width: int) -> int:
         return int.from_bytes(data[at : at + width], order)
 
-    first = at = number(4, 4)
+    big = number(2, 2) == 43
+    head, wide, some, entry = (8, 8, 8, 20) if big else (4, 4, 2, 12)
+    first = at = number(head, wide)
     pages, seen = [], set[int]()
-    while 0 < at < len(data) and at not in seen:
+    while at and at not in seen:
         seen.add(at)
-        end = at + 2 + 12 * number(at, 2)
-        tags = {number(entry, 2): number(entry + 8, 4) for entry in range(at + 2, end, 12)}
+        end = at + some + entry * number(at, some)
+        if end + wide > len(data):
+            raise ValueError(f"{name} is cut off: page {len(seen)} is not there")
+        tags = {number(e, 2): number(e + entry - wide, 4) for e in range(at + some, end, entry)}
         if not tags.get(254, 0) & 0b101:
             pages.append(at)
-        at = number(end, 4)
-    return pages or [first]
+        at = number(end, wide)
+    starts = [int.to_bytes(page, wide, order) for page in pages or [first]]
+    return [data[:head] + start + data[head + wide :] for start in starts]
 
 
 def _animated_webp(data: bytes, name: str) -> Pictures | None:

@@ -61,7 +61,7 @@ def open_input(given: Given) -> Input:
     FileNotFoundError or OSError where there is nothing to read, ValueError for what is no input.
     """
     if isinstance(given, bytes | bytearray | memoryview):
-        return _held(io.BytesIO(given), "the bytes given")
+        return _held(io.BytesIO(given), "the data given")
     if hasattr(given, "read"):
         return _open_file(given)
     if not isinstance(given, str | os.PathLike):

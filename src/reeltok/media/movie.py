@@ -128,6 +128,21 @@ class Shape:
     aspect: Fraction = Fraction(1)  # width over height of a pixel
     silenced: str | None = None  # the sound of the original, unless it is to be copied
 
+    @classmethod
+    def of(cls, first: Any, fps: float | None, varying: bool) -> "Shape":
+        """What the first part of a video, a `Video`, says of all of it."""
+        source = first.source or "the original"
+        return cls(
+            height=first.height,
+            width=first.width,
+            fps=fps,
+            varying=varying,
+            colour=first.colour,
+            start=first.start,
+            aspect=first.aspect,
+            silenced=first.sound and f"the {first.sound} sound of {source}",
+        )
+
 
 def choose(
     suffix: str,

@@ -23,7 +23,7 @@ RAW = (
     ".yuyv",
     ".gray",
 )
-_FORM = re.compile(r"(\d+)x(\d+):(\d+(?:\.\d+)?|\d+/\d+):(\w+)")
+_FORM = re.compile(r"(\d+)x(\d+):(\d+(?:\.\d+)?|\d+/0*[1-9]\d*):(\w+)")
 _NAMED = re.compile(r"(?<!\d)(\d{2,5})x(\d{2,5})(?!\d)(?:[_-](\d{1,3})(?!\d|x))?")
 
 
@@ -60,7 +60,13 @@ class Raw:
             "pixel_format": self.layout,
             "framerate": self.fps,
         }
-        container = open_container(taken.file, taken.name, form="rawvideo", options=options)
+        try:
+            container = open_container(taken.file, taken.name, form="rawvideo", options=options)
+        except ValueError as error:
+            raise ValueError(
+                f"{taken.name} cannot be read as raw pictures of {self.width}x{self.height} in "
+                f"{self.layout}: check raw"
+            ) from error
         each = next(container.demux(video=0)).size
         if not each or taken.size() % each:
             container.close()

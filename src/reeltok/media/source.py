@@ -64,7 +64,7 @@ def open_source(
     check_damage(damage)
     form = None if raw is None else Raw.of(raw)
     with ExitStack() as stack:
-        if isinstance(given, str | os.PathLike) and Path(given).is_dir():
+        if isinstance(given, str | os.PathLike) and os.path.isdir(given):
             pictures: Pictures | None = pictures_in(Path(given))
             path: Path | None = Path(given)
         else:
@@ -184,13 +184,18 @@ def _open_stream(
     streams = [s for s in container.streams.video if not s.disposition & cover]
     if not streams:
         raise ValueError(f"{taken.name} holds no video")
-    if getattr(streams[0], "codec_context", None) is None:
+    # An animated AVIF has its first picture as a stream of its own, before the frames.
+    moving = (s for s in streams if s.frames > 1)
+    stream = next(moving, streams[0]) if streams[0].frames == 1 else streams[0]
+    if stream.disposition & av.stream.Disposition.dependent:
+        raise ValueError(f"{taken.name} is a picture in tiles: convert it to PNG or JPEG")
+    if getattr(stream, "codec_context", None) is None:
         raise ValueError(f"{taken.name} holds video of a codec that is not known: convert it first")
     # With threads across frames, FFmpeg may hand a frame out before it marks the damage in it.
-    streams[0].thread_type = "SLICE"
-    if streams[0].codec.name in ("mjpeg", "png", "apng"):
-        streams[0].codec_context.options = STRICT
-    return container, streams[0]
+    stream.thread_type = "SLICE"
+    if stream.codec.name in ("mjpeg", "png", "apng"):
+        stream.codec_context.options = STRICT
+    return container, stream
 
 
 def _shown(

@@ -38,8 +38,9 @@ Tell = Callable[[float, str], None]  # how much of the work is done (0 to 1), an
 SIGNS = (
     (4, (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide")),  # mp4, mov
     (0, (b"\x1a\x45\xdf\xa3", b"RIFF", b"GIF8", b"FLV", b"OggS")),  # mkv, webm; avi; gif; flv; ogv
-    (0, (b"\x30\x26\xb2\x75", b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3", b"\x47")),  # wmv, mpg, ts
+    (0, (b"\x30\x26\xb2\x75", b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3")),  # wmv, mpg
 )
+TRANSPORT = 188  # bytes of a packet of a transport stream, each of which begins with b"G"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,8 +178,9 @@ def check_video(path: Path, limits: Limits, side: int | None) -> Cut:
 def check_sign(path: Path) -> None:
     """ValueError for a file that does not begin as a video does."""
     with path.open("rb") as file:
-        head = file.read(16)
-    if not any(head[start:].startswith(signs) for start, signs in SIGNS):
+        head = file.read(TRANSPORT + 1)
+    transport = head[::TRANSPORT] == b"GG"
+    if not transport and not any(head[start:].startswith(signs) for start, signs in SIGNS):
         raise ValueError(
             f"{path} is not a video, or its header is cut off or damaged: "
             "give mp4, mov, mkv, webm, avi, gif, ts, mpg, ogv, flv or wmv"
