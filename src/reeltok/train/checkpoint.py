@@ -7,6 +7,7 @@ for a whole one. Any number of processes can read what any other number wrote.
 """
 
 import json
+import re
 import shutil
 import warnings
 from collections.abc import Callable, Mapping
@@ -24,8 +25,13 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.optim import Optimizer
 
 from reeltok.files import sha256
+from reeltok.parsing import read_object
+from reeltok.text import printable
+from reeltok.train.stored import METADATA, Reader, read_metadata
 
 PART = ".part"
+NAME = re.compile(r"step-\d{1,15}")
+ADAM, MUON = {"step", "exp_avg", "exp_avg_sq"}, {"momentum"}  # what the optimizers keep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +45,10 @@ class Checkpoint:
 def find_checkpoints(run: Path) -> list[Checkpoint]:
     """The whole checkpoints of a run, oldest first."""
     found = []
-    for folder in sorted((run / "checkpoints").glob("step-*")):
-        if folder.suffix != PART and (folder / "sums.json").is_file():
+    for folder in (run / "checkpoints").glob("step-*"):
+        if NAME.fullmatch(folder.name) and (folder / "sums.json").is_file():
             found.append(Checkpoint(folder=folder, step=int(folder.name.removeprefix("step-"))))
-    return found
+    return sorted(found, key=lambda checkpoint: checkpoint.step)
 
 
 def gather(
@@ -70,7 +76,10 @@ def prepare(
     modules: Mapping[str, nn.Module],
     optimizers: Mapping[str, list[Optimizer]],
 ) -> None:
-    """Give fresh optimizers empty states of the stored shapes, to be filled by `load`."""
+    """Give fresh optimizers empty states of the stored shapes, to be filled by `load`.
+
+    ValueError where the states are those of another model or kind of optimizer.
+    """
     stored = stored_tensors(checkpoint)
     for key, chosen in optimizers.items():
         weights = dict(modules[key].named_parameters())
@@ -80,15 +89,34 @@ def prepare(
             name, _, field = rest.rpartition("@")
             if owner != key or weights.get(name) not in owners:
                 continue
-            weight = weights[name]
+            weight, dtype = weights[name], shape.properties.dtype
             alike = tuple(shape.size) == tuple(weight.shape) and weight.ndim > 0
-            fresh = torch.zeros_like(weight) if alike else torch.zeros(shape.size)
-            owners[weight].state[weight][field] = fresh.to(shape.properties.dtype)
+            if not (alike or not shape.size) or not dtype.is_floating_point:
+                raise ValueError(
+                    f"{checkpoint.folder} is a checkpoint of another model: {entry} has shape "
+                    f"{tuple(shape.size)}, its weight {tuple(weight.shape)} here"
+                )
+            fresh = torch.zeros_like(weight) if alike else torch.zeros(())
+            owners[weight].state[weight][field] = fresh.to(dtype)
+        for optimizer in chosen:
+            require_fields(checkpoint, optimizer)
+
+
+def require_fields(checkpoint: Checkpoint, optimizer: Optimizer) -> None:
+    """ValueError where the states are not those that this kind of optimizer keeps."""
+    wanted = ADAM if isinstance(optimizer, torch.optim.Adam) else MUON
+    for state in optimizer.state.values():
+        if set(state) != wanted:
+            raise ValueError(
+                f"{checkpoint.folder} holds {', '.join(sorted(state))} of a weight where "
+                f"{type(optimizer).__name__} keeps {', '.join(sorted(wanted))}: resume with the "
+                f"loop.optimizer.kind that the run began with"
+            )
 
 
 def stored_tensors(checkpoint: Checkpoint) -> dict[str, TensorStorageMetadata]:
     """What a checkpoint holds: the size and type of every tensor."""
-    found = dcp.FileSystemReader(checkpoint.folder).read_metadata().state_dict_metadata
+    found = read_metadata(checkpoint.folder).state_dict_metadata
     return {k: v for k, v in found.items() if isinstance(v, TensorStorageMetadata)}
 
 
@@ -109,16 +137,25 @@ def load(checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> dict[str, Any]:
             )
     silence_single_process()
     alone = not dist.is_initialized()
-    dcp.load(dict(tensors), checkpoint_id=checkpoint.folder, no_dist=alone)
-    return json.loads((checkpoint.folder / "run.json").read_text())
+    try:
+        dcp.load(dict(tensors), storage_reader=Reader(checkpoint.folder), no_dist=alone)
+    except CheckpointException as error:
+        raise ValueError(f"checkpoint {checkpoint.folder} is damaged: {cause(error)}") from error
+    return read_object(checkpoint.folder / "run.json")
 
 
 def damage(checkpoint: Checkpoint) -> str | None:
     """Why a checkpoint cannot be trusted (a file is missing or its sha256 differs), or None."""
-    sums = json.loads((checkpoint.folder / "sums.json").read_text())
+    try:
+        sums = read_object(checkpoint.folder / "sums.json")
+    except ValueError as error:
+        return str(error)
+    for name in (METADATA, "run.json"):
+        if name not in sums:
+            return f"sums.json does not name {name}"
     for name, expected in sums.items():
-        file = checkpoint.folder / name
-        if not file.is_file():
+        file = checkpoint.folder / Path(name).name
+        if file.name != name or not file.is_file():
             return f"{name} is missing"
         if sha256(file) != expected:
             return f"{name} was cut or altered"
@@ -231,10 +268,11 @@ class Saver:
 
 
 def cause(error: BaseException) -> str:
-    """The reason inside a failure of several processes."""
+    """The reason inside a failure of several processes, in one line."""
     if isinstance(error, CheckpointException):
         error = next(iter(error.failures.values()))[0]
-    return str(error) or type(error).__name__
+    lines = str(error).strip().splitlines()
+    return printable(lines[0]) if lines else type(error).__name__
 
 
 def silence_single_process() -> None:
