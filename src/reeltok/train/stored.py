@@ -62,6 +62,8 @@ class Unpickler(pickle._Unpickler):
 
     dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
 
+    stack: list[Any]
+
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in ALLOWED:
             return ALLOWED[module, name]
@@ -99,8 +101,9 @@ def wrong(found: Any, folder: Path) -> Iterator[str]:
         yield f"it holds a {type(found).__name__}"
         return
     for name, tensor in found.state_dict_metadata.items():
-        if type(name) is not str or type(tensor) is not written.TensorStorageMetadata:
+        if not isinstance(name, str) or not isinstance(tensor, written.TensorStorageMetadata):
             yield f"{name!r} is no tensor"
+            return
         if type(tensor.size) is not torch.Size or any(side < 0 for side in tensor.size):
             yield f"{name} has no size"
         if type(tensor.properties.dtype) is not torch.dtype:
