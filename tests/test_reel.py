@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 import sys
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -364,3 +365,10 @@ def test_a_place_that_cannot_be_written_is_named_before_the_work(tmp_path: Path)
 def test_the_folders_of_a_file_are_made(tmp_path: Path) -> None:
     save(clip(), tmp_path / "a" / "b" / "clip.reel")
     assert (tmp_path / "a" / "b" / "clip.reel").is_file()
+
+
+def test_the_ratio_of_pixels_is_read() -> None:
+    from reeltok.streaming import aspect_of
+
+    for text, found in [("16:11", Fraction(16, 11)), (None, 1), ("2", 1), ("0:1", 1), ("a:b", 1)]:
+        assert aspect_of({"pixel_aspect": text}) == found

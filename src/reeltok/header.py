@@ -39,6 +39,7 @@ Count = Annotated[int, Field(ge=0, le=2**40)]
 Some = Annotated[int, Field(ge=1, le=2**40)]  # at least one
 Side = Annotated[int, Field(ge=1, le=2**24)]  # pixels
 Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Ratio = Annotated[str, Field(pattern="^[1-9][0-9]{0,8}:[1-9][0-9]{0,8}$")]
 Finite = Annotated[float, Field(ge=-1e12, le=1e12)]
 
 
@@ -138,6 +139,7 @@ class Settings:
 
     given: Literal["video", "float16", "bfloat16", "float32", "float64"] | None = None
     start: Finite | None = None
+    pixel_aspect: Ratio | None = None
     window: Some | None = None
     slices: Some | None = None
     pad: Literal["end", "front"] | None = None
