@@ -236,9 +236,9 @@ class Part:
     also: tuple[str, ...] = ()  # further prefixes under which the same names lie
 
 
-def plain_name(name: str) -> str:
+def plain_name(name: str, wraps: Collection[str] = WRAPS) -> str:
     """A parameter's name without what wrappers of modules added."""
-    return ".".join(part for part in name.split(".") if part not in WRAPS)
+    return ".".join(part for part in name.split(".") if part not in wraps)
 
 
 def find_part(
@@ -248,9 +248,10 @@ def find_part(
 
     Where several hold as many, `means` prefers running means of the weights to the weights.
     """
+    wraps = WRAPS.difference(part for name in names for part in name.split("."))
     plain: dict[str, Tensor] = {}
     for name in sorted(state, key=len):
-        plain.setdefault(plain_name(name), state[name])
+        plain.setdefault(plain_name(name, wraps), state[name])
     ends: dict[str, list[str]] = {}
     for name in names:
         ends.setdefault(name.rpartition(".")[2], []).append(name)

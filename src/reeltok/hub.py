@@ -66,7 +66,7 @@ def fetch_repository(name: str, *, revision: str | None = None, variant: str | N
     )
 
 
-def has_weights(folder: Path, variant: str | None) -> bool:
+def has_weights(folder: Path, variant: str | None = None) -> bool:
     """Whether a folder holds a model."""
     try:
         find_file(folder, variant)

@@ -10,8 +10,10 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from reeltok.checkpoints import load_weights, read_checkpoint
 from reeltok.evaluate.autoencoders import Coded, Foreign, find_shape
 from reeltok.folder import hash_weights
+from reeltok.hub import fetch_repository, has_weights, is_repository, model_folder
 
 
 def open_diffusers(
@@ -19,16 +21,19 @@ def open_diffusers(
 ) -> Foreign:
     """A diffusers autoencoder by class name, with the weights of a folder or a hub repository.
 
-    Without a folder, or where it holds a configuration only, it runs with random weights of seed 0.
+    Either may be a pipeline with its `vae`, or hold half precision or shards. Without a folder, or
+    where it holds a configuration only, it runs with random weights of seed 0. ValueError for
+    weights that are not this network's.
     """
     import diffusers
 
     kind = getattr(diffusers, name, None)
     if kind is None:
         raise ValueError(f"diffusers {diffusers.__version__} has no class {name!r}")
-    trained = folder is not None and has_weights(Path(folder))
+    place = None if folder is None else find_model(folder)
+    trained = place is not None and has_weights(place)
     with quiet():
-        model = build(kind, folder, trained=trained).eval()
+        model = build(kind, place, trained=trained).eval()
     nn.Module.to(model, device, dtype)  # diffusers' own `to` warns of what is not the case here
     front = count_front(model)
     try:
@@ -66,27 +71,31 @@ def quiet() -> Any:
         logging.set_verbosity(before)
 
 
-def build(kind: Any, folder: str | None, *, trained: bool) -> Any:
+def build(kind: Any, folder: Path | None, *, trained: bool) -> Any:
     """A network of a class of diffusers, with its weights or with random ones of seed 0."""
-    if trained:
-        return kind.from_pretrained(folder, low_cpu_mem_usage=False)
     config = kind.load_config(folder) if folder else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return kind() if config is None else kind.from_config(dict(config))
+        model = kind() if config is None else kind.from_config(dict(config))
+    if trained and folder is not None:  # diffusers' own loading leaves random what it does not find
+        state = read_checkpoint(folder)
+        older = getattr(model, "_fix_state_dict_keys_on_load", None)
+        state = state if older is None else older(state)
+        load_weights(model, state, what=str(folder), advice=f"give those of {kind.__name__}")
+    return model
+
+
+def find_model(name: str) -> Path:
+    """The folder of a model by its own name, that of a pipeline, or that of a hub repository."""
+    if not Path(name).is_dir() and is_repository(name):
+        return fetch_repository(name)
+    return model_folder(Path(name))
 
 
 def haunt(model: nn.Module) -> Any:
     """The same network on the meta device; its tensors are never copied."""
     kept = [(id(p), nn.Parameter(p.to("meta"), False)) for p in model.parameters()]
     return deepcopy(model, {**dict(kept), **{id(b): b.to("meta") for b in model.buffers()}})
-
-
-def has_weights(folder: Path) -> bool:
-    """Whether a folder holds weights; what is no folder here is a hub repository and does."""
-    return not folder.is_dir() or any(
-        path.suffix in (".safetensors", ".bin") for path in folder.iterdir()
-    )
 
 
 def count_front(model: Any) -> int:

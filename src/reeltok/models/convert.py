@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reeltok.checkpoints import load_weights
+from reeltok.checkpoints import load_weights, plain_name
 from reeltok.folder import build_empty
 from reeltok.models.convert_coordtok import (
     coordtok_config,
@@ -57,7 +57,7 @@ def to_public(model: Tokenizer) -> dict[str, Tensor]:
 
 def is_public(family: str, keys: Iterable[str]) -> bool:
     """Whether a state dict with these keys is in `family`'s public layout."""
-    return family in MARKS and any(MARKS[family] in key for key in keys)
+    return family in MARKS and any(MARKS[family] in plain_name(key) for key in keys)
 
 
 MARKS = {"vidtok": "encoder.conv_in.", "coordtok": "weight_tokens_xy"}
