@@ -168,6 +168,8 @@ class About:
     reference_bits: Annotated[int, Field(ge=0, le=2**62)]
     payload: Payload
     tensors: dict[str, Hash]
+    last: Annotated[float, Field(gt=0, le=1e9)] | None = None
+    damaged: Count = 0
 
     def __post_init__(self) -> None:
         parse_config(self.settings, Settings, "settings", strict=True)
@@ -180,6 +182,8 @@ class About:
             raise ValueError("ids have a vocabulary")
         if self.channels is None and self.bits != bits_for(self.vocabulary or 1):
             raise ValueError("its bits are not those of its vocabulary")
+        if self.last is not None and "times" not in self.tensors:
+            raise ValueError("its last frame has a duration of its own, but there are no times")
         if self.payload.bytes != -(-math.prod(cells) * self.bits // 8):
             raise ValueError("its grid does not take its bytes")
 

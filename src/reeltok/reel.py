@@ -56,6 +56,7 @@ class ReelWriter:
         self.first: Tokens | None = None
         self.steps = self.frames = self.reference_bits = 0
         self.times: list[Tensor] = []
+        self.last: float | None = None
         self.waiting = np.empty(0, dtype=np.int64)  # fewer than 8 ids: 8 always fill whole bytes
 
     def write(self, part: Tokens) -> None:
@@ -77,6 +78,7 @@ class ReelWriter:
             if f"extras.{name}" not in self.sink.entries:
                 self.sink.add_tensor(f"extras.{name}", part.extras[name])
         self.times += [] if part.times is None else [part.times]
+        self.last = part.last if part.frames else self.last
         self.steps += part.grid[0]
         self.frames += part.frames
         self.reference_bits += part.reference_bits
@@ -112,6 +114,9 @@ class ReelWriter:
             "bits": first.bits if channels is None else 8 * self.dtype.itemsize,
             "reference_bits": self.reference_bits,
         }
+        # Of clips without these, files are what they were before there were any.
+        about |= {"last": self.last} if self.times and self.last else {}
+        about |= {"damaged": first.damaged} if first.damaged else {}
         if channels is None:
             self.sink.finish("ids", "U8", (self.sink.length,), about)
         else:
@@ -190,6 +195,8 @@ class Reel:
             reference_bits=about.reference_bits,
             latent_bits=about.bits if about.channels else 16,
             times=self.source.tensor("times") if "times" in self.source.entries else None,
+            last=about.last,
+            damaged=about.damaged,
             colour=None if about.colour is None else asdict(about.colour),
             extras=Extras(self.source),
         )
@@ -217,6 +224,14 @@ class Reel:
     @property
     def times(self) -> Tensor | None:
         return self.info.times
+
+    @property
+    def last(self) -> float | None:
+        return self.info.last
+
+    @property
+    def damaged(self) -> int:
+        return self.info.damaged
 
     @property
     def model(self) -> str:

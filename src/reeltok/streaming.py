@@ -17,6 +17,7 @@ from torch import Tensor
 
 from reeltok.frames import ROUNDING, as_frames, bytes_of, to_bytes
 from reeltok.media.colour import MADE
+from reeltok.media.timing import moments_of
 from reeltok.reel import Reel
 from reeltok.spec import Spec
 from reeltok.tokens import Tokens, by
@@ -74,6 +75,7 @@ class Frames:
     x: Tensor
     real: int
     times: Tensor | None = None
+    last: float | None = None  # seconds that the last of the video's frames here is shown
 
 
 def as_tensor(
@@ -99,7 +101,7 @@ def whole_groups(
     held: Frames | None = None
     begun = False
     for part in parts:
-        held = _append(held, as_tensor(part), part.times if isinstance(part, Video) else None)
+        held = _append(held, as_tensor(part), part if isinstance(part, Video) else None)
         wanted = window or (group if begun else first)
         while not hold and held.real >= wanted:
             count = wanted if window else wanted + (held.real - wanted) // group * group
@@ -117,26 +119,27 @@ def fill(frames: Frames, length: int) -> Frames:
     if missing <= 0:
         return frames
     last = frames.x[:, :, -1:].expand(-1, -1, missing, -1, -1)
-    return Frames(torch.cat([frames.x, last], dim=2), frames.real, frames.times)
+    return replace(frames, x=torch.cat([frames.x, last], dim=2))
 
 
-def _append(held: Frames | None, x: Tensor, times: Tensor | None) -> Frames:
+def _append(held: Frames | None, x: Tensor, video: Video | None) -> Frames:
+    times, last = (None, None) if video is None else (video.times, video.last)
     if held is None:
-        return Frames(x, x.shape[2], times)
+        return Frames(x, x.shape[2], times, last)
     if held.x.shape[:2] != x.shape[:2] or held.x.shape[3:] != x.shape[3:]:
         raise ValueError(
             f"the stream began with frames of {tuple(held.x.shape[3:])} and goes on with "
             f"{tuple(x.shape[3:])} (height, width): cut it there, or read it with one size"
         )
     both = None if held.times is None or times is None else torch.cat([held.times, times])
-    return Frames(torch.cat([held.x, x], dim=2), held.real + x.shape[2], both)
+    return Frames(torch.cat([held.x, x], dim=2), held.real + x.shape[2], both, last)
 
 
 def _cut(frames: Frames, count: int) -> tuple[Frames, Frames]:
     head, tail = frames.x[:, :, :count], frames.x[:, :, count:]
-    times = frames.times
-    early, late = (None, None) if times is None else (times[:count], times[count:])
-    return Frames(head, count, early), Frames(tail, tail.shape[2], late)
+    early = moments_of(frames.times, frames.last, 0, count)
+    late = moments_of(frames.times, frames.last, count, frames.real)
+    return Frames(head, count, *early), Frames(tail, tail.shape[2], *late)
 
 
 def pad_space(x: Float[Tensor, "b c t h w"], factors: tuple[int, int]) -> Tensor:
@@ -218,8 +221,8 @@ def split_frames(x: Video | Tensor, chunk: int) -> Iterator[Video | Tensor]:
         if isinstance(x, Tensor):
             yield x[:, :, start:stop]
         else:
-            times = None if x.times is None else x.times[start:stop]
-            yield replace(x, frames=x.frames[start:stop], times=times)
+            times, last = moments_of(x.times, x.last, start, min(stop, len(x)))
+            yield replace(x, frames=x.frames[start:stop], times=times, last=last)
 
 
 def split_steps(part: Tokens, spec: Spec, chunk: int) -> Iterator[Tokens]:
@@ -325,7 +328,9 @@ def type_name(x: Video | Tensor) -> str:
     return "video" if isinstance(x, Video) else str(x.dtype).removeprefix("torch.")
 
 
-def give(x: Tensor, part: Tokens, times: Tensor | None) -> Video | Tensor:
+def give(
+    x: Tensor, part: Tokens, times: Tensor | None, last: float | None = None
+) -> Video | Tensor:
     """Decoded frames as what had been encoded: a `Video`, or a tensor of the given dtype."""
     given = part.settings.get("given", "float32" if part.fps is None else "video")
     if given == "uint8":
@@ -339,9 +344,8 @@ def give(x: Tensor, part: Tokens, times: Tensor | None) -> Video | Tensor:
         start = float(part.settings.get("start", 0.0))
     except TypeError as error:
         raise ValueError(f"the colour or start of these tokens is none: {error}") from error
-    aspect = aspect_of(part.settings)
-    frames = to_bytes(x.clamp(-1, 1))
-    return Video(frames, part.fps, times, colour, start=start, aspect=aspect)
+    found = Video(to_bytes(x.clamp(-1, 1)), part.fps, times, colour, start=start, last=last)
+    return replace(found, aspect=aspect_of(part.settings), damaged=part.damaged)
 
 
 def aspect_of(settings: Mapping[str, Any]) -> Fraction:
@@ -363,4 +367,4 @@ def join_frames(parts: list[Video | Tensor], skip: int) -> Video | Tensor:
     frames = torch.cat([video.frames for video in videos])[skip:]
     known = [video.times for video in videos if video.times is not None]
     times = torch.cat(known)[skip:] if len(known) == len(videos) else None
-    return replace(videos[0], frames=frames, times=times)
+    return replace(videos[0], frames=frames, times=times, last=videos[-1].last)

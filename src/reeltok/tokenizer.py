@@ -28,6 +28,7 @@ from reeltok.inputs import (
 )
 from reeltok.layers import Past
 from reeltok.media.size import ratio_text
+from reeltok.media.timing import moments_of
 from reeltok.quantizers import Quantized
 from reeltok.records import register
 from reeltok.reel import Reel
@@ -300,9 +301,9 @@ class Tokenizer(nn.Module):
             x = x if waiting is None else torch.cat([waiting, x], dim=2)
             x, waiting = x[:, :, :left], x[:, :, left:]
             if x.shape[2]:
-                shown = torch.cat(times)[-left:][: x.shape[2]] if times else None
+                due = torch.cat(times)[-left:] if times else None
                 left -= x.shape[2]
-                yield give(x, part, shown)
+                yield give(x, part, *moments_of(due, part.last, 0, x.shape[2]))
         require_all(left)
 
     def encode_front(self, x: Video | Tensor, *, sample: torch.Generator | None = None) -> Tokens:
@@ -355,6 +356,8 @@ class Tokenizer(nn.Module):
             width=width,
             fps=None if video is None else video.fps,
             times=run.times,
+            last=run.last,
+            damaged=0 if video is None else video.damaged,
             colour=None if video is None else asdict(video.colour),
             model=self.name,
             weights=self.hash,

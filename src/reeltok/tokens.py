@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map
 
 from reeltok.header import bits_for
 from reeltok.ids import check_ids, check_latents, floats, integers
+from reeltok.media.timing import moments_of
 from reeltok.records import Late, register
 
 
@@ -35,9 +36,11 @@ class Tokens:
 
     `grid` is the shape of one clip's tokens, the streaming axis first; by default that of the
     tensors. `fps` is None when the frames came from a tensor; `times` are time stamps in seconds
-    where the rate varies. `model` and `weights` (SHA-256, hex) name the tokenizer, `settings` (JSON
-    values) say how it was used. Stored reference frames cost `reference_bits`, a latent value
-    `latent_bits`; `extras` are further tensors to keep. A part of a clip begins at its step `step`.
+    where the rate varies, and `last` is how long the last frame is shown then (None: 1 / fps).
+    `damaged` frames of the original could not be decoded and are not among these. `model` and
+    `weights` (SHA-256, hex) name the tokenizer, `settings` (JSON values) say how it was used.
+    Stored reference frames cost `reference_bits`, a latent value `latent_bits`; `extras` are
+    further tensors to keep. A part of a clip begins at its step `step`.
     Where there are both, the latents are those of the ids. Raises ValueError where these disagree.
 
     `DataLoader` makes one record of the `Tokens` of a batch (see `stack`).
@@ -57,6 +60,8 @@ class Tokens:
     reference_bits: int = 0
     latent_bits: int = 16
     times: Float[Tensor, "t"] | None = None
+    last: float | None = None
+    damaged: int = 0
     colour: Mapping[str, Any] | None = None
     extras: Mapping[str, Any] = field(default_factory=dict)
     step: int = 0
@@ -230,13 +235,15 @@ class Tokens:
         consecutive parts always add up. Raises ValueError for steps that are not there.
         """
         first, last = self.share(start, stop) if frames is None else frames
+        times, shown = moments_of(self.times, self.last, first, last)
         return self.with_(
             ids=None if self.ids is None else self.ids[:, start:stop],
             latents=None if self.latents is None else self.latents[:, :, start:stop],
             grid=(stop - start, *self.grid[1:]),
             step=self.step + start,
             frames=last - first,
-            times=None if self.times is None else self.times[first:last],
+            times=times,
+            last=shown,
         )
 
     def share(self, start: int, stop: int) -> tuple[int, int]:
@@ -275,6 +282,7 @@ class Tokens:
             frames=sum(part.frames for part in parts),
             reference_bits=sum(part.reference_bits for part in parts),
             times=torch.cat(times) if times else None,
+            last=next((part.last for part in reversed(parts) if part.frames), None),
             extras=joined_extras(parts),
         )
 
@@ -334,7 +342,9 @@ def stack(batch: list[Tokens]) -> Tokens:
         if each.extras:
             names = ", ".join(each.extras)
             raise ValueError(f"tokens with {names} are not batched: give collate_fn=list")
-    one = {name: all_one([getattr(each, name) for each in batch]) for name in ("fps", "colour")}
+    one = {
+        name: all_one([getattr(each, name) for each in batch]) for name in ("fps", "colour", "last")
+    }
     stamps = [None if each.times is None else each.times.tolist() for each in batch]
     one["times"] = first.times if all_one(stamps) is not None else None
     start = {} if all_one(starts) is None else {"start": starts[0]}
@@ -345,6 +355,7 @@ def stack(batch: list[Tokens]) -> Tokens:
         latents=torch.cat(latents) if len(latents) == len(batch) else None,
         settings=held[0] | start,
         reference_bits=sum(each.reference_bits for each in batch),
+        damaged=sum(each.damaged for each in batch),
         **one,
     )
 

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from itertools import islice, pairwise
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -28,7 +28,7 @@ from reeltok.media.movie import Shape
 from reeltok.media.sink import Written, open_sink
 from reeltok.media.size import Size, by
 from reeltok.media.source import Source, open_source
-from reeltok.media.timing import Span, held
+from reeltok.media.timing import Span, durations, held, moments_of
 from reeltok.records import register
 
 __all__ = ["Colour", "Stream", "Video", "Written", "read", "stream", "to_bytes", "to_unit", "write"]
@@ -101,6 +101,13 @@ class Video:
         if self.times is not None:
             return float(self.times[-1] - self.times[0]) + (self.last or 1 / self.fps)
         return len(self) / self.fps
+
+    def moments(self) -> list[tuple[float, float]] | list[tuple[None, None]]:
+        """When each frame of a varying rate begins to be shown, and for how many seconds it is."""
+        if self.times is None or self.fps is None:
+            return [(None, None)] * len(self)
+        times = self.times.tolist()
+        return list(zip(times, durations(times, self.last or 1 / self.fps), strict=True))
 
     def __len__(self) -> int:
         return self.frames.shape[0]
@@ -177,8 +184,7 @@ class Stream(Iterable[Video]):
         self._opened = opened
         self._closed = False
         self.chunk = chunk
-        self.height = opened.height
-        self.width = opened.width
+        self.height, self.width = opened.height, opened.width
         self.fps = opened.plan.fps
         self.frames = opened.plan.count
         self.times = None if opened.plan.times is None else torch.from_numpy(opened.plan.times)
@@ -188,19 +194,18 @@ class Stream(Iterable[Video]):
         self.aspect = opened.aspect
         self.notes = (*opened.notes, *opened.shape, *opened.flaws)
         self.sound = opened.sound
-        self.plan = opened.plan
-        self.last = opened.plan.last
+        self.plan, self.last = opened.plan, opened.plan.last
         self.damaged = opened.damaged
-        self._like = Video(
-            torch.empty((0, self.height, self.width, 3), dtype=torch.uint8),
-            self.fps,
-            colour=self.colour,
-            source=self.source,
-            aspect=self.aspect,
-            sound=self.sound,
-            damaged=self.damaged,
-            notes=opened.flaws,
-        )
+        nothing = torch.empty((0, self.height, self.width, 3), dtype=torch.uint8)
+        like = Video(nothing, self.fps, None, self.colour, self.source, aspect=self.aspect)
+        self._like = replace(like, sound=self.sound, damaged=self.damaged, notes=opened.flaws)
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it lasts; None without a rate."""
+        if self.times is None or not self.fps:
+            return self.frames / self.fps if self.fps else None
+        return float(self.times[-1]) + (self.last or 1 / self.fps)
 
     def __repr__(self) -> str:
         size = by(self.height, self.width)
@@ -228,13 +233,9 @@ class Stream(Iterable[Video]):
         return torch.from_numpy(out[:taken])
 
     def _part(self, frames: Tensor, done: int) -> Video:
-        times = None if self.times is None else self.times[done : done + len(frames)]
-        start = self.start + (done / self.fps if self.fps else 0.0)
-        last = None
-        if self.times is not None and times is not None:
-            start = self.start + float(times[0])
-            stop = done + len(frames)
-            last = held(self.times, self.last, stop - 1, stop)
+        times, last = moments_of(self.times, self.last, done, done + len(frames))
+        start = done / self.fps if self.fps else 0.0
+        start = self.start + (start if times is None else float(times[0]))
         return replace(self._like, frames=frames, times=times, start=start, last=last)
 
     def whole(self) -> Video:
@@ -356,8 +357,8 @@ def write(
                 varying = part.times is not None and fps is None
                 sink.begin(Shape.of(part, fps or part.fps, varying))
                 begun = True
-            times, spans = moments(part if varying else replace(part, times=None))
-            for picture, time, seconds in zip(part.frames.numpy(), times, spans, strict=True):
+            moments = part.moments() if varying else [(None, None)] * len(part)
+            for picture, (time, seconds) in zip(part.frames.numpy(), moments, strict=True):
                 sink.add(picture, time, seconds)
     assert sink.written is not None
     return sink.written
@@ -384,12 +385,3 @@ def _part(x: Any) -> Video:
     if not isinstance(x, Tensor | np.ndarray):
         raise ValueError(f"a {type(x).__name__} is no picture: give arrays, tensors or Pillow's")
     return Video(_frames_of(x, picture=x.ndim < 4))
-
-
-def moments(part: Video) -> tuple[list[float | None], list[float | None]]:
-    """When each frame of a varying rate begins to be shown, and for how many seconds it is."""
-    if part.times is None:
-        return [None] * len(part), [None] * len(part)
-    times = part.times.tolist()
-    last = part.last or (1 / part.fps if part.fps else 0.0)
-    return times, [*(b - a for a, b in pairwise(times)), last]

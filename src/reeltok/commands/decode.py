@@ -149,6 +149,7 @@ def decode_file(
     began = time.monotonic()
     with Reel(job.source) as reel:
         first, end = frame_range(reel.frames, *span)
+        damaged = reel.damaged
         tokenizer = models.of(reel)
         coding.hint(tokenizer, reel.height, reel.width)
         parts = naming(job.source, play(tokenizer, reel, first, end, coding))
@@ -162,6 +163,7 @@ def decode_file(
         "frames": written.frames,
         "size": [written.height, written.width],
         "fps": written.fps,
+        "damaged": damaged,
         "codec": written.codec,
         "seconds": seconds,
         "rate": written.frames / seconds,
@@ -172,6 +174,8 @@ def play(
     tokenizer: "Tokenizer", reel: "Reel", first: int, end: int, coding: Coding
 ) -> Iterator["Video"]:
     """Frames `first` up to `end` in parts; their `start` is the place in the original."""
+    from reeltok.media.timing import moments_of
+
     if reel.info.batch != 1:
         raise ValueError(f"{reel.source.path} holds {reel.info.batch} clips: decode it in Python")
     span = tokenizer.span(reel, first, end)
@@ -181,12 +185,13 @@ def play(
     start += first / (reel.fps or 1.0) if reel.times is None else zero
     left = end - first
     for video in only_videos(tokenizer.stream_decode(parts, tile=coding.tile)):
-        here, skip = slice(skip, skip + left), max(0, skip - len(video))
-        kept = video.frames[here]
-        left -= len(kept)
-        if len(kept):
-            times = None if video.times is None else video.times[here] - zero
-            yield replace(video, frames=kept, times=times, start=start)
+        here, skip = range(len(video))[skip : skip + left], max(0, skip - len(video))
+        left -= len(here)
+        if here:
+            times, last = moments_of(video.times, video.last, here.start, here.stop)
+            times = None if times is None else times - zero
+            kept = video.frames[here.start : here.stop]
+            yield replace(video, frames=kept, times=times, last=last, start=start)
 
 
 def naming(file: str, parts: Iterator["Video"]) -> Iterator["Video"]:

@@ -36,6 +36,12 @@ class Cut:
     fps: float | None = None
     size: int | tuple[int, int] | None = None
     raw: str | None = None
+    damage: str = "refuse"
+
+    def __post_init__(self) -> None:
+        from reeltok.media.decode import check_damage
+
+        check_damage(self.damage)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +79,7 @@ def encode(
     fps: given.Rate = None,
     size: given.Side = None,
     raw: given.Raw = None,
+    damage: given.Damage = "refuse",
     device: given.Device = "auto",
     dtype: given.Dtype = "fp32",
     latents: Annotated[
@@ -95,7 +102,14 @@ def encode(
     if plan.named and out != PIPE and not out.endswith(".reel"):
         raise ValueError(f"{out} is no name for tokens: give OUT.reel, a folder, or -")
     check_free(plan.named_targets, force=force)
-    cut = Cut(start=start, frames=frames, fps=fps, size=given.parse_size(size), raw=raw)
+    cut = Cut(
+        start=start,
+        frames=frames,
+        fps=fps,
+        size=given.parse_size(size),
+        raw=raw,
+        damage=damage,
+    )
     store = str(given.parse_dtype(latents, "--latents")).removeprefix("torch.")
     coding = Coding(chunk=chunk, tile=tile, latents=store)
     if not plan.jobs:  # other processes have them
@@ -138,6 +152,7 @@ def encode_file(
             progress.advance(part.frames, of=video.frames)
     seconds = time.monotonic() - began
     record = {"input": job.source, "output": job.target, "frames": writer.frames}
+    record |= {"damaged": video.damaged}
     if job.target != PIPE:
         with Reel(job.target) as reel:
             record |= reel_record(reel)
@@ -170,6 +185,7 @@ def holds_tokens(job: Job, tokenizer: "Tokenizer", cut: Cut, coding: Coding) -> 
                 and (reel.model, reel.weights) == (tokenizer.name, tokenizer.hash())
                 and (reel.frames, reel.fps) == (video.frames, video.fps)
                 and (reel.height, reel.width) == (video.height, video.width)
+                and reel.damaged == video.damaged
                 and reel.settings.get("start", 0.0) == video.start
             )
     except ValueError:  # not a .reel file, or damaged
@@ -184,6 +200,7 @@ def reel_record(reel: "Reel") -> dict[str, Any]:
         "frames": reel.frames,
         "size": [reel.height, reel.width],
         "fps": reel.fps,
+        "damaged": reel.damaged,
         "tokens": list(reel.grid),
         "vocabulary": reel.vocabulary,
         "channels": reel.about.channels,

@@ -19,6 +19,7 @@ def info(
     what: Annotated[str, typer.Argument(metavar="FILE|MODEL", show_default=False)],
     *,
     raw: given.Raw = None,
+    damage: given.Damage = "refuse",
 ) -> Report:
     """Say what a .reel file, a video or a model is.
 
@@ -30,7 +31,7 @@ def info(
     if path.suffix == ".reel" or what == "-":
         record = about_reel(what)
     elif is_address(what) or is_pipe(what) or path.is_file() or holds_no_model(path):
-        record = about_video(what, raw)
+        record = about_video(what, raw, damage)
     else:
         record = about_model(what)
     shown = {name.replace("_", " "): value for name, value in record.items() if value != {}}
@@ -50,20 +51,20 @@ def about_reel(path: str) -> dict[str, Any]:
         return {"file": path, **reel_record(reel), "weights": reel.weights, **reel.settings}
 
 
-def about_video(path: str, raw: str | None = None) -> dict[str, Any]:
-    """A video by its packets and its first frame."""
+def about_video(path: str, raw: str | None = None, damage: Any = "refuse") -> dict[str, Any]:
+    """A video by its packets and its first frame; all are decoded where some may be left out."""
     from reeltok.media.size import ratio_text
     from reeltok.video import stream
 
-    with stream(path, raw=raw) as video:
-        seconds = video.frames / video.fps if video.fps else None
+    with stream(path, raw=raw, damage=damage) as video:
         return {
             "file": path,
             "frames": video.frames,
             "size": [video.height, video.width],
             "fps": video.fps,
             "rate": "varying" if video.times is not None else None,
-            "seconds": seconds,
+            "seconds": video.seconds,
+            "damaged": video.damaged,
             "pixel_aspect": None if video.aspect == 1 else ratio_text(video.aspect),
             "sound": video.sound,
             **asdict(video.colour),

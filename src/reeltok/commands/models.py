@@ -87,6 +87,7 @@ def statistics(
     frames: given.Frames = None,
     fps: given.Rate = None,
     size: given.Side = None,
+    damage: given.Damage = "refuse",
     weights: given.Weights = None,
     reader: Annotated[
         str | None,
@@ -117,7 +118,7 @@ def statistics(
             "models have statistics"
         )
     folder = save_place(model, out)
-    cut = Cut(frames=frames, fps=fps, size=given.parse_size(size))
+    cut = Cut(frames=frames, fps=fps, size=given.parse_size(size), damage=damage)
     moments, broken = measure(tokenizer, clips, cut, Coding(chunk=chunk, tile=tile))
     found = {"mean": moments.mean.tolist(), "std": moments.std.tolist()}
     tokenizer.statistics = found

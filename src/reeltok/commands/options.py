@@ -37,6 +37,13 @@ Raw = Annotated[
         "1920x1080:25:yuv420p (width first, as such files are named).",
     ),
 ]
+Damage = Annotated[
+    str,
+    typer.Option(
+        metavar="refuse|stop|skip",
+        help="At frames that cannot be decoded: refuse the file, stop before them, or skip them.",
+    ),
+]
 Chunk = Annotated[
     int | None,
     typer.Option(metavar="N", help="Frames at a time; by default 16 of 256x256, or as large."),

@@ -50,6 +50,7 @@ def reconstruct(
     fps: given.Rate = None,
     size: given.Side = None,
     raw: given.Raw = None,
+    damage: given.Damage = "refuse",
     lossless: given.Lossless = False,
     codec: given.Codec = None,
     crf: given.Crf = None,
@@ -76,7 +77,14 @@ def reconstruct(
         raise ValueError(f"{out} cannot hold both videos: give --side-by-side another name")
     check_free([out, *beside], force=force, inputs=[source])
     check_place(*beside)
-    cut = Cut(start=start, frames=frames, fps=fps, size=given.parse_size(size), raw=raw)
+    cut = Cut(
+        start=start,
+        frames=frames,
+        fps=fps,
+        size=given.parse_size(size),
+        raw=raw,
+        damage=damage,
+    )
     coding = Coding(chunk=chunk, tile=tile)
     form: dict[str, Any] = {"lossless": lossless, "codec": codec, "crf": crf, "pad_even": pad_even}
     tokenizer = given.open_model(model, weights=weights, device=device, dtype=dtype)
@@ -193,6 +201,7 @@ def there_and_back(
         "frames": written.frames,
         "size": [video.height, video.width],
         "fps": written.fps,
+        "damaged": video.damaged,
         "tokens": passed.grid,
         "bits_per_pixel": passed.bits / (written.frames * video.height * video.width),
         **comparison.record(),

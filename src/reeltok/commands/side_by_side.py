@@ -102,7 +102,6 @@ def also_beside(pairs: Iterator["Pair"], path: str) -> Generator["Pair"]:
     """The pairs as they are; on the way both are written together to the video `path`."""
     from reeltok.media.movie import Shape
     from reeltok.media.sink import open_sink
-    from reeltok.video import moments
 
     with open_sink(path, pad_even=True) as sink:
         for number, (original, decoded) in enumerate(pairs):
@@ -121,6 +120,6 @@ def also_beside(pairs: Iterator["Pair"], path: str) -> Generator["Pair"]:
                         aspect=decoded.aspect,
                     )
                 )
-            for frame, time, seconds in zip(frames, *moments(decoded), strict=True):
+            for frame, (time, seconds) in zip(frames, decoded.moments(), strict=True):
                 sink.add(frame, time, seconds)
             yield original, decoded

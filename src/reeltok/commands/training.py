@@ -37,6 +37,13 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Two steps on noise: parameters, memory, speed.")
     ] = False,
+    damage: Annotated[
+        str | None,
+        typer.Option(
+            metavar="refuse|stop|skip",
+            help="At frames that cannot be decoded: refuse the clip, stop before them, skip them.",
+        ),
+    ] = None,
     exit_on_term: Annotated[
         int | None, typer.Option(metavar="CODE", help="Exit code after SIGTERM, usually 143.")
     ] = None,
@@ -54,6 +61,8 @@ def train(
     from reeltok.zoo import pick_device
 
     changed = given.parse_changes(changes)
+    if damage is not None:
+        changed["data.damage"] = damage
     if exit_on_term is not None:
         changed["loop.exit_on_term"] = str(exit_on_term)
     resolved = change(find_any(recipe), changed)
@@ -138,6 +147,7 @@ def check_data(
         Path | None,
         typer.Option(metavar="FOLDER", help="Where the lists go; by default beside the clips."),
     ] = None,
+    damage: given.Damage = "refuse",
     jobs: given.Jobs = 2,
 ) -> Report:
     """Decode every clip of a folder to its end, and list those that are whole.
@@ -145,12 +155,14 @@ def check_data(
     FOLDER is a folder, a .csv list or a .tar. Writes check.json (a report) and clean.csv, a list
     that `reeltok train --data` reads.
     """
+    from reeltok.media.decode import check_damage
     from reeltok.train import check
 
-    found = check(folder, out=out, workers=jobs)
+    found = check(folder, out=out, workers=jobs, damage=check_damage(damage))
     broken = [{"name": bad.name, "reason": bad.reason} for bad in found.broken]
     lines = [f"{found.clips} clips are whole: {found.frames:,} frames, {found.seconds:.1f} s"]
     lines += [f"broken: {bad['name']}: {bad['reason']}" for bad in broken]
+    lines += [f"damaged: {name}: {left} left out" for name, left in found.damaged.items()]
     lines += [f"written: {found.report}, {found.clean}"]
     return Report(data={**asdict(found), "broken": broken}, text="\n".join(lines))
 

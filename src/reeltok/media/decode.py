@@ -42,10 +42,12 @@ class Reading:
     notes: tuple[str, ...]
 
 
-def check_damage(damage: str) -> None:
-    """ValueError for what is no way to treat damage."""
-    if damage not in get_args(Damage):
-        raise ValueError(f"damage is {', '.join(get_args(Damage))}, not {damage!r}")
+def check_damage(damage: str) -> Damage:
+    """The same. ValueError for what is no way to treat damage."""
+    for known in get_args(Damage):
+        if damage == known:
+            return known
+    raise ValueError(f"damage is {', '.join(get_args(Damage))}, not {damage!r}")
 
 
 def start_reading(

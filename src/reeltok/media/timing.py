@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,18 @@ def held(times: Any, last: float | None, index: int, after: int) -> float | None
     if after < len(times):
         return float(times[after] - times[index])
     return None if last is None else float(times[-1] - times[index]) + last
+
+
+def moments_of(times: Any, last: float | None, first: int, stop: int) -> tuple[Any, float | None]:
+    """The times of pictures `first` up to `stop`, and how long the last of these is shown."""
+    if times is None or first >= stop:
+        return None if times is None else times[first:stop], None
+    return times[first:stop], held(times, last, stop - 1, stop)
+
+
+def durations(times: Sequence[float], last: float) -> list[float]:
+    """Seconds that each picture is shown, the last of all for `last`."""
+    return [*(after - time for time, after in pairwise(times)), last]
 
 
 def first_from(

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from reeltok.inputs import as_tokens, take, with_axes
 from reeltok.layers import Past
+from reeltok.media.timing import moments_of
 from reeltok.models.triplane import CoordTokConfig, Decoder, Encoder, Planes, assemble
 from reeltok.quantizers import FSQConfig, Quantized
 from reeltok.reel import Reel
@@ -327,8 +328,7 @@ class CoordTok(Tokenizer):
                 pixels = self.decode_window(
                     z, here, frames=part.frames, slices=slices, context=context
                 )
-            times = None if part.times is None else part.times[first:last]
-            parts.append(give(pixels, part, times))
+            parts.append(give(pixels, part, *moments_of(part.times, part.last, first, last)))
         return with_axes(join_frames(parts, 0), tokens.settings.get("axes"))
 
     def decode_window(

@@ -200,8 +200,8 @@ class VidTok(Tokenizer):
             quantized = self.encode_part(entered, sample=sample)
         ids = None if quantized.ids is None else quantized.ids[:, 1:]
         quantized = replace(quantized, z=quantized.z[:, :, 1:], ids=ids)
-        times = x.times if isinstance(x, Video) else None
-        tokens = self._record(quantized, Frames(given, given.shape[2], times), x, None)
+        moments = (x.times, x.last) if isinstance(x, Video) else ()
+        tokens = self._record(quantized, Frames(given, given.shape[2], *moments), x, None)
         return tokens.with_(settings={**tokens.settings, "pad": "front"})
 
     def decode_front(self, tokens: Tokens) -> Video | Tensor:
@@ -211,7 +211,7 @@ class VidTok(Tokenizer):
             x = self.decode_part(z.to(device=self.device, dtype=self.dtype))
         first = x[:, :, :1].expand(-1, -1, self.config.factors[0] - 1, -1, -1)
         x = torch.cat([first, x], dim=2)[:, :, -tokens.frames :]
-        return give(x[..., : tokens.height, : tokens.width], tokens, tokens.times)
+        return give(x[..., : tokens.height, : tokens.width], tokens, tokens.times, tokens.last)
 
     def lookup(self, ids: Int[Tensor, "b t h w"]) -> Float[Tensor, "b d t h w"]:
         return rearrange(self.quantizer.lookup(ids), "b t h w d -> b d t h w")

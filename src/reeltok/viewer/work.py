@@ -23,7 +23,7 @@ from reeltok.quantizers.usage import Usage
 from reeltok.reel import Reel, ReelWriter
 from reeltok.tokenizer import Tokenizer
 from reeltok.tokens import by
-from reeltok.video import Stream, Video, stream, write
+from reeltok.video import Video, stream, write
 from reeltok.viewer.rooms import Room
 
 BARS = 128  # of a histogram
@@ -171,7 +171,7 @@ def check_video(path: Path, limits: Limits, side: int | None) -> Cut:
     cut = Cut(size=None if small else side, fps=None if video.fps else 24.0)
     with stream(path, **asdict(cut)) as video:
         size = (video.height, video.width)
-        limits.check_clip(path.name, video.frames, seconds_of(video), size)
+        limits.check_clip(path.name, video.frames, video.seconds or 0.0, size)
     return cut
 
 
@@ -185,14 +185,6 @@ def check_sign(path: Path) -> None:
             f"{path} is not a video, or its header is cut off or damaged: "
             "give mp4, mov, mkv, webm, avi, gif, ts, mpg, ogv, flv or wmv"
         )
-
-
-def seconds_of(video: Stream) -> float:
-    """How long a video lasts."""
-    assert video.fps is not None
-    if video.times is not None:
-        return float(video.times[-1] - video.times[0]) + 1 / video.fps
-    return video.frames / video.fps
 
 
 def code(offer: Offer, label: str, source: Path, cut: Cut, room: Room, tell: Tell) -> Result:
