@@ -1,13 +1,18 @@
 """Folders, lists and records: what is found in them, before anything is decoded."""
 
+import os
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from small_data import moving
+from test_bair import write_bair
 
 from reeltok.data.clip import Clip
-from reeltok.data.find import find_clips
+from reeltok.data.find import expand_braces, find_clips
 from reeltok.evaluate.clips import boxes_of
 from reeltok.evaluate.metrics import Box
+from reeltok.video import write
 
 
 def touch(folder: Path, *names: str) -> Path:
@@ -98,3 +103,123 @@ def test_kinetics_lists_find_videos_by_id_and_seconds(tmp_path: Path) -> None:
     assert first.path == tmp_path / "val/abseiling/-3B32lodo2M_000059_000069.mp4"
     assert (first.name, first.row["label"]) == ("-3B32lodo2M_000059_000069", "abseiling")
     assert absent.name == "gone_000001_000011"
+
+
+def frames_in(folder: Path, *names: str) -> Path:
+    """Pictures of 8x8, one under each name."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (200, 0, 0)).save(folder / name)
+    return folder
+
+
+def test_hidden_files_and_folders_are_left_out(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4", "._a.mp4", ".ipynb_checkpoints/a-checkpoint.mp4", "__MACOSX/._a.mp4")
+    touch(tmp_path, "deep/.cache/b.mkv", "deep/b.mkv", ".hidden.csv", "__MACOSX/c.mp4")
+    assert names(find_clips(tmp_path)) == ["a.mp4", "deep/b.mkv"]
+    assert names(find_clips(f"{tmp_path}/**/*")) == ["a.mp4", "deep/b.mkv"]
+    inside = touch(tmp_path / ".data", "a.mp4")  # hidden itself, but asked for
+    assert names(find_clips(inside)) == ["a.mp4"]
+    frames_in(tmp_path / "mac", "f1.png", "f2.png", "._f1.png")
+    (clip,) = find_clips(tmp_path / "mac")
+    assert len(clip.read()) == 2
+
+
+@pytest.mark.parametrize("suffix", ["wmv", "3gp", "y4m", "mts", "m2ts", "vob", "MOV", "yuv", "gif"])
+def test_every_kind_of_video_is_found(tmp_path: Path, suffix: str) -> None:
+    touch(tmp_path, f"a.{suffix}", "a.txt", "a.json", "a.py")
+    assert names(find_clips(tmp_path)) == [f"a.{suffix}"]
+
+
+@pytest.mark.parametrize("name", ["clip", "clip.bin", "clip.mp4.part", "a[1].mkv"])
+def test_a_file_of_any_name_is_one_video(tmp_path: Path, name: str) -> None:
+    write(moving(3), tmp_path / "a.mkv", lossless=True)
+    (tmp_path / "a.mkv").rename(tmp_path / name)
+    (clip,) = find_clips(tmp_path / name)
+    assert (clip.name, clip.place) == (name, str(tmp_path / name))
+    assert len(clip.read()) == 3
+
+
+def test_folders_of_pictures_are_clips_beside_videos(tmp_path: Path) -> None:
+    frames_in(tmp_path, "x/a/0.png", "x/a/1.png", "x/v1.0/0.png")
+    touch(tmp_path, "y/b.mp4", "y/thumbnail.jpg", "readme.md")
+    found = find_clips(tmp_path)
+    assert names(found) == ["x/a", "x/v1.0", "y/b.mp4"]
+    assert [clip.stem for clip in found] == ["x/a", "x/v1.0", "y/b"]
+    assert [clip.group for clip in found] == ["x", "x", "y"]
+    assert len(found[0].read()) == 2
+    assert names(find_clips(f"{tmp_path}/x/*")) == ["a", "v1.0"]
+    assert names(find_clips(f"{tmp_path}/x/a/*.png")) == ["0.png", "1.png"]  # each by itself
+
+
+def test_links_are_followed_once(tmp_path: Path) -> None:
+    touch(tmp_path / "far", "a.mp4")
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "near").symlink_to(tmp_path / "far")
+    (tmp_path / "clips" / "round").symlink_to(tmp_path / "clips")
+    (tmp_path / "clips" / "gone.mp4").symlink_to(tmp_path / "nowhere.mp4")
+    gone, linked = find_clips(tmp_path / "clips")
+    assert (gone.name, linked.name) == ("gone.mp4", "near/a.mp4")
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*gone.mp4"):
+        gone.read()
+
+
+def test_patterns_keep_the_tree_below_them(tmp_path: Path) -> None:
+    touch(tmp_path, "x/1/a.mp4", "x/2/a.mp4", "x/2/b.txt", "notes/c.md", "shard-0.mp4")
+    touch(tmp_path, "shard-1.mp4")
+    assert names(find_clips(f"{tmp_path}/x/*/a.mp4")) == ["1/a.mp4", "2/a.mp4"]
+    assert names(find_clips(f"{tmp_path}/x/**")) == ["1/a.mp4", "2/a.mp4"]
+    assert names(find_clips(f"{tmp_path}/x/**/*.mp4")) == ["1/a.mp4", "2/a.mp4"]
+    assert names(find_clips(f"{tmp_path}/x/{{1,2}}/*")) == ["1/a.mp4", "2/a.mp4"]
+    assert names(find_clips(f"{tmp_path}/shard-{{0..1}}.mp4")) == ["shard-0.mp4", "shard-1.mp4"]
+    assert expand_braces("s-{08..11}.{tar,mp4}")[::3] == ["s-08.tar", "s-09.mp4", "s-11.tar"]
+    with pytest.raises(FileNotFoundError, match=r"there is no .*shard-2.mp4, which a pattern in"):
+        find_clips(f"{tmp_path}/shard-{{0..2}}.mp4")
+    with pytest.raises(FileNotFoundError, match=r"no file matches .*\*\.avi"):
+        find_clips(f"{tmp_path}/*.avi")
+    with pytest.raises(FileNotFoundError, match="are folders without videos or images"):
+        find_clips(f"{tmp_path}/notes*")
+
+
+def test_a_manifest_says_what_is_in_a_folder(tmp_path: Path) -> None:
+    touch(tmp_path / "set", "a.mp4", "deep/b.mp4", "c.mp4")
+    (tmp_path / "set" / "manifest.csv").write_text(
+        "group,file,source\ncat,a.mp4,s\ndog,deep/b.mp4,t\n"
+    )
+    found = find_clips(tmp_path / "set")
+    assert [(c.name, c.group, c.source) for c in found] == [
+        ("a.mp4", "cat", "s"),
+        ("deep/b.mp4", "dog", "t"),
+    ]
+    assert names(find_clips(f"{tmp_path}/s*")) == ["set/a.mp4", "set/deep/b.mp4"]
+
+
+def test_what_is_named_twice_is_taken_once_and_said(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4", "b.mp4")
+    (tmp_path / "l.csv").write_text("file\na.mp4\nb.mp4\n./a.mp4\n")
+    with pytest.warns(UserWarning, match=r"l.csv names a.mp4 .*2 different clips are left of 3"):
+        assert names(find_clips(tmp_path / "l.csv")) == ["a.mp4", "b.mp4"]
+
+
+def test_an_address_is_a_clip_that_is_fetched(tmp_path: Path) -> None:
+    write(moving(3), tmp_path / "a.mkv", lossless=True)
+    (clip,) = find_clips((tmp_path / "a.mkv").as_uri())
+    assert (clip.name, clip.stem, len(clip.read())) == ("a.mkv", "a", 3)
+    (tmp_path / "l.csv").write_text(f"file\n{(tmp_path / 'a.mkv').as_uri()}\n")
+    with pytest.raises(FileNotFoundError):  # a list is not the user's own word
+        find_clips(tmp_path / "l.csv")[0].read()
+
+
+def test_a_record_is_a_clip_for_all(tmp_path: Path) -> None:
+    write_bair(tmp_path / "push.tfrecords", motions=2, frames=3)
+    _, second = find_clips(tmp_path)
+    assert second.name == "push.tfrecords#1"
+    video = second.read(start=0.1)
+    assert (len(video), video.fps) == (2, 10)
+
+
+def test_a_changed_picture_makes_its_folder_newer(tmp_path: Path) -> None:
+    (clip,) = find_clips(frames_in(tmp_path / "a", "0.png", "1.png"))
+    before = clip.changed
+    os.utime(tmp_path / "a" / "1.png", ns=(2 * before, 2 * before))
+    assert clip.changed == 2 * before

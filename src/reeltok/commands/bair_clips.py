@@ -28,7 +28,7 @@ def unpack_bair(
     if not files:
         raise FileNotFoundError(f"there are no .tfrecords files in {data}: give BAIR's folder")
     check_place(str(out))
-    out.mkdir(exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     written = kept = 0
     with Progress("unpacking", len(files)) as progress:
         for file in files:

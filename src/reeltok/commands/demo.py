@@ -50,7 +50,7 @@ def demo(
     check_place(str(out))
     tokenizer = given.open_model(model, weights=weights, device=device, dtype=dtype)
     cut = cut_of(video)
-    out.mkdir(exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     if video is None:
         draw_clip(clip)
     record = code(tokenizer, clip, cut, places)

@@ -55,7 +55,7 @@ class Job:
     def older(self) -> bool:
         """Whether the target was made before the source was last changed."""
         if self.clip is None:
-            return True  # a pipe or an address: nobody knows
+            return True  # a pipe: nobody knows
         return os.stat(self.target).st_mtime_ns < self.clip.changed
 
 
@@ -105,7 +105,7 @@ def plan_files(
 ) -> Plan:
     """Which file becomes which; looks for files, but opens none.
 
-    An input is "-", an address, or whatever `find` finds files in. A single one may become the file
+    An input is "-" or whatever `find` finds files in. A single one may become the file
     `out`, or lie in the folder `out` (a name without suffix) under its own name with `suffix`; more
     always do. `folder`: a single one may also become a folder. Raises FileNotFoundError or
     ValueError where there is nothing.
@@ -131,10 +131,8 @@ def _expand(text: str, find: Find) -> list[Job]:
     """The files that an input stands for, each with the name that it has in a folder."""
     if text == PIPE or is_pipe(text):
         return [Job(source=text, target=Path(text).name)]
-    if is_address(text):
-        return [Job(source=text, target=PurePosixPath(urlsplit(text).path).name)]
     clips = find(text)
-    alone = len(clips) == 1 and clips[0].place == str(Path(text))
+    alone = len(clips) == 1 and clips[0].place in (text, str(Path(text)))
     return [
         Job(source=text if alone else clip.place, target=clip.name, clip=clip) for clip in clips
     ]
@@ -175,13 +173,13 @@ def share_of(plan: Plan) -> Plan:
 
 
 def check_place(*outputs: str) -> None:
-    """OSError unless something can be made under these names."""
+    """OSError unless something can be made under these names, with the folders above them."""
     for out in outputs:
-        parent = Path(out).absolute().parent
-        if out != PIPE and not parent.is_dir():
-            raise FileNotFoundError(f"there is no folder {parent} to write {Path(out).name} into")
-        if out != PIPE and not os.access(parent, os.W_OK):
-            raise PermissionError(f"the folder {parent} is not writable: choose another")
+        above = next(folder for folder in Path(out).absolute().parents if os.path.lexists(folder))
+        if out != PIPE and not above.is_dir():
+            raise NotADirectoryError(f"{above} is no folder, so {out} cannot be made")
+        if out != PIPE and not os.access(above, os.W_OK):
+            raise PermissionError(f"the folder {above} is not writable: choose another")
 
 
 # Doing it.
@@ -228,8 +226,6 @@ def run_plan(
                 raise FileExistsError(
                     f"{job.target} exists already and is not this: give --force to replace it"
                 )
-            if not plan.named:
-                Path(job.target).parent.mkdir(parents=True, exist_ok=True)
             return Outcome(job=job, state="written", record=work(job, progress))
         except (ValueError, OSError) as error:
             full = isinstance(error, OSError) and error.errno in REASONS

@@ -117,7 +117,7 @@ def generate(
     names = [str(target) for target in targets]
     check_free(names, force=force, inputs=[given_clip, actions])
     work = open_generator(model, wish, tokenizer=tokenizer, device=device)
-    out.mkdir(exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     form = {"fps": fps or work.fps, "lossless": lossless}
     videos = write_all(work, targets, seed=seed, batch=batch, form=form)
     seconds = time.monotonic() - began

@@ -1,6 +1,7 @@
 """The record `Clip`: where a clip lies, what is said of it, and how it is opened."""
 
 import hashlib
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -19,10 +20,12 @@ class Clip:
 
     `path` is a video, a picture, a folder of pictures, or the file that holds the clip: then
     `member` is its name in a tar shard, or `record` the byte at which it begins in a TFRecord file.
+    What has an `address` is fetched from there whenever it is opened.
     `name` is unique among the clips found with it, and keeps their tree.
     """
 
     path: Path
+    address: str = ""
     name: str = ""
     member: str = ""
     parts: tuple[Part, ...] = field(default=(), compare=False, repr=False)
@@ -45,13 +48,17 @@ class Clip:
     def place(self) -> str:
         """Where it lies, for people: a path, and the member or record there."""
         inner = f"/{self.member}" if self.member else ""
-        return f"{self.path}{inner}" if self.record is None else f"{self.path}#{self.record}"
+        record = "" if self.record is None else f"#{self.record}"
+        return self.address or f"{self.path}{inner}{record}"
 
     @property
     def stem(self) -> str:
         """Its name without the suffix of a file: what is made from it is called so."""
-        file = is_video(self.name) or is_picture(self.name) or self.path.is_file()
-        return str(PurePosixPath(self.name).with_suffix("")) if file else self.name
+        name = self.name
+        if self.member:
+            name = name.replace(self.path.name, self.path.stem, 1)
+        file = is_video(name) or is_picture(name) or (self.path.is_file() and not self.member)
+        return str(PurePosixPath(name).with_suffix("")) if file else name
 
     @property
     def short(self) -> int:
@@ -61,6 +68,8 @@ class Clip:
     @property
     def changed(self) -> int:
         """When its bytes were last written, in nanoseconds since 1970; OSError if it is gone."""
+        if self.address:
+            return sys.maxsize  # nobody knows
         times = [self.path.stat().st_mtime_ns]
         if self.path.is_dir():
             times += [file.stat().st_mtime_ns for file in self.path.iterdir() if is_picture(file)]
@@ -77,11 +86,11 @@ class Clip:
         return self.lot < share
 
     @contextmanager
-    def opened(self) -> Iterator[Path]:
+    def opened(self) -> Iterator[Path | str]:
         """A path that `video.read` takes; what lies in a shard is unpacked for the time being."""
         with ExitStack() as stack:
             if not self.member and self.record is None:
-                yield self.path
+                yield self.address or self.path
                 return
             folder = stack.enter_context(scratch())
             if self.record is not None:
@@ -105,7 +114,7 @@ class Clip:
                 with stream(path, start=self.start + start, **options) as opened:
                     yield opened
             except ValueError as error:
-                if path == self.path:
+                if path in (self.path, self.address):
                     raise
                 raise ValueError(str(error).replace(str(path), self.name)) from error
 

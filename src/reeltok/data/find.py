@@ -13,6 +13,7 @@ from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 from reeltok.data.clip import Clip
 from reeltok.data.kinds import (
@@ -26,6 +27,7 @@ from reeltok.data.kinds import (
 )
 from reeltok.data.lists import read_list
 from reeltok.data.tar import HERE, members_of
+from reeltok.media.inputs import is_address
 
 PACKED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")  # refused, and told why
 SIGNS = re.compile(r"[*?\[{]")  # of a pattern
@@ -35,11 +37,12 @@ COLUMN = "group"  # of a list, unless told otherwise
 def find_clips(
     data: str | Path, *, root: str | Path | None = None, column: str = COLUMN
 ) -> list[Clip]:
-    """The clips of a folder, a pattern, a list, a tar shard, a TFRecord file, or of one video.
+    """The clips of a folder, a pattern, a list, a tar shard, a TFRecord file, or one video.
 
     A pattern is a shell's, with ** for any depth and webdataset's {000..012}. A list is .csv, .tsv,
     .json, .jsonl or .txt; its files lie in `root`, by default beside it, and `column` holds their
-    group, which for others is their first folder. A file of another name is one video.
+    group, which for others is their first folder. A file of another name is one video, and so is
+    an address, which has to be a str.
     Raises FileNotFoundError or ValueError where there is nothing; a file that only a list names
     is looked for when it is opened.
     """
@@ -48,6 +51,9 @@ def find_clips(
         clips = _clips_at(path, "", column, root)
     elif is_pattern(str(data)):
         clips = _clips_like(str(data), column, root)
+    elif is_address(data):
+        parts = PurePosixPath(urlsplit(str(data)).path)
+        clips = [Clip(path=Path(parts), address=str(data), name=parts.name)]
     else:
         raise FileNotFoundError(
             f"there is no file or folder {path}: name a video, folder, pattern, list or .tar"
@@ -128,7 +134,10 @@ def _clips_at(path: Path, label: str, column: str, root: str | Path | None) -> l
         return [clip for entry in found for clip in _clips_of(entry)]
     name = label or path.name
     group = PurePosixPath(name).parts[0] if "/" in name else ""
-    return _clips_of(Clip(path=path, name=name, group=group, source=name))
+    clips = _clips_of(Clip(path=path, name=name, group=group, source=name))
+    if not clips:
+        raise ValueError(f"the shard {path} holds neither videos nor images")
+    return clips
 
 
 def _clips_of(entry: Clip) -> list[Clip]:

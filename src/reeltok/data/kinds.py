@@ -3,12 +3,13 @@
 from pathlib import PurePath, PurePosixPath
 
 from reeltok.media.images import IMAGES
+from reeltok.media.raw import RAW
 
 VIDEOS = (
     *(".mp4", ".m4v", ".mov", ".qt", ".mkv", ".webm", ".avi", ".divx", ".wmv", ".asf", ".flv"),
     *(".f4v", ".mpg", ".mpeg", ".mpe", ".m1v", ".m2v", ".ts", ".m2ts", ".mts", ".vob", ".mxf"),
     *(".3gp", ".3g2", ".ogv", ".ogm", ".rm", ".rmvb", ".nut", ".dv", ".gif", ".apng", ".mjpeg"),
-    *(".mjpg", ".h264", ".264", ".h265", ".265", ".hevc", ".ivf", ".obu", ".y4m", ".yuv"),
+    *(".mjpg", ".h264", ".264", ".h265", ".265", ".hevc", ".ivf", ".obu", ".y4m", *RAW),
 )
 SHARD = ".tar"
 RECORDS = (".tfrecord", ".tfrecords")

@@ -96,9 +96,9 @@ def _key(name: str) -> str:
 
 
 def _samples(parts: dict[str, Part]) -> set[str]:
-    """The names that a picture shares with a file that is neither picture nor video."""
-    sidecars = {_key(name) for name in parts if not is_picture(name) and not is_video(name)}
-    return sidecars & {_key(name) for name in parts if is_picture(name)}
+    """The names that a picture shares with a file that is no picture, but with no video."""
+    films = {_key(name) for name in parts if is_video(name)}
+    return {_key(name) for name in parts if not is_picture(name)} - films
 
 
 def _pictures(parts: dict[str, Part], samples: set[str]) -> dict[PurePosixPath, list[Part]]:

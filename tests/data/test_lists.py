@@ -1,0 +1,98 @@
+"""Lists of clips in every form, and one sentence for each that is none."""
+
+from pathlib import Path
+
+import pytest
+
+from reeltok.data.find import find_clips
+from reeltok.data.lists import COLUMNS
+
+
+def listed(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("column", [*COLUMNS, "Video", "FILE_NAME"])
+def test_every_column_of_files_is_known(tmp_path: Path, column: str) -> None:
+    (clip,) = find_clips(listed(tmp_path / "l.csv", f"id,{column},group\n7,x/a.wmv,dogs\n"))
+    assert (clip.path, clip.name, clip.group) == (tmp_path / "x/a.wmv", "x/a.wmv", "dogs")
+    assert clip.row["id"] == "7"
+
+
+FORMS = {
+    "l.csv": "video,start,group\na.mp4,1.5,x\nb.mp4,,y\n",
+    "bom.csv": "\ufeffvideo,start,group\r\na.mp4,1.5,x\r\nb.mp4,,y\r\n",
+    "semicolons.csv": "group;video;start\nx;a.mp4;1.5\ny;b.mp4;\n",
+    "l.tsv": "video\tstart\tgroup\na.mp4\t1.5\tx\nb.mp4\t\ty\n",
+    "l.jsonl": '{"video": "a.mp4", "start": 1.5, "group": "x"}\n\n{"video":"b.mp4","group":"y"}\n',
+    "l.json": '[{"path": "a.mp4", "start": 1.5, "group": "x"}, {"path": "b.mp4", "group": "y"}]',
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_every_form_says_the_same(tmp_path: Path, name: str) -> None:
+    found = find_clips(listed(tmp_path / name, FORMS[name]))
+    assert [(clip.path.name, clip.start, clip.group) for clip in found] == [
+        ("a.mp4", 1.5, "x"),
+        ("b.mp4", 0.0, "y"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("l.txt", "# mine\na b.mp4\n\nc.mp4\n"),
+        ("l.lst", "a b.mp4\nc.mp4"),
+        ("l.jsonl", '"a b.mp4"\n"c.mp4"\n'),
+        ("l.json", '["a b.mp4", "c.mp4"]'),
+    ],
+)
+def test_plain_names_are_a_list(tmp_path: Path, name: str, text: str) -> None:
+    found = find_clips(listed(tmp_path / name, text))
+    assert [clip.path for clip in found] == [tmp_path / "a b.mp4", tmp_path / "c.mp4"]
+
+
+def test_absolute_names_are_named_within_their_common_folder(tmp_path: Path) -> None:
+    text = "file\n/data/x/a.mp4\n/data/y/b.mp4\nc.mp4\n"
+    found = find_clips(listed(tmp_path / "l.csv", text))
+    assert [clip.name for clip in found] == ["x/a.mp4", "y/b.mp4", "c.mp4"]
+    assert [clip.path for clip in found][1:] == [Path("/data/y/b.mp4"), tmp_path / "c.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("l.csv", "a,b\n1,2\n", r"l.csv has the columns a, b: one of file, filename"),
+        ("l.csv", "a,b\n", r"l.csv has the columns a, b: one of file"),
+        ("l.jsonl", '{"a": 1, "b": 2}\n', r"l.jsonl has the columns a, b: one of file"),
+        ("l.csv", "file\n", "names no videos"),
+        ("l.csv", "", "names no videos"),
+        ("l.txt", "# nothing\n", "names no videos"),
+        ("l.csv", "file,x\na.mp4,1\n,2\n", "row 2: the column file is empty"),
+        ("l.csv", "file,start\na.mp4,soon\n", "row 1: `start` is in seconds, not 'soon'"),
+        ("l.csv", "file,start\na.mp4,-1\n", "row 1: `start` is in seconds, not '-1'"),
+        ("l.jsonl", '{"file": "a.mp4"}\n{"file": \n', "line 2 of the list .* is no JSON"),
+        ("l.jsonl", "7\n", "is 7: give objects or names"),
+        ("l.json", '{"a.mp4": 1}', "is no list of clips"),
+        ("l.csv", "youtube_id,time_start,time_end\nx,soon,3\n", "are seconds"),
+    ],
+)
+def test_what_is_no_list_is_said_in_one_sentence(
+    tmp_path: Path, name: str, text: str, said: str
+) -> None:
+    with pytest.raises(ValueError, match=said) as caught:
+        find_clips(listed(tmp_path / name, text))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_list_in_another_encoding_is_named(tmp_path: Path) -> None:
+    (tmp_path / "l.csv").write_bytes("file\nc\xe4t.mp4\n".encode("latin-1"))
+    with pytest.raises(ValueError, match="csv is no text in UTF-8"):
+        find_clips(tmp_path / "l.csv")
+
+
+def test_a_missing_clip_is_named_when_it_is_opened(tmp_path: Path) -> None:
+    (clip,) = find_clips(listed(tmp_path / "l.csv", "file\ngone.mp4\n"))
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*/gone.mp4$"):
+        clip.read()

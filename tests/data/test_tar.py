@@ -1,0 +1,97 @@
+"""Tar shards, webdataset's too: found as folders are, read in place."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from small_data import moving
+
+from reeltok.data.clip import Clip
+from reeltok.data.find import find_clips
+from reeltok.video import read, write
+
+
+def pack(path: Path, files: dict[str, bytes], mode: str = "w") -> Path:
+    with tarfile.open(path, mode) as tar:
+        for name, data in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+    return path
+
+
+def picture(red: int) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (8, 8), (red, 0, 0)).save(out, "PNG")
+    return out.getvalue()
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("film") / "a.mkv"
+    write(moving(4), path, lossless=True)
+    return path.read_bytes()
+
+
+def test_videos_in_a_shard(film: bytes, tmp_path: Path) -> None:
+    files = {"./x/0.mkv": film, "./x/._0.mkv": b"", "__MACOSX/0.mkv": b"", "x/0.json": b"{}"}
+    shard = pack(tmp_path / "s.tar", files | {"y/0.mkv": film})
+    found = find_clips(shard)
+    assert [clip.name for clip in found] == ["s.tar/x/0.mkv", "s.tar/y/0.mkv"]
+    assert [clip.stem for clip in found] == ["s/x/0", "s/y/0"]
+    assert {clip.group for clip in found} == {"s"}
+    (tmp_path / "a.mkv").write_bytes(film)
+    assert torch.equal(found[1].read().frames, read(tmp_path / "a.mkv").frames)
+    later = Clip(path=shard, member="./y/0.mkv")  # as a list names it, without its place
+    assert torch.equal(later.read().frames, found[1].read().frames)
+    with pytest.raises(FileNotFoundError, match=r"there is no z.mkv in .*s.tar"):
+        Clip(path=shard, member="z.mkv").read()
+
+
+def test_pictures_of_an_inner_folder_are_one_clip(tmp_path: Path) -> None:
+    frames = {f"set/{c}/{i}.png": picture(10 * i) for c in "ba" for i in (10, 2, 0)}
+    found = find_clips(pack(tmp_path / "s.tar", frames))
+    assert [clip.name for clip in found] == ["s.tar/set/b", "s.tar/set/a"]  # as they lie there
+    assert found[0].read().frames[:, 0, 0, 0].tolist() == [0, 20, 100]
+    again = Clip(path=tmp_path / "s.tar", member="set/b")
+    assert len(again.read()) == 3
+    (top,) = find_clips(pack(tmp_path / "t.tar", {"./0.png": picture(1), "./1.png": picture(2)}))
+    assert (top.name, top.stem, len(top.read())) == ("t.tar", "t", 2)
+    assert len(Clip(path=top.path, member=top.member).read()) == 2
+
+
+def test_samples_of_webdataset_are_clips_apart(film: bytes, tmp_path: Path) -> None:
+    files = {"000.png": picture(1), "000.txt": b"red", "001.png": picture(2), "001.txt": b"r"}
+    found = find_clips(pack(tmp_path / "p.tar", files))
+    assert [(clip.name, len(clip.read())) for clip in found] == [
+        ("p.tar/000.png", 1),
+        ("p.tar/001.png", 1),
+    ]
+    files = {"000.mkv": film, "000.json": b"{}", "000.thumbnail.png": picture(1)}
+    pack(tmp_path / "v-000.tar", files)
+    pack(tmp_path / "v-001.tar", files)
+    both = find_clips(f"{tmp_path}/v-{{000..001}}.tar")
+    assert [clip.name for clip in both] == ["v-000.tar/000.mkv", "v-001.tar/000.mkv"]
+    (tmp_path / "shards.txt").write_text("v-000.tar\nv-001.tar\n")
+    assert [clip.name for clip in find_clips(tmp_path / "shards.txt")] == [c.name for c in both]
+
+
+def test_what_is_no_shard_is_said(film: bytes, tmp_path: Path) -> None:
+    pack(tmp_path / "s.tar.gz", {"0.mkv": film}, "w:gz")
+    with pytest.raises(ValueError, match="it is compressed: unpack it first"):
+        find_clips(tmp_path / "s.tar.gz")
+    (tmp_path / "s.tar.gz").rename(tmp_path / "s.tar")
+    with pytest.raises(ValueError, match=r"s.tar is no readable tar archive \(it is compressed"):
+        find_clips(tmp_path)
+    pack(tmp_path / "s.tar", {"readme.md": b""})
+    with pytest.raises(ValueError, match=r"s.tar holds neither videos nor images"):
+        find_clips(tmp_path / "s.tar")
+
+
+def test_errors_name_the_member_and_not_its_temporary_file(tmp_path: Path) -> None:
+    (clip,) = find_clips(pack(tmp_path / "s.tar", {"x/0.mp4": b"no video"}))
+    with pytest.raises(ValueError, match=r"^s.tar/x/0.mp4 is not a video"):
+        clip.read()
