@@ -199,7 +199,7 @@ class Lab:
                 find_clips(self.data), recipe.data, cache=cache_folder("decoded")
             )
             for bad in broken:
-                print(f"left out: {bad.name}: {bad.reason}", flush=True)
+                print(f"left out: {bad}", flush=True)
             self.opened = {clip: f for clip, f in opened.items() if self.study.fits(clip)}
         return ClipSource(self.opened, recipe.data, seed=recipe.loop.seed)
 

@@ -1,5 +1,6 @@
 """What every command finds, and what its outputs are called: the same everywhere."""
 
+import json
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -93,12 +94,7 @@ def test_names_that_meet_keep_their_suffix_or_folder(
         (tmp_path / name / "one.mp4").write_bytes((folder / "one.mp4").read_bytes())
     given = [tmp_path / "x" / "one.mp4", tmp_path / "y" / "one.mp4", folder / "clip"]
     assert run("encode", *given, tmp_path / "b", *words).code == 0
-    inside = str(tmp_path).lstrip("/")
-    assert made_in(tmp_path / "b") == [
-        "clip.reel",
-        f"{inside}/x/one.mp4.reel",
-        f"{inside}/y/one.mp4.reel",
-    ]
+    assert made_in(tmp_path / "b") == ["clip.reel", "x/one.reel", "y/one.reel"]
     twice = run("encode", folder / "clip", folder / "clip", tmp_path / "c", *words)
     assert (twice.code, made_in(tmp_path / "c")) == (0, ["clip.reel"])
     assert "1 of 2 inputs were given twice" in twice.err
@@ -180,9 +176,10 @@ def test_folders_above_an_output_are_made(
     assert run("reconstruct", clip, new / "f" / "x.mp4", *own).code == 0
     words = ["--side-by-side", new / "h" / "both.png"]
     assert run("reconstruct", clip, new / "g" / "x.mp4", *words, *own).code == 0
-    assert run("convert", models["discrete"], new / "i" / "m.ckpt", "--to", "public").code == 0
+    assert run("convert", models["causal"], new / "i" / "m.ckpt", "--to", "public").code == 0
     assert run("data", "check", clip, "--out", new / "j" / "k").code == 0
-    (new / "log.jsonl").write_text('{"step": 1, "loss": 1}\n')
+    lines = [{"step": step, "time": step, "loss": 1 / step} for step in (1, 2)]
+    (new / "log.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     if plots():
         assert run("runs", new, "--out", new / "l" / "c.png").code == 0
 

@@ -84,7 +84,7 @@ def test_dry_run(run: Run) -> None:
     ("words", "said"),
     [
         (("smal",), "did you mean 'small'?"),
-        (("small",), "--data FOLDER and --out RUN"),
+        (("small",), "--data DATA and --out RUN"),
         (("small", "--set", "loop.sed=1"), "did you mean 'seed'?"),
         (("small", "--set", "loop.seed"), "KEY=VALUE"),
         (("small", "--data", "absent", "--out", "run"), "there is no file or folder absent"),
@@ -109,7 +109,7 @@ def test_data_check(run: Run, clips: Path) -> None:
     found = run("data", "check", clips)
     assert found.code == 0, found.err
     assert "6 clips are whole: 51 frames" in found.out
-    assert "broken: broken.mp4: " in found.out
+    assert f"broken: {clips}/broken.mp4 is not a video" in found.out
     assert len((clips / "clean.csv").read_text().splitlines()) == 7
     record = run("data", "check", clips / "clean.csv", "--json").json
     assert (record["clips"], record["broken"]) == (6, [])

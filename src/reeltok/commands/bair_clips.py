@@ -9,7 +9,7 @@ import typer
 from reeltok.commands import options as given
 from reeltok.commands.files import check_place
 from reeltok.commands.progress import Progress
-from reeltok.commands.report import Report
+from reeltok.commands.report import Report, count
 
 
 def unpack_bair(
@@ -36,7 +36,7 @@ def unpack_bair(
             written, kept = written + made, kept + old
             progress.finish_file()
     record = {"folder": str(out), "written": written, "kept": kept}
-    return Report(data=record, text=f"{written} clips written to {out}, {kept} were there")
+    return Report(data=record, text=f"{count(written, 'clip')} written to {out}, {kept} were there")
 
 
 def unpack(file: Path, out: Path, *, force: bool) -> tuple[int, int]:

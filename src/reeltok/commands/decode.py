@@ -37,8 +37,10 @@ Named = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="Where the tokenizer lies, if not under its own name."),
 ]
-Start = Annotated[int | None, typer.Option(metavar="N", help="The first frame wanted.")]
-Stop = Annotated[int | None, typer.Option(metavar="N", help="The frame to end before.")]
+Start = Annotated[int | None, typer.Option(metavar="N", help="The first frame, counted from 0.")]
+Stop = Annotated[
+    int | None, typer.Option(metavar="N", help="The frame to end before, counted from 0.")
+]
 Rate = Annotated[
     float | None, typer.Option(metavar="RATE", help="Play at this rate; drops no frames.")
 ]

@@ -13,7 +13,7 @@ from reeltok.commands.encode import Coding, Cut, encode_file
 from reeltok.commands.files import Job, check_free, check_place
 from reeltok.commands.progress import Progress
 from reeltok.commands.reconstruct import Clock, labels, watched
-from reeltok.commands.report import Report, facts, plain, rate
+from reeltok.commands.report import Report, count, facts, plain, rate
 from reeltok.commands.side_by_side import Comparison, Shown
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def told(record: dict[str, Any]) -> str:
         for stage, seconds in record["seconds"].items()
     }
     said = {
-        "clip": f"{record['input']}: {frames} frames of {plain(record['size'])}",
+        "clip": f"{record['input']}: {count(frames, 'frame')} of {plain(record['size'])}",
         "tokens": f"{record['output']}: {plain(record['tokens'])} by {record['model']}",
         "size": f"{record['bytes']:,} bytes; the pixels: {record['raw_bytes']:,}",
         "bits per pixel": f"{record['bits_per_pixel']:.4f}",

@@ -17,7 +17,7 @@ from reeltok.commands.files import (
     summarize,
 )
 from reeltok.commands.progress import Progress
-from reeltok.commands.report import Report, note, note_all, plain, rate
+from reeltok.commands.report import Report, count, note, note_all, plain, rate
 
 if TYPE_CHECKING:
     from reeltok.reel import Reel
@@ -92,9 +92,10 @@ def encode(
 ) -> Report:
     """Turn videos into .reel files of tokens.
 
-    IN is a video, an image, a folder of images, a folder of videos, a pattern such as "clips/*.mp4"
-    or - (standard input). Many files go into a folder; those that are there already, complete and
-    made the same way, are kept.
+    IN is a video, an image, a folder of images, a folder of those, a pattern such as "clips/*.mp4",
+    a list (.csv, .jsonl, .txt), a .tar shard, an address, or - (standard input). Many files go into
+    a folder, in the tree of their sources; those that are there already, complete and made the same
+    way, are kept. Under torchrun every process codes its share.
     """
     from reeltok.data.find import find_clips
 
@@ -213,7 +214,7 @@ def reel_record(reel: "Reel") -> dict[str, Any]:
 def told(record: dict[str, Any]) -> str:
     """The record of one file that was encoded or decoded, in two lines for people."""
     name = "standard output" if record["output"] == PIPE else record["output"]
-    what = f"{name}: {record['frames']} frames"
+    what = f"{name}: {count(record['frames'], 'frame')}"
     if "size" in record:
         what += f" of {plain(record['size'])}"
     if record.get("fps"):

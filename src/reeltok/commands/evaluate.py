@@ -10,7 +10,7 @@ import typer
 from reeltok.commands import options as given
 from reeltok.commands.files import check_free, check_place
 from reeltok.commands.progress import Progress
-from reeltok.commands.report import Report, note, plain
+from reeltok.commands.report import Report, left_out, note, plain
 
 if TYPE_CHECKING:
     from reeltok.evaluate.results import Result
@@ -46,7 +46,7 @@ def evaluate(
     tile: given.Tile = None,
     force: given.Force = False,
 ) -> Report:
-    """Judge a tokenizer on the videos of DATA (a folder, a list, one video).
+    """Judge a tokenizer on the clips of DATA: a folder, a pattern, a list, a .tar shard.
 
     MODEL is a preset, a folder or a repository. Prints every metric of the protocol with its 95 %
     interval over clips; a metric whose network has no weights reads "no weights" with the reason.
@@ -81,7 +81,7 @@ def evaluate(
 def report_on(result: "Result", out: Path | None) -> Report:
     """Say what broke, save the record where it is wanted, and what people read of it."""
     for name, why in result.broken.items():
-        note(f"{name} left out: {why}")
+        note(left_out(name, why))
     if out is not None:
         result.save(out)
     return Report(data=flat(result), text=told(result))

@@ -8,12 +8,10 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit
 
 from reeltok.commands.progress import Progress
 from reeltok.commands.report import Report, count, left_out, note, one_line, table
 from reeltok.files import REASONS, cannot_write, is_pipe, same_file
-from reeltok.media.inputs import is_address
 
 if TYPE_CHECKING:
     from reeltok.data.clip import Clip
@@ -146,10 +144,15 @@ def _placed(jobs: Sequence[Job], out: Path, suffix: str) -> list[Job]:
     unique = list({(job.source, job.target): job for job in jobs}.values())
     if len(unique) < len(jobs):
         note(f"{len(jobs) - len(unique)} of {len(jobs)} inputs were given twice: each is done once")
-    names = [(_stem(job), job.target, job.source) for job in unique]
-    places, depth = [name[0] for name in names], 0
-    while depth < 2 and len(set(places)) < len(places):
-        depth, often = depth + 1, Counter(places)
+    top = os.path.commonpath([os.path.dirname(os.path.abspath(job.source)) for job in unique])
+    paths = [PurePosixPath(os.path.relpath(job.source, top)) for job in unique]
+    names = [
+        (_stem(job), job.target, str(path.with_suffix("")), str(path))
+        for job, path in zip(unique, paths, strict=True)
+    ]
+    places = [name[0] for name in names]
+    for depth in (1, 2, 3):
+        often = Counter(places)
         places = [n[depth] if often[p] > 1 else p for n, p in zip(names, places, strict=True)]
     return [
         replace(job, target=str(out / f"{_inside(place)}{suffix}"))

@@ -10,7 +10,7 @@ from reeltok.commands import options as given
 from reeltok.commands.evaluate import Broken, Plan
 from reeltok.commands.files import check_free, check_place
 from reeltok.commands.progress import Progress
-from reeltok.commands.report import Report, facts, note, save_record
+from reeltok.commands.report import Report, facts, left_out, note, save_record
 
 
 def fvd(
@@ -50,7 +50,7 @@ def fvd(
             tell=lambda clip: progress.finish_file(),
         )
     for name, why in found.broken.items():
-        note(f"{name} left out: {why}")
+        note(left_out(name, why))
     counts = {"real": found.real, "made": found.made}
     for name, count in counts.items():
         if plan.clips is not None and count < plan.clips:

@@ -10,7 +10,7 @@ from reeltok.commands import options as given
 from reeltok.commands.encode import Coding, Cut
 from reeltok.commands.files import check_place
 from reeltok.commands.progress import Progress
-from reeltok.commands.report import Report, left_out, note, one_line, plain, table
+from reeltok.commands.report import Report, count, left_out, note, one_line, plain, table
 from reeltok.files import cache_folder
 
 if TYPE_CHECKING:
@@ -99,9 +99,10 @@ def statistics(
 ) -> Report:
     """Measure mean and deviation of a continuous model's latents, and save them with it.
 
-    DATA is a video or a folder of videos; every channel's mean and standard deviation are exact
-    over all of them. They are saved in config.json, where generators look for them. MODEL may be a
-    generator itself, a flow: each plane is then measured apart, on the middle squares of a folder.
+    DATA is a video, a folder, a pattern, a list or a .tar shard; every channel's mean and standard
+    deviation are exact over all of it. They are saved in config.json, where generators look for
+    them. MODEL may be a generator itself, a flow: each plane is then measured apart, on the middle
+    squares of the clips.
     """
     if is_flow(model):
         from reeltok.commands.flow_statistics import measure_flow
@@ -126,7 +127,7 @@ def statistics(
     counts = {"clips": len(clips) - len(broken), "broken": broken, "latents": moments.count}
     pairs = zip(found["mean"], found["std"], strict=True)
     rows = [{"channel": i, "mean": mean, "std": std} for i, (mean, std) in enumerate(pairs)]
-    text = f"{table(rows)}\n\nfrom {counts['clips']} clips, saved in {folder}"
+    text = f"{table(rows)}\n\nfrom {count(len(clips) - len(broken), 'clip')}, saved in {folder}"
     return Report(data={"folder": str(folder), **counts, **found}, text=text)
 
 

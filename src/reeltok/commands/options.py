@@ -22,12 +22,16 @@ Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda
 Dtype = Annotated[
     str, typer.Option(metavar="NAME", help="What the network computes in: fp32, bf16 or fp16.")
 ]
-Start = Annotated[float, typer.Option(metavar="SECONDS", help="Where in the video to begin.")]
+Start = Annotated[
+    float, typer.Option(metavar="SECONDS", help="Where in the video to begin, in seconds.")
+]
 Frames = Annotated[int | None, typer.Option(metavar="N", help="At most so many frames.")]
 Rate = Annotated[float | None, typer.Option(metavar="RATE", help="Resample to this frame rate.")]
 Side = Annotated[
     str | None,
-    typer.Option(metavar="256|HxW", help="Scale to this short side, or to height x width, pixels."),
+    typer.Option(
+        metavar="256|HxW", help="Scale to this short side, or to exactly this height x width."
+    ),
 ]
 Raw = Annotated[
     str | None,

@@ -39,7 +39,7 @@ def probe(
     result = probing.run_probe(x, y)
     left_out = {**found.left_out, **unnamed}
     for name, why in found.broken.items():
-        note(f"{name} left out: {why}")
+        note(left_out(name, why))
     counted = sum(result.labels.values())
     text = facts(
         {

@@ -246,7 +246,7 @@ def told(record: dict[str, Any]) -> str:
     """The record for people: what it is, how good, and where the time went."""
     frames, seconds = record["frames"], record["seconds"]
     said = {
-        "original": f"{record['input']}, {frames} frames of {plain(record['size'])}",
+        "original": f"{record['input']}, {count(frames, 'frame')} of {plain(record['size'])}",
         "reconstruction": record["output"],
         "side by side": record["side_by_side"],
         "tokens": f"{plain(record['tokens'])} by {record['model']}",

@@ -89,6 +89,15 @@ def count(number: int, what: str) -> str:
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
+def duration(seconds: float) -> str:
+    """A time to wait, in the unit that people would give it in."""
+    units = {"days": 86400, "hours": 3600, "minutes": 60}
+    for name, length in units.items():
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {name}"
+    return f"{seconds:.0f} seconds" if seconds >= 1.5 else "a second"
+
+
 def left_out(name: str, why: str) -> str:
     """That something was left out and why, without its name twice."""
     folder, found, rest = why.partition(f"{name} ")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reeltok.commands import options as given
-from reeltok.commands.report import Report, facts, note, rate
+from reeltok.commands.files import check_place
+from reeltok.commands.report import Report, count, duration, facts, note, rate
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +28,8 @@ def train(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", show_default=False)],
     *,
     data: Annotated[
-        str | None, typer.Option(metavar="FOLDER", help="Clips: a folder, a .csv or a .tar.")
+        str | None,
+        typer.Option(metavar="DATA", help="Clips: a folder, a pattern, a list or a .tar shard."),
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="RUN", help="The folder of the run.")] = None,
     changes: given.Changes = None,
@@ -70,12 +72,13 @@ def train(
     if dry_run:
         return try_two_steps(resolved, place)
     if data is None or out is None:
-        raise ValueError("training needs --data FOLDER and --out RUN")
+        raise ValueError("training needs --data DATA and --out RUN")
+    check_place(str(out))
     run = start(resolved, data=data, out=out, resume=resume, device=place)
     first = os.environ.get("RANK", "0") == "0"  # under torchrun one process speaks for all
     record = {"run": str(out), "recipe": resolved.name, "steps": run.step, "best": run.best}
     best = "" if run.best is None else f", best {resolved.loop.best} {run.best:.4g}"
-    text = f"{resolved.name}: {run.step:,} steps{best}; the model is in {out / 'model'}"
+    text = f"{resolved.name}: {count(run.step, 'step')}{best}; the model is in {out / 'model'}"
     return Report(data=record, text=text if first else "")
 
 
@@ -106,15 +109,14 @@ def try_two_steps(recipe: "AnyRecipe", device: str | None) -> Report:
     from reeltok.train import as_json
 
     tried = measure(recipe, device)
-    found = asdict(tried)
-    hours = recipe.loop.schedule.steps / tried.steps_per_second / 3600
+    found, steps = asdict(tried), recipe.loop.schedule.steps
     said = {
         "recipe": recipe.name,
         "trained parameters": found["parameters"],
         "memory": f"{found['memory_gb']:.2f} GB",
         "speed": f"{found['steps_per_second']:.2f} steps, "
         f"{rate(found['frames_per_second'], 1)} frames per second",
-        "all steps": f"{recipe.loop.schedule.steps:,} in about {hours:.1f} hours",
+        "all steps": f"{steps:,} in about {duration(steps / tried.steps_per_second)}",
     }
     return Report(data={**found, "recipe": json.loads(as_json(recipe))}, text=facts(said))
 
@@ -141,7 +143,7 @@ def scorer() -> "Score":
 
 
 def check_data(
-    folder: Annotated[str, typer.Argument(metavar="FOLDER", show_default=False)],
+    data: Annotated[str, typer.Argument(metavar="DATA", show_default=False)],
     *,
     out: Annotated[
         Path | None,
@@ -150,18 +152,19 @@ def check_data(
     damage: given.Damage = "refuse",
     jobs: given.Jobs = 2,
 ) -> Report:
-    """Decode every clip of a folder to its end, and list those that are whole.
+    """Decode every clip to its end, and list those that are whole.
 
-    FOLDER is a folder, a .csv list or a .tar. Writes check.json (a report) and clean.csv, a list
-    that `reeltok train --data` reads.
+    DATA is a folder, a pattern, a list (.csv, .jsonl, .txt) or a .tar shard. Writes check.json (a
+    report) and clean.csv, a list that `train`, `encode` and `evaluate` take.
     """
     from reeltok.media.decode import check_damage
     from reeltok.train import check
 
-    found = check(folder, out=out, workers=jobs, damage=check_damage(damage))
+    found = check(data, out=out, workers=jobs, damage=check_damage(damage))
     broken = [{"name": bad.name, "reason": bad.reason} for bad in found.broken]
-    lines = [f"{found.clips} clips are whole: {found.frames:,} frames, {found.seconds:.1f} s"]
-    lines += [f"broken: {bad['name']}: {bad['reason']}" for bad in broken]
+    whole = f"{count(found.clips, 'clip')} {'is' if found.clips == 1 else 'are'} whole"
+    lines = [f"{whole}: {count(found.frames, 'frame')}, {found.seconds:.1f} s"]
+    lines += [f"broken: {bad}" for bad in found.broken]
     lines += [f"damaged: {name}: {left} left out" for name, left in found.damaged.items()]
     lines += [f"written: {found.report}, {found.clean}"]
     return Report(data={**asdict(found), "broken": broken}, text="\n".join(lines))

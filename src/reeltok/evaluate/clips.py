@@ -116,9 +116,12 @@ class Clips:
                 self.left_out[item.name] = f"{size} pixels, but {plan.smallest} are asked for"
                 return
             wanted = self.frames or 1 + (plan.groups_of or 0)
-            missing = max(0, wanted - len(part))
+            count = len(part)
+            missing = max(0, wanted - count)
             if missing and plan.short == "skip":
-                self.left_out[item.name] = f"{len(part)} frames, but {wanted} are asked for"
+                self.left_out[item.name] = (
+                    f"{count} frame{'s' * (count != 1)}, but {wanted} are asked for"
+                )
                 return
             for side in range(plan.crops):
                 several = plan.window in ("consecutive", "spread")

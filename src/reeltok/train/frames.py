@@ -32,6 +32,10 @@ class Broken:
     name: str
     reason: str
 
+    def __str__(self) -> str:
+        """The reason with the name in front, unless it has it already."""
+        return self.reason if self.name in self.reason else f"{self.name}: {self.reason}"
+
 
 @dataclass(frozen=True, eq=False)
 class Frames:
@@ -83,9 +87,7 @@ def open_clips(
     broken = [entry for entry in (*probed, *kept) if isinstance(entry, Broken)]
     opened = {entry.clip: entry for entry in kept if isinstance(entry, Frames)}
     if not opened:
-        raise ValueError(
-            f"none of {len(clips)} clips decodes; the first: {broken[0].name}: {broken[0].reason}"
-        )
+        raise ValueError(f"none of {len(clips)} clips decodes; the first: {broken[0]}")
     return opened, broken
 
 
