@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from reeltok.data.find import find_clips
-from reeltok.data.lists import COLUMNS
+from reeltok.data.clip import Clip
+from reeltok.data.find import find_clips, folder_of
+from reeltok.data.lists import COLUMNS, write_list
 
 
 def listed(path: Path, text: str) -> Path:
@@ -96,3 +97,24 @@ def test_a_missing_clip_is_named_when_it_is_opened(tmp_path: Path) -> None:
     (clip,) = find_clips(listed(tmp_path / "l.csv", "file\ngone.mp4\n"))
     with pytest.raises(FileNotFoundError, match=r"there is no file .*/gone.mp4$"):
         clip.read()
+
+
+def test_a_list_that_was_written_is_read_back(tmp_path: Path) -> None:
+    clips = [
+        Clip(path=tmp_path / "deep" / "a.mp4", name="deep/a.mp4", group="x", source="s", start=1.5),
+        Clip(path=tmp_path / "s.tar", name="s.tar/b/c.mkv", member="b/c.mkv", source="s.tar/b"),
+        Clip(path=tmp_path / "push.tfrecords", name="push.tfrecords#84", record=84, source="p"),
+        Clip(path=tmp_path, name=tmp_path.name, source="."),
+    ]
+    write_list(tmp_path / "new" / "l.csv", clips)
+    (tmp_path / "new").rename(tmp_path / "moved")  # the files lie elsewhere: by absolute names
+    assert [c.path for c in find_clips(tmp_path / "moved" / "l.csv")] == [c.path for c in clips]
+    write_list(tmp_path / "l.csv", clips)
+    assert find_clips(tmp_path / "l.csv") == clips
+
+
+def test_lists_go_beside_what_was_found(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").touch()
+    assert folder_of(tmp_path) == folder_of(tmp_path / "a.csv") == tmp_path
+    assert folder_of(f"{tmp_path}/*/x*.mp4") == tmp_path
+    assert folder_of("https://example.org/a.mp4") == Path()

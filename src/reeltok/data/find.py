@@ -61,6 +61,14 @@ def find_clips(
     return distinct(clips, str(data))
 
 
+def folder_of(data: str | Path) -> Path:
+    """The folder in which data lies, for what is written beside it; here for an address."""
+    path = Path(data)
+    if path.is_dir() or path.exists():
+        return path if path.is_dir() else path.parent
+    return _top(str(data)) if is_pattern(str(data)) else Path()
+
+
 def find_reels(data: str | Path) -> list[Clip]:
     """The .reel files of a folder at any depth or of a pattern, or one file of any name."""
     path = Path(data)
@@ -143,12 +151,14 @@ def _clips_at(path: Path, label: str, column: str, root: str | Path | None) -> l
 def _clips_of(entry: Clip) -> list[Clip]:
     """The clips of one file: itself, or all that a shard or a TFRecord file holds."""
     path, name = entry.path, entry.name
+    if entry.member or entry.record is not None:
+        return [entry]
     if is_record(path):
         from reeltok.data.bair import record_offsets
 
         names = [(f"{name}#{i}", at) for i, at in enumerate(record_offsets(path))]
         return [replace(entry, name=n, source=n, record=at) for n, at in names]
-    if entry.member or not (is_shard(path) or path.name.lower().endswith(PACKED)):
+    if not (is_shard(path) or path.name.lower().endswith(PACKED)):
         return [entry]
     return [
         replace(

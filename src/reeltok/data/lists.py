@@ -12,20 +12,23 @@ from typing import Any
 
 from reeltok.data.clip import Clip
 from reeltok.data.kinds import is_hidden, is_video
+from reeltok.files import replacing
 
 COLUMNS = (
     *("file", "filename", "file_name", "filepath", "file_path", "video", "videos", "video_path"),
     *("path", "name"),
 )
 """Columns that may hold the file, the best first; capitals do not matter."""
+WRITTEN = (*("member", "record", "start", "group", "source", "frames", "fps", "height", "width"),)
 Row = Mapping[str, str]
 
 
 def read_list(path: Path, *, root: Path, column: str) -> list[Clip]:
     """The clips that a list names, whether or not they are there; `column` holds their group.
 
-    Files lie in `root`. Optional columns: `member` (of a tar shard), `start` in seconds, `repo` and
-    `path` or `source` (what is held out together). Raises ValueError for what is no such list.
+    Files lie in `root`. Optional columns: `member` (of a tar shard), `record` (of a TFRecord file,
+    the byte at which it begins), `start` in seconds, `repo` and `path` or `source` (what is held
+    out together). Raises ValueError for what is no such list.
     """
     rows = read_rows(path)
     if not rows:
@@ -38,6 +41,18 @@ def read_list(path: Path, *, root: Path, column: str) -> list[Clip]:
     key = file_column(names, path)
     clips = [_of_row(row, key, root, column, f"{path}, row {n}") for n, row in enumerate(rows, 1)]
     return _named_within(clips)
+
+
+def write_list(path: Path, clips: Iterable[Clip]) -> None:
+    """Write clips as a CSV that `read_list` reads back; those beside it by their relative names."""
+    with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["file", *WRITTEN])
+        for clip in clips:
+            near = clip.path.is_relative_to(path.parent)
+            name = clip.path.relative_to(path.parent) if near else clip.path.resolve()
+            values = (getattr(clip, column) for column in WRITTEN)
+            table.writerow([name, *("" if value is None else value for value in values)])
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
@@ -109,12 +124,16 @@ def _of_row(row: Row, key: str, root: Path, column: str, where: str) -> Clip:
     name = row.get(key, "").strip()
     if not name:
         raise ValueError(f"{where}: the column {key} is empty, it must name a video")
+    path = root / name
     origin = "/".join(row[k] for k in ("repo", "path") if k in row and k != key)
-    member = row.get("member", "").strip()
+    member, record = row.get("member", "").strip(), row.get("record", "").strip()
+    if not PurePosixPath(name).name:  # the folder of the list, whose pictures are the clip
+        name = (root / name).resolve().name
     return Clip(
-        path=root / name,
-        name=f"{name}/{member}" if member else name,
+        path=path,
+        name=f"{name}/{member}" if member else f"{name}#{record}" if record else name,
         member=member,
+        record=int(record) if record.isdecimal() else None,
         start=_seconds(row, where),
         group=row.get(column, ""),
         source=origin or row.get("source") or (f"{name}/{member}" if member else name),

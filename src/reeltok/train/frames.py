@@ -4,7 +4,6 @@ A clip is decoded once into a file that several processes map, into memory or on
 each sample decodes what it needs.
 """
 
-import csv
 import json
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,8 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from reeltok.data.clip import Clip
-from reeltok.data.find import find_clips
+from reeltok.data.find import find_clips, folder_of
+from reeltok.data.lists import write_list
 from reeltok.files import digest, replacing, write_file
 from reeltok.media.decode import Damage
 from reeltok.media.timing import Plan
@@ -177,7 +177,7 @@ class Checked:
 
 
 def check(
-    folder: str | Path,
+    data: str | Path,
     *,
     out: str | Path | None = None,
     workers: int = 2,
@@ -188,9 +188,8 @@ def check(
     `damage`: whether clips with frames that cannot be decoded are broken, or how they are read. The
     files go to `out`, by default beside the clips. Raises ValueError where nothing decodes.
     """
-    folder = Path(folder)
-    target = Path(out) if out else (folder if folder.is_dir() else folder.parent)
-    clips = find_clips(folder)
+    target = Path(out) if out else folder_of(data)
+    clips = find_clips(data)
     with ThreadPoolExecutor(workers) as pool:
         results = list(pool.map(lambda clip: _count(clip, damage), clips))
     broken = tuple(entry for entry in results if isinstance(entry, Broken))
@@ -198,7 +197,7 @@ def check(
     whole = [entry.clip for entry in read]
     if not whole:
         raise ValueError(
-            f"none of {len(clips)} clips in {folder} decodes; the first: {broken[0].reason}"
+            f"none of {len(clips)} clips in {data} decodes; the first: {broken[0].reason}"
         )
     found = Checked(
         clips=len(whole),
@@ -238,11 +237,4 @@ def _write_lists(found: Checked, whole: list[Clip]) -> None:
     report = {"clips": found.clips, "frames": found.frames, "seconds": found.seconds}
     lists = {"broken": entries, "damaged": found.damaged}
     write_file(found.report, json.dumps({**report, **lists}, indent=1) + "\n")
-    with replacing(found.clean) as part, part.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(["file", "member", "group", "source", "frames", "fps", "height", "width"])
-        for clip in whole:
-            near = clip.path.is_relative_to(found.clean.parent)
-            name = clip.path.relative_to(found.clean.parent) if near else clip.path.resolve()
-            numbers = (clip.frames, clip.fps, clip.height, clip.width)
-            table.writerow([name, clip.member, clip.group, clip.source, *numbers])
+    write_list(found.clean, whole)
