@@ -111,7 +111,7 @@ def test_convert_to_a_checkpoint(run: Run, public: Path, tmp_path: Path) -> None
         (("p.safetensors", "o", "--preset", "PUBLIC", "--set", "widht=8"), "did you mean 'width'?"),
         (("p.safetensors", "o", "--preset", "PUBLIC", "--set", "width"), "KEY=VALUE"),
         (("p.safetensors", "o", "--preset", "PUBLIC", "--set", "edge=up"), "edge"),
-        (("p.safetensors", "absent/o", "--preset", "PUBLIC"), "there is no folder"),
+        (("p.safetensors", "/dev/null/o", "--preset", "PUBLIC"), "is no folder"),
         (("PUBLIC", "o", "--preset", "PUBLIC"), "no --preset"),
         (("PUBLIC", "o.pt", "--to", "public"), ".safetensors or .ckpt"),
         (("PUBLIC", "o", "--to", "diffusers"), "--to diffusers is not known"),

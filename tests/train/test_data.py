@@ -258,7 +258,9 @@ def test_broken_clips_are_reported_and_left_out(clips: Path, tmp_path: Path) -> 
     assert [clip.name for clip in held] == ["good.mkv"]
     assert [bad.name for bad in broken] == ["noise.mp4"]
     (folder / "good.mkv").unlink()
-    with pytest.raises(ValueError, match=r"none of 1 clips decodes; the first: .*noise.mp4 is not"):
+    with pytest.raises(
+        ValueError, match=r"none of 1 clips decodes; the first: noise.mp4: it is not"
+    ):
         open_clips(find_clips(folder), plain(), cache=tmp_path / "cache")
 
 

@@ -37,7 +37,7 @@ def probe(
     found = clips(protocol, data, root=root, causal=tokenizer.spec.causal)
     x, y, unnamed = probing.gather(tokenizer, found, named)
     result = probing.run_probe(x, y)
-    left_out = {**found.left_out, **unnamed}
+    passed = {**found.left_out, **unnamed}
     for name, why in found.broken.items():
         note(left_out(name, why))
     counted = sum(result.labels.values())
@@ -48,8 +48,8 @@ def probe(
             "clips": counted,
             "labels": ", ".join(f"{name} ({n})" for name, n in result.labels.items()),
             "numbers a clip": result.width,
-            "left out": f"{len(left_out)} clips, {len(result.left_out)} labels",
+            "left out": f"{len(passed)} clips, {len(result.left_out)} labels",
         }
     )
     data_out = {**asdict(result), "model": model, "protocol": protocol, "clips": counted}
-    return Report(data={**data_out, "clips_left_out": left_out, "broken": found.broken}, text=text)
+    return Report(data={**data_out, "clips_left_out": passed, "broken": found.broken}, text=text)

@@ -100,10 +100,10 @@ def duration(seconds: float) -> str:
 
 def left_out(name: str, why: str) -> str:
     """That something was left out and why, without its name twice."""
-    folder, found, rest = why.partition(f"{name} ")
-    if found and (not folder or folder.endswith("/")):
-        return f"{folder}{name} left out: it {rest}"
-    return f"left out: {why}" if name in why else f"{name} left out: {why}"
+    from reeltok.data.clip import said_of
+
+    said = said_of(name, why)
+    return f"{name} left out: {said}" if said != why or name not in why else f"left out: {why}"
 
 
 def rate(frames: float, seconds: float) -> str:

@@ -14,6 +14,12 @@ from reeltok.files import scratch
 from reeltok.video import Stream, Video, stream
 
 
+def said_of(name: str, why: str) -> str:
+    """What an error says of the clip `name`, which then need not stand in it: "it is no video"."""
+    folder, found, rest = why.partition(f"{name} ")
+    return f"it {rest}" if found and (not folder or folder.endswith("/")) else why
+
+
 @dataclass(frozen=True, kw_only=True)
 class Clip:
     """A clip that was found; once opened, also its frames, rate in Hz and size in pixels.

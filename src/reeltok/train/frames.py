@@ -15,7 +15,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from reeltok.data.clip import Clip
+from reeltok.data.clip import Clip, said_of
 from reeltok.data.find import find_clips, folder_of
 from reeltok.data.lists import write_list
 from reeltok.files import digest, replacing, write_file
@@ -33,8 +33,8 @@ class Broken:
     reason: str
 
     def __str__(self) -> str:
-        """The reason with the name in front, unless it has it already."""
-        return self.reason if self.name in self.reason else f"{self.name}: {self.reason}"
+        """Its name and the reason, which does not name it again."""
+        return f"{self.name}: {said_of(self.name, self.reason)}"
 
 
 @dataclass(frozen=True, eq=False)
