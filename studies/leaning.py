@@ -235,6 +235,12 @@ def draw(
     finish(figure, panels, target)
 
 
+def named(leaning: Tokenizer, twin: Tokenizer, plain: Tokenizer) -> dict[str, dict[str, str]]:
+    """Which weights a record speaks of: names outlive them."""
+    models = {"RefTok": leaning, "its twin": twin, "default": plain}
+    return {way: {"name": one.name, "weights": one.hash()} for way, one in models.items()}
+
+
 def study(asked: argparse.Namespace) -> None:
     """All tables, the record and the figure."""
     leaning, twin, plain = load(asked.reftok), load(asked.twin), load("default")
@@ -246,7 +252,7 @@ def study(asked: argparse.Namespace) -> None:
     sets = {"data/eval": shots}
     if asked.data is not None:
         sets["held-out sources"] = held_out_shots(asked.data, asked.out)[: asked.clips]
-    record, text = {"machine": describe_machine()}, []
+    record, text = {"machine": describe_machine(), "models": named(leaning, twin, plain)}, []
     claims = {}
     for name, some in sets.items():
         claims[name] = judge_all(ways, some, net)

@@ -14,7 +14,8 @@ from reeltok.generate import masked
 from reeltok.generate.prior import Prior
 from reeltok.video import Video, write
 
-STUDIES = Path(__file__).parent.parent / "studies"
+ROOT = Path(__file__).parent.parent
+STUDIES = ROOT / "studies"
 NAMES = ("quantizers", "compression", "architecture", "stages", "frame_rate")
 OURS = ("planes", "references")  # whose lines mostly have none of a paper beside them
 
@@ -131,7 +132,10 @@ def test_leaning_compares_ways_to_code(load, tmp_path: Path) -> None:
             if "_lean" in name:
                 weight.normal_(std=0.3)
     shots = [
-        study.Shot(str(i), torch.rand(1, 3, 9, 16, 16, generator=torch.Generator().manual_seed(i)))
+        study.Shot(
+            str(i),
+            torch.rand(1, 3, 9, 16, 16, generator=torch.Generator().manual_seed(i)) * 2 - 1,
+        )
         for i in range(2)
     ]
     found = study.judge_all(study.variants(model, shots), shots, None)
@@ -150,10 +154,28 @@ def test_leaning_compares_ways_to_code(load, tmp_path: Path) -> None:
     assert torch.equal(joined[0].x[:, :, :9], shots[0].x)
 
 
+def test_the_page_and_its_record_speak_of_the_bundled_weights(load) -> None:
+    """New weights need new figures: a record names the hashes that its page names."""
+    study, reeltok = load("leaning"), import_module("reeltok")
+    leaning, plain = reeltok.load("reftok-default"), reeltok.load("default")
+    page = (ROOT / "docs" / "reftok.md").read_text()
+    models = study.named(leaning, leaning, plain)
+    assert models["default"] == {"name": "default", "weights": plain.hash()}
+    for model in (leaning, plain):
+        assert f"`{model.hash()[:12]}`" in page, f"measure {model.name} again"
+    hashes = {model.name: model.hash() for model in (leaning, plain)}
+    for path in sorted((ROOT / "docs" / "studies").glob("*.json")):
+        record = json.loads(path.read_text())
+        for one in record.get("models", {}).values() if isinstance(record, dict) else ():
+            assert one["weights"] == hashes.get(one["name"], one["weights"]), f"{path.name} is old"
+        assert path.stem != "leaning" or "models" in record, "it may be that of other weights"
+
+
 def test_priors_are_judged_by_what_they_predict(load, tmp_path: Path) -> None:
     study, reeltok = load("priors"), import_module("reeltok")
     shots = [
-        torch.rand(1, 3, 6, 32, 32, generator=torch.Generator().manual_seed(i)) for i in (0, 1)
+        torch.rand(1, 3, 6, 32, 32, generator=torch.Generator().manual_seed(i)) * 2 - 1
+        for i in (0, 1)
     ]
     judged, sizes = {}, {}
     for name, model, frames in (("RefTok", "reftok-robot", 5), ("plain", "reftok-robot-none", 5)):
