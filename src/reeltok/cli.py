@@ -220,8 +220,15 @@ def explain(error: BaseException, words: Sequence[str] = ()) -> str | None:
     if process.lacks_memory(error):
         return process.advise(options_of(words))
     if isinstance(error, ValueError | OSError):
-        return one_line(error)
+        return one_line(error) if "damage" in options_of(words) else without_choice(one_line(error))
     return None
+
+
+def without_choice(sentence: str) -> str:
+    """What is said of damage to a command that has no such choice."""
+    from reeltok.media.decode import CHOICE
+
+    return sentence.replace(f": {CHOICE}", "")
 
 
 def options_of(words: Sequence[str]) -> Sequence[str]:

@@ -81,6 +81,14 @@ def test_the_other_commands_take_damage_too(
     assert "damage is refuse, stop, skip, not 'ignore'" in found.err
 
 
+def test_commands_without_the_choice_do_not_offer_it(
+    run: Run, models: Models, recording: Path
+) -> None:
+    found = run("evaluate", models["discrete"], recording)
+    assert "cannot be decoded" in found.err
+    assert "--damage" not in found.err
+
+
 def test_undamaged_files_keep_their_bytes(
     run: Run, models: Models, clip: Path, tmp_path: Path
 ) -> None:

@@ -27,7 +27,7 @@ Reopen = Callable[[], tuple[InputContainer, VideoStream]]
 _AHEAD = 32  # packets among which the earliest frame is: more than any codec reorders
 _LEANING = 16  # pictures that at most are shown before a keyframe and decoded after it
 _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
-_CHOICE = "give --damage stop or skip"
+CHOICE = "give --damage stop or skip"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -62,7 +62,9 @@ def start_reading(
         good, damaged = _look_ahead(reopen, survey, span, name, damage)
         chosen = survey.chosen(good, span)
         if chosen is None:
-            raise ValueError(_cannot(survey, 0, name, ", nor what else is asked for"))
+            begin = int(np.flatnonzero(survey.plan.repeats)[0])
+            rest = ", and nothing comes before it" if damage == "stop" else ", nor is any other"
+            raise ValueError(_cannot(survey, begin, name, rest))
         plan = chosen
         notes = (*notes, *_told(survey, plan, damaged, name, damage))
     container, stream = _enter(reopen, survey)
@@ -220,7 +222,7 @@ def _planned(
 # --- damage ---------------------------------------------------------------------------------------
 
 
-def _cannot(survey: Survey, place: int, name: str, advice: str = f": {_CHOICE}") -> str:
+def _cannot(survey: Survey, place: int, name: str, advice: str = f": {CHOICE}") -> str:
     frame = survey.name_of(min(place, len(survey.stamps) - 1))
     return f"{name}: {frame} cannot be decoded{advice}"
 
@@ -230,7 +232,7 @@ def _gone(survey: Survey, place: int, name: str) -> str:
     step = (survey.stamps[place + 1] - survey.stamps[place]) / (survey.lost[place] + 1)
     time = survey.stamps[place] + step
     number = place + 1 + int(survey.lost[:place].sum())
-    return f"{name}: frame {number} ({time:.2f} s) cannot be decoded: {_CHOICE}"
+    return f"{name}: frame {number} ({time:.2f} s) cannot be decoded: {CHOICE}"
 
 
 def _refuse_cut(survey: Survey, span: Span, name: str) -> None:
@@ -239,7 +241,7 @@ def _refuse_cut(survey: Survey, span: Span, name: str) -> None:
     if survey.cut and (short or survey.plan.until > survey.complete):
         raise ValueError(
             f"{name} is cut off or damaged after {len(survey.stamps)} frames "
-            f"({survey.stamps[-1]:.2f} s): {_CHOICE}"
+            f"({survey.stamps[-1]:.2f} s): {CHOICE}"
         )
 
 
