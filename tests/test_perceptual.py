@@ -106,6 +106,9 @@ def test_dead_positions_have_a_finite_gradient() -> None:
     assert torch.isfinite(x.grad).all()
 
 
+SQUEEZE = perceptual.PLANS["squeeze"].widths
+
+
 def test_missing_weights_say_where_to_put_which_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,3 +189,12 @@ def test_a_url_is_fetched_once(
     (tmp_path / "web" / "net.pth").unlink()
     assert find_weights(file, f"{server}/net.pth", sha256=good) == path
     assert find_weights(file) == path
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model._orig_mod.", "net."])
+def test_weights_are_found_under_any_prefix(prefix: str, tmp_path: Path) -> None:
+    backbone = Backbone("squeeze").state_dict()
+    torch.save({"state_dict": {prefix + k: v for k, v in backbone.items()}}, tmp_path / "a.pth")
+    heads = {f"{prefix}lin{i}.model.1.weight": torch.ones(w) for i, w in enumerate(SQUEEZE)}
+    net = LPIPS("squeeze", backbone=tmp_path / "a.pth", heads=heads)
+    assert all(torch.equal(net.backbone.state_dict()[k], v) for k, v in backbone.items())

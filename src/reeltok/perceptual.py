@@ -6,10 +6,9 @@ fetches (`find_weights`, `download`), for the networks of evaluate/ too.
 """
 
 import os
-import pickle
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,9 +19,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from reeltok.checkpoints import find_part, read_checkpoint
 from reeltok.files import cache_folder, replacing
 from reeltok.files import sha256 as sha256_of
 from reeltok.frames import OVERSHOOT, as_values
+from reeltok.text import printable
 
 Network = Literal["alex", "squeeze", "vgg"]
 Frames = Float[Tensor, "n 3 h w"]
@@ -155,6 +156,7 @@ class LPIPS(nn.Module):
         self.net, self.chunk = net, chunk
         self.backbone = Backbone(net)
         state = read_weights(BACKBONES[net], backbone)
+        state = within(state, self.backbone.state_dict())
         used = {k: v for k, v in state.items() if k.startswith("features.")}
         load_state(self.backbone, used, f"the {net} backbone")
         self.heads = nn.ParameterList(_heads(net, read_weights(HEADS[net], heads)))
@@ -198,6 +200,7 @@ def _normalize(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
 
 def _heads(net: Network, state: State) -> list[Float[Tensor, "c"]]:
     wanted = {f"lin{i}.model.1.weight": w for i, w in enumerate(PLANS[net].widths)}
+    state = within(state, wanted)
     found = {k: state[k].numel() for k in wanted if k in state}
     if found != wanted:
         raise ValueError(
@@ -321,25 +324,27 @@ def read_weights(file: WeightFile, source: str | Path | State | None = None) -> 
         return source
     path = find_weights(file, source)
     try:
-        if path.suffix == ".safetensors":
-            from reeltok.checkpoints import read_tensors
+        return read_checkpoint(path)
+    except ValueError as error:
+        raise ValueError(f"{file.purpose}: not a readable weight file: {error}") from error
 
-            return read_tensors(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{file.purpose}: {path} is not a readable weight file") from error
-    return state.get("state_dict", state)
+
+def within(state: State, names: Iterable[str]) -> State:
+    """The part of a state dict, under whatever prefix, that holds most of `names`."""
+    part = find_part(state, set(names))
+    return state if part is None else dict(part.tensors)
 
 
 def load_state(module: nn.Module, state: State, what: str) -> None:
     """Load `state` strictly; ValueError says what is missing, unknown or of another shape."""
     own = {k: tuple(v.shape) for k, v in module.state_dict().items()}
+    state = within(state, own)
     given = {k: tuple(v.shape) for k, v in state.items()}
     wrong = sorted(k for k in own.keys() | given.keys() if own.get(k) != given.get(k))
     if wrong:
         key = wrong[0]
         raise ValueError(
-            f"these weights are not for {what}: {len(wrong)} tensors differ, such as {key} "
+            f"these weights are not for {what}: {len(wrong)} tensors differ, such as {printable(key)} "
             f"(wanted {own.get(key)}, found {given.get(key)})"
         )
     module.load_state_dict(state)
