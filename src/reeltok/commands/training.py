@@ -37,7 +37,7 @@ def train(
         bool, typer.Option("--resume", help="Go on from the last checkpoint.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Two steps on noise: parameters, memory, speed.")
+        bool, typer.Option("--dry-run", help="A few steps on noise: parameters, memory, speed.")
     ] = False,
     damage: Annotated[
         str | None,
@@ -70,7 +70,7 @@ def train(
     resolved = change(find_any(recipe), changed)
     place = None if device == "auto" else str(pick_device(device))
     if dry_run:
-        return try_two_steps(resolved, place)
+        return try_some_steps(resolved, place)
     if data is None or out is None:
         raise ValueError("training needs --data DATA and --out RUN")
     check_place(str(out))
@@ -94,7 +94,7 @@ def start(recipe: "AnyRecipe", **options: Any) -> "Run":
 
 
 def measure(recipe: "AnyRecipe", device: str | None) -> "DryRun":
-    """What two steps of a recipe show."""
+    """What some steps of a recipe show."""
     from reeltok.train import Recipe, dry_run
 
     if isinstance(recipe, Recipe):
@@ -104,21 +104,23 @@ def measure(recipe: "AnyRecipe", device: str | None) -> "DryRun":
     return try_generator(recipe, device=device)
 
 
-def try_two_steps(recipe: "AnyRecipe", device: str | None) -> Report:
+def try_some_steps(recipe: "AnyRecipe", device: str | None) -> Report:
     """What a run of this recipe will need."""
     from reeltok.train import as_json
 
-    tried = measure(recipe, device)
-    found, steps = asdict(tried), recipe.loop.schedule.steps
+    tried, steps = measure(recipe, device), recipe.loop.schedule.steps
     said = {
         "recipe": recipe.name,
-        "trained parameters": found["parameters"],
-        "memory": f"{found['memory_gb']:.2f} GB",
-        "speed": f"{found['steps_per_second']:.2f} steps, "
-        f"{rate(found['frames_per_second'], 1)} frames per second",
+        "trained parameters": tried.parameters,
+        "memory": f"{tried.memory_gb:.2f} GB",
+        "speed": f"{rate(tried.steps_per_second, 2)} steps, "
+        f"{rate(tried.frames_per_second, 1)} frames per second",
         "all steps": f"{steps:,} in about {duration(steps / tried.steps_per_second)}",
     }
-    return Report(data={**found, "recipe": json.loads(as_json(recipe))}, text=facts(said))
+    if tried.estimated:
+        few = " and ".join(str(clips) for clips in tried.measured)
+        said["estimated"] = f"from steps of {few} clips; a batch has {tried.clips}"
+    return Report(data={**asdict(tried), "recipe": json.loads(as_json(recipe))}, text=facts(said))
 
 
 def scorer() -> "Score":

@@ -31,7 +31,7 @@ class DryRun:
     """What a run needs: trained parameters, peak memory in GB, steps per second.
 
     `measured` are the clips of the batches that were tried on each process: the whole one, or
-    small ones that the rest is estimated from.
+    small ones that the rest is estimated from. `clips` are those of a whole one.
     """
 
     parameters: int
@@ -91,26 +91,25 @@ def try_steps(
     run = Run(task, replace(config, compile=()), at)
     share, least = window.batch // at.world, config.accumulate
     few = share * window.frames * window.size**2 <= LARGE or share <= 2 * least
-    tried = [try_batch(run, noise(n)) for n in ([share] if few else [least, 2 * least])]
-    found = tried[0] if few else extrapolate(*tried, clips=share)
+    sizes = [share, share] if few else [least, 2 * least]  # the first step is slower than others
+    tried = [try_batch(run, noise(clips)) for clips in sizes]
+    found = tried[-1] if few else extrapolate(*tried, clips=share)
     return DryRun(
         parameters=sum(p.numel() for p in run.model.parameters() if p.requires_grad),
         memory_gb=found.memory_gb,
         steps_per_second=1 / found.seconds,
         frames_per_second=window.batch * window.frames / found.seconds,
-        measured=tuple(trial.clips for trial in tried),
+        measured=tuple(dict.fromkeys(sizes)),
         clips=share,
     )
 
 
 def try_batch(run: Run, batch: Any) -> Trial:
-    """Two steps on a batch; the second is timed."""
-    clips, batch = len(batch), batch.to(run.at.device)
-    train_step(run, batch)
+    """A step on a batch."""
     began = time.monotonic()
-    train_step(run, batch)  # reads its loss, so it has ended
+    train_step(run, batch.to(run.at.device))  # reads its loss, so it has ended
     seconds = time.monotonic() - began
-    return Trial(clips=clips, seconds=seconds, memory_gb=peak_memory_gb(run.at.device))
+    return Trial(clips=len(batch), seconds=seconds, memory_gb=peak_memory_gb(run.at.device))
 
 
 def extrapolate(small: Trial, large: Trial, *, clips: int) -> Trial:
