@@ -344,7 +344,7 @@ def load_state(module: nn.Module, state: State, what: str) -> None:
     if wrong:
         key = wrong[0]
         raise ValueError(
-            f"these weights are not for {what}: {len(wrong)} tensors differ, such as {printable(key)} "
-            f"(wanted {own.get(key)}, found {given.get(key)})"
+            f"these weights are not for {what}: {len(wrong)} tensors differ, such as "
+            f"{printable(key)} (wanted {own.get(key)}, found {given.get(key)})"
         )
     module.load_state_dict(state)
