@@ -15,6 +15,7 @@ from reeltok.frames import as_tensor, as_values, check_values, five_axes
 from reeltok.ids import check_latents
 from reeltok.reel import Reel, load
 from reeltok.spec import Spec
+from reeltok.streaming import require_grid
 from reeltok.tokens import Tokens, by
 from reeltok.video import Video, read
 
@@ -33,6 +34,9 @@ class Coder(Protocol):
     def dtype(self) -> torch.dtype: ...
     def grid_for(self, frames: int, size: tuple[int, int]) -> tuple[int, ...]: ...
     def hash(self) -> str: ...
+    def lookup(self, ids: Tensor) -> Tensor: ...
+    @property
+    def device(self) -> torch.device: ...
 
 
 # ---------------------------------------------------------------- clips
@@ -157,10 +161,24 @@ def check_tokens(tokens: Tokens | Reel, tokenizer: Coder) -> None:
         check_latents(latents)
 
 
-def check_pair(latents: Tensor, codes: Tensor) -> None:
-    """ValueError unless latents are the codes of the ids beside them, but for half precision."""
-    if latents.shape != codes.shape or not latents.to(codes).allclose(codes, rtol=0, atol=HALF):
+def stored_latents(tokens: Tokens, tokenizer: Coder) -> Tensor:
+    """The latents that tokens hold, or those that their ids stand for.
+
+    ValueError where they are of another size, or hold both and the latents are of other ids;
+    training may change codes.
+    """
+    size = (tokens.height, tokens.width)
+    require_grid(tokens, tokenizer.spec, tokenizer.grid_for(1, size)[1:])
+    if tokens.ids is None:
+        return tokens.first_tensor
+    codes = tokenizer.lookup(tokens.ids.to(tokenizer.device))
+    if tokens.latents is None:
+        return codes
+    latents = tokens.latents.detach().to(codes)
+    same = latents.shape == codes.shape and latents.allclose(codes, rtol=0, atol=HALF)
+    if not same and not tokenizer.training and not tokens.latents.requires_grad:
         raise ValueError(
             "these tokens hold ids and the latents of other ids: replace one with "
             "tokens.with_(ids=...) or with_(latents=...), which drops the other"
         )
+    return tokens.latents

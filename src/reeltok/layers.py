@@ -23,15 +23,17 @@ class Past(dict[nn.Module, Tensor]):
     """What a causal network remembers of the frames before: layer -> the last frames it read.
 
     `ahead` counts the frames at the end of the present call that belong to the next one; they
-    are read, not remembered. A layer that doubles time doubles it.
+    are read, not remembered. A layer that doubles time doubles it. With `whole` the clip begins
+    with a whole group, where else its first frame stands alone.
     """
 
     ahead: int = 0
+    whole: bool = False
 
     def copy(self) -> "Past":
         """A `Past` that goes on from here by itself; its tensors are shared, never changed."""
         other = Past(self)
-        other.ahead = self.ahead
+        other.ahead, other.whole = self.ahead, self.whole
         return other
 
     def keep(self, layer: nn.Module, x: Float[Tensor, "b t h w c"], frames: int) -> None:
@@ -52,7 +54,7 @@ def pad_time(
     """Put in front of `x` what `layer`'s temporal kernel sees there.
 
     With "past-first" the first frame stands alone at every time scale, hence `kernel - 1` copies
-    whatever the stride; "past-zeros" expects a first group of `stride` frames.
+    whatever the stride; "past-zeros" and `past.whole` expect a first group of `stride` frames.
     """
     if edge == "both":
         front, back = (kernel // 2, kernel // 2) if stride == 1 else (0, 1)
@@ -60,7 +62,8 @@ def pad_time(
     if past is not None and layer in past:
         x = torch.cat([past[layer], x], dim=1)
     elif edge == "past-first":
-        x = torch.cat([x[:, :1].expand(-1, kernel - 1, -1, -1, -1), x], dim=1)
+        alone = 1 if past is None or not past.whole else stride
+        x = torch.cat([x[:, :1].expand(-1, kernel - alone, -1, -1, -1), x], dim=1)
     else:
         x = F.pad(x, (0, 0, 0, 0, 0, 0, kernel - stride, 0))
     if past is not None:

@@ -214,15 +214,18 @@ def frame_size(x: Video | Tensor) -> tuple[int, int]:
     return (x.height, x.width) if isinstance(x, Video) else (x.shape[3], x.shape[4])
 
 
+def cut(x: Video | Tensor, start: int, stop: int) -> Video | Tensor:
+    """Frames `start` to `stop` of `x`, whose time stamps stay what they are."""
+    if isinstance(x, Tensor):
+        return x[:, :, start:stop]
+    times, last = moments_of(x.times, x.last, start, stop)
+    return replace(x, frames=x.frames[start:stop], times=times, last=last)
+
+
 def split_frames(x: Video | Tensor, chunk: int) -> Iterator[Video | Tensor]:
     """`x` in parts of `chunk` frames."""
     for start in range(0, count_frames(x), chunk):
-        stop = start + chunk
-        if isinstance(x, Tensor):
-            yield x[:, :, start:stop]
-        else:
-            times, last = moments_of(x.times, x.last, start, min(stop, len(x)))
-            yield replace(x, frames=x.frames[start:stop], times=times, last=last)
+        yield cut(x, start, min(start + chunk, count_frames(x)))
 
 
 def split_steps(part: Tokens, spec: Spec, chunk: int) -> Iterator[Tokens]:
@@ -304,6 +307,16 @@ def find_span(spec: Spec, tokens: Tokens | Reel, first: int, end: int) -> Span:
     group = max(0, needed - spec.first_steps - (spec.reach or 0)) // spec.group_steps
     early = spec.first_steps + group * spec.group_steps if group else 0
     return Span(early, late, spec.frames(late) - spec.frames(late - early))
+
+
+def check_pad(pad: str, **others: Any) -> None:
+    """ValueError unless `pad` is known, `chunk` too, and alone where clips are coded whole."""
+    check_chunk(others.get("chunk"))
+    if pad not in ("end", "front"):
+        raise ValueError(f"pad={pad!r} is unknown: give 'end' or 'front'")
+    wrong = [f"{name}={value}" for name, value in others.items() if value is not None]
+    if pad == "front" and wrong:
+        raise ValueError(f"pad='front' codes whole clips alone: leave out {wrong[0]}")
 
 
 def check_chunk(chunk: int | None) -> None:

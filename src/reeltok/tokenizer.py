@@ -21,9 +21,9 @@ from reeltok.inputs import (
     as_clip,
     as_tokens,
     axes_of,
-    check_pair,
     check_tokens,
     say_axes,
+    stored_latents,
     with_axes,
 )
 from reeltok.layers import Past
@@ -40,8 +40,10 @@ from reeltok.streaming import (
     Span,
     as_tensor,
     check_chunk,
+    check_pad,
     count_frames,
     crop,
+    cut,
     find_span,
     frame_range,
     frame_size,
@@ -51,7 +53,6 @@ from reeltok.streaming import (
     pad_space,
     peek,
     require_all,
-    require_grid,
     split_frames,
     split_steps,
     type_name,
@@ -134,14 +135,8 @@ class Tokenizer(nn.Module):
         return Leaning()
 
     def find_latents(self, part: Tokens) -> Float[Tensor, "b d *grid"]:
-        """The latents that a part holds or its ids stand for; ValueError where they disagree."""
-        require_grid(part, self.spec, self.grid_for(1, (part.height, part.width))[1:])
-        codes = None if part.ids is None else self.lookup(part.ids.to(self.device))
-        if part.latents is None or codes is None:
-            return part.first_tensor if codes is None else codes
-        if not self.training and not part.latents.requires_grad:
-            check_pair(part.latents, codes)
-        return part.latents
+        """The latents that a part holds or its ids stand for; ValueError where they do not fit."""
+        return stored_latents(part, self)
 
     def find_references(self, part: Tokens, reference: Tensor | None) -> Mapping[int, Reference]:
         """The references that `choose_references` chose, by the step of `part` they come before."""
@@ -179,12 +174,10 @@ class Tokenizer(nn.Module):
         frames). A causal tokenizer gives the same tokens for every chunk; another codes each chunk
         as a clip of its own, and says so in `settings`. KL gives the mode, or what the generator
         `sample` draws. A tokenizer that leans on a `reference` frame must be given the same one to
-        decode. `pad="front"` completes a clip as the public v1.1 does, whole clips only.
-        ValueError for frames of another shape, type or range.
+        decode. `pad="front"` completes a whole clip as the public v1.1 does. ValueError for frames
+        of another shape, type or range.
         """
-        if pad not in ("end", "front"):
-            raise ValueError(f"pad={pad!r} is unknown: give 'end' or 'front'")
-        check_chunk(chunk)
+        check_pad(pad, chunk=chunk, tile=tile, reference=reference)
         clip = as_clip(x)
         axes = axes_of(x, clip)
         if pad == "front":
@@ -249,22 +242,20 @@ class Tokenizer(nn.Module):
         """The frames of `tokens`, or those from `start` up to `stop`, without decoding the rest.
 
         `tokens` may also be the path of a .reel file, or bare ids `b *grid` or latents `b d *grid`
-        of a clip of whole groups and cells.
-
-        A `Video` (rounded to bytes) or a tensor (neither clamped nor rounded, in the given dtype),
-        as `encode` was given. `chunk` frames at a time, in tiles of `tile` pixels; `reference` as
-        `encode` was given it. ValueError for tokens of another tokenizer, or frames that the clip
-        does not have.
+        of a clip of whole groups and cells. Gives a `Video` (rounded to bytes) or a tensor (neither
+        clamped nor rounded, in the given dtype), as `encode` was given. `chunk` frames at a time,
+        in tiles of `tile` pixels; `reference` as `encode` was given it. ValueError for tokens of
+        another tokenizer, or frames that the clip does not have.
         """
         tokens = as_tokens(tokens, self)
         self._check(tokens)
         spec, axes = self.spec, tokens.settings.get("axes")
-        if tokens.settings.get("pad") == "front":
-            video = self.decode_front(tokens.part(0, tokens.grid[0]))
-            require_all(tokens.frames - count_frames(video))
-            return with_axes(video, axes)
-        check_chunk(chunk)
         first, end = frame_range(tokens.frames, start, stop)
+        if tokens.settings.get("pad") == "front":
+            check_pad("front", chunk=chunk, tile=tile, reference=reference)
+            video = self.decode_front(tokens.part(0, tokens.grid[0]))
+            return with_axes(cut(video, first, end), axes)
+        check_chunk(chunk)
         span = self.span(tokens, first, end)
         part = tokens.part(span.early, span.late, frames=(span.before, end))
         hold = chunk is None and spec.window is None
@@ -307,7 +298,7 @@ class Tokenizer(nn.Module):
         require_all(left)
 
     def encode_front(self, x: Video | Tensor, *, sample: torch.Generator | None = None) -> Tokens:
-        """Tokens with the clip completed in front; ValueError where the family has no such rule."""
+        """Tokens with the clip completed in front; ValueError where a family has no such rule."""
         raise ValueError(f"{self.name} completes clips at the end only: leave pad='end'")
 
     def decode_front(self, tokens: Tokens) -> Video | Tensor:

@@ -14,7 +14,6 @@ from reeltok.models import convert
 from reeltok.models.presets import COMPACT, PUBLISHED, VIDTOK
 from reeltok.models.stages import VidTokConfig, haar
 from reeltok.models.vidtok import VidTok
-from reeltok.reel import Reel, save
 
 FIXTURES = [
     "fsq_causal_488_262144",
@@ -269,23 +268,3 @@ def test_rejects_configurations_that_cannot_be() -> None:
         replace(COMPACT, time_up=())
     with pytest.raises(ValueError, match="outside"):
         replace(COMPACT, space_down=(5,))
-
-
-def test_front_padding_equals_the_whole_groups_of_the_public_code(tmp_path: Path) -> None:
-    """T = 18: the public v1.1 codes two copies of frame 0 and the 18 frames as 20."""
-    config = replace(VIDTOK["vidtok_kl_causal_488_4chn_v1_1"], width=8)
-    model = VidTok(config, "front").eval()
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, 0.0, 0.1)
-    x = torch.rand(1, 3, 18, 16, 16) * 2 - 1
-    tokens = model.encode(x, pad="front")
-    assert tokens.grid[0] == 5
-    assert tokens.settings["pad"] == "front"
-    long = torch.cat([x[:, :, :1].expand(-1, -1, 6, -1, -1), x], dim=2)  # 4 more copies: 24
-    latents = model.encode_part(long[:, :, 3:]).z[:, :, 1:]
-    assert torch.allclose(tokens.latents, latents, atol=1e-6)
-    again = model.decode(tokens)
-    assert again.shape == x.shape
-    save(tokens, tmp_path / "front.reel", dtype=torch.float32)
-    with Reel(tmp_path / "front.reel") as reel:
-        assert torch.equal(model.decode(reel), again)

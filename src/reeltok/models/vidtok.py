@@ -21,7 +21,7 @@ from reeltok.layers import Conv, Norm, Past
 from reeltok.models.stages import BOTH, Down, Patch, Up, VidTokConfig, block, middle
 from reeltok.quantizers import Quantized
 from reeltok.spec import Spec
-from reeltok.streaming import Frames, as_tensor, give
+from reeltok.streaming import Frames, as_tensor, give, require_all
 from reeltok.tokenizer import Reconstruction, Tokenizer
 from reeltok.tokens import Tokens
 from reeltok.video import Video
@@ -186,20 +186,18 @@ class VidTok(Tokenizer):
     def encode_front(self, x: Video | Tensor, *, sample: torch.Generator | None = None) -> Tokens:
         """Tokens with copies of frame 0 in front that make the frames a multiple of the factor.
 
-        # Parity: what the public v1.1 does for a frame count other than 1 mod the factor. Its
-        first group then mixes copies and frames; one more frame 0, whose latent is dropped, stands
-        for the past that the public padding repeats.
+        # Parity: what the public v1.1 does for a frame count other than 1 mod the factor. Its first
+        group then mixes copies and frames, so no frame stands alone, and every layer repeats its
+        own first frame as the past.
         """
         if self.config.edge != "past-first":
             raise ValueError(f"{self.name} completes clips at the end only: leave pad='end'")
-        given = as_tensor(x)
-        missing = -given.shape[2] % self.config.factors[0]
-        copies = given[:, :, :1].expand(-1, -1, missing + 1, -1, -1)
+        given, past = as_tensor(x), Past()
+        past.whole = True
+        copies = given[:, :, :1].expand(-1, -1, -given.shape[2] % self.config.factors[0], -1, -1)
         with self._gradient(given):
             entered = self._enter(torch.cat([copies, given], dim=2))
-            quantized = self.encode_part(entered, sample=sample)
-        ids = None if quantized.ids is None else quantized.ids[:, 1:]
-        quantized = replace(quantized, z=quantized.z[:, :, 1:], ids=ids)
+            quantized = self.encode_part(entered, past, sample=sample)
         moments = (x.times, x.last) if isinstance(x, Video) else ()
         tokens = self._record(quantized, Frames(given, given.shape[2], *moments), x, None)
         return tokens.with_(settings={**tokens.settings, "pad": "front"})
@@ -211,6 +209,7 @@ class VidTok(Tokenizer):
             x = self.decode_part(z.to(device=self.device, dtype=self.dtype))
         first = x[:, :, :1].expand(-1, -1, self.config.factors[0] - 1, -1, -1)
         x = torch.cat([first, x], dim=2)[:, :, -tokens.frames :]
+        require_all(tokens.frames - x.shape[2])
         return give(x[..., : tokens.height, : tokens.width], tokens, tokens.times, tokens.last)
 
     def lookup(self, ids: Int[Tensor, "b t h w"]) -> Float[Tensor, "b d t h w"]:
