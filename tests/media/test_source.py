@@ -62,6 +62,14 @@ def test_a_slide_show_lasts_as_long_as_its_slides(tmp_path: Path, name: str) -> 
         assert [part.seconds for part in parts] == [pytest.approx(13.3), pytest.approx(6.7)]
 
 
+def test_what_a_container_does_not_keep_of_time_is_noted(tmp_path: Path) -> None:
+    times = torch.tensor([0.0, 5.0, 10.0, 13.3]).double()
+    slides = Video(pattern(4), fps=0.2, times=times, last=6.7)
+    for name, said in (("a.ts", "how long the last frame"), ("a.avi", "no time stamps")):
+        assert any(said in note for note in write(slides, tmp_path / name).notes)
+    assert not write(slides, tmp_path / "a.mkv").notes
+
+
 def test_a_gif_of_another_maker_lasts_as_long_as_its_delays(tmp_path: Path) -> None:
     pictures = [Image.fromarray(picture.numpy()) for picture in pattern(6)]
     delays = [100, 50, 200, 120, 50, 200]

@@ -62,6 +62,11 @@ class GeneratorRecipe:
                 f"actions are those after each frame, data.strides={self.data.strides} leaves "
                 f"frames out: set data.strides=[1]"
             )
+        if self.actions and self.data.fps is not None:
+            raise ValueError(
+                f"actions are those after each frame, data.fps={self.data.fps} makes other frames: "
+                f"leave it out"
+            )
 
     @property
     def window(self) -> Window:

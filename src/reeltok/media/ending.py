@@ -209,9 +209,9 @@ def _elements(file: BinaryIO, length: int) -> Iterator[tuple[int, bytes, int | N
 def _matroska(file: BinaryIO, length: int) -> Ending:
     """The segment declares its length; one that was written live does not, but its parts do."""
     live = False
-    for _, _, end in _elements(file, length):
+    for _, identifier, end in _elements(file, length):
         live = live or end is None
-        if end is not None and end > length:
+        if end is not None and end > length and (identifier or live):  # else bytes that came after
             return "cut"
     return "unsaid" if live else "whole"
 

@@ -94,6 +94,7 @@ class Container:
     muxer: str
     codecs: tuple[str, ...]
     stamps: bool = True  # whether it keeps time stamps
+    ends: bool = True  # whether it keeps how long the last frame is shown
     options: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -106,7 +107,7 @@ CONTAINERS = {
     ".mkv": Container(muxer="matroska", codecs=(*_MP4, "prores", "ffv1")),
     ".webm": Container(muxer="webm", codecs=("vp9", "av1")),
     ".avi": Container(muxer="avi", codecs=("h264", "mpeg4", "ffv1"), stamps=False),
-    ".ts": Container(muxer="mpegts", codecs=("h264", "hevc", "mpeg4")),
+    ".ts": Container(muxer="mpegts", codecs=("h264", "hevc", "mpeg4"), ends=False),
     ".gif": Container(muxer="gif", codecs=("gif",), options={"loop": "0"}),
 }
 _PIPE = Container(
@@ -228,6 +229,8 @@ class Movie:
         self._stamped = shape.varying and self.container.stamps
         if shape.varying and not self._stamped:
             self.notes.append(f"{self._suffix} keeps no time stamps: written at the mean rate")
+        elif shape.varying and not self.container.ends:
+            self.notes.append(f"{self._suffix} does not keep how long the last frame is shown")
         self._unit = _STAMPS if self._stamped else 1 / self._rate
         self._unit = _DELAYS if self.codec.name == "gif" else self._unit
         self._convert = FromRGB("rgb24" if layout == "pal8" else layout, shape.colour)
