@@ -198,3 +198,62 @@ def test_weights_are_found_under_any_prefix(prefix: str, tmp_path: Path) -> None
     heads = {f"{prefix}lin{i}.model.1.weight": torch.ones(w) for i, w in enumerate(SQUEEZE)}
     net = LPIPS("squeeze", backbone=tmp_path / "a.pth", heads=heads)
     assert all(torch.equal(net.backbone.state_dict()[k], v) for k, v in backbone.items())
+
+
+# What others call the files.
+
+
+PUBLIC = {
+    "alex": ("alexnet_features_torchvision.pth", "alexnet-owt-7be5be79.pth"),
+    "squeeze": ("squeezenet1_1_features_torchvision.pth", "squeezenet1_1-b8a52dc0.pth"),
+    "vgg": ("vgg16_features_torchvision.pth", "vgg16-397923af.pth"),
+}
+
+
+@pytest.fixture
+def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A place where no weights are."""
+    for name in ("REELTOK_WEIGHTS", "REELTOK_CACHE", "REELTOK_SHARED", "TORCH_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    return tmp_path
+
+
+@pytest.mark.parametrize("net", PUBLIC)
+@pytest.mark.parametrize("heads", ["lpips_lin_v0.1_{}.pth", "{}.pth"])
+@pytest.mark.parametrize("place", ["REELTOK_WEIGHTS", "REELTOK_SHARED/weights"])
+def test_weights_are_found_under_the_names_that_others_give(
+    empty: Path, net: str, heads: str, place: str
+) -> None:
+    folder = empty / place
+    folder.mkdir(parents=True)
+    widths = perceptual.PLANS[net].widths
+    state = {f"lin{i}.model.1.weight": torch.rand(1, w, 1, 1) for i, w in enumerate(widths)}
+    torch.save(state, folder / heads.format(net))
+    for name in PUBLIC[net]:
+        whole = {**Backbone(net).state_dict(), "classifier.1.weight": torch.zeros(2)}
+        torch.save(whole, folder / name)
+        assert LPIPS(net).net == net
+        (folder / name).unlink()
+
+
+def test_what_torchvision_fetched_is_found(empty: Path) -> None:
+    folder = empty / "TORCH_HOME" / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    (folder / "vgg16-397923af.pth").write_bytes(b"")
+    assert find_weights(perceptual.BACKBONES["vgg"]) == folder / "vgg16-397923af.pth"
+
+
+@pytest.mark.parametrize("net", PUBLIC)
+def test_the_error_says_all_the_names(empty: Path, net: str) -> None:
+    with pytest.raises(FileNotFoundError, match="has no weights: put ") as error:
+        LPIPS(net)
+    for name in PUBLIC[net]:
+        assert name in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_shared_weights_are_found(shared: Path, empty: Path) -> None:
+    """As they are, copied to where weights are kept."""
+    (empty / "REELTOK_WEIGHTS").symlink_to(shared / "weights")
+    for net in ("alex", "squeeze"):
+        assert LPIPS(net).net == net

@@ -215,7 +215,10 @@ def _heads(net: Network, state: State) -> list[Float[Tensor, "c"]]:
 
 @dataclass(frozen=True, kw_only=True)
 class WeightFile:
-    """A public weight file: what it is for, its name, where it is published, its sha256."""
+    """A public weight file: what it is for, its name, where it is published, its sha256.
+
+    `aliases` are names that others give it, or a file with the same weights.
+    """
 
     purpose: str
     name: str
@@ -232,20 +235,21 @@ BACKBONES: dict[str, WeightFile] = {
         name="alexnet-owt-7be5be79.pth",
         url=_TORCH + "alexnet-owt-7be5be79.pth",
         sha256="7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
-        aliases=("alexnet_features_torchvision.pth",),
+        aliases=("alexnet_features_torchvision.pth", "alexnet-owt-4df8aa71.pth"),
     ),
     "squeeze": WeightFile(
         purpose="LPIPS with SqueezeNet",
         name="squeezenet1_1-b8a52dc0.pth",
         url=_TORCH + "squeezenet1_1-b8a52dc0.pth",
         sha256="b8a52dc049b60e4b6ab68ad0df457362afab8b6304b2febdc1650a5dab4d7e7b",
-        aliases=("squeezenet1_1_features_torchvision.pth",),
+        aliases=("squeezenet1_1_features_torchvision.pth", "squeezenet1_1-f364aa15.pth"),
     ),
     "vgg": WeightFile(
         purpose="LPIPS with VGG-16",
         name="vgg16-397923af.pth",
         url=_TORCH + "vgg16-397923af.pth",
         sha256="397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
+        aliases=("vgg16_features_torchvision.pth",),
     ),
 }
 HEADS: dict[str, WeightFile] = {
@@ -254,6 +258,7 @@ HEADS: dict[str, WeightFile] = {
         name=f"lpips_lin_v0.1_{net}.pth",
         url=f"{_LPIPS}{net}.pth",
         sha256=sha256,
+        aliases=(f"{net}.pth",),  # in the lpips package
     )
     for net, sha256 in {
         "alex": "df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0",
@@ -274,8 +279,9 @@ def find_weights(
     """The path of a weight file; nothing is fetched unless `source` is a URL.
 
     Looked for are `source` (a path, or a URL with its `sha256`), then the file's names in
-    `weights_folder()` and in REELTOK_SHARED's `weights` folder (default ../shared/weights).
-    Raises FileNotFoundError with one sentence that says which file belongs where.
+    `weights_folder()`, where torch keeps what torchvision fetched, and in REELTOK_SHARED's
+    `weights` folder (default ../shared/weights). Raises FileNotFoundError with one sentence that
+    says which file belongs where.
     """
     if source is not None and str(source).startswith(("http://", "https://")):
         return download(str(source), sha256 or file.sha256, weights_folder())
@@ -284,13 +290,16 @@ def find_weights(
             raise FileNotFoundError(f"{file.purpose}: there is no weight file at {source}")
         return Path(source)
     shared = Path(os.environ.get("REELTOK_SHARED") or Path("..", "shared")) / "weights"
-    for folder in (weights_folder(), shared):
-        for name in (file.name, *file.aliases):
+    names = (file.name, *file.aliases)
+    for folder in (weights_folder(), Path(torch.hub.get_dir(), "checkpoints"), shared):
+        for name in names:
             if (folder / name).is_file():
                 return folder / name
+    others = f"; it may also be called {' or '.join(file.aliases)}" if file.aliases else ""
     raise FileNotFoundError(
         f"{file.purpose} has no weights: put {file.name} into {weights_folder()} "
-        f"(REELTOK_WEIGHTS names another folder)" + (f"; it is at {file.url}" if file.url else "")
+        f"(REELTOK_WEIGHTS names another folder{others})"
+        + (f"; it is at {file.url}" if file.url else "")
     )
 
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from reeltok.train.logbook import Log, Table, draw_runs, gather_curves, read_lines
+from reeltok.train.logbook import Log, Table, draw_runs, gather_curves, read_lines, shown
 from reeltok.train.parallel import Place
 from reeltok.train.run import LoopConfig
 
@@ -97,3 +97,10 @@ def test_table_shows_speed_and_scores(capsys: pytest.CaptureFixture[str]) -> Non
     shown = capsys.readouterr().err
     for part in ("10 of 100", "0.50 steps a second, 0:03:00 left", "loss", "0.25", "psnr", "21.5"):
         assert part in shown
+
+
+def test_flags_are_printed_by_their_names() -> None:
+    assert (
+        shown({"step": 5, "validation": True, "psnr": 21.54321}) == "step 5  validation  psnr 21.54"
+    )
+    assert shown({"step": 5, "resumed": False, "stopped": "SIGTERM"}) == "step 5  stopped SIGTERM"

@@ -1,5 +1,6 @@
 """The loop: golden losses, exact resume, a guard against NaN, signals, frozen parts."""
 
+import errno
 import json
 import os
 import signal
@@ -85,6 +86,62 @@ def test_nan_past_the_limit_stops_with_a_sentence(tmp_path: Path) -> None:
         ValueError, match=r"not finite for 3 steps running.*lower loop.optimizer.rate"
     ):
         run_task(Line(range(2, 9)), feed, settings(bad_steps=3), out=tmp_path)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_way_out_of_nan_is_one_that_there_is(tmp_path: Path, precision: str) -> None:
+    config = settings(bad_steps=2, precision=precision)
+    with pytest.raises(ValueError, match="resume from the last checkpoint") as error:
+        run_task(Line(range(9)), feed, config, out=tmp_path)
+    assert ("loop.precision=fp32" in str(error.value)) == (precision == "bf16")
+    assert "critic" not in str(error.value)
+
+
+def test_a_score_that_is_no_number_is_not_the_best(tmp_path: Path) -> None:
+    class Odd(Line):
+        def validate(self, step: int) -> dict[str, float]:
+            return {"psnr": float("nan") if step == 2 else float(step)}
+
+    run = run_task(Odd(), feed, settings(validate_every=2), out=tmp_path)
+    assert run.best == 8.0
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("what", ["decoded clips", "recipe.json", "log.jsonl", "model"])
+def test_a_full_disk_is_named_and_nothing_is_left(
+    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setenv("REELTOK_CACHE", str(tmp_path / "cache"))
+    out = tmp_path / "run"
+
+    def fail(*_: object, **__: object) -> None:
+        raise FULL
+
+    def fail_at_the_log(self: Path, mode: str = "r", *more: object, **options: object) -> object:
+        if self.name == "log.jsonl" and "a" in mode:
+            raise FULL
+        return opened(self, mode, *more, **options)
+
+    opened = Path.open
+    if what == "decoded clips":
+        monkeypatch.setattr("numpy.save", fail)
+    elif what == "recipe.json":
+        monkeypatch.setattr(Path, "write_bytes", fail)
+    elif what == "log.jsonl":
+        monkeypatch.setattr(Path, "open", fail_at_the_log)
+    else:
+        monkeypatch.setattr("reeltok.folder.save_file", fail)
+    one = change(small_recipe(), {"loop.schedule.steps": "1"})
+    with pytest.raises(OSError, match=r"cannot write .*: the disk is full") as error:
+        train(one, data=clips, out=out, device="cpu")
+    place = {"decoded clips": ".npy", "model": "model.safetensors"}.get(what, what)
+    assert place in str(error.value)
+    left = {file.name for file in tmp_path.rglob("*") if file.is_file()}
+    assert not {name for name in left if name.endswith(".part")}
+    if what == "decoded clips":
+        assert not list(tmp_path.iterdir())
 
 
 def test_resumed_run_equals_one_that_never_stopped(tmp_path: Path) -> None:

@@ -92,10 +92,18 @@ class Log:
         if self.table is not None:
             self.table.show(line)
         else:
-            shown = [
-                f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in line.items()
-            ]
-            print("  ".join(shown), file=sys.stderr, flush=True)
+            print(shown(line), file=sys.stderr, flush=True)
+
+
+def shown(line: Line) -> str:
+    """A line of the log for people: a flag by its name alone, numbers to four digits."""
+    parts = []
+    for name, value in line.items():
+        if value is True:
+            parts.append(name)
+        elif value is not False:
+            parts.append(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}")
+    return "  ".join(parts)
 
 
 def finite(value: Any) -> Any:

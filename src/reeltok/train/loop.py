@@ -4,6 +4,7 @@ A step is a function of (seed, step): `feed(step)` gives the batch, and the rand
 from (seed, step, rank). So a run that was killed and resumed repeats its steps exactly.
 """
 
+import math
 import signal
 import sys
 import time
@@ -174,11 +175,16 @@ def timed_step(run: Run, feed: Feed, log: Log) -> None:
 
 def guard(run: Run) -> None:
     """Stop a run whose gradients are not finite for too long."""
-    if run.bad >= run.config.bad_steps:
-        raise ValueError(
-            f"gradients were not finite for {run.bad} steps running, the last at step {run.step}: "
-            f"lower loop.optimizer.rate ({run.config.optimizer.rate}) or set loop.precision=fp32"
-        )
+    if run.bad < run.config.bad_steps:
+        return
+    config, critic = run.config, run.judge is not None
+    way = f"lower loop.optimizer.rate ({config.optimizer.rate})"
+    way += f" or loop.critic.rate ({config.critic.rate})" if critic else ""
+    way += "" if config.precision == "fp32" else ", or set loop.precision=fp32"
+    raise ValueError(
+        f"gradients were not finite for {run.bad} steps running, the last at step {run.step}: "
+        f"{way}, and resume from the last checkpoint"
+    )
 
 
 def validate(run: Run, log: Log, out: Path) -> None:
@@ -190,7 +196,11 @@ def validate(run: Run, log: Log, out: Path) -> None:
     name = run.config.best.removeprefix("-")
     sign = -1 if run.config.best.startswith("-") else 1
     score = scores.get(name)
-    if score is not None and (run.best is None or sign * score > sign * run.best):
+    if (
+        score is not None
+        and math.isfinite(score)
+        and (run.best is None or sign * score > sign * run.best)
+    ):
         run.best = score
         run.export(out / "best")
 
