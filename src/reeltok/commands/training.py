@@ -113,7 +113,7 @@ def try_some_steps(recipe: "AnyRecipe", device: str | None) -> Report:
         "recipe": recipe.name,
         "trained parameters": tried.parameters,
         "memory": f"{tried.memory_gb:.2f} GB",
-        "speed": f"{rate(tried.steps_per_second, 2)} steps, "
+        "speed": f"{rate(tried.steps_per_second, 1)} steps, "
         f"{rate(tried.frames_per_second, 1)} frames per second",
         "all steps": f"{steps:,} in about {duration(steps / tried.steps_per_second)}",
     }
