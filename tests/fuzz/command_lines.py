@@ -9,12 +9,14 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import mutate
 from containers import make_video
-from mutate import spoil
-from records import make_result
+from records import LOG, make_result
 from reel_seeds import make_reels, tiny_models
 
 from reeltok.cli import COMMANDS, main
+from reeltok.generate import masked
+from reeltok.generate.prior import Prior
 
 LEFT_OUT = ("view", "download")  # a server, and a network
 VALUES = (
@@ -39,7 +41,29 @@ VALUES = (
     *("é\u202e", "\x1b[31m", "a" * 300, "../up", "/etc/passwd", "/dev/null", ".mp4", "none"),
     *("h264", "libx264", "shared-eval", "random", "loop.schedule.steps=1", "a.b=c", "=", "[1"),
 )
+NETWORK = {"width": 16, "depth": 1, "heads": 2}
 FEW = {"--jobs": ("0", "1", "2", "-1", "x"), "--out": ("made", "made/deep", "made.json", "")}
+
+
+GOOD = {  # lines that succeed, or nearly
+    "encode": "clip.mp4 out.reel --model discrete",
+    "decode": "clip.reel out.mp4 --model discrete",
+    "reconstruct": "clip.mp4 out.mp4 --model causal",
+    "demo": "--out made --model discrete",
+    "info": "clip.reel",
+    "convert": "discrete made --preset default",
+    "statistics": "causal clips --out made",
+    "train": "default_cpu --data clips --out made",
+    "runs": "run",
+    "generate": "prior --out out.mp4 --tokenizer discrete",
+    "evaluate": "discrete clips --protocol shared-eval-whole",
+    "compare": "result.json result.json --out made",
+    "fvd": "clips clips",
+    "probe": "discrete clips",
+    "bair": "prior clips",
+    "data check": "clips --out made",
+    "data bair": "clips made",
+}
 
 
 def options_of(command: str) -> list[str]:
@@ -60,14 +84,17 @@ class Target:
         self.passed, models = False, tiny_models()
         for name in ("discrete", "causal", "reftok"):
             models[name].save_pretrained(folder / name)
+        wish = masked.describe(models["discrete"], frames=5, size=(16, 16), fps=10.0, **NETWORK)
+        masked.save(Prior(wish), folder / "prior")
         reels = make_reels(folder, models)
         self.files = {"clip.mp4": make_video(folder / "clip.mp4", "libx264")}
         self.files["clips/one.mkv"] = make_video(folder / "one.mkv", "libx264")
         self.files["clip.reel"] = reels["discrete"]
-        self.files["broken.reel"] = spoil(reels["causal"], Random(0))
+        self.files["broken.reel"] = mutate.spoil(reels["causal"], Random(0))
         self.files["empty.mp4"] = b""
         make_result().save(folder / "result.json")
         self.files["result.json"] = (folder / "result.json").read_bytes()
+        self.files["run/log.jsonl"] = b"".join(mutate.dump(line) + b"\n" for line in LOG)
         for path in folder.glob("*/*"):
             self.files[str(path.relative_to(folder))] = path.read_bytes()
         self.words = [
@@ -83,7 +110,10 @@ class Target:
 
     def make(self, draw: Random) -> dict[str, bytes]:
         command = draw.choice([name for name in COMMANDS if name not in LEFT_OUT])
-        words = [draw.choice(self.words) for _ in range(draw.choice((0, 1, 2, 2, 2, 3)))]
+        words = GOOD.get(command, "").split()
+        for _ in range(draw.choice((0, 0, 0, 1, 2))):
+            at = draw.randrange(len(words) + 1)
+            words[at : at + draw.randrange(2)] = [draw.choice(self.words)]
         for option in draw.sample(options_of(command), draw.choice((0, 1, 2, 3))):
             words.append(option)
             if draw.random() < 0.8:
