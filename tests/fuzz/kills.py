@@ -3,12 +3,12 @@
 Each runs in a fork of this process, which has imported all that it needs.
 """
 
-import contextlib
 import os
 import shutil
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 from random import Random
 
@@ -35,7 +35,7 @@ LINES = {  # and what stands there when a command is done
     ),
     "reconstruct": ("reconstruct clips/a.mkv made.mp4 --model discrete --force", set()),
     "compare": ("compare discrete clips --out made --protocol shared-eval-whole", {"index.html"}),
-    "generate": ("generate prior --out made.mp4 --tokenizer discrete --force", set()),
+    "generate": ("generate prior --out made --tokenizer discrete --force", {"000.mp4"}),
     "train": ("train recipe.json --data clips --out made", {"model", "log.jsonl"}),
 }
 MADE = {"line", "said", "made", "made.mp4", "made-side-by-side.mp4", ".cache"}
@@ -114,12 +114,14 @@ class Target:
         if child:
             return child
         code = 1
-        with contextlib.suppress(BaseException):
+        try:
             os.chdir(folder)
             silent = os.open(folder / "said", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(silent, 1), os.dup2(silent, 2)
             os.environ["REELTOK_CACHE"] = str(folder / ".cache")
             code = main(words.split())
+        except BaseException:
+            traceback.print_exc()
         sys.stdout.flush()
         os._exit(code)
 
@@ -127,7 +129,7 @@ class Target:
         """Run a command to its end; the seconds that it took."""
         began = time.monotonic()
         _, status = os.waitpid(self.start(folder, words), 0)
-        assert status == 0, f"{words}: {(folder / 'said').read_text()[-300:]}"
+        assert status == 0, f"{words}: status {status}: {(folder / 'said').read_text()[-300:]}"
         return time.monotonic() - began
 
 
