@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,18 @@ GOLDEN = Path(__file__).parent.parent / "golden" / "train_20_steps.json"
 
 def losses_of(out: Path) -> dict[int, float]:
     return {line["step"]: line["loss"] for line in read_lines(out / "log.jsonl") if "loss" in line}
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_anew(clips: Path, tmp_path: Path) -> None:
+    short = change(small_recipe(), {"loop.schedule.steps": "3"})
+    train(short, data=clips, out=tmp_path / "whole", device="cpu")
+    out = tmp_path / "killed"
+    shutil.copytree(tmp_path / "whole", out, ignore=shutil.ignore_patterns("step-*", "model"))
+    with pytest.warns(UserWarning, match="killed has no checkpoint yet: it begins anew"):
+        train(short, data=clips, out=out, resume=True, device="cpu")
+    assert losses_of(out) == losses_of(tmp_path / "whole")
+    with pytest.raises(FileNotFoundError, match="no checkpoint to resume"):
+        train(short, data=clips, out=tmp_path / "nowhere", resume=True, device="cpu")
 
 
 def test_twenty_steps_are_golden(clips: Path, tmp_path: Path) -> None:

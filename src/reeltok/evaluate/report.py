@@ -9,10 +9,11 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from reeltok.evaluate.clips import Clip
@@ -22,10 +23,12 @@ from reeltok.evaluate.results import METRICS, Result, all_left_out, describe, ta
 from reeltok.evaluate.scores import difference
 from reeltok.evaluate.subjects import Subject, Trial
 from reeltok.files import digest, replacing, write_file
+from reeltok.parsing import parse_config, read_json
 from reeltok.video import Video, write
 
 PAGE = Path(__file__).parent / "page"
 BINS = 64  # bars of the histogram of ids
+Bins = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=BINS, max_length=BINS)]
 # Of the videos to look at: a quality above what is compared, in half the usual time.
 VIEWED: dict[str, Any] = {"crf": 12, "preset": "veryfast"}
 PAIRED = ("psnr", "ssim", "lpips-alex")
@@ -116,7 +119,9 @@ class Media:
     def find(self, clip: Mapping[str, Any]) -> dict[str, Any]:
         """What the player must know of a clip of a result; its name alone where none is here."""
         path = self.place(ORIGINAL, slug(clip["name"], clip["sha256"]), ".json")
-        return json.loads(path.read_text()) if path.exists() else {"name": clip["name"]}
+        if not path.exists():
+            return {"name": clip["name"]}
+        return asdict(parse_config(read_json(path), Shown, str(path)))
 
     def _video(self, path: Path, video: Video) -> None:
         still = Video(video.frames, video.fps or 25.0)  # a constant rate: steps are exact
@@ -125,7 +130,8 @@ class Media:
     def counts(self, subject: str, clips: Iterable[str]) -> list[int] | None:
         """How often ids occurred over these clips, in `BINS` ranges of the codebook."""
         files = [self.place(subject, clip, ".json") for clip in clips]
-        total = [json.loads(path.read_text()) for path in files if path.exists()]
+        found = {path: read_json(path) for path in files if path.exists()}
+        total = [parse_config(value, Bins, str(path)) for path, value in found.items()]
         return [sum(column) for column in zip(*total, strict=True)] if total else None
 
 

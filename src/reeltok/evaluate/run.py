@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -26,6 +27,7 @@ from reeltok.evaluate.results import Result
 from reeltok.evaluate.scores import ClipScore, Judge, Scores, open_judge
 from reeltok.evaluate.subjects import Macs, Subject, Trial, read_back
 from reeltok.files import digest, replacing, sweep, write_file
+from reeltok.parsing import parse_config, read_json
 from reeltok.quantizers import Usage
 
 MAX_BROKEN = 5  # clips
@@ -77,7 +79,7 @@ class Shelf:
         if path is None or not path.exists():
             return None
         beside = path.with_suffix(".ids")
-        return ClipScore.load(path), load_file(beside)["ids"] if beside.exists() else None
+        return ClipScore.load(path), kept_ids(beside) if beside.exists() else None
 
     def keep(self, clip: Clip, score: ClipScore, ids: Tensor | None) -> None:
         """Keep a score; the ids first, so that a score never lacks them."""
@@ -94,8 +96,18 @@ class Shelf:
         if found is not None and path is not None:
             write_file(path, json.dumps(found))
         if found is None and path is not None and path.exists():
-            return json.loads(path.read_text())
+            return parse_config(read_json(path), dict[str, float], str(path))
         return dict(found or {})
+
+
+def kept_ids(path: Path) -> Tensor:
+    """The ids that `Shelf.keep` kept. ValueError that names the file where it is damaged."""
+    try:
+        return load_file(path)["ids"]
+    except (SafetensorError, KeyError) as error:
+        raise ValueError(
+            f"{path} holds no ids ({error}): remove it, or judge with --again"
+        ) from error
 
 
 def evaluate(

@@ -5,6 +5,7 @@ condition video; its tokens stand where a mask would, wherever they hold anythin
 """
 
 import math
+import zipfile
 from pathlib import Path
 from typing import Literal
 
@@ -176,12 +177,14 @@ def actions_by_step(
 def read_actions(path: str | Path) -> Float[Tensor, "1 n a"]:
     """Actions of a .npy file, one row of numbers after each frame. ValueError for anything else."""
     try:
-        values = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+        values = np.load(path, mmap_mode="r")  # takes no memory before its bytes are there
+    except (ValueError, EOFError, TypeError, SyntaxError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is no .npy file of numbers: {error}") from error
+    if not isinstance(values, np.ndarray):
+        raise ValueError(f"{path} holds several arrays: save the one of actions as .npy")
     if values.ndim != 2 or values.dtype.kind not in "fiu":
         raise ValueError(
             f"{path} has shape {values.shape} of {values.dtype}: give one row of numbers for each "
             f"frame"
         )
-    return torch.from_numpy(values.astype("float32"))[None]
+    return torch.from_numpy(np.array(values, "float32"))[None]

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from reeltok.files import replacing
@@ -78,11 +78,13 @@ class Examples:
     @classmethod
     def load(cls, path: str | Path) -> "Examples":
         """What `save` wrote. ValueError for another kind of file."""
-        with safe_open(path, "pt") as file:
-            names = set(file.keys())
-            if not {"ids", "labels"} <= names <= set(cls.__dataclass_fields__):
-                raise ValueError(f"{path} holds no examples for a prior: make them by `tabulate`")
-            return cls(**{name: file.get_tensor(name) for name in names})
+        try:
+            found = load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path} is damaged ({error}): make it again") from error
+        if not {"ids", "labels"} <= {*found} <= set(cls.__dataclass_fields__):
+            raise ValueError(f"{path} holds no examples for a prior: make them by `tabulate`")
+        return cls(**found)
 
 
 @torch.no_grad()

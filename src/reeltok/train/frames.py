@@ -5,6 +5,7 @@ each sample decodes what it needs.
 """
 
 import json
+import zipfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -136,9 +137,8 @@ def _keep(
     key = f"{clip.path.resolve()}|{clip.member}|{clip.record}|{clip.start}|{clip.changed}"
     key += f"|{clip.path.stat().st_size}|{size}|{cap}|{config.fps}|{config.damage}"
     target = cache / f"{digest(key)}.npy"
-    if config.cache == "disk" and target.is_file():
-        held = np.load(target, mmap_mode="r")
-    else:
+    held = _held(target) if config.cache == "disk" else None
+    if held is None:
         try:
             held = _decode(clip, config, size, cap)
         except (OSError, ValueError) as error:
@@ -155,6 +155,16 @@ def _decode(clip: Clip, config: DataConfig, size: tuple[int, int], cap: int) -> 
     count = min(cap, clip.frames)
     video = clip.read(frames=count, size=wanted, fps=config.fps, damage=config.damage)
     return video.frames.numpy()
+
+
+def _held(target: Path) -> np.ndarray | None:
+    """The frames that the cache holds; None where it holds none, or a file that is damaged."""
+    try:
+        held = np.load(target, mmap_mode="r")
+    except (FileNotFoundError, ValueError, EOFError, TypeError, SyntaxError, zipfile.BadZipFile):
+        return None
+    frames = isinstance(held, np.ndarray) and held.dtype == np.uint8 and held.ndim == 4
+    return held if frames and held.shape[3] == 3 and held.size else None
 
 
 def _map(frames: np.ndarray, target: Path) -> np.ndarray:

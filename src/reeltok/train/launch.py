@@ -59,7 +59,8 @@ def train(
     require_new(out, resume)
     with joined(device) as at:
         require_shares(recipe, at.world)
-        require_windows(recipe, first=last_checkpoint(out).step if resume else 0)
+        last = last_checkpoint(out) if resume else None
+        require_windows(recipe, first=last.step if last else 0)
         tokenizer = build(recipe)
         tokenizer.name = out.resolve().name  # its own: these weights are not the preset's
         if make_task is None:

@@ -8,6 +8,7 @@ import math
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -113,8 +114,11 @@ def run_task(
     out = Path(out)
     torch.set_flush_denormal(True)  # softmax over a codebook makes them: 170 times slower on a CPU
     run = Run(task, config, at)
-    if resume:
-        run.load(last_checkpoint(out))
+    last = last_checkpoint(out) if resume else None
+    if last is not None:
+        run.load(last)
+    elif resume:
+        warnings.warn(f"{out} has no checkpoint yet: it begins anew", stacklevel=2)
     checkpoints.require_space(out, run.tensors())
     ready()
     saver = checkpoints.Saver(out, keep=config.keep, background=config.save_async)
@@ -151,9 +155,14 @@ def keep(run: Run, saver: checkpoints.Saver) -> None:
     run.export(saver.run / "model")
 
 
-def last_checkpoint(out: Path) -> checkpoints.Checkpoint:
-    """Where a run left off; FileNotFoundError where it left nothing."""
+def last_checkpoint(out: Path) -> checkpoints.Checkpoint | None:
+    """Where a run left off; None where it was killed before its first checkpoint.
+
+    FileNotFoundError where there was no run.
+    """
     found = checkpoints.find_checkpoints(out)
+    if not found and (out / "recipe.json").is_file():
+        return None
     if not found:
         raise FileNotFoundError(
             f"no checkpoint to resume in {out}/checkpoints: start without resume, and in another "
