@@ -1,10 +1,12 @@
-"""JSON from files that may be damaged: what it holds, or one sentence with the file's name."""
+"""Files that may be damaged, JSON and arrays: what they hold, or one sentence with their name."""
 
 import json
 import math
+import tokenize
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from reeltok.text import printable
@@ -48,6 +50,17 @@ def read_object(path: str | Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{path} is damaged (it holds no JSON object): copy it again")
     return value
+
+
+def read_array(path: str | Path) -> np.ndarray:
+    """The array of a .npy file, mapped: it takes no memory, whatever size the file declares.
+
+    ValueError for what is no such file, or is cut off.
+    """
+    try:
+        return np.lib.format.open_memmap(path, mode="r")
+    except (ValueError, EOFError, TypeError, OverflowError, tokenize.TokenError) as error:
+        raise ValueError(f"{path} is no .npy file of numbers ({error}): make it again") from error
 
 
 def parse_config(values: Any, kind: type[Kind], what: str, *, strict: bool = False) -> Kind:

@@ -12,7 +12,7 @@ from small_models import COORDTOK
 from reeltok.evaluate.clips import Clip
 from reeltok.evaluate.protocols import PROTOCOLS, Protocol
 from reeltok.evaluate.results import Kind, Result
-from reeltok.evaluate.run import Watched, evaluate
+from reeltok.evaluate.run import Watched, evaluate, kept_ids
 from reeltok.evaluate.scores import Judge
 from reeltok.evaluate.subjects import Macs, Own, Trial, complete, count_macs
 from reeltok.models.coordtok import CoordTok
@@ -174,3 +174,9 @@ def test_clips_are_completed_by_repeating_edges() -> None:
     assert torch.equal(whole[:, :, :4, :5, :6], x)
     assert torch.equal(whole[:, :, 5, :5, :6], x[:, :, 3])
     assert torch.equal(whole[:, :, 0, 7, :6], x[:, :, 0, 4])
+
+
+def test_what_an_earlier_run_kept_and_is_damaged_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.ids").write_bytes(b"\x10\0\0\0")
+    with pytest.raises(ValueError, match=r"a\.ids holds no ids .*--again"):
+        kept_ids(tmp_path / "a.ids")

@@ -1,4 +1,4 @@
-"""JSON that evaluations and runs leave: results, kept scores, logs, recipes."""
+"""What evaluations and runs leave: results, kept scores, logs, recipes; lists, files of actions."""
 
 import contextlib
 import json
@@ -6,13 +6,16 @@ from pathlib import Path
 from random import Random
 
 import mutate
+import numpy as np
 import torch
 
 from reeltok.commands.generator_recipes import find_any
+from reeltok.data.lists import read_list
 from reeltok.evaluate.protocols import find_protocol
 from reeltok.evaluate.report import Media, gather
 from reeltok.evaluate.results import Result, tabulate
 from reeltok.evaluate.scores import ClipScore, Scores
+from reeltok.generate.conditions import read_actions
 from reeltok.train.logbook import draw_runs, gather_curves, read_lines
 from reeltok.train.recipe import as_json
 
@@ -71,11 +74,15 @@ class Target:
         score("clip0.mp4", 30.0).save(folder / "score.safetensors")
         self.result = json.loads((folder / "good.json").read_text())
         self.score = (folder / "score.safetensors").read_bytes()
+        np.save(folder / "actions.npy", np.arange(12.0).reshape(4, 3))
+        self.actions = (folder / "actions.npy").read_bytes()
         self.recipes = [json.loads(as_json(find_any(n))) for n in ("default_cpu", "prior_cpu")]
         self.passed, self.logs = False, 0
 
     def make(self, draw: Random) -> dict[str, bytes]:
-        kind = draw.randrange(10)
+        kind = draw.randrange(12)
+        if kind > 9:
+            return self.make_list(draw)
         if kind < 4:
             if draw.random() < 0.1:
                 return {"result.json": mutate.spoil(mutate.dump(self.result), draw)}
@@ -92,6 +99,19 @@ class Target:
         if draw.random() < 0.3:
             return {"score.safetensors": mutate.spoil_tensors(self.score, draw)}
         return {"score.safetensors": mutate.join(header, body)}
+
+    def make_list(self, draw: Random) -> dict[str, bytes]:
+        """A list of clips as JSON or CSV, or an array of actions."""
+        rows = [{"file": f"{n}.mp4", "start": 0.5, "group": "a", "repo": "r"} for n in range(3)]
+        name = draw.choice(("clips.jsonl", "clips.json", "clips.csv", "actions.npy"))
+        if name == "clips.jsonl":
+            return {name: b"\n".join(mutate.dump(mutate.change(row, draw)) for row in rows)}
+        if name == "clips.json":
+            return {name: mutate.dump(mutate.change(rows, draw))}
+        if name == "clips.csv":
+            lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)]
+            return {name: mutate.spoil("\n".join(lines).encode(), draw)}
+        return {name: mutate.spoil(self.actions, draw)}
 
     def make_log(self, draw: Random) -> bytes:
         """Lines of a log, one or two of them changed."""
@@ -120,6 +140,10 @@ class Target:
             scores.summary()
         elif path.name == "recipe.json":
             find_any(path)
+        elif path.name == "actions.npy":
+            read_actions(path)
+        elif path.name.startswith("clips"):
+            read_list(path, root=path.parent, column="group")
         elif path.name == "log.jsonl":
             gather_curves(read_lines(path))
             self.logs += 1

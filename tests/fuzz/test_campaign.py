@@ -12,6 +12,8 @@ COUNTS = {  # about three seconds each on a quiet core, but for a worker's start
     "reel_header": 1500,
     "reel_hashed": 150,
     "records": 300,
+    "model_folders": 150,
+    "checkpoints": 300,
     "containers": 150,
     "command_lines": 15,
     "kills": 3,

@@ -325,3 +325,14 @@ def test_pixels_are_those_of_the_file(clips: Path, tmp_path: Path) -> None:
     x = source.batch(0).x
     frames = read(source.train[drawn.clip].path).frames[drawn.start : drawn.start + window.frames]
     assert torch.equal(x, to_unit(frames[:, :, drawn.left : drawn.left + 48]))
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x93NUMPY", b"PK\x03\x04", b"cut"])
+def test_a_damaged_cache_is_made_again(clips: Path, tmp_path: Path, damage: bytes) -> None:
+    first = opened(clips, plain(cache="disk"), tmp_path)
+    wanted = first.batch(3).x
+    for kept in (tmp_path / "cache").glob("*.npy"):
+        whole = kept.read_bytes()
+        kept.write_bytes(whole[: len(whole) // 2] if damage == b"cut" else damage)
+    again = opened(clips, plain(cache="disk"), tmp_path)
+    assert torch.equal(again.batch(3).x, wanted)

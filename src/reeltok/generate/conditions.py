@@ -5,7 +5,6 @@ condition video; its tokens stand where a mask would, wherever they hold anythin
 """
 
 import math
-import zipfile
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +16,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from reeltok.bounds import Side
+from reeltok.parsing import read_array
 from reeltok.spec import Spec
 
 Given = Literal["predict", "interpolate", "inpaint", "outpaint"]
@@ -176,12 +176,7 @@ def actions_by_step(
 
 def read_actions(path: str | Path) -> Float[Tensor, "1 n a"]:
     """Actions of a .npy file, one row of numbers after each frame. ValueError for anything else."""
-    try:
-        values = np.load(path, mmap_mode="r")  # takes no memory before its bytes are there
-    except (ValueError, EOFError, TypeError, SyntaxError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is no .npy file of numbers: {error}") from error
-    if not isinstance(values, np.ndarray):
-        raise ValueError(f"{path} holds several arrays: save the one of actions as .npy")
+    values = read_array(path)
     if values.ndim != 2 or values.dtype.kind not in "fiu":
         raise ValueError(
             f"{path} has shape {values.shape} of {values.dtype}: give one row of numbers for each "

@@ -5,7 +5,6 @@ each sample decodes what it needs.
 """
 
 import json
-import zipfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from reeltok.data.lists import write_list
 from reeltok.files import digest, replacing, write_file
 from reeltok.media.decode import Damage
 from reeltok.media.timing import Plan
+from reeltok.parsing import read_array
 from reeltok.train.clips import DataConfig
 from reeltok.video import Stream
 
@@ -160,11 +160,11 @@ def _decode(clip: Clip, config: DataConfig, size: tuple[int, int], cap: int) -> 
 def _held(target: Path) -> np.ndarray | None:
     """The frames that the cache holds; None where it holds none, or a file that is damaged."""
     try:
-        held = np.load(target, mmap_mode="r")
-    except (FileNotFoundError, ValueError, EOFError, TypeError, SyntaxError, zipfile.BadZipFile):
+        held = read_array(target)
+    except (FileNotFoundError, ValueError):
         return None
-    frames = isinstance(held, np.ndarray) and held.dtype == np.uint8 and held.ndim == 4
-    return held if frames and held.shape[3] == 3 and held.size else None
+    frames = held.dtype == np.uint8 and held.ndim == 4 and held.shape[3] == 3
+    return held if frames and held.size else None
 
 
 def _map(frames: np.ndarray, target: Path) -> np.ndarray:
