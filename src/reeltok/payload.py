@@ -10,7 +10,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from reeltok.files import Part, named, standard_input, standard_output
+from reeltok.files import Part, is_pipe, named, standard_input, standard_output
 from reeltok.header import (
     BLOCK,
     DTYPES,
@@ -203,7 +203,8 @@ class ReelSource:
         self.path = path
         if str(path) != "-" and not Path(path).exists():
             raise FileNotFoundError(f"there is no file {path}")
-        self.file = spooled_input() if str(path) == "-" else Path(path).open("rb")  # noqa: SIM115
+        piped = str(path) == "-" or is_pipe(path)
+        self.file = spooled(path) if piped else Path(path).open("rb")  # noqa: SIM115
         with ExitStack() as stack:  # closes the file where something is wrong with it
             stack.callback(self.close)
             self.size = self.file.seek(0, io.SEEK_END)
@@ -310,9 +311,11 @@ class ReelSource:
         self.file.close()
 
 
-def spooled_input() -> IO[bytes]:
-    given = standard_input()
-    spool = tempfile.TemporaryFile()  # noqa: SIM115 (closed by ReelSource)
-    with named(Path(tempfile.gettempdir(), "(standard input)")):
-        shutil.copyfileobj(given, spool)
-    return spool
+def spooled(path: str | Path) -> IO[bytes]:
+    """What is left in a pipe ("-": standard input) as a file of its own."""
+    name = "(standard input)" if str(path) == "-" else Path(path).name
+    with nullcontext(standard_input()) if str(path) == "-" else Path(path).open("rb") as given:
+        spool = tempfile.TemporaryFile()  # noqa: SIM115 (closed by ReelSource)
+        with named(Path(tempfile.gettempdir(), name)):
+            shutil.copyfileobj(given, spool)
+        return spool

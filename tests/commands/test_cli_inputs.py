@@ -109,3 +109,13 @@ def test_a_size_that_distorts_is_said(
     said = run("encode", clip, tmp_path / "a.reel", "--size", "32x32", *options).err
     assert "32x32 distorts its shape" in said
     assert "distorts" not in run("encode", clip, tmp_path / "b.reel", "--size", "16", *options).err
+
+
+def test_tokens_come_through_pipes_of_the_shell(
+    run: Run, models: dict[str, Path], clip: Path, tmp_path: Path
+) -> None:
+    reel, model = tmp_path / "a.reel", models["discrete"]
+    run("encode", clip, reel, "--model", model)
+    command = f"{sys.executable} -m reeltok.cli decode <(cat {reel}) {tmp_path / 'b.mkv'}"
+    subprocess.run(["bash", "-c", f"{command} --model {model}"], check=True, timeout=100)
+    assert len(reeltok.read(tmp_path / "b.mkv")) == 18

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from small_clips import Clip, pattern, repack, rough
 
+from reeltok.media.images import jpegs_are_whole
 from reeltok.video import read
 
 FORMS = {
@@ -66,6 +67,19 @@ def test_half_a_jpeg_in_a_video_is_damage(clip: Clip, tmp_path: Path, name: str)
         path = repack(path, tmp_path / f"half-{name}", change=half)
     with pytest.raises(ValueError, match=r"cannot be decoded|damaged|cut off"):
         read(path)
+
+
+@pytest.mark.parametrize("fill", [b"", bytes(5000), b"\xff" * 9])
+def test_jpegs_may_be_filled_up(clip: Clip, tmp_path: Path, fill: bytes) -> None:
+    """As cameras do; the second field of an interlaced frame has to end as well."""
+    path = clip("a.avi", rough(3), codec="mjpeg", layout="yuvj420p")
+    assert len(read(repack(path, tmp_path / "b.avi", change=lambda _, data: data + fill))) == 3
+    jpeg = io.BytesIO()
+    pictures(1)[0].save(jpeg, "JPEG")
+    field = jpeg.getvalue()
+    assert jpegs_are_whole(field + fill + field + fill)
+    assert not jpegs_are_whole(field + fill + field[:-2])
+    assert not jpegs_are_whole(field[:-2] + fill)
 
 
 def test_animated_png(tmp_path: Path) -> None:

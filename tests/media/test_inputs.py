@@ -205,6 +205,15 @@ def test_raw_that_is_not_understood_says_how_to_write_it(clip: Clip, raw: str) -
         read(clip(), raw="48x32:30:nothing")
 
 
+def test_what_is_not_raw_is_said(clip: Clip, tmp_path: Path) -> None:
+    for name in ("a.mp4", "a.mkv", "a.avi", "a.gif"):
+        kind = {"codec": "gif", "layout": "rgb8"} if name == "a.gif" else {}
+        with pytest.raises(ValueError, match="leave out raw"):
+            read(clip(name, **kind), raw="4x4:25:gray")
+    with pytest.raises(ValueError, match="folder of images"):
+        read(tmp_path, raw="4x4:25:gray")
+
+
 def test_what_was_read_from_memory_can_be_written(clip: Clip, tmp_path: Path) -> None:
     video = read(clip().read_bytes())
     assert write(video, tmp_path / "b.mp4").frames == 10

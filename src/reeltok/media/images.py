@@ -194,6 +194,16 @@ def jpeg_end(data: bytes) -> int | None:
     return None
 
 
+def jpegs_are_whole(data: bytes) -> bool:
+    """Whether every JPEG in `data` ends: one, or the two fields of an interlaced frame."""
+    while (end := jpeg_end(data)) is not None:
+        data = data[end:].lstrip(b"\0\xff")  # cameras fill up what they write
+        if not data.startswith(b"\xd8"):
+            return True
+        data = b"\xff" + data
+    return False
+
+
 # --- several in one file --------------------------------------------------------------------------
 
 

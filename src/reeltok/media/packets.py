@@ -10,6 +10,8 @@ import av
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
+from reeltok.media.images import jpegs_are_whole
+
 SEEKS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}  # these go to a keyframe and back exactly
 _BROADCAST = {"mpegts", "mpeg"}  # recordings whose clock may be set anew at any packet
 _LEAP = 10.0  # seconds forward that are a new clock, not a gap; FFmpeg's -dts_delta_threshold
@@ -62,5 +64,5 @@ def is_whole(packet: av.Packet, stream: VideoStream) -> bool:
     if packet.is_corrupt:
         return False
     if stream.codec.name == "mjpeg":  # a JPEG image ends with a marker
-        return b"\xff\xd9" in bytes(packet)[-64:]
+        return jpegs_are_whole(bytes(packet))
     return True

@@ -7,6 +7,7 @@ import av
 from av.container import InputContainer
 
 from reeltok.media.formats import open_container
+from reeltok.media.images import kind_of
 from reeltok.media.inputs import Input
 
 # Names that such files go by; whatever has another name may be raw as well, if it is said so.
@@ -23,6 +24,7 @@ RAW = (
     ".yuyv",
     ".gray",
 )
+_CONTAINERS = (b"\x1a\x45\xdf\xa3", b"RIFF", b"GIF8", b"OggS", b"FLV\1", b"YUV4MPEG2")
 _FORM = re.compile(r"(\d+)x(\d+):(\d+(?:\.\d+)?|\d+/0*[1-9]\d*):(\w+)")
 _NAMED = re.compile(r"(?<!\d)(\d{2,5})x(\d{2,5})(?!\d)(?:[_-](\d{1,3})(?!\d|x))?")
 
@@ -55,6 +57,9 @@ class Raw:
 
     def open(self, taken: Input) -> InputContainer:
         """The input as FFmpeg's raw video. ValueError unless it is a whole number of pictures."""
+        head = taken.head()
+        if kind_of(head) or head.startswith(_CONTAINERS) or head[4:8] in (b"ftyp", b"moov"):
+            raise ValueError(f"{taken.name} is a video or a picture, not raw: leave out raw")
         options = {
             "video_size": f"{self.width}x{self.height}",
             "pixel_format": self.layout,

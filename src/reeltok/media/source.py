@@ -65,6 +65,8 @@ def open_source(
     form = None if raw is None else Raw.of(raw)
     with ExitStack() as stack:
         if isinstance(given, str | os.PathLike) and os.path.isdir(given):
+            if form is not None:
+                raise ValueError(f"{given} is a folder of images: raw goes with a file")
             pictures: Pictures | None = pictures_in(Path(given))
             path: Path | None = Path(given)
         else:
