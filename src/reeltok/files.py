@@ -88,8 +88,9 @@ class Part:
         try:
             if self.target.is_dir():
                 os.replace(self.target, self.path.parent / "old")
-            elif stat.S_IMODE(self.path.stat().st_mode) == 0o600:  # as safetensors makes them
-                self.path.chmod(0o666 & ~_umask())
+            for file in (self.path, *self.path.glob("*")):
+                if stat.S_IMODE(file.stat().st_mode) == 0o600:  # as safetensors makes them
+                    file.chmod(0o666 & ~_umask())
             os.replace(self.path, self.target)
         except OSError as error:
             raise cannot_write(self.target, error) from error
@@ -161,7 +162,12 @@ def _hold(names: list[Path], *, likely: int = LIKELY) -> Iterator[Path]:
         except FileExistsError:
             _remove_dead(name)
             continue
-        if (lock := _lock(name)) is not None:
+        try:
+            lock = _lock(name)
+        except OSError:  # the disk is so full that it takes a folder, but nothing in it
+            shutil.rmtree(name, ignore_errors=True)
+            raise
+        if lock is not None:
             break
     else:
         raise OSError(f"{len(names)} processes write it already: wait for them")

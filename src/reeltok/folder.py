@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,10 +34,14 @@ def write_folder(
     folder = Path(folder)
     tensors = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
     text = json.dumps(record, indent=2) + "\n"
-    with nullcontext(folder) if folder.is_dir() else replacing(folder, folder=True) as place:
-        with replacing(place / "model.safetensors") as part:
+    if folder.is_dir():
+        with replacing(folder / "model.safetensors") as part:
             save_file(tensors, part)
-        write_file(place / "config.json", text)
+        write_file(folder / "config.json", text)
+    else:  # half a model is none
+        with replacing(folder, folder=True) as part:
+            save_file(tensors, part / "model.safetensors")
+            (part / "config.json").write_text(text)
     return folder
 
 

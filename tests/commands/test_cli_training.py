@@ -49,6 +49,8 @@ def test_train(run: Run, words: list[object], tmp_path: Path) -> None:
     assert zoo.load(tmp_path / "runs" / "first" / "model").spec.vocabulary == 32768
     stored = json.loads((tmp_path / "runs" / "first" / "recipe.json").read_text())
     assert stored["settings"]["width"] == 8
+    # A model of its own, whatever it began as: tables and tokens call it by its run.
+    assert zoo.load(tmp_path / "runs" / "first" / "model").name == "first"
     again = run(*words)
     assert again.code == 2
     assert "resume it" in again.err.splitlines()[-1]

@@ -88,6 +88,25 @@ def test_curves_are_drawn(tmp_path: Path) -> None:
         draw_runs(tmp_path / "nowhere")
 
 
+def test_times_are_less_in_view_than_losses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matplotlib = pytest.importorskip("matplotlib.figure")
+    drawn = []
+    save = matplotlib.Figure.savefig
+    keep = lambda self, *words, **more: (drawn.append(self), save(self, *words, **more))
+    monkeypatch.setattr(matplotlib.Figure, "savefig", keep)
+    with Log(tmp_path, run(1)) as log:
+        for step in (1, 2):
+            log.step(step, {"loss": 1.0, "norm": 2.0}, seconds=0.5, waited=0.1)
+    draw_runs(tmp_path)
+    axes = {each.get_title(): each for each in drawn[0].axes}
+    assert set(axes) == {"loss", "norm", "seconds of a step"}
+    assert [line.get_label() for line in axes["seconds of a step"].lines] == ["seconds", "waited"]
+    heights = {name: each.get_position().height for name, each in axes.items()}
+    assert heights["seconds of a step"] < heights["loss"] / 2
+
+
 def test_table_shows_speed_and_scores(capsys: pytest.CaptureFixture[str]) -> None:
     table = Table(steps=100)
     table.open()

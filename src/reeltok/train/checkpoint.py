@@ -282,9 +282,9 @@ def silence_single_process() -> None:
 
 def require_space(run: Path, tensors: dict[str, Tensor]) -> None:
     """OSError where the disk cannot hold two checkpoints with two optimizer moments."""
-    run.mkdir(parents=True, exist_ok=True)
+    place = next(folder for folder in (run.absolute(), *run.absolute().parents) if folder.is_dir())
     one = sum(t.numel() * t.element_size() for t in tensors.values()) * 3
-    free = shutil.disk_usage(run).free
+    free = shutil.disk_usage(place).free
     if free < 2 * one:
         raise OSError(
             f"{run} has {free / 1e6:,.1f} MB free, two checkpoints take {2 * one / 1e6:,.1f} MB: "
