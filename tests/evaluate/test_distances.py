@@ -50,6 +50,26 @@ def test_moments_of_a_stream_equal_those_of_the_whole() -> None:
         frechet_distance(parts[0], whole)
 
 
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf")])
+def test_nan_is_no_distance(wrong: float) -> None:
+    """One NaN made the distance 0.0, which is the best there is."""
+    good, bad = torch.randn(20, 6), torch.randn(20, 6)
+    bad[3, 2] = wrong
+    with pytest.raises(ValueError, match=r"i3d of a\.mp4: 1 of 20 feature vectors hold NaN"):
+        FeatureMoments.of(bad, "i3d of a.mp4")
+    whole = FeatureMoments.of(good)
+    for broken in (
+        FeatureMoments(20, torch.full((6,), wrong).double(), whole.scatter),
+        FeatureMoments(20, whole.mean, torch.full((6, 6), wrong).double()),
+    ):
+        with pytest.raises(ValueError, match="the first set hold NaN or infinity"):
+            frechet_distance(broken, whole)
+        with pytest.raises(ValueError, match="the second set hold NaN or infinity"):
+            frechet_distance(whole, broken)
+    with pytest.raises(ValueError, match="class probabilities are between 0 and 1"):
+        inception_score(torch.eye(4).where(torch.eye(4) > 0, torch.tensor(wrong)))
+
+
 def test_inception_score_by_hand() -> None:
     sure = torch.eye(4)
     assert inception_score(sure)[0] == pytest.approx(4)

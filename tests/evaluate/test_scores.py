@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from reeltok.evaluate import metrics, scores
-from reeltok.evaluate.distances import FeatureMoments, frechet_distance
+from reeltok.evaluate.distances import FeatureMoments, appearance_features, frechet_distance
 from reeltok.evaluate.metrics import Box
 from reeltok.evaluate.networks import Extractor
 from reeltok.evaluate.scores import ClipScore, Judge, Scores, difference, estimate, open_judge
+from reeltok.evaluate.sets import describe
 from reeltok.perceptual import LPIPS, PLANS, Backbone
 
 MEAN = Extractor(name="mean", apply=lambda x: x.mean(dim=(2, 3, 4)), frames=None)
@@ -122,6 +123,35 @@ def test_sets_stream_and_merge_into_the_same_distances() -> None:
     )
     with pytest.raises(ValueError, match="scored twice"):
         left.merge(right)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_a_value_that_is_not_finite_is_named_with_its_clip(wrong: float) -> None:
+    total = Scores()
+    with pytest.raises(ValueError, match=r"a\.mp4: its psnr is (nan|inf)"):
+        total.add(clip("a.mp4", psnr=wrong))
+    features = {"fvd-x": (torch.ones(3, 4), torch.ones(3, 4).index_fill(0, torch.tensor(1), wrong))}
+    with pytest.raises(ValueError, match=r"fvd-x of a\.mp4: 1 of 3 feature vectors hold NaN"):
+        total.add(replace(clip("a.mp4", psnr=1.0), features=features))
+    assert not total.clips
+    assert not total.moments
+    with pytest.raises(ValueError, match=r"value 2 of 3 is (nan|inf)"):
+        estimate([1.0, wrong, 2.0], [1, 1, 1])
+
+
+@pytest.mark.parametrize("order", [("squeeze", "alex"), ("alex", "squeeze")])
+def test_appearance_is_alexnet_s_whatever_stands_first(order: tuple[str, str]) -> None:
+    """It was the first network of the protocol: other numbers under the same name."""
+    nets = {}
+    for net in order:
+        heads = {f"lin{i}.model.1.weight": torch.ones(w) for i, w in enumerate(PLANS[net].widths)}
+        nets[net] = LPIPS(net, backbone=Backbone(net).state_dict(), heads=heads)
+    x, _ = pair(3)
+    found = describe(x, Judge(lpips=[nets[net] for net in order]))["appearance"]
+    assert found.shape == (2, 512)
+    expected = appearance_features(nets["alex"].backbone(x[0].transpose(0, 1))[-1])
+    torch.testing.assert_close(found, expected)
+    assert "appearance" not in describe(x, Judge(lpips=[nets["squeeze"]]))
 
 
 def test_intervals_are_seeded_and_of_the_right_width() -> None:

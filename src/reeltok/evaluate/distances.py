@@ -20,9 +20,18 @@ class FeatureMoments:
     scatter: Float[Tensor, "d d"]
 
     @classmethod
-    def of(cls, features: Float[Tensor, "n d"]) -> "FeatureMoments":
-        """The moments of one batch of feature vectors."""
+    def of(cls, features: Float[Tensor, "n d"], what: str = "these") -> "FeatureMoments":
+        """The moments of one batch of feature vectors, called `what` in errors.
+
+        ValueError where any is not finite: such a set would be at no distance from any other.
+        """
         features = features.detach().cpu().double()
+        wrong = int((~features.isfinite()).any(dim=1).sum())
+        if wrong:
+            raise ValueError(
+                f"{what}: {wrong} of {len(features)} feature vectors hold NaN or infinity: look at "
+                "the clip and the network that they come from"
+            )
         mean = features.mean(dim=0)
         return cls(len(features), mean, (features - mean).T @ (features - mean))
 
@@ -45,8 +54,15 @@ def frechet_distance(a: FeatureMoments, b: FeatureMoments) -> float:
     """|mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)) with unbiased covariances, in float64.
 
     The trace of the root is the sum of singular values of R_a' R_b, where A = R_a R_a': exact for
-    singular covariances too, so nothing is added to the diagonal.
+    singular covariances too, so nothing is added to the diagonal. ValueError where a mean or a
+    scatter is not finite, which has no distance.
     """
+    for name, side in (("first", a), ("second", b)):
+        if not (side.mean.isfinite().all() and side.scatter.isfinite().all()):
+            raise ValueError(
+                f"the features of the {name} set hold NaN or infinity: look at the clips and the "
+                "network that they come from"
+            )
     apart = (a.mean - b.mean).square().sum()
     root = torch.linalg.svdvals(_root(a.covariance).T @ _root(b.covariance)).sum()
     distance = apart + a.covariance.trace() + b.covariance.trace() - 2 * root
@@ -71,7 +87,12 @@ def appearance_features(features: Float[Tensor, "t c h w"]) -> Float[Tensor, "s 
 
 
 def inception_score(probabilities: Float[Tensor, "n k"], *, splits: int = 1) -> tuple[float, float]:
-    """exp(mean KL(p(y|x) || p(y))) of class probabilities: mean and deviation over the splits."""
+    """exp(mean KL(p(y|x) || p(y))) of class probabilities: mean and deviation over the splits.
+
+    ValueError for values that are no probabilities, such as NaN.
+    """
+    if not ((probabilities >= 0) & (probabilities <= 1)).all():
+        raise ValueError("class probabilities are between 0 and 1, found others: give a softmax")
     scores = []
     for part in probabilities.double().tensor_split(splits):
         marginal = repeat(part.mean(dim=0), "k -> n k", n=len(part))

@@ -6,6 +6,7 @@ frames, intervals are bootstrapped over clips, and two models are compared on th
 """
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -279,12 +280,22 @@ class Scores:
         self.missing = dict(missing or {})
 
     def add(self, score: ClipScore) -> None:
-        """Take in one clip; its features become part of running sums and are let go."""
+        """Take in one clip; its features become part of running sums and are let go.
+
+        ValueError for a clip that is there, and for NaN or infinity in its values or features.
+        """
         if score.name in self.clips:
             raise ValueError(f"the clip {score.name} was scored twice: names must differ")
+        for key, value in score.values.items():
+            if not math.isfinite(value):
+                raise ValueError(f"{score.name}: its {key} is {value}, which no mean may hold")
+        found = {
+            key: tuple(FeatureMoments.of(side, f"{key} of {score.name}") for side in pair)
+            for key, pair in score.features.items()
+        }
         self.clips[score.name] = replace(score, features={})
-        for key, pair in score.features.items():
-            self._count(key, (FeatureMoments.of(pair[0]), FeatureMoments.of(pair[1])))
+        for key, (original, made) in found.items():
+            self._count(key, (original, made))
 
     def merge(self, other: "Scores") -> None:
         """Take in what another process gathered."""
@@ -336,11 +347,17 @@ def estimate(
 ) -> Estimate:
     """The weighted mean of clips with its percentile interval from a seeded bootstrap over clips.
 
-    One clip has no interval. Raises ValueError for none at all.
+    One clip has no interval. Raises ValueError for none at all, and for NaN or infinity.
     """
     if not len(values):
         raise ValueError("a mean needs at least one clip, but none was scored")
     held, share = np.asarray(values, float), np.asarray(weights, float)
+    wrong = np.flatnonzero(~(np.isfinite(held) & np.isfinite(share)))
+    if len(wrong):
+        raise ValueError(
+            f"value {wrong[0] + 1} of {len(held)} is {held[wrong[0]]} with weight "
+            f"{share[wrong[0]]}: a mean is taken of finite values alone"
+        )
     mean = float((held * share).sum() / share.sum())
     if len(held) == 1:
         return Estimate(mean=mean, clips=1)

@@ -51,7 +51,8 @@ def set_distances(
         held, found, number = clips(protocol, data), dict[str, list[FeatureMoments]](), 0
         for clip in held:
             for name, features in describe(clip.video.tensor().to(device), judge).items():
-                found.setdefault(name, []).append(FeatureMoments.of(features))
+                of_clip = FeatureMoments.of(features, f"{name} of {clip.name}")
+                found.setdefault(name, []).append(of_clip)
             number += 1
             tell(clip)
         check_broken(held.broken, max_broken, str(data))
@@ -75,6 +76,7 @@ def set_distances(
 def describe(x: Videos, judge: Judge) -> dict[str, Tensor]:
     """The features "n d" of one clip by every network of a judge."""
     found = {f"fvd-{key}-{e.name}": e(x) for key, e in judge.extractors.items()}
-    if judge.lpips and x.shape[2] > 1:
-        found["appearance"] = appearance_features(judge.lpips[0].backbone(x[0].transpose(0, 1))[-1])
+    alex = next((net for net in judge.lpips if net.net == "alex"), None)
+    if alex is not None and x.shape[2] > 1:
+        found["appearance"] = appearance_features(alex.backbone(x[0].transpose(0, 1))[-1])
     return found
