@@ -40,10 +40,9 @@ class Tokens:
     `damaged` frames of the original could not be decoded and are not among these. `model` and
     `weights` (SHA-256, hex) name the tokenizer, `settings` (JSON values) say how it was used.
     Stored reference frames cost `reference_bits`, a latent value `latent_bits`; `extras` are
-    further tensors to keep. A part of a clip begins at its step `step`.
-    Where there are both, the latents are those of the ids. Raises ValueError where these disagree.
-
-    `DataLoader` makes one record of the `Tokens` of a batch (see `stack`).
+    further tensors to keep. A part of a clip begins at its step `step`. Where there are both, the
+    latents are those of the ids. Raises ValueError where these disagree. `DataLoader` makes one
+    record of the `Tokens` of a batch (see `stack`).
     """
 
     ids: Int64[Tensor, "b ..."] | None = None

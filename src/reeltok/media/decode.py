@@ -117,7 +117,7 @@ def _begins_plainly(container: InputContainer, stream: VideoStream) -> bool:
 
 def _enter(reopen: Reopen, survey: Survey) -> tuple[InputContainer, VideoStream]:
     container, stream = reopen()
-    if survey.sought:
+    if survey.seek is not None:
         container.seek(survey.seek, stream=stream)
     return container, stream
 

@@ -41,8 +41,7 @@ class Survey:
     rates: tuple[float, ...]  # frames per second, as the file says
     zero: float  # seconds on the file's own clock at its first frame
     end: float | None  # seconds at which the last frame ceases to be shown, where that is said
-    seek: int  # time stamp to go to before decoding
-    sought: bool  # the file was entered there, so what comes before it is not counted
+    seek: int | None  # time stamp at which the file was entered; None: at its beginning
     torn: Bool[np.ndarray, " n"]  # frames of which a part is missing
     lost: Int[np.ndarray, " n"]  # frames that are missing after each of these
     cut: bool  # the file ends before its own end
@@ -69,7 +68,7 @@ class Survey:
     def name_of(self, place: int) -> str:
         """A frame for people: its number, where that is known, and its time."""
         time = float(self.stamps[place])
-        number = round(time * self.rates[0]) if self.sought and self.rates else place
+        number = place if self.seek is None or not self.rates else round(time * self.rates[0])
         return f"frame {number} ({time:.2f} s)"
 
 
@@ -121,41 +120,52 @@ def take_survey(
     the beginning can be decoded, where that is known. Raises ValueError for a file without frames,
     or a span with nothing in it.
     """
-    tick, rates, origin = _tick(stream), _rates(container, stream), stream.start_time or 0
+    tick, rates = _tick(stream), _rates(container, stream)
     seek, found = _reach(container, stream, span, seeks)
     if not found.entries:
         raise ValueError(f"{name} holds no frames")
     clock = _clock(container, stream, found, rates, leading)
-    sought = seek != origin
-    zero = origin * tick if sought else float(clock.seconds[0])
-    stamps = clock.seconds - zero
-    end = _end(stream, found, clock, tick) if found.ended else None
-    end = None if end is None else end - zero
+    zero = float(clock.seconds[0]) if seek is None else (stream.start_time or 0) * tick
+    stamps, end = clock.seconds - zero, _end(stream, found, clock, tick, zero)
+    ending = _ending(file, container, stream, found, _last_end(found, clock, tick))
     chosen = plan(stamps, tick, rates, span, end)
     if chosen is None:
-        length = end or stamps[-1] + (1 / rates[0] if rates else 0)
-        raise ValueError(f"{name} is {length:.2f} s long: start={span.start} lies past its end")
+        raise ValueError(
+            _past(name, end or float(stamps[-1]) + 1 / (rates or (25,))[0], span, ending)
+        )
     torn, lost = _flaws(container, found, clock, tick)
-    ending = _ending(file, container, stream, found, _last_end(found, clock, tick))
-    dts = [entry.dts for entry in found.entries if entry.dts is not None]
     return Survey(
         stamps=stamps,
         stamped=clock.stamped,
-        doubtful=0 if sought or leading is not None else clock.doubtful,
+        doubtful=clock.doubtful if seek is None and leading is None else 0,
         settled=clock.settled,
         tick=tick,
         rates=rates,
         zero=zero,
         end=end,
         seek=seek,
-        sought=sought,
         torn=torn,
         lost=lost,
         cut=ending == "cut",
-        complete=max(dts) * tick - zero if dts and clock.stamped else float(stamps[-1]),
+        complete=_complete(found, clock, tick) - zero,
         notes=(f"{name} {_UNSAID}",) if ending == "unsaid" else (),
         plan=chosen,
     )
+
+
+def _past(name: str, length: float, span: Span, ending: Ending) -> str:
+    if ending == "cut":
+        return f"{name} is cut off after {length:.2f} s: start={span.start} lies past that"
+    return f"{name} is {length:.2f} s long: start={span.start} lies past its end"
+
+
+def _complete(found: _Pass, clock: _Clock, tick: float) -> float:
+    """Seconds on the file's clock before which no frame can be missing behind the last packet.
+
+    What would come later in the file is decoded later, and shown no earlier than decoded.
+    """
+    decoded = [entry.dts for entry in found.entries if entry.dts is not None]
+    return max(decoded) * tick if decoded and clock.stamped else float(clock.seconds[-1])
 
 
 def _tick(stream: VideoStream) -> float:
@@ -177,11 +187,14 @@ def _rates(container: InputContainer, stream: VideoStream) -> tuple[float, ...]:
 
 def _reach(
     container: InputContainer, stream: VideoStream, span: Span, seeks: bool
-) -> tuple[int, _Pass]:
-    """Where to seek for a keyframe not later than `start`, and what `_walk` finds there."""
+) -> tuple[int | None, _Pass]:
+    """Where to seek for a keyframe not later than `start`, and what `_walk` finds there.
+
+    None: at the beginning.
+    """
     origin = stream.start_time or 0
     if not seeks:
-        return origin, _walk(container, stream, span)
+        return None, _walk(container, stream, span)
     start = origin + round(span.start / _tick(stream))
     for seconds in (0, 1, 4, 16):
         seek = start - round(seconds / _tick(stream))
@@ -192,7 +205,7 @@ def _reach(
         if found.entries and (first := found.entries[0].pts) is not None and first <= start:
             return seek, found
     container.seek(origin, stream=stream)
-    return origin, _walk(container, stream, span)
+    return None, _walk(container, stream, span)
 
 
 def _walk(container: InputContainer, stream: VideoStream, span: Span) -> _Pass:
@@ -333,10 +346,12 @@ def _hole(clock: _Clock, place: int, step: float) -> int:
 # --- the end --------------------------------------------------------------------------------------
 
 
-def _end(stream: VideoStream, found: _Pass, clock: _Clock, tick: float) -> float | None:
-    """Seconds on the file's clock at which its last frame ceases to be shown, if it says so."""
+def _end(
+    stream: VideoStream, found: _Pass, clock: _Clock, tick: float, zero: float
+) -> float | None:
+    """Seconds from `zero` at which the last frame of the file ceases to be shown, if it says so."""
     end = max(_last_end(found, clock, tick), _declared_end(stream))
-    return end if end > clock.seconds[-1] else None
+    return end - zero if found.ended and end > clock.seconds[-1] else None
 
 
 def _last_end(found: _Pass, clock: _Clock, tick: float) -> float:

@@ -125,6 +125,28 @@ def first_from(
     return int(np.searchsorted(np.maximum(exact, stamps), seconds - _NEAR))
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Pace:
+    """How fast frames follow one another: per second, and whether evenly."""
+
+    fps: float | None  # the mean where they do not
+    even: bool
+    last: float | None  # seconds that the last one is shown, where they do not
+
+
+def _pace(
+    kept: Float[np.ndarray, " n"], tick: float, rates: Sequence[float], end: float | None
+) -> _Pace:
+    fps, even = find_rate(kept, tick, rates)
+    if fps and end is not None and end - kept[-1] > _LONG / fps:
+        even = False
+    if even:
+        return _Pace(fps=fps, even=True, last=None)
+    if end is None or end <= kept[-1]:  # nothing says how long the last one is shown: as the mean
+        return _Pace(fps=fps, even=False, last=1 / fps if fps else None)
+    return _Pace(fps=len(kept) / float(end - kept[0]), even=False, last=float(end - kept[-1]))
+
+
 def plan(
     stamps: Float[np.ndarray, " n"],
     tick: float,
@@ -142,44 +164,27 @@ def plan(
     kept = stamps[late:]
     if not len(kept):
         return None
-    fps, constant = find_rate(kept, tick, rates) if len(kept) > 1 else (rate, True)
-    if fps and end is not None and end - kept[-1] > _LONG / fps:
-        constant = False
-    if not constant and end is not None and end > kept[-1]:
-        fps = len(kept) / float(end - kept[0])
-    last = None if constant else _last(kept, fps, end)
+    pace = _pace(kept, tick, [rate] if len(kept) == 1 and rate else rates, end)
+    fps, until, times, last = pace.fps, None, None, None
     if span.fps is not None and fps is not None:
-        exact = np.arange(len(kept)) / fps if constant else kept - kept[0]
-        shown = late + _resample(exact, float(exact[-1]) + (last or 1 / fps), span.fps)
-        shown = shown[: span.frames]
-        return Plan(
-            repeats=np.bincount(shown, minlength=len(stamps)),
-            times=None,
-            fps=span.fps,
-            start=float(kept[0]),
-            until=float(kept[0]) + (len(shown) - 1) / span.fps,
-            stamps=stamps,
-            shown=shown,
-        )
-    shown = np.arange(late, len(stamps))[: span.frames]
-    times = None if constant else (kept - kept[0])[: span.frames]
+        exact = np.arange(len(kept)) / fps if pace.even else kept - kept[0]
+        shown = late + _resample(exact, float(exact[-1]) + (pace.last or 1 / fps), span.fps)
+        shown, fps = shown[: span.frames], span.fps
+        until = float(kept[0]) + (len(shown) - 1) / fps
+    else:
+        shown = np.arange(late, len(stamps))[: span.frames]
+        if not pace.even:
+            times, last = moments_of(kept - kept[0], pace.last, 0, len(shown))
     return Plan(
         repeats=np.bincount(shown, minlength=len(stamps)),
         times=times,
         fps=fps,
         start=float(kept[0]),
-        last=None if times is None else held(kept, last, len(times) - 1, len(times)),
-        until=float(stamps[shown[-1]]),
+        last=last,
+        until=float(stamps[shown[-1]]) if until is None else until,
         stamps=stamps,
         shown=shown,
     )
-
-
-def _last(kept: Float[np.ndarray, " n"], fps: float | None, end: float | None) -> float | None:
-    """Seconds that the last frame of a varying rate is shown; the mean where nothing says."""
-    if end is not None and end > kept[-1]:
-        return float(end - kept[-1])
-    return 1 / fps if fps else None
 
 
 def on_show(
