@@ -233,16 +233,15 @@ class Tokens:
         The tokenizer knows those; by default each step has an equal share, so that the frames of
         consecutive parts always add up. Raises ValueError for steps that are not there.
         """
-        first, last = self.share(start, stop) if frames is None else frames
-        times, shown = moments_of(self.times, self.last, first, last)
+        first, end = frames or self.share(start, stop)
+        times, last = moments_of(self.times, self.last, first, end)
         return self.with_(
             ids=None if self.ids is None else self.ids[:, start:stop],
             latents=None if self.latents is None else self.latents[:, :, start:stop],
             grid=(stop - start, *self.grid[1:]),
             step=self.step + start,
-            frames=last - first,
-            times=times,
-            last=shown,
+            frames=end - first,
+            **{"times": times, "last": last},
         )
 
     def share(self, start: int, stop: int) -> tuple[int, int]:
@@ -281,7 +280,7 @@ class Tokens:
             frames=sum(part.frames for part in parts),
             reference_bits=sum(part.reference_bits for part in parts),
             times=torch.cat(times) if times else None,
-            last=next((part.last for part in reversed(parts) if part.frames), None),
+            last=next((part.last for part in parts[::-1] if part.frames), None),
             extras=joined_extras(parts),
         )
 
