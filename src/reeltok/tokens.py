@@ -37,12 +37,11 @@ class Tokens:
     `grid` is the shape of one clip's tokens, the streaming axis first; by default that of the
     tensors. `fps` is None when the frames came from a tensor; `times` are time stamps in seconds
     where the rate varies, and `last` is how long the last frame is shown then (None: 1 / fps).
-    `damaged` frames of the original could not be decoded and are not among these. `model` and
-    `weights` (SHA-256, hex) name the tokenizer, `settings` (JSON values) say how it was used.
-    Stored reference frames cost `reference_bits`, a latent value `latent_bits`; `extras` are
-    further tensors to keep. A part of a clip begins at its step `step`. Where there are both, the
-    latents are those of the ids. Raises ValueError where these disagree. `DataLoader` makes one
-    record of the `Tokens` of a batch (see `stack`).
+    `damaged` frames of the original could not be decoded and are left out. `model` and `weights`
+    (SHA-256, hex) name the tokenizer, `settings` (JSON values) say how it was used. Stored
+    reference frames cost `reference_bits`, a latent value `latent_bits`; `extras` are more tensors
+    to keep. A part of a clip begins at step `step`. Latents beside ids are those of the ids. Raises
+    ValueError where these disagree. `DataLoader` makes one record of a batch (`stack`).
     """
 
     ids: Int64[Tensor, "b ..."] | None = None
@@ -241,7 +240,8 @@ class Tokens:
             grid=(stop - start, *self.grid[1:]),
             step=self.step + start,
             frames=end - first,
-            **{"times": times, "last": last},
+            times=times,
+            last=last,
         )
 
     def share(self, start: int, stop: int) -> tuple[int, int]:
