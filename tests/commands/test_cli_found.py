@@ -76,7 +76,7 @@ def test_lists_and_patterns_are_encoded(
     found = run("encode", folder / "gone.txt", tmp_path / "b", "--model", models["discrete"])
     assert found.code == 2
     assert found.err.splitlines() == [
-        f"reeltok: note: left out: there is no file {folder}/absent.mp4",
+        f"reeltok: note: {folder}/absent.mp4 left out: there is no such file",
         "reeltok: 1 of 2 files could not be encoded",
     ]
 
@@ -188,6 +188,26 @@ def plots() -> bool:
     from importlib.util import find_spec
 
     return find_spec("matplotlib") is not None
+
+
+def test_judging_finds_the_same_and_makes_folders(
+    run: Run, models: Models, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REELTOK_WEIGHTS", str(tmp_path / "none"))
+    monkeypatch.setenv("REELTOK_SHARED", str(tmp_path / "none"))
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        tar.add(folder, "inner")
+    words = ["--protocol", "shared-eval-whole", "--work", tmp_path / "w"]
+    results = []
+    for number, data in enumerate((folder, tmp_path / "s.tar", f"{folder}/**/*.mp4")):
+        results.append(tmp_path / "new" / str(number) / "r.json")
+        found = run("evaluate", models["discrete"], data, *words, "--out", results[-1])
+        assert found.code == 0, found.err
+    clips = [json.loads(path.read_text())["clips"] for path in results]
+    hashes = [sorted(clip["sha256"] for clip in found) for found in clips]
+    assert hashes[0] == hashes[1] == hashes[2]
+    assert [clip["name"] for clip in clips[0]] == ["deep/two.mp4", "one.mp4"]
+    assert run("compare", *results[::2], "--out", tmp_path / "new" / "a" / "report").code == 0
 
 
 def test_a_folder_that_was_made_for_nothing_goes_again(

@@ -50,20 +50,20 @@ def test_a_flow_makes_the_same_videos_again(
     run: Run, generators: dict[str, Path], tmp_path: Path, sampler: str
 ) -> None:
     asked = ("--steps", 3, "--sampler", sampler, "--lossless", "--count", 3, "--json")
-    one = run("generate", generators["flow"], "--out", tmp_path / "a", *asked)
+    one = run("generate", generators["flow"], "--out", tmp_path / "new" / "a", *asked)
     assert one.code == 0, one.err
     assert [row["frames"] for row in one.json["videos"]] == [4, 4, 4]
     assert (one.json["family"], one.json["videos"][0]["fps"]) == ("flow", 10)
     run("generate", generators["flow"], "--out", tmp_path / "b", "--batch", 2, *asked)
     run("generate", generators["flow"], "--out", tmp_path / "c", "--seed", 1, *asked)
     names = [f"{i:03d}.mkv" for i in range(3)]
-    same = [frames_of(tmp_path / "a" / n) == frames_of(tmp_path / "b" / n) for n in names]
+    same = [frames_of(tmp_path / "new" / "a" / n) == frames_of(tmp_path / "b" / n) for n in names]
     assert all(equal.float().mean() > 0.999 for equal in same)  # batches round differently
     assert not torch.equal(
-        frames_of(tmp_path / "a" / "000.mkv"), frames_of(tmp_path / "a" / names[1])
+        frames_of(tmp_path / "new" / "a" / "000.mkv"), frames_of(tmp_path / "new" / "a" / names[1])
     )
     assert not torch.equal(
-        frames_of(tmp_path / "a" / "000.mkv"), frames_of(tmp_path / "c" / "000.mkv")
+        frames_of(tmp_path / "new" / "a" / "000.mkv"), frames_of(tmp_path / "c" / "000.mkv")
     )
 
 

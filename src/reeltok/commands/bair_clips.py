@@ -24,9 +24,11 @@ def unpack_bair(
     NAME-0000.actions.npy holds 4 numbers for each frame, which `reeltok train prior_cpu --set
     actions=4` reads. Clips that are there already are kept.
     """
-    files = sorted(data.glob("*.tfrecords")) if data.is_dir() else [data]
+    from reeltok.data.find import find_clips
+
+    files = sorted({clip.path for clip in find_clips(data) if clip.record is not None})
     if not files:
-        raise FileNotFoundError(f"there are no .tfrecords files in {data}: give BAIR's folder")
+        raise ValueError(f"there are no .tfrecords files in {data}: give BAIR's folder")
     check_place(str(out))
     out.mkdir(parents=True, exist_ok=True)
     written = kept = 0

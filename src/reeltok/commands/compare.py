@@ -129,13 +129,15 @@ def report_on(results: "list[Result]", out: Path, media: "Media") -> Report:
 
 def tell_broken(results: "list[Result]") -> None:
     """A note for each clip that broke, for whichever results it did."""
+    from reeltok.data.clip import said_of
+
     found: dict[tuple[str, str], list[str]] = {}
     for result in results:
         for clip in result.broken.items():
             found.setdefault(clip, []).append(result.model)
     for (name, why), models in found.items():
         whom = "all" if len(models) == len(results) else ", ".join(models)
-        note(f"{name} left out for {whom}: {why}")
+        note(f"{name} left out for {whom}: {said_of(name, why)}")
 
 
 def split_words(words: list[str]) -> tuple[list[str], str | None]:

@@ -1,5 +1,6 @@
 """Options that several commands have, and how their text becomes values."""
 
+import os
 import re
 from typing import TYPE_CHECKING, Annotated
 
@@ -114,9 +115,13 @@ def open_model(
 
     `preset`: a file gave the name, so it is looked up among the presets alone.
     """
+    import torch
+
     from reeltok import zoo
 
     chosen, kind = zoo.pick_device(device), parse_dtype(dtype)
+    if chosen.type == "cuda" and chosen.index is None:  # under torchrun each process has its own
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     load = zoo.load_preset if preset else zoo.load
     tokenizer = load(name, weights=weights, device=chosen)
     return tokenizer if kind == tokenizer.dtype else zoo.cast(tokenizer, kind)

@@ -16,6 +16,8 @@ from reeltok.video import Stream, Video, stream
 
 def said_of(name: str, why: str) -> str:
     """What an error says of the clip `name`, which then need not stand in it: "it is no video"."""
+    if why == f"there is no file {name}":
+        return "there is no such file"
     folder, found, rest = why.partition(f"{name} ")
     return f"it {rest}" if found and (not folder or folder.endswith("/")) else why
 

@@ -110,8 +110,8 @@ def distinct(clips: Sequence[Clip], what: str) -> list[Clip]:
     if len(once) < len(clips):
         often = Counter((c.path, c.member, c.record, c.start) for c in clips).most_common(1)[0][0]
         warnings.warn(
-            f"{what} names {once[often].name} and others more than once: "
-            f"{len(once)} different clips are left of {len(clips)}",
+            f"{what} names {len(clips) - len(once)} of {len(clips)} clips again, such as "
+            f"{once[often].name}: each is taken once",
             stacklevel=3,
         )
     seen, kept = Counter[str](), []
