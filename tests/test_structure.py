@@ -100,3 +100,19 @@ def test_importing_the_package_does_not_import_torch() -> None:
         "import reeltok, reeltok.cli, sys; sys.exit('torch' in sys.modules or 'av' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("word", "home"), [(".3gp", "data/kinds.py"), ("filepath", "data/lists.py")]
+)
+def test_one_module_says_what_a_clip_is_called(word: str, home: str) -> None:
+    """Suffixes of videos and columns of lists stand in one place: whatever finds clips asks it."""
+    constants = {
+        path.relative_to(SOURCE).as_posix()
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Tuple | ast.List | ast.Set)
+        for inner in node.elts
+        if isinstance(inner, ast.Constant) and inner.value == word
+    }
+    assert constants == {home}

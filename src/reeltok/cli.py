@@ -41,7 +41,7 @@ COMMANDS = {
     "probe": ("probe", "probe", "Say what a linear classifier reads off the tokens."),
     "bair": ("bair", "bair", "Judge a prior's predictions under the BAIR protocol."),
     "view": ("view", "view", "Show a page in the browser to try tokenizers on."),
-    "data check": ("training", "check_data", "Decode all clips of a folder; list the whole ones."),
+    "data check": ("training", "check_data", "Decode all clips to their end; list the whole ones."),
     "data bair": ("bair_clips", "unpack_bair", "BAIR's TFRecords as clips, actions beside them."),
 }
 EPILOG = (

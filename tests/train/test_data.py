@@ -232,6 +232,29 @@ def test_folder_csv_and_tar_are_alike(clips: Path, tmp_path: Path) -> None:
         assert np.array_equal(one.held, two.held)
 
 
+def test_folders_of_pictures_are_clips_in_folders_and_shards(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for name in "ab":
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for number in range(10):
+            color = (25 * number, 0, 0 if name == "a" else 255)
+            Image.new("RGB", (24, 16), color).save(tmp_path / "set" / name / f"{number}.png")
+    with tarfile.open(tmp_path / "set.tar", "w") as tar:
+        tar.add(tmp_path / "set", arcname="set")
+    config = plain(windows=(Window(frames=5, size=16, batch=2),), cache="memory")
+    batches = []
+    for data in (tmp_path / "set", tmp_path / "set.tar", f"{tmp_path}/set/*"):
+        held, broken = open_clips(find_clips(data), config, cache=tmp_path / "cache")
+        assert [clip.frames for clip in held] == [10, 10]
+        assert not broken
+        batches.append(
+            {name: f.cut(slice(0, 10)) for name, f in zip("ab", held.values(), strict=True)}
+        )
+        assert ClipSource(held, config).batch(0).x.shape == (2, 3, 5, 16, 16)
+    assert batches[0]["a"][:, 0, 0, 0].tolist() == [25 * number for number in range(10)]
+
+
 def test_folders_name_groups_and_images_are_clips(clips: Path, tmp_path: Path) -> None:
     from PIL import Image
 
