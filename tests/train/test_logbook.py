@@ -60,6 +60,22 @@ def test_a_damaged_line_is_named(line: bytes, tmp_path: Path) -> None:
     assert read_lines(path) == [{"step": 1, "loss": 0.5}]
 
 
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        *[(name, (1.0, 2.0)) for name in ("$x^$", "$\\frac{", "a\nb\x1b[31m", "損失", "n" * 999)],
+        *[("loss", pair) for pair in ((1e308, -1e308), (1e-320, 0.0), (5.0, 5.0))],
+    ],
+)
+def test_odd_names_and_numbers_are_drawn(
+    tmp_path: Path, name: str, values: tuple[float, float]
+) -> None:
+    pytest.importorskip("matplotlib")
+    lines = [json.dumps({"step": n, name: value}) + "\n" for n, value in enumerate(values)]
+    (tmp_path / "log.jsonl").write_text("".join(lines))
+    assert draw_runs(tmp_path).read_bytes().startswith(b"\x89PNG")
+
+
 def test_not_a_number_is_null(tmp_path: Path) -> None:
     with Log(tmp_path, run()) as log:
         log.scores(1, {"psnr": float("nan"), "ssim": 0.5})

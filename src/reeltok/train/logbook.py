@@ -7,6 +7,7 @@ import json
 import math
 import sys
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import suppress
@@ -16,12 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 from reeltok.files import named, replacing, write_file
 from reeltok.parsing import parse_json
+from reeltok.text import printable
 from reeltok.train.parallel import averaged
 
 if TYPE_CHECKING:
     from reeltok.train.run import Run
 
 FIRST = frozenset((1, 2, 5, 10, 20))  # logged whatever the interval, so that a run shows life early
+MOST_CURVES = 300  # of one picture
+TALLEST = 1e100  # what a picture's axis can show
 MOST_STEPS = 2**53  # what a curve can show
 TIMES = ("seconds", "waited")  # numbers of a line that say how fast, not how well
 Line = dict[str, Any]
@@ -190,6 +194,8 @@ def draw_runs(run: str | Path, png: str | Path | None = None) -> Path:
     import matplotlib.figure  # not pyplot: no window, no state
 
     curves = gather_curves(lines)
+    if len(curves) > MOST_CURVES:
+        raise ValueError(f"{run / 'log.jsonl'} has {len(curves)} curves: at most {MOST_CURVES} fit")
     times = {name: curves.pop(name) for name in TIMES if name in curves}
     rows = math.ceil(len(curves) / 3)
     heights = [2.6] * rows + [1.1] * bool(times)
@@ -203,7 +209,8 @@ def draw_runs(run: str | Path, png: str | Path | None = None) -> Path:
     if times:  # what a step takes: less in view than what it learns
         draw_curves(figure.add_subplot(grid[rows, :]), times, "seconds of a step")
     target = Path(png) if png else run / "curves.png"
-    with replacing(target) as part:
+    with replacing(target) as part, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # letters that the font lacks, heights that overflow
         figure.savefig(part, dpi=110)
     return target
 
@@ -211,10 +218,12 @@ def draw_runs(run: str | Path, png: str | Path | None = None) -> Path:
 def draw_curves(axes: Any, curves: Mapping[str, list[tuple[int, float]]], title: str) -> None:
     """Curves over the steps under one title; several with their names."""
     for name, points in curves.items():
-        axes.plot(*zip(*points, strict=True), linewidth=1, label=name)
+        steps, values = zip(*points, strict=True)
+        shown = [max(-TALLEST, min(TALLEST, value)) for value in values]
+        axes.plot(steps, shown, linewidth=1, label=name)
     if len(curves) > 1:
         axes.legend(fontsize=7, loc="upper right")
-    axes.set_title(title, fontsize=9)
+    axes.set_title(printable(title)[:60], fontsize=9, parse_math=False)
     axes.tick_params(labelsize=7)
     axes.grid(alpha=0.3)
 
