@@ -34,7 +34,7 @@ WANTED = {  # inputs of a whole campaign
     "command_lines": 300,
     "kills": 200,
 }
-MOST_AT_ONCE = 2_000  # inputs of one process: what it leaks goes with it
+MOST_AT_ONCE = 10_000  # inputs of one process: what it leaks goes with it
 
 
 @dataclass

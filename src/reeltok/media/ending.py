@@ -107,8 +107,10 @@ def _y4m(file: BinaryIO, length: int) -> Ending:
     """Frames of one length, each with a header line of its own."""
     header = _take(file, 0, 4096).partition(b"\n")[0]
     fields = {part[:1]: part[1:].decode("ascii", "replace") for part in header.split(b" ")[1:]}
-    width, height, layout = int(fields[b"W"]), int(fields[b"H"]), fields.get(b"C", "420")
-    each = _y4m_bytes(width, height, layout)
+    sides = [fields.get(letter, "") for letter in (b"W", b"H")]
+    if not all(side.isdecimal() and len(side) < 10 for side in sides):
+        return "unsaid"
+    each = _y4m_bytes(int(sides[0]), int(sides[1]), fields.get(b"C", "420"))
     at = len(header) + 1
     while at < length:
         line = _take(file, at, 256).partition(b"\n")
