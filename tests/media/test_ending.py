@@ -1,5 +1,6 @@
 """Files that are cut off: refused where their structure tells, noted where it cannot."""
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -115,3 +116,13 @@ def test_an_ogg_file_ends_with_the_last_page_of_every_stream(tmp_path: Path) -> 
             file.seek(3)
             assert ending_of(file, "ogg") == ending
             assert file.tell() == 3
+
+
+@pytest.mark.parametrize("head", ["W32\0:1 H32", "W-5 H-7", "H32", "W H", "W99999999999 H2", ""])
+def test_an_odd_head_of_y4m_is_one_sentence(tmp_path: Path, head: str) -> None:
+    path = tmp_path / "a.y4m"
+    path.write_bytes(f"YUV4MPEG2 {head} F10:1 Ip C420jpeg\nFRAME\n".encode() + bytes(1536))
+    with contextlib.suppress(ValueError, OSError):
+        assert len(read(path)) == 1
+    with path.open("rb") as file:
+        assert ending_of(file, "yuv4mpegpipe") in ("cut", "whole", "unsaid")
