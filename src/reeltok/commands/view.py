@@ -1,7 +1,9 @@
 """`view`: a page in the browser to try tokenizers on."""
 
+import os
 import signal
 import sys
+import threading
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -9,6 +11,15 @@ import typer
 
 from reeltok.commands import options as given
 from reeltok.commands.report import Report, note
+
+GRACE = 5.0  # seconds after the page was closed, for work that is under way
+
+
+def end_soon(seconds: float = GRACE) -> None:
+    """End the process even where a thread still works for a visitor: its files are gone."""
+    timer = threading.Timer(seconds, os._exit, (0,))
+    timer.daemon = True  # it keeps nothing waiting that ends by itself
+    timer.start()
 
 
 def view(
@@ -54,5 +65,8 @@ def view(
     def ready(address: str) -> None:
         print(f"reeltok: the page is at {address} (Ctrl-C ends it)", file=sys.stderr, flush=True)
 
-    app.serve(page.Page(offer, limits), host=host, port=port, ready=ready)
+    try:
+        app.serve(page.Page(offer, limits), host=host, port=port, ready=ready)
+    finally:
+        end_soon()
     return Report(data={"closed": True}, text="")

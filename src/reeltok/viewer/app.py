@@ -73,8 +73,9 @@ def show_results() -> Shown:
         caption = gr.Markdown()
         with gr.Row():
             with gr.Column():
-                map_ = gr.Image(
-                    label="Tokens of one step, each id in a colour of its own",
+                gr.Markdown("Tokens of one step, each id in a colour of its own")
+                map_ = gr.Image(  # its own label would lie on the uppermost tokens
+                    show_label=False,
                     alt_text="a map of tokens in colours",
                     elem_id="map",
                     interactive=False,
