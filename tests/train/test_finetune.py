@@ -3,6 +3,7 @@
 import csv
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,17 @@ from small_run import small_recipe
 
 from reeltok import load, read, zoo
 from reeltok.data.find import find_clips
+from reeltok.models.injection import RefTokConfig
+from reeltok.models.presets import COMPACT
+from reeltok.models.reftok import RefTok
+from reeltok.models.vidtok import VidTok
+from reeltok.quantizers.gaussian import GaussianConfig
 from reeltok.train import change, find_recipe, train
 from reeltok.train.build import build
+from reeltok.train.launch import reconstruction
+from reeltok.train.parallel import Place
 from reeltok.train.reconstruct import score_frames
+from reeltok.train.run import Run
 
 
 def test_adapted_decoder_leaves_every_id_unchanged(clips: Path, tmp_path: Path) -> None:
@@ -45,6 +54,26 @@ def test_a_model_with_another_encoder_reads_no_old_tokens(clips: Path, tmp_path:
     tokens = load(tmp_path / "before").encode(read(clips / "0.mkv"))
     with pytest.raises(ValueError, match="with other weights"):
         load(tmp_path / "run" / "model").decode(tokens)
+
+
+@pytest.mark.parametrize("name", ["finetune", "adapt_decoder"])
+@pytest.mark.parametrize("kind", ["fsq", "kl", "reftok"])
+def test_any_kind_of_model_is_tuned_without_noise(tmp_path: Path, name: str, kind: str) -> None:
+    body = replace(COMPACT, width=8)
+    if kind == "kl":
+        model = VidTok(replace(body, quantizer=GaussianConfig(channels=4)), "mine")
+    elif kind == "reftok":
+        model = RefTok(RefTokConfig(body=body, width=4), "mine")
+    else:
+        model = VidTok(body, "mine")
+    model.save_pretrained(tmp_path / "mine")
+    recipe = change(find_recipe(name), {"model": str(tmp_path / "mine")})
+    built = build(recipe)
+    assert getattr(built.config.quantizer, "rounding_from", 0) == 0
+    # A RefTok's encoder decodes, so that its ids change with the decoder.
+    assert bool(built.reads) == (name == "adapt_decoder" and kind != "reftok")
+    task = reconstruction()(built, recipe, None)
+    assert Run(task, recipe.loop, Place(device=torch.device("cpu"))).optimizers
 
 
 @pytest.fixture(scope="module")

@@ -53,6 +53,8 @@ class GeneratorRecipe:
     def __post_init__(self) -> None:
         if len(self.data.windows) != 1:
             raise ValueError(f"data.windows has {len(self.data.windows)} entries: give one")
+        if self.window.since or self.window.until is not None:
+            raise ValueError("a generator draws its one window in every step: no since, no until")
         asked = {"given": self.given, "actions": self.actions, "tasks": self.tasks[1:]}
         wrong = [f"{name}={getattr(self, name)}" for name, value in asked.items() if value]
         if self.generator == "flow" and wrong:

@@ -21,7 +21,8 @@ def build(recipe: Recipe) -> Tokenizer:
     family, config = zoo.described(recipe.model)
     kind, network = zoo.FAMILIES[family]
     before = dump_config(config)
-    tree = merge(before, recipe.settings)
+    start = settled(before) if recipe.start == "trained" else before
+    tree = merge(start, recipe.settings)
     torch.manual_seed(recipe.loop.seed)
     settings: Any = parse(tree, f"settings of {recipe.model}", kind)
     model = network(settings, Path(recipe.model).name)
@@ -41,16 +42,19 @@ def build(recipe: Recipe) -> Tokenizer:
                 f"{wrong[0]} differs; leave out what changes the network's shape"
             )
         model.load_state_dict(weights)
-        rests = {"encoder", "quantizer"} <= set(recipe.loop.freeze)
-        if rests and coding(tree) == coding(before):
+        rests = {"encoder", "quantizer"} <= set(recipe.loop.freeze) and not model.loops
+        if rests and settled(tree) == settled(before):
             model.reads = (*trained.reads, trained.hash())
     return model
 
 
-def coding(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration but for what only training sees of the quantizer."""
-    quantizer = tree.get("quantizer") or {}
-    return {**tree, "quantizer": {k: v for k, v in quantizer.items() if k != "rounding_from"}}
+def settled(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration whose codes are rounded from the first step: its weights are trained."""
+    found = dict(tree)
+    for name in ("body", "quantizer"):
+        if isinstance(inner := tree.get(name), Mapping):
+            found[name] = settled(inner)
+    return found | ({"rounding_from": 0} if "rounding_from" in tree else {})
 
 
 def warm(model: Tokenizer, trained: Tokenizer) -> None:

@@ -23,9 +23,10 @@ class Recipe:
     """Everything a run needs but the data's place.
 
     `model` is a preset, or the folder of a model. Its weights are `start`: "fresh" from the seed,
-    or "trained" as they are. `warm` names a model whose weights a fresh one of more parts begins
-    with. `settings` replaces values of the model's configuration. `patches` trains a CoordTok on
-    some of its patches, as the paper does, instead of on whole clips by `losses`.
+    or "trained" as they are; then no noise stands for rounding at first. `warm` names a model whose
+    weights a fresh one of more parts begins with. `settings` replaces values of the model's
+    configuration. `patches` trains a CoordTok on some of its patches, as the paper does, instead
+    of on whole clips by `losses`.
     """
 
     name: str

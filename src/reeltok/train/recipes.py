@@ -157,7 +157,6 @@ def perceptual() -> Recipe:
         recipe,
         name="perceptual",
         start="trained",
-        settings={"quantizer": {"rounding_from": 0}},
         data=replace(recipe.data, windows=(Window(frames=17, size=128, batch=32),)),
         losses=LossConfig(pixel="l1", perceptual=1.0, net="squeeze", critic=critic),
         loop=replace(
@@ -205,7 +204,6 @@ def finetune() -> Recipe:
         recipe,
         name="finetune",
         start="trained",
-        settings={"quantizer": {"rounding_from": 0}},
         data=replace(
             recipe.data,
             windows=(Window(frames=9, size=128, batch=2),),
