@@ -103,6 +103,12 @@ def test_other_files_are_refused_with_one_sentence(tmp_path: Path) -> None:
     refused(path, framed(b"\xff\xff\xff"), "record at byte 0 is not a protobuf Example")
     other = example({"image/encoded": feature(b"\x89PNG"), "image/class/label": feature([1.0])})
     refused(path, framed(other), r"no 0/image_aux1/encoded, but holds image/class/label, image/enc")
+    odd = message(2, message(1, b"12345"))  # floats of five bytes
+    long = message(3, message(1, b"\xff" * 12 + b"\x01"))  # an integer of 85 bits
+    for value in (odd, long, message(1, message(1, b"\xff"))[:-1]):
+        data = framed(example(push(1) | {"0/action": value}))
+        refused(path, data, rf"{path}, record at byte 0")
+    refused(path, framed(example({"\x1b[31m\n": feature(b"x")})), r"holds [ -~]*$")
     small = push(1) | {"0/image_aux1/encoded": feature(b"\x00" * 300)}
     refused(path, framed(example(small)), "frame 0 is not 64x64 RGB")
     del small["0/action"]

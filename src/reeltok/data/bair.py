@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from reeltok.text import printable
 from reeltok.video import Video, write
 
 Camera = Literal["aux1", "main"]
@@ -45,7 +46,7 @@ def read_push(path: str | Path, offset: int, *, camera: Camera = "aux1") -> Push
     where = f"{path}, record at byte {offset}"
     try:
         features = parse_example(read_record(path, offset))
-    except (IndexError, struct.error, UnicodeDecodeError):
+    except (IndexError, ValueError, OverflowError, struct.error):
         raise ValueError(f"{where} is not a protobuf Example: is it one of BAIR's?") from None
     return _push(features, camera, where)
 
@@ -70,7 +71,7 @@ def _push(features: dict[str, bytes | np.ndarray], camera: Camera, where: str) -
         actions.append(_floats(features, f"{at}/action", 4, where))
         positions.append(_floats(features, f"{at}/endeffector_pos", 3, where))
     if not frames:
-        some = ", ".join(sorted(features)[:3]) or "nothing"
+        some = printable(", ".join(sorted(features)[:3]) or "nothing")
         raise ValueError(f"{where} is not one of BAIR's: it has no 0/{image}, but holds {some}")
     return Push(
         frames=torch.from_numpy(np.stack(frames)),
