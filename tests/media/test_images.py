@@ -123,6 +123,17 @@ def test_animated_webp(tmp_path: Path, durations: list[int]) -> None:
         read(path)
 
 
+@pytest.mark.parametrize("name", ["a.ppm", "a.pcx", "a.jp2", "a.avif"])
+def test_pictures_of_other_kinds_have_no_rate(tmp_path: Path, name: str) -> None:
+    try:
+        pictures(1)[0].save(tmp_path / name)
+    except (KeyError, OSError, ValueError):
+        pytest.skip(f"this Pillow writes no {name}")
+    video = read(tmp_path / name)
+    assert (len(video), video.fps) == (1, None)
+    assert read(tmp_path / name, fps=5).fps == 5
+
+
 def test_animated_avif(tmp_path: Path) -> None:
     path = tmp_path / "a.avif"
     first, *rest = pictures(3)

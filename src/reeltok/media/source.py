@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -27,6 +27,8 @@ from reeltok.media.raw import Raw, check_named
 from reeltok.media.remarks import remarks_on, shape_notes, sound_in
 from reeltok.media.size import Size, by, check_size, fit, pixel_aspect
 from reeltok.media.timing import Plan, Span, plan
+
+_STILLS = (b"avif", b"mif1", b"heic", b"heix")  # brands of files that hold a picture
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -160,10 +162,11 @@ def _open_video(
     aspect = pixel_aspect(reading.stream, display)
     target = fit(*stored, size)
     frames = chain([(place, first)], reading.frames)
+    rated = reading.plan.count > 1 or not _is_picture(reading.container, taken)
     return Source(
         height=target[0],
         width=target[1],
-        plan=reading.plan,
+        plan=reading.plan if rated else replace(reading.plan, fps=span.fps),
         colour=Colour.of(first),
         path=taken.path,
         pictures=_shown(frames, reading.plan, ToRGB(target, display)),
@@ -175,6 +178,11 @@ def _open_video(
         sound=sound_in(reading.container),
         close=stack.pop_all().close,
     )
+
+
+def _is_picture(container: InputContainer, taken: Input) -> bool:
+    """Whether FFmpeg reads a picture as a video, with a rate that is its own invention."""
+    return container.format.name.endswith("_pipe") or taken.head()[8:12] in _STILLS
 
 
 def _open_stream(
