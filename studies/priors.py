@@ -24,7 +24,6 @@ from judging import cut, perceptual
 from torch import Tensor
 
 from reeltok import load
-from reeltok.commands.generator_recipes import GeneratorRecipe, find_any
 from reeltok.data.find import find_clips
 from reeltok.evaluate import metrics
 from reeltok.evaluate.distances import FeatureMoments, appearance_features, frechet_distance
@@ -37,6 +36,8 @@ from reeltok.perceptual import LPIPS
 from reeltok.tokenizer import Tokenizer
 from reeltok.train.data import ClipSource
 from reeltok.train.frames import open_clips
+from reeltok.train.generator_recipes import GeneratorRecipe
+from reeltok.train.recipes import find_recipe
 
 SHOWN = (0, 3, 6, 9, 12, 15)  # frames of a picture's row
 
@@ -178,7 +179,7 @@ def main() -> None:
     asked.out.mkdir(parents=True, exist_ok=True)
     try:
         rivals = [open_rival(words) for words in asked.runs]
-        recipe = find_any(Path(asked.runs[0].partition("=")[2]))
+        recipe = find_recipe(Path(asked.runs[0].partition("=")[2]))
         assert isinstance(recipe, GeneratorRecipe), "a prior's run holds a prior's recipe"
         shots = windows(recipe, asked.data, asked.out, asked.windows)
     except (ValueError, OSError) as error:

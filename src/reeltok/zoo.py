@@ -18,6 +18,7 @@ from pydantic import FiniteFloat
 from torch import Tensor
 
 from reeltok.checkpoints import find_file, load_weights, read_checkpoint
+from reeltok.devices import pick_device
 from reeltok.files import cache_folder
 from reeltok.folder import build_empty, unpack_rows
 from reeltok.hub import fetch_repository, from_hub, is_repository, model_folder
@@ -261,28 +262,6 @@ def cast(model: Tokenizer, dtype: torch.dtype) -> Tokenizer:
         raise ValueError(f"a network computes in floats, not {dtype}: give torch.float32 or so")
     model.hash()
     return model.to(dtype)
-
-
-def pick_device(device: str | torch.device) -> torch.device:
-    """A device by name; "auto" is cuda, mps or cpu, the first that is there.
-
-    ValueError for a name that no device has, or whose device is not here.
-    """
-    if str(device) == "auto":
-        mps = torch.backends.mps.is_available()
-        device = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
-    try:
-        found = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(
-            f"there is no device {str(device)!r}: give auto, cpu, cuda, cuda:0 or mps"
-        ) from error
-    here = torch.cuda.device_count()
-    if found.type == "cuda" and (found.index or 0) >= here:
-        raise ValueError(f"device {device}: torch sees {here} CUDA devices here; give cpu or auto")
-    if found.type == "mps" and not torch.backends.mps.is_available():
-        raise ValueError(f"device {device}: there is no Metal device here; give cpu or auto")
-    return found
 
 
 def download(name: str) -> Path:

@@ -44,6 +44,13 @@ CASES = [
     ("encode two.mkv x.reel --size 0", "is no size"),
     ("encode two.mkv x.reel --dtype int8", "--dtype int8 is not known"),
     ("encode two.mkv x.reel --device gpu", "there is no device"),
+    ("encode two.mkv x.reel --device tpu", "there is no device 'tpu': give auto, cpu, cuda"),
+    ("encode two.mkv x.reel --device meta", "there is no device 'meta'"),
+    ("encode two.mkv x.reel --device cuda:77", "device cuda:77: torch sees"),
+    ("decode good.reel x.mkv --device tpu", "there is no device 'tpu'"),
+    ("reconstruct two.mkv x.mkv --device tpu", "there is no device 'tpu'"),
+    ("train small --data nothing --out run --device tpu", "there is no device 'tpu'"),
+    ("train small --dry-run --device cuda:77", "device cuda:77: torch sees"),
     ("encode two.mkv x.reel --chunk 0", "--chunk 0"),
     ("encode two.mkv x.reel --model vidtok_kl_causal_488_4ch", "vidtok_kl_causal_488_4chn"),
     ("encode two.mkv x.reel --model vidtok_kl_causal_488_4chn", "reeltok download"),
@@ -83,7 +90,7 @@ def test_bad_input_is_one_line(
 ) -> None:
     monkeypatch.chdir(place)
     words = line.replace("OTHER", str(models["causal"])).split()
-    if words[0] != "info" and "--model" not in words:
+    if words[0] in ("encode", "decode", "reconstruct") and "--model" not in words:
         words += ["--model", str(models["discrete"])]
     before = set(place.rglob("*"))
     found = run(*words)

@@ -13,9 +13,10 @@ from ran import Ran, moving
 from small_generators import make_tokenizers
 
 import reeltok
-from reeltok.commands.generator_recipes import GENERATORS, find_any
 from reeltok.generate import flow, masked
+from reeltok.train.generator_recipes import GENERATORS
 from reeltok.train.recipe import as_json
+from reeltok.train.recipes import find_recipe
 
 Run = Callable[..., Ran]
 LOOP = (
@@ -72,10 +73,10 @@ def log_of(out: Path) -> list[dict[str, float]]:
 
 @pytest.mark.parametrize("name", GENERATORS)
 def test_every_recipe_has_its_name_and_survives_json(name: str, tmp_path: Path) -> None:
-    recipe = find_any(name)
+    recipe = find_recipe(name)
     assert recipe.name == name
     (tmp_path / "recipe.json").write_text(as_json(recipe))
-    assert find_any(tmp_path) == recipe
+    assert find_recipe(tmp_path) == recipe
 
 
 def test_every_recipe_is_described() -> None:

@@ -9,7 +9,6 @@ import mutate
 import numpy as np
 import torch
 
-from reeltok.commands.generator_recipes import find_any
 from reeltok.data.lists import read_list
 from reeltok.evaluate.protocols import find_protocol
 from reeltok.evaluate.report import Media, gather
@@ -18,6 +17,7 @@ from reeltok.evaluate.scores import ClipScore, Scores
 from reeltok.generate.conditions import read_actions
 from reeltok.train.logbook import draw_runs, gather_curves, read_lines
 from reeltok.train.recipe import as_json
+from reeltok.train.recipes import find_recipe
 
 FIRST = "is damaged ("  # what the parser of JSON says
 DRAWN = 200  # one of so many logs is drawn as well: that takes a second
@@ -76,7 +76,7 @@ class Target:
         self.score = (folder / "score.safetensors").read_bytes()
         np.save(folder / "actions.npy", np.arange(12.0).reshape(4, 3))
         self.actions = (folder / "actions.npy").read_bytes()
-        self.recipes = [json.loads(as_json(find_any(n))) for n in ("default_cpu", "prior_cpu")]
+        self.recipes = [json.loads(as_json(find_recipe(n))) for n in ("default_cpu", "prior_cpu")]
         self.passed, self.logs = False, 0
 
     def make(self, draw: Random) -> dict[str, bytes]:
@@ -139,7 +139,7 @@ class Target:
             scores.add(ClipScore.load(path))
             scores.summary()
         elif path.name == "recipe.json":
-            find_any(path)
+            find_recipe(path)
         elif path.name == "actions.npy":
             read_actions(path)
         elif path.name.startswith("clips"):

@@ -8,13 +8,13 @@ import pytest
 import torch
 from small_run import make_clips, small_recipe
 
-from reeltok.commands.generator_recipes import GENERATORS
 from reeltok.data.clip import Clip
 from reeltok.perceptual import random_lpips
 from reeltok.train import RECIPES, Recipe, change, find_recipe, train
 from reeltok.train.build import build
 from reeltok.train.checks import hold_out, never_reached, require_windows
 from reeltok.train.clips import DataConfig
+from reeltok.train.generator_recipes import GENERATORS
 from reeltok.train.launch import reconstruction
 from reeltok.train.parallel import Place
 from reeltok.train.run import Run

@@ -150,3 +150,15 @@ def test_missing_perceptual_weights_stop_before_the_first_step(
     with pytest.raises(FileNotFoundError, match="LPIPS with VGG-16"):
         train(recipe, data=clips, out=tmp_path / "run", device="cpu")
     assert not (tmp_path / "run" / "log.jsonl").exists()
+
+
+@pytest.mark.parametrize("name", ["sit_cpu", "sit_b", "sit_l", "prior_cpu", "prior_b", "prior_l"])
+def test_recipes_of_generators_are_found_too(name: str, tmp_path: Path) -> None:
+    recipe = find_recipe(name)
+    (tmp_path / "recipe.json").write_text(as_json(recipe))
+    assert recipe.name == name
+    assert find_recipe(tmp_path) == recipe == find_recipe(tmp_path / "recipe.json")
+    with pytest.raises(ValueError, match=rf"no recipe '{name}x': did you mean '{name}'"):
+        find_recipe(f"{name}x")
+    with pytest.raises(ValueError, match=f"'{name}' is not the recipe of a tokenizer"):
+        train(recipe, data=tmp_path, out=tmp_path / "run")

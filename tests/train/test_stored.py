@@ -15,7 +15,7 @@ from test_loop import Line, feed
 from torch.distributed.checkpoint import metadata as written
 
 from reeltok.files import sha256
-from reeltok.train import change, find_recipe, train
+from reeltok.train import change, train
 from reeltok.train.checkpoint import Saver, find_checkpoints, load
 from reeltok.train.logbook import draw_runs
 from reeltok.train.loop import run_task
@@ -248,11 +248,11 @@ BAD = {"list": b"[1]", "text": b'"run"', "latin": b'{"name": "\xe9"}', "cut": b'
 
 @pytest.mark.parametrize("content", BAD)
 def test_damaged_recipes_and_logs_are_one_error(tmp_path: Path, content: str) -> None:
-    from reeltok.commands.generator_recipes import find_any
+    from reeltok.train.recipes import find_recipe
 
     for name in ("recipe.json", "log.jsonl"):
         (tmp_path / name).write_bytes(BAD[content] + b"\n")
-    for read in (find_recipe, find_any):
+    for read in (find_recipe, find_recipe):
         with pytest.raises(ValueError, match=r"recipe\.json"):
             read(tmp_path)
     with pytest.raises(ValueError, match=r"log\.jsonl"):

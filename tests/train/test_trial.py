@@ -7,11 +7,11 @@ import pytest
 import torch
 from small_run import small_recipe
 
-from reeltok.commands.generator_recipes import GENERATORS
 from reeltok.commands.generator_training import try_generator
 from reeltok.train import Recipe, change, dry_run, find_recipe
 from reeltok.train.build import build
 from reeltok.train.clips import Batch
+from reeltok.train.generator_recipes import GENERATORS
 from reeltok.train.trial import Trial, extrapolate
 
 

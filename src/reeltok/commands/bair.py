@@ -105,9 +105,9 @@ class Bench:
     def __init__(
         self, folder: Path, tokenizer: str | None, device: str, sampling: "Sampling"
     ) -> None:
+        from reeltok.devices import pick_device
         from reeltok.evaluate.scores import open_judge
         from reeltok.generate import masked
-        from reeltok.zoo import pick_device
 
         place = pick_device(device)
         self.prior: Prior = masked.load(folder, device=place)

@@ -162,12 +162,12 @@ class Comparison:
         work: Path | None,
         max_broken: int,
     ) -> None:
-        from reeltok import zoo
+        from reeltok.devices import pick_device
         from reeltok.evaluate.clips import Held
         from reeltok.evaluate.scores import open_judge
 
         self.plan, self.data, self.media, self.root = plan, data, media, root
-        self.device = zoo.pick_device(device)
+        self.device = pick_device(device)
         self.work, self.max_broken = work, max_broken
         self.held = Held()
         self.full = open_judge(plan.metrics, frames=plan.fvd_frames, device=self.device)

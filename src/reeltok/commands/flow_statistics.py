@@ -7,7 +7,6 @@ import torch
 
 from reeltok.commands.files import check_place
 from reeltok.commands.generator_examples import keep_latents, pieces_of
-from reeltok.commands.generator_recipes import GeneratorRecipe
 from reeltok.commands.generators import open_tokenizer
 from reeltok.commands.report import Report, table
 from reeltok.files import scratch
@@ -16,6 +15,7 @@ from reeltok.generate.latents import Latents, measure, read_latents
 from reeltok.generate.sit import Clip, Statistics
 from reeltok.tokenizer import Tokenizer
 from reeltok.train.clips import DataConfig, Window
+from reeltok.train.generator_recipes import GeneratorRecipe
 from reeltok.train.launch import open_source
 from reeltok.train.parallel import Place
 

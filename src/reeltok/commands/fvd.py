@@ -34,9 +34,9 @@ def fvd(
         check_free([str(out)], force=force, inputs=[made, real])
         check_place(str(out))
     from reeltok.data.find import find_clips
+    from reeltok.devices import pick_device
     from reeltok.evaluate.protocols import find_protocol
     from reeltok.evaluate.sets import set_distances
-    from reeltok.zoo import pick_device
 
     plan = find_protocol(protocol)
     total = sum(min(len(find_clips(data)), plan.clips or 10**9) for data in (made, real))

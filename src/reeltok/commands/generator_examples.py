@@ -14,7 +14,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from reeltok import reel
-from reeltok.commands.generator_recipes import GeneratorRecipe
 from reeltok.data.clip import Clip
 from reeltok.files import cache_folder, digest, write_file
 from reeltok.generate.conditions import give, read_actions
@@ -23,6 +22,7 @@ from reeltok.generate.prior import PriorConfig
 from reeltok.generate.sit import FlowConfig
 from reeltok.tokenizer import Tokenizer
 from reeltok.train.data import ClipSource, resize
+from reeltok.train.generator_recipes import GeneratorRecipe
 from reeltok.video import to_unit
 
 

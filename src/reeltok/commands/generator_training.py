@@ -9,7 +9,6 @@ import torch
 
 from reeltok import zoo
 from reeltok.commands.generator_examples import precompute
-from reeltok.commands.generator_recipes import GeneratorRecipe
 from reeltok.generate import flow, masked
 from reeltok.generate.ids import Examples, PriorTask
 from reeltok.generate.latents import Feed, FlowTask, Latents, measure, read_latents
@@ -20,6 +19,7 @@ from reeltok.models.reftok import RefTok
 from reeltok.parsing import read_object
 from reeltok.tokenizer import Tokenizer
 from reeltok.train.checks import require_groups_named, require_new, require_shares
+from reeltok.train.generator_recipes import GeneratorRecipe
 from reeltok.train.launch import begin, open_source
 from reeltok.train.loop import run_task
 from reeltok.train.parallel import Place, in_turn, joined

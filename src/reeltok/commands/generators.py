@@ -80,7 +80,7 @@ def open_generator(folder: Path, wish: Wish, *, tokenizer: str | None, device: s
     ValueError or FileNotFoundError for a folder of something else, a wish that this kind cannot
     fulfil, and a tokenizer that it was not trained on.
     """
-    from reeltok.zoo import pick_device
+    from reeltok.devices import pick_device
 
     place, family = pick_device(device), family_of(folder)
     for name in FOR_PRIORS if family == "flow" else FOR_FLOWS:

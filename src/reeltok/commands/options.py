@@ -118,8 +118,9 @@ def open_model(
     import torch
 
     from reeltok import zoo
+    from reeltok.devices import pick_device
 
-    chosen, kind = zoo.pick_device(device), parse_dtype(dtype)
+    chosen, kind = pick_device(device), parse_dtype(dtype)
     if chosen.type == "cuda" and chosen.index is None:  # under torchrun each process has its own
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     load = zoo.load_preset if preset else zoo.load

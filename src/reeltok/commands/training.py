@@ -15,7 +15,7 @@ from reeltok.commands.report import Report, count, duration, facts, note, rate
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from reeltok.commands.generator_recipes import GeneratorRecipe
+    from reeltok.train.generator_recipes import GeneratorRecipe
     from reeltok.train.recipe import Recipe
     from reeltok.train.reconstruct import Score
     from reeltok.train.run import Run
@@ -58,16 +58,16 @@ def train(
     `--model`. SIGTERM and Ctrl-C lose nothing that --resume could not bring back. For several
     processes: torchrun -m reeltok.cli train ...
     """
-    from reeltok.commands.generator_recipes import find_any
+    from reeltok.devices import pick_device
     from reeltok.train.recipe import change
-    from reeltok.zoo import pick_device
+    from reeltok.train.recipes import find_recipe
 
     changed = given.parse_changes(changes)
     if damage is not None:
         changed["data.damage"] = damage
     if exit_on_term is not None:
         changed["loop.exit_on_term"] = str(exit_on_term)
-    resolved = change(find_any(recipe), changed)
+    resolved = change(find_recipe(recipe), changed)
     place = None if device == "auto" else str(pick_device(device))
     if dry_run:
         return try_some_steps(resolved, place)

@@ -18,6 +18,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from reeltok.devices import pick_device
 from reeltok.evaluate.metrics import as_bytes
 from reeltok.files import sha256 as sha256_of
 from reeltok.frames import OVERSHOOT
@@ -254,6 +255,7 @@ def load_i3d(
     `source` is a path, or a URL with its `sha256`; None looks for i3d_pretrained_400.pt. Raises
     FileNotFoundError with the place to put it.
     """
+    device = pick_device(device)
     path = find_weights(I3D_FILE, source, sha256=sha256)
     network = I3D()
     load_state(network, read_weights(I3D_FILE, path), "I3D with 400 classes")
@@ -273,6 +275,7 @@ def load_styleganv(
 
     A TorchScript file holds code: load only one whose source you trust, best with its `sha256`.
     """
+    device = pick_device(device)
     path = find_weights(STYLEGANV_FILE, source, sha256=sha256)
     with warnings.catch_warnings():  # torch would rather have us use torch.export
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -297,6 +300,7 @@ def load_c3d(
     device: torch.device | str = "cpu",
 ) -> Extractor:
     """C3D trained on UCF-101: class probabilities of each 16 frames, for the inception score."""
+    device = pick_device(device)
     path = find_weights(C3D_FILE, source, sha256=sha256)
     network = C3D()
     load_state(network, read_weights(C3D_FILE, path), "C3D with 101 classes")

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from typing_extensions import TypedDict  # pydantic takes typing's from Python 3.12 on
 
+from reeltok.devices import pick_device
 from reeltok.evaluate import metrics
 from reeltok.evaluate.distances import FeatureMoments, appearance_features, frechet_distance
 from reeltok.evaluate.metrics import Box, FrameMetric, Pair, Videos
@@ -218,6 +219,7 @@ def open_judge(
     For the others it keeps the reason. `frames` cuts clips into parts for FVD; None feeds the
     whole clip. Raises ValueError for a name that is no metric.
     """
+    device = pick_device(device)
     networks = (*(f"lpips-{net}" for net in PLANS), *(f"fvd-{key}" for key in EXTRACTORS))
     known = (*FRAME_METRICS, *networks, "appearance")
     for name in names:

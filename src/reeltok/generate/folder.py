@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from reeltok.checkpoints import find_file, read_checkpoint
+from reeltok.devices import pick_device
 from reeltok.parsing import parse_config, read_object
 
 Kind = TypeVar("Kind")
@@ -45,5 +46,6 @@ def read_saved(
     path = find_file(folder)
     weights = read_checkpoint(path)
     if device is not None:
+        device = pick_device(device)
         weights = {name: tensor.to(device) for name, tensor in weights.items()}
     return Saved(config=config, weights=weights, path=path)

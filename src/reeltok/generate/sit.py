@@ -19,6 +19,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from reeltok.bounds import Depth, Side, Width
+from reeltok.generators import SIT_SIZES
 from reeltok.models.transformer import Attention, sinusoid
 
 STRICT = ConfigDict(extra="forbid")
@@ -130,13 +131,7 @@ class FlowConfig:
         return sum(group.tokens for group in self.groups)
 
 
-SIZES = {
-    "s": {"width": 384, "depth": 12, "heads": 6},
-    "b": {"width": 768, "depth": 12, "heads": 12},
-    "l": {"width": 1024, "depth": 24, "heads": 16},
-    "xl": {"width": 1152, "depth": 28, "heads": 16},
-}
-"""SiT's sizes (table 1 of the paper)."""
+SIZES = SIT_SIZES
 
 
 def plane_groups(

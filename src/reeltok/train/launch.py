@@ -27,7 +27,7 @@ from reeltok.train.frames import open_clips
 from reeltok.train.loop import last_checkpoint, run_task
 from reeltok.train.parallel import Place, in_turn, joined
 from reeltok.train.patches import Patches
-from reeltok.train.recipe import Planned, Recipe, as_json
+from reeltok.train.recipe import Planned, Recipe, as_json, require_tokenizer
 from reeltok.train.reconstruct import LoadLPIPS, Reconstruct, Score
 from reeltok.train.reftok import ClosedLoop
 from reeltok.train.run import Run, Task
@@ -55,6 +55,7 @@ def train(
     PSNR. `make_task` trains on something else than reconstruction. Bad input raises ValueError or
     OSError before the first step.
     """
+    require_tokenizer(recipe)
     out = Path(out)
     require_new(out, resume)
     with joined(device) as at:

@@ -17,6 +17,8 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from reeltok.devices import pick_device
+
 Strategy = Literal["ddp", "fsdp2"]
 
 
@@ -37,6 +39,7 @@ class Place:
 def joined(device: str | None = None) -> Iterator[Place]:
     """The place of this process; inside a torchrun job, a member of its group until the end."""
     name = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    name = str(pick_device(name))
     if "WORLD_SIZE" not in os.environ or dist.is_initialized():
         alone = not dist.is_initialized()
         rank, world = (0, 1) if alone else (dist.get_rank(), dist.get_world_size())

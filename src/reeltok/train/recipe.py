@@ -52,6 +52,15 @@ class Planned(Protocol):
     def loop(self) -> LoopConfig: ...
 
 
+def require_tokenizer(recipe: Any) -> None:
+    """ValueError for a recipe that is no tokenizer's."""
+    if not isinstance(recipe, Recipe):
+        name = getattr(recipe, "name", recipe)
+        raise ValueError(
+            f"{name!r} is not the recipe of a tokenizer: `reeltok train` takes those of generators"
+        )
+
+
 def unknown_recipe(name: str, known: Iterable[str]) -> ValueError:
     """The error for a name that no recipe has."""
     near = nearest(name, known := list(known))

@@ -9,6 +9,7 @@ from reeltok.parsing import read_object
 from reeltok.train.clips import DataConfig, Window
 from reeltok.train.coordtok_recipes import coordtok_cpu, coordtok_stage1, coordtok_stage2
 from reeltok.train.critics import CriticConfig
+from reeltok.train.generator_recipes import GENERATORS, GeneratorRecipe
 from reeltok.train.optimizers import OptimizerConfig, ScheduleConfig
 from reeltok.train.recipe import Recipe, as_json, change, unknown_recipe
 from reeltok.train.reconstruct import LossConfig
@@ -327,11 +328,19 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 }
 
 
-def find_recipe(name: str | Path) -> Recipe:
-    """The recipe of that name, or of a run's `recipe.json`; ValueError names the nearest."""
+def find_recipe(name: str | Path) -> Recipe | GeneratorRecipe:
+    """The recipe of that name, of a tokenizer or a generator, or of a run's `recipe.json`.
+
+    ValueError names the nearest.
+    """
     path = Path(name) / "recipe.json" if Path(name).is_dir() else Path(name)
     if path.suffix == ".json" and path.is_file():
-        return parse(read_object(path), str(path), Recipe)
+        tree = read_object(path)
+        if "generator" in tree:
+            return parse(tree, str(path), GeneratorRecipe)
+        return parse(tree, str(path), Recipe)
+    if str(name) in GENERATORS:
+        return GENERATORS[str(name)]()
     if str(name) not in RECIPES:
-        raise unknown_recipe(str(name), RECIPES)
+        raise unknown_recipe(str(name), [*RECIPES, *GENERATORS])
     return RECIPES[str(name)]()

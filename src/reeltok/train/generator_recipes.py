@@ -1,24 +1,18 @@
 """Recipes of generators: a flow on a tokenizer's latents, or a prior on its ids.
 
-The loop's values are those of `train`, the network's those of `generate`: only commands know both.
+The loop's values are those of `train`; what the network's mean, `generate` says.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from reeltok.configuration import parse
-from reeltok.generate import prior, sit
-from reeltok.generate.conditions import Given
-from reeltok.parsing import read_object
+from reeltok.generators import PRIOR_SIZES, SIT_SIZES, Given
 from reeltok.train.clips import DataConfig, Window
 from reeltok.train.optimizers import OptimizerConfig, ScheduleConfig
-from reeltok.train.recipe import Recipe, unknown_recipe
-from reeltok.train.recipes import RECIPES, find_recipe
 from reeltok.train.run import LoopConfig
 
 
@@ -101,7 +95,7 @@ def sit_b() -> GeneratorRecipe:
         small,
         name="sit_b",
         tokenizer="coordtok_l_1280",
-        settings={**sit.SIZES["b"], "patch": 2},
+        settings={**SIT_SIZES["b"], "patch": 2},
         data=replace(
             small.data,
             windows=(Window(frames=128, size=128, batch=64),),
@@ -122,7 +116,7 @@ def sit_b() -> GeneratorRecipe:
 
 def sit_l() -> GeneratorRecipe:
     """CoordTok-SiT-L/2, the published generator of 128 frames."""
-    return replace(sit_b(), name="sit_l", settings={**sit.SIZES["l"], "patch": 2})
+    return replace(sit_b(), name="sit_l", settings={**SIT_SIZES["l"], "patch": 2})
 
 
 def prior_cpu() -> GeneratorRecipe:
@@ -152,7 +146,7 @@ def prior_b() -> GeneratorRecipe:
     return replace(
         small,
         name="prior_b",
-        settings={**prior.SIZES["b"]},
+        settings={**PRIOR_SIZES["b"]},
         data=replace(small.data, windows=(Window(frames=16, size=64, batch=256),), cache_gb=64.0),
         loop=replace(
             small.loop,
@@ -165,27 +159,9 @@ def prior_b() -> GeneratorRecipe:
 
 def prior_l() -> GeneratorRecipe:
     """MAGVIT-L's transformer (306 M), as `prior_b`."""
-    return replace(prior_b(), name="prior_l", settings={**prior.SIZES["l"]})
+    return replace(prior_b(), name="prior_l", settings={**PRIOR_SIZES["l"]})
 
 
 GENERATORS: dict[str, Callable[[], GeneratorRecipe]] = {
     recipe.__name__: recipe for recipe in (sit_cpu, sit_b, sit_l, prior_cpu, prior_b, prior_l)
 }
-
-
-def find_any(name: str | Path) -> Recipe | GeneratorRecipe:
-    """The recipe of that name, of a tokenizer or a generator, or of a run's `recipe.json`.
-
-    ValueError names the nearest for an unknown name.
-    """
-    path = Path(name) / "recipe.json" if Path(name).is_dir() else Path(name)
-    if path.suffix == ".json" and path.is_file():
-        tree = read_object(path)
-        if "generator" in tree:
-            return parse(tree, str(path), GeneratorRecipe)
-        return parse(tree, str(path), Recipe)
-    if str(name) in GENERATORS:
-        return GENERATORS[str(name)]()
-    if str(name) not in RECIPES:
-        raise unknown_recipe(str(name), [*RECIPES, *GENERATORS])
-    return find_recipe(name)
