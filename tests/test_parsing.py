@@ -31,6 +31,12 @@ def test_damage_is_one_sentence_with_the_name(text: bytes, tmp_path: Path) -> No
     assert "\n" not in str(caught.value)
 
 
+def test_a_late_twin_is_found_at_once() -> None:
+    keys = [f'"{number}": 0' for number in range(200_000)]
+    with pytest.raises(ValueError, match="the key '199999' stands in it twice"):
+        parse_json("{" + ", ".join([*keys, keys[-1]]) + "}", "x")
+
+
 def test_what_is_whole_is_read() -> None:
     assert parse_json(b'\xef\xbb\xbf{"a": [1, -2.5, null]}', "x") == {"a": [1, -2.5, None]}
     assert parse_json("[" * 63 + "]" * 63, "x")

@@ -18,7 +18,7 @@ from reeltok.parsing import parse_config, parse_json
 
 VERSION = 1
 BLOCK = 2**16  # bytes of payload under one hash: what a range read checks beyond its own ends
-LONGEST_HEADER = 100_000_000  # bytes; safetensors' own limit
+LONGEST_HEADER = 2**25  # bytes: 100,000 stored references, and seconds to read
 MOST_CELLS = 2**48  # of a tensor, empty axes counted as one: its strides fit an integer
 
 DTYPES = {
@@ -111,6 +111,11 @@ def header_bytes(entries: dict[str, Entry], about: dict[str, Any]) -> bytes:
     }
     raw = json.dumps({"__metadata__": metadata, **table}).encode()
     raw += b" " * (-len(raw) % 8)
+    if len(raw) > LONGEST_HEADER:
+        raise ValueError(
+            f"{len(entries)} tensors make a header of {len(raw)} bytes, of which {LONGEST_HEADER} "
+            "can be read: write several files"
+        )
     return len(raw).to_bytes(8, "little") + raw
 
 

@@ -87,16 +87,17 @@ def first_error(error: Exception) -> str:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice!r} stands in it twice")
+        names = iter(found)  # in the order of the pairs, each once
+        twice = next(name for name, _ in pairs if name != next(names, None))
+        raise ValueError(f"the key {twice[:80]!r} stands in it twice")
     return found
 
 
 def _integer(text: str) -> int:
-    if len(text) > 20 or abs(int(text)) > LARGEST:
-        raise ValueError("an integer in it has more than 64 bits")
-    return int(text)
+    value = int(text) if len(text) <= 20 else LARGEST + 1
+    if -LARGEST <= value <= LARGEST:
+        return value
+    raise ValueError("an integer in it has more than 64 bits")
 
 
 def _number(text: str) -> float:
