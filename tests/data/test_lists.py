@@ -118,3 +118,23 @@ def test_lists_go_beside_what_was_found(tmp_path: Path) -> None:
     assert folder_of(tmp_path) == folder_of(tmp_path / "a.csv") == tmp_path
     assert folder_of(f"{tmp_path}/*/x*.mp4") == tmp_path
     assert folder_of("https://example.org/a.mp4") == Path()
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("l.json", b"[" * 100_000),
+        ("l.json", b'[{"file": "a\\u0000.mp4"}]'),
+        ("l.jsonl", b'{"file": "\\ud800.mp4"}'),
+        ("l.jsonl", b'{"file": "a.mp4", "start": NaN}'),
+        ("l.jsonl", b'{"youtube_id": "x", "time_start": 1}\n{"time_end": 1}'),
+        ("l.csv", b"file\n\x00\n"),
+        ("l.csv", b"file\n" + b"a" * 5000 + b".mp4\n"),
+        ("l.txt", b"\x00\x01\x02"),
+    ],
+)
+def test_hostile_lists_end_in_one_sentence(tmp_path: Path, name: str, data: bytes) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises((ValueError, OSError)) as caught:
+        find_clips(tmp_path / name)[0].read()
+    assert "\n" not in str(caught.value)

@@ -95,3 +95,23 @@ def test_errors_name_the_member_and_not_its_temporary_file(tmp_path: Path) -> No
     (clip,) = find_clips(pack(tmp_path / "s.tar", {"x/0.mp4": b"no video"}))
     with pytest.raises(ValueError, match=r"^s.tar/x/0.mp4 is not a video"):
         clip.read()
+
+
+@pytest.mark.parametrize("kept", [100, 600, 1100, 1500])
+def test_a_shard_that_is_cut_off_is_refused(film: bytes, tmp_path: Path, kept: int) -> None:
+    whole = pack(tmp_path / "s.tar", {"a.mkv": film, "b.mkv": film}).read_bytes()
+    (tmp_path / "s.tar").write_bytes(whole[:kept])
+    with pytest.raises(ValueError, match=r"s.tar (is|holds)") as caught:
+        find_clips(tmp_path / "s.tar")
+    assert "\n" not in str(caught.value)
+
+
+def test_sizes_that_cannot_be_are_refused(film: bytes, tmp_path: Path) -> None:
+    shard = bytearray(pack(tmp_path / "s.tar", {"a.mkv": film}).read_bytes())
+    for size in (b"\xff" * 12, b"\x80" + bytes(5) + b"\xff" * 6):  # -1 and 2^48 - 1, in base 256
+        shard[124:136] = size
+        shard[148:156] = b" " * 8
+        shard[148:156] = b"%06o\0 " % sum(shard[:512])
+        (tmp_path / "s.tar").write_bytes(shard)
+        with pytest.raises(ValueError, match=r"s.tar (is cut off|is no readable tar)"):
+            find_clips(tmp_path / "s.tar")

@@ -171,10 +171,10 @@ def _of_kinetics(rows: list[dict[str, str]], root: Path) -> list[Clip]:
             start, end = (int(float(row[key])) for key in ("time_start", "time_end"))
         except (KeyError, ValueError, OverflowError):
             raise ValueError(f"Kinetics' time_start and time_end are seconds: {row}") from None
-        stem = f"{row['youtube_id']}_{start:06d}_{end:06d}"
-        path = places.get(stem) or places.get(row["youtube_id"]) or root / f"{stem}.mp4"
-        group = row.get("label", "")
-        clips.append(Clip(path=path, name=stem, group=group, source=row["youtube_id"], row=row))
+        name = row.get("youtube_id", "")
+        stem = f"{name}_{start:06d}_{end:06d}"
+        path = places.get(stem) or places.get(name) or root / f"{stem}.mp4"
+        clips.append(Clip(path=path, name=stem, group=row.get("label", ""), source=name, row=row))
     return clips
 
 

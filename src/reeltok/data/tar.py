@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from reeltok.data.kinds import is_hidden, is_picture, is_video
+from reeltok.text import printable
 
 HERE = "."  # the member that stands for the pictures at the top of a shard
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstandard
@@ -34,13 +35,21 @@ def index_shard(shard: Path) -> dict[str, Part]:
     try:
         with tarfile.open(shard, "r:") as tar:
             files = [file for file in tar if file.isfile()]
-    except tarfile.TarError as error:
+    except (tarfile.TarError, OSError, ValueError, ArithmeticError, RecursionError) as error:
+        if getattr(error, "filename", None) is not None:  # it cannot be opened at all
+            raise
         raise ValueError(f"{shard} is no readable tar archive ({_why(shard, error)})") from error
+    end = shard.stat().st_size
+    for file in files:
+        if file.size < 0 or file.offset_data + file.size > end:
+            raise ValueError(
+                f"{shard} is cut off or damaged: it ends within {printable(file.name)}"
+            )
     parts = (Part(name=plain_name(f.name), begin=f.offset_data, size=f.size) for f in files)
     return {part.name: part for part in parts if not is_hidden(part.name)}
 
 
-def _why(shard: Path, error: tarfile.TarError) -> str:
+def _why(shard: Path, error: Exception) -> str:
     with shard.open("rb") as file:
         packed = file.read(6).startswith(COMPRESSED)
     return "it is compressed: unpack it first, clips are read in place" if packed else str(error)
