@@ -97,7 +97,7 @@ def test_every_line_of_every_study_can_be_built(load, name: str, setting: str) -
 
 
 def test_bad_input_is_one_sentence(load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SystemExit, match=r"stages: no training data at .*nothing"):
+    with pytest.raises(SystemExit, match=r"stages: there is no file or folder .*nothing"):
         conduct(load, monkeypatch, tmp_path / "nothing", tmp_path / "out")
 
 
