@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from reeltok import zoo
 from reeltok.data.clip import Clip
 from reeltok.data.find import find_clips
+from reeltok.devices import pick_device
 from reeltok.files import cache_folder
 from reeltok.train.build import build
 from reeltok.train.checkpoint import find_checkpoints
@@ -262,7 +263,7 @@ class Lab:
         kept = folder / f"scores-{key}.json"
         if not kept.is_file():
             model = zoo.load(folder / "model")
-            device = zoo.pick_device(self.device or "auto")
+            device = pick_device(self.device or "auto")
             if row.judge not in self.seen:
                 self.seen[row.judge] = look(self.source(recipe), row.judge)
             found = judge(model.to(device), self.seen[row.judge], row.judge, device)
