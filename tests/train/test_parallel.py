@@ -14,7 +14,13 @@ from reeltok.train.launch import train
 from reeltok.train.logbook import read_lines
 from reeltok.train.recipes import change
 
-PLAIN = {"loop.schedule.steps": "4", "settings.quantizer.rounding_from": "0", "loop.clip": "0.5"}
+PLAIN = {
+    # Small steps: what two processes round otherwise grows with the rate.
+    "loop.optimizer.rate": "4e-4",
+    "loop.schedule.steps": "4",
+    "settings.quantizer.rounding_from": "0",
+    "loop.clip": "0.5",
+}
 """No noise: then a step depends on its batch alone, however it is shared out."""
 
 
