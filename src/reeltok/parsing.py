@@ -60,7 +60,9 @@ def read_array(path: str | Path) -> np.ndarray:
     try:
         return np.lib.format.open_memmap(path, mode="r")
     except (ValueError, EOFError, TypeError, OverflowError, tokenize.TokenError) as error:
-        raise ValueError(f"{path} is no .npy file of numbers ({error}): make it again") from error
+        raise ValueError(
+            f"{path} is no .npy file of numbers ({first_error(error)}): make it again"
+        ) from error
 
 
 def parse_config(values: Any, kind: type[Kind], what: str, *, strict: bool = False) -> Kind:

@@ -226,3 +226,20 @@ def test_a_kept_score_that_is_damaged_says_what_to_do(tmp_path: Path) -> None:
     replace(clip("a", psnr=30.0), features=huge).save(path)
     with pytest.raises(ValueError, match="features"):
         ClipScore.load(path)
+
+
+def test_no_time_at_all_has_no_rate() -> None:
+    held = Scores()
+    held.add(replace(clip("a", psnr=30.0), seconds={"encode": 1e-320, "decode": 0.5}))
+    assert "encode_fps" not in held.summary()
+    assert held.summary()["decode_fps"].mean == 20.0
+
+
+def test_what_a_damaged_score_says_obeys_no_terminal(tmp_path: Path) -> None:
+    path = tmp_path / "clip.safetensors"
+    clip("a", psnr=30.0).save(path)
+    header = b'{"__metadata__":{"score":"{}"},"x":{"dtype":"\\u001b[31m\\n"}}'
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(ValueError, match=r"no score of a clip") as caught:
+        ClipScore.load(path)
+    assert str(caught.value).isprintable()

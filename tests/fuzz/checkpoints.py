@@ -60,7 +60,8 @@ class Target:
         entry = held[key]
         if draw.random() < 0.2:
             held.pop(key)
-            held[mutate.odd(draw) if draw.random() < 0.3 else "model.x"] = entry
+            name = mutate.odd(draw)
+            held[name if isinstance(name, str | int | None) else "model.x"] = entry
         names = list(vars(entry)) if hasattr(entry, "__dict__") else []
         if names:
             object.__setattr__(entry, draw.choice(names), mutate.odd(draw))

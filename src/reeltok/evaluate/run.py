@@ -27,7 +27,7 @@ from reeltok.evaluate.results import Result
 from reeltok.evaluate.scores import ClipScore, Judge, Scores, open_judge
 from reeltok.evaluate.subjects import Macs, Subject, Trial, read_back
 from reeltok.files import digest, replacing, sweep, write_file
-from reeltok.parsing import parse_config, read_json
+from reeltok.parsing import first_error, parse_config, read_json
 from reeltok.quantizers import Usage
 
 MAX_BROKEN = 5  # clips
@@ -106,7 +106,7 @@ def kept_ids(path: Path) -> Tensor:
         return load_file(path)["ids"]
     except (SafetensorError, KeyError) as error:
         raise ValueError(
-            f"{path} holds no ids ({error}): remove it, or judge with --again"
+            f"{path} holds no ids ({first_error(error)}): remove it, or judge with --again"
         ) from error
 
 

@@ -27,12 +27,13 @@ from reeltok.evaluate.distances import FeatureMoments, appearance_features, frec
 from reeltok.evaluate.metrics import Box, FrameMetric, Pair, Videos
 from reeltok.evaluate.networks import Extractor, load_i3d, load_styleganv
 from reeltok.files import replacing
-from reeltok.parsing import parse_config, parse_json
+from reeltok.parsing import first_error, parse_config, parse_json
 from reeltok.perceptual import LPIPS, PLANS, Network
 
 # Measured at once, whatever the clip: on a CPU so little that it stays in the caches.
 CPU_PIXELS, GPU_PIXELS = 4 * 256 * 256, 64 * 256 * 256
 RESAMPLES = 2000  # of the bootstrap
+SHORTEST = 1e-9  # seconds that can be told from none
 LARGEST = 1e6  # of a feature: those of the networks stay below 1,000
 LEVEL = 0.95  # of its intervals
 
@@ -114,8 +115,9 @@ class ClipScore:
             if tensors or not all(map(_are_features, pairs.values())):
                 raise ValueError("its features are not in pairs")
         except (SafetensorError, KeyError, ValueError) as error:
+            said = first_error(error)
             raise ValueError(
-                f"{path} is no score of a clip ({error}): remove it, or judge with --again"
+                f"{path} is no score of a clip ({said}): remove it, or judge with --again"
             ) from error
         return cls(**record, features=pairs)
 
@@ -328,7 +330,7 @@ class Scores:
             rates = [bits / pixels for bits, pixels in counted]
             found["bits_per_pixel"] = estimate(rates, [pixels for _, pixels in counted])
         for part in sorted({part for clip in self.clips.values() for part in clip.seconds}):
-            timed = [clip for clip in self.clips.values() if clip.seconds.get(part)]
+            timed = [c for c in self.clips.values() if c.seconds.get(part, 0.0) > SHORTEST]
             rates = [clip.frames / clip.seconds[part] for clip in timed]
             if timed:
                 found[f"{part}_fps"] = estimate(rates, [clip.seconds[part] for clip in timed])

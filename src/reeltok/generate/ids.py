@@ -22,6 +22,7 @@ from reeltok.generate.decoding import Known, conceal
 from reeltok.generate.prior import Conditions, Prior, PriorConfig, split_ids
 from reeltok.generate.schedule import hidden_share, least_confident
 from reeltok.models.reference import on_bytes
+from reeltok.parsing import first_error
 from reeltok.tokenizer import Tokenizer
 from reeltok.video import to_bytes, to_unit
 
@@ -81,7 +82,7 @@ class Examples:
         try:
             found = load_file(path)
         except SafetensorError as error:
-            raise ValueError(f"{path} is damaged ({error}): make it again") from error
+            raise ValueError(f"{path} is damaged ({first_error(error)}): make it again") from error
         if not {"ids", "labels"} <= {*found} <= set(cls.__dataclass_fields__):
             raise ValueError(f"{path} holds no examples for a prior: make them by `tabulate`")
         return cls(**found)
