@@ -268,3 +268,18 @@ def test_a_damaged_log_is_named_on_resume(clips: Path, tmp_path: Path) -> None:
     two = change(one, {"loop.schedule.steps": "2"})
     with pytest.raises(ValueError, match=r"line 2 of .*log\.jsonl is damaged"):
         train(two, data=clips, out=tmp_path / "run", resume=True, device="cpu")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x80\x05G\x00\x00.",  # half a float
+        b"\x80\x05\x96" + (2**40).to_bytes(8, "little") + b".",  # a terabyte, without its bytes
+        b"\x80\x05\x8c\x05\x1b[31m\x94.",
+    ],
+)
+def test_odd_pickles_are_one_line(folder: Path, data: bytes) -> None:
+    (folder / ".metadata").write_bytes(data)
+    with pytest.raises(ValueError, match="damaged or was made by others") as caught:
+        read_metadata(folder)
+    assert str(caught.value).isprintable()

@@ -7,6 +7,7 @@ values before torch sees them.
 
 import os
 import pickle
+import struct
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path, PosixPath, WindowsPath
@@ -49,6 +50,7 @@ FAILURES = (
         TypeError,
         ValueError,
         pickle.UnpicklingError,
+        struct.error,
     ),
 )
 """What a damaged pickle may raise."""
@@ -61,6 +63,7 @@ class Unpickler(pickle._Unpickler):
     """
 
     dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
+    del dispatch[pickle.BYTEARRAY8[0]]  # takes memory for as many bytes as it names
 
     stack: list[Any]
 
@@ -90,7 +93,8 @@ def read_metadata(folder: Path) -> written.Metadata:
         reason = printable(error) or type(error).__name__
     if reason is not None:
         raise ValueError(
-            f"{path} is damaged or was made by others ({reason}): resume from another checkpoint"
+            f"{path} is damaged or was made by others ({printable(reason)}): resume from another "
+            "checkpoint"
         )
     return found
 
