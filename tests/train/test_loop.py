@@ -149,7 +149,7 @@ def test_a_full_disk_is_named_and_nothing_is_left(
     one = change(small_recipe(), {"loop.schedule.steps": "1"})
     with pytest.raises(OSError, match=r"cannot write .*: the disk is full") as error:
         train(one, data=clips, out=out, device="cpu")
-    place = {"decoded clips": ".npy", "model": "model.safetensors"}.get(what, what)
+    place = {"decoded clips": ".npy", "model": "run/best"}.get(what, what)
     assert place in str(error.value)
     left = {file.name for file in tmp_path.rglob("*") if file.is_file()}
     assert not {name for name in left if name.endswith(".part")}
