@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
-from pydantic import ConfigDict, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
@@ -47,7 +47,7 @@ class CoordTokConfig:
     cells: Triple = (32, 16, 16)
     cell_patch: Triple = (16, 8, 8)
     channels: Width = 8
-    content_planes: Width = 1
+    content_planes: int = Field(default=1, le=64)
     width: Width = 1024
     heads: Width = 16
     vit_depth: Depth = 8
