@@ -13,6 +13,11 @@ from reeltok.text import printable
 
 Kind = TypeVar("Kind")
 DEEPEST = 64  # lists and objects inside one another: far more than any record of ours has
+NO_ARRAY = (
+    *(ValueError, TypeError, OverflowError, EOFError, SyntaxError, RecursionError, MemoryError),
+    tokenize.TokenError,
+)
+"""What numpy raises for a damaged file: its header is a Python literal."""
 LARGEST = 2**63 - 1  # what a 64-bit integer holds
 
 
@@ -59,7 +64,7 @@ def read_array(path: str | Path) -> np.ndarray:
     """
     try:
         return np.lib.format.open_memmap(path, mode="r")
-    except (ValueError, EOFError, TypeError, OverflowError, tokenize.TokenError) as error:
+    except NO_ARRAY as error:
         raise ValueError(
             f"{path} is no .npy file of numbers ({first_error(error)}): make it again"
         ) from error

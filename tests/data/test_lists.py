@@ -1,12 +1,13 @@
 """Lists of clips in every form, and one sentence for each that is none."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from reeltok.data.clip import Clip
 from reeltok.data.find import find_clips, folder_of
-from reeltok.data.lists import COLUMNS, write_list
+from reeltok.data.lists import COLUMNS, read_list, write_list
 
 
 def listed(path: Path, text: str) -> Path:
@@ -138,3 +139,22 @@ def test_hostile_lists_end_in_one_sentence(tmp_path: Path, name: str, data: byte
     with pytest.raises((ValueError, OSError)) as caught:
         find_clips(tmp_path / name)[0].read()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", "\x1b[31mfilm,\x85start\nx,1\n"),
+        ("a.csv", "youtube_id,time_start,time_end\nx,1,soon\n"),
+        ("a.csv", "youtube_id,time_start,time_end\nx,1,1e999\n"),
+        ("a.jsonl", '{"file": "a.mp4"}\n{"file": \x1b[31m\n'),
+        ("a.jsonl", "[" * 5000 + "\n"),
+        ("a.json", '{"file": "\x1b[31m"}'),
+    ],
+)
+def test_odd_lists_are_one_printable_line(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=re.escape(name)) as caught:
+        read_list(tmp_path / name, root=tmp_path, column="group")
+    assert type(caught.value) is ValueError
+    assert str(caught.value).isprintable()

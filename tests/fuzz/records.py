@@ -108,6 +108,8 @@ class Target:
             return {name: b"\n".join(mutate.dump(mutate.change(row, draw)) for row in rows)}
         if name == "clips.json":
             return {name: mutate.dump(mutate.change(rows, draw))}
+        if name == "clips.csv" and draw.random() < 0.3:
+            rows = [{"youtube_id": "a", "time_start": 1, "time_end": 11, "label": "b"}]
         if name == "clips.csv":
             lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)]
             return {name: mutate.spoil("\n".join(lines).encode(), draw)}
@@ -157,5 +159,7 @@ class Target:
         result.scores().summary()
         with contextlib.suppress(ValueError):  # of other clips, or under another protocol
             tabulate([self.good, result]).text()
+        if not result.clips:  # all of them broke: there is no page
+            return
         page = gather([result], Media(Path("none")), "one")
         json.dumps(page, allow_nan=False)

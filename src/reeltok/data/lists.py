@@ -13,6 +13,7 @@ from typing import Any
 from reeltok.data.clip import Clip
 from reeltok.data.kinds import is_hidden, is_video
 from reeltok.files import replacing
+from reeltok.text import printable
 
 COLUMNS = (
     *("file", "filename", "file_name", "filepath", "file_path", "video", "videos", "video_path"),
@@ -35,7 +36,7 @@ def read_list(path: Path, *, root: Path, column: str) -> list[Clip]:
         return []
     names = list(dict.fromkeys(key for row in rows for key in row))
     if {"youtube_id", "time_start", "time_end"} <= set(names):
-        return _of_kinetics(rows, root)
+        return _of_kinetics(rows, root, path)
     if names == [""]:
         return _of_text(rows, root)
     key = file_column(names, path)
@@ -78,7 +79,7 @@ def file_column(names: Iterable[str], path: Path) -> str:
         if name in known:
             return known[name]
     raise ValueError(
-        f"the list {path} has the columns {', '.join(names) or '(none)'}: one of "
+        f"the list {path} has the columns {printable(', '.join(names)) or '(none)'}: one of "
         f"{', '.join(COLUMNS)} must name the videos"
     )
 
@@ -103,7 +104,9 @@ def _json_values(text: str, path: Path) -> list[Any]:
             if line.strip():
                 values.append(json.loads(line))
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"line {number} of the list {path} is no JSON ({error})") from error
+            raise ValueError(
+                f"line {number} of the list {path} is no JSON ({printable(error)})"
+            ) from error
     if path.suffix.lower() == ".json":
         if not values or not isinstance(values[0], list):
             raise ValueError(f"{path} is no list of clips: JSON of clips is [{{...}}, {{...}}]")
@@ -162,15 +165,17 @@ def _named_within(clips: list[Clip]) -> list[Clip]:
     return [replace(clip, name=within(clip.name)) for clip in clips]
 
 
-def _of_kinetics(rows: list[dict[str, str]], root: Path) -> list[Clip]:
+def _of_kinetics(rows: list[dict[str, str]], root: Path, where: Path) -> list[Clip]:
     """Kinetics' own lists: files are named by video and seconds, in folders of any depth."""
     places = _places(root)
     clips = []
-    for row in rows:
+    for number, row in enumerate(rows, 1):
         try:
             start, end = (int(float(row[key])) for key in ("time_start", "time_end"))
         except (KeyError, ValueError, OverflowError):
-            raise ValueError(f"Kinetics' time_start and time_end are seconds: {row}") from None
+            raise ValueError(
+                f"{where}, row {number}: Kinetics' time_start and time_end are seconds, such as 10"
+            ) from None
         name = row.get("youtube_id", "")
         stem = f"{name}_{start:06d}_{end:06d}"
         path = places.get(stem) or places.get(name) or root / f"{stem}.mp4"
