@@ -155,6 +155,30 @@ def test_what_has_no_lock_is_told_by_age(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == names[2:]
 
 
+@pytest.mark.parametrize("locked", [False, True])
+def test_what_was_killed_as_it_began_or_ended_goes(tmp_path: Path, locked: bool) -> None:
+    """Between its folder and its lock, or between its lock and what stands in that."""
+    end(holding(tmp_path / "out"))
+    (held,) = tmp_path.iterdir()
+    for entry in held.iterdir():
+        entry.unlink()
+    if locked:
+        (held / files.LOCK).touch()
+    files.write_file(tmp_path / "out", "mine")
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_the_lock_goes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone: list[str] = []
+    remove = files._remove
+    monkeypatch.setattr(files, "_remove", lambda path: (gone.append(path.name), remove(path)))
+    with files.Part(tmp_path / "out") as part:
+        part.path.touch()
+        (part.path.parent / "more").mkdir()
+    assert sorted(gone) == ["more", "new"]
+    assert not os.listdir(tmp_path)
+
+
 def test_temporary_folders_of_killed_processes_go(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -295,14 +295,14 @@ def load_weights(
         size = tuple(own[ours].shape) if shape is None else shape(ours, own[ours])
         if theirs in held and tuple(held[theirs].shape) != size:
             raise ValueError(
-                f"{theirs} has shape {tuple(held[theirs].shape)} in {what} where this "
+                f"{printable(theirs)} has shape {tuple(held[theirs].shape)} in {what} where this "
                 f"configuration has {size}: {advice}"
             )
     missing = [theirs for theirs in wanted.values() if theirs not in held]
     if missing:
         raise ValueError(
-            f"{what} has no {missing[0]} ({len(missing)} of {len(wanted)} tensors are missing), "
-            f"but {name_some(held or state)}: it is of another configuration"
+            f"{what} has no {printable(missing[0])} ({len(missing)} of {len(wanted)} tensors are "
+            f"missing), but {name_some(held or state)}: it is of another configuration"
         )
     assert part is not None
     found = {ours: settled(held[theirs], own[ours]) for ours, theirs in wanted.items()}

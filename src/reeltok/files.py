@@ -175,7 +175,7 @@ def _hold(names: list[Path], *, likely: int = LIKELY) -> Iterator[Path]:
         try:
             yield name
         finally:
-            shutil.rmtree(name, ignore_errors=True)
+            _clear(name)
 
 
 def _lock(folder: Path) -> IO[str] | None:
@@ -208,7 +208,9 @@ def _remove_dead(path: Path) -> None:
     """Remove a leftover, unless its process lives, or may live on another machine."""
     try:
         file = (path / LOCK).open("r+")
-    except (FileNotFoundError, NotADirectoryError):  # killed, or not yet there
+    except (FileNotFoundError, NotADirectoryError):  # killed, or not yet there: then it is empty
+        with suppress(OSError):
+            path.rmdir()  # its process, if it lives, takes another name
         if _idle(path) > HOUR:
             _remove(path)
         return
@@ -218,7 +220,7 @@ def _remove_dead(path: Path) -> None:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Some network file systems keep locks to one machine: of others, age must tell.
-            age = 0 if file.read() == _machine() else DAY
+            age = 0 if file.read() in (_machine(), "") else DAY  # "": killed as it began
         except BlockingIOError:
             return
         except OSError:
@@ -227,9 +229,18 @@ def _remove_dead(path: Path) -> None:
             _remove(path)
 
 
+def _clear(folder: Path) -> None:
+    """Remove a folder, its lock last: one without a lock is empty, whenever this is killed."""
+    with suppress(OSError):
+        for entry in list(os.scandir(folder)):
+            if entry.name != LOCK:
+                _remove(Path(entry.path))
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
+        _clear(path)
     else:
         with suppress(OSError):
             path.unlink()

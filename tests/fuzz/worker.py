@@ -85,7 +85,8 @@ def fault(error: BaseException, folder: Path | None) -> str | None:
     text = str(error)
     last = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{type(error).__name__} at {Path(last.filename).name}:{last.lineno}: {text[:200]}"
-    if type(error) is not ValueError and not isinstance(error, OSError):
+    own = type(error) is ValueError or type(error).__module__.startswith("reeltok.")
+    if not isinstance(error, OSError) and not (own and isinstance(error, ValueError)):
         return f"undocumented {where}"
     if folder is not None and str(folder) not in text and str(folder) not in str(error.__dict__):
         names = getattr(error, "filename", None)

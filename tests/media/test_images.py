@@ -242,3 +242,11 @@ def test_transparent_frames_lie_on_black(tmp_path: Path) -> None:
         )
         video = read(tmp_path / name)
         assert video.frames[:, 0, 0].tolist() == [[0, 0, 0], [200, 100, 50]]
+
+
+def test_a_webp_of_a_few_bytes(tmp_path: Path) -> None:
+    for length in range(12, 40):
+        data = (b"RIFF" + b"\xff" * 4 + b"WEBPVP8X" + b"\n\0\0\0\x02").ljust(60, b"\0")
+        (tmp_path / "a.webp").write_bytes(data[:length])
+        with pytest.raises(ValueError, match=r"a\.webp"):
+            read(tmp_path / "a.webp")

@@ -127,3 +127,12 @@ def test_a_last_picture_of_its_own_length_makes_a_rate_vary() -> None:
     for end in (0.6, 0.501, None):  # shorter ones are what muxers guess
         assert (shown := plan(even, 0.01, [10.0], Span(), end=end)) is not None
         assert (shown.times, shown.last, shown.fps) == (None, None, 10)
+
+
+def test_time_stamps_that_are_damaged_take_no_memory() -> None:
+    stamps = np.array([0.0, 0.1, 4e8])
+    with pytest.raises(ValueError, match="time stamps reach"):
+        plan(stamps, 0.001, [10.0], Span(fps=24.0))
+    found = plan(stamps, 0.001, [10.0], Span(fps=24.0, frames=9))
+    assert found is not None
+    assert found.shown.tolist() == [0, 0, 0, 1, 1, 1, 1, 1, 1]

@@ -268,7 +268,7 @@ def _pages(data: bytes, name: str) -> list[bytes]:
 
 def _animated_webp(data: bytes, name: str) -> Pictures | None:
     """The frames of an animated WebP as Pillow lays them over one another; None for a still."""
-    if data[12:16] != b"VP8X" or not data[20] & 0b10:
+    if data[12:16] != b"VP8X" or not data[20:21] or not data[20] & 0b10:
         return None
     if int.from_bytes(data[4:8], "little") + 8 > len(data):
         raise ValueError(f"{name} is cut off: its header promises more bytes")

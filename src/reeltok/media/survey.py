@@ -128,7 +128,10 @@ def take_survey(
     zero = float(clock.seconds[0]) if seek is None else (stream.start_time or 0) * tick
     stamps, end = clock.seconds - zero, _end(stream, found, clock, tick, zero)
     ending = _ending(file, container, stream, found, _last_end(found, clock, tick))
-    chosen = plan(stamps, tick, rates, span, end)
+    try:
+        chosen = plan(stamps, tick, rates, span, end)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
     if chosen is None:
         raise ValueError(
             _past(name, end or float(stamps[-1]) + 1 / (rates or (25,))[0], span, ending)

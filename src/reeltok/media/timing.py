@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 _COARSE = 0.005  # seconds: time stamps in larger units were never finer
+MOST_FRAMES = 10**8  # at another rate: a month and more, or time stamps that are damaged
 _LONG = 1.5  # frames: a last one held for less is no choice, but what its muxer guessed
 _NEAR = 5e-5  # seconds: half a unit of the fourth decimal, as far as people write times
 
@@ -168,8 +169,8 @@ def plan(
     fps, until, times, last = pace.fps, None, None, None
     if span.fps is not None and fps is not None:
         exact = np.arange(len(kept)) / fps if pace.even else kept - kept[0]
-        shown = late + _resample(exact, float(exact[-1]) + (pace.last or 1 / fps), span.fps)
-        shown, fps = shown[: span.frames], span.fps
+        until = float(exact[-1]) + (pace.last or 1 / fps)
+        shown, fps = late + _resample(exact, until, span.fps, span.frames), span.fps
         until = float(kept[0]) + (len(shown) - 1) / fps
     else:
         shown = np.arange(late, len(stamps))[: span.frames]
@@ -194,6 +195,15 @@ def on_show(
     return np.searchsorted(times, instants + 1e-6, side="right") - 1
 
 
-def _resample(times: Float[np.ndarray, " n"], end: float, fps: float) -> Int[np.ndarray, " t"]:
-    """The frame on show at 0, 1/fps, 2/fps ... before `end`."""
-    return on_show(times, np.arange(max(1, math.ceil(end * fps - 1e-6))) / fps)
+def _resample(
+    times: Float[np.ndarray, " n"], end: float, fps: float, most: int | None
+) -> Int[np.ndarray, " t"]:
+    """The frame on show at 0, 1/fps, 2/fps ... before `end`, `most` of them."""
+    count = max(1, math.ceil(end * fps - 1e-6))
+    count = count if most is None else min(count, most)
+    if count > MOST_FRAMES:
+        raise ValueError(
+            f"its time stamps reach {end:.0f} s, which are {count} frames at {fps:g} fps: give "
+            "frames= for the first ones"
+        )
+    return on_show(times, np.arange(count) / fps)
