@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from machine import describe
 
 from reeltok.evaluate.clips import clips
-from reeltok.evaluate.distances import FeatureMoments, appearance_features, frechet_distance
-from reeltok.perceptual import BACKBONES, Backbone, load_state, read_weights
+from reeltok.metrics.distances import FeatureMoments, appearance_features, frechet_distance
+from reeltok.metrics.lpips import BACKBONES, Backbone, load_state, read_weights
 
 Change = Callable[[torch.Tensor], torch.Tensor]
 

@@ -4,7 +4,7 @@
 
 Takes the first frames of every clip of the evaluation set (REELTOK_SHARED, default ../shared) and
 compares three ways to RGB: `exact` (planes brought to 4:4:4, then the formula of the clip's matrix
-in float64), `ours` (`reeltok.media.colour.ToRGB`), `fast` (FFmpeg's default, the same matrix).
+in float64), `ours` (`reeltok.video.colour.ToRGB`), `fast` (FFmpeg's default, the same matrix).
 Differences from `exact` are in levels; cost is processor time for each frame, ours over fast.
 """
 
@@ -20,7 +20,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from reeltok.media.colour import Colour, ToRGB
+from reeltok.video.colour import Colour, ToRGB
 
 # Red and blue weights (ITU-T H.273) by matrix code, and swscale's name for the matrix.
 WEIGHTS = {1: (0.2126, 0.0722, "ITU709"), 5: (0.299, 0.114, "ITU601"), 6: (0.299, 0.114, "ITU601")}

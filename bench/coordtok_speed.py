@@ -28,8 +28,8 @@ def work(way: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """One measurement: seconds, bytes of activations; the pixels go to a file."""
     import torch
 
-    from reeltok.models.coordtok import PRESETS, decode_box
-    from reeltok.models.triplane import Decoder
+    from reeltok.models.coordtok.network import PRESETS, decode_box
+    from reeltok.models.coordtok.triplane import Decoder
 
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)

@@ -18,7 +18,7 @@ import torch
 from machine import describe
 
 import reeltok
-from reeltok.video import Video
+from reeltok.video.record import Video
 
 CHUNK = 16
 

@@ -22,7 +22,7 @@ from machine import describe, forget_peak, peak_mib
 
 from reeltok.models.convert import vidtok_from_public
 from reeltok.models.presets import VIDTOK
-from reeltok.models.vidtok import VidTok
+from reeltok.models.vidtok.network import VidTok
 
 FRAMES = 17
 WAYS = ("diffusers fp32", "reeltok fp32", "reeltok bf16")

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from reeltok import load
-from reeltok.evaluate import metrics
+from reeltok.metrics import paired as metrics
 
 FRAME, SIDE, SCALE = 44, 48, 4
 

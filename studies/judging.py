@@ -8,12 +8,12 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from reeltok.data.clip import Clip
-from reeltok.evaluate import metrics
-from reeltok.perceptual import LPIPS
-from reeltok.quantizers import Usage
-from reeltok.tokenizer import Tokenizer
+from reeltok.metrics import paired as metrics
+from reeltok.metrics.lpips import LPIPS
+from reeltok.nn.quantizers import Usage
+from reeltok.tokenizer.contract import Tokenizer
 from reeltok.train.data import ClipSource, resize
-from reeltok.video import to_unit
+from reeltok.video.record import to_unit
 
 Scores = dict[str, float]
 

@@ -23,7 +23,7 @@ from reeltok import zoo
 from reeltok.data.clip import Clip
 from reeltok.data.find import find_clips
 from reeltok.devices import pick_device
-from reeltok.files import cache_folder
+from reeltok.files.atomic import cache_folder
 from reeltok.train.build import build
 from reeltok.train.checkpoint import find_checkpoints
 from reeltok.train.checks import require_groups

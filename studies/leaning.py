@@ -22,17 +22,17 @@ from torch import Tensor
 
 from reeltok import load, read
 from reeltok.data.find import find_clips
-from reeltok.evaluate import metrics
 from reeltok.evaluate.results import describe_machine
 from reeltok.evaluate.scores import Estimate, estimate
-from reeltok.files import cache_folder
-from reeltok.models.reftok import RefTok
-from reeltok.perceptual import LPIPS
-from reeltok.tokenizer import Tokenizer
+from reeltok.files.atomic import cache_folder
+from reeltok.metrics import paired as metrics
+from reeltok.metrics.lpips import LPIPS
+from reeltok.models.reftok.network import RefTok
+from reeltok.tokenizer.contract import Tokenizer
 from reeltok.train.data import ClipSource, resize
 from reeltok.train.frames import open_clips
 from reeltok.train.recipes import reftok_cpu
-from reeltok.video import to_unit
+from reeltok.video.record import to_unit
 
 FRAMES, SIZE, BLOCK = 49, 128, 4
 SCORES = {"psnr": 2, "ssim": 3, "lpips": 3, "detail": 2}

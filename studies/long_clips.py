@@ -27,7 +27,7 @@ from reeltok.evaluate.run import peak_memory, start_memory
 from reeltok.generate import flow, masked, sit
 from reeltok.generate.latents import FlowTask, Latents, measure
 from reeltok.generate.prior import Prior
-from reeltok.models.coordtok import COMPACT, PRESETS, CoordTok
+from reeltok.models.coordtok.network import COMPACT, PRESETS, CoordTok
 from reeltok.train.clips import Batch
 from reeltok.train.patches import PatchConfig, Patches
 from reeltok.train.reconstruct import LossConfig, Reconstruct

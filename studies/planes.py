@@ -19,7 +19,7 @@ from lab import Lab, Result, Row, Study, tiny
 
 from reeltok import load
 from reeltok.data.clip import Clip
-from reeltok.evaluate import metrics
+from reeltok.metrics import paired as metrics
 from reeltok.train.clips import Window
 from reeltok.train.coordtok_recipes import PLANES, coordtok_stage1, coordtok_stage2
 from reeltok.train.optimizers import ScheduleConfig

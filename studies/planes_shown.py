@@ -21,9 +21,9 @@ from torch import Tensor
 from reeltok import load
 from reeltok.data.clip import Clip
 from reeltok.data.find import find_clips
-from reeltok.files import cache_folder
+from reeltok.files.atomic import cache_folder
 from reeltok.generate import flow
-from reeltok.models.coordtok import CoordTok
+from reeltok.models.coordtok.network import CoordTok
 from reeltok.train.coordtok_recipes import coordtok_cpu
 from reeltok.train.data import ClipSource
 from reeltok.train.frames import open_clips

@@ -25,15 +25,15 @@ from torch import Tensor
 
 from reeltok import load
 from reeltok.data.find import find_clips
-from reeltok.evaluate import metrics
-from reeltok.evaluate.distances import FeatureMoments, appearance_features, frechet_distance
 from reeltok.evaluate.results import describe_machine
-from reeltok.files import cache_folder
+from reeltok.files.atomic import cache_folder
 from reeltok.generate import masked
 from reeltok.generate.prior import Prior
 from reeltok.generate.schedule import Sampling
-from reeltok.perceptual import LPIPS
-from reeltok.tokenizer import Tokenizer
+from reeltok.metrics import paired as metrics
+from reeltok.metrics.distances import FeatureMoments, appearance_features, frechet_distance
+from reeltok.metrics.lpips import LPIPS
+from reeltok.tokenizer.contract import Tokenizer
 from reeltok.train.data import ClipSource
 from reeltok.train.frames import open_clips
 from reeltok.train.generator_recipes import GeneratorRecipe

@@ -16,7 +16,7 @@ from judging import Judge
 from lab import TINY_BODY, Lab, Result, Row, Study, tiny
 
 from reeltok.models.presets import FIFTEEN_BITS
-from reeltok.quantizers import FSQConfig, VQConfig
+from reeltok.nn.quantizers import FSQConfig, VQConfig
 from reeltok.train.build import build
 from reeltok.train.clips import Window
 from reeltok.train.recipes import Recipe, reftok_cpu

@@ -1,6 +1,6 @@
 """Networks so small that a clip takes a moment, for all tests."""
 
-from reeltok.models.triplane import CoordTokConfig
+from reeltok.models.coordtok.triplane import CoordTokConfig
 
 COORDTOK = CoordTokConfig(
     size=(8, 16, 24),

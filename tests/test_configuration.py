@@ -2,10 +2,10 @@
 
 import pytest
 
-from reeltok.commands.convert import changed
+from reeltok.cli.convert import changed
 from reeltok.configuration import full_path, merge, override
 from reeltok.models.presets import PRESETS
-from reeltok.quantizers.gaussian import GaussianConfig
+from reeltok.nn.quantizers.gaussian import GaussianConfig
 from reeltok.train import change, find_recipe
 from reeltok.train.build import build
 

@@ -8,7 +8,7 @@ import torch
 
 import reeltok
 from reeltok import zoo
-from reeltok.video import Video
+from reeltok.video.record import Video
 
 PAGE = Path(__file__).parents[1] / "docs" / "tokens.md"
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import reeltok
-from reeltok.checkpoints import find_file
+from reeltok.files.checkpoints import find_file
 from reeltok.hub import fetch_repository, is_repository, patterns, pickled
 
 Change = Callable[[Path], None]
@@ -106,7 +106,7 @@ def test_a_folder_is_read_however_it_was_saved(saved: tuple[Path, bool], wanted:
 
 
 def test_peers_of_diffusers_are_read_alike(saved: tuple[Path, bool]) -> None:
-    from reeltok.evaluate.from_diffusers import open_diffusers
+    from reeltok.evaluate.candidates.from_diffusers import open_diffusers
 
     folder, _ = saved
     peer = open_diffusers("AutoencoderVidTok", str(folder), device=torch.device("cpu"))
@@ -119,7 +119,7 @@ def test_peers_of_diffusers_are_read_alike(saved: tuple[Path, bool]) -> None:
 
 def test_a_peer_s_weights_are_all_there_or_refused(vae: Path, tmp_path: Path) -> None:
     """diffusers itself warns of what is missing, and leaves it random."""
-    from reeltok.evaluate.from_diffusers import open_diffusers
+    from reeltok.evaluate.candidates.from_diffusers import open_diffusers
 
     copytree(vae, tmp_path / "model")
     found = tensors(tmp_path / "model")

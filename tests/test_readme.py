@@ -8,7 +8,7 @@ import torch
 
 import reeltok
 from reeltok import zoo
-from reeltok.video import Video
+from reeltok.video.record import Video
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -29,7 +29,7 @@ def test_the_python_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_commands_exist() -> None:
-    from reeltok.cli import COMMANDS
+    from reeltok.cli.main import COMMANDS
 
     lines = [line for block in blocks("bash") for line in block.splitlines()]
     named = {line.split()[1] for line in lines if line.startswith("reeltok ")}

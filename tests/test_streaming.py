@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from reeltok.spec import Spec
-from reeltok.streaming import coded_window, give, require_grid
-from reeltok.tokens import Tokens
+from reeltok.tokenizer.spec import Spec
+from reeltok.tokenizer.streaming import coded_window, give, require_grid
+from reeltok.tokens.record import Tokens
 
 SPEC = Spec(
     name="some",

@@ -12,7 +12,7 @@ import torch
 
 from reeltok.generate import masked
 from reeltok.generate.prior import Prior
-from reeltok.video import Video, write
+from reeltok.video.record import Video, write
 
 ROOT = Path(__file__).parent.parent
 STUDIES = ROOT / "studies"

@@ -13,22 +13,22 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "Video": "video",
-    "read": "video",
-    "write": "video",
-    "Tokens": "tokens",
-    "Tokenizer": "tokenizer",
+    "Video": "video.record",
+    "read": "video.record",
+    "write": "video.record",
+    "Tokens": "tokens.record",
+    "Tokenizer": "tokenizer.contract",
     "load": "zoo",
     "presets": "zoo",
 }
 __all__ = [*_HOME, "__version__"]  # noqa: PLE0604
 
 if TYPE_CHECKING:
-    from reeltok.tokenizer import Tokenizer as Tokenizer
-    from reeltok.tokens import Tokens as Tokens
-    from reeltok.video import Video as Video
-    from reeltok.video import read as read
-    from reeltok.video import write as write
+    from reeltok.tokenizer.contract import Tokenizer as Tokenizer
+    from reeltok.tokens.record import Tokens as Tokens
+    from reeltok.video.record import Video as Video
+    from reeltok.video.record import read as read
+    from reeltok.video.record import write as write
     from reeltok.zoo import load as load
     from reeltok.zoo import presets as presets
 

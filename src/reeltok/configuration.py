@@ -12,8 +12,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from reeltok.parsing import Kind
-from reeltok.text import printable
+from reeltok.files.parsing import Kind
+from reeltok.files.text import printable
 
 KIND = "kind"
 """The key of a network's table that says which other keys the table has."""

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from reeltok.video import Video
+from reeltok.video.record import Video
 
 FRAMES, SIDE, FPS = 48, 256, 24.0
 DESK = (720, 560)  # width and height of the scene in pixels

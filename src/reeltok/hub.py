@@ -6,8 +6,8 @@ A name is "owner/name", or "owner/name@revision" for a branch, a tag or a commit
 from collections.abc import Callable
 from pathlib import Path
 
-from reeltok.checkpoints import VARIANTS, file_names, find_file
-from reeltok.text import printable
+from reeltok.files.checkpoints import VARIANTS, file_names, find_file
+from reeltok.files.text import printable
 
 PLACES = ("", "vae/")
 """Where a model lies in a repository: at its root, or in a pipeline of diffusers."""

@@ -17,20 +17,20 @@ import torch
 from pydantic import FiniteFloat
 from torch import Tensor
 
-from reeltok.checkpoints import find_file, load_weights, read_checkpoint
 from reeltok.devices import pick_device
-from reeltok.files import cache_folder
-from reeltok.folder import build_empty, unpack_rows
+from reeltok.files.atomic import cache_folder
+from reeltok.files.checkpoints import find_file, load_weights, read_checkpoint
+from reeltok.files.parsing import first_error, parse_config, read_object
 from reeltok.hub import fetch_repository, from_hub, is_repository, model_folder
 from reeltok.models import convert
-from reeltok.models.coordtok import CoordTok, CoordTokConfig
-from reeltok.models.injection import RefTokConfig
+from reeltok.models.coordtok.network import CoordTok, CoordTokConfig
 from reeltok.models.presets import PRESETS, PUBLISHED
-from reeltok.models.reftok import RefTok
-from reeltok.models.stages import VidTokConfig
-from reeltok.models.vidtok import VidTok
-from reeltok.parsing import first_error, parse_config, read_object
-from reeltok.tokenizer import Tokenizer
+from reeltok.models.reftok.injection import RefTokConfig
+from reeltok.models.reftok.network import RefTok
+from reeltok.models.vidtok.network import VidTok
+from reeltok.models.vidtok.stages import VidTokConfig
+from reeltok.tokenizer.contract import Tokenizer
+from reeltok.tokenizer.folder import build_empty, unpack_rows
 
 FAMILIES: dict[str, tuple[type, type[Tokenizer]]] = {
     "vidtok": (VidTokConfig, VidTok),

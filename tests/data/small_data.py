@@ -2,7 +2,7 @@
 
 import torch
 
-from reeltok.video import Video
+from reeltok.video.record import Video
 
 
 def moving(frames: int, size: int = 16) -> Video:

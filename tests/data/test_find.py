@@ -11,8 +11,8 @@ from test_bair import write_bair
 from reeltok.data.clip import Clip
 from reeltok.data.find import expand_braces, find_clips
 from reeltok.evaluate.clips import boxes_of
-from reeltok.evaluate.metrics import Box
-from reeltok.video import write
+from reeltok.metrics.paired import Box
+from reeltok.video.record import write
 
 
 def touch(folder: Path, *names: str) -> Path:

@@ -11,7 +11,7 @@ from small_data import moving
 
 from reeltok.data.clip import Clip
 from reeltok.data.find import find_clips
-from reeltok.video import read, write
+from reeltok.video.record import read, write
 
 
 def pack(path: Path, files: dict[str, bytes], mode: str = "w") -> Path:

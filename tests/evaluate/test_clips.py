@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from reeltok.evaluate.clips import Held, clips, frame, grouped, hash_of, resize, spread
-from reeltok.evaluate.metrics import Box
 from reeltok.evaluate.protocols import Protocol
-from reeltok.video import Video, write
+from reeltok.metrics.paired import Box
+from reeltok.video.record import Video, write
 
 PLAIN = Protocol(name="test", data="made here", source="the tests", frames=4)
 

@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from reeltok.evaluate import codecs, metrics
-from reeltok.evaluate.autoencoders import Foreign, open_function
+from reeltok.evaluate.candidates import codecs
+from reeltok.evaluate.candidates.autoencoders import Foreign, open_function
+from reeltok.evaluate.candidates.codecs import CODERS, Codec, Resize, Yardstick, open_codecs
+from reeltok.evaluate.candidates.from_diffusers import open_diffusers
+from reeltok.evaluate.candidates.peers import open_peers
 from reeltok.evaluate.clips import Clip, clips, hash_of
-from reeltok.evaluate.codecs import CODERS, Codec, Resize, Yardstick, open_codecs
-from reeltok.evaluate.from_diffusers import open_diffusers
-from reeltok.evaluate.peers import open_peers
-from reeltok.video import Video
+from reeltok.metrics import paired as metrics
+from reeltok.video.record import Video
 
 CPU = torch.device("cpu")
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from reeltok.evaluate.autoencoders import Function
-from reeltok.evaluate.codecs import Resize, Yardstick, open_codecs
+from reeltok.evaluate.candidates.autoencoders import Function
+from reeltok.evaluate.candidates.codecs import Resize, Yardstick, open_codecs
 from reeltok.evaluate.protocols import PROTOCOLS
-from reeltok.evaluate.report import (
+from reeltok.evaluate.report.build import (
     Media,
     distinct,
     gather,
@@ -25,7 +25,7 @@ from reeltok.evaluate.report import (
 from reeltok.evaluate.results import Result
 from reeltok.evaluate.run import evaluate
 from reeltok.evaluate.scores import Judge
-from reeltok.video import Video, read, write
+from reeltok.video.record import Video, read, write
 
 PLAN = replace(
     PROTOCOLS["shared-eval"], frames=9, crop=64, smallest=16, metrics=("psnr", "psnr-uint8", "ssim")

@@ -9,17 +9,17 @@ import pytest
 import torch
 from small_models import COORDTOK
 
+from reeltok.evaluate.candidates.subjects import Macs, Own, Trial, complete, count_macs
 from reeltok.evaluate.clips import Clip
 from reeltok.evaluate.protocols import PROTOCOLS, Protocol
 from reeltok.evaluate.results import Kind, Result
 from reeltok.evaluate.run import Watched, evaluate, kept_ids
 from reeltok.evaluate.scores import Judge
-from reeltok.evaluate.subjects import Macs, Own, Trial, complete, count_macs
-from reeltok.models.coordtok import CoordTok
+from reeltok.models.coordtok.network import CoordTok
 from reeltok.models.presets import COMPACT
-from reeltok.models.vidtok import VidTok
-from reeltok.tokenizer import Tokenizer
-from reeltok.video import Video, write
+from reeltok.models.vidtok.network import VidTok
+from reeltok.tokenizer.contract import Tokenizer
+from reeltok.video.record import Video, write
 
 PLAN = replace(PROTOCOLS["shared-eval"], frames=5, crop=32, smallest=16, metrics=("psnr", "ssim"))
 JUDGE = Judge(metrics=PLAN.metrics)

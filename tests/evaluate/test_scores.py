@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from reeltok.evaluate import metrics, scores
-from reeltok.evaluate.distances import FeatureMoments, appearance_features, frechet_distance
-from reeltok.evaluate.metrics import Box
-from reeltok.evaluate.networks import Extractor
+from reeltok.evaluate import scores
 from reeltok.evaluate.scores import ClipScore, Judge, Scores, difference, estimate, open_judge
 from reeltok.evaluate.sets import describe
-from reeltok.perceptual import LPIPS, PLANS, Backbone
+from reeltok.metrics import paired as metrics
+from reeltok.metrics.distances import FeatureMoments, appearance_features, frechet_distance
+from reeltok.metrics.lpips import LPIPS, PLANS, Backbone
+from reeltok.metrics.networks import Extractor
+from reeltok.metrics.paired import Box
 
 MEAN = Extractor(name="mean", apply=lambda x: x.mean(dim=(2, 3, 4)), frames=None)
 

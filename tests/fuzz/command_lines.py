@@ -14,7 +14,7 @@ from containers import make_video
 from records import LOG, make_result
 from reel_seeds import make_reels, tiny_models
 
-from reeltok.cli import COMMANDS, main
+from reeltok.cli.main import COMMANDS, main
 from reeltok.generate import masked
 from reeltok.generate.prior import Prior
 
@@ -69,7 +69,7 @@ GOOD = {  # lines that succeed, or nearly
 def options_of(command: str) -> list[str]:
     """The options that a command has."""
     module, function, _ = COMMANDS[command]
-    signature = inspect.signature(getattr(import_module(f"reeltok.commands.{module}"), function))
+    signature = inspect.signature(getattr(import_module(f"reeltok.cli.{module}"), function))
     names = [p.name for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY]
     return ["--" + name.replace("_", "-") for name in names] + ["--json", "--nonsense", "-h"]
 

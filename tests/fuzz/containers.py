@@ -9,8 +9,8 @@ import mutate
 import numpy as np
 from PIL import Image
 
-from reeltok.commands.info import about_video
-from reeltok.video import read
+from reeltok.cli.info import about_video
+from reeltok.video.record import read
 
 CODECS = {
     "mp4": "libx264",

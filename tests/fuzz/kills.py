@@ -15,16 +15,16 @@ from random import Random
 from containers import make_video
 from reel_seeds import make_reels, tiny_models
 
-from reeltok.cli import main
+from reeltok.cli.main import main
 from reeltok.generate import masked
 from reeltok.generate.prior import Prior
-from reeltok.reel import load
+from reeltok.tokens.reel import load
 from reeltok.train.clips import DataConfig, Window
 from reeltok.train.optimizers import ScheduleConfig
 from reeltok.train.recipe import Recipe, as_json
 from reeltok.train.reconstruct import LossConfig
 from reeltok.train.run import LoopConfig
-from reeltok.video import read
+from reeltok.video.record import read
 
 LINES = {  # and what stands there when a command is done
     "encode": ("encode clips made --model discrete", {"a.reel", "b.reel"}),

@@ -11,7 +11,7 @@ import torch
 
 from reeltok.data.lists import read_list
 from reeltok.evaluate.protocols import find_protocol
-from reeltok.evaluate.report import Media, gather
+from reeltok.evaluate.report.build import Media, gather
 from reeltok.evaluate.results import Result, tabulate
 from reeltok.evaluate.scores import ClipScore, Scores
 from reeltok.generate.conditions import read_actions

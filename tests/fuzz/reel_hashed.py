@@ -8,12 +8,12 @@ from random import Random
 import mutate
 from reel_seeds import Taken, make_reels, tiny_models
 
-from reeltok.commands.decode import play
-from reeltok.commands.encode import Coding
-from reeltok.commands.info import about_reel
-from reeltok.reel import Reel
-from reeltok.tokenizer import Tokenizer
-from reeltok.video import write
+from reeltok.cli.decode import play
+from reeltok.cli.encode import Coding
+from reeltok.cli.info import about_reel
+from reeltok.tokenizer.contract import Tokenizer
+from reeltok.tokens.reel import Reel
+from reeltok.video.record import write
 
 FIRST = re.compile(r"is not a \.reel|is cut off|seen in its (header|version|end)")
 WRITTEN = 5  # one of so many is written as a video as well

@@ -7,7 +7,7 @@ from random import Random
 import mutate
 from reel_seeds import make_reels, tiny_models
 
-from reeltok.reel import Reel
+from reeltok.tokens.reel import Reel
 
 FIRST = re.compile(r"is not a \.reel|is cut off|seen in its (header|version)")
 

@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from mutate import join, split
 
-from reeltok.header import BLOCK, description_hash
-from reeltok.models.coordtok import CoordTok
-from reeltok.models.injection import RefTokConfig
+from reeltok.models.coordtok.network import CoordTok
+from reeltok.models.coordtok.triplane import CoordTokConfig
 from reeltok.models.presets import COMPACT, VIDTOK
-from reeltok.models.reftok import RefTok
-from reeltok.models.triplane import CoordTokConfig
-from reeltok.models.vidtok import VidTok
-from reeltok.reel import save
-from reeltok.tokenizer import Tokenizer
-from reeltok.video import Video
+from reeltok.models.reftok.injection import RefTokConfig
+from reeltok.models.reftok.network import RefTok
+from reeltok.models.vidtok.network import VidTok
+from reeltok.tokenizer.contract import Tokenizer
+from reeltok.tokens.header import BLOCK, description_hash
+from reeltok.tokens.reel import save
+from reeltok.video.record import Video
 
 COORDTOK = CoordTokConfig(
     size=(8, 16, 24),

@@ -4,9 +4,9 @@ import pytest
 import torch
 from small_priors import BODY
 
-from reeltok.models.injection import RefTokConfig
-from reeltok.models.reftok import RefTok
-from reeltok.models.vidtok import VidTok
+from reeltok.models.reftok.injection import RefTokConfig
+from reeltok.models.reftok.network import RefTok
+from reeltok.models.vidtok.network import VidTok
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from torch import Tensor
 from reeltok.generate import masked
 from reeltok.generate.prior import Prior
 from reeltok.models.presets import COMPACT
-from reeltok.quantizers import FSQConfig
+from reeltok.nn.quantizers import FSQConfig
 
 BODY = replace(COMPACT, width=8, quantizer=FSQConfig(levels=(4, 4, 3), regularization=False))
 SMALL = {"width": 16, "depth": 2, "heads": 2}

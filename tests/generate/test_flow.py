@@ -11,14 +11,14 @@ from safetensors.torch import load_file
 from small_models import COORDTOK
 from torch import Tensor
 
-from reeltok import reel
 from reeltok.generate import flow, sampling, sit
 from reeltok.generate.latents import Feed, FlowTask, flow_errors, measure, read_latents
 from reeltok.generate.public import public_arguments
 from reeltok.generate.sit import Flow, FlowConfig, Group, Statistics, plane_groups, volume_group
-from reeltok.models.coordtok import CoordTok
-from reeltok.models.vidtok import VidTok, VidTokConfig
-from reeltok.quantizers import FSQConfig, GaussianConfig
+from reeltok.models.coordtok.network import CoordTok
+from reeltok.models.vidtok.network import VidTok, VidTokConfig
+from reeltok.nn.quantizers import FSQConfig, GaussianConfig
+from reeltok.tokens import reel
 
 PLANES = {"xy": (4, 6), "yt": (2, 6), "xt": (2, 4)}
 TINY = FlowConfig(

@@ -43,10 +43,10 @@ from reeltok.generate.schedule import (
     least_confident,
     pick,
 )
-from reeltok.models.reference import on_bytes
-from reeltok.models.reftok import RefTok
-from reeltok.models.vidtok import VidTok
-from reeltok.quantizers import FSQConfig, GaussianConfig
+from reeltok.models.reftok.network import RefTok
+from reeltok.models.reftok.reference import on_bytes
+from reeltok.models.vidtok.network import VidTok
+from reeltok.nn.quantizers import FSQConfig, GaussianConfig
 
 # Schedules.
 

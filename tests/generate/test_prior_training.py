@@ -17,8 +17,8 @@ from reeltok.generate.latents import Feed
 from reeltok.generate.prior import (
     Prior,
 )
-from reeltok.models.reftok import RefTok
-from reeltok.models.vidtok import VidTok
+from reeltok.models.reftok.network import RefTok
+from reeltok.models.vidtok.network import VidTok
 
 
 def test_masks_are_drawn_by_a_cosine() -> None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from reeltok.cli import overview
+from reeltok.cli.main import overview
 
 HERE = Path(__file__).parent
 

@@ -11,10 +11,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 import reeltok
-from reeltok.checkpoints import read_checkpoint
+from reeltok.files.checkpoints import read_checkpoint
 from reeltok.models import convert
 from reeltok.models.presets import VIDTOK
-from reeltok.models.vidtok import VidTok
+from reeltok.models.vidtok.network import VidTok
 
 SMALL = replace(VIDTOK["vidtok_fsq_causal_488_4096"], width=8)
 
@@ -175,8 +175,8 @@ def test_a_model_that_cannot_be_saved_is_one_sentence_and_leaves_nothing(
         path.write_bytes(b"half")
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("reeltok.folder.save_file", full)
-    monkeypatch.setattr("reeltok.files.FEW", 2**62)  # a disk never has so much left
+    monkeypatch.setattr("reeltok.tokenizer.folder.save_file", full)
+    monkeypatch.setattr("reeltok.files.atomic.FEW", 2**62)  # a disk never has so much left
     with pytest.raises(OSError, match=r"cannot write .*model: the disk is full"):
         VidTok(SMALL).save_pretrained(tmp_path / "model")
     assert not list(tmp_path.iterdir())

@@ -14,17 +14,18 @@ from safetensors.torch import load_file
 from small_models import COORDTOK
 from torch import Tensor
 
-from reeltok import reel, zoo
+from reeltok import zoo
 from reeltok.models.convert_coordtok import (
     coordtok_config,
     coordtok_from_public,
     coordtok_to_public,
 )
-from reeltok.models.coordtok import PRESETS, CoordTok, decode_box
-from reeltok.models.triplane import CoordTokConfig, bilinear, locate, prepare
-from reeltok.quantizers import FSQConfig
-from reeltok.tokens import Tokens
-from reeltok.video import Video
+from reeltok.models.coordtok.network import PRESETS, CoordTok, decode_box
+from reeltok.models.coordtok.triplane import CoordTokConfig, bilinear, locate, prepare
+from reeltok.nn.quantizers import FSQConfig
+from reeltok.tokens import reel
+from reeltok.tokens.record import Tokens
+from reeltok.video.record import Video
 
 
 def build(config: CoordTokConfig = COORDTOK) -> CoordTok:

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 import reeltok
 from reeltok.models.presets import VIDTOK
-from reeltok.models.vidtok import VidTok
-from reeltok.reel import Reel, save
-from reeltok.tokenizer import Tokenizer
-from reeltok.video import Video
+from reeltok.models.vidtok.network import VidTok
+from reeltok.tokenizer.contract import Tokenizer
+from reeltok.tokens.reel import Reel, save
+from reeltok.video.record import Video
 
 KINDS: dict[str, dict[str, object]] = {
     "4x8x8 kl": {"z_channels": 4},

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from reeltok.models.reference import keep, kept_clips, restore
-from reeltok.tokens import Tokens
+from reeltok.models.reftok.reference import keep, kept_clips, restore
+from reeltok.tokens.record import Tokens
 
 DATA = torch.empty(0, dtype=torch.uint8)
 

@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 from reeltok import zoo
-from reeltok.models import reference
-from reeltok.models.injection import Attend, RefTokConfig
 from reeltok.models.presets import COMPACT, PRESETS
-from reeltok.models.reftok import RefTok
-from reeltok.models.vidtok import VidTok
-from reeltok.quantizers import FSQConfig, GaussianConfig, LFQConfig, VQConfig
-from reeltok.reel import Reel, ReelWriter, load, save
-from reeltok.streaming import Reference
-from reeltok.tokens import Tokens
-from reeltok.video import Video
+from reeltok.models.reftok import reference
+from reeltok.models.reftok.injection import Attend, RefTokConfig
+from reeltok.models.reftok.network import RefTok
+from reeltok.models.vidtok.network import VidTok
+from reeltok.nn.quantizers import FSQConfig, GaussianConfig, LFQConfig, VQConfig
+from reeltok.tokenizer.streaming import Reference
+from reeltok.tokens.record import Tokens
+from reeltok.tokens.reel import Reel, ReelWriter, load, save
+from reeltok.video.record import Video
 
 FSQ = FSQConfig(levels=(8, 8, 5), regularization=False)
 BODY = replace(COMPACT, width=8, quantizer=FSQ)

@@ -12,8 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from reeltok.models import convert
 from reeltok.models.presets import COMPACT, PUBLISHED, VIDTOK
-from reeltok.models.stages import VidTokConfig, haar
-from reeltok.models.vidtok import VidTok
+from reeltok.models.vidtok.network import VidTok
+from reeltok.models.vidtok.stages import VidTokConfig, haar
 
 FIXTURES = [
     "fsq_causal_488_262144",

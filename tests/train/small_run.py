@@ -15,7 +15,7 @@ from reeltok.train.optimizers import OptimizerConfig, ScheduleConfig
 from reeltok.train.recipes import Recipe, change
 from reeltok.train.reconstruct import LossConfig
 from reeltok.train.run import LoopConfig
-from reeltok.video import Video, write
+from reeltok.video.record import Video, write
 
 
 def make_clips(folder: Path, *, clips: int = 6, frames: int = 14, size: int = 48) -> Path:

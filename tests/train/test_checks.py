@@ -9,7 +9,7 @@ import torch
 from small_run import make_clips, small_recipe
 
 from reeltok.data.clip import Clip
-from reeltok.perceptual import random_lpips
+from reeltok.metrics.lpips import random_lpips
 from reeltok.train import RECIPES, Recipe, change, find_recipe, train
 from reeltok.train.build import build
 from reeltok.train.checks import hold_out, never_reached, require_windows

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from reeltok import zoo
-from reeltok.models.injection import RefTokConfig
 from reeltok.models.presets import COMPACT
-from reeltok.models.reftok import RefTok
-from reeltok.models.vidtok import VidTok
-from reeltok.quantizers import FSQConfig
+from reeltok.models.reftok.injection import RefTokConfig
+from reeltok.models.reftok.network import RefTok
+from reeltok.models.vidtok.network import VidTok
+from reeltok.nn.quantizers import FSQConfig
 from reeltok.train import dry_run, find_recipe
 from reeltok.train.build import warm
 from reeltok.train.checks import require_groups

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from reeltok import zoo
-from reeltok.models.coordtok import CoordTok
+from reeltok.models.coordtok.network import CoordTok
 from reeltok.models.presets import PRESETS
 from reeltok.train.build import build
 from reeltok.train.launch import reconstruction, train

@@ -13,7 +13,7 @@ from reeltok.data.find import find_clips
 from reeltok.train.clips import DataConfig, Window
 from reeltok.train.data import ClipSource
 from reeltok.train.frames import Frames, check, open_clips
-from reeltok.video import read
+from reeltok.video.record import read
 
 CODECS = {".gif": ("gif", "rgb8"), ".y4m": ("wrapped_avframe", "yuv420p")}
 VARYING = [0, 40, 80, 200, 240, 250, 400, 520, 560, 600, 640, 700, 860, 900, 920, 1000, 1100, 1140]

@@ -16,7 +16,7 @@ from reeltok.data.find import find_clips
 from reeltok.train.clips import DataConfig, Window
 from reeltok.train.data import ClipSource, Loader, spread
 from reeltok.train.frames import Frames, check, frame_cap, open_clips
-from reeltok.video import to_unit
+from reeltok.video.record import to_unit
 
 
 def invented(
@@ -340,7 +340,7 @@ def test_check_writes_a_report_and_a_clean_list(clips: Path, tmp_path: Path) -> 
 
 def test_pixels_are_those_of_the_file(clips: Path, tmp_path: Path) -> None:
     """A square as large as the clip, unscaled, is what `read` and `to_unit` give."""
-    from reeltok.video import read
+    from reeltok.video.record import read
 
     config = plain(windows=(Window(frames=3, size=48, batch=1),), flip=False)
     source = opened(clips, config, tmp_path)

@@ -12,11 +12,11 @@ from small_run import small_recipe
 
 from reeltok import load, read, zoo
 from reeltok.data.find import find_clips
-from reeltok.models.injection import RefTokConfig
 from reeltok.models.presets import COMPACT
-from reeltok.models.reftok import RefTok
-from reeltok.models.vidtok import VidTok
-from reeltok.quantizers.gaussian import GaussianConfig
+from reeltok.models.reftok.injection import RefTokConfig
+from reeltok.models.reftok.network import RefTok
+from reeltok.models.vidtok.network import VidTok
+from reeltok.nn.quantizers.gaussian import GaussianConfig
 from reeltok.train import change, find_recipe, train
 from reeltok.train.build import build
 from reeltok.train.launch import reconstruction

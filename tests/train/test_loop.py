@@ -145,7 +145,7 @@ def test_a_full_disk_is_named_and_nothing_is_left(
     elif what == "log.jsonl":
         monkeypatch.setattr(Path, "open", fail_at_the_log)
     else:
-        monkeypatch.setattr("reeltok.folder.save_file", fail)
+        monkeypatch.setattr("reeltok.tokenizer.folder.save_file", fail)
     one = change(small_recipe(), {"loop.schedule.steps": "1"})
     with pytest.raises(OSError, match=r"cannot write .*: the disk is full") as error:
         train(one, data=clips, out=out, device="cpu")

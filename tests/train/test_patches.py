@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from small_models import COORDTOK
 
 from reeltok.models.convert_coordtok import coordtok_config, coordtok_from_public
-from reeltok.models.coordtok import CoordTok
-from reeltok.models.triplane import CoordTokConfig
-from reeltok.quantizers import FSQConfig
+from reeltok.models.coordtok.network import CoordTok
+from reeltok.models.coordtok.triplane import CoordTokConfig
+from reeltok.nn.quantizers import FSQConfig
 from reeltok.train.clips import Batch
 from reeltok.train.patches import (
     STAGE_1,

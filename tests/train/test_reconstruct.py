@@ -9,13 +9,13 @@ from small_models import COORDTOK
 from small_run import small_recipe
 from torch import nn
 
-from reeltok.models.coordtok import CoordTok
-from reeltok.models.injection import RefTokConfig
+from reeltok.models.coordtok.network import CoordTok
 from reeltok.models.presets import COMPACT
-from reeltok.models.reftok import RefTok
-from reeltok.models.vidtok import VidTok
-from reeltok.quantizers import FSQConfig, Quantized
-from reeltok.tokenizer import Reconstruction, Tokenizer
+from reeltok.models.reftok.injection import RefTokConfig
+from reeltok.models.reftok.network import RefTok
+from reeltok.models.vidtok.network import VidTok
+from reeltok.nn.quantizers import FSQConfig, Quantized
+from reeltok.tokenizer.contract import Reconstruction, Tokenizer
 from reeltok.train.build import build
 from reeltok.train.clips import Batch
 from reeltok.train.critics import CriticConfig

@@ -14,7 +14,7 @@ import torch
 from test_loop import Line, feed
 from torch.distributed.checkpoint import metadata as written
 
-from reeltok.files import sha256
+from reeltok.files.atomic import sha256
 from reeltok.train import change, train
 from reeltok.train.checkpoint import Saver, find_checkpoints, load
 from reeltok.train.logbook import draw_runs

@@ -7,7 +7,7 @@ import pytest
 import torch
 from small_run import small_recipe
 
-from reeltok.commands.generator_training import try_generator
+from reeltok.cli.generator_training import try_generator
 from reeltok.train import Recipe, change, dry_run, find_recipe
 from reeltok.train.build import build
 from reeltok.train.clips import Batch

@@ -9,7 +9,7 @@ from waves import waves
 
 import reeltok
 from reeltok.models.presets import COMPACT, VIDTOK
-from reeltok.models.vidtok import VidTok
+from reeltok.models.vidtok.network import VidTok
 
 SMALL = {"width": 8, "multipliers": (1, 1), "blocks": (1, 1)}
 SMALL_KL = {"width": 8, "multipliers": (1, 1, 1, 1), "blocks": (1, 1, 1, 1)}

@@ -17,7 +17,7 @@ import pytest
 from waves import waves
 
 import reeltok
-from reeltok.reel import load
+from reeltok.tokens.reel import load
 
 pytestmark = pytest.mark.browser
 PATIENCE = 300  # seconds; the machine may be busy
@@ -50,7 +50,7 @@ def start(models: dict[str, Path], folder: Path) -> Server:
     words = [word for model in models.values() for word in ("--model", str(model))]
     # Where these tests run in the background, a shell has them ignore Ctrl-C, and what they start.
     code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    code += f"from reeltok.cli import main; sys.exit(main({['view', *words]!r} + "
+    code += f"from reeltok.cli.main import main; sys.exit(main({['view', *words]!r} + "
     code += "['--max-megabytes', '0.1', '--max-seconds', '3', '--device', 'cpu']))"
     process = subprocess.Popen(
         [sys.executable, "-c", code],

@@ -12,7 +12,7 @@ import torch
 from waves import waves
 
 import reeltok
-from reeltok.reel import Reel, ReelWriter
+from reeltok.tokens.reel import Reel, ReelWriter
 from reeltok.viewer.page import Form, Page
 from reeltok.viewer.pictures import draw_histogram, draw_map, draw_table, steps_of
 from reeltok.viewer.rooms import Room, Rooms, clean_name

@@ -2,7 +2,7 @@
 
 import torch
 
-from reeltok.video import Video
+from reeltok.video.record import Video
 
 
 def waves(frames: int, height: int = 48, width: int = 64, *, speed: int = 1) -> Video:

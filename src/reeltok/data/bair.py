@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from reeltok.text import printable
-from reeltok.video import Video, write
+from reeltok.files.text import printable
+from reeltok.video.record import Video, write
 
 Camera = Literal["aux1", "main"]
 SIDE = 64  # pixels of a frame, stored as raw RGB

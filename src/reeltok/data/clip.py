@@ -10,8 +10,8 @@ from typing import Any
 
 from reeltok.data.kinds import is_picture, is_video
 from reeltok.data.tar import Part, find_member, plain_name, unpack
-from reeltok.files import scratch
-from reeltok.video import Stream, Video, stream
+from reeltok.files.atomic import scratch
+from reeltok.video.record import Stream, Video, stream
 
 
 def said_of(name: str, why: str) -> str:

@@ -27,7 +27,7 @@ from reeltok.data.kinds import (
 )
 from reeltok.data.lists import read_list
 from reeltok.data.tar import HERE, members_of
-from reeltok.media.inputs import is_address
+from reeltok.video.inputs import is_address
 
 PACKED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")  # refused, and told why
 SIGNS = re.compile(r"[*?\[{]")  # of a pattern

@@ -2,8 +2,8 @@
 
 from pathlib import PurePath, PurePosixPath
 
-from reeltok.media.images import IMAGES
-from reeltok.media.raw import RAW
+from reeltok.video.images import IMAGES
+from reeltok.video.raw import RAW
 
 VIDEOS = (
     *(".mp4", ".m4v", ".mov", ".qt", ".mkv", ".webm", ".avi", ".divx", ".wmv", ".asf", ".flv"),

@@ -12,8 +12,8 @@ from typing import Any
 
 from reeltok.data.clip import Clip
 from reeltok.data.kinds import is_hidden, is_video
-from reeltok.files import replacing
-from reeltok.text import printable
+from reeltok.files.atomic import replacing
+from reeltok.files.text import printable
 
 COLUMNS = (
     *("file", "filename", "file_name", "filepath", "file_path", "video", "videos", "video_path"),

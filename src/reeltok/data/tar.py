@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from reeltok.data.kinds import is_hidden, is_picture, is_video
-from reeltok.text import printable
+from reeltok.files.text import printable
 
 HERE = "."  # the member that stands for the pictures at the top of a shard
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstandard

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from reeltok.data.clip import Clip as Found
 from reeltok.data.find import find_clips
-from reeltok.evaluate.metrics import Box
 from reeltok.evaluate.protocols import Protocol, find_protocol
-from reeltok.video import Video
+from reeltok.metrics.paired import Box
+from reeltok.video.record import Video
 
 HELD = 128 * 2**20  # bytes of pixels kept between subjects: 40 clips of 17x256x256
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from reeltok.data.find import find_clips
 from reeltok.evaluate.clips import Clip
 from reeltok.evaluate.scores import Estimate, estimate
-from reeltok.tokenizer import Tokenizer
+from reeltok.tokenizer.contract import Tokenizer
 
 FOLDS = 5
 DECAY = 1e-2  # on the weights: there are often more numbers than clips

@@ -19,8 +19,8 @@ from pydantic.dataclasses import dataclass
 from reeltok import __version__
 from reeltok.evaluate.protocols import Protocol
 from reeltok.evaluate.scores import ClipRecord, ClipScore, Estimate, Scores
-from reeltok.files import write_file
-from reeltok.parsing import parse_config, parse_json
+from reeltok.files.atomic import write_file
+from reeltok.files.parsing import parse_config, parse_json
 
 Kind = Literal["tokenizer", "peer", "codec", "resize"]
 

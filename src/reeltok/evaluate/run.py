@@ -21,14 +21,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import reeltok
+from reeltok.evaluate.candidates.subjects import Macs, Subject, Trial, read_back
 from reeltok.evaluate.clips import Clip, Clips, Held, clips
 from reeltok.evaluate.protocols import DEFAULT, Protocol, find_protocol
 from reeltok.evaluate.results import Result
 from reeltok.evaluate.scores import ClipScore, Judge, Scores, open_judge
-from reeltok.evaluate.subjects import Macs, Subject, Trial, read_back
-from reeltok.files import digest, replacing, sweep, write_file
-from reeltok.parsing import first_error, parse_config, read_json
-from reeltok.quantizers import Usage
+from reeltok.files.atomic import digest, replacing, sweep, write_file
+from reeltok.files.parsing import first_error, parse_config, read_json
+from reeltok.nn.quantizers import Usage
 
 MAX_BROKEN = 5  # clips
 RANDOM = "no weights: it runs with random ones, for speed and memory only"

@@ -22,13 +22,13 @@ from torch import Tensor
 from typing_extensions import TypedDict  # pydantic takes typing's from Python 3.12 on
 
 from reeltok.devices import pick_device
-from reeltok.evaluate import metrics
-from reeltok.evaluate.distances import FeatureMoments, appearance_features, frechet_distance
-from reeltok.evaluate.metrics import Box, FrameMetric, Pair, Videos
-from reeltok.evaluate.networks import Extractor, load_i3d, load_styleganv
-from reeltok.files import replacing
-from reeltok.parsing import first_error, parse_config, parse_json
-from reeltok.perceptual import LPIPS, PLANS, Network
+from reeltok.files.atomic import replacing
+from reeltok.files.parsing import first_error, parse_config, parse_json
+from reeltok.metrics import paired as metrics
+from reeltok.metrics.distances import FeatureMoments, appearance_features, frechet_distance
+from reeltok.metrics.lpips import LPIPS, PLANS, Network
+from reeltok.metrics.networks import Extractor, load_i3d, load_styleganv
+from reeltok.metrics.paired import Box, FrameMetric, Pair, Videos
 
 # Measured at once, whatever the clip: on a CPU so little that it stays in the caches.
 CPU_PIXELS, GPU_PIXELS = 4 * 256 * 256, 64 * 256 * 256

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from reeltok.evaluate.clips import Clip, clips
-from reeltok.evaluate.distances import FeatureMoments, appearance_features, frechet_distance
-from reeltok.evaluate.metrics import Videos
 from reeltok.evaluate.protocols import Protocol
 from reeltok.evaluate.run import check_broken
 from reeltok.evaluate.scores import Judge, open_judge
+from reeltok.metrics.distances import FeatureMoments, appearance_features, frechet_distance
+from reeltok.metrics.paired import Videos
 
 ALWAYS = ("lpips-alex", "appearance")  # beside the protocol's own: its weights are free
 

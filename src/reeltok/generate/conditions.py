@@ -14,10 +14,10 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from reeltok.bounds import Side
+from reeltok.files.parsing import read_array
 from reeltok.generators import Given
-from reeltok.parsing import read_array
-from reeltok.spec import Spec
+from reeltok.nn.bounds import Side
+from reeltok.tokenizer.spec import Spec
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))

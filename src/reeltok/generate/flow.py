@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from reeltok.folder import dump_config, write_folder
 from reeltok.generate.classes import find_class
 from reeltok.generate.folder import read_saved
 from reeltok.generate.public import fill, from_public, to_public
@@ -28,8 +27,9 @@ from reeltok.generate.sit import (
     plane_groups,
     volume_group,
 )
-from reeltok.tokenizer import Tokenizer
-from reeltok.tokens import Tokens
+from reeltok.tokenizer.contract import Tokenizer
+from reeltok.tokenizer.folder import dump_config, write_folder
+from reeltok.tokens.record import Tokens
 
 __all__ = ["Flow", "FlowConfig", "describe", "from_public", "generate", "load", "save", "to_public"]
 

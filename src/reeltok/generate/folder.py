@@ -7,9 +7,9 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from reeltok.checkpoints import find_file, read_checkpoint
 from reeltok.devices import pick_device
-from reeltok.parsing import parse_config, read_object
+from reeltok.files.checkpoints import find_file, read_checkpoint
+from reeltok.files.parsing import parse_config, read_object
 
 Kind = TypeVar("Kind")
 

@@ -15,16 +15,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from reeltok.files import replacing
+from reeltok.files.atomic import replacing
+from reeltok.files.parsing import first_error
 from reeltok.generate import masked
 from reeltok.generate.conditions import actions_by_step, complete, padding_cells
 from reeltok.generate.decoding import Known, conceal
 from reeltok.generate.prior import Conditions, Prior, PriorConfig, split_ids
 from reeltok.generate.schedule import hidden_share, least_confident
-from reeltok.models.reference import on_bytes
-from reeltok.parsing import first_error
-from reeltok.tokenizer import Tokenizer
-from reeltok.video import to_bytes, to_unit
+from reeltok.models.reftok.reference import on_bytes
+from reeltok.tokenizer.contract import Tokenizer
+from reeltok.video.record import to_bytes, to_unit
 
 SMOOTHING = 1e-4
 """Label smoothing (MAGVIT, appendix)."""

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from reeltok.generate import flow
 from reeltok.generate.sit import Clip, Flow, FlowConfig, Statistics
-from reeltok.quantizers import Moments
-from reeltok.reel import Reel
+from reeltok.nn.quantizers import Moments
+from reeltok.tokens.reel import Reel
 
 
 @dataclass(frozen=True)

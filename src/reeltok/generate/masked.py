@@ -15,8 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from reeltok.checkpoints import load_weights
-from reeltok.folder import build_empty, dump_config, write_folder
+from reeltok.files.checkpoints import load_weights
 from reeltok.generate.classes import find_class
 from reeltok.generate.conditions import (
     Timing,
@@ -37,12 +36,12 @@ from reeltok.generate.prior import (
     need,
 )
 from reeltok.generate.schedule import Dice, Sampling
-from reeltok.models.reference import hash_frame, on_bytes
-from reeltok.models.reftok import RefTok
-from reeltok.streaming import as_tensor
-from reeltok.tokenizer import Tokenizer
-from reeltok.tokens import Tokens
-from reeltok.video import Video
+from reeltok.models.reftok.network import RefTok
+from reeltok.models.reftok.reference import hash_frame, on_bytes
+from reeltok.tokenizer.contract import Tokenizer
+from reeltok.tokenizer.folder import build_empty, dump_config, write_folder
+from reeltok.tokens.record import Tokens
+from reeltok.video.record import Video, unit_frames
 
 
 def describe(
@@ -127,7 +126,7 @@ def generate(
     config, clip = prior.config, pick_clip(prior.config, tokenizer)
     sampling = sampling or Sampling()
     label = pick_label(config, class_name, sampling.guidance)
-    frames = None if video is None else as_tensor(video)
+    frames = None if video is None else unit_frames(video)
     conditions, settings = condition(prior, clip, frames, actions, label, count)
     known = recognise(prior, clip, tokenizer, frames, given)
     parts = []
@@ -284,7 +283,7 @@ def roll_out(
     these and all further frames. Clip k has the seed `seed` + k.
     """
     leans = prior.config.reference is not None
-    seen = as_tensor(video)[:, :, -overlap:]
+    seen = unit_frames(video)[:, :, -overlap:]
     at = 0
     for number in range(clips):
         new = pick_clip(prior.config, tokenizer).frames - seen.shape[2] + int(leans)
@@ -319,7 +318,7 @@ def fill(
     Both have the prior's frames, after frame 0 for a RefTok, which is kept whole; `options` are
     those of `generate`. ValueError for another number of frames.
     """
-    leans, x = prior.config.reference is not None, as_tensor(video)
+    leans, x = prior.config.reference is not None, unit_frames(video)
     tokens = generate(prior, tokenizer, video=x, given=given, **options)
     made = tokenizer.decode(tokens, reference=on_bytes(x[:, :, :1]) if leans else None)
     assert isinstance(made, Tensor), "generated tokens stand for tensors"

@@ -20,11 +20,11 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as config_dataclass
 from torch import Tensor, nn
 
-from reeltok.bounds import Depth, Side, Triple, Width
 from reeltok.generate.conditions import Timing
 from reeltok.generate.sit import Clip
 from reeltok.generators import PRIOR_SIZES
-from reeltok.models.transformer import Block
+from reeltok.nn.bounds import Depth, Side, Triple, Width
+from reeltok.nn.transformer import Block
 
 WHOLE = 4096
 """Vocabularies up to this size are guessed as one factor; larger ones in factors up to FACTOR."""

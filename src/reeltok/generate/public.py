@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from reeltok.checkpoints import find_part, load_weights
-from reeltok.folder import build_empty
+from reeltok.files.checkpoints import find_part, load_weights
 from reeltok.generate.sit import SIZES, Flow, FlowConfig, plane_groups
+from reeltok.tokenizer.folder import build_empty
 
 NAMES = (
     (r"^fixed\.", "pos_embed_"),

@@ -18,9 +18,9 @@ from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from reeltok.bounds import Depth, Side, Width
 from reeltok.generators import SIT_SIZES
-from reeltok.models.transformer import Attention, sinusoid
+from reeltok.nn.bounds import Depth, Side, Width
+from reeltok.nn.transformer import Attention, sinusoid
 
 STRICT = ConfigDict(extra="forbid")
 

@@ -10,17 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reeltok.checkpoints import load_weights, plain_name
-from reeltok.folder import build_empty
+from reeltok.files.checkpoints import load_weights, plain_name
 from reeltok.models.convert_coordtok import (
     coordtok_config,
     coordtok_from_public,
     coordtok_to_public,
 )
-from reeltok.models.coordtok import CoordTok
-from reeltok.models.vidtok import VidTok, VidTokConfig
-from reeltok.quantizers import FSQConfig, GaussianConfig
-from reeltok.tokenizer import Tokenizer
+from reeltok.models.coordtok.network import CoordTok
+from reeltok.models.vidtok.network import VidTok, VidTokConfig
+from reeltok.nn.quantizers import FSQConfig, GaussianConfig
+from reeltok.tokenizer.contract import Tokenizer
+from reeltok.tokenizer.folder import build_empty
 
 
 def from_public(

@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
-from reeltok.checkpoints import load_weights
-from reeltok.folder import build_empty
-from reeltok.models.coordtok import CoordTok
-from reeltok.models.triplane import CoordTokConfig
+from reeltok.files.checkpoints import load_weights
+from reeltok.models.coordtok.network import CoordTok
+from reeltok.models.coordtok.triplane import CoordTokConfig
+from reeltok.tokenizer.folder import build_empty
 
 NAMES = (
     (r"^encoder\.planes\.", "weight_tokens_"),

@@ -7,10 +7,10 @@ microsoft/VidTok); `_v1_1` names the second release. Ablations are table 2 of th
 from dataclasses import replace
 from typing import Any
 
-from reeltok.models import coordtok
-from reeltok.models.injection import RefTokConfig
-from reeltok.models.stages import VidTokConfig
-from reeltok.quantizers import FSQConfig, GaussianConfig, LFQConfig, VQConfig
+from reeltok.models.coordtok import network as coordtok
+from reeltok.models.reftok.injection import RefTokConfig
+from reeltok.models.vidtok.stages import VidTokConfig
+from reeltok.nn.quantizers import FSQConfig, GaussianConfig, LFQConfig, VQConfig
 
 FACTORS: dict[str, dict[str, Any]] = {
     "488": {},

@@ -8,8 +8,8 @@ import torch
 
 from reeltok import zoo
 from reeltok.configuration import merge, parse
-from reeltok.folder import dump_config
-from reeltok.tokenizer import Tokenizer
+from reeltok.tokenizer.contract import Tokenizer
+from reeltok.tokenizer.folder import dump_config
 from reeltok.train.recipe import Recipe
 
 

@@ -24,9 +24,9 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.optim import Optimizer
 
-from reeltok.files import sha256
-from reeltok.parsing import read_object
-from reeltok.text import printable
+from reeltok.files.atomic import sha256
+from reeltok.files.parsing import read_object
+from reeltok.files.text import printable
 from reeltok.train.stored import METADATA, Reader, read_metadata
 
 PART = ".part"

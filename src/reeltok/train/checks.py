@@ -9,7 +9,7 @@ from typing import Any
 
 from reeltok.configuration import hint
 from reeltok.data.clip import Clip
-from reeltok.tokenizer import Tokenizer
+from reeltok.tokenizer.contract import Tokenizer
 from reeltok.train.clips import DataConfig
 from reeltok.train.recipe import Planned, Recipe
 from reeltok.train.recipes import RECIPES

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from reeltok.quantizers.contract import full_precision
+from reeltok.nn.quantizers.contract import full_precision
 from reeltok.train.losses import Game
 
 

@@ -18,11 +18,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from reeltok.data.clip import Clip
-from reeltok.text import printable
+from reeltok.files.text import printable
 from reeltok.train.clips import Batch, ClipError, DataConfig, Window
 from reeltok.train.frames import Frames
 from reeltok.train.synthetic import moving_still
-from reeltok.video import to_unit
+from reeltok.video.record import to_unit
 
 LIVELIEST_OF = 3  # candidates for a lively sample: it comes from about the liveliest third
 

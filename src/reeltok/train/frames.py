@@ -18,12 +18,12 @@ from torch import Tensor
 from reeltok.data.clip import Clip, said_of
 from reeltok.data.find import find_clips, folder_of
 from reeltok.data.lists import write_list
-from reeltok.files import digest, replacing, write_file
-from reeltok.media.decode import Damage
-from reeltok.media.timing import Plan
-from reeltok.parsing import read_array
+from reeltok.files.atomic import digest, replacing, write_file
+from reeltok.files.parsing import read_array
 from reeltok.train.clips import DataConfig
-from reeltok.video import Stream
+from reeltok.video.decode import Damage
+from reeltok.video.record import Stream
+from reeltok.video.timing import Plan
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from reeltok.data.find import find_clips
-from reeltok.files import cache_folder, sweep, write_file
-from reeltok.models.coordtok import CoordTok
-from reeltok.perceptual import LPIPS
-from reeltok.text import printable
-from reeltok.tokenizer import Tokenizer
+from reeltok.files.atomic import cache_folder, sweep, write_file
+from reeltok.files.text import printable
+from reeltok.metrics.lpips import LPIPS
+from reeltok.models.coordtok.network import CoordTok
+from reeltok.tokenizer.contract import Tokenizer
 from reeltok.train.build import build
 from reeltok.train.checks import (
     hold_out,

@@ -15,9 +15,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reeltok.files import named, replacing, write_file
-from reeltok.parsing import parse_json
-from reeltok.text import printable
+from reeltok.files.atomic import named, replacing, write_file
+from reeltok.files.parsing import parse_json
+from reeltok.files.text import printable
 from reeltok.train.parallel import averaged
 
 if TYPE_CHECKING:

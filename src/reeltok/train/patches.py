@@ -16,10 +16,10 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from reeltok.models.coordtok import CoordTok, decode_box
-from reeltok.models.triplane import CoordTokConfig, assemble
-from reeltok.perceptual import LPIPS, Network
-from reeltok.quantizers.contract import full_precision
+from reeltok.metrics.lpips import LPIPS, Network
+from reeltok.models.coordtok.network import CoordTok, decode_box
+from reeltok.models.coordtok.triplane import CoordTokConfig, assemble
+from reeltok.nn.quantizers.contract import full_precision
 from reeltok.train.clips import Batch
 from reeltok.train.losses import Losses
 from reeltok.train.reconstruct import LoadLPIPS, Score, mean_of_groups, score_frames

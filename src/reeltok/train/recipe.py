@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from reeltok.configuration import nearest, override, parse
-from reeltok.parsing import Kind
+from reeltok.files.parsing import Kind
 from reeltok.train.clips import DataConfig
 from reeltok.train.patches import PatchConfig
 from reeltok.train.reconstruct import LossConfig

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from reeltok.configuration import parse
-from reeltok.parsing import read_object
+from reeltok.files.parsing import read_object
 from reeltok.train.clips import DataConfig, Window
 from reeltok.train.coordtok_recipes import coordtok_cpu, coordtok_stage1, coordtok_stage2
 from reeltok.train.critics import CriticConfig

@@ -11,9 +11,9 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as config_dataclass
 from torch import Tensor, nn
 
-from reeltok.perceptual import LPIPS, Network
-from reeltok.quantizers.contract import full_precision
-from reeltok.tokenizer import Reconstruction, Tokenizer
+from reeltok.metrics.lpips import LPIPS, Network
+from reeltok.nn.quantizers.contract import full_precision
+from reeltok.tokenizer.contract import Reconstruction, Tokenizer
 from reeltok.train.clips import Batch
 from reeltok.train.critics import CriticConfig
 from reeltok.train.losses import (
@@ -27,7 +27,7 @@ from reeltok.train.losses import (
     gradient_penalty,
     pixel_loss,
 )
-from reeltok.video import to_bytes
+from reeltok.video.record import to_bytes
 
 Score = Callable[[Tensor, Tensor], dict[str, float]]
 LoadLPIPS = Callable[..., nn.Module]

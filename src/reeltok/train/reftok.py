@@ -12,10 +12,10 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from reeltok.models.reference import restore_picture, store_picture
-from reeltok.models.reftok import RefTok
-from reeltok.streaming import Reference
-from reeltok.tokenizer import Reconstruction
+from reeltok.models.reftok.network import RefTok
+from reeltok.models.reftok.reference import restore_picture, store_picture
+from reeltok.tokenizer.contract import Reconstruction
+from reeltok.tokenizer.streaming import Reference
 from reeltok.train.reconstruct import LossConfig, Reconstruct
 
 

@@ -18,7 +18,7 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import metadata as written
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 
-from reeltok.text import printable
+from reeltok.files.text import printable
 
 METADATA = ".metadata"
 PLACE = "torch.distributed.checkpoint"

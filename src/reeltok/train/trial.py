@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from reeltok.perceptual import random_lpips
+from reeltok.metrics.lpips import random_lpips
 from reeltok.train.build import build
 from reeltok.train.checks import require_shares
 from reeltok.train.clips import Batch, Window

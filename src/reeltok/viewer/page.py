@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from threading import Lock
 
-from reeltok.cli import explain
+from reeltok.cli.main import explain
 from reeltok.viewer.pictures import draw_map, steps_of
 from reeltok.viewer.rooms import Room, Rooms
 from reeltok.viewer.work import Limits, Offer, Result, Tell, check_video, code, open_reel
@@ -79,7 +79,7 @@ class Page:
     def draw_demo(self) -> Path:
         """The clip of `reeltok demo`, drawn when it is first asked for."""
         from reeltok.demo import render_clip
-        from reeltok.video import write
+        from reeltok.video.record import write
 
         path = self.rooms.root / "demonstration" / "demo.mkv"
         with self.drawing:

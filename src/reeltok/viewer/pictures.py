@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from reeltok.commands.report import plain
-from reeltok.reel import Reel
+from reeltok.cli.report import plain
+from reeltok.tokens.reel import Reel
 from reeltok.viewer.work import Result
 
 SIDE = 512  # pixels of the longer side of a map, at least

@@ -15,15 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reeltok.commands.decode import play
-from reeltok.commands.encode import Coding, Cut
-from reeltok.commands.reconstruct import Clock, watched
-from reeltok.commands.side_by_side import Comparison, also_beside
-from reeltok.quantizers.usage import Usage
-from reeltok.reel import Reel, ReelWriter
-from reeltok.tokenizer import Tokenizer
-from reeltok.tokens import by
-from reeltok.video import Video, stream, write
+from reeltok.cli.decode import play
+from reeltok.cli.encode import Coding, Cut
+from reeltok.cli.reconstruct import Clock, watched
+from reeltok.cli.side_by_side import Comparison, also_beside
+from reeltok.nn.quantizers.usage import Usage
+from reeltok.tokenizer.contract import Tokenizer
+from reeltok.tokens.record import by
+from reeltok.tokens.reel import Reel, ReelWriter
+from reeltok.video.record import Video, stream, write
 from reeltok.viewer.rooms import Room
 
 BARS = 128  # of a histogram

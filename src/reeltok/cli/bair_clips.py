@@ -1,0 +1,64 @@
+"""`data bair`: BAIR's TFRecord files as clips to train on, each with its actions beside it."""
+
+from io import BytesIO
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reeltok.cli import options as given
+from reeltok.cli.files import check_place
+from reeltok.cli.progress import Progress
+from reeltok.cli.report import Report, count
+
+
+def unpack_bair(
+    data: Annotated[Path, typer.Argument(metavar="TFRECORDS", show_default=False)],
+    *,
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the clips go.")],
+    force: given.Force = False,
+) -> Report:
+    """Write every motion of BAIR's TFRecord files as a clip, with the actions beside it.
+
+    TFRECORDS is a file or a folder. FOLDER/NAME-0000.mkv is lossless, 10 frames a second;
+    NAME-0000.actions.npy holds 4 numbers for each frame, which `reeltok train prior_cpu --set
+    actions=4` reads. Clips that are there already are kept.
+    """
+    from reeltok.data.find import find_clips
+
+    files = sorted({clip.path for clip in find_clips(data) if clip.record is not None})
+    if not files:
+        raise ValueError(f"there are no .tfrecords files in {data}: give BAIR's folder")
+    check_place(str(out))
+    out.mkdir(parents=True, exist_ok=True)
+    written = kept = 0
+    with Progress("unpacking", len(files)) as progress:
+        for file in files:
+            made, old = unpack(file, out, force=force)
+            written, kept = written + made, kept + old
+            progress.finish_file()
+    record = {"folder": str(out), "written": written, "kept": kept}
+    return Report(data=record, text=f"{count(written, 'clip')} written to {out}, {kept} were there")
+
+
+def unpack(file: Path, out: Path, *, force: bool) -> tuple[int, int]:
+    """The clips of one file; how many were written, how many were there."""
+    import numpy as np
+
+    from reeltok.data.bair import FPS, read_push, record_offsets
+    from reeltok.files.atomic import write_file
+    from reeltok.video.record import Video, write
+
+    written = kept = 0
+    for number, offset in enumerate(record_offsets(file)):
+        clip = out / f"{file.stem}-{number:04d}.mkv"
+        if clip.exists() and not force:
+            kept += 1
+            continue
+        push = read_push(file, offset)
+        held = BytesIO()
+        np.save(held, push.actions.numpy())
+        write_file(clip.with_suffix(".actions.npy"), held.getvalue())
+        write(Video(frames=push.frames, fps=FPS), clip, lossless=True)
+        written += 1
+    return written, kept

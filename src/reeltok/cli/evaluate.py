@@ -1,0 +1,204 @@
+"""`evaluate`: judge one tokenizer, peer or codec under a protocol."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from reeltok.cli import options as given
+from reeltok.cli.files import check_free, check_place
+from reeltok.cli.progress import Progress
+from reeltok.cli.report import Report, left_out, note, plain
+
+if TYPE_CHECKING:
+    from reeltok.evaluate.results import Result
+    from reeltok.evaluate.run import Tell, Watched
+
+Data = Annotated[str, typer.Argument(metavar="DATA", show_default=False)]
+Plan = Annotated[str, typer.Option(metavar="NAME", help="What is judged, and how.")]
+Root = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where the files of a list lie.")]
+Broken = Annotated[int, typer.Option(metavar="N", help="Fail where more clips than this break.")]
+Work = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Finished clips are kept here; by default in the cache."),
+]
+Again = Annotated[bool, typer.Option("--again", help="Judge clips again that were finished.")]
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", show_default=False)],
+    data: Data,
+    *,
+    protocol: Plan = "shared-eval",
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.json", help="Write the whole record here.")
+    ] = None,
+    root: Root = None,
+    max_broken: Broken = 5,
+    work: Work = None,
+    again: Again = False,
+    weights: given.Weights = None,
+    device: given.Device = "auto",
+    dtype: given.Dtype = "fp32",
+    chunk: given.Chunk = None,
+    tile: given.Tile = None,
+    force: given.Force = False,
+) -> Report:
+    """Judge a tokenizer on the clips of DATA: a folder, a pattern, a list, a .tar shard.
+
+    MODEL is a preset, a folder or a repository. Prints every metric of the protocol with its 95 %
+    interval over clips; a metric whose network has no weights reads "no weights" with the reason.
+    A run that was interrupted goes on where it stopped; under torchrun every process takes a share.
+    """
+    if out is not None:
+        check_free([str(out)], force=force, inputs=[model, data, weights])
+        check_place(str(out))
+    from reeltok.evaluate import run
+    from reeltok.evaluate.protocols import find_protocol
+
+    plan = find_protocol(protocol)
+    with ranks(), shown(f"judging {model}", 1) as tell:
+        subject = open_own(
+            model, weights, device, dtype, chunk, tile, sample=plan.latent == "sample"
+        )
+        result = run.evaluate(
+            subject,
+            data,
+            protocol=plan,
+            root=root,
+            device=subject.tokenizer.device,
+            work=None if again else place_work(work),
+            max_broken=max_broken,
+            tell=tell,
+        )
+        if run.place()[0] > 0:
+            return Report(data=flat(result), text="")
+    return report_on(result, out)
+
+
+def report_on(result: "Result", out: Path | None) -> Report:
+    """Say what broke, save the record where it is wanted, and what people read of it."""
+    for name, why in result.broken.items():
+        note(left_out(name, why))
+    if out is not None:
+        result.save(out)
+    return Report(data=flat(result), text=told(result))
+
+
+def open_own(
+    model: str,
+    weights: str | None,
+    device: str,
+    dtype: str,
+    chunk: int | None,
+    tile: int | None,
+    *,
+    sample: bool = False,
+    label: str | None = None,
+) -> Any:
+    """A tokenizer of ours as a subject, called by its run unless `label` says how."""
+    from reeltok.evaluate.candidates.subjects import Own
+    from reeltok.evaluate.labels import label_models
+
+    tokenizer = given.open_model(model, weights=weights, device=device, dtype=dtype)
+    name = label or label_models([model])[0].label
+    trained = weights != "random"
+    return Own(
+        tokenizer=tokenizer, name=name, trained=trained, chunk=chunk, tile=tile, sample=sample
+    )
+
+
+def place_work(asked: Path | None) -> Path:
+    """Where finished clips are kept."""
+    from reeltok.files.atomic import cache_folder
+
+    return asked or cache_folder("judged")
+
+
+@contextmanager
+def ranks() -> Iterator[None]:
+    """Inside, the processes that torchrun started know one another."""
+    import os
+
+    import torch
+    import torch.distributed as dist
+
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or dist.is_initialized():
+        yield
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    dist.init_process_group("gloo")  # what is gathered lies in main memory
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def shown(what: str, subjects: int) -> "Iterator[Tell]":
+    """Inside, a bar shows how far the judging is, with the time left."""
+    passed: dict[str, int] = {}
+    bar: Progress | None = None
+
+    def tell(watched: "Watched") -> None:
+        nonlocal bar
+        if bar is None:
+            bar = Progress(what, subjects * watched.total).__enter__()
+        for _ in range(watched.done - passed.get(watched.subject, 0)):
+            bar.finish_file()
+        passed[watched.subject] = watched.done
+        bar.advance(watched.frames, of=10**9)
+
+    try:
+        yield tell
+    finally:
+        if bar is not None:
+            bar.__exit__(None, None, None)
+
+
+def flat(result: "Result") -> dict[str, Any]:
+    """A result as plain values."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(type(result)).dump_python(result, mode="json")
+
+
+def told(result: "Result") -> str:
+    """A result for people: a metric a line."""
+    from reeltok.evaluate.results import describe, describe_data, note_left_out, printed
+
+    lines = [
+        f"{result.model} under {result.protocol.name} (version {result.protocol.version}): "
+        f"{describe_data([result], len(result.clips))}" + counted(result),
+        "",
+    ]
+    rows = [(key, value.mean, value.low, value.high) for key, value in result.summary.items()]
+    rows += [(key, value, None, None) for key, value in result.extra.items()]
+    width = max(len(key) for key in (*(row[0] for row in rows), *result.missing))
+    for key, mean, low, high in rows:
+        metric = describe(key)
+        shown = printed(key, mean) if metric.definition else plain(mean)
+        ends = "" if low is None or high is None else f"{printed(key, low)}, {printed(key, high)}"
+        interval = f"  [{ends}]" if ends else ""
+        better = f"  {metric.better} is better" if metric.better else ""
+        lines.append(f"{key:<{width}}  {shown:>10} {metric.unit:<3}{interval}{better}".rstrip())
+    for why in sorted(set(result.missing.values())):
+        names = [key for key, reason in result.missing.items() if reason == why]
+        lines += [f"{key:<{width}}  no weights" for key in names] + [f"  ({why})"]
+    lines += ["", *left] if (left := note_left_out(result.left_out, len(result.clips))) else []
+    return "\n".join(lines)
+
+
+def counted(result: "Result") -> str:
+    """What is not among the clips, or not as it was."""
+    parts = []
+    if result.left_out:
+        parts.append(f"{len(result.left_out)} left out by the protocol's rule")
+    if result.broken:
+        parts.append(f"{len(result.broken)} broken")
+    if result.filled:
+        parts.append(f"{result.filled} filled by repeating their last frame")
+    return f" ({', '.join(parts)})" if parts else ""

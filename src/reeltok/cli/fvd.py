@@ -1,0 +1,64 @@
+"""`fvd`: how far generated videos are from real ones."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reeltok.cli import options as given
+from reeltok.cli.evaluate import Broken, Plan
+from reeltok.cli.files import check_free, check_place
+from reeltok.cli.progress import Progress
+from reeltok.cli.report import Report, facts, left_out, note, save_record
+
+
+def fvd(
+    made: Annotated[str, typer.Argument(metavar="MADE", show_default=False)],
+    real: Annotated[str, typer.Argument(metavar="REAL", show_default=False)],
+    *,
+    protocol: Plan = "ucf-128",
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.json", help="Write the whole record here.")
+    ] = None,
+    max_broken: Broken = 5,
+    device: given.Device = "auto",
+    force: given.Force = False,
+) -> Report:
+    """Compare generated videos with real ones as two sets, by FVD.
+
+    MADE and REAL are folders or lists. Clips are cut and scaled as the protocol says; a network
+    without weights reads "no weights". The appearance distance stands beside, under its own name.
+    """
+    if out is not None:
+        check_free([str(out)], force=force, inputs=[made, real])
+        check_place(str(out))
+    from reeltok.data.find import find_clips
+    from reeltok.devices import pick_device
+    from reeltok.evaluate.protocols import find_protocol
+    from reeltok.evaluate.sets import set_distances
+
+    plan = find_protocol(protocol)
+    total = sum(min(len(find_clips(data)), plan.clips or 10**9) for data in (made, real))
+    with Progress("comparing", total) as progress:
+        found = set_distances(
+            real,
+            made,
+            plan,
+            device=pick_device(device),
+            max_broken=max_broken,
+            tell=lambda clip: progress.finish_file(),
+        )
+    for name, why in found.broken.items():
+        note(left_out(name, why))
+    counts = {"real": found.real, "made": found.made}
+    for name, count in counts.items():
+        if plan.clips is not None and count < plan.clips:
+            note(f"{count} {name} clips, {plan.name} has {plan.clips:,}: not comparable")
+    record = {"protocol": plan.name, "version": plan.version, **asdict(found)}
+    if out is not None:
+        save_record(record, out)
+    shown = {"protocol": plan.name, **{f"{name} clips": n for name, n in counts.items()}}
+    shown |= {name: f"{value:.4g}" for name, value in found.distances.items()}
+    shown |= {name: f"no weights ({why})" for name, why in found.missing.items()}
+    return Report(data=record, text=facts(shown))

@@ -1,0 +1,187 @@
+"""Training a generator: its examples as latents or ids, then the loop of `train`."""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from reeltok import zoo
+from reeltok.cli.generator_examples import precompute
+from reeltok.files.parsing import read_object
+from reeltok.generate import flow, masked
+from reeltok.generate.ids import Examples, PriorTask
+from reeltok.generate.latents import Feed, FlowTask, Latents, measure, read_latents
+from reeltok.generate.prior import Prior, PriorConfig
+from reeltok.generate.sit import Clip as Window
+from reeltok.generate.sit import Flow, FlowConfig
+from reeltok.models.reftok.network import RefTok
+from reeltok.tokenizer.contract import Tokenizer
+from reeltok.train.checks import require_groups_named, require_new, require_shares
+from reeltok.train.generator_recipes import GeneratorRecipe
+from reeltok.train.launch import begin, open_source
+from reeltok.train.loop import run_task
+from reeltok.train.parallel import Place, in_turn, joined
+from reeltok.train.run import Run, Task
+from reeltok.train.trial import DryRun, try_steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """A task that is ready, and the examples that it draws its batches from."""
+
+    task: Task
+    examples: Any
+
+
+def train_generator(
+    recipe: GeneratorRecipe,
+    *,
+    data: str | Path,
+    out: str | Path,
+    resume: bool = False,
+    device: str | None = None,
+) -> Run:
+    """Train a generator on the clips of `data`; the folder `out` is as that of any run.
+
+    Latents or ids are computed once and kept beside the run; under torchrun by the first process of
+    each machine. `OUT/tokenizer` is the tokenizer, unless it is a preset.
+    """
+    out = Path(out)
+    require_new(out, resume)
+    with joined(device) as at:
+        require_shares(recipe, at.world)
+        tokenizer = zoo.load(recipe.tokenizer)
+        config = describe(recipe, tokenizer)
+        source = open_source(recipe, data, out, at)
+        require_groups_named(recipe.groups, (*source.train, *source.held))
+        with in_turn(at):
+            folder = precompute(recipe, tokenizer.to(at.device), config, source, out)
+        made = make(recipe, config, folder)
+        if hasattr(made.task, "to"):
+            made.task.to(at.device)
+
+        def ready() -> None:
+            begin(recipe, out, at)
+            if at.first and recipe.tokenizer not in zoo.PRESETS:
+                tokenizer.save_pretrained(out / "tokenizer")
+
+        feed = feed_of(recipe, made.examples, at)
+        return run_task(made.task, feed, recipe.loop, out=out, resume=resume, at=at, ready=ready)
+
+
+def feed_of(recipe: GeneratorRecipe, examples: Any, at: Place) -> Feed:
+    """Batches of the recipe's size, shared by all processes."""
+    return Feed(
+        examples,
+        recipe.window.batch,
+        seed=recipe.loop.seed,
+        rank=at.rank,
+        world=at.world,
+        device=at.device,
+    )
+
+
+def describe(recipe: GeneratorRecipe, tokenizer: Tokenizer) -> FlowConfig | PriorConfig:
+    """The generator's configuration but for what only the examples say.
+
+    ValueError for a tokenizer that this kind of generator cannot follow, and unknown settings.
+    """
+    window, settings = recipe.window, dict(recipe.settings)
+    size = (window.size, window.size)
+    fps = recipe.data.fps
+    if recipe.generator == "prior":
+        frames = window.frames - int(isinstance(tokenizer, RefTok))
+        settings["actions"] = recipe.actions
+        return masked.describe(tokenizer, frames=frames, size=size, fps=fps, **settings)
+    settings.pop("label_dropout", None)  # of classes that are not known yet
+    return flow.describe(tokenizer, frames=window.frames, size=size, fps=fps, **settings)
+
+
+# Examples to a task.
+
+
+def make(recipe: GeneratorRecipe, config: FlowConfig | PriorConfig, folder: Path) -> Made:
+    """The generator with fresh weights, and its examples."""
+    record = read_object(folder / "made.json")
+    assert config.clip is not None
+    clip = replace(config.clip, fps=recipe.data.fps or record["fps"])
+    config = replace(config, clip=clip)
+    torch.manual_seed(recipe.loop.seed)
+    if isinstance(config, FlowConfig):
+        return make_flow(recipe, config, clip, folder, classed=bool(record["classes"]))
+    prior = Prior(replace(config, classes=tuple(record["classes"])))
+    held = folder / "held.safetensors"
+    held_out = Examples.load(held) if held.is_file() else None
+    task = PriorTask(prior, held_out=held_out, batch=recipe.window.batch)
+    return Made(task=task, examples=Examples.load(folder / "train.safetensors"))
+
+
+def make_flow(
+    recipe: GeneratorRecipe, config: FlowConfig, window: Window, folder: Path, *, classed: bool
+) -> Made:
+    """A flow with the statistics of its latents, which may be of several classes."""
+    class_of = (lambda path: path.parent.name) if classed else None
+    latents = read_latents(folder / "train", window, class_of=class_of)
+    config = replace(
+        config,
+        classes=latents.classes,
+        statistics=measure(latents, config),
+        label_dropout=recipe.settings.get("label_dropout", 0.0),
+    )
+    held_out = None
+    if (folder / "held").is_dir():
+        found = read_latents(folder / "held", window, class_of=class_of)
+        held_out = relabelled(found, latents)
+    task = FlowTask(Flow(config), held_out=held_out, batch=recipe.window.batch)
+    return Made(task=task, examples=latents)
+
+
+def relabelled(held: Latents, trained: Latents) -> Latents | None:
+    """Held-out latents with the labels of those trained on; of other classes there is nothing."""
+    if not trained.classes:
+        return held
+    known = [i for i, n in enumerate(held.labels.tolist()) if held.classes[n] in trained.classes]
+    if not known:
+        return None
+    part = held.take(torch.tensor(known))
+    names = [trained.classes.index(held.classes[n]) for n in part.labels.tolist()]
+    return replace(part, labels=torch.tensor(names), classes=trained.classes)
+
+
+# Trying it.
+
+
+def try_generator(recipe: GeneratorRecipe, *, device: str | None = None) -> DryRun:
+    """A few steps of a generator on noise: what a run needs. The tokenizer may be random."""
+    with joined(device) as at:
+        require_shares(recipe, at.world)
+        try:
+            tokenizer = zoo.load(recipe.tokenizer)
+        except FileNotFoundError:
+            tokenizer = zoo.load(recipe.tokenizer, weights="random")
+        config = describe(recipe, tokenizer)
+        torch.manual_seed(recipe.loop.seed)
+        if isinstance(config, PriorConfig):
+            task: Task = PriorTask(Prior(config))
+            return try_steps(task, partial(noise_ids, config), recipe.loop, at, recipe.window)
+        noise = partial(noise_latents, config)
+        task = FlowTask(Flow(replace(config, statistics=measure(noise(2), config))))
+        return try_steps(task, noise, recipe.loop, at, recipe.window)
+
+
+def noise_latents(config: FlowConfig, count: int) -> Latents:
+    """Random latents in the form of a flow's examples."""
+    shape = (count, config.channels, config.cells)
+    return Latents(torch.randn(shape), torch.zeros(count, dtype=torch.long))
+
+
+def noise_ids(config: PriorConfig, count: int) -> Examples:
+    """Random ids in the form of a prior's examples."""
+    references = None
+    if config.reference is not None and config.clip is not None:
+        shape = (count, config.clip.height, config.clip.width, 3)
+        references = torch.zeros(shape, dtype=torch.uint8)
+    ids = torch.randint(config.vocabulary, (count, config.cells))
+    return Examples(ids=ids, labels=torch.zeros(count, dtype=torch.long), references=references)

@@ -1,0 +1,328 @@
+"""Generators ready for use: a flow or a prior, its tokenizer, and what is asked of it."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reeltok.cli import options as given
+from reeltok.cli.report import note
+from reeltok.files.parsing import read_object
+from reeltok.files.text import printable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from reeltok.generate.prior import Prior
+    from reeltok.generate.sit import Clip, Flow
+    from reeltok.tokenizer.contract import Tokenizer
+    from reeltok.video.record import Video
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What is asked of a generator; None: its own default, or nothing of the kind."""
+
+    class_name: str | None = None
+    steps: int | None = None
+    guidance: float = 1.0
+    sampler: str | None = None
+    schedule: str | None = None
+    temperature: float | None = None
+    given: Path | None = None
+    given_frames: int | None = None
+    last_frames: int | None = None
+    inpaint: str | None = None
+    outpaint: str | None = None
+    blocks: int | None = None
+    actions: Path | None = None
+
+    @property
+    def completes(self) -> str | None:
+        """The option that asks to fill gaps of a given video instead of going on from it."""
+        return next((option_of(n) for n in COMPLETING if getattr(self, n) is not None), None)
+
+
+def option_of(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+COMPLETING = ("last_frames", "inpaint", "outpaint")
+FOR_PRIORS = ("schedule", "temperature", "given", "given_frames", *COMPLETING, "blocks", "actions")
+FOR_FLOWS = ("sampler",)
+"""What only one kind of generator can be asked for."""
+
+RATE = 25.0  # frames per second of a generator that does not say its own: UCF-101's, as published
+
+
+Make = Callable[[int, int, int, Callable[[float], None]], "Iterator[Tensor]"]
+"""(count, seed, first, progress) -> parts "b c t h w" in [-1, 1] of clips from `first` on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """A generator that is ready: what it makes, and how. `most` bounds the clips at a time."""
+
+    family: str
+    clip: "Clip"
+    make: Make
+    fps: float
+    most: int | None = None
+
+
+# Opening what is needed.
+
+
+def open_generator(folder: Path, wish: Wish, *, tokenizer: str | None, device: str) -> Work:
+    """The generator in a folder, with its tokenizer, ready to make what is wished for.
+
+    ValueError or FileNotFoundError for a folder of something else, a wish that this kind cannot
+    fulfil, and a tokenizer that it was not trained on.
+    """
+    from reeltok.devices import pick_device
+
+    place, family = pick_device(device), family_of(folder)
+    for name in FOR_PRIORS if family == "flow" else FOR_FLOWS:
+        if getattr(wish, name) is not None:
+            kind = "a flow" if family == "flow" else "a prior"
+            raise ValueError(
+                f"{option_of(name)} was asked, but {folder} holds {kind}: leave it out"
+            )
+    if family == "flow":
+        from reeltok.generate import flow
+
+        model = flow.load(folder, device=place)
+        flow.need_statistics(model.config)
+        tok = open_tokenizer(folder, model.config.clip, tokenizer, device)
+        return flow_work(model, tok, wish)
+    from reeltok.generate import masked
+
+    prior = masked.load(folder, device=place)
+    tok = open_tokenizer(folder, prior.config.clip, tokenizer, device)
+    return prior_work(prior, tok, wish)
+
+
+def family_of(folder: Path) -> str:
+    """The kind of generator in a folder. FileNotFoundError or ValueError where there is none."""
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(
+            f"there is no config.json in {folder}: give a generator's folder, such as RUN/model"
+        )
+    family = read_object(folder / "config.json").get("family")
+    if family not in ("flow", "masked"):
+        raise ValueError(
+            f"{folder} holds a {printable(family)[:80]} and no generator: give the folder of one, "
+            "such as RUN/model of `reeltok train sit_cpu` or `prior_cpu`"
+        )
+    return family
+
+
+def open_tokenizer(
+    folder: Path, clip: "Clip | None", asked: str | None, device: str
+) -> "Tokenizer":
+    """The tokenizer of a generator: the one asked for, the run's own, or the one of its name."""
+    own = folder.parent / "tokenizer"
+    here = asked is None and (own / "config.json").is_file()
+    named = None if clip is None else clip.tokenizer
+    name = asked or (str(own) if here else named)
+    if name is None:
+        raise ValueError(f"{folder} does not say what reads its latents: name it with --tokenizer")
+    try:  # what config.json names is a preset's name: it never decides what else is opened
+        preset = not (asked or here)
+        return given.open_model(name, weights=None, device=device, dtype="fp32", preset=preset)
+    except (ValueError, OSError) as error:
+        if asked:
+            raise
+        raise ValueError(
+            f"{folder} needs the tokenizer {name!r}: {error}; or name its folder with --tokenizer"
+        ) from error
+
+
+# Flows.
+
+
+def flow_work(model: "Flow", tokenizer: "Tokenizer", wish: Wish) -> Work:
+    """Whole clips from noise."""
+    from reeltok.generate import flow
+
+    clip = flow.pick_clip(model.config, tokenizer)
+    flow.pick_label(model.config, wish.class_name, wish.guidance)
+    sampler = wish.sampler or "euler-maruyama"
+
+    def make(count: int, seed: int, first: int, tell: Callable) -> "Iterator[Tensor]":
+        tokens = flow.generate(
+            model,
+            tokenizer,
+            count=count,
+            seed=seed,
+            first=first,
+            class_name=wish.class_name,
+            steps=wish.steps or 250,
+            sampler=sampler,
+            guidance=wish.guidance,
+            progress=tell,
+        )
+        yield tokenizer.decode(tokens)
+
+    fps = clip.fps or default_rate()
+    most = 1 if sampler == "dopri5" else None  # its steps would depend on the batch
+    return Work(family="flow", clip=clip, make=make, fps=fps, most=most)
+
+
+def default_rate() -> float:
+    """The rate of a generator that does not say its own, with a note."""
+    note(f"the generator does not say its rate: {RATE:g} frames per second; --fps says another")
+    return RATE
+
+
+# Priors.
+
+
+def prior_work(prior: "Prior", tokenizer: "Tokenizer", wish: Wish) -> Work:
+    """Clips from hidden tokens, from nothing or on from given frames, block after block."""
+    from reeltok.generate import masked
+
+    clip = masked.pick_clip(prior.config, tokenizer)
+    masked.pick_label(prior.config, wish.class_name, wish.guidance)
+    leans = prior.config.reference is not None
+    shown = given_pixels(wish, clip, leans=leans)
+    video = read_given(wish, clip, whole=None if shown is None else clip.frames + int(leans))
+    if video is None and leans:
+        raise ValueError("this prior goes on from a reference frame: name a video with --given")
+    options = {"sampling": sampling_of(wish), "class_name": wish.class_name}
+    actions = known_actions(wish.actions, prior.config.actions)
+    blocks = wish.blocks or 1
+
+    def make(count: int, seed: int, first: int, tell: Callable) -> "Iterator[Tensor]":
+        more = {**options, "first": first, "progress": tell, "actions": actions}
+        start = None if video is None else video.tensor().expand(count, -1, -1, -1, -1)
+        if shown is not None and start is not None:
+            filled = masked.fill(prior, tokenizer, start, shown, count=count, seed=seed, **more)
+            return iter([filled])
+        return continued(prior, tokenizer, start, count=count, blocks=blocks, seed=seed, **more)
+
+    fps = clip.fps or (video.fps if video is not None else None) or default_rate()
+    most = 1 if blocks > 1 else None  # parts of a long video are written as they come
+    return Work(family="masked", clip=clip, make=make, fps=fps, most=most)
+
+
+def continued(
+    prior: "Prior",
+    tokenizer: "Tokenizer",
+    start: "Tensor | None",
+    *,
+    count: int,
+    blocks: int,
+    seed: int,
+    **options: Any,
+) -> "Iterator[Tensor]":
+    """The given frames (or a first block of nothing given), then block after block."""
+    from torch import Tensor
+
+    from reeltok.generate import masked
+
+    if start is not None:
+        overlap = start.shape[2]
+    else:
+        tokens = masked.generate(prior, tokenizer, count=count, seed=seed, **options)
+        made = tokenizer.decode(tokens)
+        assert isinstance(made, Tensor), "generated tokens stand for tensors"
+        start = made.clamp(-1, 1)
+        blocks, seed, overlap = blocks - 1, seed + 1, 1
+        if options["actions"] is not None:  # those after the last frame, and further ones
+            options["actions"] = options["actions"][:, start.shape[2] - 1 :]
+    more = masked.roll_out(
+        prior, tokenizer, start, clips=blocks, overlap=overlap, seed=seed, **options
+    )
+    yield from chain([start], more)
+
+
+def sampling_of(wish: Wish) -> Any:
+    """How a prior's tokens are decoded. ValueError for a schedule or number that does not exist."""
+    from reeltok.generate.schedule import SHARES, Sampling
+
+    if wish.schedule is not None and wish.schedule not in SHARES:
+        raise ValueError(
+            f"no schedule is called {wish.schedule!r}: choose one of {', '.join(SHARES)}"
+        )
+    named = {"steps", "schedule", "temperature", "guidance"}
+    return Sampling(**{k: v for k, v in asdict(wish).items() if k in named and v is not None})
+
+
+def given_pixels(wish: Wish, clip: "Clip", *, leans: bool) -> "Tensor | None":
+    """Which pixels of a whole clip are given, "t h w"; None where its first frames alone are.
+
+    Where the prior `leans` on a reference frame, that one is given anyway and none of these.
+    ValueError for two such wishes at once, or a box that is none.
+    """
+    from reeltok.generate.conditions import give_around, give_frames
+
+    if wish.completes is None:
+        return None
+    asked = [option_of(name) for name in COMPLETING if getattr(wish, name) is not None]
+    asked += ["--blocks"] if wish.blocks is not None else []
+    if len(asked) > 1:
+        raise ValueError(f"{' and '.join(asked)} do not go together: leave all but one")
+    size = (clip.height, clip.width)
+    if wish.last_frames is not None:
+        first = max(0, (wish.given_frames or 1) - int(leans))
+        return give_frames(clip.frames, size, first=first, last=wish.last_frames)
+    if wish.given_frames is not None:
+        raise ValueError(f"--given-frames and {asked[0]} do not go together: leave one out")
+    around = give_around(clip.frames, size, parse_box(wish.inpaint or wish.outpaint or ""))
+    return around if wish.inpaint else ~around
+
+
+def parse_box(text: str) -> tuple[int, int, int, int]:
+    """TOP,LEFT,BOTTOM,RIGHT in pixels. ValueError for anything else."""
+    try:
+        top, left, bottom, right = (int(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is no box: give TOP,LEFT,BOTTOM,RIGHT in pixels of the prior's frames"
+        ) from None
+    return top, left, bottom, right
+
+
+def read_given(wish: Wish, clip: "Clip", *, whole: int | None) -> "Video | None":
+    """What a video begins with, scaled and cropped to what the prior makes; or `whole` frames."""
+    from reeltok.video.record import read, stream
+
+    if wish.given is None:
+        for option, value in ((wish.completes, True), ("--given-frames", wish.given_frames)):
+            if option and value:
+                raise ValueError(f"{option} of what? Name a video with --given")
+        return None
+    count = whole or wish.given_frames or 1
+    with stream(wish.given) as source:
+        shrink = max(clip.height / source.height, clip.width / source.width)
+        size = (round(source.height * shrink), round(source.width * shrink))
+    video = read(wish.given, frames=count, fps=clip.fps if count > 1 else None, size=size)
+    if len(video) < count:
+        raise ValueError(f"{wish.given} has {len(video)} frames, {count} were to be given")
+    top, left = (size[0] - clip.height) // 2, (size[1] - clip.width) // 2
+    return video_of(video, top, left, clip)
+
+
+def video_of(video: "Video", top: int, left: int, clip: "Clip") -> "Video":
+    """The middle of a video, as large as the prior's frames."""
+    from dataclasses import replace
+
+    if (top, left) != (0, 0):
+        note(f"the given frames are cropped to the middle {clip.height}x{clip.width}")
+    cut = video.frames[:, top : top + clip.height, left : left + clip.width].contiguous()
+    return replace(video, frames=cut)
+
+
+def known_actions(path: Path | None, each: int) -> "Tensor | None":
+    """Actions "1 n a" of a .npy file. ValueError where a prior knows none, or was given none."""
+    from reeltok.generate.conditions import read_actions
+
+    if path is None and each:
+        raise ValueError("this prior generates from actions: give them with --actions FILE.npy")
+    if path is not None and not each:
+        raise ValueError(
+            f"--actions {path} was given, but this prior knows no actions: leave it out"
+        )
+    return None if path is None else read_actions(path)

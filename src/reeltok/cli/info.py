@@ -1,0 +1,102 @@
+"""`info`: what a .reel file, a video or a model is, without decoding or loading it."""
+
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from reeltok.cli import options as given
+from reeltok.cli.encode import reel_record
+from reeltok.cli.models import weights_of
+from reeltok.cli.report import Report, facts
+from reeltok.files.atomic import is_pipe
+from reeltok.video.inputs import is_address
+
+
+def info(
+    what: Annotated[str, typer.Argument(metavar="FILE|MODEL", show_default=False)],
+    *,
+    raw: given.Raw = None,
+    damage: given.Damage = "refuse",
+) -> Report:
+    """Say what a .reel file, a video or a model is.
+
+    Of a .reel file: its clip, grid, tokenizer and settings, and the bits per pixel of its tokens
+    and of the whole file. Of a video: frames, size, rate and colour. Of a model (a preset or a
+    folder): what it does to a video, its parameters, where its weights are.
+    """
+    path = Path(what)
+    if path.suffix == ".reel" or what == "-":
+        record = about_reel(what)
+    elif is_address(what) or is_pipe(what) or path.is_file() or holds_no_model(path):
+        record = about_video(what, raw, damage)
+    else:
+        record = about_model(what)
+    shown = {name.replace("_", " "): value for name, value in record.items() if value != {}}
+    return Report(data=record, text=facts(shown))
+
+
+def holds_no_model(path: Path) -> bool:
+    """Whether it is a folder of something else."""
+    return path.is_dir() and not (path / "config.json").is_file()
+
+
+def about_reel(path: str) -> dict[str, Any]:
+    """A .reel file by its header."""
+    from reeltok.tokens.reel import Reel
+
+    with Reel(path) as reel:
+        return {"file": path, **reel_record(reel), "weights": reel.weights, **reel.settings}
+
+
+def about_video(path: str, raw: str | None = None, damage: Any = "refuse") -> dict[str, Any]:
+    """A video by its packets and its first frame; all are decoded where some may be left out."""
+    from reeltok.video.record import stream
+    from reeltok.video.size import ratio_text
+
+    with stream(path, raw=raw, damage=damage) as video:
+        return {
+            "file": path,
+            "frames": video.frames,
+            "size": [video.height, video.width],
+            "fps": video.fps,
+            "rate": "varying" if video.times is not None else None,
+            "seconds": video.seconds,
+            "damaged": video.damaged,
+            "pixel_aspect": None if video.aspect == 1 else ratio_text(video.aspect),
+            "sound": video.sound,
+            **asdict(video.colour),
+            "notes": "; ".join(video.notes) or None,
+        }
+
+
+def about_model(name: str) -> dict[str, Any]:
+    """A model by its configuration; its network is built without memory."""
+    from reeltok import zoo
+    from reeltok.models.presets import PRESETS
+    from reeltok.tokenizer.folder import build_empty
+
+    family, config = zoo.described(name)
+    network = build_empty(lambda: zoo.FAMILIES[family][1](config, Path(name).name), name)
+    spec = network.spec
+    frames, size = spec.window or 17, spec.size or (256, 256)
+    grid = network.grid_for(frames, size)
+    pixels = frames * math.prod(size)
+    return {
+        "name": name,
+        "family": family,
+        "pixels_a_token": list(spec.factors),
+        "causal": spec.causal,
+        "first_frames": spec.first,
+        "further_frames": spec.group,
+        "window": spec.window,
+        "vocabulary": spec.vocabulary,
+        "channels": spec.channels,
+        "bits_a_token": spec.bits,
+        "bits_per_pixel": math.prod(grid) * spec.bits / pixels,
+        "at": [frames, *size],
+        "parameters": spec.parameters,
+        "weights": weights_of(name, zoo) if name in PRESETS else "in its folder",
+    }

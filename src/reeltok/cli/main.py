@@ -1,0 +1,259 @@
+"""The command line: a table of commands, and one line for whatever goes wrong.
+
+A command is a typed function in `reeltok.cli`; typer turns its signature and docstring into
+options and help. Only the module of the command that runs is imported, so `reeltok --help` is
+quick. Every command takes --json (one object for programs instead of text) and --debug.
+"""
+
+import gc
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from inspect import signature
+from typing import TYPE_CHECKING, Any
+
+from reeltok.cli import process
+from reeltok.files.atomic import named
+from reeltok.files.text import printable
+
+if TYPE_CHECKING:
+    from reeltok.cli.report import Report
+
+# name: (module of reeltok.cli, function, what it does)
+COMMANDS = {
+    "encode": ("encode", "encode", "Turn videos into .reel files of tokens."),
+    "decode": ("decode", "decode", "Turn .reel files back into videos."),
+    "reconstruct": ("reconstruct", "reconstruct", "Code a video there and back, and compare."),
+    "demo": ("demo", "demo", "Make a short clip, code it there and back, show the result."),
+    "models": ("models", "models", "List the tokenizers that have a name."),
+    "info": ("info", "info", "Say what a .reel file, a video or a model is."),
+    "download": ("models", "download", "Fetch the published weights of a preset."),
+    "convert": ("convert", "convert", "Turn a public checkpoint into a model folder, or back."),
+    "statistics": ("models", "statistics", "Measure a continuous model's latents, keep them."),
+    "train": ("training", "train", "Train a tokenizer or a generator by a recipe."),
+    "runs": ("training", "runs", "Draw the curves of a training run."),
+    "generate": ("generate", "generate", "Make new videos with a generator."),
+    "evaluate": ("evaluate", "evaluate", "Judge a tokenizer on videos, under a protocol."),
+    "compare": ("compare", "compare", "Judge tokenizers and codecs side by side; a report."),
+    "fvd": ("fvd", "fvd", "Say how far generated videos are from real ones."),
+    "probe": ("probe", "probe", "Say what a linear classifier reads off the tokens."),
+    "bair": ("bair", "bair", "Judge a prior's predictions under the BAIR protocol."),
+    "view": ("view", "view", "Show a page in the browser to try tokenizers on."),
+    "data check": ("training", "check_data", "Decode all clips to their end; list the whole ones."),
+    "data bair": ("bair_clips", "unpack_bair", "BAIR's TFRecords as clips, actions beside them."),
+}
+EPILOG = (
+    "Every command takes --json (one object on standard output instead of text, for programs) "
+    "and --debug (show where an error arose)."
+)
+
+
+EXTRAS = {
+    "matplotlib": "plot",
+    "tensorboard": "track",
+    "diffusers": "diffusers",
+    "ray": "ray",
+    "gradio": "ui",
+    "fsspec": "remote",
+}
+"""Packages that a command may miss, and the extra of reeltok that brings them."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0, 2 after an error, 130 after Ctrl-C.
+
+    128 + its number after another signal, 141 where who reads the output stopped.
+    """
+    gc.set_threshold(200_000)  # the usual 700 makes loading torch a tenth slower
+    words = list(sys.argv[1:] if argv is None else argv)
+    as_json, debug = take(words, "--json"), take(words, "--debug")
+    process.fill_descriptors()
+    try:
+        with process.ended_by_signals(), notes_on_stderr():
+            report = run(words)
+            if report is None:  # help, which is printed
+                process.require_output()
+                return 0
+            return show(report, as_json=as_json)
+    except BrokenPipeError:  # who reads no further wants to hear no more
+        return 141
+    except process.Terminated as end:
+        return complain("told to end; nothing half-written is left", code=end.code)
+    except KeyboardInterrupt:
+        return complain("interrupted; nothing half-written is left", code=130)
+    except (ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:
+        sentence = explain(error, words)
+        if debug or sentence is None:
+            raise
+        return complain(sentence)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 0
+    finally:
+        process.drop_unsaid()
+
+
+def take(words: list[str], flag: str) -> bool:
+    """Remove `flag` from the words before "--"; whether it was there."""
+    end = words.index("--") if "--" in words else len(words)
+    if flag not in words[:end]:
+        return False
+    words.remove(flag)
+    return True
+
+
+def run(words: Sequence[str]) -> "Report | None":
+    """What the command that `words` begin with reports; None where they asked for help."""
+    if not words or words[0] in ("--help", "-h", "help"):
+        process.print_out(overview())
+        return None
+    if words[0] == "--version":
+        from reeltok import __version__
+
+        process.print_out(f"reeltok {__version__}")
+        return None
+    name = find_command(words)
+    return call(name, words[len(name.split()) :])
+
+
+def overview() -> str:
+    """The help that lists all commands."""
+    width = max(map(len, COMMANDS))
+    rows = [f"  {name:<{width}}  {what}" for name, (_, _, what) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "Usage: reeltok COMMAND [ARGUMENTS] [OPTIONS]",
+            "",
+            "  Video to tokens and tokens to video.",
+            "",
+            "Commands:",
+            *rows,
+            "",
+            "`reeltok COMMAND --help` says what one takes, `reeltok --version` which this is.",
+            EPILOG,
+        ]
+    )
+
+
+def find_command(words: Sequence[str]) -> str:
+    """The command that `words` begin with. ValueError that names the nearest for any other."""
+    for name in (" ".join(words[:2]), words[0]):
+        if name in COMMANDS:
+            return name
+    inner = [name for name in COMMANDS if name.startswith(f"{words[0]} ")]
+    if inner:
+        raise ValueError(f"`reeltok {words[0]}` is not whole: give `reeltok {inner[0]}`")
+    from difflib import get_close_matches
+
+    near = get_close_matches(words[0], COMMANDS, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else "`reeltok --help` lists them"
+    raise ValueError(f"there is no command {words[0]!r}: {hint}")
+
+
+def call(name: str, words: Sequence[str]) -> "Report | None":
+    """Parse `words` by the command's signature and call it; None where they asked for help."""
+    import typer
+    from typer.main import get_command
+
+    module, function, _ = COMMANDS[name]
+    names = {"help_option_names": ["--help", "-h"]}
+    app = typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
+    make = app.command(name, epilog=EPILOG, context_settings=names)
+    make(getattr(import_module(f"reeltok.cli.{module}"), function))
+    command = get_command(app)
+    misused: Any = typer.BadParameter.__base__  # UsageError, wherever this typer keeps it
+    try:
+        with named("standard output"):  # help is printed here
+            context = command.make_context(f"reeltok {name}", list(words))
+        with context:
+            return command.invoke(context)
+    except typer.Exit:
+        return None
+    except misused as error:
+        said = error.format_message().rstrip(".")
+        said = said[:1].lower() + said[1:]
+        if type(error).__name__ == "MissingParameter":  # which word it is remains a guess
+            usage = " ".join(error.ctx.get_usage().split()).removeprefix("Usage: ")
+            usage = usage.translate({ord("{"): None, ord("}"): None})
+            said = f"{said} of `{usage}`"
+        raise ValueError(f"{said}; `reeltok {name} --help` says what it takes") from error
+
+
+def show(report: "Report", *, as_json: bool) -> int:
+    """Print a report; the exit code. It goes to standard error where the output is a pipe."""
+    if as_json:
+        import json
+
+        process.print_out(json.dumps(finite(report.data), default=str), to_error=report.piped)
+    elif report.text:
+        lines = map(printable, report.text.split("\n"))  # names of files may hold anything
+        process.print_out("\n".join(lines), to_error=report.piped)
+    return 0 if report.failed is None else complain(report.failed)
+
+
+def finite(value: Any) -> Any:
+    """The same without infinity and NaN, which JSON does not have: null stands for them."""
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not abs(value) < float("inf") else value
+
+
+def complain(sentence: str, code: int = 2) -> int:
+    """Say on standard error, in one line, what went wrong."""
+    process.print_error(f"reeltok: {printable(sentence)}")
+    return code
+
+
+def explain(error: BaseException, words: Sequence[str] = ()) -> str | None:
+    """One sentence for what a user can mend; None for what only a programmer can.
+
+    `words` are those of the command, whose options may help.
+    """
+    from reeltok.cli.report import one_line
+
+    if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
+        extra = EXTRAS[error.name]
+        return f"this needs {error.name}, which is not here: pip install 'reeltok[{extra}]'"
+    if process.lacks_memory(error):
+        return process.advise(options_of(words))
+    if isinstance(error, ValueError | OSError):
+        return one_line(error) if "damage" in options_of(words) else without_choice(one_line(error))
+    return None
+
+
+def without_choice(sentence: str) -> str:
+    """What is said of damage to a command that has no such choice."""
+    from reeltok.video.decode import CHOICE
+
+    return sentence.replace(f": {CHOICE}", "")
+
+
+def options_of(words: Sequence[str]) -> Sequence[str]:
+    """The names of the options that a command has; none where the words begin with no command."""
+    try:
+        module, function, _ = COMMANDS[find_command(words)]
+    except (ValueError, IndexError):
+        return ()
+    called = getattr(import_module(f"reeltok.cli.{module}"), function)
+    return list(signature(called).parameters)
+
+
+@contextmanager
+def notes_on_stderr() -> Iterator[None]:
+    """Inside, what the library warns of is one line on standard error, said once."""
+    said = set()
+
+    def say(message: Warning | str, *where: Any, **more: Any) -> None:
+        text = printable(" ".join(str(message).split()))
+        if text not in said:
+            said.add(text)
+            process.print_error(f"reeltok: note: {text}")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = say
+        yield

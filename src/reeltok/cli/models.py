@@ -1,0 +1,180 @@
+"""`models`, `download`, `statistics`: which tokenizers there are, and what they lack."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from reeltok.cli import options as given
+from reeltok.cli.encode import Coding, Cut
+from reeltok.cli.files import check_place
+from reeltok.cli.progress import Progress
+from reeltok.cli.report import Report, count, left_out, note, one_line, plain, table
+from reeltok.files.atomic import cache_folder
+
+if TYPE_CHECKING:
+    from reeltok.data.clip import Clip
+    from reeltok.nn.quantizers import Moments
+    from reeltok.tokenizer.contract import Tokenizer
+
+
+def models() -> Report:
+    """List the tokenizers that have a name.
+
+    Weights are "bundled" with the package, "here" (downloaded before), to be had by `reeltok
+    download`, or not published. `reeltok info NAME` says more of one.
+    """
+    from reeltok import zoo
+    from reeltok.models.presets import PRESETS
+
+    rows = [
+        {"name": name, "family": family, **network(config), "weights": weights_of(name, zoo)}
+        for name, (family, config) in PRESETS.items()
+    ]
+    return Report(data={"models": rows}, text=table(rows))
+
+
+def network(config: Any) -> dict[str, Any]:
+    """What a configuration says of its tokens, without building the network."""
+    quantizer = getattr(config, "quantizer", None)
+    kind = getattr(quantizer, "kind", None)
+    vocabulary = getattr(quantizer, "vocabulary", None)
+    channels = getattr(quantizer, "channels", getattr(config, "channels", None))
+    factors, causal = getattr(config, "factors", None), getattr(config, "causal", None)
+    return {
+        "pixels a token": None if factors is None else "x".join(map(str, factors)),
+        "causal": None if causal is None else plain(causal),
+        "tokens": f"{kind or 'latents'}, {channels} channels" if vocabulary is None else kind,
+        "vocabulary": vocabulary,
+    }
+
+
+def weights_of(name: str, zoo: Any) -> str:
+    """Where the weights of a preset are."""
+    if name in zoo.bundled():
+        return "bundled"
+    if cache_folder(name, "config.json").is_file():
+        return "here"
+    return "download" if name in zoo.PUBLISHED else "not published"
+
+
+def download(
+    preset: Annotated[str, typer.Argument(metavar="PRESET", show_default=False)],
+) -> Report:
+    """Fetch the published weights of a preset, convert them, and keep them.
+
+    They lie in $REELTOK_CACHE, or in reeltok in the user's cache folder; `--model PRESET` and
+    `reeltok.load` find them there.
+    """
+    from reeltok import zoo
+
+    folder = zoo.download(preset)
+    return Report(
+        data={"preset": preset, "folder": str(folder)},
+        text=f"{preset} is here: {folder}",
+    )
+
+
+def statistics(
+    model: Annotated[str, typer.Argument(metavar="MODEL", show_default=False)],
+    data: Annotated[str, typer.Argument(metavar="DATA", show_default=False)],
+    *,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Save the model here; by default where it lies."),
+    ] = None,
+    frames: given.Frames = None,
+    fps: given.Rate = None,
+    size: given.Side = None,
+    damage: given.Damage = "refuse",
+    weights: given.Weights = None,
+    reader: Annotated[
+        str | None,
+        typer.Option("--tokenizer", metavar="NAME", help="Of a generator, if it does not say."),
+    ] = None,
+    device: given.Device = "auto",
+    chunk: given.Chunk = None,
+    tile: given.Tile = None,
+) -> Report:
+    """Measure mean and deviation of a continuous model's latents, and save them with it.
+
+    DATA is a video, a folder, a pattern, a list or a .tar shard; every channel's mean and standard
+    deviation are exact over all of it. They are saved in config.json, where generators look for
+    them. MODEL may be a generator itself, a flow: each plane is then measured apart, on the middle
+    squares of the clips.
+    """
+    if is_flow(model):
+        from reeltok.cli.flow_statistics import measure_flow
+
+        return measure_flow(Path(model), data, out, reader, device)
+    from reeltok.data.find import find_clips
+
+    clips = find_clips(data)
+    tokenizer = given.open_model(model, weights=weights, device=device, dtype="fp32")
+    spec = tokenizer.spec
+    if spec.vocabulary is not None:
+        raise ValueError(
+            f"{tokenizer.name} is discrete ({spec.vocabulary} ids): only the latents of continuous "
+            "models have statistics"
+        )
+    folder = save_place(model, out)
+    cut = Cut(frames=frames, fps=fps, size=given.parse_size(size), damage=damage)
+    moments, broken = measure(tokenizer, clips, cut, Coding(chunk=chunk, tile=tile))
+    found = {"mean": moments.mean.tolist(), "std": moments.std.tolist()}
+    tokenizer.statistics = found
+    tokenizer.save_pretrained(folder)
+    counts = {"clips": len(clips) - len(broken), "broken": broken, "latents": moments.count}
+    pairs = zip(found["mean"], found["std"], strict=True)
+    rows = [{"channel": i, "mean": mean, "std": std} for i, (mean, std) in enumerate(pairs)]
+    text = f"{table(rows)}\n\nfrom {count(len(clips) - len(broken), 'clip')}, saved in {folder}"
+    return Report(data={"folder": str(folder), **counts, **found}, text=text)
+
+
+def is_flow(model: str) -> bool:
+    """Whether a name is the folder of a flow."""
+    from reeltok.files.parsing import read_object
+
+    config = Path(model) / "config.json"
+    return config.is_file() and read_object(config).get("family") == "flow"
+
+
+def save_place(model: str, out: Path | None) -> Path:
+    """The folder in which a model with statistics is saved. ValueError where it must be named."""
+
+    if out is not None:
+        check_place(str(out))
+        return out
+    for folder in (Path(model), cache_folder(model)):
+        if (folder / "model.safetensors").is_file():
+            return folder
+    raise ValueError(f"{model} does not lie in a folder of its own: name one with --out")
+
+
+def measure(
+    tokenizer: "Tokenizer", clips: "list[Clip]", cut: Cut, coding: Coding
+) -> "tuple[Moments, list[str]]":
+    """The moments of all clips' latents, and the names of the clips that could not be read."""
+    from reeltok.nn.quantizers import Moments
+
+    moments, broken = Moments(tokenizer.spec.channels), []
+    with Progress("measuring", len(clips)) as progress:
+        for clip in clips:
+            own = Moments(tokenizer.spec.channels)
+            try:
+                with clip.stream(**asdict(cut)) as video:
+                    video.chunk = coding.chunk_for(video.height, video.width)
+                    for part in tokenizer.stream_encode(
+                        video, window=coding.chunk or 16, tile=coding.tile
+                    ):
+                        own.update(part.first_tensor, axis=1)
+                        progress.advance(part.frames, of=video.frames)
+            except (ValueError, OSError) as error:
+                note(left_out(clip.name, one_line(error)))
+                broken.append(clip.name)
+            else:
+                moments.merge(own)
+            progress.finish_file()
+    if not moments.count:
+        raise ValueError(f"none of {len(clips)} clips could be read: nothing was measured")
+    return moments, broken

@@ -1,0 +1,128 @@
+"""Options that several commands have, and how their text becomes values."""
+
+import os
+import re
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    import torch
+
+    from reeltok.tokenizer.contract import Tokenizer
+
+Inputs = Annotated[list[str], typer.Argument(metavar="IN", show_default=False)]
+Model = Annotated[
+    str, typer.Option(metavar="NAME", help="A preset (`reeltok models`), a folder or a repository.")
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(metavar="FILE|random", help="A file of weights for the model, or random ones."),
+]
+Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps.")]
+Dtype = Annotated[
+    str, typer.Option(metavar="NAME", help="What the network computes in: fp32, bf16 or fp16.")
+]
+Start = Annotated[
+    float, typer.Option(metavar="SECONDS", help="Where in the video to begin, in seconds.")
+]
+Frames = Annotated[int | None, typer.Option(metavar="N", help="At most so many frames.")]
+Rate = Annotated[float | None, typer.Option(metavar="RATE", help="Resample to this frame rate.")]
+Side = Annotated[
+    str | None,
+    typer.Option(
+        metavar="256|HxW", help="Scale to this short side, or to exactly this height x width."
+    ),
+]
+Raw = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WxH:FPS:LAYOUT",
+        help="IN is raw pictures (.yuv) of this size, rate and FFmpeg pixel format: "
+        "1920x1080:25:yuv420p (width first, as such files are named).",
+    ),
+]
+Damage = Annotated[
+    str,
+    typer.Option(
+        metavar="refuse|stop|skip",
+        help="At frames that cannot be decoded: refuse the file, stop before them, or skip them.",
+    ),
+]
+Chunk = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Frames at a time; by default 16 of 256x256, or as large."),
+]
+Tile = Annotated[
+    int | None, typer.Option(metavar="PIXELS", help="Code large frames in blended tiles.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace outputs that exist.")]
+Jobs = Annotated[int, typer.Option(metavar="N", help="Files at a time; torch uses all cores.")]
+Lossless = Annotated[bool, typer.Option("--lossless", help="FFV1 (.mkv, .avi), or PNG.")]
+Codec = Annotated[
+    str | None, typer.Option(metavar="NAME", help="h264 (default), hevc, vp9, av1, ...")
+]
+Crf = Annotated[
+    float | None, typer.Option(metavar="N", help="Quality of the codec; lower is better.")
+]
+PadEven = Annotated[
+    bool, typer.Option("--pad-even", help="Add a row or column to odd sizes, for all players.")
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a value; may be given several times."),
+]
+
+FRAME_PIXELS = 16 * 256 * 256  # coded at a time unless --chunk says otherwise: bounds the memory
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+def parse_size(text: str | None) -> int | tuple[int, int] | None:
+    """ "256" is a short side, "128x256" height x width; ValueError for anything else."""
+    if text is None:
+        return None
+    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)?", text):
+        raise ValueError(f"--size {text} is no size: give a short side (256) or HxW (256x448)")
+    sides = [int(side) for side in text.split("x")]
+    return sides[0] if len(sides) == 1 else (sides[0], sides[1])
+
+
+def parse_dtype(text: str, option: str = "--dtype") -> "torch.dtype":
+    """fp32, bf16, fp16 or torch's own names of these; ValueError for anything else."""
+    import torch
+
+    name = DTYPES.get(text, text)
+    if name not in DTYPES.values():
+        raise ValueError(f"{option} {text} is not known: give fp32, bf16 or fp16")
+    return getattr(torch, name)
+
+
+def parse_changes(texts: list[str] | None) -> dict[str, str]:
+    """["a.b=1"] as {"a.b": "1"}; ValueError for what has no "="."""
+    changes = {}
+    for text in texts or ():
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise ValueError(f"--set {text} changes nothing: write it as KEY=VALUE")
+        changes[key] = value
+    return changes
+
+
+def open_model(
+    name: str, *, weights: str | None, device: str, dtype: str, preset: bool = False
+) -> "Tokenizer":
+    """The tokenizer that these options describe, in evaluation mode.
+
+    `preset`: a file gave the name, so it is looked up among the presets alone.
+    """
+    import torch
+
+    from reeltok import zoo
+    from reeltok.devices import pick_device
+
+    chosen, kind = pick_device(device), parse_dtype(dtype)
+    if chosen.type == "cuda" and chosen.index is None:  # under torchrun each process has its own
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    load = zoo.load_preset if preset else zoo.load
+    tokenizer = load(name, weights=weights, device=chosen)
+    return tokenizer if kind == tokenizer.dtype else zoo.cast(tokenizer, kind)

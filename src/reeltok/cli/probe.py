@@ -1,0 +1,55 @@
+"""`probe`: what tokens hold for understanding."""
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from reeltok.cli import evaluate as judging
+from reeltok.cli import options as given
+from reeltok.cli.report import Report, facts, note
+
+
+def probe(
+    model: Annotated[str, typer.Argument(metavar="MODEL", show_default=False)],
+    data: judging.Data,
+    *,
+    labels: Annotated[
+        str,
+        typer.Option(metavar="LIST.csv:COLUMN", help="The labels; the list may lie in DATA."),
+    ],
+    protocol: judging.Plan = "shared-eval",
+    root: judging.Root = None,
+    weights: given.Weights = None,
+    device: given.Device = "auto",
+    dtype: given.Dtype = "fp32",
+) -> Report:
+    """Train a linear classifier on the tokens of labelled clips, and say how often it is right.
+
+    Five folds: every clip is asked of a classifier that has not seen it. Labels of fewer than five
+    clips are left out. Chance is the share of the most frequent label.
+    """
+    from reeltok.evaluate import probe as probing
+    from reeltok.evaluate.clips import clips
+
+    named = probing.read_labels(labels, data)
+    tokenizer = given.open_model(model, weights=weights, device=device, dtype=dtype)
+    found = clips(protocol, data, root=root, causal=tokenizer.spec.causal)
+    x, y, unnamed = probing.gather(tokenizer, found, named)
+    result = probing.run_probe(x, y)
+    passed = {**found.left_out, **unnamed}
+    for name, why in found.broken.items():
+        note(left_out(name, why))
+    counted = sum(result.labels.values())
+    text = facts(
+        {
+            "accuracy": str(result.accuracy),
+            "chance": round(result.chance, 4),
+            "clips": counted,
+            "labels": ", ".join(f"{name} ({n})" for name, n in result.labels.items()),
+            "numbers a clip": result.width,
+            "left out": f"{len(passed)} clips, {len(result.left_out)} labels",
+        }
+    )
+    data_out = {**asdict(result), "model": model, "protocol": protocol, "clips": counted}
+    return Report(data={**data_out, "clips_left_out": passed, "broken": found.broken}, text=text)

@@ -1,0 +1,122 @@
+"""The process that a command runs in: its pipes, the signals that end it, memory that it lacks."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn
+
+from reeltok.files.atomic import named
+
+LESS = {
+    "chunk": "a smaller --chunk",
+    "tile": "--tile 256",
+    "batch": "a smaller --batch",
+    "size": "a smaller --size",
+    "changes": "a smaller batch (--set data.windows.0.batch=1)",
+    "jobs": "--jobs 1",
+}
+"""By the name of an option, how it saves memory."""
+NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")  # torch's RuntimeErrors
+
+
+# Pipes.
+
+
+def fill_descriptors() -> None:
+    """Let closed descriptors 0, 1 and 2 lead nowhere: the next file would get their number.
+
+    What Python found closed stays None in `sys`, but for standard error, which takes anything.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (for as long as the process lives)
+
+
+def print_out(text: str, *, to_error: bool = False) -> None:
+    """Print to standard output (or error); OSError, in a sentence, where it takes nothing."""
+    if not to_error:
+        require_output()
+    with named("standard error" if to_error else "standard output"):
+        print(text, file=sys.stderr if to_error else sys.stdout, flush=True)
+
+
+def require_output() -> None:
+    """OSError where standard output is closed."""
+    if sys.stdout is None:
+        raise OSError("standard output is closed: what was to be printed is lost")
+
+
+def print_error(text: str) -> None:
+    """Print to standard error, if it takes anything."""
+    with suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)
+
+
+def drop_unsaid() -> None:
+    """Forget what standard output does not take: Python would complain of it at its end."""
+    with suppress(AttributeError):  # closed from the beginning
+        try:
+            sys.stdout.flush()
+        except (OSError, ValueError):
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+# Signals.
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end, by another signal than Ctrl-C's."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.code = 128 + number  # as shells say it
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Inside, SIGTERM and a terminal that closes end the work as Ctrl-C does: cleaned up."""
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) == signal.SIG_DFL:  # nohup, for one, has its own
+                before[number] = signal.signal(number, _end)
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def _end(number: int, frame: object) -> NoReturn:
+    signal.signal(number, signal.SIG_IGN)  # once more would cut the cleaning up short
+    raise Terminated(number)
+
+
+# Memory.
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: Python's, or one of torch's."""
+    said = str(error)
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and any(words in said for words in NO_MEMORY))
+    )
+
+
+def advise(options: Collection[str]) -> str:
+    """What to do when memory ran out in a command of these options, in one sentence."""
+    ways = [LESS[name] for name in LESS if name in options]
+    if not ways:
+        return "out of memory: free some, or use a machine or --device with more"
+    *others, last = ways[:2]
+    return f"out of memory: give {', '.join([*others, ''])}{'or ' if others else ''}{last}"

@@ -1,0 +1,94 @@
+"""A progress bar on a terminal for what takes longer than two seconds."""
+
+import sys
+import time
+from threading import Event, Lock
+from types import TracebackType
+from typing import Any
+
+from reeltok.cli.report import rate
+
+PATIENCE = 2.0  # seconds before a bar appears
+
+
+class Progress:
+    """Counts frames over `files` files; shows frames per second and the time left.
+
+    Threads may share it. When the `with` is left, by an error or Ctrl-C too, `advance` raises
+    `Stopped` in the threads that still work, so that they end soon and leave nothing behind.
+    """
+
+    def __init__(self, what: str, files: int = 1) -> None:
+        self.what, self.files = what, files
+        self.frames, self.done = 0, 0.0
+        self._finished = 0
+        self.began = time.monotonic()
+        self.ended = Event()
+        self._lock = Lock()
+        self._bar: Any = None
+
+    def advance(self, frames: int, *, of: int) -> None:
+        """Count `frames` more frames of a file that has `of`."""
+        if self.ended.is_set():
+            raise Stopped
+        with self._lock:
+            self.frames += frames
+            self.done += frames / max(1, of)
+            if self._bar is None and self.seconds > PATIENCE and sys.stderr.isatty():
+                self._bar = _start_bar(self.what, self.files)
+            if self._bar is not None:
+                told = f"{self.frames:,} frames, {rate(self.frames, self.seconds)} per second"
+                self._bar.update(0, completed=self.done, told=told)
+
+    def finish_file(self) -> None:
+        """Count a file as done, however far it got."""
+        with self._lock:
+            self._finished += 1
+            self.done = max(self.done, self._finished)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the beginning."""
+        return time.monotonic() - self.began
+
+    @property
+    def rate(self) -> float:
+        """Frames per second so far."""
+        return self.frames / max(self.seconds, 1e-9)
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.ended.set()
+        with self._lock:
+            if self._bar is not None:
+                self._bar.stop()
+
+
+class Stopped(Exception):  # noqa: N818 (it is no error)
+    """The work was given up elsewhere."""
+
+
+def _start_bar(what: str, files: int) -> Any:
+    from rich import progress
+    from rich.console import Console
+
+    bar = progress.Progress(
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.TaskProgressColumn(),
+        progress.TextColumn("{task.fields[told]}"),
+        progress.TimeRemainingColumn(),
+        progress.TextColumn("left"),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    bar.add_task(what, total=files, told="")
+    bar.start()
+    return bar

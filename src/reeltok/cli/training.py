@@ -1,0 +1,192 @@
+"""`train`, `data check` and `runs`."""
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from reeltok.cli import options as given
+from reeltok.cli.files import check_place
+from reeltok.cli.report import Report, count, duration, facts, note, rate
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from reeltok.train.generator_recipes import GeneratorRecipe
+    from reeltok.train.recipe import Recipe
+    from reeltok.train.reconstruct import Score
+    from reeltok.train.run import Run
+    from reeltok.train.trial import DryRun
+
+    AnyRecipe = Recipe | GeneratorRecipe
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", show_default=False)],
+    *,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="DATA", help="Clips: a folder, a pattern, a list or a .tar shard."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="RUN", help="The folder of the run.")] = None,
+    changes: given.Changes = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="A few steps on noise: parameters, memory, speed.")
+    ] = False,
+    damage: Annotated[
+        str | None,
+        typer.Option(
+            metavar="refuse|stop|skip",
+            help="At frames that cannot be decoded: refuse the clip, stop before them, skip them.",
+        ),
+    ] = None,
+    exit_on_term: Annotated[
+        int | None, typer.Option(metavar="CODE", help="Exit code after SIGTERM, usually 143.")
+    ] = None,
+    device: given.Device = "auto",
+) -> Report:
+    """Train a tokenizer or a generator by a recipe.
+
+    RECIPE is a name or a recipe.json (or the run that holds one), changed by --set, such as
+    loop.schedule.steps=1000. RUN/model is the latest model, RUN/best the best; both load by
+    `--model`. SIGTERM and Ctrl-C lose nothing that --resume could not bring back. For several
+    processes: torchrun -m reeltok train ...
+    """
+    from reeltok.devices import pick_device
+    from reeltok.train.recipe import change
+    from reeltok.train.recipes import find_recipe
+
+    changed = given.parse_changes(changes)
+    if damage is not None:
+        changed["data.damage"] = damage
+    if exit_on_term is not None:
+        changed["loop.exit_on_term"] = str(exit_on_term)
+    resolved = change(find_recipe(recipe), changed)
+    place = None if device == "auto" else str(pick_device(device))
+    if dry_run:
+        return try_some_steps(resolved, place)
+    if data is None or out is None:
+        raise ValueError("training needs --data DATA and --out RUN")
+    check_place(str(out))
+    run = start(resolved, data=data, out=out, resume=resume, device=place)
+    first = os.environ.get("RANK", "0") == "0"  # under torchrun one process speaks for all
+    record = {"run": str(out), "recipe": resolved.name, "steps": run.step, "best": run.best}
+    best = "" if run.best is None else f", best {resolved.loop.best} {run.best:.4g}"
+    text = f"{resolved.name}: {count(run.step, 'step')}{best}; the model is in {out / 'model'}"
+    return Report(data=record, text=text if first else "")
+
+
+def start(recipe: "AnyRecipe", **options: Any) -> "Run":
+    """Train what a recipe is of."""
+    from reeltok.train import Recipe, train
+
+    if isinstance(recipe, Recipe):
+        return train(recipe, score=scorer(), **options)
+    from reeltok.cli.generator_training import train_generator
+
+    return train_generator(recipe, **options)
+
+
+def measure(recipe: "AnyRecipe", device: str | None) -> "DryRun":
+    """What some steps of a recipe show."""
+    from reeltok.train import Recipe, dry_run
+
+    if isinstance(recipe, Recipe):
+        return dry_run(recipe, device=device)
+    from reeltok.cli.generator_training import try_generator
+
+    return try_generator(recipe, device=device)
+
+
+def try_some_steps(recipe: "AnyRecipe", device: str | None) -> Report:
+    """What a run of this recipe will need."""
+    from reeltok.train import as_json
+
+    tried, steps = measure(recipe, device), recipe.loop.schedule.steps
+    said = {
+        "recipe": recipe.name,
+        "trained parameters": tried.parameters,
+        "memory": f"{tried.memory_gb:.2f} GB",
+        "speed": f"{rate(tried.steps_per_second, 1)} steps, "
+        f"{rate(tried.frames_per_second, 1)} frames per second",
+        "all steps": f"{steps:,} in about {duration(steps / tried.steps_per_second)}",
+    }
+    if tried.estimated:
+        few = " and ".join(str(clips) for clips in tried.measured)
+        said["estimated"] = f"from steps of {few} clips; a batch has {tried.clips}"
+    return Report(data={**asdict(tried), "recipe": json.loads(as_json(recipe))}, text=facts(said))
+
+
+def scorer() -> "Score":
+    """How held-out clips are judged: PSNR, SSIM, and LPIPS where its weights are found."""
+    from reeltok.metrics import paired as metrics
+    from reeltok.metrics.lpips import LPIPS
+
+    try:
+        net = LPIPS("alex")
+    except FileNotFoundError as error:
+        note(f"judging without LPIPS: {error}")
+        net = None
+
+    def score(x: "Tensor", y: "Tensor") -> dict[str, float]:
+        y = y.clamp(-1, 1)  # early in training it goes far beyond
+        scores = {"psnr": metrics.psnr(x, y), "ssim": metrics.ssim(x, y)}
+        if net is not None:
+            scores["lpips_alex"] = metrics.lpips(net.to(x.device), x, y)
+        return {name: values.mean().item() for name, values in scores.items()}
+
+    return score
+
+
+def check_data(
+    data: Annotated[str, typer.Argument(metavar="DATA", show_default=False)],
+    *,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Where the lists go; by default beside the clips."),
+    ] = None,
+    damage: given.Damage = "refuse",
+    jobs: given.Jobs = 2,
+) -> Report:
+    """Decode every clip to its end, and list those that are whole.
+
+    DATA is a folder, a pattern, a list (.csv, .jsonl, .txt) or a .tar shard. Writes check.json (a
+    report) and clean.csv, a list that `train`, `encode` and `evaluate` take.
+    """
+    from reeltok.train import check
+    from reeltok.video.decode import check_damage
+
+    found = check(data, out=out, workers=jobs, damage=check_damage(damage))
+    broken = [{"name": bad.name, "reason": bad.reason} for bad in found.broken]
+    whole = f"{count(found.clips, 'clip')} {'is' if found.clips == 1 else 'are'} whole"
+    lines = [f"{whole}: {count(found.frames, 'frame')}, {found.seconds:.1f} s"]
+    lines += [f"broken: {bad}" for bad in found.broken]
+    lines += [f"damaged: {name}: {left} left out" for name, left in found.damaged.items()]
+    lines += [f"written: {found.report}, {found.clean}"]
+    return Report(data={**asdict(found), "broken": broken}, text="\n".join(lines))
+
+
+def runs(
+    run: Annotated[Path, typer.Argument(metavar="RUN", show_default=False)],
+    *,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="By default RUN/curves.png.")
+    ] = None,
+) -> Report:
+    """Draw the curves of a training run to a picture, and print its latest numbers."""
+    from reeltok.train import draw_runs
+    from reeltok.train.logbook import read_lines
+
+    picture = draw_runs(run, out)
+    latest: dict[str, float] = {}
+    for line in read_lines(run / "log.jsonl"):
+        latest |= {name: value for name, value in line.items() if isinstance(value, int | float)}
+    latest.pop("validation", None)
+    text = f"{facts(latest)}\n\nthe curves are in {picture}"
+    return Report(data={"picture": str(picture), "latest": latest}, text=text)

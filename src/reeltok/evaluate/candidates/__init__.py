@@ -1,0 +1,1 @@
+"""What can be judged: our tokenizers, those of other libraries, codecs, and a resize."""

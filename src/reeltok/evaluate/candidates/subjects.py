@@ -1,0 +1,236 @@
+"""What can be judged: anything that takes a clip and gives it back, with what that cost.
+
+A `Subject` is a tokenizer of ours, a foreign autoencoder, a codec or a resize. `Trial` is what came
+of one clip. Padding to the frames and sizes that a subject takes, and cropping back, is here too.
+"""
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
+
+from reeltok.evaluate.clips import Clip
+from reeltok.evaluate.results import Kind
+from reeltok.files.atomic import scratch
+from reeltok.tokenizer.contract import Tokenizer
+from reeltok.video.record import Video, read, to_unit, write
+
+# torch's own formulas; the one kind of attention that it does not list is what runs on a CPU.
+FLOPS: dict[Any, Any] = {
+    **flop_registry,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[
+        torch.ops.aten._scaled_dot_product_flash_attention
+    ],
+}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Trial:
+    """What came of one clip: its reconstruction in [-1, 1], its bits, its ids, the seconds."""
+
+    x: Float[Tensor, "1 3 t h w"]
+    bits: int | None = None
+    ids: Int[Tensor, "*grid"] | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Subject(Protocol):
+    """Whatever is judged. `trained` is False for random weights: its quality says nothing."""
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+        ...
+
+    @property
+    def kind(self) -> Kind:
+        """What sort of thing it is."""
+        ...
+
+    @property
+    def weights(self) -> str | None:
+        """The sha256 of its weights, where it has any."""
+        ...
+
+    @property
+    def trained(self) -> bool:
+        """Whether its weights are not random."""
+        ...
+
+    @property
+    def causal(self) -> bool:
+        """Which of a protocol's clip lengths it is given."""
+        ...
+
+    @property
+    def vocabulary(self) -> int | None:
+        """How many ids there are; None: continuous."""
+        ...
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """How it is used: all that decides its output but the weights."""
+        ...
+
+    def reconstruct(self, clip: Clip) -> Trial:
+        """Code a clip there and back. ValueError where it does not take such a clip."""
+        ...
+
+    def facts(self, clip: Clip) -> dict[str, float]:
+        """What does not depend on pixels: parameters, and MACs that are not to be counted."""
+        ...
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Own:
+    """A tokenizer of this package as a subject."""
+
+    tokenizer: Tokenizer
+    name: str
+    trained: bool = True
+    chunk: int | None = None
+    tile: int | None = None
+    sample: bool = False  # draw the latent instead of taking its mode
+
+    kind: Kind = "tokenizer"
+
+    @property
+    def weights(self) -> str | None:
+        return self.tokenizer.hash() if self.trained else None
+
+    @property
+    def causal(self) -> bool:
+        return self.tokenizer.spec.causal
+
+    @property
+    def vocabulary(self) -> int | None:
+        return self.tokenizer.spec.vocabulary
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """How it is used, and what it is."""
+        spec = self.tokenizer.spec
+        return {
+            "family": spec.family,
+            "factors": list(spec.factors),
+            "channels": spec.channels,
+            "vocabulary": spec.vocabulary,
+            "dtype": str(self.tokenizer.dtype).removeprefix("torch."),
+            "device": self.tokenizer.device.type,
+            "chunk": self.chunk,
+            "tile": self.tile,
+            "latent": "sample" if self.sample else "mode",
+        }
+
+    def reconstruct(self, clip: Clip) -> Trial:
+        """Encode and decode, timed apart; nothing is rounded on the way."""
+        tokenizer, seconds = self.tokenizer, dict[str, float]()
+        device = tokenizer.device
+        x = clip.video.tensor(device=device)
+        drawn = torch.Generator(device).manual_seed(0) if self.sample else None
+        with torch.no_grad(), timed(seconds, "encode", device):
+            tokens = tokenizer.encode(x, chunk=self.chunk, tile=self.tile, sample=drawn)
+        with torch.no_grad(), timed(seconds, "decode", device):
+            y = tokenizer.decode(tokens, chunk=self.chunk, tile=self.tile)
+        assert isinstance(y, Tensor)
+        ids = None if tokens.ids is None else tokens.ids[0].cpu()
+        bits = tokens.bits * math.prod(tokens.grid) + tokens.reference_bits
+        # Clamped as every file of it is: an untrained decoder goes far beyond [-1, 1].
+        return Trial(x=y.float().clamp(-1, 1), bits=bits, ids=ids, seconds=seconds)
+
+    def facts(self, clip: Clip) -> dict[str, float]:
+        """The number of parameters; MACs of one pass over this clip where coding it takes more.
+
+        In parts it does, and where encoding decodes what the next block needs.
+        """
+        found = {"parameters": float(self.tokenizer.parameter_count())}
+        if self.chunk or self.tile or self.tokenizer.loops:
+            macs = count_macs(self.tokenizer, clip)
+            return found if macs is None else found | {"macs": macs}
+        return found
+
+
+def complete(
+    x: Float[Tensor, "b c t h w"], frames: int, cells: tuple[int, int]
+) -> Float[Tensor, "b c t h w"]:
+    """`x` with its last frame repeated up to `frames`, and edges up to multiples of `cells`."""
+    for dim, missing in (
+        (2, frames - x.shape[2]),
+        *((i, -x.shape[i] % cells[i - 3]) for i in (3, 4)),
+    ):
+        if missing > 0:
+            edge = x.narrow(dim, x.shape[dim] - 1, 1)
+            x = torch.cat([x, edge.repeat_interleave(missing, dim)], dim)
+    return x
+
+
+def count_macs(tokenizer: Tokenizer, clip: Clip) -> float | None:
+    """Multiply-adds of one pass over a clip, counted without computing (by a second of imports).
+
+    None where the tokenizer cannot run on the meta device.
+    """
+    with torch.device("meta"):
+        ghost = type(tokenizer)(tokenizer.config, tokenizer.name).eval()
+    spec, shape = ghost.spec, (1, 3, len(clip.video), clip.video.height, clip.video.width)
+    whole = spec.frames(spec.steps(shape[2]))
+    x = complete(torch.empty(shape, device="meta"), whole, spec.factors[1:])
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            ghost(x)
+    except (RuntimeError, NotImplementedError, ValueError, TypeError):
+        return None
+    return counter.get_total_flops() / 2
+
+
+class Macs(TorchDispatchMode):
+    """Counts the multiply-adds of all that runs inside (convolutions, products, attention)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0.0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: to be skipped by torch's compiler would mean to import it, which takes a second."""
+        return False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Run an operator, and count it where it multiplies."""
+        out = func(*args, **(kwargs or {}))
+        if func._overloadpacket in FLOPS:
+            self.total += FLOPS[func._overloadpacket](*args, **(kwargs or {}), out_val=out) / 2
+        return out
+
+
+@contextmanager
+def timed(
+    seconds: dict[str, float], part: str, device: torch.device | None = None
+) -> Iterator[None]:
+    """Inside, the seconds of a part are added up; a GPU's work is waited for."""
+    gpu = device is not None and device.type == "cuda"
+    if gpu:
+        torch.cuda.synchronize(device)
+    began = time.perf_counter()
+    yield
+    if gpu:
+        torch.cuda.synchronize(device)
+    seconds[part] = seconds.get(part, 0.0) + time.perf_counter() - began
+
+
+def read_back(x: Float[Tensor, "1 3 t h w"], fps: float | None) -> Float[Tensor, "1 3 t h w"]:
+    """A reconstruction as a uint8 mp4 gives it back, for the protocols that judge such files."""
+    with scratch() as folder:
+        write(Video.of(x.cpu(), fps=fps or 25.0), folder / "made.mp4", pad_even=True)
+        frames = read(folder / "made.mp4").frames[:, : x.shape[3], : x.shape[4]]
+    return to_unit(frames).to(x.device)

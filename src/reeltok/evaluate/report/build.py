@@ -1,0 +1,290 @@
+"""The report: one folder with a page, its data and its videos, that opens without a network.
+
+`Media` writes what the player shows while clips are judged; `write_report` puts results of one
+protocol into the page of `page/`. Videos are compressed for viewing; the numbers are not of them.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from reeltok.evaluate.clips import Clip
+from reeltok.evaluate.candidates.codecs import CODERS
+from reeltok.evaluate.published import PUBLISHED
+from reeltok.evaluate.results import METRICS, Result, all_left_out, describe, tabulate
+from reeltok.evaluate.scores import difference
+from reeltok.evaluate.candidates.subjects import Subject, Trial
+from reeltok.files.atomic import digest, replacing, write_file
+from reeltok.files.parsing import parse_config, read_json
+from reeltok.video.record import Video, write
+
+PAGE = Path(__file__).parent / "page"
+BINS = 64  # bars of the histogram of ids
+Bins = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=BINS, max_length=BINS)]
+# Of the videos to look at: a quality above what is compared, in half the usual time.
+VIEWED: dict[str, Any] = {"crf": 12, "preset": "veryfast"}
+PAIRED = ("psnr", "ssim", "lpips-alex")
+ORIGINAL = "original"
+_SHUFFLE = 2654435761  # Knuth's multiplicative hash: neighbouring ids get unlike colours
+
+
+def slug(name: str, *more: Any) -> str:
+    """A name that is safe in paths and addresses, and stays unlike others (or others' `more`)."""
+    plain = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower()[:40]
+    text = json.dumps([name, *more], sort_keys=True, default=str) if more else name
+    return f"{plain}-{digest(text, 6)}"
+
+
+def slug_of(made: Subject | Result) -> str:
+    """The slug of a subject or of its result: another of other weights, or used otherwise."""
+    if isinstance(made, Result):
+        return slug(made.model, made.weights, made.settings)
+    settings = dict(made.settings) | {"trained": made.trained}
+    return slug(made.name, made.weights, settings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """A clip as the player needs to know it."""
+
+    name: str
+    slug: str
+    frames: int
+    fps: float
+    height: int
+    width: int
+
+
+class Media:
+    """The videos, token maps and counts of a report, written while clips are judged.
+
+    What it knows stands in the folder, so that processes and later runs share it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "media"
+
+    def place(self, subject: str, clip: str, kind: str = ".mp4") -> Path:
+        """Where something of a clip lies; both by their slugs."""
+        return self.folder / subject / f"{clip}{kind}"
+
+    def kept(self, subject: Subject) -> Callable[[Clip], bool]:
+        """Whether the video of a clip is there already; the original is written on the way."""
+
+        def there(clip: Clip) -> bool:
+            return self.place(slug_of(subject), self.see(clip)).exists()
+
+        return there
+
+    def keep(self, subject: Subject) -> Callable[[Clip, Trial], None]:
+        """Writes what came of a clip."""
+
+        def save(clip: Clip, trial: Trial) -> None:
+            mine, name = slug_of(subject), self.see(clip)
+            if trial.ids is not None and subject.vocabulary and trial.ids.ndim == 3:
+                path = self.place(mine, name, ".png")
+                draw_tokens(trial.ids, path)
+                bins = histogram(trial.ids, subject.vocabulary)
+                write_file(path.with_suffix(".json"), json.dumps(bins))
+            fps = clip.video.fps or 25.0
+            self._video(self.place(mine, name), Video.of(trial.x.cpu(), fps=fps))
+
+        return save
+
+    def see(self, clip: Clip) -> str:
+        """Write the original of a clip, and what it is, where it is not there yet; its slug."""
+        video = clip.video
+        shown = Shown(
+            name=clip.name,
+            slug=slug(clip.name, clip.sha256),
+            frames=len(video),
+            fps=video.fps or 25.0,
+            height=video.height,
+            width=video.width,
+        )
+        path = self.place(ORIGINAL, shown.slug, ".json")
+        if not path.exists():
+            self._video(path.with_suffix(".mp4"), video)
+            write_file(path, json.dumps(asdict(shown)))
+        return shown.slug
+
+    def find(self, clip: Mapping[str, Any]) -> dict[str, Any]:
+        """What the player must know of a clip of a result; its name alone where none is here."""
+        path = self.place(ORIGINAL, slug(clip["name"], clip["sha256"]), ".json")
+        if not path.exists():
+            return {"name": clip["name"]}
+        return asdict(parse_config(read_json(path), Shown, str(path)))
+
+    def _video(self, path: Path, video: Video) -> None:
+        still = Video(video.frames, video.fps or 25.0)  # a constant rate: steps are exact
+        write(still, path, **VIEWED, pad_even=True)
+
+    def counts(self, subject: str, clips: Iterable[str]) -> list[int] | None:
+        """How often ids occurred over these clips, in `BINS` ranges of the codebook."""
+        files = [self.place(subject, clip, ".json") for clip in clips]
+        found = {path: read_json(path) for path in files if path.exists()}
+        total = [parse_config(value, Bins, str(path)) for path, value in found.items()]
+        return [sum(column) for column in zip(*total, strict=True)] if total else None
+
+
+def draw_tokens(ids: Tensor, path: Path) -> None:
+    """A token grid "t h w" as a picture: steps side by side, an id a colour."""
+    from PIL import Image
+
+    mixed = (ids.numpy().astype(np.uint64) + 1) * np.uint64(_SHUFFLE) & np.uint64(0xFFFFFFFF)
+    colours = np.stack([mixed >> np.uint64(shift) & np.uint64(255) for shift in (24, 16, 8)], -1)
+    strip = colours.astype(np.uint8).transpose(1, 0, 2, 3).reshape(ids.shape[1], -1, 3)
+    with replacing(path) as part:
+        Image.fromarray(strip).save(part)
+
+
+def histogram(ids: Tensor, vocabulary: int) -> list[int]:
+    """How many ids fall into each of `BINS` equal ranges of the codebook."""
+    place = ids.flatten().long() * BINS // vocabulary
+    return torch.bincount(place, minlength=BINS).tolist()
+
+
+# ---------------------------------------------------------------- the page
+
+
+def write_report(
+    folder: Path, results: Sequence[Result], media: Media | None = None, *, title: str = "reeltok"
+) -> Path:
+    """Write index.html and what it needs into `folder`; the path of the page.
+
+    Raises ValueError, naming what differs, for results of more than one protocol.
+    """
+    data = gather(results, media or Media(folder), title)
+    for name in ("page.css", "page.js", "player.js"):
+        write_file(folder / name, (PAGE / name).read_bytes())
+    for result in results:
+        result.save(folder / "results" / f"{slug_of(result)}.json")
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
+    text = text.replace("<", "\\u003c")  # nothing in it can end the script that holds it
+    page = (PAGE / "index.html").read_text(encoding="utf-8").replace("/*data*/", text)
+    return write_file(folder / "index.html", page)
+
+
+def gather(results: Sequence[Result], media: Media, title: str) -> dict[str, Any]:
+    """Everything that the page shows, as JSON values."""
+    table = tabulate(results)
+    keys = in_order({key for row in table.rows for key in (*row.values, *row.missing)})
+    labels = distinct(results)
+    models = [
+        model_data(result, label, row.values, media)
+        for result, label, row in zip(results, labels, table.rows, strict=True)
+    ]
+    clips = {clip["name"]: media.find(clip) for result in results for clip in result.clips}
+    first = results[0]
+    return {
+        "title": title,
+        "original": ORIGINAL,
+        "protocol": asdict(table.protocol),
+        "judged": table.judged,
+        "left_out": all_left_out(results),
+        "clips": [clips[name] for name in sorted(clips)],
+        "common": table.clips,
+        "models": models,
+        "metrics": {key: asdict(describe(key)) for key in keys},
+        "notes": table.notes,
+        "paired": paired(results, labels),
+        "published": [
+            asdict(found) | {"same": found.protocol == table.protocol.name}
+            for found in sorted(PUBLISHED.values(), key=lambda t: t.protocol != table.protocol.name)
+        ],
+        "machine": first.machine,
+        "made": first.made,
+    }
+
+
+def in_order(keys: Iterable[str]) -> list[str]:
+    """Columns in the order in which metrics are defined; any others behind."""
+    order = list(METRICS)
+    place = lambda key: next((i for i, k in enumerate(order) if k in (key, key.split("-")[0])), 99)
+    return sorted(keys, key=lambda key: (place(key), key))
+
+
+def distinct(results: Sequence[Result]) -> list[str]:
+    """What a page calls the results: by their models, told apart where two have one name."""
+    names = [result.model for result in results]
+    found: list[str] = []
+    for result in results:
+        name = result.model
+        if names.count(name) > 1 and result.weights:
+            name = f"{name} ({result.weights[:8]})"
+        twins = sum(label.partition(" #")[0] == name for label in found)
+        found.append(f"{name} #{twins + 1}" if twins else name)
+    return found
+
+
+def model_data(
+    result: Result, label: str, values: Mapping[str, Any], media: Media
+) -> dict[str, Any]:
+    """One row of the report."""
+    mine = slug_of(result)
+    slugs = {clip["name"]: slug(clip["name"], clip["sha256"]) for clip in result.clips}
+    there = [name for name, clip in slugs.items() if media.place(mine, clip).exists()]
+    maps = [name for name in there if media.place(mine, slugs[name], ".png").exists()]
+    return {
+        "name": label,
+        "slug": mine,
+        "kind": result.kind,
+        "role": result.settings.get("role", ""),
+        "class": class_of(result),
+        "codec": codec_of(result),
+        "weights": result.weights,
+        "trained": result.settings.get("trained", True),
+        "settings": result.settings,
+        "values": {key: asdict(value) for key, value in values.items()},
+        "missing": result.missing,
+        "broken": result.broken,
+        "left_out": len(result.left_out),
+        "clips": {
+            clip["name"]: {"values": clip["values"], "bits": clip["bits"], "psnr": clip["psnr"]}
+            for clip in result.clips
+        },
+        "videos": there,
+        "maps": maps,
+        "counts": media.counts(mine, slugs.values()),
+    }
+
+
+def codec_of(result: Result) -> str:
+    """What a codec is called in tables: h264, where its encoder is libx264; "" for others."""
+    encoder = result.settings.get("encoder", "")
+    return next((key for key, coder in CODERS.items() if coder.encoder == encoder), "")
+
+
+def class_of(result: Result) -> str:
+    """Which tokenizers it is fair beside: discrete ones, or those of as many channels."""
+    if result.kind not in ("tokenizer", "peer"):
+        return ""
+    if result.settings.get("vocabulary"):
+        return "discrete"
+    channels = result.settings.get("channels")
+    return f"{channels} channels" if channels else "other"
+
+
+def paired(
+    results: Sequence[Result], labels: Sequence[str]
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """How much every model exceeds the first, clip by clip, with intervals."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    first = results[0].scores()
+    for other, label in zip(results[1:], labels[1:], strict=True):
+        theirs, row = other.scores(), {}
+        for metric in PAIRED:
+            try:
+                row[metric] = asdict(difference(first, theirs, metric))
+            except ValueError:  # one of the two has no such score
+                continue
+        found[label] = row
+    return found

@@ -1,0 +1,1 @@
+"""Files, whoever wrote them: written whole or not at all, read without trust."""

@@ -1,0 +1,1 @@
+"""CoordTok: a long clip as three planes of cells, decoded at any coordinates."""

@@ -1,0 +1,388 @@
+"""CoordTok: clips in windows of a fixed length, each as the cells of three planes.
+
+The network is in `triplane.py`. Here: the paper's configurations, which patches are decoded
+together, and the tokenizer. Jang et al., "Efficient Long Video Tokenization via Coordinate-based
+Patch Reconstruction", CVPR 2025.
+"""
+
+import math
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from reeltok.models.coordtok.triplane import CoordTokConfig, Decoder, Encoder, Planes, assemble
+from reeltok.nn.layers import Past
+from reeltok.nn.quantizers import FSQConfig, Quantized
+from reeltok.tokenizer.contract import Reconstruction, Tokenizer, frame_range, give, join_frames
+from reeltok.tokenizer.inputs import as_tokens, take, with_axes
+from reeltok.tokenizer.spec import Spec
+from reeltok.tokenizer.tiling import ran_out_of_memory
+from reeltok.tokens.record import Tokens, by
+from reeltok.tokens.reel import Reel
+from reeltok.video.record import Video
+from reeltok.video.timing import moments_of
+
+Range = tuple[int, int]
+"""A half-open range: from, to."""
+Box = tuple[Range, ...]
+"""Ranges of (time, row, column)."""
+Context = Literal["region", "slice"]
+
+
+def sized(width: int, heads: int, depth: int) -> CoordTokConfig:
+    same: dict[str, Any] = {"width": width, "heads": heads, "depth": depth}
+    return CoordTokConfig(**same, **{f"decoder_{name}": value for name, value in same.items()})
+
+
+SIZES = {"l": sized(1024, 16, 24), "b": sized(768, 12, 12), "s": sized(512, 8, 8)}
+"""Table 5 of the paper; the ViT has 8 layers in all of them."""
+
+TOKENS: dict[int, dict[str, Any]] = {
+    512: {"cells": (8, 16, 16), "cell_patch": (4, 8, 8)},
+    768: {"cells": (16, 16, 16), "cell_patch": (8, 8, 8)},
+    1280: {"cells": (32, 16, 16), "cell_patch": (16, 8, 8)},
+    3072: {"cells": (32, 32, 32), "cell_patch": (16, 16, 16)},
+    8192: {"cells": (32, 64, 64), "cell_patch": (16, 32, 32)},
+}
+"""Tokens of a 128-frame clip of 128x128: figure 6 and table 8. 1280 is the main configuration."""
+
+PRESETS: dict[str, CoordTokConfig] = {
+    f"coordtok_{size}_{count}": replace(config, **planes)
+    for size, config in SIZES.items()
+    for count, planes in TOKENS.items()
+}
+# The paper has no quantized variant. Ours: 8 channels of 4 levels, 16 bits a cell.
+PRESETS |= {
+    f"coordtok_{size}_1280_fsq": replace(config, quantizer=FSQConfig(levels=(4,) * 8))
+    for size, config in SIZES.items()
+}
+COMPACT = CoordTokConfig(
+    size=(128, 64, 64),
+    patch=(4, 16, 16),
+    cell_patch=(4, 4, 4),
+    width=160,
+    heads=5,
+    vit_depth=3,
+    depth=2,
+    decoder_width=160,
+    decoder_heads=5,
+    decoder_depth=5,
+    position="axes",
+)
+"""Ours, small enough for two CPU cores: 4 M weights for 64 pixels.
+
+With vectors this narrow, the paper's 12 queries could not carry 10,240 numbers; patches of 4x4
+cells make 80 of them.
+"""
+
+
+def decode_box(
+    decoder: Decoder,
+    planes: Planes,
+    box: Box,
+    *,
+    frames: int,
+    slices: int = 1,
+    context: Context = "region",
+    budget: int | None = None,
+) -> Float[Tensor, "b c t h w"]:
+    """The pixels of a box (time, rows, columns) in a window of `frames` frames, unclamped.
+
+    The frames are cut into `slices` runs of whole patches, as even as they go (no run is empty, so
+    a short clip may have fewer). The patches of a run see one another: those of the box alone, or
+    with `context="slice"` all of the clip's, so that the pixels are those of the whole clip.
+    """
+    places, patch = decoder.config.places, decoder.config.decoder_patch
+    length = -(-frames // patch[0])
+    wanted = [(a // p, -(-b // p)) for (a, b), p in zip(box, patch, strict=True)]
+    parts = []
+    for run in pairwise(i * length // slices for i in range(slices + 1)):
+        inner = (max(run[0], wanted[0][0]), min(run[1], wanted[0][1]))
+        if inner[0] >= inner[1]:
+            continue
+        whole = (run, (0, places[1]), (0, places[2]))
+        ask = (inner, *wanted[1:]) if context == "region" else whole
+        device = next(iter(planes.values())).device
+        index = torch.cartesian_prod(*(torch.arange(*side, device=device) for side in ask))
+        x = assemble(decoder(planes, index[None], budget=budget), ask, patch)
+        parts.append(
+            crop(x, box, tuple((a * p, b * p) for (a, b), p in zip(ask, patch, strict=True)))
+        )
+    return torch.cat(parts, dim=2)
+
+
+def crop(x: Float[Tensor, "b c t h w"], box: Box, around: Box) -> Float[Tensor, "b c t2 h2 w2"]:
+    """What lies in `box`, of pixels that fill `around`."""
+    for axis, ((a, b), (low, high)) in enumerate(zip(box, around, strict=True), start=2):
+        start, stop = max(a, low), min(b, high)
+        x = x.narrow(axis, start - low, stop - start)
+    return x
+
+
+class CoordTok(Tokenizer):
+    """The tokenizer: clips of `config.size` pixels, in windows of its frames that are coded apart.
+
+    Latents are `b d n`: the cells of xy, yt and xt, row-major, window after window. `budget` bounds
+    the bytes of activations beside a decoder's tokens; None takes the plain path.
+    """
+
+    family = "coordtok"
+    budget: int | None = 64 * 2**20
+
+    def __init__(self, config: CoordTokConfig, name: str = "coordtok") -> None:
+        super().__init__(config, name)
+        self.encoder = Encoder(config)
+        self.quantizer = config.quantizer.build() if config.quantizer else None
+        self.decoder = Decoder(config)
+
+    @property
+    def spec(self) -> Spec:
+        config, quantizer = self.config, self.config.quantizer
+        return Spec(
+            name=self.name,
+            family=self.family,
+            factors=config.factors,
+            causal=config.causal,
+            first=config.size[0],
+            group=config.size[0],
+            channels=config.channels,
+            vocabulary=quantizer.vocabulary if quantizer else None,
+            parameters=self.parameter_count(),
+            reach=0,
+            first_steps=config.tokens,
+            group_steps=config.tokens,
+            window=config.size[0],
+            size=config.size[1:],
+        )
+
+    def grid_for(self, frames: int, size: tuple[int, int]) -> tuple[int, ...]:
+        return (self.spec.steps(frames),)
+
+    # The network, plane by plane.
+
+    def last_weight(self) -> nn.Parameter:
+        return self.get_parameter("decoder.pixels.weight")
+
+    def encode_planes(
+        self, x: Float[Tensor, "b c t h w"], frames: Int[Tensor, "b"] | None = None
+    ) -> Planes:
+        """The planes of clips in [-1, 1] of up to a window, `frames` of them real; unquantized."""
+        return self.encoder(x, frames)
+
+    def decode_patches(
+        self, planes: Planes, index: Int[Tensor, "#b n 3"]
+    ) -> Float[Tensor, "b n d"]:
+        """Patches (time, row, column, rgb; in [-1, 1]) at integer places, which see one another."""
+        return self.decoder(planes, index)
+
+    def join_planes(self, planes: Planes) -> Float[Tensor, "b n d"]:
+        """All cells on one axis: xy, yt, xt, each row-major."""
+        return torch.cat([planes[name].flatten(1, 2) for name in self.config.planes], dim=1)
+
+    def split_planes(self, cells: Float[Tensor, "b n d"]) -> Planes:
+        """The planes of one window's cells."""
+        grids = self.config.grids
+        parts = cells.split([math.prod(grid) for grid in grids.values()], dim=1)
+        return {
+            name: part.unflatten(1, grid)
+            for (name, grid), part in zip(grids.items(), parts, strict=True)
+        }
+
+    def quantize(
+        self, planes: Planes, *, step: int | None = None, sample: torch.Generator | None = None
+    ) -> Quantized:
+        """The cells "b n d" that the decoder gets; without a quantizer, the planes' own."""
+        cells = self.join_planes(planes)
+        if self.quantizer is None:
+            return Quantized(z=cells, ids=None, loss=cells.new_zeros(()))
+        return self.quantizer(cells, step=step, sample=sample)
+
+    # The contract.
+
+    def encode_part(
+        self,
+        x: Float[Tensor, "b c t h w"],
+        past: Past | None = None,
+        *,
+        frames: int | None = None,
+        sample: torch.Generator | None = None,
+    ) -> Quantized:
+        real = x if frames is None else x[:, :, :frames]
+        quantized = self.quantize(self.encoder(real), sample=sample)
+        return replace(quantized, z=quantized.z.transpose(1, 2))
+
+    def decode_part(
+        self,
+        z: Float[Tensor, "b d n"],
+        past: Past | None = None,
+        *,
+        last: bool = True,
+    ) -> Float[Tensor, "b c t h w"]:
+        """All frames of whole windows, each in one call."""
+        box = tuple((0, side) for side in self.config.size)
+        cells = z.split(self.config.tokens, dim=2)
+        return torch.cat([self.decode_window(x, box, frames=box[0][1]) for x in cells], dim=2)
+
+    def lookup(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b d n"]:
+        if self.quantizer is None:
+            raise ValueError(f"{self.name} is continuous and has no ids: decode from latents")
+        return self.quantizer.lookup(ids.to(self.device)).transpose(1, 2)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b c t h w"],
+        *,
+        step: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Reconstruction:
+        """The differentiable path: clips of up to a window, decoded in one call."""
+        quantized = self.quantize(self.encoder(take(x, self)), step=step, sample=generator)
+        planes, box = self.split_planes(quantized.z), tuple((0, side) for side in x.shape[2:])
+        frames = decode_box(self.decoder, planes, box, frames=x.shape[2], budget=self.budget)
+        return Reconstruction(x=frames, quantized=replace(quantized, z=quantized.z.mT))
+
+    # Slices and regions.
+
+    def encode(self, x: Video | Tensor, *, slices: int = 1, **options: Any) -> Tokens:
+        """The tokens of a clip, in windows; the options are those of every tokenizer.
+
+        `slices` is how `decode` will cut a window unless told otherwise: 1 is the paper's single
+        call, more are faster and give other pixels. ValueError for slices a window does not have.
+        """
+        self.check_slices(slices)
+        tokens = super().encode(x, **options)
+        return tokens.with_(settings={**tokens.settings, "slices": slices})
+
+    def decode(
+        self,
+        tokens: Tokens | Reel,
+        *,
+        chunk: int | None = None,
+        tile: int | None = None,
+        start: int | None = None,
+        stop: int | None = None,
+        reference: Video | Tensor | None = None,
+        slices: int | None = None,
+    ) -> Video | Float[Tensor, "b c t h w"]:
+        """The frames of `tokens`, or those from `start` up to `stop`, as what `encode` was given.
+
+        `slices` cuts each window (None: as the tokens say). Windows are the chunks of this family,
+        whatever `chunk` says. ValueError for a tile or a reference, for tokens of another preset,
+        for frames that the clip does not have.
+        """
+        if tile is not None:
+            raise ValueError(f"{self.name} codes whole frames: leave tile=None")
+        if reference is not None:
+            raise ValueError(f"{self.name} codes windows alone: leave reference=None")
+        tokens = as_tokens(tokens, self)
+        t = frame_range(tokens.frames, start, stop)
+        return self.decode_region(tokens, t=t, slices=slices, context="slice")
+
+    def stream_decode(
+        self,
+        parts: Iterable[Tokens],
+        *,
+        tile: int | None = None,
+        hold: bool = False,
+        reference: Video | Tensor | None = None,
+    ) -> Iterator[Video | Float[Tensor, "b c t h w"]]:
+        for part in parts:
+            for i in range(0, part.frames, self.config.size[0]):
+                stop = min(part.frames, i + self.config.size[0])
+                yield self.decode(part, tile=tile, start=i, stop=stop, reference=reference)
+
+    def decode_region(
+        self,
+        tokens: Tokens | Reel,
+        t: Range | None = None,
+        y: Range | None = None,
+        x: Range | None = None,
+        *,
+        slices: int | None = None,
+        context: Context = "region",
+    ) -> Video | Float[Tensor, "b c t h w"]:
+        """Frames `t`, rows `y`, columns `x` (from, to; None: all) alone, without decoding the rest.
+
+        Patches see one another, so pixels depend on what is decoded together: the region alone, cut
+        into slices where the window is; with `context="slice"` everything around it too, for the
+        pixels that `decode` gives. ValueError for a region outside the clip.
+        """
+        tokens = as_tokens(tokens, self)
+        self._check(tokens)
+        slices = tokens.settings.get("slices", 1) if slices is None else slices
+        self.check_slices(slices)
+        sides = {"t": (t, tokens.frames), "y": (y, tokens.height), "x": (x, tokens.width)}
+        box = tuple(inside(name, side, end) for name, (side, end) in sides.items())
+        parts = []
+        for part, (first, last) in self._windows_of(tokens, box[0]):
+            z = self.find_latents(part)
+            with self._gradient(z):
+                z = z.to(device=self.device, dtype=self.dtype)
+                here = ((first, last), *box[1:])
+                pixels = self.decode_window(
+                    z, here, frames=part.frames, slices=slices, context=context
+                )
+            parts.append(give(pixels, part, *moments_of(part.times, part.last, first, last)))
+        return with_axes(join_frames(parts, 0), tokens.settings.get("axes"))
+
+    def decode_window(
+        self,
+        z: Float[Tensor, "b d n"],
+        box: Box,
+        *,
+        frames: int,
+        slices: int = 1,
+        context: Context = "region",
+    ) -> Float[Tensor, "b c t h w"]:
+        """A box of one window; with less memory beside the tokens where memory runs out."""
+        planes, budget = self.split_planes(z.mT), self.budget
+        ask: dict[str, Any] = {"frames": frames, "slices": slices, "context": context}
+        while True:
+            try:
+                return decode_box(self.decoder, planes, box, budget=budget, **ask)
+            except RuntimeError as error:
+                if not ran_out_of_memory(error) or budget is None or budget < 2**20:
+                    raise
+            budget //= 4
+            warnings.warn(f"out of memory: going on with {budget} bytes at a time", stacklevel=2)
+
+    def _windows_of(self, tokens: Tokens | Reel, t: Range) -> Iterator[tuple[Tokens, Range]]:
+        """The windows that hold frames `t`, and which of their own frames those are."""
+        length, steps = self.config.size[0], self.config.tokens
+        for i in range(t[0] // length, -(-t[1] // length)):
+            first, last = i * length, min(tokens.frames, (i + 1) * length)
+            part = tokens.part(i * steps, (i + 1) * steps, frames=(first, last))
+            yield part, (max(t[0], first) - first, min(t[1], last) - first)
+
+    def _check(self, tokens: Tokens | Reel) -> None:
+        super()._check(tokens)
+        (_, height, width), expected = self.config.size, self.grid_for(tokens.frames, (0, 0))
+        if tuple(tokens.grid) != expected or (tokens.height, tokens.width) != (height, width):
+            raise ValueError(
+                f"{self.name} codes {tokens.frames} frames of {height}x{width} in {expected[0]} "
+                f"tokens, these are {by(tokens.grid)} for {tokens.height}x{tokens.width}: load the "
+                f"preset that made them ({tokens.model!r})"
+            )
+
+    def check_slices(self, slices: int) -> None:
+        """ValueError for a number of slices that a window cannot be cut into."""
+        most = self.config.places[0]
+        if not isinstance(slices, int) or not 1 <= slices <= most:
+            raise ValueError(f"slices={slices!r}, but a window of {self.name} has 1 to {most}")
+
+
+def inside(name: str, side: Range | None, end: int) -> Range:
+    """`side`, or all up to `end`. ValueError unless it holds something and lies inside."""
+    first, last = (0, end) if side is None else side
+    if not 0 <= first < last <= end:
+        raise ValueError(
+            f"the region {name} = {first} to {last} does not lie in the clip: give "
+            f"0 <= from < to <= {end}"
+        )
+    return first, last

@@ -1,0 +1,1 @@
+"""RefTok: blocks of frames, encoded and decoded beside an unquantized reference frame."""

@@ -1,0 +1,296 @@
+"""Reference frames outside the network: kept as pictures, told apart by hashes, renewed at cuts.
+
+A reference that is stored or given is an 8-bit picture on both sides, so that encoder and decoder
+lean on the same values whatever the device.
+"""
+
+import hashlib
+import io
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from reeltok.models.reftok.injection import RefTokConfig
+from reeltok.tokenizer.streaming import Leaning, Reference
+from reeltok.tokens.record import Tokens
+from reeltok.video.record import to_bytes, to_unit
+
+START = "start"
+USED = {"policy": "policy", "reference_start": "start"}  # settings of tokens -> of RefTokConfig
+CUT, JUMP = 0.2, 2.5
+"""A cut moves 16x16 thumbnails by more than CUT (mean difference, in [-1, 1]) from one frame to the
+next, and JUMP times as far as any other step nearby. Of 276 pairs of 23 clips the nearest are 0.27
+apart; fast motion reaches 0.39 within four frames, but evenly."""
+
+
+def store_picture(x: Float[Tensor, "1 c 1 h w"], *, quality: int | None) -> UInt8[Tensor, " bytes"]:
+    """A frame in [-1, 1] as the bytes of a WebP picture of `quality` 0 to 100; None is lossless."""
+    picture = Image.fromarray(to_bytes(x)[0].cpu().numpy())
+    buffer = io.BytesIO()
+    lossless = quality is None
+    picture.save(buffer, "WEBP", lossless=lossless, quality=75 if lossless else quality, method=6)
+    return torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
+
+
+def restore_picture(
+    data: UInt8[Tensor, " bytes"], size: tuple[int, int]
+) -> Float[Tensor, "1 c 1 h w"]:
+    """The frame of `store_picture`; ValueError for bytes that are no picture of (height, width)."""
+    try:
+        raw = io.BytesIO(data.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        with Image.open(raw, formats=["WEBP"]) as picture:
+            if (picture.height, picture.width) != size:  # before its pixels take memory
+                raise ValueError(
+                    f"it has {picture.height}x{picture.width} pixels where the clip has "
+                    f"{size[0]}x{size[1]}"
+                )
+            frame = torch.frombuffer(bytearray(picture.convert("RGB").tobytes()), dtype=torch.uint8)
+    except (ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(
+            f"a stored reference frame is damaged, or another clip's ({error}): encode the clip "
+            "again"
+        ) from error
+    return to_unit(frame.view(1, *size, 3))
+
+
+def on_bytes(x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c t h w"]:
+    """The same frames on the 256 levels of a picture, float32."""
+    return torch.cat([to_unit(to_bytes(one[None])) for one in x.cpu()]).to(x.device)
+
+
+def hash_frame(x: Float[Tensor, "b c 1 h w"]) -> str:
+    """SHA-256, hex, of a frame's 8-bit values and shape."""
+    digest = hashlib.sha256(str(tuple(x.shape)).encode())
+    for one in x:
+        digest.update(to_bytes(one[None]).cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def resize_reference(
+    x: Float[Tensor, "b c 1 h w"], size: tuple[int, int]
+) -> Float[Tensor, "b c 1 h2 w2"]:
+    """A reference frame in [-1, 1] brought to (height, width), antialiased, still in [-1, 1]."""
+    frame = F.interpolate(x[:, :, 0].float(), size, mode="bicubic", antialias=True)
+    return frame.clamp(-1, 1)[:, :, None].to(x.dtype)
+
+
+def require_fit(reference: Tensor, x: Float[Tensor, "b c t h w"]) -> None:
+    """ValueError unless `reference` is one frame, of the size and batch of `x`."""
+    if reference.shape[2] != 1:
+        raise ValueError(f"a reference is one frame, found {reference.shape[2]}: give x[:, :, :1]")
+    if reference.shape[3:] != x.shape[3:]:
+        raise ValueError(
+            f"the reference has {reference.shape[3]}x{reference.shape[4]} pixels and the clip "
+            f"{x.shape[3]}x{x.shape[4]}: give one of that size, or resize it "
+            f"(reeltok.models.reftok.reference.resize_reference)"
+        )
+    if len(reference) not in (1, len(x)):
+        raise ValueError(f"{len(reference)} references were given for {len(x)} clips: give as many")
+
+
+def find_cuts(
+    before: Float[Tensor, "b c 1 h w"], block: Float[Tensor, "b c t h w"]
+) -> Bool[Tensor, " b"]:
+    """Which clips jump to another scene before or in the first half of `block`."""
+    shown = thumbnails(torch.cat([before, block], dim=2))
+    moved = (shown[:, 1:] - shown[:, :-1]).abs().mean(dim=(2, 3, 4))
+    early = moved[:, : -(-moved.shape[1] // 2)]
+    jump, at = early.max(dim=1)
+    others = moved.scatter(1, at[:, None], 0.0).amax(dim=1)
+    return (jump > CUT) & (jump > JUMP * others)
+
+
+def thumbnails(x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b t c 16 16"]:
+    """Means over 16 x 16 areas of every frame."""
+    b, _, t, _, _ = x.shape
+    return F.adaptive_avg_pool2d(x.float().transpose(1, 2).flatten(0, 1), 16).unflatten(0, (b, t))
+
+
+# What tokens keep: tensors named `reference.WHERE.CLIP`, WHERE being "start" or a token step.
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A reference as both sides will know it, and the tensors by which they do."""
+
+    reference: Reference
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def keep(
+    x: Float[Tensor, "b c 1 h w"],
+    clips: Bool[Tensor, " b"],
+    where: str,
+    *,
+    quality: int | None,
+) -> Kept:
+    """A frame of each of `clips`, stored as a WebP picture of `quality` (None: lossless)."""
+    frames, extras = torch.zeros_like(x, dtype=torch.float32), {}
+    for clip in clips.nonzero().flatten().tolist():
+        data = store_picture(x[clip : clip + 1], quality=quality)
+        extras[f"reference.{where}.{clip}"] = data
+        frames[clip] = restore_picture(data, (x.shape[3], x.shape[4]))[0]
+    return Kept(Reference(frames, clips, start=where == START), extras)
+
+
+def keep_nothing(clips: Bool[Tensor, " b"], where: str) -> Kept:
+    """For clips that begin anew and lean on nothing: pictures without bytes."""
+    names = [f"reference.{where}.{clip}" for clip in clips.nonzero().flatten().tolist()]
+    return Kept(Reference(None, clips), {name: torch.empty(0, dtype=torch.uint8) for name in names})
+
+
+def kept_clips(extras: Mapping[str, Tensor]) -> dict[str, list[int]]:
+    """The clips of which something is kept, by WHERE."""
+    found: dict[str, list[int]] = {}
+    for name in extras:
+        if name.startswith("reference."):
+            place = re.fullmatch(rf"reference\.({START}|\d{{1,9}})\.(\d{{1,9}})", name)
+            if place is None:
+                raise ValueError(f"the tensor {name!r} is no reference frame: leave it out")
+            found.setdefault(place[1], []).append(int(place[2]))
+    return found
+
+
+def restore(tokens: Tokens, where: str, clips: list[int]) -> Reference:
+    """What `keep` or `keep_nothing` kept. ValueError for a picture that is damaged."""
+    whole = where != START or {*clips} == {*range(tokens.batch)}
+    if not whole or max(clips) >= tokens.batch:
+        raise ValueError(
+            f"reference frames are kept for clips {clips} of {tokens.batch}: the file is damaged, "
+            "encode the clips again"
+        )
+    mask = torch.zeros(tokens.batch, dtype=torch.bool)
+    mask[clips] = True
+    kept = {clip: tokens.extras[f"reference.{where}.{clip}"] for clip in clips}
+    if not any(data.numel() for data in kept.values()):
+        return Reference(None, mask)
+    size = (tokens.height, tokens.width)
+    pictures = {clip: restore_picture(data, size)[0] for clip, data in kept.items()}
+    frames = torch.zeros(tokens.batch, 3, 1, *size)  # only now: the size is that of pictures
+    for clip, picture in pictures.items():
+        frames[clip] = picture
+    return Reference(frames, mask, start=where == START)
+
+
+# Which references a clip has.
+
+
+def choose(
+    config: RefTokConfig,
+    x: Float[Tensor, "b c t h w"],
+    step: int,
+    before: Float[Tensor, "b c 1 h w"] | None,
+    reference: Float[Tensor, "b c 1 h w"] | None,
+) -> Leaning:
+    """References for the frames of a run whose first token step is `step`, by the frame's number.
+
+    `before` is the frame before the run, None where the clip begins. ValueError where a reference
+    is needed and was not given, or does not fit.
+    """
+    settings: dict[str, str] = {key: getattr(config, name) for key, name in USED.items()}
+    kept: dict[int, Kept] = {}
+    if config.start == "given":
+        fits, settings["reference"] = given(reference, x)
+        kept = {0: Kept(Reference(fits, everyone(x), start=True))}
+    elif before is None and config.start != "plain":
+        quality = None if config.start == "lossless" else config.quality
+        kept = {0: keep(x[:, :, :1], everyone(x), START, quality=quality)}
+    alone = before is None and config.start != "given"  # frame 0 lies in no block
+    blocks = range(int(alone), x.shape[2], config.block)
+    where = step + int(alone and config.start == "plain")
+    for number, at in enumerate(blocks):
+        last, here = x[:, :, at - 1 : at] if at else before, where + number * config.steps
+        if last is not None and here > 0:  # a block at step 0 follows a stored or given frame
+            new = renewed(config, last, x[:, :, at : at + config.block], here)
+            kept |= {} if new is None else {at: new}
+    extras = {name: data for each in kept.values() for name, data in each.extras.items()}
+    modes = len(x) * len(blocks) if config.cuts != "ignore" or config.refresh else 0
+    return Leaning(
+        references={at: each.reference for at, each in kept.items()},
+        extras=extras,
+        bits=modes + 8 * sum(data.numel() for data in extras.values()),
+        settings=settings,
+    )
+
+
+def renewed(
+    config: RefTokConfig,
+    last: Float[Tensor, "b c 1 h w"],
+    block: Float[Tensor, "b c t h w"],
+    step: int,
+) -> Kept | None:
+    """What a block at token step `step` begins anew with: where it is its turn, or after a cut."""
+    where, number = f"{step:06d}", (step - config.opening) // config.steps
+    if config.refresh and number > 0 and number % config.refresh == 0:
+        return keep_nothing(everyone(block), where)
+    if config.cuts == "ignore" or config.policy == "none":
+        return None
+    cut = find_cuts(last, block)
+    if not cut.any():
+        return None
+    if config.cuts == "plain":
+        return keep_nothing(cut, where)
+    quality = None if config.start == "lossless" else config.quality
+    return keep(block[:, :, :1], cut, where, quality=quality)
+
+
+def recall(
+    config: RefTokConfig, part: Tokens, reference: Float[Tensor, "b c 1 h w"] | None
+) -> dict[int, Reference]:
+    """The references that `choose` chose, by the step of `part` before which they come.
+
+    ValueError where another reference is given than the tokens were made with, or none.
+    """
+    found: dict[int, Reference] = {}
+    if config.start == "given":
+        require_same(reference, part)
+        like = torch.empty(part.batch, 3, 1, part.height, part.width, device="meta")
+        frame, _ = given(reference, like)
+        found[0] = Reference(frame, torch.ones(part.batch, dtype=torch.bool), start=True)
+    elif reference is not None:
+        raise ValueError(
+            f"these tokens of {part.model!r} need no reference: leave reference=None, or encode "
+            f"with one"
+        )
+    for where, clips in kept_clips(part.extras).items():
+        at = 0 if where == START else int(where) - part.step
+        if part.step == 0 if where == START else 0 <= at < part.grid[0]:
+            found[at] = restore(part, where, clips)
+    return found
+
+
+def given(reference: Tensor | None, x: Float[Tensor, "b c t h w"]) -> tuple[Tensor, str]:
+    """The caller's reference on 8-bit levels for each clip of `x`, and its hash."""
+    if reference is None:
+        raise ValueError(
+            "start='given' codes a clip after a frame that both sides have: give reference="
+        )
+    require_fit(reference, x)
+    frame = on_bytes(reference)
+    return frame.expand(len(x), -1, -1, -1, -1), hash_frame(reference)
+
+
+def require_same(reference: Tensor | None, part: Tokens) -> None:
+    """ValueError unless `reference` is the one that the tokens were made with."""
+    wanted = str(part.settings.get("reference", ""))
+    if reference is None:
+        raise ValueError(
+            f"these tokens lean on a reference frame that they do not hold (SHA-256 "
+            f"{wanted[:12]}): give reference="
+        )
+    found = hash_frame(reference)
+    if found != wanted:
+        raise ValueError(
+            f"this is not the reference frame that these tokens were made with (SHA-256 "
+            f"{found[:12]}, they need {wanted[:12]}): give that one"
+        )
+
+
+def everyone(x: Tensor) -> Bool[Tensor, " b"]:
+    return torch.ones(len(x), dtype=torch.bool)

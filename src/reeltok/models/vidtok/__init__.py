@@ -1,0 +1,1 @@
+"""VidTok: convolutions over space, time and both, causal or not."""

@@ -1,0 +1,247 @@
+"""VidTok: a video autoencoder of 2-D and 1-D convolutions, with 3-D ones where they count.
+
+    frames ─ patch ─ enter ─ levels (blocks, then halve space and time) ─ middle ─ leave ─ z
+    z ─ enter ─ middle ─ levels (blocks, then double space and time) ─ leave ─ unpatch ─ frames
+
+Tang et al. 2024, "VidTok: A Versatile and Open-Source Video Tokenizer", section 3 and figure 2.
+Everything a published configuration or an ablation of table 2 changes is a value of
+`VidTokConfig` (stages.py, with the parts); `edge` alone decides causality.
+"""
+
+import math
+from dataclasses import replace
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from reeltok.models.vidtok.stages import BOTH, Down, Patch, Up, VidTokConfig, block, middle
+from reeltok.nn.layers import Conv, Norm, Past
+from reeltok.nn.quantizers import Quantized
+from reeltok.tokenizer.contract import Reconstruction, Tokenizer
+from reeltok.tokenizer.inputs import take
+from reeltok.tokenizer.spec import Spec
+from reeltok.tokenizer.streaming import Frames, give, require_all
+from reeltok.tokens.record import Tokens
+from reeltok.video.record import Video, unit_frames
+
+
+class Encoder(nn.Module):
+    """Frames in [-1, 1] to what the quantizer reads."""
+
+    def __init__(self, config: VidTokConfig) -> None:
+        super().__init__()
+        widths = [config.width * m for m in config.multipliers]
+        self.zeros_first = config.edge == "past-zeros"
+        self.factor = config.factors[0]
+        self.patch = Patch(config)
+        self.enter = Conv(self.patch.channels, config.width, BOTH, edge=config.edge)
+        self.levels = nn.ModuleList()
+        before = config.width
+        for level, width in enumerate(widths):
+            stages = nn.ModuleList()
+            for _ in range(config.blocks[level]):
+                stages.append(block(before, width, config))
+                before = width
+            if level in config.space_down:
+                after = widths[level + 1 :][:1] if config.sampler == "fold" else []
+                before = after[0] if after else width
+                down = Down(width, before, time=level in config.time_down, config=config)
+                stages.append(nn.ModuleList([down]))
+            self.levels.append(stages)
+        self.middle = middle(before, config)
+        self.norm = Norm(before, groups=config.groups, kernel=BOTH, edge=config.edge)
+        self.leave = Conv(before, config.quantizer.features, BOTH, edge=config.edge)
+
+    def forward(
+        self, x: Float[Tensor, "b t h w c"], past: Past | None = None
+    ) -> Float[Tensor, "b t2 h2 w2 d"]:
+        if self.zeros_first and (past is None or self not in past):
+            # Parity: v1.0 fills the first group with copies of frame 0.
+            x = torch.cat([x[:, :1].expand(-1, self.factor - 1, -1, -1, -1), x], dim=1)
+        if past is not None:
+            past[self] = x[:, :0]
+        x = self.enter(self.patch(x, past), past)
+        for stage in running_order(self):
+            x = stage(x, past)
+        return self.leave(self.norm(x), past)
+
+
+class Decoder(nn.Module):
+    """What the quantizer gives to frames, not clamped."""
+
+    def __init__(self, config: VidTokConfig) -> None:
+        super().__init__()
+        widths = [config.width * m for m in config.multipliers]
+        self.zeros_first = config.edge == "past-zeros"
+        self.factor = config.factors[0]
+        before = widths[-1]
+        self.enter = Conv(config.quantizer.channels, before, BOTH, edge=config.edge)
+        self.middle = middle(before, config)
+        self.levels = nn.ModuleList()
+        for level in reversed(range(len(widths))):
+            stages = nn.ModuleList()
+            for _ in range(config.blocks[level] + 1):
+                stages.append(block(before, widths[level], config))
+                before = widths[level]
+            if level in config.space_up:
+                after = widths[max(level - 1, 0)] if config.sampler == "fold" else before
+                up = Up(before, after, time=level in config.time_up, config=config)
+                before = after
+                stages.append(nn.ModuleList([up]))
+            self.levels.append(stages)
+        self.norm = Norm(before, groups=config.groups, kernel=BOTH, edge=config.edge)
+        self.patch = Patch(config)
+        self.leave = Conv(before, self.patch.channels, BOTH, edge=config.edge)
+
+    def forward(
+        self, z: Float[Tensor, "b t h w d"], past: Past | None = None
+    ) -> Float[Tensor, "b t2 h2 w2 c"]:
+        first = past is None or self not in past
+        x = self.enter(z, past)
+        for stage in running_order(self):
+            x = stage(x, past)
+        x = self.patch.inverse(self.leave(self.norm(x), past), past)
+        if past is not None:
+            past[self] = x[:, :0]
+        # Parity: v1.0 drops what it made of the copies of frame 0.
+        return x[:, self.factor - 1 :] if self.zeros_first and first else x
+
+
+def flat(stage: nn.Module) -> list[nn.Module]:
+    """What lists of lists of modules hold, in order."""
+    if not isinstance(stage, nn.ModuleList):
+        return [stage]
+    return [part for each in stage for part in flat(each)]
+
+
+def running_order(network: Encoder | Decoder) -> list[nn.Module]:
+    """The stages between a network's first and last convolution, in the order they run."""
+    levels, after = flat(network.levels), isinstance(network, Encoder)
+    return [*levels, *network.middle] if after else [*network.middle, *levels]
+
+
+class VidTok(Tokenizer):
+    """The tokenizer of section 3: encoder, quantizer, decoder."""
+
+    family = "vidtok"
+
+    def __init__(self, config: VidTokConfig, name: str = "vidtok") -> None:
+        super().__init__(config, name)
+        self.encoder = Encoder(config)
+        self.quantizer = config.quantizer.build()
+        self.decoder = Decoder(config)
+
+    @property
+    def spec(self) -> Spec:
+        config, (t, h, w) = self.config, self.config.factors
+        return Spec(
+            name=self.name,
+            family=self.family,
+            factors=(t, h, w),
+            causal=config.causal,
+            first=1 if config.causal else t,
+            group=t,
+            channels=config.quantizer.channels,
+            vocabulary=config.quantizer.vocabulary,
+            parameters=self.parameter_count(),
+            reach=reach(self.decoder),
+            ahead=int(config.causal and config.upsampling == "trilinear"),
+        )
+
+    def last_weight(self) -> nn.Parameter:
+        return self.get_parameter("decoder.leave.weight")
+
+    def encode_part(
+        self,
+        x: Float[Tensor, "b c t h w"],
+        past: Past | None = None,
+        *,
+        frames: int | None = None,
+        sample: torch.Generator | None = None,
+    ) -> Quantized:
+        z = self.encoder(rearrange(x, "b c t h w -> b t h w c").contiguous(), past)
+        return channels_first(self.quantizer(z, sample=sample))
+
+    def decode_part(
+        self, z: Float[Tensor, "b d t h w"], past: Past | None = None, *, last: bool = True
+    ) -> Float[Tensor, "b c t2 h2 w2"]:
+        z = rearrange(z, "b d t h w -> b t h w d").contiguous()
+        if past is None or self.config.upsampling == "nearest" or not self.config.causal:
+            return rearrange(self.decoder(z, past), "b t h w c -> b c t h w")
+        z = torch.cat([past[self], z], dim=1) if self in past else z
+        if not last:
+            past[self] = z[:, -1:].clone()
+            if z.shape[1] == 1:
+                b, _, h, w, _ = z.shape
+                _, fh, fw = self.config.factors
+                return z.new_zeros(b, self.config.colours, 0, h * fh, w * fw)
+        past.ahead = 0 if last else 1
+        x = self.decoder(z, past)
+        past.ahead = 0
+        x = x if last else x[:, : -self.config.factors[0]]
+        return rearrange(x, "b t h w c -> b c t h w")
+
+    def encode_front(self, x: Video | Tensor, *, sample: torch.Generator | None = None) -> Tokens:
+        """Tokens with copies of frame 0 in front that make the frames a multiple of the factor.
+
+        # Parity: what the public v1.1 does for a frame count other than 1 mod the factor. Its first
+        group then mixes copies and frames, so no frame stands alone, and every layer repeats its
+        own first frame as the past.
+        """
+        if self.config.edge != "past-first":
+            raise ValueError(f"{self.name} completes clips at the end only: leave pad='end'")
+        given, past = unit_frames(x), Past()
+        past.whole = True
+        copies = given[:, :, :1].expand(-1, -1, -given.shape[2] % self.config.factors[0], -1, -1)
+        with self._gradient(given):
+            entered = self._enter(torch.cat([copies, given], dim=2))
+            quantized = self.encode_part(entered, past, sample=sample)
+        moments = (x.times, x.last) if isinstance(x, Video) else ()
+        tokens = self._record(quantized, Frames(given, given.shape[2], *moments), x, None)
+        return tokens.with_(settings={**tokens.settings, "pad": "front"})
+
+    def decode_front(self, tokens: Tokens) -> Video | Tensor:
+        """What `encode_front` was given: the first frame fills its group, the last frames count."""
+        z = self.find_latents(tokens)
+        with self._gradient(z):
+            x = self.decode_part(z.to(device=self.device, dtype=self.dtype))
+        first = x[:, :, :1].expand(-1, -1, self.config.factors[0] - 1, -1, -1)
+        x = torch.cat([first, x], dim=2)[:, :, -tokens.frames :]
+        require_all(tokens.frames - x.shape[2])
+        return give(x[..., : tokens.height, : tokens.width], tokens, tokens.times, tokens.last)
+
+    def lookup(self, ids: Int[Tensor, "b t h w"]) -> Float[Tensor, "b d t h w"]:
+        return rearrange(self.quantizer.lookup(ids), "b t h w d -> b d t h w")
+
+    def forward(
+        self,
+        x: Float[Tensor, "b c t h w"],
+        *,
+        step: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Reconstruction:
+        """The differentiable path of training: whole groups of frames, no padding, no records."""
+        z = self.encoder(rearrange(take(x, self), "b c t h w -> b t h w c").contiguous())
+        quantized = self.quantizer(z, step=step, sample=generator)
+        frames = rearrange(self.decoder(quantized.z), "b t h w c -> b c t h w")
+        return Reconstruction(x=frames, quantized=channels_first(quantized))
+
+
+def channels_first(quantized: Quantized) -> Quantized:
+    """The same record with z as `b d t h w`, as public tensors are."""
+    return replace(quantized, z=rearrange(quantized.z, "b t h w d -> b d t h w"))
+
+
+def reach(decoder: Decoder) -> int:
+    """How many latent steps before its own a frame depends on: kernels summed at their scales."""
+    steps, scale = 0.0, 1
+    convs = {id(m): m for m in [decoder.enter, *running_order(decoder), decoder.leave]}
+    for stage in convs.values():
+        if isinstance(stage, Up) and stage.doubles:
+            steps += stage.linear / scale
+            scale *= 2
+        for conv in (m for m in stage.modules() if isinstance(m, Conv)):
+            steps += (conv.kernel[0] - 1) / scale
+    return math.ceil(steps) + 1

@@ -1,0 +1,1 @@
+"""What networks are made of: layers, transformers and quantizers that families share."""

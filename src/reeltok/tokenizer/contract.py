@@ -1,0 +1,398 @@
+"""The contract of every tokenizer: what it does. What it is, in numbers, is its `Spec`.
+
+A family supplies `encode_part`, `decode_part` and `lookup` on whole groups of frames. This file
+adds, once for all, what does not depend on the network: padding and cropping, streams of any
+chunk length, ranges, tiles, running out of memory, and the folder a model is saved in.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from reeltok.nn.layers import Past
+from reeltok.nn.quantizers import Quantized
+from reeltok.records import register
+from reeltok.tokenizer.folder import dump_config, hash_weights, write_folder
+from reeltok.tokenizer.inputs import (
+    as_clip,
+    as_tokens,
+    axes_of,
+    check_tokens,
+    say_axes,
+    stored_latents,
+    with_axes,
+)
+from reeltok.tokenizer.spec import Spec
+from reeltok.tokenizer.streaming import (
+    Frames,
+    Leaning,
+    Reference,
+    Span,
+    check_chunk,
+    check_pad,
+    count_frames,
+    crop,
+    cut,
+    find_span,
+    frame_range,
+    frame_size,
+    give,
+    join_frames,
+    mark_last,
+    pad_space,
+    peek,
+    require_all,
+    split_frames,
+    split_steps,
+    type_name,
+    whole_groups,
+    whole_windows,
+)
+from reeltok.tokenizer.tiling import Course
+from reeltok.tokens.record import Tokens
+from reeltok.tokens.reel import Reel
+from reeltok.video.record import Video, unit_frames
+from reeltok.video.size import ratio_text
+from reeltok.video.timing import moments_of
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What training sees: frames `b c t h w` and what the quantizer made on the way."""
+
+    x: Tensor
+    quantized: Quantized
+
+
+register(Reconstruction, "x", "quantized")
+
+
+class Tokenizer(nn.Module):
+    """A network that turns video into tokens and tokens into video.
+
+    Frames are a `Video`, or a tensor `b c t h w`: floats in [-1, 1] of any dtype, or uint8. A
+    tensor may lack axes that are one (`3 t h w`, `1 3 h w`, `3 h w`), and `encode` takes paths and
+    arrays too. `decode` gives back what `encode` was given, as a `Video` or a tensor. Gradients
+    flow only in training mode, or from a tensor that asks for them.
+    """
+
+    family: str
+    loops = False  # whether encoding decodes too
+
+    def __init__(self, config: Any, name: str) -> None:
+        super().__init__()
+        self.config, self.name = config, name
+        self.statistics: dict[str, list[float]] | None = None
+        self.reads: tuple[str, ...] = ()  # hashes of other weights that make the same tokens
+        self._hash: str | None = None
+
+    # What a family supplies.
+
+    @property
+    def spec(self) -> Spec:
+        """What this tokenizer does to a video, in numbers."""
+        raise NotImplementedError
+
+    def encode_part(
+        self,
+        x: Float[Tensor, "b c t h w"],
+        past: Past | None = None,
+        *,
+        frames: int | None = None,
+        sample: torch.Generator | None = None,
+    ) -> Quantized:
+        """Tokens of whole groups, of which `frames` frames are real; no past: a whole clip."""
+        raise NotImplementedError
+
+    def decode_part(
+        self, z: Float[Tensor, "b d *grid"], past: Past | None = None, *, last: bool = True
+    ) -> Float[Tensor, "b c t h w"]:
+        """Frames of whole steps; a network that looks ahead holds some back until `last`."""
+        raise NotImplementedError
+
+    def lookup(self, ids: Int[Tensor, "b *grid"]) -> Float[Tensor, "b d *grid"]:
+        """The latents that ids stand for. ValueError where an id is outside the vocabulary."""
+        raise NotImplementedError
+
+    def choose_references(
+        self, run: Frames, step: int, before: Tensor | None, reference: Tensor | None
+    ) -> Leaning:
+        """What a run of frames leans on, whose first token step is `step`.
+
+        `before` is the frame before the run, `reference` what the caller gave. Where there are any,
+        `encode_part` and `decode_part` are given them as `references`.
+        """
+        if reference is not None:
+            raise ValueError(f"{self.name} codes frames alone: leave reference=None")
+        return Leaning()
+
+    def find_latents(self, part: Tokens) -> Float[Tensor, "b d *grid"]:
+        """The latents that a part holds or its ids stand for; ValueError where they do not fit."""
+        return stored_latents(part, self)
+
+    def find_references(self, part: Tokens, reference: Tensor | None) -> Mapping[int, Reference]:
+        """The references that `choose_references` chose, by the step of `part` they come before."""
+        if reference is not None:
+            raise ValueError(f"{self.name} codes frames alone: leave reference=None")
+        return {}
+
+    def last_weight(self) -> nn.Parameter:
+        """The last weight that makes frames: what an adaptive critic compares gradients at.
+
+        A family whose last module is not its last layer says it here.
+        """
+        return [weight for weight in self.parameters() if weight.ndim > 1][-1]
+
+    def grid_for(self, frames: int, size: tuple[int, int]) -> tuple[int, ...]:
+        """The token grid of a clip of `frames` frames of `size` = (height, width) pixels."""
+        (_, fh, fw), (height, width) = self.spec.factors, size
+        return self.spec.steps(frames), math.ceil(height / fh), math.ceil(width / fw)
+
+    # Frames to tokens.
+
+    def encode(
+        self,
+        x: Video | Float[Tensor, "b c t h w"],
+        *,
+        chunk: int | None = None,
+        tile: int | None = None,
+        sample: torch.Generator | None = None,
+        reference: Video | Float[Tensor, "b c 1 h w"] | None = None,
+        pad: Literal["end", "front"] = "end",
+    ) -> Tokens:
+        """The tokens of a clip of any length and size.
+
+        `chunk` frames at a time (None: all at once), in tiles of `tile` pixels (None: whole
+        frames). A causal tokenizer gives the same tokens for every chunk; another codes each chunk
+        as a clip of its own, and says so in `settings`. KL gives the mode, or what the generator
+        `sample` draws. A tokenizer that leans on a `reference` frame must be given the same one to
+        decode. `pad="front"` completes a whole clip as the public v1.1 does. ValueError for frames
+        of another shape, type or range.
+        """
+        check_pad(pad, chunk=chunk, tile=tile, reference=reference)
+        clip = as_clip(x)
+        axes = axes_of(x, clip)
+        if pad == "front":
+            return say_axes(self.encode_front(clip, sample=sample), axes)
+        parts = self.stream_encode(
+            [clip] if chunk is None else split_frames(clip, chunk),
+            window=chunk or count_frames(clip),
+            tile=tile,
+            sample=sample,
+            reference=reference,
+            hold=chunk is None,
+        )
+        return say_axes(Tokens.join(list(parts)), axes)
+
+    def stream_encode(
+        self,
+        parts: Iterable[Video | Float[Tensor, "b c t h w"]],
+        *,
+        window: int = 16,
+        tile: int | None = None,
+        sample: torch.Generator | None = None,
+        reference: Video | Tensor | None = None,
+        hold: bool = False,
+    ) -> Iterator[Tokens]:
+        """Tokens of a stream of parts of any lengths, in memory that does not grow with it.
+
+        A tokenizer that is not causal codes `window` frames at a time, each as a clip of its own.
+        `hold` waits for all parts and codes them as one.
+        """
+        spec = self.spec
+        given, parts = peek(as_clip(part) for part in parts)
+        hold = hold and spec.window is None
+        width = spec.window_for(window)
+        frame = None if reference is None else unit_frames(as_clip(reference), "the reference")
+        course = self._course(spec.first, spec.group, tile, apart=hold)
+        runs = whole_groups(parts, first=spec.first, group=spec.group, window=width, hold=hold)
+        step, before = 0, None
+        for run in runs:
+            leaning = self.choose_references(run, step, before, frame)
+            with self._gradient(run.x):
+                x, options = self._enter(run.x), {"sample": sample}
+                quantized = course.encode(x, run.real, options, leaning.references)
+            tokens = self._record(quantized, run, given, width)
+            yield tokens.with_(
+                step=step,
+                extras=leaning.extras,
+                reference_bits=leaning.bits,
+                settings={**tokens.settings, **leaning.settings},
+            )
+            step, before = step + tokens.grid[0], run.x[:, :, -1:]
+
+    def decode(
+        self,
+        tokens: Tokens | Reel,
+        *,
+        chunk: int | None = None,
+        tile: int | None = None,
+        start: int | None = None,
+        stop: int | None = None,
+        reference: Video | Float[Tensor, "b c 1 h w"] | None = None,
+    ) -> Video | Float[Tensor, "b c t h w"]:
+        """The frames of `tokens`, or those from `start` up to `stop`, without decoding the rest.
+
+        `tokens` may also be the path of a .reel file, or bare ids `b *grid` or latents `b d *grid`
+        of a clip of whole groups and cells. Gives a `Video` (rounded to bytes) or a tensor (neither
+        clamped nor rounded, in the given dtype), as `encode` was given. `chunk` frames at a time,
+        in tiles of `tile` pixels; `reference` as `encode` was given it. ValueError for tokens of
+        another tokenizer, or frames that the clip does not have.
+        """
+        tokens = as_tokens(tokens, self)
+        self._check(tokens)
+        spec, axes = self.spec, tokens.settings.get("axes")
+        first, end = frame_range(tokens.frames, start, stop)
+        if tokens.settings.get("pad") == "front":
+            check_pad("front", chunk=chunk, tile=tile, reference=reference)
+            video = self.decode_front(tokens.part(0, tokens.grid[0]))
+            return with_axes(cut(video, first, end), axes)
+        check_chunk(chunk)
+        span = self.span(tokens, first, end)
+        part = tokens.part(span.early, span.late, frames=(span.before, end))
+        hold = chunk is None and spec.window is None
+        pieces = [part] if hold or not spec.causal else split_steps(part, spec, chunk or spec.group)
+        frames = self.stream_decode(pieces, tile=tile, hold=hold, reference=reference)
+        return with_axes(join_frames(list(frames), first - span.before), axes)
+
+    def stream_decode(
+        self,
+        parts: Iterable[Tokens],
+        *,
+        tile: int | None = None,
+        hold: bool = False,
+        reference: Video | Tensor | None = None,
+    ) -> Iterator[Video | Float[Tensor, "b c t h w"]]:
+        """The frames of a stream of parts, as `stream_encode` made them, in constant memory.
+
+        `hold` promises that `parts` is a single one. Frames beyond a part's own wait for the next.
+        """
+        spec, left, waiting = self.spec, 0, None
+        frame = None if reference is None else unit_frames(as_clip(reference), "the reference")
+        given, parts = peek(parts)
+        self._check(given)
+        course = self._course(spec.first_steps, spec.group_steps, tile, apart=hold)
+        times: list[Tensor] = []
+        for part, last in mark_last(whole_windows(parts, spec)):
+            z = self.find_latents(part)
+            left += part.frames
+            times += [] if part.times is None else [part.times]
+            references = self.find_references(part, frame)
+            with self._gradient(z):
+                z = z.to(device=self.device, dtype=self.dtype)
+                x = crop(course.decode(z, last=last, references=references), part)
+            x = x if waiting is None else torch.cat([waiting, x], dim=2)
+            x, waiting = x[:, :, :left], x[:, :, left:]
+            if x.shape[2]:
+                due = torch.cat(times)[-left:] if times else None
+                left -= x.shape[2]
+                yield give(x, part, *moments_of(due, part.last, 0, x.shape[2]))
+        require_all(left)
+
+    def encode_front(self, x: Video | Tensor, *, sample: torch.Generator | None = None) -> Tokens:
+        """Tokens with the clip completed in front; ValueError where a family has no such rule."""
+        raise ValueError(f"{self.name} completes clips at the end only: leave pad='end'")
+
+    def decode_front(self, tokens: Tokens) -> Video | Tensor:
+        """What `encode_front` was given."""
+        raise ValueError(f"{self.name} completes clips at the end only, these tokens in front")
+
+    # Between frames, groups and steps.
+
+    def _course(self, first: int, group: int, tile: int | None, *, apart: bool) -> Course:
+        spec = self.spec
+        if tile is not None and spec.window is not None:
+            raise ValueError(f"{self.name} codes whole frames: leave tile=None")
+        apart = apart or not spec.causal
+        cell = spec.factors[1:]
+        return Course(self, cell, first, group, causal=spec.causal, apart=apart, tile=tile)
+
+    def _enter(self, x: Tensor) -> Tensor:
+        """Frames as the network takes them: its device and dtype, whole cells."""
+        spec = self.spec
+        if spec.size is not None and tuple(x.shape[3:]) != spec.size:
+            raise ValueError(
+                f"{self.name} codes frames of {spec.size[0]}x{spec.size[1]} (height x width), "
+                f"these have {x.shape[3]}x{x.shape[4]}: read the video with size={spec.size}"
+            )
+        return pad_space(x.to(device=self.device, dtype=self.dtype), spec.factors[1:])
+
+    def span(self, tokens: Tokens | Reel, first: int, end: int) -> Span:
+        """The steps to decode for frames `first` to `end`, with all that those depend on."""
+        return find_span(self.spec, tokens, first, end)
+
+    def _record(
+        self, quantized: Quantized, run: Frames, given: Video | Tensor, window: int | None
+    ) -> Tokens:
+        video, (height, width) = given if isinstance(given, Video) else None, frame_size(given)
+        settings: dict[str, Any] = {"given": type_name(given)}
+        if video is not None and video.start:
+            settings["start"] = video.start  # where sound begins
+        if video is not None and video.aspect != 1:
+            settings["pixel_aspect"] = ratio_text(video.aspect)
+        return Tokens(
+            ids=quantized.ids,
+            latents=quantized.z,
+            grid=tuple(quantized.z.shape[2:]),
+            frames=run.real,
+            height=height,
+            width=width,
+            fps=None if video is None else video.fps,
+            times=run.times,
+            last=run.last,
+            damaged=0 if video is None else video.damaged,
+            colour=None if video is None else asdict(video.colour),
+            model=self.name,
+            weights=self.hash,
+            vocabulary=self.spec.vocabulary,
+            settings=settings if window is None else settings | {"window": window},
+        )
+
+    def _check(self, tokens: Tokens | Reel) -> None:
+        """ValueError unless this tokenizer can have made `tokens`."""
+        check_tokens(tokens, self)
+
+    def _gradient(self, x: Tensor) -> AbstractContextManager[None]:
+        asked = self.training or x.requires_grad
+        return torch.set_grad_enabled(torch.is_grad_enabled() and asked)
+
+    # The model itself.
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    def parameter_count(self) -> int:
+        return sum(p.numel() for p in self.parameters())
+
+    def hash(self) -> str:
+        """SHA-256 of the weights as they were loaded; of the present ones once trained."""
+        if self._hash is None:
+            self._hash = hash_weights(self.state_dict())
+        return self._hash
+
+    def train(self, mode: bool = True) -> "Tokenizer":
+        if mode:
+            self._hash = None
+        return super().train(mode)
+
+    def save_pretrained(self, folder: str | Path, *, small: bool = False) -> Path:
+        """Write config.json and model.safetensors; `small`: 8-bit weights, which are others."""
+        record: dict[str, Any] = {"family": self.family, "name": self.name}
+        record["config"] = dump_config(self.config)
+        if self.statistics is not None:
+            record["statistics"] = self.statistics
+        if self.reads:
+            record["reads"] = self.reads
+        return write_folder(folder, record, self.state_dict(), small=small)

@@ -1,0 +1,100 @@
+"""A model on disk: a folder with config.json and model.safetensors, and the hash of its weights."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from pydantic import TypeAdapter
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from reeltok.files.atomic import replacing, write_file
+
+Network = TypeVar("Network", bound=nn.Module)
+SCALE = ".row-scale"  # behind a tensor's name: its rows' scales
+MOST = 10**11  # parameters
+SMALLEST = 2**-24  # above zero in float16
+
+
+def write_folder(
+    folder: str | Path,
+    record: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    *,
+    small: bool = False,
+) -> Path:
+    """Write `record` and `weights` into `folder`, each file whole or not at all.
+
+    `small`: the matrices as 8-bit numbers (`pack_rows`).
+    """
+    weights = pack_rows(weights) if small else weights
+    folder = Path(folder)
+    tensors = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
+    text = json.dumps(record, indent=2) + "\n"
+    if folder.is_dir():
+        with replacing(folder / "model.safetensors") as part:
+            save_file(tensors, part)
+        write_file(folder / "config.json", text)
+    else:  # half a model is none
+        with replacing(folder, folder=True) as part:
+            save_file(tensors, part / "model.safetensors")
+            (part / "config.json").write_text(text)
+    return folder
+
+
+def pack_rows(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Matrices as int8 beside a float16 scale for each row, the output channel; vectors as is."""
+    packed = dict(weights)
+    for name, tensor in weights.items():
+        if tensor.ndim > 1 and tensor.is_floating_point():
+            rows = tensor.detach().float().flatten(1)
+            scale = (rows.abs().amax(1) / 127).half().clamp(min=SMALLEST)
+            steps = (rows / scale.float()[:, None]).round().clamp(-127, 127)
+            packed[name] = steps.to(torch.int8).view(tensor.shape)
+            packed[name + SCALE] = scale
+    return packed
+
+
+def unpack_rows(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights as float32 where `pack_rows` packed them; all others as they are."""
+    plain = {name: tensor for name, tensor in weights.items() if not name.endswith(SCALE)}
+    for name in plain:
+        if name + SCALE in weights:
+            rows = plain[name].float().flatten(1) * weights[name + SCALE].float()[:, None]
+            plain[name] = rows.view(plain[name].shape)
+    return plain
+
+
+def dump_config(config: Any) -> dict[str, Any]:
+    """A configuration as what JSON can hold."""
+    return TypeAdapter(type(config)).dump_python(config, mode="json")
+
+
+def build_empty(build: Callable[[], Network], what: str) -> Network:
+    """The network that `build` makes, on the meta device: without memory.
+
+    ValueError that begins with `what` for a configuration whose parts do not fit together, and for
+    one that no machine holds.
+    """
+    try:
+        with torch.device("meta"):
+            network = build()
+    except (ValueError, RuntimeError, LookupError, ArithmeticError, TypeError) as error:
+        # A constructor fails in any of these ways, deep inside of torch.
+        raise ValueError(f"{what}: no network is of this configuration ({error})") from error
+    count = sum(parameter.numel() for parameter in network.parameters())
+    if count > MOST:
+        raise ValueError(f"{what}: its network would have {count:,} parameters, over {MOST:,}")
+    return network
+
+
+def hash_weights(weights: dict[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

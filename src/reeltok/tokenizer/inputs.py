@@ -1,0 +1,184 @@
+"""What people hand to a tokenizer, as the records that it works on.
+
+A clip may be a `Video`, a path, an array, or a tensor with or without its batch and time axes;
+tokens may be a record, a `.reel` file, or bare ids or latents of a clip of whole groups.
+"""
+
+import math
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from reeltok.tokenizer.spec import Spec
+from reeltok.tokenizer.streaming import require_grid
+from reeltok.tokens.ids import check_latents
+from reeltok.tokens.record import Tokens, by
+from reeltok.tokens.reel import Reel, load
+from reeltok.video.frames import as_tensor, as_values, check_values, five_axes
+from reeltok.video.record import Video, read
+
+HALF = 0.02  # how far codes within [-1, 1] and their like may move in half precision
+
+
+class Coder(Protocol):
+    """What these functions ask of a tokenizer."""
+
+    reads: tuple[str, ...]
+    training: bool
+
+    @property
+    def spec(self) -> Spec: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+    def grid_for(self, frames: int, size: tuple[int, int]) -> tuple[int, ...]: ...
+    def hash(self) -> str: ...
+    def lookup(self, ids: Tensor) -> Tensor: ...
+    @property
+    def device(self) -> torch.device: ...
+
+
+# ---------------------------------------------------------------- clips
+
+
+def as_clip(x: Any) -> Video | Tensor:
+    """A clip as a `Video`, or as a tensor "b c t h w" of its own type; files are read.
+
+    Bytes "t h w 3" or "h w 3" are a `Video` without a rate. Raises ValueError for other shapes.
+    """
+    if isinstance(x, str | Path | bytes) or hasattr(x, "read"):
+        return read(x)
+    if isinstance(x, Video):
+        return x
+    x = as_tensor(x)
+    if x.dtype == torch.uint8 and x.ndim in (3, 4) and x.shape[-1] == 3:
+        return Video.of(x)
+    x = five_axes(x)
+    if x.shape[1] != 3:
+        raise ValueError(f"the clip came with shape {tuple(x.shape)}: give b c t h w with c = 3")
+    return x
+
+
+def take(x: Tensor, tokenizer: Coder) -> Tensor:
+    """Frames "b c t h w" as `forward` gets them, in [-1, 1]; in training some pixels are checked.
+
+    ValueError for other types and ranges (see `frames`).
+    """
+    if not x.is_floating_point():
+        return as_values(x).to(tokenizer.dtype)
+    check_values(x[..., ::4, ::4] if tokenizer.training else x)
+    return x
+
+
+def axes_of(x: Any, clip: Video | Tensor) -> str | None:
+    """The axes of what became `clip`, where a tensor lacked some of "b c t h w", else None."""
+    if isinstance(clip, Video) or x.ndim == 5:
+        return None
+    if x.ndim == 3:
+        return "c h w"
+    return "c t h w" if x.shape[0] == 3 else "b c h w"
+
+
+def say_axes(tokens: Tokens, axes: str | None) -> Tokens:
+    """Tokens that tell `decode` of axes that their frames lacked."""
+    return tokens if axes is None else tokens.with_(settings={**tokens.settings, "axes": axes})
+
+
+def with_axes(x: Video | Tensor, axes: str | None) -> Video | Tensor:
+    """Frames "b c t h w" with the axes that `axes_of` found, a `Video` as it is."""
+    if axes is None or isinstance(x, Video):
+        return x
+    x = x if axes.startswith("b") else x[0]
+    return x if "t" in axes else x.select(-3, 0)
+
+
+# ---------------------------------------------------------------- tokens
+
+
+def as_tokens(x: Any, tokenizer: Coder) -> Tokens | Reel:
+    """Tokens to decode, on their grid, from a record, a `.reel` path, or bare tensors.
+
+    These are ids "b *grid" or latents "b d *grid" of a clip of whole groups and cells, and may lack
+    the batch. Raises ValueError for shapes that no such clip has.
+    """
+    if isinstance(x, Reel):
+        return x
+    if isinstance(x, Tokens):
+        grid = tokenizer.grid_for(x.frames, (x.height, x.width))
+        return x.on_grid(grid) if x.grid == (math.prod(grid),) else x
+    if isinstance(x, str | Path):
+        return load(x)
+    try:
+        tensor = torch.as_tensor(x)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"tokens came as {type(x).__name__}: give Tokens, or a tensor of ids or latents"
+        ) from error
+    spec, floating = tokenizer.spec, tensor.is_floating_point()
+    _, fh, fw = spec.factors
+    axes = len(tokenizer.grid_for(spec.first, spec.size or (fh, fw)))
+    tensor = tensor if tensor.ndim != axes + floating else tensor[None]
+    if tensor.ndim != 1 + floating + axes or not tensor.numel():
+        named = (
+            "batch " + "channels " * floating + ("tokens" if axes == 1 else "steps rows columns")
+        )
+        raise ValueError(
+            f"{spec.name} decodes {'latents' if floating else 'ids'} {named!r}, found shape "
+            f"{by(tensor.shape)}: give those, or Tokens made with frames= and size="
+        )
+    steps, *cells = tensor.shape[-axes:]
+    if steps < spec.first_steps or (steps - spec.first_steps) % spec.group_steps:
+        raise ValueError(
+            f"{spec.name} decodes {spec.first_steps} steps and then groups of {spec.group_steps}, "
+            f"found {steps}: give whole groups"
+        )
+    about: dict[str, Any] = {
+        "frames": spec.frames(steps),
+        "size": spec.size or (cells[0] * fh, cells[1] * fw),
+        "tokenizer": tokenizer,
+        "settings": {"given": str(tensor.dtype if floating else tokenizer.dtype)[6:]},
+    }
+    return Tokens.from_latents(tensor, **about) if floating else Tokens.from_ids(tensor, **about)
+
+
+def check_tokens(tokens: Tokens | Reel, tokenizer: Coder) -> None:
+    """ValueError unless `tokenizer` can have made `tokens`, or their maker is not known."""
+    spec, latents = tokenizer.spec, None if isinstance(tokens, Reel) else tokens.latents
+    known = tokens.vocabulary is not None or tokens.model
+    if known and tokens.vocabulary != spec.vocabulary:
+        raise ValueError(
+            f"{spec.name} has a vocabulary of {spec.vocabulary}, these tokens come from "
+            f"{tokens.model!r} with {tokens.vocabulary}: load that tokenizer"
+        )
+    if tokens.weights is not None and tokens.weights not in (tokenizer.hash(), *tokenizer.reads):
+        raise ValueError(
+            f"these tokens come from {tokens.model!r} with other weights "
+            f"({tokens.weights[:12]}, here {tokenizer.hash()[:12]}): load the model that has "
+            "them (--model FOLDER, or reeltok.load(FOLDER))"
+        )
+    if latents is not None:
+        check_latents(latents)
+
+
+def stored_latents(tokens: Tokens, tokenizer: Coder) -> Tensor:
+    """The latents that tokens hold, or those that their ids stand for.
+
+    ValueError where they are of another size, or hold both and the latents are of other ids;
+    training may change codes.
+    """
+    size = (tokens.height, tokens.width)
+    require_grid(tokens, tokenizer.spec, tokenizer.grid_for(1, size)[1:])
+    if tokens.ids is None:
+        return tokens.first_tensor
+    codes = tokenizer.lookup(tokens.ids.to(tokenizer.device))
+    if tokens.latents is None:
+        return codes
+    latents = tokens.latents.detach().to(codes)
+    same = latents.shape == codes.shape and latents.allclose(codes, rtol=0, atol=HALF)
+    if not same and not tokenizer.training and not tokens.latents.requires_grad:
+        raise ValueError(
+            "these tokens hold ids and the latents of other ids: replace one with "
+            "tokens.with_(ids=...) or with_(latents=...), which drops the other"
+        )
+    return tokens.latents

@@ -1,0 +1,376 @@
+"""Frames on their way into a network and out of it.
+
+A stream arrives in parts of any length; a network reads whole groups (the first may be shorter).
+`whole_groups` regroups, `fill` completes the last, `pad_space` completes rows and columns.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from itertools import chain
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from reeltok.tokenizer.spec import Spec
+from reeltok.tokens.record import Tokens, by
+from reeltok.tokens.reel import Reel
+from reeltok.video.colour import MADE
+from reeltok.video.frames import bytes_of, to_bytes
+from reeltok.video.record import Colour, Video, unit_frames
+from reeltok.video.timing import moments_of
+
+Part = TypeVar("Part")
+GIVEN = ("float16", "bfloat16", "float32", "float64")  # types of tensors that hold frames
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """A frame "b c 1 h w" in [-1, 1] that encoder and decoder both know before they go on.
+
+    It counts for those `clips` ("b", bool) of the batch, which forget what came before;
+    `frame=None` leaves them with nothing to lean on. `start`: the clip itself begins with it.
+    """
+
+    frame: Tensor | None
+    clips: Tensor
+    start: bool = False
+
+    def crop(self, rows: slice, columns: slice) -> "Reference":
+        """The same for one tile of pixels."""
+        if self.frame is None:
+            return self
+        return replace(self, frame=self.frame[..., rows, columns])
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Leaning:
+    """The references of a run of frames, by the frame before which they come.
+
+    `extras`, `bits` and `settings` are what the tokens keep so that a decoder finds them again.
+    """
+
+    references: Mapping[int, Reference] = field(default_factory=dict)
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+    bits: int = 0
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Span:
+    """Steps `early` to `late` of a clip, and how many of its frames come before them."""
+
+    early: int
+    late: int
+    before: int
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Frames `b c t h w` in [-1, 1] on their way in, of which the first `real` are the video's."""
+
+    x: Tensor
+    real: int
+    times: Tensor | None = None
+    last: float | None = None  # seconds that the last of the video's frames here is shown
+
+
+def whole_groups(
+    parts: Iterable[Video | Tensor],
+    *,
+    first: int,
+    group: int,
+    window: int | None = None,
+    hold: bool = False,
+) -> Iterator[Frames]:
+    """The frames of `parts` in runs of whole groups: `first` frames, then multiples of `group`.
+
+    A run holds all whole groups that have arrived, or exactly `window` frames, or (`hold`)
+    everything. The last run is filled up to a whole group. ValueError when parts differ in size.
+    """
+    held: Frames | None = None
+    begun = False
+    for part in parts:
+        held = _append(held, unit_frames(part), part if isinstance(part, Video) else None)
+        wanted = window or (group if begun else first)
+        while not hold and held.real >= wanted:
+            count = wanted if window else wanted + (held.real - wanted) // group * group
+            run, held = _cut(held, count)
+            yield run
+            begun, wanted = True, window or group
+    if held is not None and held.real:
+        start = 0 if begun else first
+        yield fill(held, start + -(-max(0, held.real - start) // group) * group)
+
+
+def fill(frames: Frames, length: int) -> Frames:
+    """The same frames with the last one repeated up to `length`."""
+    missing = length - frames.x.shape[2]
+    if missing <= 0:
+        return frames
+    last = frames.x[:, :, -1:].expand(-1, -1, missing, -1, -1)
+    return replace(frames, x=torch.cat([frames.x, last], dim=2))
+
+
+def _append(held: Frames | None, x: Tensor, video: Video | None) -> Frames:
+    times, last = (None, None) if video is None else (video.times, video.last)
+    if held is None:
+        return Frames(x, x.shape[2], times, last)
+    if held.x.shape[:2] != x.shape[:2] or held.x.shape[3:] != x.shape[3:]:
+        raise ValueError(
+            f"the stream began with frames of {tuple(held.x.shape[3:])} and goes on with "
+            f"{tuple(x.shape[3:])} (height, width): cut it there, or read it with one size"
+        )
+    both = None if held.times is None or times is None else torch.cat([held.times, times])
+    return Frames(torch.cat([held.x, x], dim=2), held.real + x.shape[2], both, last)
+
+
+def _cut(frames: Frames, count: int) -> tuple[Frames, Frames]:
+    head, tail = frames.x[:, :, :count], frames.x[:, :, count:]
+    early = moments_of(frames.times, frames.last, 0, count)
+    late = moments_of(frames.times, frames.last, count, frames.real)
+    return Frames(head, count, *early), Frames(tail, tail.shape[2], *late)
+
+
+def pad_space(x: Float[Tensor, "b c t h w"], factors: tuple[int, int]) -> Tensor:
+    """`x` with its last row and column repeated until both sides divide by `factors`."""
+    down, right = (-x.shape[3] % factors[0], -x.shape[4] % factors[1])
+    if not down and not right:
+        return x
+    return F.pad(x, (0, right, 0, down, 0, 0), mode="replicate")
+
+
+def crop(x: Float[Tensor, "b c t h w"], part: Tokens) -> Tensor:
+    """`x` without the rows and columns that `pad_space` added. ValueError where it lacks some."""
+    size = (part.height, part.width)
+    if x.shape[3] < size[0] or x.shape[4] < size[1]:
+        raise ValueError(
+            f"these tokens hold frames of {x.shape[3]}x{x.shape[4]} pixels, not of the "
+            f"{size[0]}x{size[1]} that they are said to be: give their own size"
+        )
+    return x[..., : size[0], : size[1]]
+
+
+def peek(parts: Iterable[Part]) -> tuple[Part, Iterator[Part]]:
+    """The first of `parts`, and all of them. ValueError when there is none."""
+    rest = iter(parts)
+    for first in rest:
+        return first, chain([first], rest)
+    raise ValueError("the stream holds no frames: give at least one")
+
+
+def require_all(missing: int) -> None:
+    """ValueError where tokens ended and so many of their frames did not come."""
+    if missing:
+        raise ValueError(
+            f"these tokens end {missing} frames before the clip that they are said to be: "
+            "give their own number of frames"
+        )
+
+
+def require_grid(part: Tokens, spec: Spec, cells: tuple[int, ...]) -> None:
+    """ValueError unless each step of `part` is a grid of `cells`, with the channels of `spec`."""
+    if len(part.grid) == 3 and part.grid[1:] != cells:
+        held = (side * factor for side, factor in zip(part.grid, spec.factors, strict=True))
+        raise ValueError(
+            f"these tokens hold frames of {by([*held][1:])} pixels, not of the {part.height}x"
+            f"{part.width} that they are said to be: give their own size"
+        )
+    channels = None if part.latents is None else part.latents.shape[1]
+    if part.grid[1:] != cells or channels not in (None, spec.channels):
+        raise ValueError(
+            f"{spec.name} codes frames of {part.height}x{part.width} on grids of {by(cells)} with "
+            f"{spec.channels} channels, these are {part}: load the tokenizer that made them"
+        )
+
+
+def mark_last(parts: Iterable[Part]) -> Iterator[tuple[Part, bool]]:
+    """Every part with whether it is the last one."""
+    rest = iter(parts)
+    held = next(rest)
+    for part in rest:
+        yield held, False
+        held = part
+    yield held, True
+
+
+def count_frames(x: Video | Tensor) -> int:
+    """How many frames `x` holds."""
+    return len(x) if isinstance(x, Video) else x.shape[2]
+
+
+def frame_size(x: Video | Tensor) -> tuple[int, int]:
+    """Height and width of the frames of `x`, in pixels."""
+    return (x.height, x.width) if isinstance(x, Video) else (x.shape[3], x.shape[4])
+
+
+def cut(x: Video | Tensor, start: int, stop: int) -> Video | Tensor:
+    """Frames `start` to `stop` of `x`, whose time stamps stay what they are."""
+    if isinstance(x, Tensor):
+        return x[:, :, start:stop]
+    times, last = moments_of(x.times, x.last, start, stop)
+    return replace(x, frames=x.frames[start:stop], times=times, last=last)
+
+
+def split_frames(x: Video | Tensor, chunk: int) -> Iterator[Video | Tensor]:
+    """`x` in parts of `chunk` frames."""
+    for start in range(0, count_frames(x), chunk):
+        yield cut(x, start, min(start + chunk, count_frames(x)))
+
+
+def split_steps(part: Tokens, spec: Spec, chunk: int) -> Iterator[Tokens]:
+    """`part` in runs of whole groups of at most `chunk` frames, but at least one group."""
+    total, frame = part.grid[0], 0
+    few = max(1, chunk // spec.group) * spec.group_steps
+    opening = 0 if part.step else spec.first_steps
+    opening += max(0, (chunk - spec.first) // spec.group) * spec.group_steps
+    for step in [0, *range(opening or few, total, few)]:
+        late = min(total, step + few if step else opening or few)
+        end = part.frames if late == total else part.share(0, late)[1]
+        yield part.part(step, late, frames=(frame, end))
+        frame = end
+
+
+def whole_blocks(parts: Iterable[Tokens], opening: int, steps: int) -> Iterator[Tokens]:
+    """The parts of a stream cut anew, so that each holds whole blocks of `steps` steps.
+
+    ValueError where the last block is not complete.
+    """
+    held: Tokens | None = None
+    for part in parts:
+        held = part if held is None else Tokens.join([held, part])
+        count, lead = held.grid[0], opening if held.step == 0 else 0
+        whole = lead + (count - lead) // steps * steps
+        if count and whole == count:
+            yield held
+            held = None
+        elif 0 < whole < count:
+            yield held.part(0, whole)
+            held = held.part(whole, count)
+    if held is not None and held.grid[0]:
+        raise ValueError(
+            f"these tokens end within a block of {steps} steps ({held.grid[0]} are left): give the "
+            "whole clip"
+        )
+    if held is not None:
+        yield held
+
+
+def whole_windows(parts: Iterable[Tokens], spec: Spec) -> Iterator[Tokens]:
+    """The parts of a stream as they came, or each in the windows that it was coded in."""
+    if spec.causal:
+        yield from parts
+        return
+    for part in parts:
+        window = coded_window(part, spec)
+        steps = spec.steps(window)
+        for i, step in enumerate(range(0, part.grid[0], steps)):
+            end = min(part.frames, (i + 1) * window)
+            last = min(part.grid[0], step + steps)
+            yield part.part(step, last, frames=(i * window, end))
+
+
+def coded_window(tokens: Tokens | Reel, spec: Spec) -> int:
+    """The frames of the windows that tokens were coded in; where they do not say, one of all.
+
+    ValueError for what is no number of frames.
+    """
+    window = tokens.settings.get("window", spec.window or spec.frames(tokens.grid[0]))
+    if not isinstance(window, int) or window < 1:
+        raise ValueError(
+            f"these tokens were coded in windows of {window!r} frames: give settings with the "
+            "number that their tokenizer coded at a time as 'window'"
+        )
+    return window
+
+
+def find_span(spec: Spec, tokens: Tokens | Reel, first: int, end: int) -> Span:
+    """The steps to decode for frames `first` to `end`, with all within a decoder's reach."""
+    total = tokens.grid[0]
+    if not spec.causal:
+        window = coded_window(tokens, spec)
+        number, steps = first // window, spec.steps(window)
+        late = min(total, -(-end // window) * steps)
+        return Span(number * steps, late, number * window)
+    late = min(total, spec.steps(end) + spec.ahead)
+    needed = spec.steps(first + 1) if spec.reach is not None else 0
+    group = max(0, needed - spec.first_steps - (spec.reach or 0)) // spec.group_steps
+    early = spec.first_steps + group * spec.group_steps if group else 0
+    return Span(early, late, spec.frames(late) - spec.frames(late - early))
+
+
+def check_pad(pad: str, **others: Any) -> None:
+    """ValueError unless `pad` is known, `chunk` too, and alone where clips are coded whole."""
+    check_chunk(others.get("chunk"))
+    if pad not in ("end", "front"):
+        raise ValueError(f"pad={pad!r} is unknown: give 'end' or 'front'")
+    wrong = [f"{name}={value}" for name, value in others.items() if value is not None]
+    if pad == "front" and wrong:
+        raise ValueError(f"pad='front' codes whole clips alone: leave out {wrong[0]}")
+
+
+def check_chunk(chunk: int | None) -> None:
+    """ValueError unless `chunk` is a number of frames, or None."""
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"chunk={chunk} is no number of frames: give 1 or more, or None")
+
+
+def frame_range(frames: int, start: int | None, stop: int | None) -> tuple[int, int]:
+    """`start` and `stop` with their defaults. ValueError unless 0 <= start < stop <= frames."""
+    first, end = 0 if start is None else start, frames if stop is None else stop
+    if not 0 <= first < end <= frames:
+        raise ValueError(
+            f"frames {first} to {end} were asked of a clip of {frames}: "
+            f"give 0 <= start < stop <= {frames}"
+        )
+    return first, end
+
+
+def type_name(x: Video | Tensor) -> str:
+    """How tokens name what was given: "video", or the type of a tensor, such as "float32"."""
+    return "video" if isinstance(x, Video) else str(x.dtype).removeprefix("torch.")
+
+
+def give(
+    x: Tensor, part: Tokens, times: Tensor | None, last: float | None = None
+) -> Video | Tensor:
+    """Decoded frames as what had been encoded: a `Video`, or a tensor of the given dtype."""
+    given = part.settings.get("given", "float32" if part.fps is None else "video")
+    if given == "uint8":
+        return bytes_of(x)
+    if given != "video":
+        if given not in GIVEN:
+            raise ValueError(f"frames cannot be given as {given!r}: there are video, {GIVEN}")
+        return x.to(getattr(torch, given))
+    try:
+        colour = MADE if part.colour is None else Colour(**part.colour)
+        start = float(part.settings.get("start", 0.0))
+    except TypeError as error:
+        raise ValueError(f"the colour or start of these tokens is none: {error}") from error
+    found = Video(to_bytes(x.clamp(-1, 1)), part.fps, times, colour, start=start, last=last)
+    return replace(found, aspect=aspect_of(part.settings), damaged=part.damaged)
+
+
+def aspect_of(settings: Mapping[str, Any]) -> Fraction:
+    """The width of a pixel over its height that tokens were made with; square if they say none."""
+    width, colon, height = str(settings.get("pixel_aspect")).partition(":")
+    numbers = width.isdecimal() and height.isdecimal() and len(width + height) < 20
+    if not (colon and numbers and int(width) and int(height)):
+        return Fraction(1)
+    return Fraction(int(width), int(height))
+
+
+def join_frames(parts: list[Video | Tensor], skip: int) -> Video | Tensor:
+    """The parts as one, without the first `skip` frames."""
+    tensors = [part for part in parts if isinstance(part, Tensor)]
+    videos = [part for part in parts if isinstance(part, Video)]
+    assert not tensors or not videos, "all parts of a clip are given back in the same way"
+    if tensors:
+        return torch.cat(tensors, dim=2)[:, :, skip:]
+    frames = torch.cat([video.frames for video in videos])[skip:]
+    known = [video.times for video in videos if video.times is not None]
+    times = torch.cat(known)[skip:] if len(known) == len(videos) else None
+    return replace(videos[0], frames=frames, times=times, last=videos[-1].last)

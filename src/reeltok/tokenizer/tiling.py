@@ -1,0 +1,232 @@
+"""One stream through a network: in tiles where frames are large, in less where memory runs out.
+
+`Tiles` cuts a token grid into overlapping squares and puts tokens and pixels together again.
+`Course` carries one stream: a past for every tile, and the retreat when a run does not fit.
+"""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from reeltok.nn.layers import Past
+from reeltok.nn.quantizers import Quantized
+from reeltok.tokenizer.streaming import Reference
+
+References = Mapping[int, Reference]
+"""What a run leans on, by the frame (encoding) or step (decoding) before which it comes."""
+NOTHING: References = {}
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Overlapping tiles of a token grid of `rows` x `columns` cells; None is one tile of all.
+
+    Neighbours share a quarter of a tile. Tokens are taken from the tile whose edge is further
+    away; pixels are blended linearly.
+    """
+
+    rows: int
+    columns: int
+    cells: int | None
+
+    def boxes(self) -> list[tuple[slice, slice]]:
+        return [(y, x) for y in self._spans(self.rows) for x in self._spans(self.columns)]
+
+    def _spans(self, length: int) -> list[slice]:
+        if self.cells is None or self.cells >= length:
+            return [slice(0, length)]
+        step = max(1, self.cells - self._overlap)
+        starts = [*range(0, length - self.cells, step), length - self.cells]
+        return [slice(a, a + self.cells) for a in starts]
+
+    @property
+    def _overlap(self) -> int:
+        return max(1, (self.cells or 0) // 4)
+
+    def join_tokens(self, parts: list[Tensor]) -> Tensor:
+        """Tokens `... h w` of every box as one grid: a later box begins half an overlap in."""
+        if len(parts) == 1:
+            return parts[0]
+        whole = parts[0].new_empty(*parts[0].shape[:-2], self.rows, self.columns)
+        half = (self._overlap + 1) // 2
+        for (y, x), part in zip(self.boxes(), parts, strict=True):
+            top, left = (half if s.start else 0 for s in (y, x))
+            whole[..., y.start + top : y.stop, x.start + left : x.stop] = part[..., top:, left:]
+        return whole
+
+    def join_pixels(self, parts: list[Tensor], factors: tuple[int, int]) -> Tensor:
+        """Pixels `... h w` of every box as one frame, linear ramps where boxes overlap."""
+        if len(parts) == 1:
+            return parts[0]
+        height, width = self.rows * factors[0], self.columns * factors[1]
+        whole = parts[0].new_zeros(*parts[0].shape[:-2], height, width)
+        total = whole.new_zeros(height, width)
+        for (y, x), part in zip(self.boxes(), parts, strict=True):
+            rise = self._ramp(y, self.rows, factors[0]), self._ramp(x, self.columns, factors[1])
+            weight = torch.outer(*rise).to(part)
+            rows = slice(y.start * factors[0], y.stop * factors[0])
+            columns = slice(x.start * factors[1], x.stop * factors[1])
+            whole[..., rows, columns] += part * weight
+            total[rows, columns] += weight
+        return whole / total
+
+    def _ramp(self, span: slice, length: int, factor: int) -> Tensor:
+        count, overlap = (span.stop - span.start) * factor, self._overlap * factor
+        ramp = (torch.arange(count) + 0.5) / overlap
+        rise = ramp if span.start else torch.ones(count)
+        fall = ramp.flip(0) if span.stop < length else torch.ones(count)
+        return torch.minimum(rise, fall).clamp(max=1.0)
+
+
+def crop_references(
+    references: References, rows: slice, columns: slice
+) -> dict[str, dict[int, Reference]]:
+    """The references of one tile as an argument, or none where there are none."""
+    if not references:
+        return {}
+    return {"references": {at: each.crop(rows, columns) for at, each in references.items()}}
+
+
+def cut_references(references: References, cut: int) -> tuple[References, References]:
+    """Those before position `cut`, and those from it on, counted from there."""
+    early = {at: each for at, each in references.items() if at < cut}
+    return early, {at - cut: each for at, each in references.items() if at >= cut}
+
+
+@runtime_checkable
+class Network(Protocol):
+    """What a course needs of a tokenizer."""
+
+    def encode_part(self, x: Tensor, past: Past | None, *_: Any, **options: Any) -> Quantized: ...
+    def decode_part(self, z: Tensor, past: Past | None, *_: Any, **options: Any) -> Tensor: ...
+
+
+@dataclass
+class Course:
+    """One stream through `network`, whose tokens stand for `cell` = (height, width) pixels.
+
+    `first` and `group` are the lengths of the first and the further groups, in what is cut when
+    memory runs out: frames or steps. `apart`: every run is a clip of its own, without a past;
+    `causal`: runs may be cut.
+    """
+
+    network: Network
+    cell: tuple[int, int]
+    first: int
+    group: int
+    causal: bool
+    apart: bool
+    tile: int | None = None
+    pasts: list[Past] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.tile is not None and self.tile < 1:
+            raise ValueError(f"tile={self.tile} is no number of pixels: give 1 or more, or None")
+
+    def encode(
+        self, x: Tensor, real: int, options: Mapping[str, Any], references: References = NOTHING
+    ) -> Quantized:
+        """Tokens of a run of whole groups `b c t h w`, of which `real` frames are the video's."""
+        saved = [past.copy() for past in self.pasts]
+        try:
+            return self._encode_tiles(x, real, options, references)
+        except RuntimeError as error:
+            size = max(x.shape[3] // self.cell[0], x.shape[4] // self.cell[1])
+            cut = self._retreat(error, saved, x.shape[2], size)
+        if cut is None:
+            return self.encode(x, real, options, references)
+        first, rest = cut_references(references, cut)
+        early = self.encode(x[:, :, :cut], min(real, cut), options, first)
+        late = self.encode(x[:, :, cut:], max(0, real - cut), options, rest)
+        ids = [part.ids for part in (early, late) if part.ids is not None]
+        joined = torch.cat(ids, dim=1) if ids else None
+        return replace(early, z=torch.cat([early.z, late.z], dim=2), ids=joined)
+
+    def decode(self, z: Tensor, *, last: bool, references: References = NOTHING) -> Tensor:
+        """Frames `b c t h w` of a run of whole steps `b d *grid`; some may be held back."""
+        saved = [past.copy() for past in self.pasts]
+        try:
+            return self._decode_tiles(z, last, references)
+        except RuntimeError as error:
+            cut = self._retreat(error, saved, z.shape[2], max(z.shape[3:], default=0))
+        if cut is None:
+            return self.decode(z, last=last, references=references)
+        first, rest = cut_references(references, cut)
+        early = self.decode(z[:, :, :cut], last=False, references=first)
+        return torch.cat([early, self.decode(z[:, :, cut:], last=last, references=rest)], dim=2)
+
+    def _encode_tiles(
+        self, x: Tensor, real: int, options: Mapping[str, Any], references: References
+    ) -> Quantized:
+        (height, width), parts = self.cell, []
+        tiles = Tiles(x.shape[3] // height, x.shape[4] // width, self._cells)
+        for i, (row, column) in enumerate(tiles.boxes()):
+            rows = slice(row.start * height, row.stop * height)
+            columns = slice(column.start * width, column.stop * width)
+            box = x[..., rows, columns]
+            seen = {**options, **crop_references(references, rows, columns)}
+            parts.append(self.network.encode_part(box, self._past(i), frames=real, **seen))
+        if len(parts) == 1:
+            return parts[0]
+        z, ids = [p.z for p in parts], [p.ids for p in parts if p.ids is not None]
+        joined = tiles.join_tokens(ids) if ids else None
+        return replace(parts[0], z=tiles.join_tokens(z), ids=joined)
+
+    def _decode_tiles(self, z: Tensor, last: bool, references: References) -> Tensor:
+        if z.ndim != 5:
+            return self.network.decode_part(z, self._past(0), last=last)
+        (height, width), parts = self.cell, []
+        tiles = Tiles(z.shape[3], z.shape[4], self._cells)
+        for i, (row, column) in enumerate(tiles.boxes()):
+            rows = slice(row.start * height, row.stop * height)
+            columns = slice(column.start * width, column.stop * width)
+            seen = crop_references(references, rows, columns)
+            box = z[..., row, column]
+            parts.append(self.network.decode_part(box, self._past(i), last=last, **seen))
+        return tiles.join_pixels(parts, self.cell)
+
+    def _past(self, tile: int) -> Past | None:
+        if self.apart:
+            return None
+        while len(self.pasts) <= tile:
+            self.pasts.append(Past())
+        return self.pasts[tile]
+
+    @property
+    def _cells(self) -> int | None:
+        return None if self.tile is None else max(2, self.tile // self.cell[0])
+
+    def _retreat(
+        self, error: RuntimeError, saved: list[Past], length: int, cells: int
+    ) -> int | None:
+        """Where to cut a run that did not fit; None: once more, in smaller tiles.
+
+        Raises `error` again if it was another one, or if nothing smaller is left.
+        """
+        if not ran_out_of_memory(error):
+            raise error
+        fresh = not any(saved)
+        groups = (length - (self.first if fresh else self.group)) // self.group
+        self.pasts = saved
+        if self.causal and groups > 0:
+            cut = (self.first if fresh else self.group) + (groups - 1) // 2 * self.group
+            self.apart = False
+            warnings.warn(f"out of memory: going on with {cut} of {length} at a time", stacklevel=4)
+            return cut
+        cells = min(cells, self._cells or cells) // 2
+        if not fresh or cells < 2:
+            raise error
+        self.tile, self.pasts = cells * self.cell[0], []
+        warnings.warn(f"out of memory: going on in tiles of {self.tile} pixels", stacklevel=4)
+        return None
+
+
+def ran_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch raised `error` because memory was short, on any device."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return any(words in str(error) for words in ("not enough memory", "can't allocate memory"))

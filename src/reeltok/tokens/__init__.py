@@ -1,0 +1,1 @@
+"""The record of a tokenized video, and its file."""

@@ -1,0 +1,221 @@
+"""The header of a .reel file: where its tensors lie, and what it says about its tokens.
+
+Everything that a file says is checked here, once, before anything is made of it. The layout is
+described in docs/tokens.md.
+"""
+
+import hashlib
+import json
+import math
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from reeltok.files.parsing import parse_config, parse_json
+from reeltok.video.colour import Colour
+
+VERSION = 1
+BLOCK = 2**16  # bytes of payload under one hash: what a range read checks beyond its own ends
+LONGEST_HEADER = 2**25  # bytes: 100,000 stored references, and seconds to read
+MOST_CELLS = 2**48  # of a tensor, empty axes counted as one: its strides fit an integer
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+Count = Annotated[int, Field(ge=0, le=2**40)]
+Some = Annotated[int, Field(ge=1, le=2**40)]  # at least one
+Side = Annotated[int, Field(ge=1, le=2**24)]  # pixels
+Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Ratio = Annotated[str, Field(pattern="^[1-9][0-9]{0,8}:[1-9][0-9]{0,8}$")]
+Finite = Annotated[float, Field(ge=-1e12, le=1e12)]
+
+
+def bits_for(vocabulary: int) -> int:
+    """Bits of one id: ceil(log2 vocabulary), at least 1."""
+    return max(1, (vocabulary - 1).bit_length())
+
+
+# Where tensors lie.
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor of the file: safetensors' name of its dtype, its shape, and where its bytes lie."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class Slot:
+    """An entry of safetensors' table."""
+
+    dtype: str
+    shape: tuple[Count, ...]
+    data_offsets: tuple[Count, Count]
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ValueError(f"there is no type {self.dtype!r}")
+        if math.prod(max(1, side) for side in self.shape) > MOST_CELLS:
+            raise ValueError("no tensor is as large")
+        wanted = math.prod(self.shape) * DTYPES[self.dtype].itemsize
+        if self.data_offsets[1] - self.data_offsets[0] != wanted:
+            raise ValueError(f"its shape takes {wanted} bytes")
+
+
+def read_table(table: Any) -> dict[str, Entry]:
+    """Safetensors' table of tensors. ValueError unless they lie one behind the other."""
+    slots = parse_config(table, dict[str, Slot], "table", strict=True)
+    at = 0
+    for slot in sorted(slots.values(), key=lambda each: each.data_offsets):
+        if slot.data_offsets[0] != at:
+            raise ValueError("the tensors leave a gap, or one lies in another")
+        at = slot.data_offsets[1]
+    return {name: Entry(slot.dtype, slot.shape, *slot.data_offsets) for name, slot in slots.items()}
+
+
+def header_bytes(entries: dict[str, Entry], about: dict[str, Any]) -> bytes:
+    """The length and JSON with which a safetensors file begins; tensors lie in the given order."""
+    table: dict[str, Any] = {}
+    at = 0
+    for name, entry in entries.items():
+        end = at + entry.stop - entry.start
+        table[name] = {
+            "dtype": entry.dtype,
+            "shape": list(entry.shape),
+            "data_offsets": [at, end],
+        }
+        at = end
+    said = json.dumps(about, sort_keys=True)
+    metadata = {
+        "format": "reel",
+        "version": str(VERSION),
+        "about": said,
+        "sha256": description_hash(said, table),
+    }
+    raw = json.dumps({"__metadata__": metadata, **table}).encode()
+    raw += b" " * (-len(raw) % 8)
+    if len(raw) > LONGEST_HEADER:
+        raise ValueError(
+            f"{len(entries)} tensors make a header of {len(raw)} bytes, of which {LONGEST_HEADER} "
+            "can be read: write several files"
+        )
+    return len(raw).to_bytes(8, "little") + raw
+
+
+def description_hash(said: str, table: dict[str, Any]) -> str:
+    """SHA-256, in hex, of what the header says about the tokens and about where tensors lie."""
+    text = said + json.dumps(table, sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+# What is said about the tokens.
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class Payload:
+    """The bytes of the ids or latents, and how they are hashed."""
+
+    name: Literal["ids", "latents"]
+    bytes: Count
+    block: Literal[65536]
+    sha256: Hash
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="allow"))
+class Settings:
+    """Of the settings of tokens, those that decoding acts on. Any others may stand beside them."""
+
+    given: Literal["video", "float16", "bfloat16", "float32", "float64"] | None = None
+    start: Finite | None = None
+    pixel_aspect: Ratio | None = None
+    window: Some | None = None
+    slices: Some | None = None
+    pad: Literal["end", "front"] | None = None
+    policy: str | None = None
+    reference_start: str | None = None
+    reference: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class About:
+    """What a .reel file says about its tokens: the JSON under `about` in its metadata."""
+
+    model: str
+    weights: str | None
+    settings: dict[str, Any]
+    frames: Some
+    height: Side
+    width: Side
+    fps: Annotated[float, Field(ge=1e-6, le=1e6)] | None
+    colour: Colour | None
+    batch: Some
+    grid: Annotated[tuple[Count, ...], Field(min_length=1, max_length=8)]
+    vocabulary: Annotated[int, Field(ge=1, le=2**62)] | None
+    channels: Some | None
+    bits: Annotated[int, Field(ge=1, le=64)]
+    reference_bits: Annotated[int, Field(ge=0, le=2**62)]
+    payload: Payload
+    tensors: dict[str, Hash]
+    last: Annotated[float, Field(gt=0, le=1e9)] | None = None
+    damaged: Count = 0
+
+    def __post_init__(self) -> None:
+        parse_config(self.settings, Settings, "settings", strict=True)
+        cells = (self.batch, *self.grid, self.channels or 1)
+        if math.prod(max(1, side) for side in cells) > MOST_CELLS:
+            raise ValueError("no tensor is as large as its grid")
+        if (self.payload.name == "ids") != (self.channels is None):
+            raise ValueError("latents have channels, ids have none")
+        if self.channels is None and self.vocabulary is None:
+            raise ValueError("ids have a vocabulary")
+        if self.channels is None and self.bits != bits_for(self.vocabulary or 1):
+            raise ValueError("its bits are not those of its vocabulary")
+        if self.last is not None and "times" not in self.tensors:
+            raise ValueError("its last frame has a duration of its own, but there are no times")
+        if self.payload.bytes != -(-math.prod(cells) * self.bits // 8):
+            raise ValueError("its grid does not take its bytes")
+
+    def stored_shape(self) -> tuple[int, ...]:
+        """The shape of the payload's tensor."""
+        if self.channels is None:
+            return (self.payload.bytes,)
+        return (self.grid[0], self.batch, self.channels, *self.grid[1:])
+
+    def require_fit(self, entries: dict[str, Entry]) -> None:
+        """ValueError unless the file's tensors are those that are spoken of."""
+        if {*entries} != {self.payload.name, *self.tensors} or "blocks" not in self.tensors:
+            raise ValueError("its tensors are others")
+        payload, blocks, times = (entries.get(n) for n in (self.payload.name, "blocks", "times"))
+        assert payload is not None
+        assert blocks is not None
+        kind = DTYPES[payload.dtype]
+        fits = kind == torch.uint8 if self.channels is None else kind.is_floating_point
+        width = self.bits if self.channels is None else 8 * kind.itemsize
+        if not fits or width != self.bits or payload.shape != self.stored_shape():
+            raise ValueError("its payload is of another kind")
+        if (blocks.dtype, blocks.shape) != ("U8", (-(-self.payload.bytes // BLOCK), 32)):
+            raise ValueError("its hashes are not one a block")
+        if times is not None and (times.dtype, times.shape) != ("F64", (self.frames,)):
+            raise ValueError("its times are not one a frame")
+
+
+def read_about(said: str) -> About:
+    """What a file says about its tokens. ValueError where that is no such record."""
+    return parse_config(parse_json(said, "about"), About, "about", strict=True)

@@ -1,0 +1,400 @@
+"""The record of a tokenized video, `Tokens`.
+
+It holds ids or latents on a grid whose first axis is the one that streams, and what it takes
+to give the video back as it was: frames, size, frame rate, time stamps, colour. Axes are flattened
+row-major everywhere: time slowest, then row, then column.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from reeltok.records import Late, register
+from reeltok.tokens.header import bits_for
+from reeltok.tokens.ids import check_ids, check_latents, floats, integers
+from reeltok.video.timing import moments_of
+
+
+@runtime_checkable
+class Sized(Protocol):
+    """What `Tokens.from_ids` asks of a tokenizer."""
+
+    spec: Any
+
+    def grid_for(self, frames: int, size: tuple[int, int]) -> tuple[int, ...]: ...
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Tokens:
+    """Ids (below `vocabulary`) or finite latents of `frames` frames of `height` x `width` pixels.
+
+    `grid` is the shape of one clip's tokens, the streaming axis first; by default that of the
+    tensors. `fps` is None when the frames came from a tensor; `times` are time stamps in seconds
+    where the rate varies, and `last` is how long the last frame is shown then (None: 1 / fps).
+    `damaged` frames of the original could not be decoded and are left out. `model` and `weights`
+    (SHA-256, hex) name the tokenizer, `settings` (JSON values) say how it was used. Stored
+    reference frames cost `reference_bits`, a latent value `latent_bits`; `extras` are more tensors
+    to keep. A part of a clip begins at step `step`. Latents beside ids are those of the ids. Raises
+    ValueError where these disagree. `DataLoader` makes one record of a batch (`stack`).
+    """
+
+    ids: Int64[Tensor, "b ..."] | None = None
+    latents: Float[Tensor, "b d ..."] | None = None
+    grid: tuple[int, ...] = ()
+    frames: int
+    height: int
+    width: int
+    fps: float | None = None
+    model: str = ""
+    weights: Any = Late()  # noqa: RUF009 - str or None; a function that gives it may be put in
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    vocabulary: int | None = None
+    reference_bits: int = 0
+    latent_bits: int = 16
+    times: Float[Tensor, "t"] | None = None
+    last: float | None = None
+    damaged: int = 0
+    colour: Mapping[str, Any] | None = None
+    extras: Mapping[str, Any] = field(default_factory=dict)
+    step: int = 0
+
+    def __post_init__(self) -> None:
+        if self.ids is not None:
+            check_ids(self.ids, self.vocabulary)
+        if self.latents is not None:
+            check_latents(self.latents)
+        if self.ids is not None and self.latents is not None and len(self.ids) != len(self.latents):
+            raise ValueError(
+                f"ids and latents are of one batch, found {len(self.ids)} and {len(self.latents)}"
+            )
+        if self.frames < 0 or min(self.height, self.width) < 1:  # a part may hold no frame's end
+            raise ValueError(
+                f"tokens stand for frames of at least one pixel, found {self.frames} frames of "
+                f"{self.height}x{self.width}"
+            )
+        shapes = [] if self.ids is None else [tuple(self.ids.shape[1:])]
+        shapes += [] if self.latents is None else [tuple(self.latents.shape[2:])]
+        if not shapes:
+            raise ValueError("tokens need ids or latents, and neither was given")
+        object.__setattr__(self, "grid", tuple(self.grid) or shapes[0])
+        for shape in shapes:
+            if shape != self.grid:
+                raise ValueError(f"the grid is {by(self.grid)}, but the tokens are {by(shape)}")
+
+    @classmethod
+    def from_ids(
+        cls,
+        ids: Any,
+        *,
+        frames: int,
+        size: tuple[int, int],
+        grid: tuple[int, ...] | None = None,
+        tokenizer: Sized | None = None,
+        vocabulary: int | None = None,
+        model: str = "",
+        fps: float | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> "Tokens":
+        """Tokens from ids that something else made, such as a language model.
+
+        `ids` is a sequence "n", a batch "b n", or gridded "b *grid"; `size` is (height, width). A
+        flat sequence is row-major (time slowest, then row, then column); its grid is `grid`, or the
+        `tokenizer`'s for these frames, or else stays flat until `on_grid`. Raises ValueError for
+        ids that are no integers, out of range, or too few or many for the grid.
+        """
+        if tokenizer is not None and tokenizer.spec.vocabulary is None:
+            raise ValueError(f"{tokenizer.spec.name} is continuous: it has latents, no ids")
+        if tokenizer is not None:
+            vocabulary = vocabulary or tokenizer.spec.vocabulary
+        given = {"ids": integers(ids), "vocabulary": vocabulary, "fps": fps, "settings": settings}
+        return cls._made(given, frames, size, grid, tokenizer, model)
+
+    @classmethod
+    def from_latents(
+        cls,
+        latents: Any,
+        *,
+        frames: int,
+        size: tuple[int, int],
+        grid: tuple[int, ...] | None = None,
+        tokenizer: Sized | None = None,
+        model: str = "",
+        fps: float | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> "Tokens":
+        """Tokens from latents that something else made, such as a diffusion model.
+
+        `latents` is "b d n" or gridded "b d *grid", on the scale of the tokenizer's own; the rest
+        is as for `from_ids`. Raises ValueError for latents that are no finite floats, have another
+        number of channels than the tokenizer's, or are too few or many for the grid.
+        """
+        tensor = floats(latents)
+        vocabulary = None
+        if tokenizer is not None:
+            vocabulary = tokenizer.spec.vocabulary
+            check_latents(tensor, tokenizer.spec.channels)
+        given = {"latents": tensor, "vocabulary": vocabulary, "fps": fps, "settings": settings}
+        return cls._made(given, frames, size, grid, tokenizer, model)
+
+    @classmethod
+    def _made(
+        cls,
+        given: Mapping[str, Any],
+        frames: int,
+        size: tuple[int, int],
+        grid: tuple[int, ...] | None,
+        tokenizer: Sized | None,
+        model: str,
+    ) -> "Tokens":
+        """Tokens that something else made, on `grid` or that of `tokenizer`."""
+        if frames < 1:
+            raise ValueError(f"tokens stand for at least one frame, not frames={frames}")
+        if tokenizer is not None:
+            grid = grid or tokenizer.grid_for(frames, size)
+            model = model or tokenizer.spec.name
+        settings = given["settings"] or {}
+        about = {"frames": frames, "height": size[0], "width": size[1], "model": model}
+        flat = cls(**{**given, **about, "settings": settings})
+        return flat if grid is None else flat.on_grid(grid)
+
+    # -- shape ----------------------------------------------------------------------------------
+
+    @property
+    def batch(self) -> int:
+        """How many clips of the same frames and size these are."""
+        return len(self.first_tensor)
+
+    @property
+    def first_tensor(self) -> Tensor:
+        """The ids where there are any, else the latents."""
+        tensor = self.latents if self.ids is None else self.ids
+        assert tensor is not None
+        return tensor
+
+    def flat(self) -> Int64[Tensor, "b n"]:
+        """The ids as one row-major sequence per clip. ValueError where there are none."""
+        if self.ids is None:
+            raise ValueError("these tokens are latents and have no ids; use a discrete tokenizer")
+        return self.ids.flatten(1)
+
+    def on_grid(self, grid: tuple[int, ...]) -> "Tokens":
+        """The same tokens on another grid of as many cells. ValueError for another number."""
+        grid = tuple(grid)
+        if grid == self.grid:
+            return self
+        if math.prod(grid) != math.prod(self.grid):
+            raise ValueError(
+                f"{self.frames} frames of {self.height}x{self.width} take {by(grid)} = "
+                f"{math.prod(grid)} tokens, found {math.prod(self.grid)}"
+            )
+        return self.with_(
+            grid=grid,
+            ids=None if self.ids is None else self.ids.reshape(-1, *grid),
+            latents=None if self.latents is None else self.latents.reshape(self.batch, -1, *grid),
+        )
+
+    def with_(self, **changes: Any) -> "Tokens":
+        """A copy with other values; unlike `dataclasses.replace` it leaves late fields late.
+
+        Other ids drop the latents, which are not theirs, and other latents drop the ids.
+        """
+        for one, other in (("ids", "latents"), ("latents", "ids")):
+            if changes.get(one) is not None and other not in changes:
+                changes[other] = None
+        return Tokens(**{**vars(self), **changes})
+
+    def pin_memory(self) -> "Tokens":
+        """The same tokens in page-locked memory, as a `DataLoader` asks for."""
+        return tree_map(lambda tensor: None if tensor is None else tensor.pin_memory(), self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The function that gives the hash holds the tokenizer, which no copy of tokens needs.
+        return {**vars(self), "weights": self.weights}
+
+    def to(self, device: torch.device | str) -> "Tokens":
+        """The same tokens on another device."""
+        return self.with_(
+            ids=None if self.ids is None else self.ids.to(device),
+            latents=None if self.latents is None else self.latents.to(device),
+        )
+
+    # -- parts ----------------------------------------------------------------------------------
+
+    def part(self, start: int, stop: int, *, frames: tuple[int, int] | None = None) -> "Tokens":
+        """Steps start..stop of the streaming axis, which stand for frames `frames` = (from, to).
+
+        The tokenizer knows those; by default each step has an equal share, so that the frames of
+        consecutive parts always add up. Raises ValueError for steps that are not there.
+        """
+        first, end = frames or self.share(start, stop)
+        times, last = moments_of(self.times, self.last, first, end)
+        return self.with_(
+            ids=None if self.ids is None else self.ids[:, start:stop],
+            latents=None if self.latents is None else self.latents[:, :, start:stop],
+            grid=(stop - start, *self.grid[1:]),
+            step=self.step + start,
+            frames=end - first,
+            times=times,
+            last=last,
+        )
+
+    def share(self, start: int, stop: int) -> tuple[int, int]:
+        """The frames for which steps start..stop stand, where each stands for as many."""
+        steps = self.grid[0]
+        if steps == start == stop == 0:  # frames that are stored, not coded
+            return 0, self.frames
+        if not 0 <= start < stop <= steps:
+            raise ValueError(f"steps {start} to {stop} were asked for, but there are 0 to {steps}")
+        return self.frames * start // steps, self.frames * stop // steps
+
+    def __getitem__(self, steps: slice) -> "Tokens":
+        start, stop, stride = steps.indices(self.grid[0])
+        if stride != 1:
+            raise ValueError(f"tokens are sliced in steps of 1, not {stride}")
+        return self.part(start, stop)
+
+    @staticmethod
+    def join(parts: Iterable["Tokens"]) -> "Tokens":
+        """Parts of one clip, in order, as one. Raises ValueError where they do not belong together.
+
+        Frames, time stamps and reference bits add up; extras are collected.
+        """
+        parts = list(parts)
+        if not parts:
+            raise ValueError("no parts were given to join")
+        first = parts[0]
+        for part in parts[1:]:
+            require_same(first, part)
+        ids = [part.ids for part in parts if part.ids is not None]
+        times = [part.times for part in parts if part.times is not None]
+        return first.with_(
+            ids=torch.cat(ids, 1) if ids else None,
+            latents=joined_latents(parts),
+            grid=(sum(part.grid[0] for part in parts), *first.grid[1:]),
+            frames=sum(part.frames for part in parts),
+            reference_bits=sum(part.reference_bits for part in parts),
+            times=torch.cat(times) if times else None,
+            last=next((part.last for part in parts[::-1] if part.frames), None),
+            extras=joined_extras(parts),
+        )
+
+    # -- numbers --------------------------------------------------------------------------------
+
+    @property
+    def bits(self) -> int:
+        """Bits of one token: ceil(log2 vocabulary), or `latent_bits` for each latent value."""
+        if self.ids is None:
+            return self.latent_bits * self.first_tensor.shape[1]
+        if self.vocabulary is None:
+            raise ValueError("the bits of ids are unknown without their vocabulary; give one")
+        return bits_for(self.vocabulary)
+
+    @property
+    def total_bits(self) -> int:
+        """Bits of all tokens and stored references."""
+        return self.batch * math.prod(self.grid) * self.bits + self.reference_bits
+
+    @property
+    def bits_per_pixel(self) -> float:
+        """Bits of tokens and stored references over the original frames x height x width."""
+        if self.frames == 0:
+            raise ValueError("a part without frames has no bits per pixel; join the parts first")
+        total = self.total_bits
+        return total / (self.batch * self.frames * self.height * self.width)
+
+    def __repr__(self) -> str:
+        what = "latents" if self.ids is None else "ids"
+        said = [f"{what} {by(self.first_tensor.shape)}"]
+        if self.vocabulary is not None:
+            said += [f"of {self.vocabulary}"]
+        said += [f"for {self.frames} frames {self.height}x{self.width}"]
+        said += [f"at {self.fps:g} fps"] if self.fps else []
+        said += [f"by {self.model!r}"] if self.model else []
+        if self.frames and (self.ids is None or self.vocabulary is not None):
+            said += [f"({self.bits_per_pixel:.4f} bits per pixel)"]
+        return f"Tokens({' '.join(said)})"
+
+
+# Small pieces that the above share.
+
+
+def stack(batch: list[Tokens]) -> Tokens:
+    """Clips of the same frames, size and tokenizer as one record, in their order.
+
+    Rate, time stamps, colour and where a clip starts in its file are kept where all agree.
+    Reference bits add up. ValueError for clips that differ otherwise, or that keep `extras`.
+    """
+    first, held = batch[0], [{**each.settings} for each in batch]
+    starts = [settings.pop("start", None) for settings in held]
+    for each, settings in zip(batch, held, strict=True):
+        for name in ("frames", "height", "width", "grid", "vocabulary", "model", "weights", "step"):
+            require_one(name, getattr(first, name), getattr(each, name))
+        require_one("settings", held[0], settings)
+        require_one("kind", first.ids is None, each.ids is None)
+        if each.extras:
+            names = ", ".join(each.extras)
+            raise ValueError(f"tokens with {names} are not batched: give collate_fn=list")
+    one = {
+        name: all_one([getattr(each, name) for each in batch]) for name in ("fps", "colour", "last")
+    }
+    stamps = [None if each.times is None else each.times.tolist() for each in batch]
+    one["times"] = first.times if all_one(stamps) is not None else None
+    start = {} if all_one(starts) is None else {"start": starts[0]}
+    ids = [each.ids for each in batch if each.ids is not None]
+    latents = [each.latents for each in batch if each.latents is not None]
+    return first.with_(
+        ids=torch.cat(ids) if ids else None,
+        latents=torch.cat(latents) if len(latents) == len(batch) else None,
+        settings=held[0] | start,
+        reference_bits=sum(each.reference_bits for each in batch),
+        damaged=sum(each.damaged for each in batch),
+        **one,
+    )
+
+
+def all_one(values: list[Any]) -> Any:
+    """The value that all have, or None."""
+    return values[0] if all(value == values[0] for value in values) else None
+
+
+def require_one(name: str, one: Any, other: Any) -> None:
+    if one != other:
+        raise ValueError(
+            f"tokens of one batch agree, but their {name} is {one!r} and {other!r}: "
+            "batch clips of one kind, or give collate_fn=list"
+        )
+
+
+def require_same(first: Tokens, part: Tokens) -> None:
+    """Raise ValueError where two parts cannot be of one clip, naming what differs."""
+    for name in ("model", "height", "width", "fps", "vocabulary", "settings", "batch"):
+        one, other = getattr(first, name), getattr(part, name)
+        if one != other:
+            raise ValueError(f"parts of one clip agree, but their {name} is {one!r} and {other!r}")
+    if first.grid[1:] != part.grid[1:] or (first.ids is None) != (part.ids is None):
+        raise ValueError(f"parts of one clip have one kind of tokens, found {first} and {part}")
+
+
+def joined_latents(parts: list[Tokens]) -> Tensor | None:
+    found = [part.latents for part in parts if part.latents is not None]
+    return torch.cat(found, 2) if len(found) == len(parts) else None
+
+
+def joined_extras(parts: list[Tokens]) -> Mapping[str, Any]:
+    """All extras; those that the parts share stay as they are, unread."""
+    if all(part.extras is parts[0].extras for part in parts):
+        return parts[0].extras
+    return {name: part.extras[name] for part in parts for name in part.extras}
+
+
+def by(shape: Iterable[int]) -> str:
+    return "x".join(str(size) for size in shape)
+
+
+register(Tokens, "ids", "latents", "times", collate=stack)

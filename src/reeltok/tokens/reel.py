@@ -1,0 +1,321 @@
+"""The `.reel` file: tokens on disk. `save` and `load` for a whole clip, streams and ranges beside.
+
+docs/tokens.md describes the bytes; payload.py writes and checks them.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reeltok.tokens.header import DTYPES, NAMES
+from reeltok.tokens.ids import check_ids, check_latents
+from reeltok.tokens.payload import ReelSink, ReelSource, pack, tensor_bytes, unpack
+from reeltok.tokens.record import Tokens, require_same
+
+
+def save(tokens: Tokens, path: str | Path, *, dtype: torch.dtype = torch.float16) -> None:
+    """Write a .reel file ("-": standard output): the ids, or where there are none, the latents.
+
+    Latents are stored as `dtype`: float16, bfloat16 or float32. For errors see `ReelWriter`.
+    """
+    with ReelWriter(path, dtype=dtype) as writer:
+        writer.write(tokens)
+
+
+def load(path: str | Path) -> Tokens:
+    """Read a whole .reel file ("-": standard input). For errors see `Reel`."""
+    with Reel(path) as reel:
+        return reel.tokens()
+
+
+class ReelWriter:
+    """Writes the parts of one clip, of unknown total length, to a .reel file.
+
+    >>> with ReelWriter("clip.reel") as writer:
+    ...     for part in tok.stream_encode(frames):
+    ...         writer.write(part)
+
+    Nothing is written under the final name before the block ends well. Raises OSError when the
+    folder is missing or not writable, ValueError for parts that do not belong together.
+    """
+
+    def __init__(self, path: str | Path, *, dtype: torch.dtype = torch.float16) -> None:
+        if dtype not in (torch.float16, torch.bfloat16, torch.float32):
+            raise ValueError(f"latents are stored as float16, bfloat16 or float32, not {dtype}")
+        self.dtype = dtype
+        self.sink = ReelSink(path)
+        self.first: Tokens | None = None
+        self.steps = self.frames = self.reference_bits = 0
+        self.times: list[Tensor] = []
+        self.last: float | None = None
+        self.waiting = np.empty(0, dtype=np.int64)  # fewer than 8 ids: 8 always fill whole bytes
+
+    def write(self, part: Tokens) -> None:
+        """Append the next part."""
+        if self.first is None:
+            self.first = part
+        else:
+            require_same(self.first, part)
+        if part.ids is None:
+            check_latents(part.first_tensor)
+            self.sink.add(tensor_bytes(narrow(part.first_tensor, self.dtype).movedim(2, 0)))
+        else:
+            if part.vocabulary is None:
+                raise ValueError("ids are saved with their vocabulary, and none is known; give one")
+            check_ids(part.ids, part.vocabulary)
+            ids = part.ids.movedim(1, 0).reshape(-1).cpu().numpy()
+            self.put(np.concatenate([self.waiting, ids]), part.bits, whole=False)
+        for name in part.extras:
+            if f"extras.{name}" not in self.sink.entries:
+                self.sink.add_tensor(f"extras.{name}", part.extras[name])
+        self.times += [] if part.times is None else [part.times]
+        self.last = part.last if part.frames else self.last
+        self.steps += part.grid[0]
+        self.frames += part.frames
+        self.reference_bits += part.reference_bits
+
+    def put(self, ids: np.ndarray, bits: int, *, whole: bool) -> None:
+        count = len(ids) if whole else len(ids) - len(ids) % 8
+        self.waiting = ids[count:]
+        self.sink.add(pack(ids[:count], bits).data)
+
+    def finish(self) -> None:
+        """Make the file. ValueError when nothing was written."""
+        first = self.first
+        if first is None or self.frames == 0:
+            raise ValueError(f"no tokens were written to {self.sink.target}, so it was not made")
+        if first.ids is not None:
+            self.put(self.waiting, first.bits, whole=True)
+        if self.times:
+            self.sink.add_tensor("times", torch.cat(self.times).double())
+        channels = None if first.ids is not None else first.first_tensor.shape[1]
+        about = {
+            "model": first.model,
+            "weights": first.weights,
+            "settings": json_values(first.settings, "settings"),
+            "frames": self.frames,
+            "height": first.height,
+            "width": first.width,
+            "fps": first.fps,
+            "colour": None if first.colour is None else json_values(first.colour, "colour"),
+            "batch": first.batch,
+            "grid": [self.steps, *first.grid[1:]],
+            "vocabulary": first.vocabulary,
+            "channels": channels,
+            "bits": first.bits if channels is None else 8 * self.dtype.itemsize,
+            "reference_bits": self.reference_bits,
+        }
+        # Of clips without these, files are what they were before there were any.
+        about |= {"last": self.last} if self.times and self.last else {}
+        about |= {"damaged": first.damaged} if first.damaged else {}
+        if channels is None:
+            self.sink.finish("ids", "U8", (self.sink.length,), about)
+        else:
+            shape = (self.steps, first.batch, channels, *first.grid[1:])
+            self.sink.finish("latents", NAMES[self.dtype], shape, about)
+
+    def __enter__(self) -> "ReelWriter":
+        return self
+
+    def __exit__(self, kind: type | None, error: object, trace: TracebackType | None) -> None:
+        try:
+            if kind is None:
+                self.finish()
+        finally:
+            self.sink.close()
+
+
+class Extras(Mapping[str, Tensor]):
+    """Further tensors of a file, each read and checked when it is asked for."""
+
+    def __init__(self, source: ReelSource) -> None:
+        self.source = source
+        self.names = [
+            name.removeprefix("extras.") for name in source.entries if name.startswith("extras.")
+        ]
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self.names:
+            raise KeyError(name)
+        return self.source.tensor(f"extras.{name}")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+class Reel:
+    """An open .reel file ("-": standard input), of which any range of steps can be read.
+
+    It answers as `Tokens` does, but `part`, `parts` and `tokens` read its tokens; `info` is the
+    record of the whole clip with tensors on the meta device: shapes without values. Raises
+    FileNotFoundError, and ValueError in one sentence for a file that is not a .reel, is cut off,
+    was altered, or has a newer version. What is not read is not checked either.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.source = ReelSource(path)
+        with ExitStack() as stack:  # closes the file where something is wrong with it
+            stack.callback(self.close)
+            self.about = self.source.about
+            self.info = self.describe()
+            stack.pop_all()
+
+    def describe(self) -> Tokens:
+        about = self.about
+        shape = (about.batch, *about.grid)
+        ids = latents = None
+        if about.channels is None:
+            ids = torch.empty(shape, dtype=torch.int64, device="meta")
+        else:
+            shape = (about.batch, about.channels, *about.grid)
+            latents = torch.empty(shape, dtype=self.dtype, device="meta")
+        return Tokens(
+            ids=ids,
+            latents=latents,
+            frames=about.frames,
+            height=about.height,
+            width=about.width,
+            fps=about.fps,
+            model=about.model,
+            weights=about.weights,
+            settings=about.settings,
+            vocabulary=about.vocabulary,
+            reference_bits=about.reference_bits,
+            latent_bits=about.bits if about.channels else 16,
+            times=self.source.tensor("times") if "times" in self.source.entries else None,
+            last=about.last,
+            damaged=about.damaged,
+            colour=None if about.colour is None else asdict(about.colour),
+            extras=Extras(self.source),
+        )
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        return self.info.grid
+
+    @property
+    def frames(self) -> int:
+        return self.info.frames
+
+    @property
+    def height(self) -> int:
+        return self.info.height
+
+    @property
+    def width(self) -> int:
+        return self.info.width
+
+    @property
+    def fps(self) -> float | None:
+        return self.info.fps
+
+    @property
+    def times(self) -> Tensor | None:
+        return self.info.times
+
+    @property
+    def last(self) -> float | None:
+        return self.info.last
+
+    @property
+    def damaged(self) -> int:
+        return self.info.damaged
+
+    @property
+    def model(self) -> str:
+        return self.info.model
+
+    @property
+    def weights(self) -> str | None:
+        return self.info.weights
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return self.info.settings
+
+    @property
+    def vocabulary(self) -> int | None:
+        return self.info.vocabulary
+
+    @property
+    def bits_per_pixel(self) -> float:
+        return self.info.bits_per_pixel
+
+    @property
+    def batch(self) -> int:
+        return self.info.batch
+
+    @property
+    def extras(self) -> Mapping[str, Tensor]:
+        return self.info.extras
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return DTYPES[self.source.payload.dtype]
+
+    def part(self, start: int, stop: int, *, frames: tuple[int, int] | None = None) -> Tokens:
+        """Steps start..stop as `Tokens.part` gives them; reads and checks only their bytes."""
+        part = self.info.part(start, stop, frames=frames)
+        about = self.about
+        each = about.batch * math.prod(about.grid[1:]) * (about.channels or 1) * about.bits
+        data = self.source.read(start * each // 8, -(-stop * each // 8))
+        shape = (stop - start, about.batch, *about.grid[1:])
+        if about.channels is None:
+            packed = np.frombuffer(data, dtype=np.uint8)
+            ids = unpack(packed, about.bits, math.prod(shape), skip=start * each % 8)
+            return part.with_(ids=torch.from_numpy(ids).reshape(shape).movedim(0, 1).contiguous())
+        empty = torch.empty(0, dtype=self.dtype)
+        values = torch.frombuffer(bytearray(data), dtype=self.dtype) if data else empty
+        values = values.reshape(stop - start, about.batch, about.channels, *about.grid[1:])
+        return part.with_(latents=values.movedim(0, 2).contiguous())
+
+    def parts(self, steps: int) -> Iterator[Tokens]:
+        """All tokens in order, `steps` steps of the streaming axis at a time."""
+        for start in range(0, max(1, self.about.grid[0]), steps):
+            yield self.part(start, min(start + steps, self.about.grid[0]))
+
+    def tokens(self) -> Tokens:
+        """All tokens, with the extras read too: the file can be closed."""
+        whole = self.part(0, self.about.grid[0])
+        return whole.with_(extras=dict(self.info.extras))
+
+    def close(self) -> None:
+        """Close the file."""
+        self.source.close()
+
+    def __enter__(self) -> "Reel":
+        return self
+
+    def __exit__(self, kind: type | None, error: object, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def narrow(latents: Tensor, dtype: torch.dtype) -> Tensor:
+    """Latents as `dtype`. ValueError where a value is not finite or does not fit."""
+    stored = latents.to(dtype)
+    if not stored.isfinite().all():
+        reach = latents.abs().max().item()
+        raise ValueError(
+            f"latents reach {reach:g}, which {dtype} cannot hold; save with dtype=torch.float32"
+        )
+    return stored
+
+
+def json_values(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The mapping as JSON gives it back. ValueError for what JSON cannot hold."""
+    try:
+        return json.loads(json.dumps(dict(values), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} of tokens must be JSON values: {error}") from None

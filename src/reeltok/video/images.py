@@ -1,0 +1,298 @@
+"""Pictures: which files are pictures, their natural order, and their frames upright and whole.
+
+What a file is stands in its first bytes, not in its name. One file may hold several pictures: the
+pages of a TIFF, the frames of an animated WebP. (FFmpeg plays an animated PNG as a video.)
+"""
+
+import io
+import re
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import av
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
+
+from reeltok.video.colour import UPRIGHT, Display
+from reeltok.video.formats import open_container
+from reeltok.video.inputs import Input
+from reeltok.video.layout import picture_of
+
+IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+
+# EXIF orientation -> display matrix (TIFF 6.0, tag 274).
+_EXIF: dict[int, Display] = {
+    1: UPRIGHT,
+    2: (-1, 0, 0, 1),
+    3: (-1, 0, 0, -1),
+    4: (1, 0, 0, -1),
+    5: (0, 1, 1, 0),
+    6: (0, 1, -1, 0),
+    7: (0, -1, -1, 0),
+    8: (0, -1, 1, 0),
+}
+# Damage ends decoding instead of being painted over, in pictures as in Motion JPEG.
+STRICT = {"err_detect": "crccheck+bitstream+buffer+explode"}
+_UNSAID = 0.1  # seconds that browsers show a frame for which the file says 0
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Picture:
+    """One decoded picture, how to turn it upright, and where it came from for errors."""
+
+    frame: av.VideoFrame
+    display: Display
+    name: str
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Pictures:
+    """Pictures in order, decoded one by one; `load` takes rising numbers below `count`."""
+
+    name: str
+    count: int
+    load: Callable[[int], Picture]
+    stamps: Float[np.ndarray, " n"] | None = None  # seconds, where the file says when each shows
+    end: float = 0.0  # seconds at which the last of those goes
+
+
+def images_of(folder: Path) -> list[Path]:
+    """The images of a folder in natural order: 2.png before 10.png; hidden ones are left out."""
+    found = [
+        file
+        for file in folder.iterdir()
+        if file.suffix.lower() in IMAGES and not file.name.startswith(".")
+    ]
+    if not found:
+        raise ValueError(f"the folder {folder} holds no images ({', '.join(IMAGES)})")
+
+    def natural(file: Path) -> list[tuple[int, str]]:
+        parts = re.split(r"(\d+)", file.name)
+        return [(int(p), "") if p.isdecimal() else (-1, p) for p in parts]
+
+    return sorted(found, key=natural)
+
+
+def pictures_of(taken: Input) -> Pictures | None:
+    """The pictures in an input, or None where it is no picture (a video, an animated PNG)."""
+    kind = kind_of(taken.head())
+    if kind is None or (kind == "JPEG" and _is_motion_jpeg(taken)):
+        return None
+    data = read_all(taken)
+    if kind == "PNG" and _is_animated_png(data):
+        return None
+    if kind == "WEBP" and (moving := _animated_webp(data, taken.name)):
+        return moving
+    pages = _pages(data, taken.name) if kind == "TIFF" else [data]
+
+    def load(number: int) -> Picture:
+        name = taken.name if len(pages) == 1 else f"page {number + 1} of {taken.name}"
+        return _decoded(pages[number], kind, name)
+
+    return Pictures(name=taken.name, count=len(pages), load=load)
+
+
+def pictures_in(folder: Path) -> Pictures:
+    """The images of a folder, one picture each. ValueError for a file with more than one."""
+    files = images_of(folder)
+
+    def load(number: int) -> Picture:
+        file = files[number]
+        data = file.read_bytes()
+        kind = kind_of(data)
+        if kind is None:
+            raise ValueError(f"{file} is not an image, or it is damaged")
+        if _holds_many(data, kind, str(file)):
+            raise ValueError(
+                f"{file} holds more than one picture, and an image of a folder is one frame: "
+                "read it by itself"
+            )
+        return _decoded(data, kind, str(file))
+
+    return Pictures(name=str(folder), count=len(files), load=load)
+
+
+def kind_of(head: bytes) -> str | None:
+    """Pillow's name of the kind of picture that begins with these bytes; None for no picture."""
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if head.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return "WEBP"
+    if head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+        return "TIFF"
+    if head.startswith(b"BM") and head[6:10] == bytes(4):
+        return "BMP"
+    return None
+
+
+def read_all(taken: Input) -> bytes:
+    """All bytes of an input."""
+    return taken.head(-1)
+
+
+# --- one picture ----------------------------------------------------------------------------------
+
+
+def _decoded(data: bytes, kind: str, name: str) -> Picture:
+    try:
+        with open_container(io.BytesIO(data), name) as container:
+            container.streams.video[0].codec_context.options = STRICT
+            frame = next(container.decode(video=0))
+    except (av.FFmpegError, StopIteration, IndexError, ValueError) as error:
+        if kind == "TIFF":  # Pillow knows more of its many kinds
+            return _decoded_by_pillow(data, kind, name)
+        raise ValueError(f"{name} is not an image, or it is damaged") from error
+    if frame.is_corrupt or (kind == "JPEG" and jpeg_end(data) is None):
+        raise ValueError(f"{name} is cut off or damaged: it is not the whole picture")
+    return Picture(frame=frame, display=_orientation(data, kind), name=name)
+
+
+def _decoded_by_pillow(data: bytes, kind: str, name: str) -> Picture:
+    """The same by Pillow, which turns pictures upright by itself."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of damaged tags, which are only left out
+            picture = Image.open(io.BytesIO(data), formats=[kind])
+            picture.load()
+    except (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{name} is not an image, or it is damaged") from error
+    try:
+        pixels = picture_of(picture)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+    return Picture(frame=frame, display=UPRIGHT, name=name)
+
+
+def _orientation(data: bytes, kind: str) -> Display:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of damaged EXIF, which is only left out
+        try:
+            found = Image.open(io.BytesIO(data), formats=[kind]).getexif().get(0x0112, 1)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            return UPRIGHT  # readable for FFmpeg, not for Pillow: no orientation
+    return _EXIF.get(found, UPRIGHT)
+
+
+def jpeg_end(data: bytes) -> int | None:
+    """Where the first JPEG in `data` ends, or None if it does not (ITU-T T.81, annex B)."""
+    at = 2
+    while 0 <= (at := data.find(b"\xff", at)) < len(data) - 1:
+        marker = data[at + 1]
+        if marker == 0xD9:
+            return at + 2
+        if marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD8:  # stuffed, or without a length
+            at += 1 if marker == 0xFF else 2
+        else:
+            at += 2 + int.from_bytes(data[at + 2 : at + 4])
+    return None
+
+
+def jpegs_are_whole(data: bytes) -> bool:
+    """Whether every JPEG in `data` ends: one, or the two fields of an interlaced frame."""
+    while (end := jpeg_end(data)) is not None:
+        data = data[end:].lstrip(b"\0\xff")  # cameras fill up what they write
+        if not data.startswith(b"\xd8"):
+            return True
+        data = b"\xff" + data
+    return False
+
+
+# --- several in one file --------------------------------------------------------------------------
+
+
+def _holds_many(data: bytes, kind: str, name: str) -> bool:
+    if kind == "PNG":
+        return _is_animated_png(data)
+    if kind == "WEBP":
+        return bool(_animated_webp(data, name))
+    return kind == "TIFF" and len(_pages(data, name)) > 1
+
+
+def _is_motion_jpeg(taken: Input) -> bool:
+    """JPEG after JPEG without a container; a camera's second view or a thumbnail is none."""
+    if taken.suffix in IMAGES:
+        return False
+    if taken.suffix in (".mjpeg", ".mjpg"):
+        return True
+    data = read_all(taken)
+    end = jpeg_end(data)
+    return end is not None and data.startswith(b"\xff\xd8\xff", end) and b"MPF\0" not in data[:end]
+
+
+def _is_animated_png(data: bytes) -> bool:
+    """Whether a PNG has animation: acTL before the first IDAT."""
+    at = 8
+    while at + 8 <= len(data):
+        length, kind = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8]
+        if kind == b"IDAT":
+            return False
+        if kind == b"acTL":
+            return int.from_bytes(data[at + 8 : at + 12]) > 1
+        at += 12 + length
+    return False
+
+
+def _pages(data: bytes, name: str) -> list[bytes]:
+    """A TIFF for each of its pages, without reduced copies and masks (TIFF 6.0, section 2).
+
+    The header of each points to that page. BigTIFF has the same structure with wider numbers.
+    """
+    order: Literal["little", "big"] = "little" if data.startswith(b"II") else "big"
+
+    def number(at: int, width: int) -> int:
+        return int.from_bytes(data[at : at + width], order)
+
+    big = number(2, 2) == 43
+    head, wide, some, entry = (8, 8, 8, 20) if big else (4, 4, 2, 12)
+    first = at = number(head, wide)
+    pages, seen = [], set[int]()
+    while at and at not in seen:
+        seen.add(at)
+        end = at + some + entry * number(at, some)
+        if end + wide > len(data):
+            raise ValueError(f"{name} is cut off: page {len(seen)} is not there")
+        tags = {number(e, 2): number(e + entry - wide, 4) for e in range(at + some, end, entry)}
+        if not tags.get(254, 0) & 0b101:
+            pages.append(at)
+        at = number(end, wide)
+    starts = [int.to_bytes(page, wide, order) for page in pages or [first]]
+    return [data[:head] + start + data[head + wide :] for start in starts]
+
+
+def _animated_webp(data: bytes, name: str) -> Pictures | None:
+    """The frames of an animated WebP as Pillow lays them over one another; None for a still."""
+    if data[12:16] != b"VP8X" or not data[20:21] or not data[20] & 0b10:
+        return None
+    if int.from_bytes(data[4:8], "little") + 8 > len(data):
+        raise ValueError(f"{name} is cut off: its header promises more bytes")
+    try:
+        picture: Any = Image.open(io.BytesIO(data), formats=["WEBP"])
+        shown = [_seconds(picture, number) for number in range(picture.n_frames)]
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise ValueError(f"{name} is not an image, or it is damaged") from error
+    ends = np.cumsum(shown)
+
+    def load(number: int) -> Picture:
+        try:
+            picture.seek(number)
+            pixels = np.asarray(picture.convert("RGBA"))
+        except (OSError, ValueError, EOFError) as error:
+            raise ValueError(f"{name} is damaged: frame {number} cannot be decoded") from error
+        frame = av.VideoFrame.from_ndarray(pixels, format="rgba")
+        return Picture(frame=frame, display=UPRIGHT, name=f"frame {number} of {name}")
+
+    stamps = np.concatenate([[0.0], ends[:-1]])
+    return Pictures(name=name, count=len(shown), load=load, stamps=stamps, end=float(ends[-1]))
+
+
+def _seconds(picture: Any, number: int) -> float:
+    picture.seek(number)
+    picture.load()
+    return picture.info.get("duration", 0) / 1000 or _UNSAID

@@ -1,0 +1,388 @@
+"""Pictures into one video stream: the containers and codecs that are known, and the encoding."""
+
+import difflib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.container import OutputContainer
+from av.filter import Graph
+
+from reeltok.video.colour import Colour, FromRGB, Pixels
+from reeltok.video.size import by, ratio_text
+from reeltok.video.sound import Sound
+from reeltok.video.timing import fraction_of
+
+_STAMPS = Fraction(1, 60_000)  # the unit of varying time stamps in seconds; MPEG-4 takes no finer
+_NARROW = 64  # pixels of width, below which x265's fast code was seen to write past its memory
+_KNOW_ASPECT = {"libx264", "libx265", "mpeg4", "mp4", "mov"}  # codecs and muxers, as PyAV has them
+_DELAYS = Fraction(1, 100)  # the only unit that GIF has
+
+
+@dataclass(frozen=True, kw_only=True)
+class Codec:
+    """An encoder: its layouts for even and for odd sizes, its quality option, what it is told."""
+
+    name: str
+    even: str
+    odd: str | None  # None: it takes even sizes only
+    crf: float | None = None  # None: it has no such setting
+    worst: int = 51  # the highest crf
+    presets: tuple[str, ...] = ()  # how hard it tries, the fastest first
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+_X26 = (
+    *("ultrafast", "superfast", "veryfast", "faster", "fast"),
+    *("medium", "slow", "slower", "veryslow", "placebo"),
+)
+CODECS = {
+    "h264": Codec(name="libx264", even="yuv420p", odd="yuv444p", crf=18, presets=_X26),
+    "hevc": Codec(
+        name="libx265",
+        even="yuv420p",
+        odd="yuv444p",
+        crf=20,
+        presets=_X26,
+        options={"x265-params": "log-level=none"},
+    ),
+    "vp9": Codec(
+        name="libvpx-vp9",
+        even="yuv420p",
+        odd="yuv420p",  # VP9 halves odd sizes by rounding up
+        crf=24,
+        worst=63,
+        options={"b": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1"},
+    ),
+    "av1": Codec(
+        name="libsvtav1",
+        even="yuv420p",
+        odd=None,
+        crf=24,
+        worst=63,
+        presets=tuple(map(str, range(13, -1, -1))),
+        options={"preset": "8"},
+    ),
+    "prores": Codec(name="prores_ks", even="yuv422p10le", odd=None),
+    "mpeg4": Codec(
+        name="mpeg4",
+        even="yuv420p",
+        odd=None,
+        options={"flags": "+qscale", "global_quality": "236"},
+    ),
+    # Version 3 carries a checksum with each slice, which tools for archives verify.
+    "ffv1": Codec(
+        name="ffv1",
+        even="bgr0",
+        odd="bgr0",
+        options={"level": "3", "slicecrc": "1", "slices": "4"},
+    ),
+    "gif": Codec(name="gif", even="pal8", odd="pal8"),
+}
+_ALSO = {"h265": "hevc", **{codec.name: name for name, codec in CODECS.items()}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Container:
+    """A kind of video file: FFmpeg's name for it and the codecs it takes, the usual one first."""
+
+    muxer: str
+    codecs: tuple[str, ...]
+    stamps: bool = True  # whether it keeps time stamps
+    ends: bool = True  # whether it keeps how long the last frame is shown
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+# What players expect in each, which is less than what FFmpeg would put there.
+_MP4 = ("h264", "hevc", "av1", "vp9", "mpeg4")
+CONTAINERS = {
+    ".mp4": Container(muxer="mp4", codecs=_MP4),
+    ".m4v": Container(muxer="mp4", codecs=_MP4),
+    ".mov": Container(muxer="mov", codecs=("h264", "hevc", "prores", "mpeg4")),
+    ".mkv": Container(muxer="matroska", codecs=(*_MP4, "prores", "ffv1")),
+    ".webm": Container(muxer="webm", codecs=("vp9", "av1")),
+    ".avi": Container(muxer="avi", codecs=("h264", "mpeg4", "ffv1"), stamps=False),
+    ".ts": Container(muxer="mpegts", codecs=("h264", "hevc", "mpeg4"), ends=False),
+    ".gif": Container(muxer="gif", codecs=("gif",), options={"loop": "0"}),
+}
+_PIPE = Container(
+    muxer="mp4", codecs=_MP4, options={"movflags": "frag_keyframe+empty_moov+default_base_moof"}
+)
+_LOSSLESS_PIPE = Container(muxer="matroska", codecs=("ffv1",), options={"live": "1"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """What is known of a video when its first part arrives; `fps` is the mean where it varies."""
+
+    height: int
+    width: int
+    fps: float | None
+    varying: bool
+    colour: Colour
+    start: float
+    aspect: Fraction = Fraction(1)  # width over height of a pixel
+    silenced: str | None = None  # the sound of the original, unless it is to be copied
+
+    @classmethod
+    def of(cls, first: Any, fps: float | None, varying: bool) -> "Shape":
+        """What the first part of a video, a `Video`, says of all of it."""
+        source = first.source or "the original"
+        return cls(
+            height=first.height,
+            width=first.width,
+            fps=fps,
+            varying=varying,
+            colour=first.colour,
+            start=first.start,
+            aspect=first.aspect,
+            silenced=first.sound and f"the {first.sound} sound of {source}",
+        )
+
+
+def choose(
+    suffix: str,
+    *,
+    lossless: bool = False,
+    codec: str | None = None,
+    crf: float | None = None,
+    preset: str | None = None,
+) -> tuple[Container, Codec]:
+    """The container and codec of a file name's suffix ("-": a pipe) and the options asked for.
+
+    Raises ValueError for an unknown suffix or codec, and for what does not go together.
+    """
+    container = _container(suffix, lossless)
+    name = codec or ("ffv1" if lossless else container.codecs[0])
+    name = _ALSO.get(name, name)
+    if name not in CODECS:
+        near = difflib.get_close_matches(name, [*CODECS, *_ALSO], n=1, cutoff=0)[0]
+        raise ValueError(f"unknown codec {name!r}: did you mean {near}? ({', '.join(CODECS)})")
+    if lossless and name != "ffv1":
+        raise ValueError(f"lossless is FFV1, not {name}: leave out one of the two")
+    if name not in container.codecs:
+        fitting = [other for other, kind in CONTAINERS.items() if name in kind.codecs]
+        raise ValueError(f"{name} video does not go into {suffix}: use {' or '.join(fitting)}")
+    return container, _set(name, CODECS[name], crf, preset)
+
+
+def _set(name: str, codec: Codec, crf: float | None, preset: str | None) -> Codec:
+    """The codec with these settings. Raises ValueError for one that it does not take."""
+    if crf is not None:
+        if codec.crf is None:
+            raise ValueError(f"{name} has no crf: leave it out, or name another codec")
+        if not 0 <= crf <= codec.worst:
+            raise ValueError(f"crf={crf:g} is outside what {name} takes: 0 to {codec.worst}")
+        codec = replace(codec, crf=crf)
+    if preset is not None:
+        if preset not in codec.presets:
+            known = ", ".join(codec.presets) or "none: leave it out, or name another codec"
+            raise ValueError(f"{name} has no preset {preset!r}; there are {known}")
+        codec = replace(codec, options={**codec.options, "preset": preset})
+    return codec
+
+
+def _container(suffix: str, lossless: bool) -> Container:
+    if suffix == "-":
+        return _LOSSLESS_PIPE if lossless else _PIPE
+    if suffix not in CONTAINERS:
+        raise ValueError(f"unknown suffix {suffix!r}: known are {', '.join(CONTAINERS)}")
+    return CONTAINERS[suffix]
+
+
+class Movie:
+    """One video stream, and the sound beside it, written into an open binary file."""
+
+    def __init__(
+        self,
+        file: Any,
+        suffix: str,
+        container: Container,
+        codec: Codec,
+        *,
+        pad_even: bool = False,
+        sound: Sound | None = None,
+    ) -> None:
+        self.container = container
+        self.codec = codec
+        self.notes: list[str] = []
+        self._suffix = suffix
+        self._pad_even = pad_even
+        self._sound = sound
+        self._out: OutputContainer = av.open(
+            file, "w", format=container.muxer, options=dict(container.options)
+        )
+        if codec.name == "libsvtav1":  # it talks to the terminal past FFmpeg: errors alone
+            os.environ.setdefault("SVT_LOG", "1")
+
+    def begin(self, shape: Shape) -> None:
+        """Fix the layout, rate and tags. Raises ValueError without a rate, or for odd sizes."""
+        if shape.fps is None:
+            raise ValueError("the video has no frame rate: give one, for example fps=24")
+        layout = self._layout(shape)
+        self._rate = fraction_of(shape.fps)
+        self._stamped = shape.varying and self.container.stamps
+        if shape.varying and not self._stamped:
+            self.notes.append(f"{self._suffix} keeps no time stamps: written at the mean rate")
+        elif shape.varying and not self.container.ends:
+            self.notes.append(f"{self._suffix} does not keep how long the last frame is shown")
+        self._unit = _STAMPS if self._stamped else 1 / self._rate
+        self._unit = _DELAYS if self.codec.name == "gif" else self._unit
+        self._convert = FromRGB("rgb24" if layout == "pal8" else layout, shape.colour)
+        self._encoder = self._add_stream(shape, layout)
+        self._palette = _Palette(self._encoder, self._unit) if layout == "pal8" else None
+        self._last = -1
+        self._end = 0.0
+        self._spans: dict[int, int] = {}  # stamp -> units for which its picture is shown
+        self._held: int | None = None
+        if shape.silenced and self._sound is None:
+            self.notes.append(f"{shape.silenced} is left out: audio_from copies it")
+        self._add_sound(shape.start)
+
+    def _layout(self, shape: Shape) -> str:
+        self._padding = ((0, 0), (0, 0), (0, 0))
+        if shape.height % 2 == shape.width % 2 == 0 or self.codec.even == self.codec.odd:
+            return self.codec.even
+        size = by(shape.height, shape.width)
+        if self._pad_even:
+            self._padding = ((0, shape.height % 2), (0, shape.width % 2), (0, 0))
+            return self.codec.even
+        if self.codec.odd is None:
+            raise ValueError(f"{self.codec.name} takes even sizes only, not {size}: use pad_even")
+        self.notes.append(
+            f"odd size {size}: written as {self.codec.odd}, which some players refuse "
+            f"(pad_even adds a row or column instead)"
+        )
+        return self.codec.odd
+
+    def _add_stream(self, shape: Shape, layout: str) -> Any:
+        options = dict(self.codec.options)
+        if self.codec.crf is not None:
+            options["crf"] = f"{self.codec.crf:g}"
+        if not self.container.stamps and self.codec.name in ("libx264", "libx265"):
+            options["bf"] = "0"  # avi keeps one time per frame: no frame may be reordered
+        if self._stamped and self.codec.name in ("libx264", "libx265"):
+            options["bf"] = "0"  # mp4 keeps the durations in the order of the file
+        if self.codec.name == "libx265" and shape.width < _NARROW:
+            options["x265-params"] += ":asm=no"
+        stream: Any = self._out.add_stream(self.codec.name, rate=self._rate, options=options)
+        (_, below), (_, right), _ = self._padding
+        stream.height, stream.width = shape.height + below, shape.width + right
+        stream.pix_fmt = layout
+        if shape.aspect != 1:
+            self._set_aspect(stream, shape.aspect)
+        stream.codec_context.time_base = self._unit
+        stream.codec_context.thread_type = "AUTO"
+        if layout != "pal8":
+            self._convert.tag(stream.codec_context)
+        return stream
+
+    def _set_aspect(self, stream: Any, aspect: Fraction) -> None:
+        if self.codec.name in _KNOW_ASPECT or self.container.muxer in _KNOW_ASPECT:
+            stream.codec_context.sample_aspect_ratio = aspect
+        else:
+            self.notes.append(
+                f"{self.codec.name} in {self._suffix} keeps no ratio of pixels "
+                f"({ratio_text(aspect)}): left out, so that it looks squeezed"
+            )
+
+    def _add_sound(self, start: float) -> None:
+        sound = self._sound
+        if sound is None or sound.codec is None:
+            self._sound = None
+        elif (becomes := sound.becomes(self.container.muxer)) is None:
+            self.notes.append(f"{sound.codec} sound does not go into {self._suffix}: left out")
+            self._sound = None
+        else:
+            if becomes != sound.codec:
+                said = f"{sound.codec} sound does not go into {self._suffix}: written as {becomes}"
+                self.notes.append(said)
+            sound.into(self._out, self.container.muxer, start)
+
+    def add(self, picture: Pixels, number: int, time: float | None, seconds: float | None) -> None:
+        """Encode picture `number`; where the rate varies, shown at `time` for so many `seconds`."""
+        if time is None or not self._stamped:
+            time, seconds = float(number / self._rate), None
+        stamp = max(self._last + 1, round(time / self._unit))
+        self._last = stamp
+        self._end = time + (seconds or float(1 / self._rate))
+        if seconds is not None:
+            self._spans[stamp] = max(1, round(self._end / self._unit) - stamp)
+        if any(map(any, self._padding)):
+            picture = np.pad(picture, self._padding, mode="edge")
+        frame = self._convert(picture, stamp, self._unit)
+        for laid in self._palette(frame) if self._palette else (frame,):
+            self._put(laid)
+        if self._sound:
+            self._sound.until(self._end)
+
+    def finish(self) -> None:
+        """Write what the encoder still holds, the rest of the sound, and the end of the file."""
+        if self._palette:
+            for laid in self._palette(None):
+                self._put(laid)
+        self._put(None)
+        if self._sound:
+            self._sound.until(self._end)
+        self._out.close()
+
+    def _put(self, frame: av.VideoFrame | None) -> None:
+        """Encode a frame, or what is left (None); each packet is told how long it is shown."""
+        for packet in self._encoder.encode(frame):
+            if packet.pts in self._spans:
+                self._held = packet.duration = self._spans.pop(packet.pts)
+            self._out.mux(packet)
+
+    @property
+    def delay(self) -> int | None:
+        """Hundredths of a second for the last picture of a GIF, which FFmpeg cannot be told."""
+        return self._held if self.codec.name == "gif" else None
+
+
+class _Palette:
+    """RGB frames to frames of 256 colours, chosen for each picture by itself."""
+
+    def __init__(self, encoder: Any, unit: Fraction) -> None:
+        self._graph = graph = Graph()
+        source = graph.add_buffer(
+            width=encoder.width,
+            height=encoder.height,
+            format=av.VideoFormat("rgb24"),
+            time_base=unit,
+        )
+        split = graph.add("split")
+        make = graph.add("palettegen", "stats_mode=single:reserve_transparent=0")
+        use = graph.add("paletteuse", "new=1")
+        source.link_to(split)
+        split.link_to(use, 0, 0)
+        split.link_to(make, 1, 0)
+        make.link_to(use, 0, 1)
+        use.link_to(graph.add("buffersink"))
+        graph.configure()
+
+    def __call__(self, frame: av.VideoFrame | None) -> Iterator[av.VideoFrame]:
+        """The frames that are ready after `frame`, or after the last (None)."""
+        self._graph.push(frame)
+        while True:
+            try:
+                yield self._graph.pull()
+            except (av.BlockingIOError, av.EOFError):
+                return
+
+
+def set_last_delay(path: Path, delay: int) -> None:
+    """Say in a GIF how many hundredths of a second its last picture is shown.
+
+    The delay is in the last graphic control extension (GIF89a, section 23).
+    """
+    with path.open("r+b") as file:
+        data = file.read()
+        at = data.rfind(b"\x21\xf9\x04")
+        if at >= 0:
+            file.seek(at + 4)
+            file.write(min(delay, 0xFFFF).to_bytes(2, "little"))

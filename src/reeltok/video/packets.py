@@ -1,0 +1,68 @@
+"""The packets of a video stream: which of them are pictures, and time stamps that run on.
+
+The survey and the decoding go through the same packets, so that both see the same time stamps.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import av
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from reeltok.video.images import jpegs_are_whole
+
+SEEKS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}  # these go to a keyframe and back exactly
+_BROADCAST = {"mpegts", "mpeg"}  # recordings whose clock may be set anew at any packet
+_LEAP = 10.0  # seconds forward that are a new clock, not a gap; FFmpeg's -dts_delta_threshold
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arrival:
+    """A packet on its way; `joins`: it is the first of another recording that was appended."""
+
+    packet: av.Packet
+    joins: bool
+
+
+def packets_from(container: InputContainer, stream: VideoStream) -> Iterator[Arrival]:
+    """All packets from here, the flushing one included, with time stamps that run on.
+
+    Where two recordings were joined the clock begins again: from there all stamps are moved, so
+    that the second follows the first.
+    """
+    assert stream.time_base is not None
+    leap = _LEAP / float(stream.time_base)
+    moves = container.format.name not in SEEKS
+    broadcast = container.format.name in _BROADCAST
+    shift, step, last = 0, 0, None
+    for packet in container.demux(stream):
+        joins = False
+        if packet.size and packet.dts is not None and moves:
+            stamp = packet.dts + shift
+            anew = broadcast and packet.is_keyframe and last is not None and stamp > last + leap
+            if last is not None and (stamp < last or anew):
+                shift += last + step - stamp
+                stamp, joins = last + step, True
+            step = packet.duration or (step if last is None or joins else stamp - last)
+            last = stamp
+        if shift and packet.size:
+            packet.dts = None if packet.dts is None else packet.dts + shift
+            packet.pts = None if packet.pts is None else packet.pts + shift
+        yield Arrival(packet=packet, joins=joins)
+
+
+def is_shown(packet: av.Packet, stream: VideoStream) -> bool:
+    """Whether a packet is a picture that is to be shown."""
+    if not packet.size or packet.is_discard:  # the end, a repeat in avi; cut away by an edit
+        return False
+    return stream.codec.name != "vp8" or bool(bytes(packet)[0] & 0x10)
+
+
+def is_whole(packet: av.Packet, stream: VideoStream) -> bool:
+    """Whether a packet holds its picture to the end, as far as FFmpeg or the data say."""
+    if packet.is_corrupt:
+        return False
+    if stream.codec.name == "mjpeg":  # a JPEG image ends with a marker
+        return jpegs_are_whole(bytes(packet))
+    return True

@@ -1,0 +1,277 @@
+"""Where pictures are put: a video file, one image, a folder of images or a pipe.
+
+Everything is written beside the target under a hidden name and renamed when it is complete, so that
+no half-written output ever stands under the name that was asked for.
+"""
+
+import io
+import os
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, runtime_checkable
+
+import av
+from PIL import Image
+
+from reeltok.files.atomic import Part, cannot_write, standard_output
+from reeltok.video.colour import Pixels
+from reeltok.video.images import IMAGES
+from reeltok.video.inputs import Given
+from reeltok.video.movie import Movie, Shape, choose, set_last_delay
+from reeltok.video.size import by
+from reeltok.video.sound import Sound
+
+_OURS = re.compile(r"\d{6,}\.png")  # the names of a folder of frames that this module wrote
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """What was written, and in `notes` what the reader of the file should know, a line each."""
+
+    path: Path | None  # None: standard output
+    frames: int
+    height: int
+    width: int
+    fps: float | None
+    codec: str
+    notes: tuple[str, ...] = ()
+
+
+class Sink:
+    """An output on its way: `begin` once, `add` every picture; leaving the `with` completes it.
+
+    Whatever ends the `with` early, an error or Ctrl-C, leaves nothing behind.
+    """
+
+    def __init__(self, place: Path | None, target: "_Target", cleanup: ExitStack) -> None:
+        self._place = place
+        self._target = target
+        self._cleanup = cleanup
+        self._shape: Shape | None = None
+        self._frames = 0
+        self.written: Written | None = None
+
+    def begin(self, shape: Shape) -> None:
+        """Say what the pictures will be. Raises ValueError where the form does not allow it."""
+        self._shape = shape
+        with self._explained():
+            self._target.begin(shape)
+
+    def add(self, picture: Pixels, time: float | None = None, seconds: float | None = None) -> None:
+        """Write one picture; where the rate varies, shown at `time` for so many `seconds`."""
+        assert self._shape is not None
+        size = (self._shape.height, self._shape.width)
+        if picture.shape[:2] != size:
+            raise ValueError(
+                f"the video changes its frame size: frame {self._frames} is "
+                f"{by(*picture.shape[:2])}, those before it {by(*size)}"
+            )
+        with self._explained():
+            self._target.add(picture, self._frames, time, seconds)
+        self._frames += 1
+
+    def __enter__(self) -> "Sink":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self._cleanup:
+            if kind is None:
+                self._complete()
+
+    def _complete(self) -> None:
+        if self._shape is None:
+            raise ValueError(f"there are no frames to write to {self._name}")
+        with self._explained():
+            self._target.finish()
+        self.written = Written(
+            path=self._place,
+            frames=self._frames,
+            height=self._shape.height,
+            width=self._shape.width,
+            fps=self._shape.fps,
+            codec=self._target.form,
+            notes=tuple(self._target.notes),
+        )
+
+    @property
+    def _name(self) -> str:
+        return "standard output" if self._place is None else str(self._place)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Errors of the system and of FFmpeg as one sentence that names the file."""
+        try:
+            yield
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise cannot_write(self._name, error, at=f" (frame {self._frames})") from error
+        except av.FFmpegError as error:
+            raise ValueError(
+                f"cannot encode frame {self._frames} of {self._name}: {error.strerror}"
+            ) from error
+
+
+def open_sink(
+    path: str | Path,
+    *,
+    lossless: bool = False,
+    codec: str | None = None,
+    crf: float | None = None,
+    preset: str | None = None,
+    pad_even: bool = False,
+    audio_from: Given | None = None,
+) -> Sink:
+    """Prepare to write under `path` ("-": standard output), and make sure now that it can be done.
+
+    Raises ValueError for an unknown or impossible form, FileNotFoundError or OSError where there is
+    no folder or no permission.
+    """
+    place = None if str(path) == "-" else Path(os.path.realpath(path))
+    suffix = "-" if place is None else place.suffix.lower()
+    folder = place is not None and (str(path).endswith("/") or not suffix or place.is_dir())
+    with ExitStack() as stack:
+        if folder or suffix in IMAGES:
+            assert place is not None
+            if codec or crf is not None or preset:
+                raise ValueError(
+                    f"codec, crf and preset go with a video file, not with images ({path})"
+                )
+            if folder and place.exists():
+                _check_folder(place)
+            part = stack.enter_context(Part(place, folder=folder))
+            target: _Target = _Images(part, ".png" if folder else suffix, folder, lossless)
+            if audio_from is not None:
+                target.notes.append("images carry no sound: left out")
+        else:
+            settings = choose(suffix, lossless=lossless, codec=codec, crf=crf, preset=preset)
+            sound = None if audio_from is None else Sound(audio_from)
+            if sound is not None:
+                stack.callback(sound.close)
+            target = file = _File(None if place is None else stack.enter_context(Part(place)))
+            stack.callback(file.drop)
+            file.hold(Movie(file.file, suffix, *settings, pad_even=pad_even, sound=sound))
+        cleanup = stack.pop_all()
+    return Sink(place, target, cleanup)
+
+
+def _check_folder(place: Path) -> None:
+    """Only an empty folder, or one with frames that this module wrote, is ever replaced."""
+    if not place.is_dir():
+        raise ValueError(f"{place} is a file, not a folder: a video's name needs a suffix (.mp4)")
+    if not all(_OURS.fullmatch(name) for name in os.listdir(place)):
+        raise ValueError(f"the folder {place} holds other files: name a new or an empty one")
+
+
+@runtime_checkable
+class _Target(Protocol):
+    """One way of writing, beside the place where it will stand."""
+
+    form: str  # what it is written as, for people
+    notes: list[str]
+
+    def begin(self, shape: Shape) -> None: ...
+    def add(
+        self, picture: Pixels, number: int, time: float | None, seconds: float | None
+    ) -> None: ...
+    def finish(self) -> None: ...
+
+
+class _Images:
+    """One image, or a folder of numbered PNG files."""
+
+    def __init__(self, part: Part, suffix: str, folder: bool, lossless: bool) -> None:
+        if lossless and suffix in (".jpg", ".jpeg"):
+            raise ValueError("lossless does not go with JPEG: use .png")
+        self._part = part
+        self._suffix = suffix
+        self._folder = folder
+        self._options = {"lossless": lossless} if suffix == ".webp" else {"quality": 95}
+        self.form = suffix.removeprefix(".")
+        self.notes: list[str] = []
+
+    def begin(self, shape: Shape) -> None:
+        if shape.varying:
+            self.notes.append("images keep no time stamps: left out")
+        if shape.aspect != 1:
+            self.notes.append(
+                "images keep no ratio of pixels: left out, so that they look squeezed"
+            )
+
+    def add(self, picture: Pixels, number: int, time: float | None, seconds: float | None) -> None:
+        if number and not self._folder:
+            raise ValueError(
+                f"one {self._suffix} file holds one frame and the video has more: "
+                f"name a folder (no suffix) or a video file"
+            )
+        file = self._part.path
+        file = file / f"{number:06d}{self._suffix}" if self._folder else file
+        form = Image.registered_extensions()[self._suffix]
+        Image.fromarray(picture).save(file, form, **self._options)
+
+    def finish(self) -> None:
+        self._part.finish()
+
+
+class _File:
+    """A video file, or standard output where there is no part of one."""
+
+    def __init__(self, part: Part | None) -> None:
+        self._part = part
+        self.file: Any = _Pipe() if part is None else _Whole(part.path, "w")
+
+    def hold(self, movie: Movie) -> None:
+        """Say what goes into the file."""
+        self._movie = movie
+        self.form = movie.codec.name
+        self.notes = movie.notes
+        self.begin = movie.begin
+        self.add = movie.add
+
+    def finish(self) -> None:
+        self._movie.finish()
+        self.file.close()
+        if self._part is None:
+            return
+        if self._movie.delay is not None:
+            set_last_delay(self._part.path, self._movie.delay)
+        self._part.finish()
+
+    def drop(self) -> None:
+        """Close it, whatever has become of it."""
+        with suppress(OSError):  # a full disk is full for what is thrown away, too
+            self.file.close()
+
+
+class _Whole(io.FileIO):
+    """A file without a buffer: only `write` may fail, as FFmpeg's way back expects."""
+
+    def write(self, data: Any) -> int:
+        left = memoryview(data)
+        while left:
+            left = left[super().write(left) :]
+        return len(data)
+
+
+class _Pipe:
+    """Standard output as FFmpeg writes to it: forwards only."""
+
+    def __init__(self) -> None:
+        self._stream = standard_output()
+        self.closed = False
+
+    def write(self, data: bytes) -> int:
+        return self._stream.write(data)
+
+    def close(self) -> None:
+        self.closed = True
+        self._stream.flush()

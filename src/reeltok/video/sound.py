@@ -1,0 +1,140 @@
+"""The sound of a video: packets copied from the original file, coded anew only where they must be.
+
+A container that does not take the original's codec gets another (Opus in .webm); everything else
+is copied packet by packet, neither decoded nor encoded.
+"""
+
+from collections.abc import Iterator
+from io import BytesIO
+from typing import Any
+
+import av
+from av.container import InputContainer, OutputContainer
+
+from reeltok.video.formats import open_container
+from reeltok.video.inputs import Given, open_input
+
+# What sound becomes where its own codec is not taken, by muxer: what players expect there.
+_ENCODERS = {
+    "webm": "libopus",
+    "mp4": "aac",
+    "mov": "aac",
+    "avi": "libmp3lame",
+    "mpegts": "aac",
+    "matroska": "libopus",
+}
+_NAMES = {"libopus": "Opus", "aac": "AAC", "libmp3lame": "MP3"}
+# FFmpeg writes any codec into a transport stream, but only these can be told apart in it again.
+_IN_TRANSPORT_STREAMS = {"aac", "mp2", "mp3", "ac3", "eac3", "dts", "opus", "truehd"}
+
+
+class Sound:
+    """The first sound track of `given` on its way into another file.
+
+    `codec` is None where the file has no sound. Raises FileNotFoundError, or ValueError when
+    nothing can be read from `given`.
+    """
+
+    def __init__(self, given: Given) -> None:
+        try:
+            taken = open_input(given)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{error} to copy the sound from") from error
+        self._close = taken.close
+        try:
+            self._source: InputContainer = open_container(taken.file, taken.name)
+        except ValueError as error:
+            taken.close()
+            raise ValueError(f"{taken.name} holds no sound that can be read") from error
+        self._stream: Any = next(iter(self._source.streams.audio), None)
+        self.codec: str | None = None
+        if self._stream is not None:
+            self.codec = self._stream.codec_context.codec.canonical_name
+        self._waiting: Any = None
+        self._packets: Iterator[Any] = iter(())
+
+    def becomes(self, muxer: str) -> str | None:
+        """The codec that the track gets in FFmpeg's `muxer`: its own if that is taken; or None."""
+        if self._fits(muxer):
+            return self.codec
+        return _NAMES[_ENCODERS[muxer]] if muxer in _ENCODERS else None
+
+    def _fits(self, muxer: str) -> bool:
+        """Whether `muxer` takes the track as it is: it lists more than it takes, so try."""
+        if muxer == "mpegts" and self.codec not in _IN_TRANSPORT_STREAMS:
+            return False
+        try:
+            with av.open(BytesIO(), "w", format=muxer) as trial:
+                trial.add_stream_from_template(self._stream)
+                trial.start_encoding()
+        except (av.FFmpegError, ValueError):
+            return False
+        return True
+
+    def into(self, target: OutputContainer, muxer: str, start: float) -> None:
+        """Add the track to `target`; `start` is where its video begins in the original, seconds."""
+        assert self._stream is not None
+        self._target = target
+        if self._fits(muxer):
+            self._track: Any = target.add_stream_from_template(self._stream)
+            self._packets = self._copied(start)
+        else:
+            self._track = self._encoder_for(muxer)
+            self._packets = self._coded(start)
+        self._waiting = next(self._packets, None)
+
+    def _encoder_for(self, muxer: str) -> Any:
+        name, context = _ENCODERS[muxer], self._stream.codec_context
+        # Opus knows 48 kHz alone (and its halves); MP3 and AAC nothing above.
+        rate = 48_000 if name == "libopus" else min(context.sample_rate, 48_000)
+        layout = "mono" if context.layout.nb_channels == 1 else "stereo"
+        return self._target.add_stream(name, rate=rate, layout=layout)
+
+    def _go_to(self, start: float) -> int:
+        """Go to `start`; the time stamp there in the track's units."""
+        zero = self._zero() + start
+        if start:
+            self._source.seek(max(0, round(zero * av.time_base)), backward=True)
+        return round(zero / float(self._stream.time_base))
+
+    def _copied(self, start: float) -> Iterator[Any]:
+        """Packets whose time stamps count from `start` on the clock of the original's video."""
+        shift = self._go_to(start)
+        for packet in self._source.demux(self._stream):
+            if packet.pts is None or packet.dts is None:
+                continue
+            packet.pts -= shift
+            packet.dts -= shift
+            if packet.pts >= 0 or not start:  # before 0 at the very start: the encoder's priming
+                packet.stream = self._track
+                yield packet
+
+    def _coded(self, start: float) -> Iterator[Any]:
+        """The same sound in packets of the new codec."""
+        shift = self._go_to(start)
+        for frame in self._source.decode(self._stream):
+            if frame.pts is None:
+                continue
+            frame.pts -= shift
+            if frame.pts >= 0:
+                yield from self._track.encode(frame)
+        yield from self._track.encode(None)
+
+    def _zero(self) -> float:
+        video: Any = next(iter(self._source.streams.video), None)
+        if video is None or video.start_time is None:
+            return 0.0
+        return float(video.start_time * video.time_base)
+
+    def until(self, seconds: float) -> None:
+        """Write what sounds before `seconds` of the new video."""
+        while self._waiting is not None:
+            if float(self._waiting.pts * self._waiting.time_base) >= seconds:
+                return
+            self._target.mux(self._waiting)
+            self._waiting = next(self._packets, None)
+
+    def close(self) -> None:
+        """Let go of the original."""
+        self._source.close()
+        self._close()

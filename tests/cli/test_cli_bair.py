@@ -1,0 +1,150 @@
+"""`bair`: the standard and the debiased protocol on small files, and what is refused."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ran import Ran, moving
+from small_generators import make_prior, make_tokenizers
+
+import reeltok
+from reeltok.data.bair import read_pushes
+from reeltok.evaluate import scores
+from reeltok.generate import masked
+from reeltok.generate.ids import Examples
+from reeltok.metrics.networks import Extractor
+
+sys.path.append(str(Path(__file__).parents[1] / "data"))
+from test_bair import write_bair
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture(scope="module")
+def priors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    base, toks = tmp_path_factory.mktemp("priors"), make_tokenizers()
+    made = {
+        "plain": make_prior(toks["plain"], base / "plain" / "model", frames=5),
+        "leaning": make_prior(toks["leaning"], base / "leaning" / "model", frames=4),
+        "actions": make_prior(toks["plain"], base / "actions" / "model", frames=5, actions=4),
+    }
+    for name, tok in {"plain": "plain", "leaning": "leaning", "actions": "plain"}.items():
+        toks[tok].save_pretrained(base / name / "tokenizer")
+    return made
+
+
+@pytest.fixture(autouse=True)
+def _no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REELTOK_SHARED", str(tmp_path / "absent"))
+    monkeypatch.setenv("REELTOK_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("name", ["plain", "leaning", "actions"])
+def test_both_protocols(run: Run, priors: dict[str, Path], tmp_path: Path, name: str) -> None:
+    data = write_bair(tmp_path / "test.tfrecords", motions=2, frames=7)
+    asked = ("--samples", 2, "--repeats", 2, "--batch", 2, "--device", "cpu")
+    out = tmp_path / "found.json"
+    one = run("bair", priors[name], data, *asked, "--out", out)
+    assert one.code == 0, one.err
+    assert "frames, BAIR's 16: not comparable" in one.err
+    assert "fvd-i3d" in one.out
+    assert "no weights" in one.out
+    record = json.loads(out.read_text())
+    assert (record["videos"], record["clips"], record["samples"]) == (2, 2, 2)
+    assert set(record["metrics"]) == {"psnr", "ssim-grey"}
+    assert set(record["missing"]) == {"lpips-vgg", "fvd-i3d", "fvd-styleganv"}
+    same = run("bair", priors[name], data, *asked, "--json")
+    assert same.json["metrics"] == record["metrics"]
+    windows = run("bair", priors[name], data, *asked, "--protocol", "debiased", "--json")
+    assert windows.json["clips"] == 6  # three windows of five frames in seven
+
+
+def test_more_predictions_are_no_worse(run: Run, priors: dict[str, Path], tmp_path: Path) -> None:
+    for number in range(2):
+        video = moving(6 + number, 20, 24)
+        reeltok.write(video, tmp_path / f"{number}.mkv", lossless=True)
+    found = [
+        run("bair", priors["plain"], tmp_path, "--samples", n, "--repeats", 1, "--json").json
+        for n in (1, 4)
+    ]
+    assert found[1]["metrics"]["psnr"]["mean"] >= found[0]["metrics"]["psnr"]["mean"]
+
+
+def test_fvd_where_there_are_weights(
+    run: Run, priors: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opened(**options: object) -> Extractor:
+        return Extractor(name="i3d-test", apply=lambda x: x.mean((3, 4)).flatten(1), frames=None)
+
+    monkeypatch.setitem(scores.EXTRACTORS, "i3d", opened)
+    data = write_bair(tmp_path / "test.tfrecords", motions=4, frames=5)
+    found = run("bair", priors["plain"], data, "--samples", 2, "--repeats", 2, "--json")
+    assert found.code == 0, found.err
+    fvd = found.json["metrics"]["fvd-i3d"]
+    assert fvd["mean"] > 0
+    assert fvd["std"] > 0  # the repeats have seeds of their own
+    assert "fvd-i3d" not in found.json["missing"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "said"),
+    [
+        ("plain", ("--protocol", "biased"), "give standard or debiased"),
+        ("actions", (), "0.mkv has none: give BAIR's"),
+        ("plain", ("--out", "/dev/null/x.json"), "is no folder"),
+    ],
+)
+def test_what_is_refused(
+    run: Run, priors: dict[str, Path], tmp_path: Path, name: str, words: tuple[str, ...], said: str
+) -> None:
+    for number in range(2):
+        reeltok.write(moving(6, 16, 16), tmp_path / f"{number}.mkv", lossless=True)
+    found = run("bair", priors[name], tmp_path, *words)
+    assert found.code == 2
+    assert said in found.err.splitlines()[-1]
+
+
+def test_files_that_are_not_bairs(run: Run, priors: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "x.tfrecords").write_bytes(b"these are no records of anything at all")
+    found = run("bair", priors["plain"], tmp_path / "x.tfrecords")
+    assert (found.code, "is not a TFRecord file" in found.err) == (2, True)
+    short = write_bair(tmp_path / "short.tfrecords", motions=2, frames=3)
+    found = run("bair", priors["plain"], short)
+    assert "holds 0 clips of 5 frames: give 2" in found.err.splitlines()[-1]
+
+
+def test_a_prior_is_trained_on_actions(run: Run, priors: dict[str, Path], tmp_path: Path) -> None:
+    data, clips = write_bair(tmp_path / "train.tfrecords", motions=4, frames=7), tmp_path / "clips"
+    found = run("data", "bair", data, "--out", clips, "--json")
+    assert (found.code, found.json["written"], found.json["kept"]) == (0, 4, 0), found.err
+    push = next(read_pushes(data))
+    assert torch.equal(reeltok.read(clips / "train-0000.mkv").frames, push.frames)
+    actions = torch.from_numpy(np.load(clips / "train-0000.actions.npy"))
+    assert torch.equal(actions, push.actions)
+    assert run("data", "bair", data, "--out", clips, "--json").json["kept"] == 4
+    changes = {
+        "tokenizer": priors["plain"].parent / "tokenizer",
+        "actions": 4,
+        "tasks": '["predict", "inpaint"]',
+        "settings": '{"width": 16, "depth": 1, "heads": 2}',
+        "data.windows": '[{"frames": 5, "size": 16, "batch": 2}]',
+        "loop.schedule.steps": 2,
+        "loop.precision": "fp32",
+    }
+    sets = [word for key, value in changes.items() for word in ("--set", f"{key}={value}")]
+    asked = ("--data", clips, "--out", tmp_path / "run", "--device", "cpu", *sets)
+    assert run("train", "prior_cpu", *asked).code == 0
+    prior = masked.load(tmp_path / "run" / "model")
+    assert prior.config.actions == 16  # four frames a token step
+    table = Examples.load(next((tmp_path / "cache" / "examples").rglob("train.safetensors")))
+    assert table.shown.shape[:2] == (len(table), 2)
+    assert torch.equal(table.actions[0, 1], push.actions[:4].flatten())
+    (clips / "train-0001.actions.npy").unlink()
+    again = run("train", "prior_cpu", *asked[:3], tmp_path / "b", *asked[4:], "--set", "given=2")
+    assert "there are no actions for train-0001.mkv" in again.err.splitlines()[-1]
+    strided = run("train", "prior_cpu", *asked, "--set", "data.strides=[2]")
+    assert "set data.strides=[1]" in strided.err.splitlines()[-1]

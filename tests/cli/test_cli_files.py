@@ -1,0 +1,63 @@
+"""Many files at a time: threads are shared out among workers, and given back."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Barrier
+
+import pytest
+import torch
+
+from reeltok.cli.files import Job, Plan, run_plan
+from reeltok.cli.progress import Progress
+
+
+@pytest.fixture
+def sixteen() -> Iterator[None]:
+    """Sixteen threads, as on a larger machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(16)
+    yield
+    torch.set_num_threads(before)
+
+
+def seen(workers: int, jobs: int) -> list[int]:
+    """The threads that each job sees, all workers at work together."""
+    plan = Plan(jobs=tuple(Job(source=f"{i}", target=f"{i}.out") for i in range(jobs)), named=False)
+    together = Barrier(min(workers, jobs))
+
+    def work(job: Job, progress: Progress) -> dict:
+        together.wait(10)
+        return {"threads": torch.get_num_threads()}
+
+    done = run_plan(plan, work, what="test", parallel=workers, fits=lambda job: False)
+    return [outcome.record["threads"] for outcome in done]
+
+
+@pytest.mark.parametrize(
+    ("workers", "jobs", "threads"),
+    [(4, 4, 4), (4, 8, 4), (3, 3, 5), (32, 2, 8), (16, 32, 1), (1, 3, 16), (4, 1, 16)],
+)
+def test_threads_are_shared_out_once(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    sixteen: None,
+    workers: int,
+    jobs: int,
+    threads: int,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert seen(workers, jobs) == [threads] * jobs
+    assert torch.get_num_threads() == 16
+
+
+def test_threads_are_given_back_after_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sixteen: None
+) -> None:
+    def work(job: Job, progress: Progress) -> dict:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.chdir(tmp_path)
+    plan = Plan(jobs=(Job(source="a", target="b"), Job(source="c", target="d")), named=False)
+    with pytest.raises(OSError, match=r"cannot write [bd]: the disk is full"):
+        run_plan(plan, work, what="test", parallel=2, fits=lambda job: False)
+    assert torch.get_num_threads() == 16

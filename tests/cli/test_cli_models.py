@@ -1,0 +1,172 @@
+"""`models`, `info`, `convert`, `download`, `statistics`."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from ran import Ran, moving
+from safetensors.torch import load_file, save_file
+
+import reeltok
+from reeltok import zoo
+from reeltok.cli.convert import changed
+from reeltok.models.presets import VIDTOK
+from reeltok.models.vidtok.network import VidTok
+from reeltok.nn.quantizers import FSQConfig
+
+Run = Callable[..., Ran]
+Models = dict[str, Path]
+
+
+def test_models_lists_every_preset(run: Run) -> None:
+    found = run("models", "--json").json["models"]
+    assert [row["name"] for row in found] == reeltok.presets()
+    rows = {row["name"]: row for row in found}
+    default = rows["default"]
+    assert (default["pixels a token"], default["vocabulary"]) == ("4x8x8", 32768)
+    assert rows["vidtok_kl_noncausal_488_4chn"]["causal"] == "no"
+    assert rows["vidtok_kl_causal_488_4chn"]["weights"] in ("download", "here")
+    lines = run("models").out.splitlines()
+    assert len(lines) == len(found) + 1
+
+
+def test_info_of_a_reel(run: Run, models: Models, clip: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.reel"
+    run("encode", clip, path, "--model", models["causal"], "--start", 0.5)
+    found = run("info", path)
+    assert found.code == 0
+    for said in ("frames", "32x40", "file bits per pixel", "causal", "start"):
+        assert said in found.out
+    record = run("info", path, "--json").json
+    assert (record["channels"], record["vocabulary"], record["start"]) == (4, None, 0.5)
+    assert record["weights"] == zoo.load(models["causal"]).hash()
+
+
+def test_info_of_a_video(run: Run, clip: Path, tmp_path: Path) -> None:
+    record = run("info", clip, "--json").json
+    assert (record["frames"], record["size"], record["fps"]) == (18, [32, 40], 10)
+    assert record["seconds"] == pytest.approx(1.8)
+    reeltok.write(moving(2), tmp_path / "images")
+    assert run("info", tmp_path / "images", "--json").json["fps"] is None
+
+
+def test_info_of_a_model(run: Run, models: Models) -> None:
+    record = run("info", "default", "--json").json
+    assert record["bits_per_pixel"] == pytest.approx(0.0689, abs=1e-4)
+    assert (record["at"], record["bits_a_token"]) == ([17, 256, 256], 15)
+    own = run("info", models["discrete"], "--json").json
+    assert own["parameters"] == zoo.load(models["discrete"]).spec.parameters
+
+
+def test_download_knows_what_is_published(run: Run) -> None:
+    found = run("download", "default")
+    assert (found.code, found.err.count("\n")) == (2, 1)
+    assert "no published preset" in found.err
+
+
+# Converting.
+
+
+@pytest.fixture(scope="module")
+def public(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model of a published kind."""
+    small = {"width": 8, "multipliers": (1, 1, 1, 1), "blocks": (1, 1, 1, 1)}
+    config = replace(
+        VIDTOK["vidtok_fsq_causal_488_4096"], quantizer=FSQConfig(levels=(8, 8)), **small
+    )
+    torch.manual_seed(2)
+    return VidTok(config, "small").eval().save_pretrained(tmp_path_factory.mktemp("p") / "small")
+
+
+def test_convert_there_and_back(run: Run, public: Path, tmp_path: Path) -> None:
+    out = tmp_path / "public.safetensors"
+    found = run("convert", public, out, "--to", "public")
+    assert found.code == 0, found.err
+    weights = load_file(out)
+    extra = {"loss.logvar": torch.zeros(1), "loss.discriminator.x": torch.zeros(1)}
+    save_file(weights | extra, tmp_path / "more.safetensors")
+    back = run("convert", tmp_path / "more.safetensors", tmp_path / "back", "--preset", public)
+    assert back.code == 0, back.err
+    assert "dropped 2 keys that are not the network's: loss.* (2)" in back.out
+    assert zoo.load(tmp_path / "back").hash() == zoo.load(public).hash()
+    again = run("convert", out, tmp_path / "back", "--preset", public)
+    assert again.code == 2
+    assert "--force" in again.err
+
+
+def test_convert_to_a_checkpoint(run: Run, public: Path, tmp_path: Path) -> None:
+    assert run("convert", public, tmp_path / "p.ckpt", "--to", "public").code == 0
+    content = torch.load(tmp_path / "p.ckpt", weights_only=True)
+    assert "encoder.conv_in.conv.weight" in content["state_dict"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("absent.ckpt", "o", "--preset", "default"), "there is no checkpoint"),
+        (("p.safetensors", "o"), "--preset NAME"),
+        (("p.safetensors", "o", "--preset", "vidtok_kl_causal_488_4chn"), "has shape"),
+        (("p.safetensors", "o", "--preset", "PUBLIC", "--set", "widht=8"), "did you mean 'width'?"),
+        (("p.safetensors", "o", "--preset", "PUBLIC", "--set", "width"), "KEY=VALUE"),
+        (("p.safetensors", "o", "--preset", "PUBLIC", "--set", "edge=up"), "edge"),
+        (("p.safetensors", "/dev/null/o", "--preset", "PUBLIC"), "is no folder"),
+        (("PUBLIC", "o", "--preset", "PUBLIC"), "no --preset"),
+        (("PUBLIC", "o.pt", "--to", "public"), ".safetensors or .ckpt"),
+        (("PUBLIC", "o", "--to", "diffusers"), "--to diffusers is not known"),
+    ],
+)
+def test_what_convert_refuses(
+    run: Run,
+    public: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run("convert", public, "p.safetensors", "--to", "public")
+    found = run("convert", *(str(public) if word == "PUBLIC" else word for word in words))
+    assert found.code == 2
+    assert found.err.count("\n") == 1
+    assert said in found.err
+    assert [path.name for path in tmp_path.iterdir()] == ["p.safetensors"]
+
+
+def test_a_short_name_changes_the_one_value_it_can_mean() -> None:
+    config = VIDTOK["vidtok_kl_causal_488_4chn"]
+    assert changed(config, {"channels": "8"}).quantizer.channels == 8
+    assert changed(config, {"quantizer.channels": "8"}) == VIDTOK["vidtok_kl_causal_488_8chn"]
+    assert changed(config, {"upsampling": "trilinear"}).upsampling == "trilinear"
+    assert changed(config, {"blocks": "[1, 1, 1, 1]"}).blocks == (1, 1, 1, 1)
+
+
+# Statistics.
+
+
+def test_statistics_are_exact_and_saved(
+    run: Run, models: Models, folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "with"
+    (folder / "broken.mp4").write_text("no video")
+    found = run("statistics", models["causal"], folder, "--out", out, "--json")
+    assert found.code == 0, found.err
+    assert "broken.mp4 left out" in found.err
+    tokenizer = zoo.load(models["causal"])
+    clips = [folder / "one.mp4", folder / "deep" / "two.mp4"]
+    latents = [tokenizer.encode(reeltok.read(path)).latents for path in clips]
+    values = torch.cat([z.movedim(1, -1).reshape(-1, 4) for z in latents]).double()
+    saved = zoo.load(out).statistics
+    torch.testing.assert_close(torch.tensor(saved["mean"]), values.mean(0).float())
+    torch.testing.assert_close(torch.tensor(saved["std"]), values.std(0, correction=0).float())
+    assert (found.json["clips"], found.json["broken"]) == (2, ["broken.mp4"])
+    assert zoo.load(out).hash() == tokenizer.hash()
+
+
+def test_discrete_models_have_no_statistics(
+    run: Run, models: Models, folder: Path, tmp_path: Path
+) -> None:
+    found = run("statistics", models["discrete"], folder, "--out", tmp_path / "o")
+    assert found.code == 2
+    assert "only the latents of continuous models" in found.err

@@ -1,0 +1,233 @@
+"""`train` for generators: latents and ids computed once, the loop, and the videos they make."""
+
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from ran import Ran, moving
+from small_generators import make_tokenizers
+
+import reeltok
+from reeltok.generate import flow, masked
+from reeltok.train.generator_recipes import GENERATORS
+from reeltok.train.recipe import as_json
+from reeltok.train.recipes import find_recipe
+
+Run = Callable[..., Ran]
+LOOP = (
+    *("--set", "loop.schedule.steps=3", "--set", "loop.schedule.warmup=0", "--device", "cpu"),
+    *(
+        "--set",
+        "loop.schedule.cooldown=0",
+        "--set",
+        "loop.log_every=1",
+        "--set",
+        "data.holdout=0.4",
+    ),
+    *("--set", "loop.validate_every=3", "--set", "loop.precision=fp32"),
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    base = tmp_path_factory.mktemp("tokenizers")
+    return {name: tok.save_pretrained(base / name) for name, tok in make_tokenizers().items()}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight clips of 12 frames in two groups."""
+    base = tmp_path_factory.mktemp("data")
+    for number in range(8):
+        place = base / ("left", "right")[number % 2]
+        place.mkdir(exist_ok=True)
+        reeltok.write(moving(12, 20, 24 + 2 * number), place / f"{number}.mkv", lossless=True)
+    return base
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REELTOK_CACHE", str(tmp_path / "cache"))
+
+
+def words(
+    recipe: str, tokenizer: Path, data: Path, out: Path, *, frames: int, **more: object
+) -> list[object]:
+    network = '{"width": 16, "depth": 1, "heads": 2}'
+    window = f'[{{"frames": {frames}, "size": 16, "batch": 4}}]'
+    changes = {"tokenizer": tokenizer, "settings": network, "data.windows": window, "every": "null"}
+    pairs = [f"{key}={value}" for key, value in (changes | more).items()]
+    sets = [word for pair in pairs for word in ("--set", pair)]
+    return ["train", recipe, "--data", data, "--out", out, *sets, *LOOP]
+
+
+def log_of(out: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k in ("step", "loss", "score")} for line in lines]
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_every_recipe_has_its_name_and_survives_json(name: str, tmp_path: Path) -> None:
+    recipe = find_recipe(name)
+    assert recipe.name == name
+    (tmp_path / "recipe.json").write_text(as_json(recipe))
+    assert find_recipe(tmp_path) == recipe
+
+
+def test_every_recipe_is_described() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    assert all(f"`{name}`" in page for name in GENERATORS)
+
+
+def test_a_flow_from_clips_to_videos(
+    run: Run, tokenizers: dict[str, Path], data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    found = run(*words("sit_cpu", tokenizers["planes"], data, out, frames=4), "--json")
+    assert found.code == 0, found.err
+    assert (found.json["recipe"], found.json["steps"]) == ("sit_cpu", 3)
+    assert found.json["best"] is not None
+    reels = list((tmp_path / "cache" / "examples").rglob("*.reel"))
+    assert len(reels) == 8 * 3  # twelve frames are three clips of four
+    model = flow.load(out / "model")
+    assert model.config.statistics is not None
+    assert model.config.clip is not None
+    assert (model.config.clip.frames, model.config.clip.fps) == (4, 10)
+    made = run("generate", out / "model", "--steps", 3, "--out", tmp_path / "videos", "--count", 2)
+    assert made.code == 0, made.err
+    assert len(reeltok.read(tmp_path / "videos" / "001.mp4")) == 4
+    written = [path.stat().st_mtime_ns for path in reels]
+    again = run(*words("sit_cpu", tokenizers["planes"], data, tmp_path / "two", frames=4))
+    assert again.code == 0, again.err
+    assert [path.stat().st_mtime_ns for path in reels] == written  # nothing is encoded twice
+    assert log_of(out) == log_of(tmp_path / "two")
+
+
+def test_a_flow_of_classes(
+    run: Run, tokenizers: dict[str, Path], data: Path, tmp_path: Path
+) -> None:
+    more = {"classes": "true", "settings.label_dropout": 0.5}
+    out = tmp_path / "run"
+    found = run(*words("sit_cpu", tokenizers["planes"], data, out, frames=4, **more))
+    assert found.code == 0, found.err
+    assert flow.load(out / "model").config.classes == ("left", "right")
+    asked = ("--class", "left", "--guidance", 2, "--steps", 2, "--out", tmp_path / "videos")
+    assert run("generate", out / "model", *asked).code == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "frames", "given", "made"),
+    [("plain", 5, 1, 5), ("plain", 5, 0, 5), ("leaning", 5, 1, 5), ("leaning", 5, 2, 5)],
+)
+def test_a_prior_from_clips_to_videos(
+    run: Run,
+    tokenizers: dict[str, Path],
+    data: Path,
+    tmp_path: Path,
+    name: str,
+    frames: int,
+    given: int,
+    made: int,
+) -> None:
+    out, more = tmp_path / "run", {"given": given}
+    found = run(*words("prior_cpu", tokenizers[name], data, out, frames=frames, **more), "--json")
+    assert found.code == 0, found.err
+    assert found.json["best"] is not None
+    prior = masked.load(out / "model")
+    assert prior.config.vocabulary == 48
+    clip = next(data.rglob("*.mkv"))
+    asked = ["--steps", 2, "--out", tmp_path / "videos", "--json"]
+    asked += ["--given", clip, "--given-frames", max(given, 1)]
+    video = run("generate", out / "model", *asked)
+    assert video.code == 0, video.err
+    assert video.json["videos"][0]["frames"] == made
+
+
+def test_resumed_runs_go_on_as_if_nothing_was(
+    run: Run, tokenizers: dict[str, Path], data: Path, tmp_path: Path
+) -> None:
+    whole = words("prior_cpu", tokenizers["plain"], data, tmp_path / "whole", frames=5)
+    assert run(*whole, "--set", "loop.schedule.shape=constant").code == 0
+    part = words("prior_cpu", tokenizers["plain"], data, tmp_path / "part", frames=5)
+    part += ["--set", "loop.schedule.shape=constant"]
+    assert run(*part, "--set", "loop.schedule.steps=2").code == 0
+    assert run(*part).code == 2  # there is a run already
+    found = run(*part, "--resume")
+    assert found.code == 0, found.err
+    losses = [line for line in log_of(tmp_path / "whole") if "loss" in line]
+    resumed = [line for line in log_of(tmp_path / "part") if "loss" in line]
+    assert losses[-1] == resumed[-1]
+    one, two = (masked.load(tmp_path / name / "model").state_dict() for name in ("whole", "part"))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_run(
+    run: Run, tokenizers: dict[str, Path], data: Path, tmp_path: Path
+) -> None:
+    alone = words("sit_cpu", tokenizers["planes"], data, tmp_path / "one", frames=4)
+    assert run(*alone).code == 0
+    both = words("sit_cpu", tokenizers["planes"], data, tmp_path / "two", frames=4)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    command = [*torchrun, f"--master-port={port}", "-m", "reeltok", *map(str, both)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert (
+        flow.load(tmp_path / "two" / "model").config == flow.load(tmp_path / "one" / "model").config
+    )
+
+
+@pytest.mark.parametrize("recipe", ["sit_cpu", "prior_cpu"])
+def test_dry_run(run: Run, tokenizers: dict[str, Path], recipe: str) -> None:
+    place = tokenizers["planes" if recipe == "sit_cpu" else "leaning"]
+    asked = words(recipe, place, Path("none"), Path("none"), frames=4)
+    found = run(*asked, "--dry-run", "--json")
+    assert found.code == 0, found.err
+    assert found.json["parameters"] > 1000
+    assert found.json["recipe"]["generator"] == ("flow" if recipe == "sit_cpu" else "prior")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "tokenizer", "frames", "more", "said"),
+    [
+        ("sit_cpu", "plain", 4, {}, "is discrete: a flow makes continuous latents; choose a prior"),
+        ("prior_cpu", "planes", 4, {}, "is continuous and a prior guesses ids: choose a flow"),
+        ("sit_cpu", "planes", 4, {"given": 1}, "given=1 is for priors"),
+        ("sit_cpu", "planes", 4, {"settings.widht": 8}, "widht"),
+        ("sit_cpu", "planes", 4, {"tokenzier": "x"}, "did you mean 'tokenizer'?"),
+        ("sit_cpu", "planes", 4, {"groups": '["up"]'}, "groups names 'up', but no clip is of it"),
+        ("prior_cpu", "plain", 40, {}, "training clips has 40 frames of 16 pixels"),
+        ("sit_cup", "planes", 4, {}, "did you mean 'sit_cpu'?"),
+        (
+            "sit_cpu",
+            "planes",
+            4,
+            {"classes": "true", "groups": '["left"]'},
+            "classes=true needs two groups of clips, there are left",
+        ),
+    ],
+)
+def test_what_training_refuses(
+    run: Run,
+    tokenizers: dict[str, Path],
+    data: Path,
+    tmp_path: Path,
+    recipe: str,
+    tokenizer: str,
+    frames: int,
+    more: dict[str, object],
+    said: str,
+) -> None:
+    out = tmp_path / "run"
+    found = run(*words(recipe, tokenizers[tokenizer], data, out, frames=frames, **more))
+    assert found.code == 2
+    assert said in found.err.splitlines()[-1]
+    assert not (out / "log.jsonl").exists()

@@ -1,0 +1,42 @@
+"""Sentences for people: one frame, a time in its unit, a name once."""
+
+import pytest
+
+from reeltok.cli.report import count, duration, left_out
+
+
+def test_numbers_of_things() -> None:
+    assert [count(n, "frame") for n in (0, 1, 2, 1200)] == [
+        "0 frames",
+        "1 frame",
+        "2 frames",
+        "1,200 frames",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0.2, "a second"),
+        (36, "36 seconds"),
+        (150, "2.5 minutes"),
+        (7200, "2.0 hours"),
+        (864000, "10.0 days"),
+    ],
+)
+def test_times_are_in_the_unit_that_shows_them(seconds: float, said: str) -> None:
+    assert duration(seconds) == said
+
+
+@pytest.mark.parametrize(
+    ("name", "why", "said"),
+    [
+        ("c/a.mp4", "c/a.mp4 is not a video", "c/a.mp4 left out: it is not a video"),
+        ("a.mp4", "/x/c/a.mp4 is not a video", "a.mp4 left out: it is not a video"),
+        ("c/a.mp4", "there is no file c/a.mp4", "c/a.mp4 left out: there is no such file"),
+        ("c/a.mp4", "the first of c/a.mp4 is bad", "left out: the first of c/a.mp4 is bad"),
+        ("a.mp4", "24 frames are needed", "a.mp4 left out: 24 frames are needed"),
+    ],
+)
+def test_no_name_is_said_twice(name: str, why: str, said: str) -> None:
+    assert left_out(name, why) == said

@@ -1,0 +1,335 @@
+"""Files out: whole or not at all, checked before the first frame, said in one sentence."""
+
+import errno
+import io
+import os
+import stat
+import sys
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from small_clips import pattern
+
+from reeltok.video import sink
+from reeltok.video.movie import CONTAINERS
+from reeltok.video.record import Video, read, stream, write
+
+VIDEO = Video(pattern(), fps=25.0)
+
+
+def untouched() -> Iterator[Video]:
+    """Parts that must not be asked for."""
+    raise AssertionError("a frame was consumed")
+    yield
+
+
+def layout_of(path: Path) -> str:
+    with av.open(str(path)) as source:
+        return source.streams.video[0].pix_fmt
+
+
+# --- forms ----------------------------------------------------------------------------------------
+
+
+def test_odd_sizes_become_444_and_say_so(tmp_path: Path) -> None:
+    frames = pattern(4, 31, 47)
+    written = write(Video(frames, fps=25), tmp_path / "a.mp4")
+    assert len(written.notes) == 1
+    assert "31x47" in written.notes[0]
+    assert layout_of(tmp_path / "a.mp4") == "yuv444p"
+    assert read(tmp_path / "a.mp4").frames.shape == frames.shape
+    assert write(VIDEO, tmp_path / "b.mp4").notes == ()
+    assert layout_of(tmp_path / "b.mp4") == "yuv420p"
+
+
+def test_pad_even_repeats_the_edge(tmp_path: Path) -> None:
+    frames = torch.zeros(3, 31, 47, 3, dtype=torch.uint8)
+    frames[:, -1], frames[:, :, -1] = 255, 255
+    written = write(Video(frames, fps=25), tmp_path / "a.mp4", pad_even=True, crf=1)
+    back = read(tmp_path / "a.mp4").frames
+    assert back.shape == (3, 32, 48, 3)
+    assert layout_of(tmp_path / "a.mp4") == "yuv420p"
+    assert written.notes == ()
+    assert back[:, 31].min() > 200
+    assert back[:, :, 47].min() > 200
+
+
+@pytest.mark.parametrize("codec", ["hevc", "vp9", "av1", "mpeg4", "prores", "libx264", "ffv1"])
+def test_other_codecs(tmp_path: Path, codec: str, capfd: pytest.CaptureFixture[str]) -> None:
+    frames = pattern(4, 64, 96)
+    name = "a.mov" if codec == "prores" else "a.mkv"
+    write(Video(frames, fps=25), tmp_path / name, codec=codec)
+    back = read(tmp_path / name)
+    assert back.fps == 25
+    assert (back.frames.float() - frames.float()).abs().mean() < 3
+    assert capfd.readouterr() == ("", "")
+
+
+def test_avi_has_no_reordered_frames(tmp_path: Path) -> None:
+    write(VIDEO, tmp_path / "a.avi")
+    write(VIDEO, tmp_path / "a.mkv")
+    for name, reordered in (("a.avi", False), ("a.mkv", True)):
+        with av.open(str(tmp_path / name)) as source:
+            assert source.streams.video[0].codec_context.has_b_frames == reordered
+
+
+def test_a_crf_that_the_codec_does_not_have_is_refused(tmp_path: Path) -> None:
+    for crf in (-1, 52, float("nan")):
+        with pytest.raises(ValueError, match=r"outside what h264 takes: 0 to 51"):
+            write(pattern(2).numpy(), tmp_path / "a.mp4", fps=5, crf=crf)
+    write(pattern(2).numpy(), tmp_path / "a.webm", fps=5, crf=63)
+
+
+def test_a_preset_is_heard(tmp_path: Path) -> None:
+    moving = torch.cat([pattern(1, height=96, width=96).roll(i, dims=2) for i in range(12)])
+    sizes = []
+    for preset in ("ultrafast", "slow"):
+        write(moving.numpy(), tmp_path / "a.mp4", fps=25, crf=20, preset=preset)
+        sizes.append((tmp_path / "a.mp4").stat().st_size)
+    assert sizes[1] < 0.8 * sizes[0]
+
+
+def test_crf_is_heard(tmp_path: Path) -> None:
+    noise = Video(torch.randint(0, 256, (5, 64, 64, 3), dtype=torch.uint8), fps=25)
+    for name in ("a.mp4", "a.webm"):
+        write(noise, tmp_path / name, crf=10)
+        fine = (tmp_path / name).stat().st_size
+        write(noise, tmp_path / name, crf=45)
+        assert (tmp_path / name).stat().st_size < fine / 2
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec"), [(s, codec) for s, kind in CONTAINERS.items() for codec in kind.codecs]
+)
+def test_every_codec_in_every_container_keeps_its_frames_and_times(
+    tmp_path: Path, suffix: str, codec: str
+) -> None:
+    times = torch.tensor([0, 0.04, 0.08, 0.2, 0.28], dtype=torch.float64)
+    for video in (Video(pattern(5, 64, 64), 25.0), Video(pattern(5, 64, 64), 12.5, times)):
+        write(video, tmp_path / f"a{suffix}", codec=codec)
+        back = read(tmp_path / f"a{suffix}")
+        assert len(back) == 5
+        if video.times is None or suffix == ".avi":
+            assert (back.fps, back.times) == (video.fps, None)
+        else:
+            assert back.times is not None
+            assert (back.times - times).abs().max() < 0.001
+
+
+def test_fps_overrides_rate_and_times(tmp_path: Path) -> None:
+    times = torch.tensor([0, 0.1, 0.15, 0.6], dtype=torch.float64)
+    write(Video(pattern(4), fps=6.0, times=times), tmp_path / "a.mp4", fps=12)
+    back = read(tmp_path / "a.mp4")
+    assert (back.fps, back.times) == (12, None)
+
+
+def test_a_mean_rate_is_said_where_times_cannot_be_kept(tmp_path: Path) -> None:
+    times = torch.tensor([0, 0.1, 0.15, 0.6], dtype=torch.float64)
+    video = Video(pattern(4), fps=5.0, times=times)
+    assert "mean rate" in write(video, tmp_path / "a.avi").notes[0]
+    assert read(tmp_path / "a.avi").fps == 5
+    assert "time stamps" in write(video, tmp_path / "folder").notes[0]
+
+
+def test_gif_keeps_varying_delays(tmp_path: Path) -> None:
+    times = torch.tensor([0, 0.1, 0.15, 0.6], dtype=torch.float64)
+    write(Video(pattern(4), fps=5.0, times=times), tmp_path / "a.gif")
+    back = read(tmp_path / "a.gif").times
+    assert back is not None
+    assert (back - times).abs().max() < 1e-6
+
+
+def test_images_out(tmp_path: Path) -> None:
+    written = write(VIDEO, tmp_path / "folder")
+    assert (written.frames, written.codec) == (10, "png")
+    assert sorted(os.listdir(tmp_path / "folder"))[0] == "000000.png"
+    write(VIDEO[:4], tmp_path / "folder")  # frames of its own making may be replaced
+    assert torch.equal(read(tmp_path / "folder").frames, VIDEO.frames[:4])
+    for name in ("a.png", "a.bmp", "a.tif"):
+        write(VIDEO[2:3], tmp_path / name)
+        assert torch.equal(read(tmp_path / name).frames, VIDEO.frames[2:3])
+    write(VIDEO[:1], tmp_path / "a.webp", lossless=True)
+    write(VIDEO[:1], tmp_path / "a.jpg")
+    with pytest.raises(ValueError, match="one frame and the video has more"):
+        write(VIDEO, tmp_path / "b.png")
+    assert not [name for name in os.listdir(tmp_path) if "b.png" in name or ".part" in name]
+
+
+class Pipe(io.BytesIO):
+    """Standard output, forwards only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.buffer = self
+
+    def seek(self, *_: object) -> int:
+        raise OSError("a pipe")
+
+
+@pytest.mark.parametrize("lossless", [False, True])
+def test_standard_output_is_a_stream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lossless: bool
+) -> None:
+    pipe = Pipe()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", pipe)
+        written = write(VIDEO, "-", lossless=lossless)
+    assert (written.path, written.frames) == (None, 10)
+    (tmp_path / "a").write_bytes(pipe.getvalue())
+    back = read(tmp_path / "a")
+    assert (len(back), back.fps) == (10, 25)
+    assert (back.frames.float() - VIDEO.frames.float()).abs().mean() < (0.01 if lossless else 3)
+
+
+# --- whole or not at all --------------------------------------------------------------------------
+
+
+def test_the_output_may_be_the_input(tmp_path: Path) -> None:
+    write(VIDEO, tmp_path / "a.mkv", lossless=True)
+    write(stream(tmp_path / "a.mkv", chunk=2), tmp_path / "a.mkv", lossless=True)
+    assert torch.equal(read(tmp_path / "a.mkv").frames, VIDEO.frames)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.gif", "folder", "a.png", "a.webm"])
+@pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt()])
+def test_a_failure_leaves_what_was_there(tmp_path: Path, name: str, error: BaseException) -> None:
+    write(VIDEO[:1], tmp_path / name)
+    before = read(tmp_path / name).frames
+
+    def parts() -> Iterator[Video]:
+        yield VIDEO[:1]
+        raise error
+
+    with pytest.raises(type(error)):
+        write(parts(), tmp_path / name)
+    assert os.listdir(tmp_path) == [name]
+    assert torch.equal(read(tmp_path / name).frames, before)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.png"])
+def test_a_full_disk_is_one_sentence(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    whole = sink._Whole
+
+    def full(_: Path, mode: str) -> object:
+        return whole("/dev/full", mode)
+
+    def no_space(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(sink, "_Whole", full)
+    monkeypatch.setattr("PIL.Image.Image.save", no_space)
+    with pytest.raises(OSError, match=r"a\.\w+ \(frame \d+\): the disk is full") as at:
+        write(VIDEO[:1], tmp_path / name)
+    assert at.value.errno == errno.ENOSPC
+    assert os.listdir(tmp_path) == []
+
+
+def test_outputs_have_the_rights_of_other_files(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    write(VIDEO, tmp_path / "a.mp4")
+    assert stat.S_IMODE((tmp_path / "a.mp4").stat().st_mode) == stat.S_IMODE(
+        (tmp_path / "plain").stat().st_mode
+    )
+
+
+def test_a_link_is_followed_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "real.mp4").touch()
+    (tmp_path / "a.mp4").symlink_to(tmp_path / "real.mp4")
+    write(VIDEO, tmp_path / "a.mp4")
+    assert (tmp_path / "a.mp4").is_symlink()
+    assert len(read(tmp_path / "real.mp4")) == 10
+
+
+def test_parts_are_let_go_of_one_by_one(tmp_path: Path) -> None:
+    alive: list[weakref.ref] = []
+
+    def parts() -> Iterator[Video]:
+        for _ in range(6):
+            part = Video(pattern(2), fps=25)
+            alive.append(weakref.ref(part))
+            yield part
+            assert sum(ref() is not None for ref in alive) <= 2
+
+    assert write(parts(), tmp_path / "a.mp4").frames == 12
+
+
+# --- refused before a frame is taken --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("a.xyz", {}, r"unknown suffix '.xyz': known are .mp4"),
+        ("a.mp4", {"lossless": True}, "ffv1 video does not go into .mp4: use .mkv or .avi"),
+        ("a.mkv", {"lossless": True, "codec": "vp9"}, "lossless is FFV1, not vp9"),
+        ("a.mkv", {"codec": "ffv2"}, "unknown codec 'ffv2': did you mean ffv1"),
+        ("a.webm", {"codec": "h264"}, "h264 video does not go into .webm: use .mp4"),
+        ("a.gif", {"crf": 20}, "gif has no crf"),
+        ("a.jpg", {"lossless": True}, "use .png"),
+        ("folder", {"codec": "h264"}, "codec, crf and preset go with a video file"),
+        ("a.mp4", {"preset": "quick"}, "h264 has no preset 'quick'; there are ultrafast"),
+        ("a.webm", {"preset": "fast"}, "vp9 has no preset 'fast'; there are none: leave it out"),
+        ("folder", {"preset": "fast"}, "go with a video file"),
+        ("taken", {}, "holds other files"),
+        ("taken/notes.txt/", {}, "is a file, not a folder"),
+        ("a.mp4", {"audio_from": "none.mp4"}, "no file none.mp4"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_first(
+    tmp_path: Path, name: str, options: dict, message: str
+) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "notes.txt").touch()
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as at:
+        write(untouched(), f"{tmp_path}/{name}", **options)
+    assert "\n" not in str(at.value)
+    assert os.listdir(tmp_path) == ["taken"]
+    assert os.listdir(tmp_path / "taken") == ["notes.txt"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission_is_refused_first(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(OSError, match="cannot write into"):
+        write(untouched(), tmp_path / "a.mp4")
+    tmp_path.chmod(0o700)
+
+
+def test_no_permission_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "mkdir", denied)
+    with pytest.raises(OSError, match=rf"cannot write {tmp_path}/a\.mp4: Permission denied"):
+        write(untouched(), tmp_path / "a.mp4")
+
+
+@pytest.mark.parametrize(
+    ("video", "message"),
+    [
+        (Video(pattern()), "no frame rate: give one"),
+        ([], "no frames to write"),
+        ([VIDEO, Video(pattern(2, 16, 16), fps=25)], "frame 10 is 16x16, those before it 32x48"),
+        (Video(pattern(2, 31, 47), fps=25), "takes even sizes only, not 31x47: use pad_even"),
+    ],
+)
+def test_videos_that_cannot_be_written(tmp_path: Path, video: Video, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        write(video, tmp_path / "a.mkv", codec="mpeg4")
+    assert os.listdir(tmp_path) == []
+
+
+def test_arrays_and_tensors_are_written_as_they_are(tmp_path: Path) -> None:
+    write(np.zeros((3, 16, 16, 3), np.uint8), tmp_path / "a.mkv", fps=10, lossless=True)
+    assert read(tmp_path / "a.mkv").frames.eq(0).all()
+    write(torch.ones(1, 3, 2, 16, 16), tmp_path / "a.mkv", fps=10, lossless=True)
+    assert read(tmp_path / "a.mkv").frames.eq(255).all()

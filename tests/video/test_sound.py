@@ -1,0 +1,145 @@
+"""Sound is copied packet by packet, from where the video starts to where it ends."""
+
+import math
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from small_clips import pattern
+
+from reeltok.video.record import read, stream, write
+
+RATE = 48000
+
+
+def with_sound(path: Path, codec: str, seconds: float = 2.0) -> Path:
+    """A video of 25 frames per second whose tone rises by 200 Hz every quarter of a second."""
+    frames = pattern(int(seconds * 25)).numpy()
+    t = np.arange(int(seconds * RATE)) / RATE
+    tone = np.sin(2 * math.pi * np.cumsum(400 + 200 * np.floor(t / 0.25)) / RATE)
+    with av.open(str(path), "w") as out:
+        video = out.add_stream("libx264", rate=25)
+        video.height, video.width, video.pix_fmt = 32, 48, "yuv420p"
+        sound = out.add_stream(codec, rate=RATE, layout="mono")
+        for picture in frames:
+            out.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        out.mux(video.encode(None))
+        for at in range(0, len(tone), 960):
+            block = (tone[None, at : at + 960] * 20000).astype(np.int16)
+            frame = av.AudioFrame.from_ndarray(block, format="s16", layout="mono")
+            frame.sample_rate, frame.pts = RATE, at
+            out.mux(sound.encode(frame))
+        out.mux(sound.encode(None))
+    return path
+
+
+def heard(path: Path) -> tuple[np.ndarray, float] | None:
+    """The samples and when they begin, in seconds after the first picture."""
+    with av.open(str(path)) as source:
+        if not source.streams.audio:
+            return None
+        blocks = [frame for frame in source.decode(audio=0) if frame.time >= 0]
+        zero = float(source.streams.video[0].start_time * source.streams.video[0].time_base)
+        samples = np.concatenate([block.to_ndarray().astype(float)[0] for block in blocks])
+        return samples, blocks[0].time - zero
+
+
+def pitch(samples: np.ndarray, begin: float, at: float) -> float:
+    """The loudest frequency in the tenth of a second around `at`, in Hz."""
+    middle = round((at - begin) * RATE)
+    part = samples[middle - 2400 : middle + 2400]
+    return float(np.abs(np.fft.rfft(part * np.hanning(len(part)))).argmax() * RATE / len(part))
+
+
+@pytest.mark.parametrize(
+    ("source", "codec", "target"),
+    [
+        ("a.mp4", "aac", "b.mp4"),
+        ("a.mp4", "aac", "b.mkv"),
+        ("a.mkv", "libopus", "b.webm"),
+        ("a.mkv", "libopus", "b.mp4"),
+        ("a.mov", "pcm_s16le", "b.avi"),
+        ("a.mp4", "aac", "b.ts"),
+    ],
+)
+def test_the_whole_sound_is_copied(tmp_path: Path, source: str, codec: str, target: str) -> None:
+    path = with_sound(tmp_path / source, codec)
+    assert write(read(path), tmp_path / target, audio_from=path).notes == ()
+    original, copied = heard(path), heard(tmp_path / target)
+    assert original is not None
+    assert copied is not None
+    assert abs(copied[1] - original[1]) < 0.03
+    assert abs(len(copied[0]) - len(original[0])) < 0.07 * RATE
+    for at in (0.125, 0.875, 1.625):
+        assert pitch(*copied, at) == pytest.approx(400 + 800 * (at - 0.125), abs=20)
+
+
+@pytest.mark.parametrize("name", ["b.mp4", "b.mkv"])
+def test_a_span_has_the_sound_of_that_span(tmp_path: Path, name: str) -> None:
+    path = with_sound(tmp_path / "a.mp4", "aac")
+    parts = stream(path, start=1.0, frames=15, chunk=4)
+    write(parts, tmp_path / name, audio_from=path)
+    copied = heard(tmp_path / name)
+    assert copied is not None
+    assert 0 <= copied[1] < 0.03
+    assert abs(len(copied[0]) / RATE - 0.6) < 0.05
+    assert pitch(*copied, 0.125) == pytest.approx(1200, abs=20)
+    assert pitch(*copied, 0.375) == pytest.approx(1400, abs=20)
+
+
+@pytest.mark.parametrize(
+    ("source", "codec", "target", "note"),
+    [
+        ("a.mp4", "aac", "b.webm", "aac sound does not go into .webm: written as Opus"),
+        ("a.mkv", "libmp3lame", "b.webm", "mp3 sound does not go into .webm: written as Opus"),
+        ("a.mkv", "libopus", "b.mov", "opus sound does not go into .mov: written as AAC"),
+        ("a.mkv", "libopus", "b.avi", "opus sound does not go into .avi: written as MP3"),
+        ("a.mkv", "flac", "b.ts", "flac sound does not go into .ts: written as AAC"),
+    ],
+)
+def test_sound_that_does_not_fit_is_coded_anew(
+    tmp_path: Path, source: str, codec: str, target: str, note: str
+) -> None:
+    path = with_sound(tmp_path / source, codec)
+    assert write(read(path), tmp_path / target, audio_from=path).notes == (note,)
+    coded = heard(tmp_path / target)
+    assert coded is not None
+    assert abs(coded[1]) < 0.06
+    assert abs(len(coded[0]) / RATE - 2) < 0.1
+    for at in (0.125, 0.875, 1.625):
+        assert pitch(*coded, at) == pytest.approx(400 + 800 * (at - 0.125), abs=25)
+    write(stream(path, start=1.0, frames=15), tmp_path / f"part-{target}", audio_from=path)
+    part = heard(tmp_path / f"part-{target}")
+    assert part is not None
+    assert pitch(*part, 0.125) == pytest.approx(1200, abs=25)
+    assert abs(len(part[0]) / RATE - 0.6) < 0.1
+
+
+def test_sound_that_goes_nowhere_is_said(tmp_path: Path) -> None:
+    path = with_sound(tmp_path / "a.mp4", "aac", 0.4)
+    written = write(read(path), tmp_path / "b.gif", audio_from=path)
+    assert written.notes == ("aac sound does not go into .gif: left out",)
+    assert "no sound" in write(read(path), tmp_path / "folder", audio_from=path).notes[0]
+
+
+def test_sound_that_nobody_asked_for_is_said(tmp_path: Path) -> None:
+    path = with_sound(tmp_path / "a.mp4", "aac", 0.4)
+    with stream(path) as parts:
+        assert parts.sound == "aac"
+        written = write(parts, tmp_path / "b.mp4")
+    assert written.notes == (f"the aac sound of {path} is left out: audio_from copies it",)
+    assert write(read(path), tmp_path / "c.mp4").notes == written.notes
+    assert write(read(tmp_path / "c.mp4"), tmp_path / "d.mp4").notes == ()
+
+
+def test_sound_is_copied_from_bytes_too(tmp_path: Path) -> None:
+    path = with_sound(tmp_path / "a.mp4", "aac", 0.4)
+    write(read(path), tmp_path / "b.mp4", audio_from=path.read_bytes())
+    assert heard(tmp_path / "b.mp4") is not None
+
+
+def test_a_silent_original_is_no_news(tmp_path: Path) -> None:
+    write(read(with_sound(tmp_path / "a.mp4", "aac", 0.4)), tmp_path / "silent.mp4")
+    path = tmp_path / "silent.mp4"
+    assert write(read(path), tmp_path / "b.mp4", audio_from=path).notes == ()
