@@ -19,6 +19,7 @@ ORDER = [
     "video",
     "tokens",
     "data",
+    "wording",
     "nn",
     "metrics",
     "tokenizer",

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from ran import Ran
 
+from reeltok import wording
 from reeltok.cli import main as cli
 from reeltok.cli import process
 from reeltok.cli.report import Report
@@ -160,5 +161,5 @@ def test_out_of_memory_names_only_what_the_command_has(
 
 def test_every_hint_is_an_option_that_exists() -> None:
     options = {name: set(cli.options_of(name.split())) for name in cli.COMMANDS}
-    for name, option in process.LESS.items():
+    for name, option in wording.LESS.items():
         assert any(name in found for found in options.values()), option

@@ -9,7 +9,8 @@ import typer
 from reeltok.cli import options as given
 from reeltok.cli.files import check_place
 from reeltok.cli.progress import Progress
-from reeltok.cli.report import Report, count
+from reeltok.cli.report import Report
+from reeltok.wording import count
 
 
 def unpack_bair(

@@ -13,8 +13,9 @@ from reeltok.cli.encode import Coding, Cut, encode_file
 from reeltok.cli.files import Job, check_free, check_place
 from reeltok.cli.progress import Progress
 from reeltok.cli.reconstruct import Clock, labels, watched
-from reeltok.cli.report import Report, count, facts, plain, rate
+from reeltok.cli.report import Report, facts
 from reeltok.cli.side_by_side import Comparison, Shown
+from reeltok.wording import count, plain, rate
 
 if TYPE_CHECKING:
     from reeltok.cli.side_by_side import Pair

@@ -17,7 +17,8 @@ from reeltok.cli.files import (
     summarize,
 )
 from reeltok.cli.progress import Progress
-from reeltok.cli.report import Report, count, note, note_all, plain, rate
+from reeltok.cli.report import Report, note, note_all
+from reeltok.wording import count, plain, rate
 
 if TYPE_CHECKING:
     from reeltok.tokenizer.contract import Tokenizer

@@ -10,7 +10,8 @@ import typer
 from reeltok.cli import options as given
 from reeltok.cli.files import check_free, check_place
 from reeltok.cli.progress import Progress
-from reeltok.cli.report import Report, left_out, note, plain
+from reeltok.cli.report import Report, note
+from reeltok.wording import left_out, plain
 
 if TYPE_CHECKING:
     from reeltok.evaluate.results import Result

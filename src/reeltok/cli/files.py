@@ -10,8 +10,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
 from reeltok.cli.progress import Progress
-from reeltok.cli.report import Report, count, left_out, note, one_line, table
+from reeltok.cli.report import Report, note, table
 from reeltok.files.atomic import REASONS, cannot_write, is_pipe, same_file
+from reeltok.wording import count, left_out, one_line
 
 if TYPE_CHECKING:
     from reeltok.data.clip import Clip

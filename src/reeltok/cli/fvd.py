@@ -10,7 +10,8 @@ from reeltok.cli import options as given
 from reeltok.cli.evaluate import Broken, Plan
 from reeltok.cli.files import check_free, check_place
 from reeltok.cli.progress import Progress
-from reeltok.cli.report import Report, facts, left_out, note, save_record
+from reeltok.cli.report import Report, facts, note, save_record
+from reeltok.wording import left_out
 
 
 def fvd(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from reeltok.cli import process
 from reeltok.files.atomic import named
 from reeltok.files.text import printable
+from reeltok.wording import explain
 
 if TYPE_CHECKING:
     from reeltok.cli.report import Report
@@ -50,17 +51,6 @@ EPILOG = (
 )
 
 
-EXTRAS = {
-    "matplotlib": "plot",
-    "tensorboard": "track",
-    "diffusers": "diffusers",
-    "ray": "ray",
-    "gradio": "ui",
-    "fsspec": "remote",
-}
-"""Packages that a command may miss, and the extra of reeltok that brings them."""
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 2 after an error, 130 after Ctrl-C.
 
@@ -84,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return complain("interrupted; nothing half-written is left", code=130)
     except (ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:
-        sentence = explain(error, words)
+        sentence = explain(error, options_of(words))
         if debug or sentence is None:
             raise
         return complain(sentence)
@@ -205,30 +195,6 @@ def complain(sentence: str, code: int = 2) -> int:
     """Say on standard error, in one line, what went wrong."""
     process.print_error(f"reeltok: {printable(sentence)}")
     return code
-
-
-def explain(error: BaseException, words: Sequence[str] = ()) -> str | None:
-    """One sentence for what a user can mend; None for what only a programmer can.
-
-    `words` are those of the command, whose options may help.
-    """
-    from reeltok.cli.report import one_line
-
-    if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
-        extra = EXTRAS[error.name]
-        return f"this needs {error.name}, which is not here: pip install 'reeltok[{extra}]'"
-    if process.lacks_memory(error):
-        return process.advise(options_of(words))
-    if isinstance(error, ValueError | OSError):
-        return one_line(error) if "damage" in options_of(words) else without_choice(one_line(error))
-    return None
-
-
-def without_choice(sentence: str) -> str:
-    """What is said of damage to a command that has no such choice."""
-    from reeltok.video.decode import CHOICE
-
-    return sentence.replace(f": {CHOICE}", "")
 
 
 def options_of(words: Sequence[str]) -> Sequence[str]:

@@ -10,8 +10,9 @@ from reeltok.cli import options as given
 from reeltok.cli.encode import Coding, Cut
 from reeltok.cli.files import check_place
 from reeltok.cli.progress import Progress
-from reeltok.cli.report import Report, count, left_out, note, one_line, plain, table
+from reeltok.cli.report import Report, note, table
 from reeltok.files.atomic import cache_folder
+from reeltok.wording import count, left_out, one_line, plain
 
 if TYPE_CHECKING:
     from reeltok.data.clip import Clip

@@ -4,23 +4,11 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 from reeltok.files.atomic import named
-
-LESS = {
-    "chunk": "a smaller --chunk",
-    "tile": "--tile 256",
-    "batch": "a smaller --batch",
-    "size": "a smaller --size",
-    "changes": "a smaller batch (--set data.windows.0.batch=1)",
-    "jobs": "--jobs 1",
-}
-"""By the name of an option, how it saves memory."""
-NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")  # torch's RuntimeErrors
-
 
 # Pipes.
 
@@ -101,22 +89,3 @@ def _end(number: int, frame: object) -> NoReturn:
 
 
 # Memory.
-
-
-def lacks_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out: Python's, or one of torch's."""
-    said = str(error)
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or (isinstance(error, RuntimeError) and any(words in said for words in NO_MEMORY))
-    )
-
-
-def advise(options: Collection[str]) -> str:
-    """What to do when memory ran out in a command of these options, in one sentence."""
-    ways = [LESS[name] for name in LESS if name in options]
-    if not ways:
-        return "out of memory: free some, or use a machine or --device with more"
-    *others, last = ways[:2]
-    return f"out of memory: give {', '.join([*others, ''])}{'or ' if others else ''}{last}"

@@ -6,7 +6,7 @@ from threading import Event, Lock
 from types import TracebackType
 from typing import Any
 
-from reeltok.cli.report import rate
+from reeltok.wording import rate
 
 PATIENCE = 2.0  # seconds before a bar appears
 

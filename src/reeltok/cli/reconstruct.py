@@ -16,8 +16,9 @@ from reeltok.cli.decode import counted, only_videos
 from reeltok.cli.encode import Coding, Cut
 from reeltok.cli.files import PIPE, Job, check_free, check_place, plan_files
 from reeltok.cli.progress import Progress
-from reeltok.cli.report import Report, count, facts, note, note_all, plain, rate, table
+from reeltok.cli.report import Report, facts, note, note_all, table
 from reeltok.cli.side_by_side import PICTURES, Comparison, Shown, also_beside
+from reeltok.wording import count, plain, rate
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,7 +10,8 @@ import typer
 
 from reeltok.cli import options as given
 from reeltok.cli.files import check_place
-from reeltok.cli.report import Report, count, duration, facts, note, rate
+from reeltok.cli.report import Report, facts, note
+from reeltok.wording import count, duration, rate
 
 if TYPE_CHECKING:
     from torch import Tensor

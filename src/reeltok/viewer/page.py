@@ -8,10 +8,10 @@ from html import escape
 from pathlib import Path
 from threading import Lock
 
-from reeltok.cli.main import explain
 from reeltok.viewer.pictures import draw_map, steps_of
 from reeltok.viewer.rooms import Room, Rooms
 from reeltok.viewer.work import Limits, Offer, Result, Tell, check_video, code, open_reel
+from reeltok.wording import explain
 
 SIDES = {"128": 128, "256": 256, "512": 512, "as it is": None}
 

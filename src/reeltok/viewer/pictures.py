@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from reeltok.cli.report import plain
 from reeltok.tokens.reel import Reel
 from reeltok.viewer.work import Result
+from reeltok.wording import plain
 
 SIDE = 512  # pixels of the longer side of a map, at least
 GOLDEN = 0.61803398875  # of a turn: neighbouring ids get far-off hues

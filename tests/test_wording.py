@@ -2,7 +2,7 @@
 
 import pytest
 
-from reeltok.cli.report import count, duration, left_out
+from reeltok.wording import count, duration, left_out
 
 
 def test_numbers_of_things() -> None:
