@@ -8,6 +8,7 @@ import typer
 from reeltok.cli import evaluate as judging
 from reeltok.cli import options as given
 from reeltok.cli.report import Report, facts, note
+from reeltok.wording import left_out
 
 
 def probe(

@@ -1,4 +1,4 @@
-"""The process that a command runs in: its pipes, the signals that end it, memory that it lacks."""
+"""The process that a command runs in: its pipes, the signals that end it."""
 
 import os
 import signal
