@@ -23,7 +23,8 @@ from pathlib import Path
 import torch
 from machine import describe
 
-from reeltok.train import Recipe, change, find_recipe, train
+from reeltok.recipes import find_recipe
+from reeltok.train import Recipe, change, train
 from reeltok.train.build import build
 from reeltok.train.clips import Batch
 from reeltok.train.launch import reconstruction

@@ -29,15 +29,15 @@ from reeltok.evaluate.results import describe_machine
 from reeltok.files.atomic import cache_folder
 from reeltok.generate import masked
 from reeltok.generate.prior import Prior
+from reeltok.generate.recipes import GeneratorRecipe
 from reeltok.generate.schedule import Sampling
 from reeltok.metrics import paired as metrics
 from reeltok.metrics.distances import FeatureMoments, appearance_features, frechet_distance
 from reeltok.metrics.lpips import LPIPS
+from reeltok.recipes import find_recipe
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.train.data import ClipSource
 from reeltok.train.frames import open_clips
-from reeltok.train.generator_recipes import GeneratorRecipe
-from reeltok.train.recipes import find_recipe
 
 SHOWN = (0, 3, 6, 9, 12, 15)  # frames of a picture's row
 

@@ -6,7 +6,8 @@ from reeltok.cli.convert import changed
 from reeltok.configuration import full_path, merge, override
 from reeltok.models.presets import PRESETS
 from reeltok.nn.quantizers.gaussian import GaussianConfig
-from reeltok.train import change, find_recipe
+from reeltok.recipes import find_recipe
+from reeltok.train import change
 from reeltok.train.build import build
 
 TREE = {"a": {"b": [{"c": 1}], "kind": "x", "q": {"kind": "fsq", "levels": [4], "even": 0.1}}}

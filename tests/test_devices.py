@@ -8,7 +8,8 @@ import torch
 import reeltok
 from reeltok.devices import pick_device
 from reeltok.evaluate.scores import open_judge
-from reeltok.train import find_recipe, train
+from reeltok.recipes import find_recipe
+from reeltok.train import train
 from reeltok.train.parallel import joined
 
 NOWHERE = ["gpu", "tpu", "CPU", "", "cuda:-1", "cuda:x", "meta", "xla", "hpu", "vulkan", "cpu:3"]

@@ -14,9 +14,9 @@ from small_generators import make_tokenizers
 
 import reeltok
 from reeltok.generate import flow, masked
-from reeltok.train.generator_recipes import GENERATORS
+from reeltok.generate.recipes import GENERATORS
+from reeltok.recipes import find_recipe
 from reeltok.train.recipe import as_json
-from reeltok.train.recipes import find_recipe
 
 Run = Callable[..., Ran]
 LOOP = (

@@ -15,9 +15,9 @@ from reeltok.evaluate.report.build import Media, gather
 from reeltok.evaluate.results import Result, tabulate
 from reeltok.evaluate.scores import ClipScore, Scores
 from reeltok.generate.conditions import read_actions
+from reeltok.recipes import find_recipe
 from reeltok.train.logbook import draw_runs, gather_curves, read_lines
 from reeltok.train.recipe import as_json
-from reeltok.train.recipes import find_recipe
 
 FIRST = "is damaged ("  # what the parser of JSON says
 DRAWN = 200  # one of so many logs is drawn as well: that takes a second

@@ -13,7 +13,8 @@ from reeltok.models.reftok.injection import RefTokConfig
 from reeltok.models.reftok.network import RefTok
 from reeltok.models.vidtok.network import VidTok
 from reeltok.nn.quantizers import FSQConfig
-from reeltok.train import dry_run, find_recipe
+from reeltok.recipes import find_recipe
+from reeltok.train import dry_run
 from reeltok.train.build import warm
 from reeltok.train.checks import require_groups
 from reeltok.train.clips import Batch, DataConfig, Window

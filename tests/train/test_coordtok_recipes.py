@@ -9,11 +9,11 @@ import pytest
 from reeltok import zoo
 from reeltok.models.coordtok.network import CoordTok
 from reeltok.models.presets import PRESETS
+from reeltok.recipes import find_recipe
 from reeltok.train.build import build
 from reeltok.train.launch import reconstruction, train
 from reeltok.train.patches import Patches
 from reeltok.train.recipe import Recipe, change
-from reeltok.train.recipes import find_recipe
 
 SMALL = {
     "settings": '{"size": [8, 16, 16], "patch": [4, 8, 8], "cells": [4, 4, 4], "cell_patch": '

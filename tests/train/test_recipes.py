@@ -7,10 +7,11 @@ import torch
 from small_run import small_recipe
 
 from reeltok.configuration import merge
+from reeltok.recipes import find_recipe
 from reeltok.train import dry_run
 from reeltok.train.build import build
 from reeltok.train.launch import train
-from reeltok.train.recipes import RECIPES, as_json, change, find_recipe
+from reeltok.train.recipes import RECIPES, as_json, change
 
 
 @pytest.mark.parametrize("name", RECIPES)

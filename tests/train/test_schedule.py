@@ -8,8 +8,8 @@ import pytest
 from small_run import small_recipe
 from test_loop import Line, feed
 
+from reeltok.generate.recipes import GENERATORS
 from reeltok.train import RECIPES, change, train
-from reeltok.train.generator_recipes import GENERATORS
 from reeltok.train.logbook import read_lines
 from reeltok.train.loop import run_task
 from reeltok.train.optimizers import ScheduleConfig

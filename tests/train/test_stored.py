@@ -248,7 +248,7 @@ BAD = {"list": b"[1]", "text": b'"run"', "latin": b'{"name": "\xe9"}', "cut": b'
 
 @pytest.mark.parametrize("content", BAD)
 def test_damaged_recipes_and_logs_are_one_error(tmp_path: Path, content: str) -> None:
-    from reeltok.train.recipes import find_recipe
+    from reeltok.recipes import find_recipe
 
     for name in ("recipe.json", "log.jsonl"):
         (tmp_path / name).write_bytes(BAD[content] + b"\n")

@@ -7,11 +7,12 @@ import pytest
 import torch
 from small_run import small_recipe
 
-from reeltok.cli.generator_training import try_generator
-from reeltok.train import Recipe, change, dry_run, find_recipe
+from reeltok.generate.recipes import GENERATORS
+from reeltok.generate.training import try_generator
+from reeltok.recipes import find_recipe
+from reeltok.train import Recipe, change, dry_run
 from reeltok.train.build import build
 from reeltok.train.clips import Batch
-from reeltok.train.generator_recipes import GENERATORS
 from reeltok.train.trial import Trial, extrapolate
 
 

@@ -11,7 +11,6 @@ import typer
 
 from reeltok.cli import options as given
 from reeltok.cli.files import check_free, check_place
-from reeltok.cli.generators import continued, open_tokenizer
 from reeltok.cli.progress import Progress
 from reeltok.cli.report import Report, facts, note, save_record
 
@@ -108,6 +107,7 @@ class Bench:
         from reeltok.devices import pick_device
         from reeltok.evaluate.scores import open_judge
         from reeltok.generate import masked
+        from reeltok.generate.folder import open_tokenizer
 
         place = pick_device(device)
         self.prior: Prior = masked.load(folder, device=place)
@@ -128,6 +128,8 @@ class Bench:
     ) -> "Tensor":
         """`count` clips "b c t h w" that go on from frame 0 of x; seeds: of all, of the first."""
         import torch
+
+        from reeltok.generate.pipeline import continued
 
         start = x[:, :, :1].expand(count, -1, -1, -1, -1)
         parts = continued(

@@ -9,12 +9,13 @@ import typer
 
 from reeltok.cli import options as given
 from reeltok.cli.files import check_free, check_place
-from reeltok.cli.generators import Wish, Work, open_generator
 from reeltok.cli.progress import Progress
 from reeltok.cli.report import Report, table
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from reeltok.generate.pipeline import Work
 
 Count = Annotated[int, typer.Option(min=1, metavar="N", help="How many videos.")]
 Seed = Annotated[int, typer.Option(metavar="N", help="The same seed, the same videos.")]
@@ -96,6 +97,8 @@ def generate(
     prior also goes on from the frames of --given, and --blocks makes it long; or it fills what
     --last-frames, --inpaint or --outpaint leave open of that video.
     """
+    from reeltok.generate.pipeline import Wish, open_generator
+
     began = time.monotonic()
     wish = Wish(
         class_name=class_name,
@@ -129,7 +132,7 @@ def generate(
 
 
 def write_all(
-    work: Work, targets: list[Path], *, seed: int, batch: int, form: dict[str, Any]
+    work: "Work", targets: list[Path], *, seed: int, batch: int, form: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """Generate and write the videos, `batch` at a time; what was written, in numbers."""
     from reeltok.video.record import write

@@ -106,9 +106,7 @@ def statistics(
     squares of the clips.
     """
     if is_flow(model):
-        from reeltok.cli.flow_statistics import measure_flow
-
-        return measure_flow(Path(model), data, out, reader, device)
+        return flow_statistics(model, data, out=out, tokenizer=reader, device=device)
     from reeltok.data.find import find_clips
 
     clips = find_clips(data)
@@ -130,6 +128,24 @@ def statistics(
     rows = [{"channel": i, "mean": mean, "std": std} for i, (mean, std) in enumerate(pairs)]
     text = f"{table(rows)}\n\nfrom {count(len(clips) - len(broken), 'clip')}, saved in {folder}"
     return Report(data={"folder": str(folder), **counts, **found}, text=text)
+
+
+def flow_statistics(model: str, data: str, *, out: Path | None, **options: Any) -> Report:
+    """Measure those of a flow, group by group."""
+    from reeltok.generate.statistics import measure_flow
+
+    if out is not None:
+        check_place(str(out))
+    found = measure_flow(model, data, out=out, **options)
+    record = {"folder": str(found.folder), "examples": found.examples, "groups": [*found.groups]}
+    statistics = found.statistics
+    rows = [
+        {"group": name, "channel": i, "mean": mean, "std": std}
+        for name, means, stds in zip(found.groups, statistics.mean, statistics.std, strict=True)
+        for i, (mean, std) in enumerate(zip(means, stds, strict=True))
+    ]
+    text = f"{table(rows)}\n\nfrom {found.examples} examples, saved in {found.folder}"
+    return Report(data={**record, "mean": statistics.mean, "std": statistics.std}, text=text)
 
 
 def is_flow(model: str) -> bool:

@@ -16,7 +16,7 @@ from reeltok.wording import count, duration, rate
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from reeltok.train.generator_recipes import GeneratorRecipe
+    from reeltok.generate.recipes import GeneratorRecipe
     from reeltok.train.recipe import Recipe
     from reeltok.train.reconstruct import Score
     from reeltok.train.run import Run
@@ -60,8 +60,8 @@ def train(
     processes: torchrun -m reeltok train ...
     """
     from reeltok.devices import pick_device
+    from reeltok.recipes import find_recipe
     from reeltok.train.recipe import change
-    from reeltok.train.recipes import find_recipe
 
     changed = given.parse_changes(changes)
     if damage is not None:
@@ -89,7 +89,7 @@ def start(recipe: "AnyRecipe", **options: Any) -> "Run":
 
     if isinstance(recipe, Recipe):
         return train(recipe, score=scorer(), **options)
-    from reeltok.cli.generator_training import train_generator
+    from reeltok.generate.training import train_generator
 
     return train_generator(recipe, **options)
 
@@ -100,7 +100,7 @@ def measure(recipe: "AnyRecipe", device: str | None) -> "DryRun":
 
     if isinstance(recipe, Recipe):
         return dry_run(recipe, device=device)
-    from reeltok.cli.generator_training import try_generator
+    from reeltok.generate.training import try_generator
 
     return try_generator(recipe, device=device)
 

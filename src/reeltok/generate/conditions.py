@@ -6,6 +6,7 @@ condition video; its tokens stand where a mask would, wherever they hold anythin
 
 import math
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,9 +16,11 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from reeltok.files.parsing import read_array
-from reeltok.generators import Given
 from reeltok.nn.bounds import Side
 from reeltok.tokenizer.spec import Spec
+
+Given = Literal["predict", "interpolate", "inpaint", "outpaint"]
+"""What a prior learns to complete: from first frames, both ends, the outer pixels, or a box."""
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))

@@ -7,9 +7,13 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
+from reeltok import zoo
 from reeltok.devices import pick_device
 from reeltok.files.checkpoints import find_file, read_checkpoint
 from reeltok.files.parsing import parse_config, read_object
+from reeltok.files.text import printable
+from reeltok.generate.sit import Clip
+from reeltok.tokenizer.contract import Tokenizer
 
 Kind = TypeVar("Kind")
 
@@ -49,3 +53,40 @@ def read_saved(
         device = pick_device(device)
         weights = {name: tensor.to(device) for name, tensor in weights.items()}
     return Saved(config=config, weights=weights, path=path)
+
+
+def family_of(folder: str | Path) -> str:
+    """The kind of generator in a folder. FileNotFoundError or ValueError where there is none."""
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(
+            f"there is no config.json in {folder}: give a generator's folder, such as RUN/model"
+        )
+    family = read_object(folder / "config.json").get("family")
+    if family not in ("flow", "masked"):
+        raise ValueError(
+            f"{folder} holds a {printable(family)[:80]} and no generator: give the folder of one, "
+            "such as RUN/model of `reeltok train sit_cpu` or `prior_cpu`"
+        )
+    return family
+
+
+def open_tokenizer(
+    folder: str | Path, clip: Clip | None, asked: str | None, device: torch.device | str
+) -> Tokenizer:
+    """The tokenizer of a generator: the one asked for, the run's own, or the one of its name."""
+    own = Path(folder).parent / "tokenizer"
+    here = asked is None and (own / "config.json").is_file()
+    named = None if clip is None else clip.tokenizer
+    name = asked or (str(own) if here else named)
+    if name is None:
+        raise ValueError(f"{folder} does not say what reads its latents: name it with --tokenizer")
+    try:  # what config.json names is a preset's name: it never decides what else is opened
+        load = zoo.load if asked or here else zoo.load_preset
+        return load(name, device=device, dtype=torch.float32)
+    except (ValueError, OSError) as error:
+        if asked:
+            raise
+        raise ValueError(
+            f"{folder} needs the tokenizer {name!r}: {error}; or name its folder with --tokenizer"
+        ) from error

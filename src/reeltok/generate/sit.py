@@ -18,7 +18,6 @@ from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from reeltok.generators import SIT_SIZES
 from reeltok.nn.bounds import Depth, Side, Width
 from reeltok.nn.transformer import Attention, sinusoid
 
@@ -131,7 +130,13 @@ class FlowConfig:
         return sum(group.tokens for group in self.groups)
 
 
-SIZES = SIT_SIZES
+SIZES = {
+    "s": {"width": 384, "depth": 12, "heads": 6},
+    "b": {"width": 768, "depth": 12, "heads": 12},
+    "l": {"width": 1024, "depth": 24, "heads": 16},
+    "xl": {"width": 1152, "depth": 28, "heads": 16},
+}
+"""SiT's sizes (table 1 of the paper)."""
 
 
 def plane_groups(

@@ -1,6 +1,7 @@
 """Training: data, losses, critics, checkpoints, the loop and its recipes.
 
->>> from reeltok.train import change, find_recipe, train
+>>> from reeltok.recipes import find_recipe
+>>> from reeltok.train import change, train
 >>> train(change(find_recipe("small"), {"loop.seed": "1"}), data="clips/", out="run/")
 
 Names are fetched when first used, as in the package's own `__init__`.
@@ -12,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 _HOME = {
     "RECIPES": "recipes",
     "Recipe": "recipe",
-    "find_recipe": "recipes",
     "change": "recipe",
     "as_json": "recipe",
     "train": "launch",
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from reeltok.train.recipe import as_json as as_json
     from reeltok.train.recipe import change as change
     from reeltok.train.recipes import RECIPES as RECIPES
-    from reeltok.train.recipes import find_recipe as find_recipe
     from reeltok.train.trial import dry_run as dry_run
 
 

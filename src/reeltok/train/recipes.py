@@ -2,20 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
-from reeltok.configuration import parse
-from reeltok.files.parsing import read_object
 from reeltok.train.clips import DataConfig, Window
 from reeltok.train.coordtok_recipes import coordtok_cpu, coordtok_stage1, coordtok_stage2
 from reeltok.train.critics import CriticConfig
-from reeltok.train.generator_recipes import GENERATORS, GeneratorRecipe
 from reeltok.train.optimizers import OptimizerConfig, ScheduleConfig
-from reeltok.train.recipe import Recipe, as_json, change, unknown_recipe
+from reeltok.train.recipe import Recipe, as_json, change
 from reeltok.train.reconstruct import LossConfig
 from reeltok.train.run import LoopConfig
 
-__all__ = ["RECIPES", "Recipe", "as_json", "change", "find_recipe", "parse"]
+__all__ = ["RECIPES", "Recipe", "as_json", "change"]
 
 GROUPS = {"open": 0.45, "people": 0.15, "robot": 0.2, "animation": 0.1}
 """How often each group of clips is drawn; the rest shares 0.1. Robots are 64 % of the minutes."""
@@ -326,21 +322,3 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         coordtok_stage2,
     )
 }
-
-
-def find_recipe(name: str | Path) -> Recipe | GeneratorRecipe:
-    """The recipe of that name, of a tokenizer or a generator, or of a run's `recipe.json`.
-
-    ValueError names the nearest.
-    """
-    path = Path(name) / "recipe.json" if Path(name).is_dir() else Path(name)
-    if path.suffix == ".json" and path.is_file():
-        tree = read_object(path)
-        if "generator" in tree:
-            return parse(tree, str(path), GeneratorRecipe)
-        return parse(tree, str(path), Recipe)
-    if str(name) in GENERATORS:
-        return GENERATORS[str(name)]()
-    if str(name) not in RECIPES:
-        raise unknown_recipe(str(name), [*RECIPES, *GENERATORS])
-    return RECIPES[str(name)]()

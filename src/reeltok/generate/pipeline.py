@@ -1,23 +1,23 @@
 """Generators ready for use: a flow or a prior, its tokenizer, and what is asked of it."""
 
+import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from reeltok.cli import options as given
-from reeltok.cli.report import note
-from reeltok.files.parsing import read_object
-from reeltok.files.text import printable
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from reeltok.generate.prior import Prior
-    from reeltok.generate.sit import Clip, Flow
-    from reeltok.tokenizer.contract import Tokenizer
-    from reeltok.video.record import Video
+from reeltok.devices import pick_device
+from reeltok.generate import flow, masked
+from reeltok.generate.conditions import give_around, give_frames, read_actions
+from reeltok.generate.folder import family_of, open_tokenizer
+from reeltok.generate.prior import Prior
+from reeltok.generate.schedule import SHARES, Sampling
+from reeltok.generate.sit import Clip, Flow
+from reeltok.tokenizer.contract import Tokenizer
+from reeltok.video.record import Video, read, stream
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ FOR_FLOWS = ("sampler",)
 RATE = 25.0  # frames per second of a generator that does not say its own: UCF-101's, as published
 
 
-Make = Callable[[int, int, int, Callable[[float], None]], "Iterator[Tensor]"]
+Make = Callable[[int, int, int, Callable[[float], None]], Iterator[Tensor]]
 """(count, seed, first, progress) -> parts "b c t h w" in [-1, 1] of clips from `first` on."""
 
 
@@ -65,7 +65,7 @@ class Work:
     """A generator that is ready: what it makes, and how. `most` bounds the clips at a time."""
 
     family: str
-    clip: "Clip"
+    clip: Clip
     make: Make
     fps: float
     most: int | None = None
@@ -80,8 +80,6 @@ def open_generator(folder: Path, wish: Wish, *, tokenizer: str | None, device: s
     ValueError or FileNotFoundError for a folder of something else, a wish that this kind cannot
     fulfil, and a tokenizer that it was not trained on.
     """
-    from reeltok.devices import pick_device
-
     place, family = pick_device(device), family_of(folder)
     for name in FOR_PRIORS if family == "flow" else FOR_FLOWS:
         if getattr(wish, name) is not None:
@@ -90,67 +88,25 @@ def open_generator(folder: Path, wish: Wish, *, tokenizer: str | None, device: s
                 f"{option_of(name)} was asked, but {folder} holds {kind}: leave it out"
             )
     if family == "flow":
-        from reeltok.generate import flow
-
         model = flow.load(folder, device=place)
         flow.need_statistics(model.config)
         tok = open_tokenizer(folder, model.config.clip, tokenizer, device)
         return flow_work(model, tok, wish)
-    from reeltok.generate import masked
-
     prior = masked.load(folder, device=place)
     tok = open_tokenizer(folder, prior.config.clip, tokenizer, device)
     return prior_work(prior, tok, wish)
 
 
-def family_of(folder: Path) -> str:
-    """The kind of generator in a folder. FileNotFoundError or ValueError where there is none."""
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(
-            f"there is no config.json in {folder}: give a generator's folder, such as RUN/model"
-        )
-    family = read_object(folder / "config.json").get("family")
-    if family not in ("flow", "masked"):
-        raise ValueError(
-            f"{folder} holds a {printable(family)[:80]} and no generator: give the folder of one, "
-            "such as RUN/model of `reeltok train sit_cpu` or `prior_cpu`"
-        )
-    return family
-
-
-def open_tokenizer(
-    folder: Path, clip: "Clip | None", asked: str | None, device: str
-) -> "Tokenizer":
-    """The tokenizer of a generator: the one asked for, the run's own, or the one of its name."""
-    own = folder.parent / "tokenizer"
-    here = asked is None and (own / "config.json").is_file()
-    named = None if clip is None else clip.tokenizer
-    name = asked or (str(own) if here else named)
-    if name is None:
-        raise ValueError(f"{folder} does not say what reads its latents: name it with --tokenizer")
-    try:  # what config.json names is a preset's name: it never decides what else is opened
-        preset = not (asked or here)
-        return given.open_model(name, weights=None, device=device, dtype="fp32", preset=preset)
-    except (ValueError, OSError) as error:
-        if asked:
-            raise
-        raise ValueError(
-            f"{folder} needs the tokenizer {name!r}: {error}; or name its folder with --tokenizer"
-        ) from error
-
-
 # Flows.
 
 
-def flow_work(model: "Flow", tokenizer: "Tokenizer", wish: Wish) -> Work:
+def flow_work(model: Flow, tokenizer: Tokenizer, wish: Wish) -> Work:
     """Whole clips from noise."""
-    from reeltok.generate import flow
-
     clip = flow.pick_clip(model.config, tokenizer)
     flow.pick_label(model.config, wish.class_name, wish.guidance)
     sampler = wish.sampler or "euler-maruyama"
 
-    def make(count: int, seed: int, first: int, tell: Callable) -> "Iterator[Tensor]":
+    def make(count: int, seed: int, first: int, tell: Callable) -> Iterator[Tensor]:
         tokens = flow.generate(
             model,
             tokenizer,
@@ -172,17 +128,16 @@ def flow_work(model: "Flow", tokenizer: "Tokenizer", wish: Wish) -> Work:
 
 def default_rate() -> float:
     """The rate of a generator that does not say its own, with a note."""
-    note(f"the generator does not say its rate: {RATE:g} frames per second; --fps says another")
+    said = f"the generator does not say its rate: {RATE:g} frames per second; --fps says another"
+    warnings.warn(said, stacklevel=2)
     return RATE
 
 
 # Priors.
 
 
-def prior_work(prior: "Prior", tokenizer: "Tokenizer", wish: Wish) -> Work:
+def prior_work(prior: Prior, tokenizer: Tokenizer, wish: Wish) -> Work:
     """Clips from hidden tokens, from nothing or on from given frames, block after block."""
-    from reeltok.generate import masked
-
     clip = masked.pick_clip(prior.config, tokenizer)
     masked.pick_label(prior.config, wish.class_name, wish.guidance)
     leans = prior.config.reference is not None
@@ -194,7 +149,7 @@ def prior_work(prior: "Prior", tokenizer: "Tokenizer", wish: Wish) -> Work:
     actions = known_actions(wish.actions, prior.config.actions)
     blocks = wish.blocks or 1
 
-    def make(count: int, seed: int, first: int, tell: Callable) -> "Iterator[Tensor]":
+    def make(count: int, seed: int, first: int, tell: Callable) -> Iterator[Tensor]:
         more = {**options, "first": first, "progress": tell, "actions": actions}
         start = None if video is None else video.tensor().expand(count, -1, -1, -1, -1)
         if shown is not None and start is not None:
@@ -208,20 +163,16 @@ def prior_work(prior: "Prior", tokenizer: "Tokenizer", wish: Wish) -> Work:
 
 
 def continued(
-    prior: "Prior",
-    tokenizer: "Tokenizer",
-    start: "Tensor | None",
+    prior: Prior,
+    tokenizer: Tokenizer,
+    start: Tensor | None,
     *,
     count: int,
     blocks: int,
     seed: int,
     **options: Any,
-) -> "Iterator[Tensor]":
+) -> Iterator[Tensor]:
     """The given frames (or a first block of nothing given), then block after block."""
-    from torch import Tensor
-
-    from reeltok.generate import masked
-
     if start is not None:
         overlap = start.shape[2]
     else:
@@ -240,8 +191,6 @@ def continued(
 
 def sampling_of(wish: Wish) -> Any:
     """How a prior's tokens are decoded. ValueError for a schedule or number that does not exist."""
-    from reeltok.generate.schedule import SHARES, Sampling
-
     if wish.schedule is not None and wish.schedule not in SHARES:
         raise ValueError(
             f"no schedule is called {wish.schedule!r}: choose one of {', '.join(SHARES)}"
@@ -250,14 +199,12 @@ def sampling_of(wish: Wish) -> Any:
     return Sampling(**{k: v for k, v in asdict(wish).items() if k in named and v is not None})
 
 
-def given_pixels(wish: Wish, clip: "Clip", *, leans: bool) -> "Tensor | None":
+def given_pixels(wish: Wish, clip: Clip, *, leans: bool) -> Tensor | None:
     """Which pixels of a whole clip are given, "t h w"; None where its first frames alone are.
 
     Where the prior `leans` on a reference frame, that one is given anyway and none of these.
     ValueError for two such wishes at once, or a box that is none.
     """
-    from reeltok.generate.conditions import give_around, give_frames
-
     if wish.completes is None:
         return None
     asked = [option_of(name) for name in COMPLETING if getattr(wish, name) is not None]
@@ -285,10 +232,8 @@ def parse_box(text: str) -> tuple[int, int, int, int]:
     return top, left, bottom, right
 
 
-def read_given(wish: Wish, clip: "Clip", *, whole: int | None) -> "Video | None":
+def read_given(wish: Wish, clip: Clip, *, whole: int | None) -> Video | None:
     """What a video begins with, scaled and cropped to what the prior makes; or `whole` frames."""
-    from reeltok.video.record import read, stream
-
     if wish.given is None:
         for option, value in ((wish.completes, True), ("--given-frames", wish.given_frames)):
             if option and value:
@@ -305,20 +250,17 @@ def read_given(wish: Wish, clip: "Clip", *, whole: int | None) -> "Video | None"
     return video_of(video, top, left, clip)
 
 
-def video_of(video: "Video", top: int, left: int, clip: "Clip") -> "Video":
+def video_of(video: Video, top: int, left: int, clip: Clip) -> Video:
     """The middle of a video, as large as the prior's frames."""
-    from dataclasses import replace
-
     if (top, left) != (0, 0):
-        note(f"the given frames are cropped to the middle {clip.height}x{clip.width}")
+        said = f"the given frames are cropped to the middle {clip.height}x{clip.width}"
+        warnings.warn(said, stacklevel=2)
     cut = video.frames[:, top : top + clip.height, left : left + clip.width].contiguous()
     return replace(video, frames=cut)
 
 
-def known_actions(path: Path | None, each: int) -> "Tensor | None":
+def known_actions(path: Path | None, each: int) -> Tensor | None:
     """Actions "1 n a" of a .npy file. ValueError where a prior knows none, or was given none."""
-    from reeltok.generate.conditions import read_actions
-
     if path is None and each:
         raise ValueError("this prior generates from actions: give them with --actions FILE.npy")
     if path is not None and not each:

@@ -8,18 +8,18 @@ from typing import Any
 import torch
 
 from reeltok import zoo
-from reeltok.cli.generator_examples import precompute
 from reeltok.files.parsing import read_object
 from reeltok.generate import flow, masked
+from reeltok.generate.examples import precompute
 from reeltok.generate.ids import Examples, PriorTask
 from reeltok.generate.latents import Feed, FlowTask, Latents, measure, read_latents
 from reeltok.generate.prior import Prior, PriorConfig
+from reeltok.generate.recipes import GeneratorRecipe
 from reeltok.generate.sit import Clip as Window
 from reeltok.generate.sit import Flow, FlowConfig
 from reeltok.models.reftok.network import RefTok
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.train.checks import require_groups_named, require_new, require_shares
-from reeltok.train.generator_recipes import GeneratorRecipe
 from reeltok.train.launch import begin, open_source
 from reeltok.train.loop import run_task
 from reeltok.train.parallel import Place, in_turn, joined

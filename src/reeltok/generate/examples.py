@@ -18,11 +18,11 @@ from reeltok.files.atomic import cache_folder, digest, write_file
 from reeltok.generate.conditions import give, read_actions
 from reeltok.generate.ids import Example, tabulate
 from reeltok.generate.prior import PriorConfig
+from reeltok.generate.recipes import GeneratorRecipe
 from reeltok.generate.sit import FlowConfig
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokens import reel
 from reeltok.train.data import ClipSource, resize
-from reeltok.train.generator_recipes import GeneratorRecipe
 from reeltok.video.record import to_unit
 
 

@@ -10,7 +10,8 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from reeltok.generators import PRIOR_SIZES, SIT_SIZES, Given
+from reeltok.generate import prior, sit
+from reeltok.generate.conditions import Given
 from reeltok.train.clips import DataConfig, Window
 from reeltok.train.optimizers import OptimizerConfig, ScheduleConfig
 from reeltok.train.run import LoopConfig
@@ -95,7 +96,7 @@ def sit_b() -> GeneratorRecipe:
         small,
         name="sit_b",
         tokenizer="coordtok_l_1280",
-        settings={**SIT_SIZES["b"], "patch": 2},
+        settings={**sit.SIZES["b"], "patch": 2},
         data=replace(
             small.data,
             windows=(Window(frames=128, size=128, batch=64),),
@@ -116,7 +117,7 @@ def sit_b() -> GeneratorRecipe:
 
 def sit_l() -> GeneratorRecipe:
     """CoordTok-SiT-L/2, the published generator of 128 frames."""
-    return replace(sit_b(), name="sit_l", settings={**SIT_SIZES["l"], "patch": 2})
+    return replace(sit_b(), name="sit_l", settings={**sit.SIZES["l"], "patch": 2})
 
 
 def prior_cpu() -> GeneratorRecipe:
@@ -146,7 +147,7 @@ def prior_b() -> GeneratorRecipe:
     return replace(
         small,
         name="prior_b",
-        settings={**PRIOR_SIZES["b"]},
+        settings={**prior.SIZES["b"]},
         data=replace(small.data, windows=(Window(frames=16, size=64, batch=256),), cache_gb=64.0),
         loop=replace(
             small.loop,
@@ -159,7 +160,7 @@ def prior_b() -> GeneratorRecipe:
 
 def prior_l() -> GeneratorRecipe:
     """MAGVIT-L's transformer (306 M), as `prior_b`."""
-    return replace(prior_b(), name="prior_l", settings={**PRIOR_SIZES["l"]})
+    return replace(prior_b(), name="prior_l", settings={**prior.SIZES["l"]})
 
 
 GENERATORS: dict[str, Callable[[], GeneratorRecipe]] = {
