@@ -7,7 +7,7 @@ through `torch.utils._pytree.tree_map`, and so through whatever of torch maps ov
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from torch.utils._pytree import GetAttrKey, KeyEntry, register_pytree_node
+from torch.utils._pytree import GetAttrKey, register_pytree_node
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 Kind = TypeVar("Kind")
@@ -39,7 +39,7 @@ def register(
         rest = {name: value for name, value in vars(record).items() if name not in leaves}
         return [vars(record)[name] for name in leaves], rest
 
-    def with_keys(record: Kind) -> tuple[list[tuple[KeyEntry, Any]], dict[str, Any]]:
+    def with_keys(record: Kind) -> tuple[list[tuple[Any, Any]], dict[str, Any]]:
         values, rest = taken_apart(record)
         return [(GetAttrKey(n), v) for n, v in zip(leaves, values, strict=True)], rest
 

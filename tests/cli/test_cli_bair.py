@@ -12,7 +12,7 @@ from ran import Ran, moving
 from small_generators import make_prior, make_tokenizers
 
 import reeltok
-from reeltok.data.bair import read_pushes
+from reeltok.data.bair import read_push
 from reeltok.evaluate import scores
 from reeltok.generate import masked
 from reeltok.generate.ids import Examples
@@ -121,7 +121,7 @@ def test_a_prior_is_trained_on_actions(run: Run, priors: dict[str, Path], tmp_pa
     data, clips = write_bair(tmp_path / "train.tfrecords", motions=4, frames=7), tmp_path / "clips"
     found = run("data", "bair", data, "--out", clips, "--json")
     assert (found.code, found.json["written"], found.json["kept"]) == (0, 4, 0), found.err
-    push = next(read_pushes(data))
+    push = read_push(data, 0)
     assert torch.equal(reeltok.read(clips / "train-0000.mkv").frames, push.frames)
     actions = torch.from_numpy(np.load(clips / "train-0000.actions.npy"))
     assert torch.equal(actions, push.actions)

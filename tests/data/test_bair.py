@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from reeltok.data.bair import (
+    Camera,
+    Push,
     _masked_crc,
     parse_example,
     read_push,
-    read_pushes,
     record_offsets,
 )
 from reeltok.evaluate.clips import clips
@@ -66,6 +67,10 @@ def write_bair(path: Path, motions: int = 2, frames: int = 3) -> Path:
     return path
 
 
+def pushes(path: Path, camera: Camera = "aux1") -> list[Push]:
+    return [read_push(path, offset, camera=camera) for offset in record_offsets(path)]
+
+
 def test_the_checksum_is_crc32c() -> None:
     crc = 0xE3069283  # CRC-32C of "123456789" (RFC 3720)
     assert _masked_crc(b"123456789") == ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
@@ -73,13 +78,13 @@ def test_the_checksum_is_crc32c() -> None:
 
 def test_pushes_hold_frames_actions_and_positions(tmp_path: Path) -> None:
     path = write_bair(tmp_path / "softmotion30_44k.tfrecords")
-    first, second = read_pushes(path)
+    first, second = pushes(path)
     assert first.frames.shape == (3, 64, 64, 3)
     wanted = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     assert (first.frames[0].numpy() == wanted).all()
     assert first.actions.tolist() == [[i, 1.5, -2.0, 0.25] for i in range(3)]
     assert first.positions.tolist() == [[0.5, i, 3.0] for i in range(3)]
-    (main, _) = read_pushes(path, camera="main")
+    (main, _) = pushes(path, camera="main")
     assert (main.frames != first.frames).any()
     assert (second.frames != first.frames).any()
 
@@ -92,7 +97,7 @@ def test_integers_of_other_examples_are_read_too() -> None:
 def refused(path: Path, data: bytes, match: str) -> None:
     path.write_bytes(data)
     with pytest.raises(ValueError, match=match):
-        list(read_pushes(path))
+        pushes(path)
 
 
 def test_other_files_are_refused_with_one_sentence(tmp_path: Path) -> None:

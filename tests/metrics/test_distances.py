@@ -11,7 +11,6 @@ from reeltok.metrics.distances import (
     FeatureMoments,
     appearance_features,
     frechet_distance,
-    inception_score,
 )
 from reeltok.metrics.lpips import Backbone, load_state
 
@@ -66,16 +65,6 @@ def test_nan_is_no_distance(wrong: float) -> None:
             frechet_distance(broken, whole)
         with pytest.raises(ValueError, match="the second set hold NaN or infinity"):
             frechet_distance(whole, broken)
-    with pytest.raises(ValueError, match="class probabilities are between 0 and 1"):
-        inception_score(torch.eye(4).where(torch.eye(4) > 0, torch.tensor(wrong)))
-
-
-def test_inception_score_by_hand() -> None:
-    sure = torch.eye(4)
-    assert inception_score(sure)[0] == pytest.approx(4)
-    assert inception_score(torch.full((6, 3), 1 / 3))[0] == pytest.approx(1)
-    mean, deviation = inception_score(sure, splits=2)
-    assert (mean, deviation) == (pytest.approx(2), pytest.approx(0))
 
 
 @pytest.mark.weights

@@ -1,4 +1,4 @@
-"""I3D, C3D and their inputs: sizes, key names, missing weights."""
+"""I3D and their inputs: sizes, key names, missing weights."""
 
 import hashlib
 from pathlib import Path
@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from reeltok.metrics import networks
-from reeltok.metrics.networks import C3D, I3D, Extractor, fit, load_c3d, load_i3d, load_styleganv
+from reeltok.metrics.networks import I3D, Extractor, fit, load_i3d, load_styleganv
 from reeltok.video.record import to_unit
 
 
@@ -30,12 +30,6 @@ def test_i3d_has_the_published_size_and_names() -> None:
     assert {"Mixed_4f.b1b.conv3d.weight", "Mixed_5c.b3b.bn.bias", "logits.conv3d.bias"} <= keys
     assert "logits.bn.weight" not in keys
     assert network.state_dict()["Mixed_4e.b2b.conv3d.weight"].shape == (64, 32, 3, 3, 3)
-
-
-def test_c3d_has_the_published_size() -> None:
-    network = on_meta(C3D)
-    assert parameters(network) == 78_409_573
-    assert network(torch.zeros(2, 3, 16, 112, 112, device="meta")).shape == (2, 101)
 
 
 @pytest.mark.parametrize("frames", [9, 16, 128])
@@ -64,14 +58,6 @@ def test_i3d_input_equals_the_reference_code(shared: Path) -> None:
     torch.testing.assert_close(found, stored["out.preprocessed_56"], atol=2e-6, rtol=0)
 
 
-def test_c3d_input_has_the_mean_taken_off() -> None:
-    x = torch.ones(1, 3, 2, 20, 30) * torch.tensor([1.0, -1, -1]).view(1, 3, 1, 1, 1)  # red
-    found = networks.c3d_input(x)
-    assert found.shape == (1, 3, 2, 112, 112)
-    assert found[0, :, 0, 0, 0].tolist() == [-90, -98, 153]
-    assert networks.c3d_input(x, mean=(0, 0, 0), order="rgb")[0, :, 0, 0, 0].tolist() == [255, 0, 0]
-
-
 def test_fit_takes_the_centre() -> None:
     x = torch.arange(12.0).expand(1, 3, 1, 6, 12)
     assert fit(x, 6)[0, 0, 0, 0].tolist() == [3, 4, 5, 6, 7, 8]
@@ -82,7 +68,6 @@ def test_fit_takes_the_centre() -> None:
     [
         (load_i3d, "i3d_pretrained_400.pt"),
         (load_styleganv, "i3d_torchscript.pt"),
-        (load_c3d, "c3d_ucf101.pth"),
     ],
 )
 def test_missing_weights_say_where_to_put_which_file(

@@ -23,7 +23,7 @@ from reeltok.train.launch import train
 from reeltok.train.logbook import read_lines
 from reeltok.train.loop import train_step
 from reeltok.train.losses import critic_loss, deceit_loss
-from reeltok.train.recipes import COORDTOK_LOSSES, MAGVIT_LOSSES, VIDTOK_LOSSES, change
+from reeltok.train.recipes import VIDTOK_LOSSES, change
 from reeltok.train.reconstruct import LossConfig, Reconstruct, mean_of_groups, score_frames
 from reeltok.train.run import LoopConfig, Run
 
@@ -78,7 +78,17 @@ def test_vidtok_adds_the_critics_part() -> None:
 
 
 def test_magvit_plays_with_r1_and_without_adaptation() -> None:
-    task = Reconstruct(tiny(), without_lpips(MAGVIT_LOSSES))
+    critic = CriticConfig(
+        kind="clips",
+        norm="none",
+        game="non-saturating",
+        critic_game="non-saturating",
+        weight=0.1,
+        first=0,
+        adaptive=False,
+        r1=10.0,
+    )
+    task = Reconstruct(tiny(), LossConfig(pixel="l2", critic=critic))
     made = task.loss(batch(), 0, None)
     assert made.terms["adaptive"].item() == 1.0
     played = task.critic_loss(made.made, 0)
@@ -89,7 +99,7 @@ def test_magvit_plays_with_r1_and_without_adaptation() -> None:
 
 
 def test_coordtok_is_a_plain_square() -> None:
-    task = Reconstruct(tiny(), COORDTOK_LOSSES)
+    task = Reconstruct(tiny(), LossConfig(pixel="l2"))
     y = task.trained.tokenizer(batch().x, step=10)
     expected = (batch().x - y.x).square().mean() + y.quantized.loss
     assert task.loss(batch(), 10, None).total.item() == pytest.approx(expected.item(), rel=1e-5)

@@ -32,17 +32,11 @@ class Push:
     positions: Float[Tensor, "t 3"]  # of the gripper
 
 
-def read_pushes(path: str | Path, *, camera: Camera = "aux1") -> Iterator[Push]:
-    """Go through a BAIR file, one motion at a time.
-
-    Raises ValueError with one sentence where the file is not a TFRecord or not one of BAIR's.
-    """
-    for offset in record_offsets(path):
-        yield read_push(path, offset, camera=camera)
-
-
 def read_push(path: str | Path, offset: int, *, camera: Camera = "aux1") -> Push:
-    """The motion of the record that begins at `offset` (see `record_offsets`)."""
+    """The motion of the record that begins at `offset` (see `record_offsets`).
+
+    ValueError with one sentence where the record is not one of BAIR's.
+    """
     where = f"{path}, record at byte {offset}"
     try:
         features = parse_example(read_record(path, offset))

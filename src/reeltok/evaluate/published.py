@@ -289,8 +289,3 @@ _TABLES = (
     ),
 )
 PUBLISHED: dict[str, PublishedTable] = {table.name: table for table in _TABLES}
-
-
-def published_for(protocol: str) -> list[PublishedTable]:
-    """The published tables whose definition one of our protocols follows."""
-    return [table for table in _TABLES if table.protocol == protocol]

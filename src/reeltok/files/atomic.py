@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, BinaryIO, Self
+from typing import IO, BinaryIO
 from uuid import getnode
 
 PART = re.compile(r"\.[0-9a-f]{12}\.part")  # the name of what is on its way
@@ -95,7 +95,7 @@ class Part:
         except OSError as error:
             raise cannot_write(self.target, error) from error
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Part":
         return self
 
     def __exit__(self, *error: object) -> None:

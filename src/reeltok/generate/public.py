@@ -16,7 +16,6 @@ NAMES = (
     (r"^learned\.", "pos_embed_"),
     (r"^kind$", "type_embed"),
     (r"^enter\.(\w+)\.linear\.", r"x_embedder_\1.proj."),
-    (r"^time\.", "t_embedder.mlp."),
     (r"^labels\.", "y_embedder.embedding_table."),
     (r"\.attention\.out\.", ".attn.proj."),
     (r"\.attention\.qkv\.", ".attn.qkv."),

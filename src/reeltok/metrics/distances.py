@@ -6,7 +6,6 @@ Sets are compared by feature statistics (`FeatureMoments`), whose size does not 
 from dataclasses import dataclass
 
 import torch
-from einops import repeat
 from jaxtyping import Float
 from torch import Tensor
 
@@ -84,19 +83,3 @@ def appearance_features(features: Float[Tensor, "t c h w"]) -> Float[Tensor, "s 
     """
     change = features.diff(dim=0).abs().mean(dim=(2, 3))
     return torch.cat([features[:-1].mean(dim=(2, 3)), change], dim=1)
-
-
-def inception_score(probabilities: Float[Tensor, "n k"], *, splits: int = 1) -> tuple[float, float]:
-    """exp(mean KL(p(y|x) || p(y))) of class probabilities: mean and deviation over the splits.
-
-    ValueError for values that are no probabilities, such as NaN.
-    """
-    if not ((probabilities >= 0) & (probabilities <= 1)).all():
-        raise ValueError("class probabilities are between 0 and 1, found others: give a softmax")
-    scores = []
-    for part in probabilities.double().tensor_split(splits):
-        marginal = repeat(part.mean(dim=0), "k -> n k", n=len(part))
-        divergence = torch.special.xlogy(part, part) - torch.special.xlogy(part, marginal)
-        scores.append(divergence.sum(dim=1).mean().exp())
-    values = torch.stack(scores)
-    return values.mean().item(), values.std(correction=0).item()

@@ -1,6 +1,6 @@
-"""The video networks whose features and classes FVD and the inception score are made of.
+"""The video networks whose features FVD compares.
 
-I3D in the layout of pytorch-i3d, the TorchScript I3D of StyleGAN-V, and C3D. Their weights are
+I3D in the layout of pytorch-i3d, and the TorchScript I3D of StyleGAN-V. Their weights are
 the user's to bring (a path, or a URL with its sha256); values of two I3Ds do not compare, so the
 network and the hash of its weights are part of every name that is printed.
 """
@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +35,6 @@ STYLEGANV_FILE = WeightFile(
     name="i3d_torchscript.pt",
     url="https://www.dropbox.com/s/ge9e5ujwgetktms/i3d_torchscript.pt?dl=1",
 )
-C3D_FILE = WeightFile(purpose="the inception score with C3D", name="c3d_ucf101.pth")
 
 
 # ---------------------------------------------------------------- I3D
@@ -142,41 +140,6 @@ class I3D(nn.Module):
         return self.logits(pooled).mean(dim=(2, 3, 4))
 
 
-# ---------------------------------------------------------------- C3D
-
-
-class C3D(nn.Module):
-    """C3D (Tran et al. 2015) in the layout of its Sports-1M release; 16 frames of 112x112.
-
-    78,409,573 parameters with the 101 classes of UCF-101.
-    """
-
-    def __init__(self, classes: int = 101) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv3d(3, 64, 3, padding=1)
-        self.conv2 = nn.Conv3d(64, 128, 3, padding=1)
-        self.conv3a, self.conv3b = _two(128, 256)
-        self.conv4a, self.conv4b = _two(256, 512)
-        self.conv5a, self.conv5b = _two(512, 512)
-        self.fc6 = nn.Linear(512 * 4 * 4, 4096)
-        self.fc7 = nn.Linear(4096, 4096)
-        self.fc8 = nn.Linear(4096, classes)
-
-    def forward(self, x: Float[Tensor, "b 3 16 112 112"]) -> Float[Tensor, "b k"]:
-        """Pixels in [0, 255] less their mean (see `c3d_input`) to class logits."""
-        x = F.max_pool3d(F.relu(self.conv1(x)), (1, 2, 2))
-        x = F.max_pool3d(F.relu(self.conv2(x)), 2)
-        x = F.max_pool3d(F.relu(self.conv3b(F.relu(self.conv3a(x)))), 2)
-        x = F.max_pool3d(F.relu(self.conv4b(F.relu(self.conv4a(x)))), 2)
-        x = F.relu(self.conv5b(F.relu(self.conv5a(x))))
-        x = F.max_pool3d(x, 2, padding=(0, 1, 1)).flatten(1)
-        return self.fc8(F.relu(self.fc7(F.relu(self.fc6(x)))))
-
-
-def _two(width: int, out: int) -> tuple[nn.Conv3d, nn.Conv3d]:
-    return nn.Conv3d(width, out, 3, padding=1), nn.Conv3d(out, out, 3, padding=1)
-
-
 # ---------------------------------------------------------------- inputs
 
 
@@ -198,22 +161,6 @@ def fit(x: Videos, side: int, *, size: tuple[int, int] | None = None) -> Squares
 def i3d_input(x: Videos, side: int = FVD_SIDE) -> Squares:
     """A video in [-1, 1], rounded to bytes, at the size and range of I3D ([-1, 1])."""
     return fit(as_bytes(x), side)
-
-
-def c3d_input(
-    x: Videos,
-    *,
-    mean: tuple[float, float, float] = (90, 98, 102),
-    order: Literal["bgr", "rgb"] = "bgr",
-) -> Float[Tensor, "b 3 t 112 112"]:
-    """A video in [-1, 1] as C3D takes it: 128x171 bilinear, centre 112x112, [0, 255] less a mean.
-
-    `mean` is per channel in the given `order`; the defaults are those of the Sports-1M release.
-    """
-    x = unit_frames(x, slack=OVERSHOOT)
-    pixels = (as_bytes(fit(x, 112, size=(128, 171))) + 1) * 127.5
-    pixels = pixels.flip(1) if order == "bgr" else pixels
-    return pixels - pixels.new_tensor(mean).view(1, 3, 1, 1, 1)
 
 
 # ---------------------------------------------------------------- ready to use
@@ -288,21 +235,3 @@ def load_styleganv(
         return network(pixels, rescale=True, resize=True, return_features=True)
 
     return Extractor(name=f"i3d-styleganv-{sha256_of(path)[:8]}", apply=apply, frames=frames)
-
-
-def load_c3d(
-    source: str | Path | None = None,
-    *,
-    sha256: str | None = None,
-    mean: tuple[float, float, float] = (90, 98, 102),
-    order: Literal["bgr", "rgb"] = "bgr",
-    device: torch.device | str = "cpu",
-) -> Extractor:
-    """C3D trained on UCF-101: class probabilities of each 16 frames, for the inception score."""
-    device = pick_device(device)
-    path = find_weights(C3D_FILE, source, sha256=sha256)
-    network = C3D()
-    load_state(network, read_weights(C3D_FILE, path), "C3D with 101 classes")
-    network.to(device).eval().requires_grad_(False)
-    apply = lambda x: network(c3d_input(x.to(device), mean=mean, order=order)).softmax(dim=1)
-    return Extractor(name=f"c3d-{sha256_of(path)[:8]}", apply=apply, frames=16)

@@ -6,7 +6,7 @@ tokens may be a record, a `.reel` file, or bare ids or latents of a clip of whol
 
 import math
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from reeltok.video.record import Video, read
 HALF = 0.02  # how far codes within [-1, 1] and their like may move in half precision
 
 
+@runtime_checkable
 class Coder(Protocol):
     """What these functions ask of a tokenizer."""
 

@@ -109,8 +109,3 @@ def adaptive_weight(
         (grad,) = torch.autograd.grad(loss, weight, retain_graph=True)
         norms.append(mean_over_ranks(grad.detach().float()).norm())
     return (norms[0] / (norms[1] + 1e-4)).clamp(0, most).detach()
-
-
-def starts(weight: float, step: int, first: int) -> float:
-    """`weight` from step `first` on, 0 before."""
-    return weight if step >= first else 0.0

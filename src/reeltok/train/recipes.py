@@ -27,30 +27,6 @@ VIDTOK_LOSSES = LossConfig(
 )
 """VidTok's public code. Its critic starts at 20,001 of a counter that both optimizers move."""
 
-MAGVIT_LOSSES = LossConfig(
-    pixel="l2",
-    perceptual=0.1,
-    net="vgg",
-    critic=CriticConfig(
-        kind="clips",
-        norm="none",
-        game="non-saturating",
-        critic_game="non-saturating",
-        weight=0.1,
-        first=0,
-        adaptive=False,
-        r1=10.0,
-    ),
-)
-"""MAGVIT (Yu et al. 2023), with the 3-D critic at hand instead of its StyleGAN one."""
-
-COORDTOK_LOSSES = LossConfig(pixel="l2")
-COORDTOK_LOSSES_2 = LossConfig(pixel="l2", perceptual=16.0, net="vgg")
-"""CoordTok's stages on whole clips; `patches.STAGE_1` and `STAGE_2` sample as the paper does.
-
-Its code sums LPIPS over 16 frames beside a mean squared error, hence 16.
-"""
-
 
 def vidtok_stage1() -> Recipe:
     """VidTok's first stage: 128 pixels, 3 fps, 50k steps of 16 clips, everything trained."""

@@ -72,14 +72,6 @@ def hash_frame(x: Float[Tensor, "b c 1 h w"]) -> str:
     return digest.hexdigest()
 
 
-def resize_reference(
-    x: Float[Tensor, "b c 1 h w"], size: tuple[int, int]
-) -> Float[Tensor, "b c 1 h2 w2"]:
-    """A reference frame in [-1, 1] brought to (height, width), antialiased, still in [-1, 1]."""
-    frame = F.interpolate(x[:, :, 0].float(), size, mode="bicubic", antialias=True)
-    return frame.clamp(-1, 1)[:, :, None].to(x.dtype)
-
-
 def require_fit(reference: Tensor, x: Float[Tensor, "b c t h w"]) -> None:
     """ValueError unless `reference` is one frame, of the size and batch of `x`."""
     if reference.shape[2] != 1:
@@ -87,8 +79,7 @@ def require_fit(reference: Tensor, x: Float[Tensor, "b c t h w"]) -> None:
     if reference.shape[3:] != x.shape[3:]:
         raise ValueError(
             f"the reference has {reference.shape[3]}x{reference.shape[4]} pixels and the clip "
-            f"{x.shape[3]}x{x.shape[4]}: give one of that size, or resize it "
-            f"(reeltok.models.reftok.reference.resize_reference)"
+            f"{x.shape[3]}x{x.shape[4]}: give one of that size"
         )
     if len(reference) not in (1, len(x)):
         raise ValueError(f"{len(reference)} references were given for {len(x)} clips: give as many")
