@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from reeltok.tokenizer.spec import Spec
-from reeltok.tokenizer.streaming import coded_window, give, require_grid
+from reeltok.tokenizer.streaming import coded_window, give, mark_last, require_grid
 from reeltok.tokens.record import Tokens
 
 SPEC = Spec(
@@ -52,3 +52,10 @@ def test_the_grid_is_that_of_the_size() -> None:
         require_grid(tokens(height=800), SPEC, (100, 3))
     with pytest.raises(ValueError, match="with 3 channels, these are"):
         require_grid(tokens(latents=torch.zeros(1, 4, 2, 2, 3)), SPEC, (2, 3))
+
+
+def test_no_parts_are_no_stream() -> None:
+    assert list(mark_last([1, 2])) == [(1, False), (2, True)]
+    assert list(mark_last([1])) == [(1, True)]
+    with pytest.raises(ValueError, match="holds no frames"):
+        list(mark_last([]))

@@ -101,6 +101,9 @@ ABOUT: dict[str, Change] = {
     "a frame of text": lambda a, t: a.update(height="24"),
     "fewer frames than times": lambda a, t: a.update(frames=4),
     "odd colour": lambda a, t: a.update(colour={"matrix": []}),
+    "a negative colour": lambda a, t: a.update(colour={"primaries": -1}),
+    "a colour of no standard": lambda a, t: a.update(colour={"matrix": 2**40}),
+    "a start past all time": lambda a, t: a["settings"].update(start=1e12),
     "unknown colour": lambda a, t: a.update(colour={"hue": 1}),
     "given as what torch has": lambda a, t: a["settings"].update(given="load"),
     "a start of text": lambda a, t: a["settings"].update(start="x"),
@@ -148,3 +151,9 @@ def test_tokens_that_could_not_be_read_are_not_written(tmp_path: Path) -> None:
 def test_a_lone_surrogate_is_no_text(path: Path) -> None:
     rewrite(path, lambda a, t: a.update(model="\ud800"))
     refused(path)
+
+
+@pytest.mark.parametrize("time", [float("nan"), float("inf"), 1e300, -1e12])
+def test_times_that_no_video_holds_are_refused(path: Path, time: float) -> None:
+    save(load(path).with_(times=torch.tensor([0.0, 1.0, 2.0, 3.0, time]).double()), path)
+    assert "its times" in refused(path)

@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from reeltok.files.text import printable
 from reeltok.tokenizer.spec import Spec
 from reeltok.tokenizer.streaming import require_grid
 from reeltok.tokens.ids import check_latents
@@ -153,10 +154,10 @@ def check_tokens(tokens: Tokens | Reel, tokenizer: Coder) -> None:
             f"{tokens.model!r} with {tokens.vocabulary}: load that tokenizer"
         )
     if tokens.weights is not None and tokens.weights not in (tokenizer.hash(), *tokenizer.reads):
+        theirs, ours = printable(tokens.weights[:12]), tokenizer.hash()[:12]
         raise ValueError(
             f"these tokens come from {tokens.model!r} with other weights "
-            f"({tokens.weights[:12]}, here {tokenizer.hash()[:12]}): load the model that has "
-            "them (--model FOLDER, or reeltok.load(FOLDER))"
+            f"({theirs}, here {ours}): load the model that has them (--model FOLDER, or reeltok.load(FOLDER))"
         )
     if latents is not None:
         check_latents(latents)

@@ -188,9 +188,9 @@ def require_grid(part: Tokens, spec: Spec, cells: tuple[int, ...]) -> None:
 
 
 def mark_last(parts: Iterable[Part]) -> Iterator[tuple[Part, bool]]:
-    """Every part with whether it is the last one."""
-    rest = iter(parts)
-    held = next(rest)
+    """Every part with whether it is the last one. ValueError when there is none."""
+    held, rest = peek(parts)
+    next(rest)
     for part in rest:
         yield held, False
         held = part

@@ -40,7 +40,8 @@ Some = Annotated[int, Field(ge=1, le=2**40)]  # at least one
 Side = Annotated[int, Field(ge=1, le=2**24)]  # pixels
 Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Ratio = Annotated[str, Field(pattern="^[1-9][0-9]{0,8}:[1-9][0-9]{0,8}$")]
-Finite = Annotated[float, Field(ge=-1e12, le=1e12)]
+LATEST = 1e9  # seconds: decades, in units that a video file counts in
+Moment = Annotated[float, Field(ge=-LATEST, le=LATEST)]
 
 
 def bits_for(vocabulary: int) -> int:
@@ -143,7 +144,7 @@ class Settings:
     """Of the settings of tokens, those that decoding acts on. Any others may stand beside them."""
 
     given: Literal["video", "float16", "bfloat16", "float32", "float64"] | None = None
-    start: Finite | None = None
+    start: Moment | None = None
     pixel_aspect: Ratio | None = None
     window: Some | None = None
     slices: Some | None = None
@@ -178,6 +179,9 @@ class About:
 
     def __post_init__(self) -> None:
         parse_config(self.settings, Settings, "settings", strict=True)
+        colour = self.colour or Colour()
+        if not all(0 <= code < 256 for code in (colour.matrix, colour.primaries, colour.transfer)):
+            raise ValueError("its colour is of no standard")
         cells = (self.batch, *self.grid, self.channels or 1)
         if math.prod(max(1, side) for side in cells) > MOST_CELLS:
             raise ValueError("no tensor is as large as its grid")

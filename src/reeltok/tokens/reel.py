@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reeltok.tokens.header import DTYPES, NAMES
+from reeltok.tokens.header import DTYPES, LATEST, NAMES
 from reeltok.tokens.ids import check_ids, check_latents
 from reeltok.tokens.payload import ReelSink, ReelSource, pack, tensor_bytes, unpack
 from reeltok.tokens.record import Tokens, require_same
@@ -172,6 +172,15 @@ class Reel:
             self.info = self.describe()
             stack.pop_all()
 
+    def read_times(self) -> Tensor | None:
+        """The time stamps, where there are any: seconds that a video file can hold."""
+        if "times" not in self.source.entries:
+            return None
+        times = self.source.tensor("times")
+        if not bool((times.abs() <= LATEST).all()):  # nor NaN
+            raise self.source.altered("its times")
+        return times
+
     def describe(self) -> Tokens:
         about = self.about
         shape = (about.batch, *about.grid)
@@ -194,7 +203,7 @@ class Reel:
             vocabulary=about.vocabulary,
             reference_bits=about.reference_bits,
             latent_bits=about.bits if about.channels else 16,
-            times=self.source.tensor("times") if "times" in self.source.entries else None,
+            times=self.read_times(),
             last=about.last,
             damaged=about.damaged,
             colour=None if about.colour is None else asdict(about.colour),
