@@ -157,7 +157,8 @@ def check_tokens(tokens: Tokens | Reel, tokenizer: Coder) -> None:
         theirs, ours = printable(tokens.weights[:12]), tokenizer.hash()[:12]
         raise ValueError(
             f"these tokens come from {tokens.model!r} with other weights "
-            f"({theirs}, here {ours}): load the model that has them (--model FOLDER, or reeltok.load(FOLDER))"
+            f"({theirs}, here {ours}): load the model that has them (--model FOLDER, or "
+            "reeltok.load(FOLDER))"
         )
     if latents is not None:
         check_latents(latents)
