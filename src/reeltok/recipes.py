@@ -1,6 +1,6 @@
-"""A recipe by its name: those of tokenizers (`train`) and those of generators (`generate`).
+"""Recipes of either kind, of tokenizers (`train`) and of generators (`generate`): found and run.
 
->>> recipe = find_recipe("prior_cpu")
+>>> run_recipe(find_recipe("prior_cpu"), data="clips/", out="run/")
 """
 
 from pathlib import Path
@@ -8,8 +8,13 @@ from pathlib import Path
 from reeltok.configuration import parse
 from reeltok.files.parsing import read_object
 from reeltok.generate.recipes import GENERATORS, GeneratorRecipe
+from reeltok.generate.training import train_generator, try_generator
+from reeltok.train.launch import train
 from reeltok.train.recipe import Recipe, unknown_recipe
 from reeltok.train.recipes import RECIPES
+from reeltok.train.run import Run
+from reeltok.train.trial import DryRun, dry_run
+from reeltok.train.validation import validation_metrics
 
 
 def find_recipe(name: str | Path) -> Recipe | GeneratorRecipe:
@@ -28,3 +33,25 @@ def find_recipe(name: str | Path) -> Recipe | GeneratorRecipe:
     if str(name) not in RECIPES:
         raise unknown_recipe(str(name), [*RECIPES, *GENERATORS])
     return RECIPES[str(name)]()
+
+
+def run_recipe(
+    recipe: Recipe | GeneratorRecipe,
+    *,
+    data: str | Path,
+    out: str | Path,
+    resume: bool = False,
+    device: str | None = None,
+) -> Run:
+    """Train what the recipe is of on the clips of `data`; the run's folder is `out`."""
+    if isinstance(recipe, GeneratorRecipe):
+        return train_generator(recipe, data=data, out=out, resume=resume, device=device)
+    score = validation_metrics()
+    return train(recipe, data=data, out=out, resume=resume, device=device, score=score)
+
+
+def try_recipe(recipe: Recipe | GeneratorRecipe, *, device: str | None = None) -> DryRun:
+    """A few steps on noise: what a run of this recipe needs."""
+    if isinstance(recipe, GeneratorRecipe):
+        return try_generator(recipe, device=device)
+    return dry_run(recipe, device=device)

@@ -1,6 +1,5 @@
 """`data bair`: BAIR's TFRecord files as clips to train on, each with its actions beside it."""
 
-from io import BytesIO
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +24,7 @@ def unpack_bair(
     NAME-0000.actions.npy holds 4 numbers for each frame, which `reeltok train prior_cpu --set
     actions=4` reads. Clips that are there already are kept.
     """
+    from reeltok.data.bair import unpack
     from reeltok.data.find import find_clips
 
     files = sorted({clip.path for clip in find_clips(data) if clip.record is not None})
@@ -35,31 +35,8 @@ def unpack_bair(
     written = kept = 0
     with Progress("unpacking", len(files)) as progress:
         for file in files:
-            made, old = unpack(file, out, force=force)
-            written, kept = written + made, kept + old
+            found = unpack(file, out, replace=force)
+            written, kept = written + found.written, kept + found.kept
             progress.finish_file()
     record = {"folder": str(out), "written": written, "kept": kept}
     return Report(data=record, text=f"{count(written, 'clip')} written to {out}, {kept} were there")
-
-
-def unpack(file: Path, out: Path, *, force: bool) -> tuple[int, int]:
-    """The clips of one file; how many were written, how many were there."""
-    import numpy as np
-
-    from reeltok.data.bair import FPS, read_push, record_offsets
-    from reeltok.files.atomic import write_file
-    from reeltok.video.record import Video, write
-
-    written = kept = 0
-    for number, offset in enumerate(record_offsets(file)):
-        clip = out / f"{file.stem}-{number:04d}.mkv"
-        if clip.exists() and not force:
-            kept += 1
-            continue
-        push = read_push(file, offset)
-        held = BytesIO()
-        np.save(held, push.actions.numpy())
-        write_file(clip.with_suffix(".actions.npy"), held.getvalue())
-        write(Video(frames=push.frames, fps=FPS), clip, lossless=True)
-        written += 1
-    return written, kept

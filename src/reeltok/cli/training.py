@@ -4,25 +4,18 @@ import json
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from reeltok.cli import options as given
 from reeltok.cli.files import check_place
-from reeltok.cli.report import Report, facts, note
+from reeltok.cli.report import Report, facts
 from reeltok.wording import count, duration, rate
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from reeltok.generate.recipes import GeneratorRecipe
     from reeltok.train.recipe import Recipe
-    from reeltok.train.reconstruct import Score
-    from reeltok.train.run import Run
-    from reeltok.train.trial import DryRun
-
-    AnyRecipe = Recipe | GeneratorRecipe
 
 
 def train(
@@ -60,7 +53,7 @@ def train(
     processes: torchrun -m reeltok train ...
     """
     from reeltok.devices import pick_device
-    from reeltok.recipes import find_recipe
+    from reeltok.recipes import find_recipe, run_recipe
     from reeltok.train.recipe import change
 
     changed = given.parse_changes(changes)
@@ -75,7 +68,7 @@ def train(
     if data is None or out is None:
         raise ValueError("training needs --data DATA and --out RUN")
     check_place(str(out))
-    run = start(resolved, data=data, out=out, resume=resume, device=place)
+    run = run_recipe(resolved, data=data, out=out, resume=resume, device=place)
     first = os.environ.get("RANK", "0") == "0"  # under torchrun one process speaks for all
     record = {"run": str(out), "recipe": resolved.name, "steps": run.step, "best": run.best}
     best = "" if run.best is None else f", best {resolved.loop.best} {run.best:.4g}"
@@ -83,33 +76,12 @@ def train(
     return Report(data=record, text=text if first else "")
 
 
-def start(recipe: "AnyRecipe", **options: Any) -> "Run":
-    """Train what a recipe is of."""
-    from reeltok.train import Recipe, train
-
-    if isinstance(recipe, Recipe):
-        return train(recipe, score=scorer(), **options)
-    from reeltok.generate.training import train_generator
-
-    return train_generator(recipe, **options)
-
-
-def measure(recipe: "AnyRecipe", device: str | None) -> "DryRun":
-    """What some steps of a recipe show."""
-    from reeltok.train import Recipe, dry_run
-
-    if isinstance(recipe, Recipe):
-        return dry_run(recipe, device=device)
-    from reeltok.generate.training import try_generator
-
-    return try_generator(recipe, device=device)
-
-
-def try_some_steps(recipe: "AnyRecipe", device: str | None) -> Report:
+def try_some_steps(recipe: "Recipe | GeneratorRecipe", device: str | None) -> Report:
     """What a run of this recipe will need."""
+    from reeltok.recipes import try_recipe
     from reeltok.train import as_json
 
-    tried, steps = measure(recipe, device), recipe.loop.schedule.steps
+    tried, steps = try_recipe(recipe, device=device), recipe.loop.schedule.steps
     said = {
         "recipe": recipe.name,
         "trained parameters": tried.parameters,
@@ -122,27 +94,6 @@ def try_some_steps(recipe: "AnyRecipe", device: str | None) -> Report:
         few = " and ".join(str(clips) for clips in tried.measured)
         said["estimated"] = f"from steps of {few} clips; a batch has {tried.clips}"
     return Report(data={**asdict(tried), "recipe": json.loads(as_json(recipe))}, text=facts(said))
-
-
-def scorer() -> "Score":
-    """How held-out clips are judged: PSNR, SSIM, and LPIPS where its weights are found."""
-    from reeltok.metrics import paired as metrics
-    from reeltok.metrics.lpips import LPIPS
-
-    try:
-        net = LPIPS("alex")
-    except FileNotFoundError as error:
-        note(f"judging without LPIPS: {error}")
-        net = None
-
-    def score(x: "Tensor", y: "Tensor") -> dict[str, float]:
-        y = y.clamp(-1, 1)  # early in training it goes far beyond
-        scores = {"psnr": metrics.psnr(x, y), "ssim": metrics.ssim(x, y)}
-        if net is not None:
-            scores["lpips_alex"] = metrics.lpips(net.to(x.device), x, y)
-        return {name: values.mean().item() for name, values in scores.items()}
-
-    return score
 
 
 def check_data(

@@ -7,6 +7,7 @@ bytes or floats. Both formats are small enough to be read here, without TensorFl
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +16,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from reeltok.files.atomic import write_file
 from reeltok.files.text import printable
 from reeltok.video.record import Video, write
 
@@ -49,6 +51,34 @@ def save_push(path: Path, offset: int, target: Path) -> Path:
     """Write the frames of a motion as a lossless video; `target`, which `video.read` takes."""
     write(Video(read_push(path, offset).frames, FPS), target, lossless=True)
     return target
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unpacked:
+    """How many clips were written, and how many were there before."""
+
+    written: int
+    kept: int
+
+
+def unpack(path: Path, folder: Path, *, replace: bool = False) -> Unpacked:
+    """Write each motion of a file as a lossless clip NAME-0000.mkv, its actions beside it.
+
+    Those that are there already are kept, unless `replace`.
+    """
+    written = kept = 0
+    for number, offset in enumerate(record_offsets(path)):
+        clip = folder / f"{path.stem}-{number:04d}.mkv"
+        if clip.exists() and not replace:
+            kept += 1
+            continue
+        push = read_push(path, offset)
+        held = BytesIO()
+        np.save(held, push.actions.numpy())
+        write_file(clip.with_suffix(".actions.npy"), held.getvalue())
+        write(Video(frames=push.frames, fps=FPS), clip, lossless=True)
+        written += 1
+    return Unpacked(written=written, kept=kept)
 
 
 def _push(features: dict[str, bytes | np.ndarray], camera: Camera, where: str) -> Push:

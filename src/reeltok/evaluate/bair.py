@@ -1,0 +1,241 @@
+"""MAGVIT's BAIR protocol: predictions of robot video from one frame, standard or debiased.
+
+Whatever predicts is handed over as a `Predictor`. FVD compares all real with all predicted clips;
+PSNR, SSIM (grey) and LPIPS are those of the best prediction of each clip, without the given frame.
+"""
+
+import statistics
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from reeltok.data.bair import read_push
+from reeltok.data.clip import Clip
+from reeltok.evaluate.protocols import PROTOCOLS
+from reeltok.evaluate.scores import Judge, open_judge
+from reeltok.metrics import paired as metrics
+from reeltok.metrics.distances import FeatureMoments, frechet_distance
+
+BAIR = PROTOCOLS["bair"]
+METRICS = ("lpips-vgg", "fvd-i3d", "fvd-styleganv")  # those that need a network's weights
+WHOLE = 30  # frames of a BAIR video
+SAMPLES = {"standard": 100, "debiased": 1}
+"""MAGVIT, appendix: 25,600 predictions of 256 beginnings; of all 15 windows, one each (ours)."""
+
+
+@runtime_checkable
+class Predictor(Protocol):
+    """What is judged: it goes on from frame 0 of clips of `frames` frames.
+
+    `knows_actions`: it is given those after each frame. `prepare` makes a video's frames a tensor
+    "1 c t h w" of its own size, in [-1, 1]; `predict` gives `count` clips like x, the first of them
+    the `first`-th of those that `seed` decides.
+    """
+
+    frames: int
+    knows_actions: bool
+
+    def prepare(self, frames: UInt8[Tensor, "t h w 3"]) -> Float[Tensor, "1 c t i j"]: ...
+    def predict(
+        self,
+        x: Float[Tensor, "1 c t h w"],
+        actions: Float[Tensor, "1 t a"] | None,
+        *,
+        count: int,
+        seed: int,
+        first: int,
+    ) -> Float[Tensor, "n c t h w"]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionPlan:
+    """Which clips of a video are judged, and how many predictions of each.
+
+    `windows`: every window of the video, not its beginning alone. Repeat k has the seed
+    `seed` + 1000 k; `batch` clips are predicted at a time.
+    """
+
+    windows: bool
+    samples: int
+    repeats: int = BAIR.repeats
+    seed: int = 0
+    batch: int = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeanStd:
+    """Mean and standard deviation over the repeats."""
+
+    mean: float
+    std: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionScores:
+    """What was judged and its scores; `missing` says why a metric has no weights."""
+
+    videos: int
+    clips: int
+    metrics: dict[str, MeanStd]
+    missing: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """A clip to predict, and the actions after its frames if the predictor knows any."""
+
+    name: str
+    x: Float[Tensor, "1 c t h w"]
+    actions: Float[Tensor, "1 t a"] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """One repeat over all clips: sums of features, and the best scores of each clip."""
+
+    real: dict[str, FeatureMoments] = field(default_factory=dict)
+    fake: dict[str, FeatureMoments] = field(default_factory=dict)
+    best: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+
+    def scores(self) -> dict[str, float]:
+        """Distances of the sums, and means of the best scores."""
+        distances = {n: frechet_distance(m, self.fake[n]) for n, m in self.real.items()}
+        return distances | {name: statistics.fmean(values) for name, values in self.best.items()}
+
+
+def judge_predictions(
+    predictor: Predictor,
+    clips: Sequence[Clip],
+    plan: PredictionPlan,
+    *,
+    source: str = "the data",
+    device: torch.device | str = "cpu",
+    on_clip: Callable[[int, int], object] = lambda frames, of: None,
+    on_video: Callable[[], object] = lambda: None,
+) -> PredictionScores:
+    """All repeats over all clips.
+
+    `on_clip` hears the frames of each clip and of all of its video's, `on_video` that one is done.
+    A video that is too short is left out with a warning. ValueError, with the name of the `source`,
+    for fewer than two clips.
+    """
+    judge = open_judge(METRICS, device=device)
+    rounds: dict[str, list[float]] = defaultdict(list)
+    used, count = set[str](), 0
+    for repeat in range(plan.repeats):
+        found, count = Round(), 0
+        for scene in scenes_of(predictor, clips, plan, on_clip, on_video):
+            used.add(scene.name)
+            merge(found.real, features(judge, scene.x, device))
+            judge_scene(judge, predictor, scene, plan, (repeat, count), found, device)
+            count += 1
+        if count < 2:
+            raise ValueError(f"{source} holds {count} clips of {predictor.frames} frames: give 2")
+        for name, value in found.scores().items():
+            rounds[name].append(value)
+    means = {
+        name: MeanStd(mean=statistics.fmean(values), std=statistics.pstdev(values))
+        for name, values in rounds.items()
+    }
+    missing = {name: why for name, why in judge.missing.items() if name in METRICS}
+    return PredictionScores(videos=len(used), clips=count, metrics=means, missing=missing)
+
+
+def scenes_of(
+    predictor: Predictor,
+    clips: Sequence[Clip],
+    plan: PredictionPlan,
+    on_clip: Callable[[int, int], object],
+    on_video: Callable[[], object],
+) -> Iterator[Scene]:
+    """The windows of all videos that are judged."""
+    length = predictor.frames
+    for clip in clips:
+        video = predictor.prepare(clip.read(frames=WHOLE).frames)
+        actions = read_actions(clip) if predictor.knows_actions else None
+        last = video.shape[2] - length
+        if last < 0:
+            said = f"it has {video.shape[2]} frames, {length} are needed"
+            warnings.warn(f"{clip.name} left out: {said}", stacklevel=2)
+        for start in range(last + 1 if plan.windows else min(1, last + 1)):
+            stop = start + length
+            acts = None if actions is None else actions[:, start:stop]
+            yield Scene(name=clip.name, x=video[:, :, start:stop], actions=acts)
+            on_clip(length, length * max(1, last + 1))
+        on_video()
+
+
+def read_actions(clip: Clip) -> Float[Tensor, "1 t a"]:
+    """The actions of a record of BAIR's files. ValueError for any other clip."""
+    if clip.record is None:
+        raise ValueError(f"this prior generates from actions and {clip.name} has none: give BAIR's")
+    return read_push(clip.path, clip.record).actions[None, :WHOLE]
+
+
+def judge_scene(
+    judge: Judge,
+    predictor: Predictor,
+    scene: Scene,
+    plan: PredictionPlan,
+    at: tuple[int, int],
+    found: Round,
+    device: torch.device | str,
+) -> None:
+    """Predict one clip `plan.samples` times; add its features and its best scores to `found`.
+
+    `at` counts the repeats and the clips before this one.
+    """
+    (repeat, number), scores = at, defaultdict[str, list[float]](list)
+    for since in range(0, plan.samples, plan.batch):
+        y = predictor.predict(
+            scene.x,
+            scene.actions,
+            count=min(plan.batch, plan.samples - since),
+            seed=plan.seed + 1000 * repeat,
+            first=number * plan.samples + since,
+        )
+        merge(found.fake, features(judge, y, device))
+        for name, values in compare(judge, scene.x, y, device).items():
+            scores[name] += values
+    for name, values in scores.items():
+        found.best[name].append(min(values) if name.startswith("lpips") else max(values))
+
+
+def features(
+    judge: Judge, x: Float[Tensor, "n c t h w"], device: torch.device | str
+) -> dict[str, FeatureMoments]:
+    """What FVD compares, of every network that has weights."""
+    each = judge.extractors.items()
+    return {f"fvd-{name}": FeatureMoments.of(apply(x.to(device))) for name, apply in each}
+
+
+def compare(
+    judge: Judge,
+    x: Float[Tensor, "1 c t h w"],
+    y: Float[Tensor, "n c t h w"],
+    device: torch.device | str,
+) -> dict[str, list[float]]:
+    """PSNR, grey SSIM and LPIPS of each prediction, meaned over the frames not given."""
+    a, b = x[:, :, 1:].expand(len(y), -1, -1, -1, -1), y[:, :, 1:]
+    each = {"psnr": metrics.psnr(a, b), "ssim-grey": metrics.ssim(grey(a), grey(b))}
+    for net in judge.lpips:
+        each[f"lpips-{net.net}"] = metrics.lpips(net, a.to(device), b.to(device))
+    return {name: values.mean(1).tolist() for name, values in each.items()}
+
+
+def grey(x: Float[Tensor, "n c t h w"]) -> Float[Tensor, "n c t h w"]:
+    """Luma (Rec. 709) in all three channels."""
+    weights = x.new_tensor(metrics.LUMA)[None, :, None, None, None]
+    return (x * weights).sum(1, keepdim=True).expand(-1, 3, -1, -1, -1)
+
+
+def merge(sums: dict[str, FeatureMoments], more: dict[str, FeatureMoments]) -> None:
+    """Count further features."""
+    for name, moments in more.items():
+        sums[name] = sums[name] + moments if name in sums else moments

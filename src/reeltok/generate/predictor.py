@@ -1,0 +1,75 @@
+"""A prior as what predicts video: clips that go on from one frame, as a protocol judges them."""
+
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from reeltok.generate import masked
+from reeltok.generate.folder import open_tokenizer
+from reeltok.generate.pipeline import continued
+from reeltok.generate.schedule import Sampling
+from reeltok.train.data import resize
+from reeltok.video.record import to_unit
+
+
+class PriorPredictor:
+    """A prior with its tokenizer: clips of `frames` frames, the first of them given.
+
+    ValueError for a prior of frames that are no squares, and a tokenizer that it was not trained
+    on.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        tokenizer: str | None = None,
+        sampling: Sampling | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.prior = masked.load(folder, device=device)
+        config = self.prior.config
+        self.tokenizer = open_tokenizer(folder, config.clip, tokenizer, device)
+        clip = masked.pick_clip(config, self.tokenizer)
+        if clip.height != clip.width:
+            size = f"{clip.height}x{clip.width}"
+            raise ValueError(f"this prior makes frames of {size}: the protocol is of squares")
+        self.size, self.sampling = clip.height, sampling or Sampling()
+        self.frames = clip.frames + int(config.reference is not None)
+        self.knows_actions = bool(config.actions)
+
+    def prepare(self, frames: UInt8[Tensor, "t h w 3"]) -> Float[Tensor, "1 c t s s"]:
+        """The middle square of a video's frames at the prior's size, in [-1, 1]."""
+        height, width = frames.shape[1:3]
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        return resize(to_unit(frames[:, top : top + side, left : left + side]), self.size)
+
+    def predict(
+        self,
+        x: Float[Tensor, "1 c t h w"],
+        actions: Float[Tensor, "1 t a"] | None = None,
+        *,
+        count: int = 1,
+        seed: int = 0,
+        first: int = 0,
+    ) -> Float[Tensor, "n c t h w"]:
+        """`count` clips in [-1, 1], on the CPU, that go on from frame 0 of x.
+
+        Clip i depends on `seed` and `first` + i alone.
+        """
+        parts = continued(
+            self.prior,
+            self.tokenizer,
+            x[:, :, :1].expand(count, -1, -1, -1, -1),
+            count=count,
+            blocks=1,
+            seed=seed,
+            first=first,
+            batch=count,
+            sampling=self.sampling,
+            actions=actions,
+        )
+        return torch.cat([part.cpu() for part in parts], dim=2).clamp(-1, 1)

@@ -1,0 +1,83 @@
+"""BAIR's protocol from Python: whatever predicts is judged, with no generator at hand."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import reeltok
+from reeltok.data.find import find_clips
+from reeltok.evaluate.bair import PredictionPlan, PredictionScores, judge_predictions
+from reeltok.video.record import Video, to_unit
+
+
+class Still:
+    """Predicts that nothing moves, with some noise that the seed decides."""
+
+    frames, knows_actions = 4, False
+
+    def __init__(self, noise: float) -> None:
+        self.noise, self.seen = noise, list[tuple[int, int, int]]()
+
+    def prepare(self, frames: Tensor) -> Tensor:
+        return to_unit(frames)
+
+    def predict(
+        self, x: Tensor, actions: Tensor | None, *, count: int, seed: int, first: int
+    ) -> Tensor:
+        self.seen.append((count, seed, first))
+        source = torch.Generator().manual_seed(1000 * seed + first)
+        y = x[:, :, :1].expand(count, -1, self.frames, -1, -1)
+        return (y + self.noise * torch.randn(y.shape, generator=source)).clamp(-1, 1)
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("REELTOK_SHARED", str(tmp_path / "absent"))
+    monkeypatch.setenv("REELTOK_CACHE", str(tmp_path / "cache"))
+    for number, frames in enumerate((5, 6, 3)):
+        pixels = torch.full((frames, 16, 16, 3), 100 + number, dtype=torch.uint8)
+        path = tmp_path / "clips" / f"{number}.mkv"
+        path.parent.mkdir(exist_ok=True)
+        reeltok.write(Video(frames=pixels, fps=10), path, lossless=True)
+    return tmp_path / "clips"
+
+
+def judged(still: Still, data: Path, **values: int) -> PredictionScores:
+    settings = {"windows": False, "samples": 3, "repeats": 2, "batch": 2} | values
+    with pytest.warns(UserWarning, match=r"2.mkv left out: it has 3 frames, 4 are needed"):
+        return judge_predictions(still, find_clips(data), PredictionPlan(**settings))
+
+
+def test_any_predictor_is_judged(data: Path) -> None:
+    still = Still(0.1)
+    found = judged(still, data)
+    assert (found.videos, found.clips) == (2, 2)
+    assert 20 < found.metrics["psnr"].mean < 30  # noise of 0.1 in [-1, 1] is 26 dB
+    assert found.metrics["psnr"].std > 0
+    assert set(found.missing) == {"lpips-vgg", "fvd-i3d", "fvd-styleganv"}
+    assert still.seen[:4] == [(2, 0, 0), (1, 0, 2), (2, 0, 3), (1, 0, 5)]
+    assert still.seen[4] == (2, 1000, 0)
+    assert judged(still, data) == found
+
+
+def test_windows_and_noise(data: Path) -> None:
+    many = judged(Still(0.2), data, windows=True)
+    assert (many.videos, many.clips) == (2, 5)
+    assert many.metrics["psnr"].mean < judged(Still(0.1), data).metrics["psnr"].mean
+
+
+def test_progress_hears_every_clip(data: Path) -> None:
+    heard, videos = list[tuple[int, int]](), list[int]()
+    plan = PredictionPlan(windows=True, samples=1, repeats=1)
+    clips = find_clips(data)[:2]
+    judge_predictions(
+        Still(0.1),
+        clips,
+        plan,
+        on_clip=lambda frames, of: heard.append((frames, of)),
+        on_video=lambda: videos.append(1),
+    )
+    assert heard == [(4, 8)] * 2 + [(4, 12)] * 3
+    assert len(videos) == 2
