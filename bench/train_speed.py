@@ -50,7 +50,7 @@ def stepper(way: str, recipe: Recipe) -> Callable[[Batch], object]:
         run = Run(task, recipe.loop)
         return lambda batch: train_step(run, batch)
     weights = list(task.parameters().parameters())
-    optimizer = torch.optim.AdamW(weights, lr=recipe.loop.optimizer.rate)
+    optimizer = torch.optim.AdamW(weights, lr=recipe.loop.optimizer.lr)
 
     def step(batch: Batch) -> float:
         optimizer.zero_grad()

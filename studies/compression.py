@@ -71,7 +71,7 @@ def row(line: Line, setting: str, seed: int) -> Row:
         frames = 9 if line.causal else 8
         recipe = tiny(slug, line.preset, seed=seed, **body(line))
         window = Window(frames=frames, size=32, batch=8)
-        data = replace(recipe.data, windows=(window,), judged=replace(window, batch=24))
+        data = replace(recipe.data, windows=(window,), validation=replace(window, batch=24))
         stages, judge = (replace(recipe, data=data),), Judge(frames=frames, size=32)
     return Row(name=line.name, stages=stages, judge=judge, published=line.published)
 

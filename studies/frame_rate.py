@@ -50,7 +50,7 @@ def tiny_stages(name: str, seed: int) -> tuple[Recipe]:
     """17 frames, half the clips a step."""
     recipe = tiny(name, PRESET, seed=seed)
     window = Window(frames=FRAMES, size=32, batch=4)
-    data = replace(recipe.data, windows=(window,), judged=replace(window, batch=24))
+    data = replace(recipe.data, windows=(window,), validation=replace(window, batch=24))
     return (replace(recipe, data=data),)
 
 

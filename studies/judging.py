@@ -51,7 +51,7 @@ def look(source: ClipSource, how: Judge) -> Seen:
 
 def held_out(source: ClipSource, how: Judge, rate: float | None) -> Iterator[tuple[Clip, Tensor]]:
     """First frames at a rate, centre square, scaled to `how.size`."""
-    for clip in source.judged:
+    for clip in source.validation_clips:
         stride = max(1, round(clip.fps / rate)) if rate else 1
         stop = (how.frames - 1) * stride + 1
         if clip.frames >= stop:

@@ -34,7 +34,7 @@ from reeltok.train.launch import reconstruction
 from reeltok.train.logbook import read_lines
 from reeltok.train.loop import run_task
 from reeltok.train.optimizers import OptimizerConfig, ScheduleConfig
-from reeltok.train.parallel import joined
+from reeltok.train.parallel import init_distributed
 from reeltok.train.recipes import (
     GROUPS,
     VIDTOK_LOSSES,
@@ -70,8 +70,8 @@ def tiny(
     """`model`'s quantizer in a tiny body, trained in some ten seconds of one core.
 
     8 clips of 9 frames at `size` pixels, cropped at up to twice that scale; VidTok's losses but for
-    LPIPS and the critic, which its first 10,000 steps do not have either. `body` replaces values
-    of `TINY_BODY`.
+    LPIPS and the discriminator, which its first 10,000 steps do not have either. `body` replaces
+    values of `TINY_BODY`.
     """
     window = Window(frames=9, size=size, batch=8)
     return Recipe(
@@ -85,17 +85,17 @@ def tiny(
             strides=(1, 2),
             scale=(size / 64, min(1.0, size / 32)),
             holdout=0.2,
-            judged=replace(window, batch=24),
+            validation=replace(window, batch=24),
             cache_size=64,
         ),
-        losses=replace(VIDTOK_LOSSES, perceptual=0.0, critic=None),
+        losses=replace(VIDTOK_LOSSES, perceptual=0.0, discriminator=None),
         loop=LoopConfig(
             seed=seed,
             optimizer=OptimizerConfig(
-                kind="muon", rate=2e-3, betas=(0.9, 0.99), plain=plain_parts(model, body)
+                kind="muon", lr=2e-3, betas=(0.9, 0.99), plain=plain_parts(model, body)
             ),
             schedule=ScheduleConfig(steps=steps, warmup=10, cooldown=0.5),
-            clip=20.0,
+            grad_clip=20.0,
             ema=0.98,
             validate_every=steps,
             minutes=2.0,
@@ -122,7 +122,7 @@ def full(name: str, model: str, *, seed: int, frames: int = 17) -> tuple[Recipe,
     for stage in (vidtok_stage1(), vidtok_stage2()):
         windows = tuple(replace(w, frames=frames) for w in stage.data.windows)
         judged = Window(frames=frames, size=256, batch=24)
-        data = replace(stage.data, windows=windows, judged=judged)
+        data = replace(stage.data, windows=windows, validation=judged)
         loop = replace(stage.loop, seed=seed)
         stages.append(replace(stage, name=name, model=model, data=data, loop=loop))
     return stages[0], stages[1]
@@ -239,7 +239,7 @@ class Lab:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "recipe.json").write_text(as_json(recipe))
         source, began = self.source(recipe), time.process_time()
-        with joined(self.device) as at:
+        with init_distributed(self.device) as at:
             model = build(recipe)
             require_groups(recipe, model)
             task = reconstruction()(model, recipe, source)

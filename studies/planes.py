@@ -135,7 +135,7 @@ def planes(name: str, seed: int, patches: PatchConfig, **settings: Any) -> Recip
         data=replace(
             recipe.data,
             windows=(window,),
-            judged=replace(window, batch=24),
+            validation=replace(window, batch=24),
             strides=(1,),
             scale=(0.0, 0.75),
         ),
@@ -153,7 +153,7 @@ def rival(name: str, levels: tuple[int, ...], seed: int) -> Recipe:
     losses = replace(recipe.losses, pixel="l2", log_variance=False, reduce="mean")
     window = replace(recipe.data.windows[0], frames=FRAMES + 1)  # the first frame stands alone
     data = replace(planes(name, seed, QUARTER).data, windows=(window,))
-    data = replace(data, judged=replace(window, batch=24))
+    data = replace(data, validation=replace(window, batch=24))
     return replace(recipe, settings=body, losses=losses, data=data)
 
 

@@ -85,8 +85,8 @@ def recipe_of(line: Line, setting: str, seed: int) -> Recipe:
     else:
         recipe, body = tiny(line.name, line.model, seed=seed, steps=STEPS, size=SIZE), TINY_BODY
         window = Window(frames=1 + 4 * line.blocks, size=SIZE, batch=4 * (4 // line.blocks))
-        judged = Window(frames=FRAMES, size=SIZE, batch=24)
-        data = replace(recipe.data, windows=(window,), judged=judged)
+        validation = Window(frames=FRAMES, size=SIZE, batch=24)
+        data = replace(recipe.data, windows=(window,), validation=validation)
         recipe = replace(recipe, data=data)
     inner = {**body, "quantizer": {**vars(line.quantizer), "kind": line.quantizer.kind}}
     settings = inner if line.leans is None else {"body": inner, "width": 16, **line.leans}

@@ -52,7 +52,7 @@ def tiny_stages(seed: int) -> tuple[Recipe, Recipe, Recipe]:
     """Low resolution, high resolution alone, and high resolution as a second stage."""
     low = tiny(f"32-{seed}", PRESET, seed=seed, size=32)
     high = tiny(f"64-{seed}", PRESET, seed=seed, size=64)
-    low = replace(low, data=replace(low.data, judged=high.data.judged, scale=(0.5, 0.5)))
+    low = replace(low, data=replace(low.data, validation=high.data.validation, scale=(0.5, 0.5)))
     second = tiny("second", PRESET, seed=seed, size=64, steps=60)
     half = Window(frames=9, size=64, batch=4)
     second = replace(second, data=replace(second.data, windows=(half,)))
@@ -69,11 +69,11 @@ def often(recipe: Recipe) -> Recipe:
 def full_stages(seed: int) -> tuple[Recipe, Recipe, Recipe]:
     """The published stages, and one at 256 pixels with the first one's steps and batch."""
     low, second = vidtok_stage1(), vidtok_stage2()
-    judged = Window(frames=17, size=256, batch=24)
-    low = replace(low, name=f"128-{seed}", data=replace(low.data, judged=judged))
+    validation = Window(frames=17, size=256, batch=24)
+    low = replace(low, name=f"128-{seed}", data=replace(low.data, validation=validation))
     data = replace(low.data, windows=(Window(frames=17, size=256, batch=16),))
     high = replace(low, name=f"256-{seed}", data=data)
-    second = replace(second, data=replace(second.data, judged=judged))
+    second = replace(second, data=replace(second.data, validation=validation))
     low, high, second = (replace(r, loop=replace(r.loop, seed=seed)) for r in (low, high, second))
     return low, high, second
 

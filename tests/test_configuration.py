@@ -72,7 +72,7 @@ def test_recipes_take_another_quantizer(name: str, changes: dict[str, str]) -> N
 
 def test_an_optimizer_of_another_kind_keeps_its_rate() -> None:
     recipe = change(find_recipe("small"), {"loop.optimizer.kind": "adam"})
-    assert recipe.loop.optimizer.rate == find_recipe("small").loop.optimizer.rate
+    assert recipe.loop.optimizer.lr == find_recipe("small").loop.optimizer.lr
 
 
 def test_a_converted_model_takes_another_quantizer() -> None:

@@ -10,7 +10,7 @@ from reeltok.devices import pick_device
 from reeltok.evaluate.scores import open_judge
 from reeltok.recipes import find_recipe
 from reeltok.train import train
-from reeltok.train.parallel import joined
+from reeltok.train.parallel import init_distributed
 
 NOWHERE = ["gpu", "tpu", "CPU", "", "cuda:-1", "cuda:x", "meta", "xla", "hpu", "vulkan", "cpu:3"]
 
@@ -40,7 +40,7 @@ def test_every_function_that_takes_a_device_says_so(device: str, tmp_path: Path)
         reeltok.load("default", device=device)
     with pytest.raises(ValueError, match="device"):
         open_judge(("psnr",), device=device)
-    with pytest.raises(ValueError, match="device"), joined(device):
+    with pytest.raises(ValueError, match="device"), init_distributed(device):
         pass
     with pytest.raises(ValueError, match="device"):
         train(find_recipe("small"), data=tmp_path, out=tmp_path / "run", device=device)

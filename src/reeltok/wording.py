@@ -7,7 +7,7 @@ from reeltok.files.text import printable
 
 EXTRAS = {
     "matplotlib": "plot",
-    "tensorboard": "track",
+    "tensorboard": "tensorboard",
     "diffusers": "diffusers",
     "ray": "ray",
     "gradio": "ui",

@@ -18,7 +18,14 @@ TINY = (
     *("--set", "data.windows.0.frames=5", "--set", "loop.schedule.steps=3"),
     *("--set", "loop.schedule.warmup=1", "--set", "loop.schedule.cooldown=0.3"),
     *("--set", "data.weights={}", "--set", "data.other=1", "--set", "data.strides=[1]"),
-    *("--set", "data.scale=[1,1]", "--set", "data.judged.frames=5", "--set", "data.judged.size=32"),
+    *(
+        "--set",
+        "data.scale=[1,1]",
+        "--set",
+        "data.validation.frames=5",
+        "--set",
+        "data.validation.size=32",
+    ),
 )
 
 

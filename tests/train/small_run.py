@@ -48,12 +48,12 @@ def small_recipe() -> Recipe:
         data=DataConfig(
             windows=(Window(frames=5, size=16, batch=4),),
             holdout=0.3,
-            judged=Window(frames=5, size=16, batch=2),
+            validation=Window(frames=5, size=16, batch=2),
             scale=(0.5, 1.0),
         ),
         losses=LossConfig(pixel="l1"),
         loop=LoopConfig(
-            optimizer=OptimizerConfig(kind="muon", rate=2e-3),
+            optimizer=OptimizerConfig(kind="muon", lr=2e-3),
             schedule=ScheduleConfig(steps=20, warmup=2, cooldown=0.5),
             precision="fp32",
             ema=0.9,

@@ -156,8 +156,8 @@ def test_full_disk_leaves_the_last_good_one(tmp_path: Path) -> None:
 def test_killed_and_resumed_gives_the_same_losses(clips: Path, tmp_path: Path) -> None:
     """SIGKILL at a random step, twice; the losses and the model are those of a run left alone."""
     program = [sys.executable, str(Path(__file__).parent / "small_run.py"), str(clips)]
-    critic = 'losses.critic={"width": 8, "layers": 2, "first": 3, "lecam": 0.1}'
-    changes = ["loop.save_every=3", "loop.validate_every=100", critic]
+    discriminator = 'losses.discriminator={"width": 8, "layers": 2, "first": 3, "lecam": 0.1}'
+    changes = ["loop.save_every=3", "loop.validate_every=100", discriminator]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
     def start(out: Path, *more: str) -> subprocess.Popen:

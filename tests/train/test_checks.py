@@ -17,7 +17,7 @@ from reeltok.train.build import build
 from reeltok.train.checks import hold_out, never_reached, require_windows
 from reeltok.train.clips import DataConfig
 from reeltok.train.launch import reconstruction
-from reeltok.train.parallel import Place
+from reeltok.train.parallel import Rank
 from reeltok.train.run import Run
 
 
@@ -34,7 +34,10 @@ def test_recipes_reach_all_that_they_count(name: str) -> None:
         ({"loop.schedule.warmup": "200"}, "loop.schedule.warmup=200 is cut to 10"),
         ({"losses.pixel": "l2", "losses.l1_steps": "20"}, "l1_steps=20: l2 is never minimised"),
         ({"losses.perceptual": "1", "losses.perceptual_first": "30"}, "LPIPS never joins"),
-        ({"losses.critic": '{"first": 20}'}, r"losses.critic.first=20: the critic never plays"),
+        (
+            {"losses.discriminator": '{"first": 20}'},
+            r"losses.discriminator.first=20: the discriminator never joins",
+        ),
         ({"settings.quantizer.rounding_from": "300"}, "rounding_from of the quantizer=300"),
         ({"settings.quantizer.regularization": "true"}, "entropy_steps of the quantizer=2000"),
         (
@@ -87,7 +90,10 @@ def test_a_window_that_ends_before_it_begins_is_refused() -> None:
         ({"loop.freeze": '["encodr"]'}, r"loop.freeze names 'encodr'.*'encoder'"),
         ({"loop.freeze": '[""]'}, r"loop.freeze names ''"),
         ({"loop.compile": '["decodr"]'}, r"loop.compile names 'decodr'.*'decoder'"),
-        ({"loop.recompute": '["Residual", "Resdual"]'}, r"recompute names 'Resdual'.*'Residual'"),
+        (
+            {"loop.activation_checkpointing": '["Residual", "Resdual"]'},
+            r"activation_checkpointing names 'Resdual'.*'Residual'",
+        ),
         ({"loop.optimizer.plain": '["decoder.leaf"]'}, r"plain names 'decoder.leaf'.*leave"),
         ({"data.weights": '{"a": 1, "zz": 1}'}, r"data.weights names zz.*there are a, b"),
     ],
@@ -104,7 +110,7 @@ def test_names_that_match_nothing_are_refused(
 def test_the_names_in_the_recipes_match(name: str) -> None:
     recipe = replace(find_recipe(name), start="fresh", warm=None)
     task = reconstruction(lpips=random_lpips)(build(recipe), recipe, None)
-    Run(task, recipe.loop, Place(device=torch.device("cpu")))
+    Run(task, recipe.loop, Rank(device=torch.device("cpu")))
 
 
 def test_a_recipe_keeps_its_own_weights_for_other_groups(
@@ -148,7 +154,7 @@ def test_finetuning_logs_and_keeps_the_best(
     recipe = find_recipe("finetune")
     small = small_recipe()
     window, loop = small.data.windows[0], replace(small.loop, validate_every=2)
-    data = replace(recipe.data, windows=(window,), judged=replace(window, batch=2))
+    data = replace(recipe.data, windows=(window,), validation=replace(window, batch=2))
     mine = replace(small, data=data, loop=replace(loop, schedule=recipe.loop.schedule))
     mine = change(mine, {"loop.schedule.steps": "2"})
     run = train(mine, data=clips, out=tmp_path / "run", device="cpu")
@@ -163,11 +169,11 @@ def test_finetuning_holds_out() -> None:
         recipe = find_recipe(name)
         assert isinstance(recipe, Recipe)
         assert recipe.data.holdout > 0
-        assert recipe.data.judged.frames <= min(w.frames for w in recipe.data.windows)
+        assert recipe.data.validation.frames <= min(w.frames for w in recipe.data.windows)
 
 
 def test_a_variant_of_reftok_may_name_its_own_parts() -> None:
     changes = {"settings.inject": "attend", "loop.optimizer.plain": '["attend.out"]'}
     recipe = change(replace(find_recipe("reftok_robot"), warm=None), changes)
     task = reconstruction()(build(recipe), recipe, None)
-    assert Run(task, recipe.loop, Place(device=torch.device("cpu"))).optimizers
+    assert Run(task, recipe.loop, Rank(device=torch.device("cpu"))).optimizers

@@ -144,7 +144,7 @@ def test_a_run_from_a_trained_body(policy: str, clips: Path, tmp_path: Path) -> 
         find_recipe("reftok_cpu" if policy == "previous" else "reftok_none_cpu"),
         model=str(tmp_path / "tiny"),
         warm=str(tmp_path / "body"),
-        data=DataConfig(windows=(window,), holdout=0.3, judged=replace(window, batch=2)),
+        data=DataConfig(windows=(window,), holdout=0.3, validation=replace(window, batch=2)),
     )
     loop = replace(recipe.loop, precision="fp32", schedule=ScheduleConfig(steps=3))
     recipe = replace(recipe, loop=replace(loop, validate_every=3))

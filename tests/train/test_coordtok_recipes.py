@@ -21,7 +21,7 @@ SMALL = {
     '"decoder_patch": [1, 4, 4], "decoder_width": 32, "decoder_heads": 2, "decoder_depth": 1, '
     '"coordinates": "centre", "position": "sinusoids"}',
     "data.windows": '[{"frames": 8, "size": 16, "batch": 4}]',
-    "data.judged": '{"frames": 8, "size": 16, "batch": 2}',
+    "data.validation": '{"frames": 8, "size": 16, "batch": 2}',
     "data.holdout": "0.3",
     "patches.slices": "2",
     "loop.schedule": '{"steps": 4, "warmup": 1}',

@@ -125,7 +125,7 @@ def test_held_out_sources_never_train() -> None:
     same = {replace(clip, source="one") for clip in clips}
     assert len({clip.held_out(0.5) for clip in same}) == 1
     source = ClipSource(
-        clips, plain(holdout=0.3, judged=Window(frames=5, size=16, batch=6)), seed=0
+        clips, plain(holdout=0.3, validation=Window(frames=5, size=16, batch=6)), seed=0
     )
     assert 8 <= len(source.held) <= 28
     assert not set(source.held) & set(source.train)

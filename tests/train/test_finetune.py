@@ -21,7 +21,7 @@ from reeltok.recipes import find_recipe
 from reeltok.train import change, train
 from reeltok.train.build import build
 from reeltok.train.launch import reconstruction
-from reeltok.train.parallel import Place
+from reeltok.train.parallel import Rank
 from reeltok.train.reconstruct import score_frames
 from reeltok.train.run import Run
 
@@ -74,7 +74,7 @@ def test_any_kind_of_model_is_tuned_without_noise(tmp_path: Path, name: str, kin
     # A RefTok's encoder decodes, so that its ids change with the decoder.
     assert bool(built.reads) == (name == "adapt_decoder" and kind != "reftok")
     task = reconstruction()(built, recipe, None)
-    assert Run(task, recipe.loop, Place(device=torch.device("cpu"))).optimizers
+    assert Run(task, recipe.loop, Rank(device=torch.device("cpu"))).optimizers
 
 
 @pytest.fixture(scope="module")

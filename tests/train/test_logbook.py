@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from reeltok.train.logbook import Log, Table, draw_runs, gather_curves, read_lines, shown
-from reeltok.train.parallel import Place
+from reeltok.train.parallel import Rank
 from reeltok.train.run import LoopConfig
 
 
 def run(log_every: int = 2, *, rank: int = 0) -> SimpleNamespace:
-    at = Place(device=torch.device("cpu"), rank=rank)
+    at = Rank(device=torch.device("cpu"), rank=rank)
     return SimpleNamespace(config=LoopConfig(log_every=log_every), at=at, task=None)
 
 

@@ -45,7 +45,7 @@ def test_twenty_steps_are_golden(clips: Path, tmp_path: Path) -> None:
     # AdamW and noise in place of rounding: Muon orthogonalizes in bfloat16, which every kind of
     # processor rounds its own way, and a code at the edge of its step would amplify that.
     smooth = change(small_recipe(), {"settings.quantizer.rounding_from": "20"})
-    plain = replace(smooth.loop, optimizer=OptimizerConfig(kind="adamw", rate=4e-3))
+    plain = replace(smooth.loop, optimizer=OptimizerConfig(kind="adamw", lr=4e-3))
     train(replace(smooth, loop=plain), data=clips, out=tmp_path / "run", device="cpu")
     found = list(losses_of(tmp_path / "run").values())
     if os.environ.get("REELTOK_GOLDEN"):
@@ -79,7 +79,7 @@ def feed(step: int) -> torch.Tensor:
 
 def settings(**changes) -> LoopConfig:
     plain = LoopConfig(
-        optimizer=OptimizerConfig(rate=1e-2),
+        optimizer=OptimizerConfig(lr=1e-2),
         schedule=ScheduleConfig(steps=8),
         precision="fp32",
         log_every=1,
@@ -96,7 +96,7 @@ def test_steps_with_nan_are_skipped_and_counted(tmp_path: Path) -> None:
 
 def test_nan_past_the_limit_stops_with_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"not finite for 3 steps running.*lower loop.optimizer.rate"
+        ValueError, match=r"not finite for 3 steps running.*lower loop.optimizer.lr"
     ):
         run_task(Line(range(2, 9)), feed, settings(bad_steps=3), out=tmp_path)
 
@@ -107,7 +107,7 @@ def test_the_way_out_of_nan_is_one_that_there_is(tmp_path: Path, precision: str)
     with pytest.raises(ValueError, match="resume from the last checkpoint") as error:
         run_task(Line(range(9)), feed, config, out=tmp_path)
     assert ("loop.precision=fp32" in str(error.value)) == (precision == "bf16")
-    assert "critic" not in str(error.value)
+    assert "discriminator" not in str(error.value)
 
 
 def test_a_score_that_is_no_number_is_not_the_best(tmp_path: Path) -> None:
@@ -226,6 +226,6 @@ def test_the_best_may_be_the_least(tmp_path: Path) -> None:
 
 
 def test_unknown_parts_are_named(tmp_path: Path) -> None:
-    for setting in ("freeze", "compile", "recompute"):
+    for setting in ("freeze", "compile", "activation_checkpointing"):
         with pytest.raises(ValueError, match=rf"loop.{setting} names .*nothing_such"):
             run_task(Line(), feed, settings(**{setting: ("nothing_such",)}), out=tmp_path)

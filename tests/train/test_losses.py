@@ -9,8 +9,8 @@ from torch import nn
 from reeltok.train.losses import (
     LeCAM,
     adaptive_weight,
-    critic_loss,
-    deceit_loss,
+    discriminator_loss,
+    generator_loss,
     gradient_penalty,
     pixel_loss,
 )
@@ -29,19 +29,19 @@ def test_pixel_losses() -> None:
 
 def test_hinge() -> None:
     real, fake = torch.tensor([[2.0, 0.5]]), torch.tensor([[-2.0, 0.0]])
-    assert critic_loss(real, fake, "hinge").item() == pytest.approx(0.5 * (0.25 + 0.5))
-    assert deceit_loss(fake, "hinge").item() == pytest.approx(1.0)
+    assert discriminator_loss(real, fake, "hinge").item() == pytest.approx(0.5 * (0.25 + 0.5))
+    assert generator_loss(fake, "hinge").item() == pytest.approx(1.0)
 
 
 def test_cross_entropy_is_of_each_samples_mean_logit() -> None:
     fake = torch.tensor([[1.0, 3.0], [0.0, 0.0]])
     expected = (math.log1p(math.exp(-2)) + math.log(2)) / 2
-    assert deceit_loss(fake, "cross-entropy").item() == pytest.approx(expected)
+    assert generator_loss(fake, "cross-entropy").item() == pytest.approx(expected)
     patches = [math.log1p(math.exp(-v)) for v in (1, 3, 0, 0)]
-    assert deceit_loss(fake, "non-saturating").item() == pytest.approx(sum(patches) / 4)
+    assert generator_loss(fake, "non-saturating").item() == pytest.approx(sum(patches) / 4)
     real = torch.tensor([[0.0]])
     soft = 0.5 * (math.log(2) + sum(math.log1p(math.exp(v)) for v in (1, 3, 0, 0)) / 4)
-    assert critic_loss(real, fake, "non-saturating").item() == pytest.approx(soft)
+    assert discriminator_loss(real, fake, "non-saturating").item() == pytest.approx(soft)
 
 
 def test_lecam_moves_its_means_and_penalises_crossing() -> None:
@@ -56,9 +56,9 @@ def test_lecam_moves_its_means_and_penalises_crossing() -> None:
 
 def test_gradient_penalty_of_a_linear_critic() -> None:
     weight = torch.tensor([1.0, -2.0, 2.0])
-    critic = lambda x: torch.einsum("bcthw,c->bthw", x, weight)
+    discriminator = lambda x: torch.einsum("bcthw,c->bthw", x, weight)
     x = torch.randn(2, 3, 1, 2, 2)
-    assert gradient_penalty(critic, x).item() == pytest.approx(9 * 4)
+    assert gradient_penalty(discriminator, x).item() == pytest.approx(9 * 4)
 
 
 def test_adaptive_weight_balances_gradients() -> None:

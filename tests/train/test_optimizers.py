@@ -1,4 +1,4 @@
-"""Muon's matrices, what goes to AdamW, and the rate over a run."""
+"""Muon's matrices, what goes to AdamW, and the learning rate over a run."""
 
 import pytest
 import torch
@@ -56,7 +56,9 @@ def test_muon_finds_a_minimum() -> None:
 
 def test_parts_go_where_they_belong() -> None:
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.LayerNorm(4), nn.Linear(4, 4))
-    muon, adam = build_optimizers(module, OptimizerConfig(kind="muon", plain=("2.",), decay=0.1))
+    muon, adam = build_optimizers(
+        module, OptimizerConfig(kind="muon", plain=("2.",), weight_decay=0.1)
+    )
     assert [p.shape for p in muon.param_groups[0]["params"]] == [(4, 3, 3, 3)]
     decays = {g["weight_decay"]: len(g["params"]) for g in adam.param_groups}
     assert decays == {0.1: 1, 0.0: 4}
@@ -67,9 +69,11 @@ def test_a_part_that_no_parameter_has_is_refused(kind: str) -> None:
     module = nn.ModuleDict({"decoder": nn.ModuleDict({"leave": nn.Linear(2, 2)})})
     build_optimizers(module, OptimizerConfig(kind=kind, plain=("decoder.leave", "bias")))
     with pytest.raises(
-        ValueError, match=r"loop.critic.plain names 'decoder.leaf'.*'decoder.leave'"
+        ValueError, match=r"loop.discriminator.plain names 'decoder.leaf'.*'decoder.leave'"
     ):
-        build_optimizers(module, OptimizerConfig(kind=kind, plain=("decoder.leaf",)), "loop.critic")
+        build_optimizers(
+            module, OptimizerConfig(kind=kind, plain=("decoder.leaf",)), "loop.discriminator"
+        )
 
 
 def test_nothing_to_train_is_said() -> None:
@@ -87,6 +91,6 @@ def test_rate_rises_rests_and_falls() -> None:
 
 
 def test_cosine_falls_to_the_floor() -> None:
-    plan = ScheduleConfig(steps=110, warmup=10, shape="cosine", floor=0.1)
+    plan = ScheduleConfig(steps=110, warmup=10, shape="cosine", min_lr_ratio=0.1)
     assert plan.factor(60) == pytest.approx(0.55)
     assert plan.factor(110) == pytest.approx(0.1)

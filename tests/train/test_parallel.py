@@ -15,11 +15,11 @@ from reeltok.train.logbook import read_lines
 from reeltok.train.recipes import change
 
 PLAIN = {
-    # Small steps: what two processes round otherwise grows with the rate.
-    "loop.optimizer.rate": "4e-4",
+    # Small steps: what two processes round otherwise grows with lr.
+    "loop.optimizer.lr": "4e-4",
     "loop.schedule.steps": "4",
     "settings.quantizer.rounding_from": "0",
-    "loop.clip": "0.5",
+    "loop.grad_clip": "0.5",
 }
 """No noise: then a step depends on its batch alone, however it is shared out."""
 
@@ -65,11 +65,22 @@ def test_statistics_of_a_critic_are_taken_over_all_processes(
     clips: Path, tmp_path: Path, strategy: str
 ) -> None:
     """Adaptive weight, LeCAM, evenness; without BatchNorm, whose batch is a process's own."""
-    critic = {"width": 8, "layers": 2, "norm": "none", "first": 1, "lecam": 0.1, "weight": 0.5}
-    changes = {**PLAIN, "losses.critic": json.dumps(critic), "loop.strategy": strategy}
+    discriminator = {
+        "width": 8,
+        "layers": 2,
+        "norm": "none",
+        "first": 1,
+        "lecam": 0.1,
+        "weight": 0.5,
+    }
+    changes = {
+        **PLAIN,
+        "losses.discriminator": json.dumps(discriminator),
+        "loop.strategy": strategy,
+    }
     train(change(small_recipe(), changes), data=clips, out=tmp_path / "one", device="cpu")
     run_two(clips, tmp_path / "two", *(f"{key}={value}" for key, value in changes.items()))
-    for name in ("loss", "even", "adaptive", "lecam", "critic_loss"):
+    for name in ("loss", "even", "adaptive", "lecam", "discriminator_loss"):
         one, two = (terms_of(tmp_path / run, name) for run in ("one", "two"))
         assert len(one) >= 3
         assert two == pytest.approx(one, abs=1e-5, rel=1e-3), name

@@ -18,11 +18,11 @@ from reeltok.nn.quantizers import FSQConfig, Quantized
 from reeltok.tokenizer.contract import Reconstruction, Tokenizer
 from reeltok.train.build import build
 from reeltok.train.clips import Batch
-from reeltok.train.critics import CriticConfig
+from reeltok.train.discriminators import DiscriminatorConfig
 from reeltok.train.launch import train
 from reeltok.train.logbook import read_lines
 from reeltok.train.loop import train_step
-from reeltok.train.losses import critic_loss, deceit_loss
+from reeltok.train.losses import discriminator_loss, generator_loss
 from reeltok.train.recipes import VIDTOK_LOSSES, change
 from reeltok.train.reconstruct import LossConfig, Reconstruct, mean_of_groups, score_frames
 from reeltok.train.run import LoopConfig, Run
@@ -45,7 +45,7 @@ def without_lpips(losses: LossConfig) -> LossConfig:
 
 def test_vidtok_sums_over_a_frame_and_learns_its_variance() -> None:
     """Their code: (|x - y| / exp(s) + s) summed over all values, divided by frames; + auxiliary."""
-    task = Reconstruct(tiny(), replace(without_lpips(VIDTOK_LOSSES), critic=None))
+    task = Reconstruct(tiny(), replace(without_lpips(VIDTOK_LOSSES), discriminator=None))
     with torch.no_grad():
         task.trained.log_variance.fill_(0.3)
     x = batch().x
@@ -59,18 +59,22 @@ def test_vidtok_sums_over_a_frame_and_learns_its_variance() -> None:
 
 
 def test_vidtok_adds_the_critics_part() -> None:
-    losses = replace(without_lpips(VIDTOK_LOSSES), critic=replace(VIDTOK_LOSSES.critic, first=7))
+    losses = replace(
+        without_lpips(VIDTOK_LOSSES), discriminator=replace(VIDTOK_LOSSES.discriminator, first=7)
+    )
     task = Reconstruct(tiny(), losses)
     before, after = task.loss(batch(), 6, None), task.loss(batch(), 7, None)
-    assert "deceit" not in before.terms
-    weight, deceit = after.terms["adaptive"], after.terms["deceit"]
+    assert "adversarial" not in before.terms
+    weight, adversarial = after.terms["adaptive"], after.terms["adversarial"]
     assert (after.total - before.total).item() == pytest.approx(
-        (0.2 * weight * deceit).item(), rel=1e-2
+        (0.2 * weight * adversarial).item(), rel=1e-2
     )
-    real, fake = task.judge(after.made.real), task.judge(after.made.fake)
-    assert deceit.item() == pytest.approx(deceit_loss(fake, "cross-entropy").item(), rel=1e-4)
-    played = task.critic_loss(after.made, 7)
-    hinge = critic_loss(real, fake, "hinge")
+    real, fake = task.discriminator(after.made.real), task.discriminator(after.made.fake)
+    assert adversarial.item() == pytest.approx(
+        generator_loss(fake, "cross-entropy").item(), rel=1e-4
+    )
+    played = task.discriminator_loss(after.made, 7)
+    hinge = discriminator_loss(real, fake, "hinge")
     assert played.total.item() == pytest.approx(
         (hinge + 0.005 * played.terms["lecam"]).item(), rel=1e-3
     )
@@ -78,24 +82,24 @@ def test_vidtok_adds_the_critics_part() -> None:
 
 
 def test_magvit_plays_with_r1_and_without_adaptation() -> None:
-    critic = CriticConfig(
+    discriminator = DiscriminatorConfig(
         kind="clips",
         norm="none",
-        game="non-saturating",
-        critic_game="non-saturating",
+        generator_loss="non-saturating",
+        discriminator_loss="non-saturating",
         weight=0.1,
         first=0,
         adaptive=False,
         r1=10.0,
     )
-    task = Reconstruct(tiny(), LossConfig(pixel="l2", critic=critic))
+    task = Reconstruct(tiny(), LossConfig(pixel="l2", discriminator=discriminator))
     made = task.loss(batch(), 0, None)
     assert made.terms["adaptive"].item() == 1.0
-    played = task.critic_loss(made.made, 0)
-    expected = played.terms["critic"] + 5.0 * played.terms["r1"]
+    played = task.discriminator_loss(made.made, 0)
+    expected = played.terms["discriminator"] + 5.0 * played.terms["r1"]
     assert played.total.item() == pytest.approx(expected.item(), rel=1e-5)
     played.total.backward()
-    assert all(p.grad is not None for p in task.judge.parameters())
+    assert all(p.grad is not None for p in task.discriminator.parameters())
 
 
 def test_coordtok_is_a_plain_square() -> None:
@@ -105,15 +109,25 @@ def test_coordtok_is_a_plain_square() -> None:
     assert task.loss(batch(), 10, None).total.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_generator_step_leaves_the_critic_alone_and_back() -> None:
-    critic = CriticConfig(width=8, layers=2, first=0, lecam=0.1)
-    task = Reconstruct(tiny(), LossConfig(critic=critic))
+def test_generator_step_leaves_the_discriminator_alone_and_back() -> None:
+    discriminator = DiscriminatorConfig(width=8, layers=2, first=0, lecam=0.1)
+    task = Reconstruct(tiny(), LossConfig(discriminator=discriminator))
     run = Run(task, LoopConfig(precision="fp32", ema=0.9))
-    judged = [p.clone() for p in task.judge.parameters()]
+    before = [p.clone() for p in task.discriminator.parameters()]
     numbers = train_step(run, batch())
-    assert numbers.keys() >= {"loss", "l1", "deceit", "critic_loss", "lecam", "critic_norm", "norm"}
-    assert any(not torch.equal(a, b) for a, b in zip(judged, task.judge.parameters(), strict=True))
-    assert all(p.grad is None for p in [*run.model.parameters(), *task.judge.parameters()])
+    assert numbers.keys() >= {
+        "loss",
+        "l1",
+        "adversarial",
+        "discriminator_loss",
+        "lecam",
+        "discriminator_norm",
+        "norm",
+    }
+    assert any(
+        not torch.equal(a, b) for a, b in zip(before, task.discriminator.parameters(), strict=True)
+    )
+    assert all(p.grad is None for p in [*run.model.parameters(), *task.discriminator.parameters()])
     assert task.lecam.real.abs() > 0
 
 
@@ -167,7 +181,7 @@ def test_recomputed_activations_change_nothing() -> None:
     steps = {}
     for kinds in ((), ("Residual",)):
         task = Reconstruct(tiny(), LossConfig())
-        run = Run(task, LoopConfig(precision="fp32", recompute=kinds))
+        run = Run(task, LoopConfig(precision="fp32", activation_checkpointing=kinds))
         steps[kinds] = [train_step(run, batch())["loss"] for _ in range(3)]
     assert steps[()] == pytest.approx(steps[("Residual",)], rel=1e-5)
 
@@ -197,7 +211,7 @@ def test_half_precision_trains(precision: str) -> None:
 @pytest.mark.slow
 def test_tensorboard_gets_curves_and_pictures(clips: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
-    changes = {"loop.schedule.steps": "4", "loop.validate_every": "2", "loop.track": "true"}
+    changes = {"loop.schedule.steps": "4", "loop.validate_every": "2", "loop.tensorboard": "true"}
     train(change(small_recipe(), changes), data=clips, out=tmp_path, device="cpu")
     assert sum("validation" in line for line in read_lines(tmp_path / "log.jsonl")) == 2
     (file,) = (tmp_path / "tensorboard").iterdir()
@@ -206,11 +220,11 @@ def test_tensorboard_gets_curves_and_pictures(clips: Path, tmp_path: Path) -> No
 
 def test_a_modules_buffers_are_part_of_a_run() -> None:
     """BatchNorm statistics and LeCAM's means are among the tensors of a checkpoint."""
-    task = Reconstruct(tiny(), LossConfig(critic=CriticConfig(width=4, layers=1)))
+    task = Reconstruct(tiny(), LossConfig(discriminator=DiscriminatorConfig(width=4, layers=1)))
     names = Run(task, LoopConfig(ema=0.9)).tensors().keys()
-    assert {"lecam.real", "lecam.fake", "critic.3.running_mean"} <= names
+    assert {"lecam.real", "lecam.fake", "discriminator.3.running_mean"} <= names
     assert any(name.startswith("ema.tokenizer.decoder") for name in names)
-    assert isinstance(task.judge, nn.Module)
+    assert isinstance(task.discriminator, nn.Module)
 
 
 class Other(Tokenizer):
@@ -240,7 +254,7 @@ FAMILIES = {
     "other": (Other, (5, 32, 32), "up.weight"),
 }
 SMALL = replace(COMPACT, width=8, quantizer=FSQConfig(levels=(4, 4), regularization=False))
-PLAYS = CriticConfig(width=8, layers=1, first=0, adaptive=True)
+PLAYS = DiscriminatorConfig(width=8, layers=1, first=0, adaptive=True)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -249,7 +263,7 @@ def test_an_adaptive_critic_plays_against_every_family(family: str) -> None:
     torch.manual_seed(0)
     tokenizer = make()
     assert tokenizer.last_weight() is tokenizer.get_parameter(last)
-    task = Reconstruct(tokenizer, LossConfig(pixel="l2", critic=PLAYS))
+    task = Reconstruct(tokenizer, LossConfig(pixel="l2", discriminator=PLAYS))
     x = torch.rand(2, 3, t, h, w, generator=torch.Generator().manual_seed(1)) * 2 - 1
     found = task.loss(Batch(x=x, names=("a", "b"), groups=("g", "h")), 0, None)
     assert found.terms["adaptive"] > 0
@@ -260,6 +274,8 @@ def test_an_adaptive_critic_plays_against_every_family(family: str) -> None:
 def test_an_adaptive_critic_and_a_frozen_end_are_one_sentence() -> None:
     tokenizer = tiny()
     tokenizer.decoder.requires_grad_(False)
-    task = Reconstruct(tokenizer, LossConfig(critic=PLAYS))
-    with pytest.raises(ValueError, match=r"which loop.freeze holds: set losses.critic.adaptive"):
+    task = Reconstruct(tokenizer, LossConfig(discriminator=PLAYS))
+    with pytest.raises(
+        ValueError, match=r"which loop.freeze holds: set losses.discriminator.adaptive"
+    ):
         task.loss(batch(), 0, None)

@@ -1,4 +1,4 @@
-"""The rate over a run: whole however short the run, and without a jump wherever it is resumed."""
+"""The learning rate: whole however short the run, without a jump wherever it is resumed."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -53,7 +53,7 @@ def test_a_cooldown_is_a_share(cooldown: str) -> None:
 
 def test_fewer_steps_begin_the_cooldown_at_once() -> None:
     cut = Schedule(plan=PLAN).resumed(ScheduleConfig(steps=1500, warmup=50, cooldown=0.514), 1000)
-    assert cut.factor(1000) == 1.0  # the present rate
+    assert cut.factor(1000) == 1.0  # where it is
     assert cut.factor(1250) == pytest.approx(0.5)
     assert cut.factor(1499) == pytest.approx(1 / 500)
     low = Schedule(plan=PLAN).resumed(ScheduleConfig(steps=3100, warmup=50, cooldown=0.514), 3000)
@@ -71,7 +71,7 @@ def resumes() -> Iterator[tuple[Schedule, int]]:
     """Schedules of runs that were resumed, some of them twice, and the step of the last resume."""
     plans = [
         PLAN,
-        ScheduleConfig(steps=3500, warmup=400, shape="cosine", floor=0.1),
+        ScheduleConfig(steps=3500, warmup=400, shape="cosine", min_lr_ratio=0.1),
         ScheduleConfig(steps=3500),
     ]
     for before in plans:
@@ -89,7 +89,11 @@ def resumes() -> Iterator[tuple[Schedule, int]]:
 
 def change_steps(plan: ScheduleConfig, steps: int) -> ScheduleConfig:
     return ScheduleConfig(
-        steps=steps, warmup=plan.warmup, shape=plan.shape, cooldown=plan.cooldown, floor=plan.floor
+        steps=steps,
+        warmup=plan.warmup,
+        shape=plan.shape,
+        cooldown=plan.cooldown,
+        min_lr_ratio=plan.min_lr_ratio,
     )
 
 
@@ -115,8 +119,8 @@ def test_the_same_plan_is_the_same_schedule() -> None:
     assert Schedule.of(once.numbers()) == once
 
 
-def rates(out: Path) -> list[float]:
-    return [line["rate"] for line in read_lines(out / "log.jsonl") if "rate" in line]
+def lrs(out: Path) -> list[float]:
+    return [line["lr"] for line in read_lines(out / "log.jsonl") if "lr" in line]
 
 
 def run(out: Path, plan: ScheduleConfig, **more: object) -> None:
@@ -146,8 +150,8 @@ def test_a_resume_is_kept_in_the_checkpoints(tmp_path: Path) -> None:
     for name in ("once", "twice"):
         run(tmp_path / name, short, resume=True)
     wanted = [1.0] * 6 + [1 - n / 6 for n in range(6)]
-    assert rates(tmp_path / "once") == pytest.approx([1e-4 * factor for factor in wanted])
-    assert rates(tmp_path / "twice") == rates(tmp_path / "once")
+    assert lrs(tmp_path / "once") == pytest.approx([1e-4 * factor for factor in wanted])
+    assert lrs(tmp_path / "twice") == lrs(tmp_path / "once")
     with pytest.raises(ValueError, match=r"has made 12 steps, loop.schedule.steps=5 are fewer"):
         run(tmp_path / "once", ScheduleConfig(steps=5), resume=True)
 
@@ -156,5 +160,5 @@ def test_rate_of_a_short_run_in_its_log(clips: Path, tmp_path: Path) -> None:
     """As `--set loop.schedule.steps=6` of a recipe for many more does it."""
     changes = {"loop.schedule.steps": "6", "loop.schedule.warmup": "200"}
     train(change(small_recipe(), changes), data=clips, out=tmp_path / "run", device="cpu")
-    rate = small_recipe().loop.optimizer.rate
-    assert max(rates(tmp_path / "run")) == pytest.approx(rate)
+    lr = small_recipe().loop.optimizer.lr
+    assert max(lrs(tmp_path / "run")) == pytest.approx(lr)

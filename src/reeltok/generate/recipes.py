@@ -81,7 +81,7 @@ def sit_cpu() -> GeneratorRecipe:
         every=32,
         data=DataConfig(windows=(Window(frames=128, size=64, batch=8),), cache_size=96),
         loop=LoopConfig(
-            optimizer=OptimizerConfig(rate=4e-4),
+            optimizer=OptimizerConfig(lr=4e-4),
             schedule=ScheduleConfig(steps=2_000, warmup=100, cooldown=0.4),
             ema=0.999,
             best="score",
@@ -104,10 +104,10 @@ def sit_b() -> GeneratorRecipe:
             cache_gb=64.0,
         ),
         loop=LoopConfig(
-            optimizer=OptimizerConfig(rate=1e-4),
+            optimizer=OptimizerConfig(lr=1e-4),
             schedule=ScheduleConfig(steps=600_000),
             precision="fp32",
-            clip=None,
+            grad_clip=None,
             ema=0.9999,
             best="score",
             validate_every=5_000,
@@ -133,7 +133,7 @@ def prior_cpu() -> GeneratorRecipe:
         given=1,
         data=DataConfig(windows=(Window(frames=16, size=64, batch=16),), cache_size=96),
         loop=LoopConfig(
-            optimizer=OptimizerConfig(rate=5e-4, betas=(0.9, 0.96), decay=0.045),
+            optimizer=OptimizerConfig(lr=5e-4, betas=(0.9, 0.96), weight_decay=0.045),
             schedule=ScheduleConfig(steps=1_200, warmup=200, shape="cosine"),
             ema=0.999,
             best="score",
@@ -142,7 +142,7 @@ def prior_cpu() -> GeneratorRecipe:
 
 
 def prior_b() -> GeneratorRecipe:
-    """MAGVIT-B's transformer (87 M): Adam .9/.96, decay .045. Steps and rate are ours."""
+    """MAGVIT-B's transformer (87 M): Adam .9/.96, weight decay .045. Steps and `lr` are ours."""
     small = prior_cpu()
     return replace(
         small,
@@ -151,7 +151,7 @@ def prior_b() -> GeneratorRecipe:
         data=replace(small.data, windows=(Window(frames=16, size=64, batch=256),), cache_gb=64.0),
         loop=replace(
             small.loop,
-            optimizer=replace(small.loop.optimizer, rate=1e-4),
+            optimizer=replace(small.loop.optimizer, lr=1e-4),
             schedule=ScheduleConfig(steps=200_000, warmup=5_000, shape="cosine"),
             validate_every=5_000,
         ),

@@ -15,7 +15,7 @@ from reeltok.generate.sit import Clip, Statistics
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.train.clips import DataConfig, Window
 from reeltok.train.launch import open_source
-from reeltok.train.parallel import Place
+from reeltok.train.parallel import Rank
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +69,6 @@ def encode_clips(tokenizer: Tokenizer, clip: Clip, data: str | Path) -> Latents:
         data=DataConfig(windows=(window,), holdout=0.0, cache="none"),
     )
     with scratch() as base:
-        source = open_source(recipe, data, base / "run", Place(device=torch.device("cpu")))
+        source = open_source(recipe, data, base / "run", Rank(device=torch.device("cpu")))
         keep_latents(tokenizer, pieces_of(recipe, source, source.train), base / "latents")
         return read_latents(base / "latents", clip)

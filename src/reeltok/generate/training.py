@@ -22,7 +22,7 @@ from reeltok.tokenizer.contract import Tokenizer
 from reeltok.train.checks import require_groups_named, require_new, require_shares
 from reeltok.train.launch import begin, open_source
 from reeltok.train.loop import run_task
-from reeltok.train.parallel import Place, in_turn, joined
+from reeltok.train.parallel import Rank, in_turn, init_distributed
 from reeltok.train.run import Run, Task
 from reeltok.train.trial import DryRun, try_steps
 
@@ -50,7 +50,7 @@ def train_generator(
     """
     out = Path(out)
     require_new(out, resume)
-    with joined(device) as at:
+    with init_distributed(device) as at:
         require_shares(recipe, at.world)
         tokenizer = zoo.load(recipe.tokenizer)
         config = describe(recipe, tokenizer)
@@ -71,7 +71,7 @@ def train_generator(
         return run_task(made.task, feed, recipe.loop, out=out, resume=resume, at=at, ready=ready)
 
 
-def feed_of(recipe: GeneratorRecipe, examples: Any, at: Place) -> Feed:
+def feed_of(recipe: GeneratorRecipe, examples: Any, at: Rank) -> Feed:
     """Batches of the recipe's size, shared by all processes."""
     return Feed(
         examples,
@@ -155,7 +155,7 @@ def relabelled(held: Latents, trained: Latents) -> Latents | None:
 
 def try_generator(recipe: GeneratorRecipe, *, device: str | None = None) -> DryRun:
     """A few steps of a generator on noise: what a run needs. The tokenizer may be random."""
-    with joined(device) as at:
+    with init_distributed(device) as at:
         require_shares(recipe, at.world)
         try:
             tokenizer = zoo.load(recipe.tokenizer)

@@ -144,7 +144,7 @@ class Tokenizer(nn.Module):
         return {}
 
     def last_weight(self) -> nn.Parameter:
-        """The last weight that makes frames: what an adaptive critic compares gradients at.
+        """The last weight that makes frames: what an adaptive discriminator compares gradients at.
 
         A family whose last module is not its last layer says it here.
         """

@@ -1,4 +1,4 @@
-"""Training: data, losses, critics, checkpoints, the loop and its recipes.
+"""Training: data, losses, discriminators, checkpoints, the loop and its recipes.
 
 >>> from reeltok.recipes import find_recipe
 >>> from reeltok.train import change, train

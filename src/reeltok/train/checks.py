@@ -36,13 +36,13 @@ def require_shares(recipe: Planned, world: int) -> None:
 def require_groups(recipe: Recipe, tokenizer: Tokenizer) -> None:
     """ValueError where a window does not fill the tokenizer's groups of frames and pixels."""
     spec = tokenizer.spec
-    judged = (recipe.data.judged,) if recipe.data.holdout else ()
-    for window in (*recipe.data.windows, *judged):
+    validation = (recipe.data.validation,) if recipe.data.holdout else ()
+    for window in (*recipe.data.windows, *validation):
         whole = spec.frames(spec.steps(window.frames))
         if window.frames != whole:
             raise ValueError(
                 f"a window of {window.frames} frames does not fill the groups of {recipe.model}: "
-                f"choose {whole} in data.windows and data.judged"
+                f"choose {whole} in data.windows and data.validation"
             )
         factor = math.lcm(*spec.factors[1:])
         if window.size % factor:
@@ -53,7 +53,7 @@ def require_groups(recipe: Recipe, tokenizer: Tokenizer) -> None:
         if spec.size not in (None, (window.size, window.size)):
             raise ValueError(
                 f"a window of {window.size} pixels is not what {recipe.model} reads: choose "
-                f"{spec.size[0]} in data.windows and data.judged"
+                f"{spec.size[0]} in data.windows and data.validation"
             )
 
 
@@ -94,8 +94,12 @@ def late_losses(recipe: Planned) -> Iterator[tuple[str, int, str]]:
         yield "losses.l1_steps", losses.l1_steps, f"{losses.pixel} is never minimised"
     if losses.perceptual:
         yield "losses.perceptual_first", losses.perceptual_first, "LPIPS never joins"
-    if losses.critic is not None:
-        yield "losses.critic.first", losses.critic.first, "the critic never plays"
+    if losses.discriminator is not None:
+        yield (
+            "losses.discriminator.first",
+            losses.discriminator.first,
+            "the discriminator never joins",
+        )
 
 
 def late_quantizer(network: Any) -> Iterator[tuple[str, int, str]]:
@@ -109,12 +113,12 @@ def late_quantizer(network: Any) -> Iterator[tuple[str, int, str]]:
 
 
 def hold_out(clips: Iterable[Clip], config: DataConfig) -> DataConfig:
-    """The same data with a share that holds out a clip to judge, if a few sources can be spared.
+    """The same data, with a share that holds out a clip where a few sources can be spared.
 
     A share of few sources may be none: then the first by their hash go, up to a quarter of them.
     """
     clips = list(clips)
-    long = [clip for clip in clips if clip.frames >= config.judged.frames]
+    long = [clip for clip in clips if clip.frames >= config.validation.frames]
     if not config.holdout or not long or any(c.held_out(config.holdout) for c in long):
         return config
     share = math.nextafter(min(clip.lot for clip in long), 1)

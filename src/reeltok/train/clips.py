@@ -43,12 +43,13 @@ class DataConfig:
     does; without it the frame step is drawn from `strides`. `damage` is what becomes of frames that
     cannot be decoded: "refuse" the clip, "stop" before them or "skip" them. `scale` bounds the
     random down-scaling before the crop. `holdout` is the share of sources kept apart; validation
-    sees `judged.batch` of their clips. `lively` is the share of samples that are the liveliest of
-    three drawn at random: the one whose consecutive frames differ most (it needs a cache).
+    sees `validation.batch` of their clips. `lively` is the share of samples that are the liveliest
+    of three drawn at random: the one whose consecutive frames differ most (it needs a cache).
     `synthetic` is the share of samples that are one still frame, panned and zoomed, with text.
     `cache`: "none" decodes for every sample, "disk" decodes once into files that processes share,
     "memory" and "device" decode once and hold uint8 frames there; `cache_size` bounds the short
-    side and `cache_gb` the whole: the longest clips are cut until it fits.
+    side and `cache_gb` the whole: the longest clips are cut until it fits. `workers`
+    threads make the batches of the next `prefetch` steps.
     """
 
     windows: tuple[Window, ...] = (Window(),)
@@ -63,12 +64,12 @@ class DataConfig:
     lively: float = Field(default=0.0, ge=0, le=1)
     synthetic: float = Field(default=0.0, ge=0, le=1)
     holdout: float = Field(default=0.1, ge=0, lt=1)
-    judged: Window = Window(frames=17, size=128, batch=24)
+    validation: Window = Window(frames=17, size=128, batch=24)
     cache: Literal["none", "disk", "memory", "device"] = "disk"
     cache_size: int = 256
     cache_gb: float = 8.0
     workers: int = Field(default=1, ge=1)
-    ahead: int = Field(default=2, ge=1)
+    prefetch: int = Field(default=2, ge=1)
 
 
 @dataclass(frozen=True, kw_only=True)

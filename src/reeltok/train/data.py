@@ -97,7 +97,7 @@ class ClipSource:
     def summary(self) -> str:
         """One sentence for people: what is trained on, held out, and too short for what."""
         told = [f"{len(self.train)} clips to train on"]
-        told += [f"{len(self.held)} held out ({len(self.judged)} judged)"]
+        told += [f"{len(self.held)} held out ({len(self.validation_clips)} for validation)"]
         told += [f"{n} too short or small for {kind}" for kind, n in self.short_of.items() if n]
         return ", ".join(told)
 
@@ -182,17 +182,17 @@ class ClipSource:
         return collate(made)
 
     def validation(self) -> Iterator[Batch]:
-        """Held-out clips as `config.judged` says: first frames, centre square, scaled to size."""
-        for clip in self.judged:
+        """Held-out clips by `config.validation`: first frames, centre square, scaled to size."""
+        for clip in self.validation_clips:
             side = clip.short
             square = ((clip.height - side) // 2, (clip.width - side) // 2, side)
-            cut = self.frames[clip].cut(slice(0, self.config.judged.frames), square)
-            yield collate([(resize(to_unit(cut), self.config.judged.size), clip)])
+            cut = self.frames[clip].cut(slice(0, self.config.validation.frames), square)
+            yield collate([(resize(to_unit(cut), self.config.validation.size), clip)])
 
     @property
-    def judged(self) -> list[Clip]:
-        """The held-out clips that validation looks at: `config.judged.batch` over all groups."""
-        window = self.config.judged
+    def validation_clips(self) -> list[Clip]:
+        """The held-out clips for validation: `config.validation.batch` over all groups."""
+        window = self.config.validation
         return spread([c for c in self.held if c.frames >= window.frames], window.batch)
 
 
@@ -248,7 +248,7 @@ class Loader:
         if step != self.next:
             self.next = step
             self.queue.clear()
-        while len(self.queue) <= self.source.config.ahead:
+        while len(self.queue) <= self.source.config.prefetch:
             self._order()
         self.next += 1
         made = [sample for work in self.queue.popleft() if (sample := self._result(work))]

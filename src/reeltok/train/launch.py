@@ -25,7 +25,7 @@ from reeltok.train.checks import (
 from reeltok.train.data import ClipSource, Loader
 from reeltok.train.frames import open_clips
 from reeltok.train.loop import last_checkpoint, run_task
-from reeltok.train.parallel import Place, in_turn, joined
+from reeltok.train.parallel import Rank, in_turn, init_distributed
 from reeltok.train.patches import Patches
 from reeltok.train.recipe import Planned, Recipe, as_json, require_tokenizer
 from reeltok.train.reconstruct import LoadLPIPS, Reconstruct, Score
@@ -58,7 +58,7 @@ def train(
     require_tokenizer(recipe)
     out = Path(out)
     require_new(out, resume)
-    with joined(device) as at:
+    with init_distributed(device) as at:
         require_shares(recipe, at.world)
         last = last_checkpoint(out) if resume else None
         require_windows(recipe, first=last.step if last else 0)
@@ -67,8 +67,8 @@ def train(
         if make_task is None:
             require_groups(recipe, tokenizer)
         source = open_source(recipe, data, out, at)
-        if recipe.data.holdout and not source.judged:
-            judge_all(source, at)
+        if recipe.data.holdout and not source.validation_clips:
+            validate_on_training(source, at)
         task = (make_task or reconstruction(score))(tokenizer, recipe, source)
         if hasattr(task, "to"):
             task.to(at.device)
@@ -80,7 +80,7 @@ def train(
             loader.close()
 
 
-def begin(recipe: Planned, out: Path, at: Place, network: Any = None) -> None:
+def begin(recipe: Planned, out: Path, at: Rank, network: Any = None) -> None:
     """The folder of a run, with its recipe; what the run is too short for is said.
 
     `network` is the configuration of the model that is trained.
@@ -95,10 +95,10 @@ def begin(recipe: Planned, out: Path, at: Place, network: Any = None) -> None:
 
 
 def reconstruction(score: Score | None = None, lpips: LoadLPIPS = LPIPS) -> MakeTask:
-    """How `train` makes its task: reconstruct, judge held-out clips by `score`."""
+    """How `train` makes its task: reconstruct, compare held-out clips by `score`."""
 
     def make(tokenizer: Tokenizer, recipe: Recipe, source: ClipSource | None) -> Task:
-        held_out = source.validation if source is not None and source.judged else None
+        held_out = source.validation if source is not None and source.validation_clips else None
         if recipe.patches is not None:
             planes = need_planes(tokenizer)
             return Patches(planes, recipe.patches, held_out=held_out, score=score, lpips=lpips)
@@ -118,7 +118,7 @@ def need_planes(tokenizer: Tokenizer) -> CoordTok:
     return tokenizer
 
 
-def open_source(recipe: Planned, data: str | Path, out: Path, at: Place) -> ClipSource:
+def open_source(recipe: Planned, data: str | Path, out: Path, at: Rank) -> ClipSource:
     """The clips of `data`, opened; what is broken or too short is said once."""
     listed = find_clips(data, column=recipe.data.column)
     cache = cache_folder("decoded")
@@ -135,14 +135,15 @@ def open_source(recipe: Planned, data: str | Path, out: Path, at: Place) -> Clip
     return source
 
 
-def judge_all(source: ClipSource, at: Place) -> None:
+def validate_on_training(source: ClipSource, at: Rank) -> None:
     """Validate on the clips that are trained on, where none can be spared; that is said."""
     source.held = list(source.train)
-    frames = source.config.judged.frames
-    how = "the scores are of clips that are trained on" if source.judged else "nothing is judged"
+    frames = source.config.validation.frames
+    scored = bool(source.validation_clips)
+    how = "the scores are of clips that are trained on" if scored else "nothing is validated"
     if at.first:
         print(
             f"note: no clip of {frames} frames or more can be held out of {len(source.train)} "
-            f"(data.holdout, data.judged.frames): {how}",
+            f"(data.holdout, data.validation.frames): {how}",
             file=sys.stderr,
         )

@@ -44,7 +44,7 @@ class Log:
         self.board, self.table = None, None
         if self.quiet:
             return
-        self.board = open_board(out) if run.config.track else None
+        self.board = open_board(out) if run.config.tensorboard else None
         kept = [line for line in read_lines(self.path) if line["step"] <= since]
         write_file(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         self.table = Table(run.config.schedule.steps) if sys.stderr.isatty() else None
@@ -116,11 +116,13 @@ def finite(value: Any) -> Any:
 
 
 def open_board(out: Path) -> Any:
-    """A TensorBoard writer; the `track` extra must be installed."""
+    """A TensorBoard writer; the `tensorboard` extra must be installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise ValueError("loop.track needs TensorBoard: pip install 'reeltok[track]'") from error
+        raise ValueError(
+            "loop.tensorboard needs TensorBoard: pip install 'reeltok[tensorboard]'"
+        ) from error
     return SummaryWriter(str(out / "tensorboard"))
 
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from reeltok.train import checkpoint as checkpoints
 from reeltok.train.logbook import Log
-from reeltok.train.optimizers import set_rate
-from reeltok.train.parallel import Place, agreed, unsynced
+from reeltok.train.optimizers import set_lr
+from reeltok.train.parallel import Rank, any_rank, no_sync
 from reeltok.train.run import LoopConfig, Run, Task
 
 Feed = Callable[[int], Any]
@@ -28,40 +28,40 @@ Feed = Callable[[int], Any]
 
 
 def train_step(run: Run, batch: Any) -> dict[str, float]:
-    """One step of the generator on its losses, then of the critic on what the generator made."""
+    """One step of the generator on its losses, then of the discriminator on what that made."""
     config, step = run.config, run.step
     factor = run.schedule.factor(step)
-    set_rate(run.optimizers["model"], config.optimizer.rate * factor)
+    set_lr(run.optimizers["model"], config.optimizer.lr * factor)
     parts = batch.split(config.accumulate) if config.accumulate > 1 else [batch]
     terms, made = Terms(len(parts)), []
-    with still(run.judge):
+    with still(run.discriminator):
         for number, part in enumerate(parts):
             generator = run.seeded(number)
-            with unsynced(run.loss, last=number + 1 == len(parts)):
+            with no_sync(run.loss, last=number + 1 == len(parts)):
                 with run.autocast():
                     losses = run.loss(part, step, generator)
                 run.scaler.scale(losses.total / len(parts)).backward()
             terms.add(losses)
             made.append(getattr(losses, "made", None))
-    moved = run.move("model")
-    finite = moved.finite
-    if finite and run.plays():
-        set_rate(run.optimizers["critic"], config.critic.rate * factor)
+    result = run.optimizer_step("model")
+    finite = result.finite
+    if finite and run.adversarial_active():
+        set_lr(run.optimizers["discriminator"], config.discriminator.lr * factor)
         for number, part in enumerate(made):
-            with unsynced(run.critic_loss, last=number + 1 == len(made)):
+            with no_sync(run.discriminator_loss, last=number + 1 == len(made)):
                 with run.autocast():
-                    losses = run.critic_loss(part, step)
+                    losses = run.discriminator_loss(part, step)
                 run.scaler.scale(losses.total / len(made)).backward()
-            terms.add(losses, total="critic_loss")
-        judged = run.move("critic")
-        finite = judged.finite
-        terms.set(critic_norm=judged.norm)
+            terms.add(losses, total="discriminator_loss")
+        other = run.optimizer_step("discriminator")
+        finite = other.finite
+        terms.set(discriminator_norm=other.norm)
     if run.scaler.is_enabled():
         run.scaler.update()
-    if moved.finite and run.average:
-        run.average.update(run.model, step)
+    if result.finite and run.ema:
+        run.ema.update(run.model, step)
     run.count(finite)
-    return terms.numbers() | {"norm": moved.norm, "rate": config.optimizer.rate * factor}
+    return terms.numbers() | {"norm": result.norm, "lr": config.optimizer.lr * factor}
 
 
 class Terms:
@@ -102,7 +102,7 @@ def run_task(
     *,
     out: str | Path,
     resume: bool = False,
-    at: Place | None = None,
+    at: Rank | None = None,
     ready: Callable[[], object] = lambda: None,
 ) -> Run:
     """Train `task` on `feed(step)` to the last step; log and checkpoints go to the folder `out`.
@@ -140,7 +140,7 @@ def take_steps(run: Run, feed: Feed, saver: checkpoints.Saver, log: Log, stop: "
         if last or run.step % config.validate_every == 0:
             validate(run, log, saver.run)
         late = time.monotonic() - saved > 60 * config.minutes
-        stopping, late = agreed(run.at, stop.is_set(), late)
+        stopping, late = any_rank(run.at, stop.is_set(), late)
         if last or stopping or late or run.step % (config.save_every or sys.maxsize) == 0:
             keep(run, saver)
             saved = time.monotonic()
@@ -186,9 +186,9 @@ def guard(run: Run) -> None:
     """Stop a run whose gradients are not finite for too long."""
     if run.bad < run.config.bad_steps:
         return
-    config, critic = run.config, run.judge is not None
-    way = f"lower loop.optimizer.rate ({config.optimizer.rate})"
-    way += f" or loop.critic.rate ({config.critic.rate})" if critic else ""
+    config, discriminator = run.config, run.discriminator is not None
+    way = f"lower loop.optimizer.lr ({config.optimizer.lr})"
+    way += f" or loop.discriminator.lr ({config.discriminator.lr})" if discriminator else ""
     way += "" if config.precision == "fp32" else ", or set loop.precision=fp32"
     raise ValueError(
         f"gradients were not finite for {run.bad} steps running, the last at step {run.step}: "

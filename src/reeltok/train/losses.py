@@ -1,4 +1,4 @@
-"""Losses of a reconstruction and of a critic: small functions, and what a training step sums up.
+"""Losses of a reconstruction and of a discriminator: functions, and what a step sums up.
 
 Values are means over elements unless `reduce="sum"`, the sum over a frame's elements that VidTok's
 published recipe uses. Statistics over a batch are taken over all processes.
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from reeltok.nn.quantizers import mean_over_ranks
 
 Pixel = Literal["l1", "l2", "log-mse"]
-Game = Literal["hinge", "non-saturating", "cross-entropy"]
+AdversarialLoss = Literal["hinge", "non-saturating", "cross-entropy"]
 LOG_MSE_FLOOR = 1e-4  # in (value range 2)^2: errors below about 46 dB earn nothing more
 
 
@@ -44,29 +44,29 @@ def pixel_loss(
     return squared if kind == "l2" else torch.log(squared + floor)
 
 
-def critic_loss(
-    real: Float[Tensor, "b *p"], fake: Float[Tensor, "b *p"], game: Game
+def discriminator_loss(
+    real: Float[Tensor, "b *p"], fake: Float[Tensor, "b *p"], kind: AdversarialLoss
 ) -> Float[Tensor, ""]:
-    """What a critic minimises, given its logits: hinge, or sigmoid cross-entropy for the others."""
-    if game == "hinge":
+    """What a discriminator minimises, given its logits: hinge, else sigmoid cross-entropy."""
+    if kind == "hinge":
         return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
     return 0.5 * (F.softplus(-real).mean() + F.softplus(fake).mean())
 
 
-def deceit_loss(fake: Float[Tensor, "b *p"], game: Game) -> Float[Tensor, ""]:
+def generator_loss(fake: Float[Tensor, "b *p"], kind: AdversarialLoss) -> Float[Tensor, ""]:
     """What a generator minimises: -logit, softplus(-logit) per patch, or that of sample means.
 
     "cross-entropy" is VidTok's: sigmoid cross-entropy of the mean logit of a sample against 1.
     """
-    if game == "hinge":
+    if kind == "hinge":
         return -fake.mean()
-    if game == "non-saturating":
+    if kind == "non-saturating":
         return F.softplus(-fake).mean()
     return F.softplus(-fake.flatten(1).mean(dim=1)).mean()
 
 
 class LeCAM(nn.Module):
-    """Ties a critic to running means of its logits (Tseng et al. 2021); the means are saved."""
+    """Ties a discriminator to running means of its logits (Tseng et al. 2021), which are saved."""
 
     def __init__(self, decay: float = 0.999) -> None:
         super().__init__()
@@ -89,11 +89,11 @@ class LeCAM(nn.Module):
 
 
 def gradient_penalty(
-    critic: Callable[[Tensor], Tensor], x: Float[Tensor, "b c t h w"]
+    discriminator: Callable[[Tensor], Tensor], x: Float[Tensor, "b c t h w"]
 ) -> Float[Tensor, ""]:
     """R1 (Mescheder et al. 2018): the mean over clips of |d logits / d x|^2 at real clips."""
     x = x.detach().requires_grad_(True)
-    (grad,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
+    (grad,) = torch.autograd.grad(discriminator(x).sum(), x, create_graph=True)
     return grad.square().flatten(1).sum(dim=1).mean()
 
 

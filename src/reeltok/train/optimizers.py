@@ -1,9 +1,9 @@
-"""Optimizers and the rate: AdamW (or Adam), and Muon for the matrices inside a network.
+"""Optimizers and the learning rate: AdamW (or Adam), and Muon for the matrices inside a network.
 
 Muon (K. Jordan et al. 2024): momentum whose matrix is replaced by the nearest orthogonal one.
 A convolution counts as the matrix `out x (in t h w)`. Updates are scaled to the size that AdamW's
 have (Liu et al. 2025, "Muon is scalable for LLM training": 0.2 sqrt(larger side)), so that one
-rate serves both.
+learning rate serves both.
 """
 
 import math
@@ -31,30 +31,33 @@ NEWTON_SCHULZ = (
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class OptimizerConfig:
-    """Which optimizer, its rate and its decay. `plain` names parts that Muon leaves to AdamW."""
+    """Which optimizer, its learning rate and weight decay.
+
+    `plain` names parts that Muon leaves to AdamW.
+    """
 
     kind: Literal["adam", "adamw", "muon"] = "adamw"
-    rate: float = Field(default=1e-4, gt=0)
+    lr: float = Field(default=1e-4, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
-    decay: float = Field(default=0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
     momentum: float = Field(default=0.95, ge=0, lt=1)
     plain: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class ScheduleConfig:
-    """The rate over `steps` steps: a linear warm-up, then constant, then a linear cooldown.
+    """The learning rate over `steps` steps: linear warm-up, then constant, then linear cooldown.
 
-    The cooldown to `floor` (a share of the rate) takes the share `cooldown` of the steps at their
-    end. `shape="cosine"` falls to `floor` from the warm-up on instead. `warmup` is in steps, and
-    takes at most half of them: however short the run, its rate reaches `rate`.
+    The cooldown, to `min_lr_ratio` times `lr`, takes the share `cooldown` of the steps at their
+    end. `shape="cosine"` falls there from the warm-up on instead. `warmup` is in steps, and takes
+    at most half of them: however short the run, it reaches `lr`.
     """
 
     steps: int = Field(default=10_000, ge=1)
     warmup: int = Field(default=0, ge=0)
     shape: Literal["constant", "cosine"] = "constant"
     cooldown: float = Field(default=0.0, ge=0, le=1)
-    floor: float = Field(default=0.0, ge=0, le=1)
+    min_lr_ratio: float = Field(default=0.0, ge=0, le=1)
 
     @property
     def rise(self) -> int:
@@ -62,14 +65,16 @@ class ScheduleConfig:
         return min(self.warmup, self.steps // 2)
 
     def factor(self, step: int) -> float:
-        """What step `step` (from 0) multiplies the rate with."""
+        """What step `step` (from 0) multiplies `lr` with."""
         risen = min(1.0, (step + 1) / (self.rise + 1))
         if self.shape == "cosine":
             done = min(1.0, max(0.0, step - self.rise) / max(1, self.steps - self.rise))
-            return risen * (self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * done)))
+            return risen * (
+                self.min_lr_ratio + (1 - self.min_lr_ratio) * 0.5 * (1 + math.cos(math.pi * done))
+            )
         fall = min(self.cooldown * self.steps, self.steps - self.rise)
         left = min(1.0, max(0, self.steps - step) / fall) if fall else 1.0
-        return risen * (self.floor + (1 - self.floor) * left)
+        return risen * (self.min_lr_ratio + (1 - self.min_lr_ratio) * left)
 
 
 def orthogonal(matrices: Float[Tensor, "n r c"], *, steps: int = 5) -> Float[Tensor, "n r c"]:
@@ -88,12 +93,17 @@ def orthogonal(matrices: Float[Tensor, "n r c"], *, steps: int = 5) -> Float[Ten
 
 
 class Muon(Optimizer):
-    """Muon with Nesterov momentum and decoupled decay; matrices of one shape go as one batch."""
+    """Muon with Nesterov momentum, decoupled weight decay; matrices of one shape are one batch."""
 
     def __init__(
-        self, parameters: Iterable[Tensor], *, lr: float, momentum: float = 0.95, decay: float = 0.0
+        self,
+        parameters: Iterable[Tensor],
+        *,
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
     ) -> None:
-        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": decay})
+        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -131,7 +141,7 @@ def _like(x: Tensor, model: Tensor) -> Tensor:
 def build_optimizers(
     module: nn.Module, config: OptimizerConfig, setting: str = "loop.optimizer"
 ) -> list[Optimizer]:
-    """Optimizers for all parameters that are not frozen; decay spares biases and norms.
+    """Optimizers for all parameters that are not frozen; weight decay spares biases and norms.
 
     ValueError where none is left, or where `plain` names none.
     """
@@ -150,7 +160,7 @@ def build_optimizers(
     if inner:
         matrices = [p for _, p in inner]
         optimizers.append(
-            Muon(matrices, lr=config.rate, momentum=config.momentum, decay=config.decay)
+            Muon(matrices, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
         )
     if rest:
         optimizers.append(_adam([p for _, p in rest], config))
@@ -176,17 +186,17 @@ def parts_of(names: Iterable[str]) -> list[str]:
 
 def _adam(parameters: list[Tensor], config: OptimizerConfig) -> Optimizer:
     if config.kind == "adam":
-        return torch.optim.Adam(parameters, lr=config.rate, betas=config.betas)
+        return torch.optim.Adam(parameters, lr=config.lr, betas=config.betas)
     groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.decay},
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(groups, lr=config.rate, betas=config.betas, fused=True)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
 
 
-def set_rate(optimizers: list[Optimizer], rate: float) -> None:
-    """Give every group the rate of this step."""
+def set_lr(optimizers: list[Optimizer], lr: float) -> None:
+    """Give every group the learning rate of this step."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = lr

@@ -1,7 +1,7 @@
 """One process or many: joining a torchrun group, and spreading a module's training over it.
 
 "ddp" gives every process the whole model (torch's DistributedDataParallel); "fsdp2" gives each a
-part of every parameter (torch's fully_shard). Either way a step's loss runs through `Shell`.
+part of every parameter (torch's fully_shard). Either way a step's loss runs through `LossModule`.
 """
 
 import os
@@ -23,7 +23,7 @@ Strategy = Literal["ddp", "fsdp2"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class Rank:
     """Which process this is, of how many, and its device."""
 
     device: torch.device
@@ -36,27 +36,27 @@ class Place:
 
 
 @contextmanager
-def joined(device: str | None = None) -> Iterator[Place]:
+def init_distributed(device: str | None = None) -> Iterator[Rank]:
     """The place of this process; inside a torchrun job, a member of its group until the end."""
     name = device or ("cuda" if torch.cuda.is_available() else "cpu")
     name = str(pick_device(name))
     if "WORLD_SIZE" not in os.environ or dist.is_initialized():
         alone = not dist.is_initialized()
         rank, world = (0, 1) if alone else (dist.get_rank(), dist.get_world_size())
-        yield Place(device=torch.device(name), rank=rank, world=world)
+        yield Rank(device=torch.device(name), rank=rank, world=world)
         return
     if name == "cuda":
         name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         torch.cuda.set_device(name)
     dist.init_process_group("cpu:gloo,cuda:nccl" if name.startswith("cuda") else "gloo")
     try:
-        yield Place(device=torch.device(name), rank=dist.get_rank(), world=dist.get_world_size())
+        yield Rank(device=torch.device(name), rank=dist.get_rank(), world=dist.get_world_size())
     finally:
         dist.destroy_process_group()
 
 
 @contextmanager
-def in_turn(place: Place) -> Iterator[None]:
+def in_turn(place: Rank) -> Iterator[None]:
     """The first process of each machine goes in, then the others."""
     waits = place.world > 1 and os.environ.get("LOCAL_RANK", str(place.rank)) != "0"
     if waits:
@@ -66,7 +66,7 @@ def in_turn(place: Place) -> Iterator[None]:
         dist.barrier()
 
 
-class Shell(nn.Module):
+class LossModule(nn.Module):
     """A module whose forward is a step's loss, so that its parameters are seen by DDP and FSDP2."""
 
     def __init__(self, inside: nn.Module, loss: Callable[..., Any]) -> None:
@@ -77,26 +77,26 @@ class Shell(nn.Module):
         return self.loss(*inputs)
 
 
-def spread(inside: nn.Module, loss: Callable[..., Any], strategy: Strategy) -> nn.Module:
+def wrap(inside: nn.Module, loss: Callable[..., Any], strategy: Strategy) -> nn.Module:
     """`loss` as a module whose gradients are averaged over all processes."""
-    shell = Shell(inside, loss)
+    module = LossModule(inside, loss)
     if not dist.is_initialized():
-        return shell
+        return module
     if strategy == "ddp":
-        return DistributedDataParallel(shell)
-    return shard(shell)
+        return DistributedDataParallel(module)
+    return shard(module)
 
 
-def shard(shell: Shell) -> nn.Module:
+def shard(module: LossModule) -> nn.Module:
     """FSDP2: each child of a module list apart, then the rest."""
-    for name, weight in shell.named_parameters():
+    for name, weight in module.named_parameters():
         if weight.ndim == 0:
             raise ValueError(f"fsdp2 cannot spread the number {name}: train with loop.strategy=ddp")
-    for unit in units(shell):
+    for unit in units(module):
         if any(p.requires_grad for p in unit.parameters()):
             fully_shard(unit)
-    fully_shard(shell)
-    return shell
+    fully_shard(module)
+    return module
 
 
 def units(module: nn.Module) -> Iterator[nn.Module]:
@@ -109,19 +109,19 @@ def units(module: nn.Module) -> Iterator[nn.Module]:
             yield from units(child)
 
 
-def unsynced(shell: nn.Module, last: bool) -> AbstractContextManager:
+def no_sync(module: nn.Module, last: bool) -> AbstractContextManager:
     """Leave gradients on their process until the last part of an accumulated batch."""
-    if isinstance(shell, DistributedDataParallel) and not last:
-        return shell.no_sync()
-    if isinstance(shell, FSDPModule):
-        shell.set_requires_gradient_sync(last)
+    if isinstance(module, DistributedDataParallel) and not last:
+        return module.no_sync()
+    if isinstance(module, FSDPModule):
+        module.set_requires_gradient_sync(last)
     return nullcontext()
 
 
 @contextmanager
-def gathered(shell: nn.Module) -> Iterator[None]:
+def gathered(module: nn.Module) -> Iterator[None]:
     """Inside, every parameter that FSDP2 spread is whole on every process."""
-    parts = [m for m in shell.modules() if isinstance(m, FSDPModule)]
+    parts = [m for m in module.modules() if isinstance(m, FSDPModule)]
     for part in parts:
         part.unshard()
     try:
@@ -148,7 +148,7 @@ def whole(module: nn.Module) -> Iterator[None]:
             part.register_parameter(name, weight)
 
 
-def agreed(place: Place, *flags: bool) -> list[bool]:
+def any_rank(place: Rank, *flags: bool) -> list[bool]:
     """Flags that are up on any process."""
     if place.world == 1:
         return list(flags)
@@ -157,7 +157,7 @@ def agreed(place: Place, *flags: bool) -> list[bool]:
     return [bool(flag) for flag in both.tolist()]
 
 
-def averaged(place: Place, numbers: dict[str, float]) -> dict[str, float]:
+def averaged(place: Rank, numbers: dict[str, float]) -> dict[str, float]:
     """Numbers of the same names on every process, meaned over the processes."""
     if place.world == 1:
         return numbers

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from reeltok.train.clips import DataConfig, Window
 from reeltok.train.coordtok_recipes import coordtok_cpu, coordtok_stage1, coordtok_stage2
-from reeltok.train.critics import CriticConfig
+from reeltok.train.discriminators import DiscriminatorConfig
 from reeltok.train.optimizers import OptimizerConfig, ScheduleConfig
 from reeltok.train.recipe import Recipe, as_json, change
 from reeltok.train.reconstruct import LossConfig
@@ -23,9 +23,12 @@ VIDTOK_LOSSES = LossConfig(
     log_variance=True,
     reduce="sum",
     terms={"kl": 1e-6},
-    critic=CriticConfig(game="cross-entropy", weight=0.2, first=10_000, adaptive=True, lecam=0.005),
+    discriminator=DiscriminatorConfig(
+        generator_loss="cross-entropy", weight=0.2, first=10_000, adaptive=True, lecam=0.005
+    ),
 )
-"""VidTok's public code. Its critic starts at 20,001 of a counter that both optimizers move."""
+"""VidTok's public code. Its discriminator starts at 20,001 of a counter that both
+optimizers move."""
 
 
 def vidtok_stage1() -> Recipe:
@@ -37,10 +40,10 @@ def vidtok_stage1() -> Recipe:
         losses=VIDTOK_LOSSES,
         loop=LoopConfig(
             seed=23,
-            optimizer=OptimizerConfig(kind="adam", rate=1e-5),
-            critic=OptimizerConfig(kind="adam", rate=1e-5),
+            optimizer=OptimizerConfig(kind="adam", lr=1e-5),
+            discriminator=OptimizerConfig(kind="adam", lr=1e-5),
             schedule=ScheduleConfig(steps=50_000),
-            clip=20.0,
+            grad_clip=20.0,
             validate_every=2000,
         ),
     )
@@ -85,7 +88,7 @@ def default_cpu() -> Recipe:
         losses=LossConfig(pixel="log-mse", l1_steps=100),
         loop=LoopConfig(
             optimizer=OptimizerConfig(
-                kind="muon", rate=2e-3, betas=(0.9, 0.99), plain=("decoder.leave",)
+                kind="muon", lr=2e-3, betas=(0.9, 0.99), plain=("decoder.leave",)
             ),
             schedule=ScheduleConfig(steps=3500, warmup=50, cooldown=0.514),
             ema=0.998,
@@ -96,7 +99,7 @@ def default_cpu() -> Recipe:
 def default_gpu() -> Recipe:
     """The bundled default on one large GPU: 128 pixels for 70 % of the steps, then 256.
 
-    LPIPS(squeeze) joins in the last fifth; models are judged by LPIPS(alex).
+    LPIPS(squeeze) joins in the last fifth; models are compared by LPIPS(alex).
     """
     recipe = default_cpu()
     windows = (
@@ -109,7 +112,7 @@ def default_gpu() -> Recipe:
     return replace(
         recipe,
         name="default_gpu",
-        data=replace(data, workers=8, judged=Window(frames=17, size=256, batch=24)),
+        data=replace(data, workers=8, validation=Window(frames=17, size=256, batch=24)),
         losses=replace(recipe.losses, perceptual=0.5, net="squeeze", perceptual_first=16_000),
         loop=replace(recipe.loop, schedule=schedule, minutes=3.0, save_async=True),
     )
@@ -123,20 +126,22 @@ def default() -> Recipe:
 
 
 def perceptual() -> Recipe:
-    """A second decoder for the default's own ids, with LPIPS and a critic: sharper, less exact."""
+    """A second decoder for the default's own ids, with an adversarial loss: sharper, less exact."""
     recipe = default_gpu()
-    critic = CriticConfig(game="hinge", weight=0.1, first=500, adaptive=True, lecam=0.005)
+    discriminator = DiscriminatorConfig(
+        generator_loss="hinge", weight=0.1, first=500, adaptive=True, lecam=0.005
+    )
     return replace(
         recipe,
         name="perceptual",
         start="trained",
         data=replace(recipe.data, windows=(Window(frames=17, size=128, batch=32),)),
-        losses=LossConfig(pixel="l1", perceptual=1.0, net="squeeze", critic=critic),
+        losses=LossConfig(pixel="l1", perceptual=1.0, net="squeeze", discriminator=discriminator),
         loop=replace(
             recipe.loop,
             freeze=("encoder", "quantizer"),
-            optimizer=replace(recipe.loop.optimizer, rate=2e-4),
-            critic=OptimizerConfig(kind="adam", rate=2e-4, betas=(0.5, 0.9)),
+            optimizer=replace(recipe.loop.optimizer, lr=2e-4),
+            discriminator=OptimizerConfig(kind="adam", lr=2e-4, betas=(0.5, 0.9)),
             schedule=ScheduleConfig(steps=6_000, warmup=200, cooldown=0.5),
         ),
     )
@@ -152,7 +157,7 @@ def small() -> Recipe:
         data=replace(
             recipe.data,
             windows=(Window(frames=9, size=64, batch=8),),
-            judged=Window(frames=9, size=64, batch=12),
+            validation=Window(frames=9, size=64, batch=12),
             cache_gb=2.0,
         ),
         losses=replace(recipe.losses, l1_steps=100),
@@ -184,12 +189,12 @@ def finetune() -> Recipe:
             other=1.0,
             strides=(1, 2),
             synthetic=0.0,
-            judged=Window(frames=9, size=128, batch=12),
+            validation=Window(frames=9, size=128, batch=12),
         ),
         losses=LossConfig(pixel="log-mse"),
         loop=replace(
             recipe.loop,
-            optimizer=replace(recipe.loop.optimizer, rate=2e-4),
+            optimizer=replace(recipe.loop.optimizer, lr=2e-4),
             schedule=ScheduleConfig(steps=400, warmup=10, cooldown=0.875),
             ema=0.97,
             validate_every=100,
@@ -222,7 +227,7 @@ def reftok_cpu() -> Recipe:
         "_lean.differ",
         "_lean.copy",
     )  # with inject="attend", "attend.out" too
-    optimizer = replace(recipe.loop.optimizer, rate=4e-4, plain=("decoder.leave", *joins))
+    optimizer = replace(recipe.loop.optimizer, lr=4e-4, plain=("decoder.leave", *joins))
     schedule = ScheduleConfig(steps=2_000, warmup=50, cooldown=0.7)
     return replace(
         recipe,
@@ -251,17 +256,17 @@ def reftok_robot() -> Recipe:
     """A small RefTok for robot video of 64 pixels, from fresh weights: half an hour of one core."""
     recipe = reftok_cpu()
     windows = tuple(replace(w, size=64, batch=2 * w.batch) for w in recipe.data.windows)
-    judged = Window(frames=17, size=64, batch=24)
+    validation = Window(frames=17, size=64, batch=24)
     robots = replace(
         recipe.data,
         windows=windows,
-        judged=judged,
+        validation=validation,
         weights={"robot": 1.0},
         other=0.0,
         synthetic=0.0,
     )
     schedule = ScheduleConfig(steps=1_500, warmup=100, cooldown=0.3)
-    optimizer = replace(recipe.loop.optimizer, rate=1e-3)
+    optimizer = replace(recipe.loop.optimizer, lr=1e-3)
     return replace(
         recipe,
         name="reftok_robot",

@@ -1,4 +1,4 @@
-"""The task of every tokenizer: give back the clip, alone or against a critic."""
+"""The task of every tokenizer: give back the clip, alone or against a discriminator."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ from reeltok.metrics.lpips import LPIPS, Network
 from reeltok.nn.quantizers.contract import full_precision
 from reeltok.tokenizer.contract import Reconstruction, Tokenizer
 from reeltok.train.clips import Batch
-from reeltok.train.critics import CriticConfig
+from reeltok.train.discriminators import DiscriminatorConfig
 from reeltok.train.losses import (
     LOG_MSE_FLOOR,
     LeCAM,
     Losses,
     Pixel,
     adaptive_weight,
-    critic_loss,
-    deceit_loss,
+    discriminator_loss,
+    generator_loss,
     gradient_penalty,
     pixel_loss,
 )
@@ -41,8 +41,8 @@ class LossConfig:
     Pixel loss `pixel` (L1 for the first `l1_steps` steps; "log-mse" is log(MSE + `log_mse_floor`),
     which stops rewarding a frame whose MSE is well below the floor, in (value range 2)^2),
     `perceptual` x LPIPS with network `net` from step `perceptual_first`, the quantizer's terms
-    (each times its weight in `terms`, or 1), and a critic. `weights` is the file or URL of LPIPS's
-    backbone; None looks in the usual places.
+    (each times its weight in `terms`, or 1), and the loss against a discriminator. `weights` is
+    the file or URL of LPIPS's backbone; None looks in the usual places.
     `log_variance` divides the reconstruction loss by a learned variance (and adds its logarithm).
     `reduce="sum"` sums over the values of a frame, as VidTok's published recipe does, instead of
     taking their mean.
@@ -59,7 +59,7 @@ class LossConfig:
     terms: dict[str, float] = Field(default_factory=lambda: {"kl": 1e-6})
     log_variance: bool = False
     reduce: Literal["mean", "sum"] = "mean"
-    critic: CriticConfig | None = None
+    discriminator: DiscriminatorConfig | None = None
 
 
 class Trained(nn.Module):
@@ -73,7 +73,7 @@ class Trained(nn.Module):
 
 @dataclass(frozen=True)
 class Made:
-    """What the critic compares."""
+    """What the discriminator compares."""
 
     real: Float[Tensor, "b c t h w"]
     fake: Float[Tensor, "b c t h w"]
@@ -103,15 +103,12 @@ class Reconstruct:
         self.perceptual = None
         if config.perceptual:  # a missing weight file is an error before the first step
             self.perceptual = lpips(config.net, backbone=config.weights).eval()
-        self.judge = config.critic.build() if config.critic else None
-        self.critic_from = config.critic.first if config.critic else 0
-        self.lecam = LeCAM(config.critic.lecam_decay) if config.critic else None
+        self.discriminator = config.discriminator.build() if config.discriminator else None
+        self.discriminator_from = config.discriminator.first if config.discriminator else 0
+        self.lecam = LeCAM(config.discriminator.lecam_decay) if config.discriminator else None
 
     def parameters(self) -> nn.Module:
         return self.trained
-
-    def critic(self) -> nn.Module | None:
-        return self.judge
 
     def memory(self) -> dict[str, nn.Module]:
         """What else must survive a restart."""
@@ -119,7 +116,7 @@ class Reconstruct:
 
     def to(self, device: torch.device | str) -> None:
         """Move everything to `device`."""
-        for module in (self.trained, self.perceptual, self.judge, self.lecam):
+        for module in (self.trained, self.perceptual, self.discriminator, self.lecam):
             if module is not None:
                 module.to(device)
 
@@ -130,7 +127,7 @@ class Reconstruct:
         return self.trained.tokenizer(x, step=step, generator=generator)
 
     def loss(self, batch: Batch, step: int, generator: torch.Generator | None) -> Losses:
-        """The generator's loss of a batch; what it made goes to the critic."""
+        """The generator's loss of a batch; what it made goes to the discriminator."""
         config, x = self.config, batch.x
         made = self.make(x, step, generator)
         y = made.x[:, :, : x.shape[2]].float()
@@ -144,13 +141,17 @@ class Reconstruct:
         kept = self.scaled(frames, x)
         regular = [config.terms.get(k, 1.0) * v for k, v in made.quantized.terms.items()]
         total = kept + sum(regular, start=kept.new_zeros(()))
-        if config.critic and self.judge is not None and step >= self.critic_from:
-            deceit = deceit_loss(self.judge(y), config.critic.game)
+        if (
+            config.discriminator
+            and self.discriminator is not None
+            and step >= self.discriminator_from
+        ):
+            adversarial = generator_loss(self.discriminator(y), config.discriminator.generator_loss)
             weight = kept.new_ones(())
-            if config.critic.adaptive:
-                weight = adaptive_weight(kept, deceit, self.last_weight())
-            terms |= {"deceit": deceit, "adaptive": weight}
-            total = total + config.critic.weight * weight * deceit
+            if config.discriminator.adaptive:
+                weight = adaptive_weight(kept, adversarial, self.last_weight())
+            terms |= {"adversarial": adversarial, "adaptive": weight}
+            total = total + config.discriminator.weight * weight * adversarial
         return Losses(total, terms, Made(real=x, fake=y.detach()))
 
     def last_weight(self) -> nn.Parameter:
@@ -159,8 +160,8 @@ class Reconstruct:
         weight = tokenizer.get_parameter(self.last) if self.last else tokenizer.last_weight()
         if not weight.requires_grad:
             raise ValueError(
-                f"an adaptive critic needs the last layer of {tokenizer.name}, which loop.freeze "
-                f"holds: set losses.critic.adaptive=false"
+                f"an adaptive weight needs the last layer of {tokenizer.name}, which loop.freeze "
+                f"holds: set losses.discriminator.adaptive=false"
             )
         return weight
 
@@ -172,20 +173,20 @@ class Reconstruct:
             frames = frames / log_variance.exp() + log_variance
         return frames.mean() * values
 
-    def critic_loss(self, made: Made, step: int) -> Losses:
-        """The critic's loss on what the generator made."""
-        config = self.config.critic
+    def discriminator_loss(self, made: Made, step: int) -> Losses:
+        """The discriminator's loss on what the generator made."""
+        config = self.config.discriminator
         assert config is not None
-        assert self.judge is not None
+        assert self.discriminator is not None
         assert self.lecam is not None
-        real, fake = self.judge(made.real), self.judge(made.fake)
-        loss = critic_loss(real, fake, config.critic_game)
-        terms = {"critic": loss, "real": real.mean(), "fake": fake.mean()}
+        real, fake = self.discriminator(made.real), self.discriminator(made.fake)
+        loss = discriminator_loss(real, fake, config.discriminator_loss)
+        terms = {"discriminator": loss, "real": real.mean(), "fake": fake.mean()}
         if config.lecam:
             terms["lecam"] = self.lecam(real, fake)
             loss = loss + config.lecam * terms["lecam"]
         if config.r1:
-            terms["r1"] = gradient_penalty(self.judge, made.real)
+            terms["r1"] = gradient_penalty(self.discriminator, made.real)
             loss = loss + 0.5 * config.r1 * terms["r1"]
         return Losses(loss, terms)
 

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint as recomputed
 from reeltok.configuration import hint, parse
 from reeltok.train import checkpoint as checkpoints
 from reeltok.train.optimizers import OptimizerConfig, ScheduleConfig, build_optimizers
-from reeltok.train.parallel import Place, Strategy, gathered, spread, total_norm, whole
+from reeltok.train.parallel import Rank, Strategy, gathered, total_norm, whole, wrap
 from reeltok.train.schedule import Schedule
 
 
@@ -35,16 +35,16 @@ class Task(Protocol):
 
 
 @runtime_checkable
-class Contest(Task, Protocol):
-    """A task with a critic, which plays from step `critic_from`: `loss(...).made` is what it sees.
+class AdversarialTask(Task, Protocol):
+    """A task with a discriminator, which is trained on `loss(...).made` from `discriminator_from`.
 
     `memory()` names what else must survive a restart.
     """
 
-    critic_from: int
+    discriminator: nn.Module | None
+    discriminator_from: int
 
-    def critic(self) -> nn.Module | None: ...
-    def critic_loss(self, made: Any, step: int) -> Any: ...
+    def discriminator_loss(self, made: Any, step: int) -> Any: ...
     def memory(self) -> dict[str, nn.Module]: ...
 
 
@@ -52,25 +52,26 @@ class Contest(Task, Protocol):
 class LoopConfig:
     """How a run is run.
 
-    `freeze` and `compile` name parts of the model, `recompute` classes of modules whose activations
-    are recomputed in the backward pass. A checkpoint is written every `minutes` (and every
-    `save_every` steps), the last `keep` stay. `best` names the score whose best model is kept;
-    with a minus before it, less is better.
+    `freeze` and `compile` name parts of the model, `activation_checkpointing` classes of modules
+    whose activations are recomputed in the backward pass. `grad_clip` bounds the norm of all
+    gradients; `ema` is the decay of the mean weights. A checkpoint is written every
+    `minutes` (and every `save_every` steps), the last `keep` stay. `best` names the score whose
+    best model is kept; with a minus before it, less is better.
     `bad_steps` steps running without finite gradients stop the run. `exit_on_term` is the exit
     code after SIGTERM.
     """
 
     seed: int = 0
     optimizer: OptimizerConfig = OptimizerConfig()
-    critic: OptimizerConfig = OptimizerConfig(kind="adam", rate=1e-5)
+    discriminator: OptimizerConfig = OptimizerConfig(kind="adam", lr=1e-5)
     schedule: ScheduleConfig = ScheduleConfig()
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     accumulate: int = Field(default=1, ge=1)
-    clip: float | None = Field(default=1.0, gt=0)
+    grad_clip: float | None = Field(default=1.0, gt=0)
     ema: float | None = Field(default=None, gt=0, lt=1)
     freeze: tuple[str, ...] = ()
     compile: tuple[str, ...] = ()
-    recompute: tuple[str, ...] = ()
+    activation_checkpointing: tuple[str, ...] = ()
     strategy: Strategy = "ddp"
     log_every: int = Field(default=20, ge=1)
     validate_every: int = Field(default=500, ge=1)
@@ -81,7 +82,7 @@ class LoopConfig:
     keep: int = Field(default=2, ge=1)
     bad_steps: int = Field(default=20, ge=1)
     exit_on_term: int = 143
-    track: bool = False
+    tensorboard: bool = False
 
 
 @config_dataclass(frozen=True, kw_only=True)
@@ -104,7 +105,7 @@ def read_counters(found: checkpoints.Checkpoint, numbers: Any) -> Counters:
     return counters
 
 
-class Average:
+class EMA:
     """A running mean of a module's trained parameters (EMA), with a quick start."""
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -140,7 +141,7 @@ def place(module: nn.Module, weights: dict[str, Tensor]) -> None:
 
 
 @dataclass(frozen=True)
-class Moved:
+class StepResult:
     """A step of one optimizer: the norm of its gradients, and whether they were finite."""
 
     norm: float
@@ -150,33 +151,36 @@ class Moved:
 class Run:
     """Everything of a task under training that changes from step to step."""
 
-    def __init__(self, task: Task, config: LoopConfig, at: Place | None = None) -> None:
+    def __init__(self, task: Task, config: LoopConfig, at: Rank | None = None) -> None:
         self.task, self.config = task, config
-        self.at = at or Place(device=torch.device("cpu"))
+        self.at = at or Rank(device=torch.device("cpu"))
         self.step, self.bad, self.skipped = 0, 0, 0
         self.best: float | None = None
         self.schedule = Schedule(plan=config.schedule)
         self.model = task.parameters()
-        self.judge, self.critic_from = None, 0
+        self.discriminator, self.discriminator_from = None, 0
         self.frozen = freeze(self.model, config.freeze)
-        recompute(self.model, config.recompute)
+        checkpoint_activations(self.model, config.activation_checkpointing)
         for name in config.compile:
             part_of(self.model, name, "loop.compile")[0].compile()
-        self.loss = spread(self.model, task.loss, config.strategy)
+        self.loss = wrap(self.model, task.loss, config.strategy)
         self.optimizers = {"model": build_optimizers(self.model, config.optimizer)}
-        if isinstance(task, Contest) and (judge := task.critic()) is not None:
-            self.judge, self.critic_from = judge, task.critic_from
-            self.critic_loss = spread(judge, task.critic_loss, "ddp")
-            self.optimizers["critic"] = build_optimizers(judge, config.critic, "loop.critic")
-        self.average = Average(self.model, config.ema) if config.ema else None
+        if isinstance(task, AdversarialTask) and task.discriminator is not None:
+            self.discriminator = task.discriminator
+            self.discriminator_from = task.discriminator_from
+            self.discriminator_loss = wrap(task.discriminator, task.discriminator_loss, "ddp")
+            self.optimizers["discriminator"] = build_optimizers(
+                task.discriminator, config.discriminator, "loop.discriminator"
+            )
+        self.ema = EMA(self.model, config.ema) if config.ema else None
         self.scaler = torch.amp.GradScaler(self.at.device.type, enabled=config.precision == "fp16")
         self.train()
 
     @property
     def modules(self) -> dict[str, nn.Module]:
-        memory = self.task.memory() if isinstance(self.task, Contest) else {}
-        judge = {"critic": self.judge} if self.judge is not None else {}
-        return {"model": self.model, **judge, **memory}
+        memory = self.task.memory() if isinstance(self.task, AdversarialTask) else {}
+        adversary = {"discriminator": self.discriminator} if self.discriminator is not None else {}
+        return {"model": self.model, **adversary, **memory}
 
     def train(self) -> None:
         """Everything in training mode but for the frozen parts."""
@@ -184,9 +188,9 @@ class Run:
         for module in self.frozen:
             module.eval()
 
-    def plays(self) -> bool:
-        """Whether the critic has its turn in this step."""
-        return self.judge is not None and self.step >= self.critic_from
+    def adversarial_active(self) -> bool:
+        """Whether the discriminator has its turn in this step."""
+        return self.discriminator is not None and self.step >= self.discriminator_from
 
     def autocast(self) -> AbstractContextManager:
         kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.config.precision)
@@ -199,7 +203,7 @@ class Run:
         torch.manual_seed(int(words[0]))
         return torch.Generator(self.at.device).manual_seed(int(words[1]))
 
-    def move(self, name: str) -> Moved:
+    def optimizer_step(self, name: str) -> StepResult:
         """Clip the gradients and take a step, unless they are not finite."""
         optimizers, module = self.optimizers[name], self.modules[name]
         for optimizer in optimizers:
@@ -207,13 +211,15 @@ class Run:
         grads = [p.grad for p in module.parameters() if p.grad is not None]
         norm = total_norm(grads)
         finite = bool(torch.isfinite(norm))
-        if finite and self.config.clip:
-            torch._foreach_mul_(grads, float((self.config.clip / (norm + 1e-6)).clamp(max=1.0)))
+        if finite and self.config.grad_clip:
+            torch._foreach_mul_(
+                grads, float((self.config.grad_clip / (norm + 1e-6)).clamp(max=1.0))
+            )
         for optimizer in optimizers:
             if finite or self.scaler.is_enabled():
                 self.scaler.step(optimizer)
             optimizer.zero_grad(set_to_none=True)
-        return Moved(norm=float(norm), finite=finite)
+        return StepResult(norm=float(norm), finite=finite)
 
     def count(self, finite: bool) -> None:
         """One more step is done; if its gradients were not finite, it was skipped."""
@@ -221,20 +227,20 @@ class Run:
         self.bad = 0 if finite else self.bad + 1
         self.skipped += not finite
 
-    def average_in(self) -> AbstractContextManager:
+    def ema_weights(self) -> AbstractContextManager:
         """Inside, the model holds its mean weights, where the run keeps them."""
-        return self.average.swapped(self.model) if self.average else nullcontext()
+        return self.ema.swapped(self.model) if self.ema else nullcontext()
 
     def validate(self) -> dict[str, float]:
         """The task's scores of the mean weights."""
-        with self.average_in(), gathered(self.loss), self.autocast():
+        with self.ema_weights(), gathered(self.loss), self.autocast():
             scores = self.task.validate(self.step)
         self.train()
         return scores
 
     def tensors(self) -> dict[str, Tensor]:
         """All that a checkpoint holds but for the counters."""
-        mean = self.average.weights if self.average else {}
+        mean = self.ema.weights if self.ema else {}
         return checkpoints.gather(self.modules, self.optimizers) | {
             f"ema.{name}": weight for name, weight in mean.items()
         }
@@ -270,7 +276,7 @@ class Run:
     def export(self, folder: Path) -> None:
         """Write the mean weights as a model that `reeltok.load` reads, if the task can."""
         if hasattr(self.task, "save"):
-            with self.average_in(), whole(self.model):
+            with self.ema_weights(), whole(self.model):
                 if self.at.first:
                     self.task.save(folder)
 
@@ -296,13 +302,13 @@ def freeze(module: nn.Module, names: tuple[str, ...]) -> list[nn.Module]:
     return frozen
 
 
-def recompute(module: nn.Module, kinds: tuple[str, ...]) -> None:
+def checkpoint_activations(module: nn.Module, kinds: tuple[str, ...]) -> None:
     """Recompute activations of modules of these classes in the backward pass, to save memory."""
     known = sorted({type(part).__name__ for part in module.modules()})
     for kind in kinds:
         if kind not in known:
             raise ValueError(
-                f"loop.recompute names {kind!r}, a class that no part of the model is of: "
+                f"loop.activation_checkpointing names {kind!r}, which no part of the model is: "
                 f"{hint(kind, known)}"
             )
     for part in [part for part in module.modules() if type(part).__name__ in kinds]:

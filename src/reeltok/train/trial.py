@@ -19,7 +19,7 @@ from reeltok.train.checks import require_shares
 from reeltok.train.clips import Batch, Window
 from reeltok.train.launch import MakeTask, reconstruction
 from reeltok.train.loop import train_step
-from reeltok.train.parallel import Place, joined
+from reeltok.train.parallel import Rank, init_distributed
 from reeltok.train.recipe import Recipe
 from reeltok.train.run import LoopConfig, Run, Task
 
@@ -63,7 +63,7 @@ def dry_run(
     Weights that are not here are random: of the model, and of LPIPS. On a CPU the memory is that
     of the whole process.
     """
-    with joined(device) as at:
+    with init_distributed(device) as at:
         require_shares(recipe, at.world)
         window = max(recipe.data.windows, key=lambda w: w.batch * w.frames * w.size**2)
         try:
@@ -80,7 +80,7 @@ def dry_run(
 
 
 def try_steps(
-    task: Task, noise: Callable[[int], Any], config: LoopConfig, at: Place, window: Window
+    task: Task, noise: Callable[[int], Any], config: LoopConfig, at: Rank, window: Window
 ) -> DryRun:
     """A few steps of a task; `noise(clips)` is a batch of one process.
 

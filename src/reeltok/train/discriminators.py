@@ -1,4 +1,4 @@
-"""Critics: networks that tell real clips from reconstructions, patch by patch.
+"""Discriminators: networks that tell real clips from reconstructions, patch by patch.
 
 VidTok's code defines both: a 2-D PatchGAN on frames, a 3-D one on clips; weights from N(0, 0.02).
 """
@@ -12,23 +12,25 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from reeltok.nn.quantizers.contract import full_precision
-from reeltok.train.losses import Game
+from reeltok.train.losses import AdversarialLoss
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
-class CriticConfig:
-    """A critic and how it plays: which losses, how strongly, from which step.
+class DiscriminatorConfig:
+    """A discriminator and the adversarial losses: which ones, how strongly, from which step.
 
-    `adaptive` scales the generator's part so that it moves the last layer as much as the
-    reconstruction loss does; `lecam` and `r1` weigh the critic's regularizers.
+    `generator_loss` is what the tokenizer minimises, `weight` times, from step `first`;
+    `discriminator_loss` is what the network does. `adaptive` scales the generator's part so that it
+    moves the last layer as much as the reconstruction loss does; `lecam` and `r1` weigh the
+    discriminator's regularizers.
     """
 
     kind: Literal["frames", "clips"] = "frames"
     width: int = 64
     layers: int = Field(default=3, ge=1)
     norm: Literal["batch", "none"] = "batch"
-    game: Game = "cross-entropy"
-    critic_game: Game = "hinge"
+    generator_loss: AdversarialLoss = "cross-entropy"
+    discriminator_loss: AdversarialLoss = "hinge"
     weight: float = Field(default=0.2, ge=0)
     first: int = Field(default=10_000, ge=0)
     adaptive: bool = True
@@ -37,13 +39,13 @@ class CriticConfig:
     r1: float = Field(default=0.0, ge=0)
 
     def build(self) -> nn.Module:
-        return FrameCritic(self) if self.kind == "frames" else ClipCritic(self)
+        return FrameDiscriminator(self) if self.kind == "frames" else ClipDiscriminator(self)
 
 
-class FrameCritic(nn.Sequential):
+class FrameDiscriminator(nn.Sequential):
     """PatchGAN (Isola et al. 2017): kernel 4, halves `layers` times, then two layers more."""
 
-    def __init__(self, config: CriticConfig) -> None:
+    def __init__(self, config: DiscriminatorConfig) -> None:
         widths = [config.width * min(2**i, 8) for i in range(config.layers + 1)]
         stages = [nn.Conv2d(3, widths[0], 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
         for i in range(1, config.layers + 1):
@@ -62,10 +64,10 @@ class FrameCritic(nn.Sequential):
         return super().forward(rearrange(x, "b c t h w -> (b t) c h w"))
 
 
-class ClipCritic(nn.Sequential):
-    """The 3-D critic: kernel 3, strides (2,2,2), (2,2,2), (1,2,2), then 1; else as in 2-D."""
+class ClipDiscriminator(nn.Sequential):
+    """The 3-D one: kernel 3, strides (2,2,2), (2,2,2), (1,2,2), then 1; else as in 2-D."""
 
-    def __init__(self, config: CriticConfig) -> None:
+    def __init__(self, config: DiscriminatorConfig) -> None:
         widths = [config.width * min(2**i, 8) for i in range(config.layers + 1)]
         strides = [(2, 2, 2), (2, 2, 2), *[(1, 2, 2)] * (config.layers - 2)][: config.layers]
         stages = [nn.Conv3d(3, widths[0], 3, stride=strides[0], padding=1), nn.LeakyReLU(0.2)]
