@@ -141,8 +141,8 @@ def find_command(words: Sequence[str]) -> str:
     raise ValueError(f"there is no command {words[0]!r}: {hint}")
 
 
-def call(name: str, words: Sequence[str]) -> "Report | None":
-    """Parse `words` by the command's signature and call it; None where they asked for help."""
+def command_of(name: str) -> Any:
+    """The click command of a name: its module is imported, nothing is run."""
     import typer
     from typer.main import get_command
 
@@ -151,7 +151,14 @@ def call(name: str, words: Sequence[str]) -> "Report | None":
     app = typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
     make = app.command(name, epilog=EPILOG, context_settings=names)
     make(getattr(import_module(f"reeltok.cli.{module}"), function))
-    command = get_command(app)
+    return get_command(app)
+
+
+def call(name: str, words: Sequence[str]) -> "Report | None":
+    """Parse `words` by the command's signature and call it; None where they asked for help."""
+    import typer
+
+    command = command_of(name)
     misused: Any = typer.BadParameter.__base__  # UsageError, wherever this typer keeps it
     try:
         with named("standard output"):  # help is printed here
