@@ -26,12 +26,13 @@ ORDER = [
     "models",
     "hub",
     "zoo",
+    "transcode",
     "train",
     ("evaluate", "generate"),
     "recipes",
     "demo",
-    "cli",
     "viewer",
+    "cli",
 ]
 RANK = {
     room: rank
@@ -55,7 +56,21 @@ def imports(path: Path) -> set[str]:
         elif isinstance(node, ast.Import):
             names = [a.name.split(".") for a in node.names]
             found |= {name[1] for name in names if name[0] == "reeltok" and len(name) > 1}
+        else:
+            found |= named_in(node)
     return found - {"__version__"}
+
+
+def named_in(node: ast.AST) -> set[str]:
+    """The rooms of modules that a text names, as import_module, __import__ and tables take them."""
+    if isinstance(node, ast.JoinedStr) and node.values and isinstance(node.values[0], ast.Constant):
+        names = [str(node.values[0].value)]  # f"reeltok.cli.{module}"
+    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+        names = [node.value]
+    else:
+        return set()
+    parts = [name.split(".") for name in names]
+    return {part[1] for part in parts if part[0] == "reeltok" and part[1:] and part[1] in RANK}
 
 
 FILES = sorted(set(SOURCE.rglob("*.py")) - {SOURCE / "__init__.py", SOURCE / "__main__.py"})
@@ -68,6 +83,45 @@ def test_imports_point_up(path: Path) -> None:
     for other in imports(path):
         if other != room and other in RANK:
             assert RANK[other] < RANK[room], f"{room} imports {other}"
+
+
+def called_imports(path: Path) -> list[ast.expr]:
+    """What a file gives to import_module and __import__."""
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    names = ("import_module", "__import__")
+    return [c.args[0] for c in calls if ast.unparse(c.func).split(".")[-1] in names and c.args]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_no_import_hides_its_room(path: Path) -> None:
+    """A module that is imported by a text says its room there, or it is not of this package."""
+    for name in called_imports(path):
+        text = ast.unparse(name)
+        assert named_in(name) or "reeltok" not in text, f"{text} hides which room is imported"
+
+
+def test_imports_by_name_are_seen(tmp_path: Path) -> None:
+    hidden = [
+        'import_module("reeltok.viewer.app")',
+        '[importlib.import_module(f"reeltok.viewer.{name}") for name in ("app", "work")]',
+        '__import__("reeltok.viewer.app")',
+        'import_module(TABLE[0]); TABLE = {"view": "reeltok.viewer.app"}',
+        "import reeltok.viewer",
+        "def work():\n    from reeltok import viewer",
+    ]
+    for number, text in enumerate(hidden):
+        path = tmp_path / f"{number}.py"
+        path.write_text(text)
+        assert imports(path) == {"viewer"}, text
+    path.write_text('import_module(f"reeltok.{name}")')
+    assert not named_in(called_imports(path)[0])
+
+
+@pytest.mark.parametrize("folder", ["studies", "bench"])
+def test_studies_and_benchmarks_use_the_library(folder: str) -> None:
+    """What they need of a command is a function of the library."""
+    for path in sorted((Path(__file__).parent.parent / folder).rglob("*.py")):
+        assert "cli" not in imports(path), f"{path.name} imports a command"
 
 
 def test_every_room_has_something_in_it() -> None:

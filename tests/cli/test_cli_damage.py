@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from ran import Ran, moving
+from ran import Ran
+from small_clips import moving
 
 import reeltok
 from reeltok import zoo

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from ran import Ran, moving
+from ran import Ran
+from small_clips import moving
 
 import reeltok
 from reeltok import zoo
-from reeltok.cli.encode import Coding
 from reeltok.tokens import reel
+from reeltok.transcode import Coding, decode
 from reeltok.video.record import Video
 
 Run = Callable[..., Ran]
@@ -220,14 +221,14 @@ def test_sound_is_copied_from_where_the_clip_began(
     run: Run, models: Models, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    write = reeltok.video.record.write
+    write = decode.write
 
     def watch(parts: object, *rest: object, **more: object) -> object:
         parts = list(parts)
         seen.append(parts[0].start)
         return write(iter(parts), *rest, **more)
 
-    monkeypatch.setattr(reeltok.video.record, "write", watch)
+    monkeypatch.setattr(decode, "write", watch)
     path = encoded(run, clip, tmp_path / "a.reel", models["discrete"], "--start", 0.5)
     out = tmp_path / "a.mkv"
     words = ["--model", models["discrete"], "--start", 3, "--audio-from", clip]

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from ran import Ran, moving
+from ran import Ran
+from small_clips import moving
 
 import reeltok
 from reeltok.evaluate import scores

@@ -11,7 +11,8 @@ from pathlib import Path
 import av
 import fsspec
 import pytest
-from ran import Ran, moving
+from ran import Ran
+from small_clips import moving
 
 import reeltok
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ran import Ran, moving
+from ran import Ran
+from small_clips import moving
 
 import reeltok
 

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ran import Ran, moving
+from ran import Ran
+from small_clips import moving
 
 import reeltok
 from reeltok import zoo
-from reeltok.cli.reconstruct import Clock
-from reeltok.cli.side_by_side import GAP, Comparison, Shown, together
 from reeltok.demo import render_clip
 from reeltok.metrics import paired as metrics
+from reeltok.transcode.side_by_side import GAP
 
 Run = Callable[..., Ran]
 Models = dict[str, Path]
@@ -60,43 +60,6 @@ def test_one_image(run: Run, models: Models, tmp_path: Path) -> None:
     found = run("reconstruct", tmp_path / "i.png", tmp_path / "o.png", "--model", models["causal"])
     assert found.code == 0, found.err
     assert (tmp_path / "o-side-by-side.png").is_file()
-
-
-def test_small_frames_have_no_ssim() -> None:
-    comparison, video = Comparison(), moving(3, 8, 8)
-    comparison.add(video, video)
-    assert comparison.record() == {"psnr": pytest.approx(80, abs=1e-3), "ssim": None}
-
-
-def test_wide_frames_stand_above_one_another() -> None:
-    assert together(moving(2, 20, 40), moving(2, 20, 40)).shape == (2, 40 + GAP, 40, 3)
-    assert together(moving(2, 40, 20), moving(2, 40, 20)).shape == (2, 40, 40 + GAP, 3)
-
-
-@pytest.mark.parametrize("frames", [1, 3, 48])
-def test_a_picture_shows_frames_from_the_whole_clip(frames: int) -> None:
-    shown, video = Shown(frames), moving(frames)
-    for start in range(0, frames, 7):
-        shown.add(video[start : start + 7], video[start : start + 7])
-    assert len(shown.pairs) == min(4, frames)
-    assert shown.picture(("a", "b")).shape[1] == min(4, frames) * (40 + GAP) + GAP
-
-
-def test_the_clock_gives_each_stage_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [0.0]
-    monkeypatch.setattr("reeltok.cli.reconstruct.monotonic", lambda: now[0])
-
-    def work(parts: object, seconds: float) -> object:
-        for part in parts:
-            now[0] += seconds
-            yield part
-
-    clock = Clock("write")
-    inner = clock.around("read", work(range(3), 1))
-    for _ in clock.around("encode", work(inner, 10)):
-        now[0] += 100
-    clock.switch("done")
-    assert clock.seconds == {"read": 3, "encode": 30, "write": 300}
 
 
 def test_the_clip_of_the_demonstration() -> None:

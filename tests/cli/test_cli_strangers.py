@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from ran import Ran, moving
+from ran import Ran
+from small_clips import moving
 from small_generators import make_flow, make_tokenizers
 
 from reeltok import zoo

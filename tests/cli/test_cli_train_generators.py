@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from ran import Ran, moving
+from ran import Ran
+from small_clips import moving
 from small_generators import make_tokenizers
 
 import reeltok

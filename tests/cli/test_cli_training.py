@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ran import Ran, moving
+from ran import Ran
+from small_clips import moving
 
 import reeltok
 from reeltok import zoo

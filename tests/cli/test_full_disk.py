@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from ran import Ran, moving
+from ran import Ran
+from small_clips import moving
 
 import reeltok
 from reeltok.files.atomic import write_file

@@ -8,11 +8,11 @@ from random import Random
 import mutate
 from reel_seeds import Taken, make_reels, tiny_models
 
-from reeltok.cli.decode import play
-from reeltok.cli.encode import Coding
 from reeltok.cli.info import about_reel
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokens.reel import Reel
+from reeltok.transcode.decode import decode_frames
+from reeltok.transcode.options import Coding
 from reeltok.video.record import write
 
 FIRST = re.compile(r"is not a \.reel|is cut off|seen in its (header|version|end)")
@@ -116,5 +116,5 @@ class Target:
     def write(self, model: Tokenizer, reel: Reel, folder: Path) -> None:
         """A file of its frames, as `decode` writes it."""
         if reel.info.batch == 1:
-            frames = play(model, reel, 0, reel.frames, Coding(chunk=4))
+            frames = decode_frames(model, reel, 0, reel.frames, coding=Coding(chunk=4))
             write(frames, folder.with_suffix(".mp4"))

@@ -8,18 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reeltok.cli import options as given
-from reeltok.cli.decode import counted, play
-from reeltok.cli.encode import Coding, Cut, encode_file
+from reeltok.cli.encode import record_of
 from reeltok.cli.files import Job, check_free, check_place
 from reeltok.cli.progress import Progress
-from reeltok.cli.reconstruct import Clock, labels, watched
 from reeltok.cli.report import Report, facts
-from reeltok.cli.side_by_side import Comparison, Shown
+from reeltok.transcode.options import Cut
 from reeltok.wording import count, plain, rate
 
 if TYPE_CHECKING:
-    from reeltok.cli.side_by_side import Pair
     from reeltok.tokenizer.contract import Tokenizer
+    from reeltok.transcode.side_by_side import Pair
     from reeltok.video.record import Video
 
 LONGEST, SHORT_SIDE = 96, 256  # of a clip that is given: frames, and pixels
@@ -81,24 +79,31 @@ def draw_clip(path: str) -> None:
 def code(tokenizer: "Tokenizer", clip: str, cut: Cut, places: dict[str, str]) -> dict[str, Any]:
     """Encode to a .reel file, decode from it, compare, write; everything in numbers."""
     from reeltok.tokens.reel import Reel
+    from reeltok.transcode.clock import Clock
+    from reeltok.transcode.decode import counted, decode_frames
+    from reeltok.transcode.encode import encode_file
+    from reeltok.transcode.reconstruct import labels, watched
+    from reeltok.transcode.side_by_side import Comparison, Shown
     from reeltok.video.record import read, write
 
     reel_file, mp4, png = places.values()
     clock, comparison = Clock("write"), Comparison()
     with Progress("demo", files=2) as progress:
-        made = encode_file(tokenizer, Job(source=clip, target=reel_file), cut, Coding(), progress)
+        encoded = encode_file(tokenizer, clip, reel_file, cut=cut, on_progress=progress.of_file())
+        made = record_of(Job(source=clip, target=reel_file), encoded)
         original = read(clip, **asdict(cut))
         shown = Shown(len(original))
         with Reel(reel_file) as reel:
-            decoded = clock.around("decode", play(tokenizer, reel, 0, reel.frames, Coding()))
-            pairs = alongside(original, counted(decoded, progress, reel.frames))
+            decoded = clock.around("decode", decode_frames(tokenizer, reel, 0, reel.frames))
+            pairs = alongside(original, counted(decoded, progress.of_file(), reel.frames))
             pairs = watched(pairs, comparison, shown)
             write((part for _, part in pairs), mp4)
     clock.switch("done")
     record = {**made, **comparison.record(), "reconstruction": mp4, "side_by_side": png}
     record["raw_bytes"] = original.frames.numel()
     record["seconds"] = {"encode": made["seconds"], "decode": clock.seconds["decode"]}
-    write(shown.picture(labels(record)), png)
+    said = labels(made["model"], made["bits_per_pixel"], record["psnr"])
+    write(shown.picture(said), png)
     return record
 
 

@@ -1,7 +1,6 @@
 """`encode`: videos to .reel files, in memory that does not grow with them."""
 
-import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,57 +15,12 @@ from reeltok.cli.files import (
     share_of,
     summarize,
 )
-from reeltok.cli.progress import Progress
-from reeltok.cli.report import Report, note, note_all
+from reeltok.cli.report import Report
+from reeltok.transcode.options import Coding, Cut
 from reeltok.wording import count, plain, rate
 
 if TYPE_CHECKING:
-    from reeltok.tokenizer.contract import Tokenizer
-    from reeltok.tokens.reel import Reel
-
-
-LARGE = 1920 * 1200  # pixels; a frame of more is better coded in tiles
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cut:
-    """Which part of a video is taken, at what rate and size; the arguments of `video.read`."""
-
-    start: float = 0.0
-    frames: int | None = None
-    fps: float | None = None
-    size: int | tuple[int, int] | None = None
-    raw: str | None = None
-    damage: str = "refuse"
-
-    def __post_init__(self) -> None:
-        from reeltok.video.decode import check_damage
-
-        check_damage(self.damage)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Coding:
-    """How a tokenizer is used: frames and pixels at a time, and how latents are stored."""
-
-    chunk: int | None = None
-    tile: int | None = None
-    latents: str = "float16"
-
-    def __post_init__(self) -> None:
-        for name in ("chunk", "tile"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"--{name} {value} is too small: give 1 or more")
-
-    def chunk_for(self, height: int, width: int) -> int:
-        """Frames to read at a time."""
-        return self.chunk or max(1, min(64, given.FRAME_PIXELS // (height * width)))
-
-    def hint(self, tokenizer: "Tokenizer", height: int, width: int) -> None:
-        """Say it where frames are so large that tiles would help, and could be used."""
-        if self.tile is None and height * width > LARGE and tokenizer.spec.window is None:
-            note(f"frames of {height}x{width} take much memory at once: --tile 256 takes less")
+    from reeltok.transcode.encode import EncodedFile
 
 
 def encode(
@@ -99,6 +53,7 @@ def encode(
     way, are kept. Under torchrun every process codes its share.
     """
     from reeltok.data.find import find_clips
+    from reeltok.transcode.encode import encode_file, is_encoded
 
     plan = share_of(plan_files(inputs, out, suffix=".reel", find=find_clips))
     if plan.named and out != PIPE and not out.endswith(".reel"):
@@ -119,97 +74,34 @@ def encode(
     tokenizer = given.open_model(model, weights=weights, device=device, dtype=dtype)
     outcomes = run_plan(
         plan,
-        lambda job, progress: encode_file(tokenizer, job, cut, coding, progress),
+        lambda job, progress: record_of(
+            job,
+            encode_file(
+                tokenizer,
+                job.opened,
+                job.target,
+                cut=cut,
+                coding=coding,
+                on_progress=progress.of_file(),
+            ),
+        ),
         what="encoding",
         parallel=jobs,
         force=force,
-        fits=lambda job: holds_tokens(job, tokenizer, cut, coding),
+        fits=lambda job: (
+            not job.older and is_encoded(tokenizer, job.opened, job.target, cut=cut, coding=coding)
+        ),
     )
     if not plan.named:
         return summarize(outcomes, done="encoded")
     return Report(data=outcomes[0].record, text=told(outcomes[0].record), piped=plan.piped)
 
 
-def encode_file(
-    tokenizer: "Tokenizer", job: Job, cut: Cut, coding: Coding, progress: Progress
-) -> dict[str, Any]:
-    """Encode one video to its .reel file; what was made, in numbers."""
-    import torch
-
-    from reeltok.tokens.reel import Reel, ReelWriter
-
-    began, settings = time.monotonic(), own_settings(tokenizer, coding)
-    with (
-        job.stream(**asdict(cut)) as video,
-        ReelWriter(job.target, dtype=getattr(torch, coding.latents)) as writer,
-    ):
-        coding.hint(tokenizer, video.height, video.width)
-        video.chunk = coding.chunk_for(video.height, video.width)
-        note_all(video.notes)
-        if video.sound:
-            note("sound is not part of tokens: `reeltok decode --audio-from VIDEO` copies it")
-        parts = tokenizer.stream_encode(video, window=coding.chunk or 16, tile=coding.tile)
-        for part in parts:
-            writer.write(part.with_(settings={**part.settings, **settings}))
-            progress.advance(part.frames, of=video.frames)
-    seconds = time.monotonic() - began
-    record = {"input": job.source, "output": job.target, "frames": writer.frames}
-    record |= {"damaged": video.damaged}
-    if job.target != PIPE:
-        with Reel(job.target) as reel:
-            record |= reel_record(reel)
-    return record | {"seconds": seconds, "rate": writer.frames / seconds}
-
-
-def own_settings(tokenizer: "Tokenizer", coding: Coding) -> dict[str, Any]:
-    """What the command adds to the settings of tokens, where it is not the default."""
-    dtype = str(tokenizer.dtype).removeprefix("torch.")
-    settings = {} if coding.tile is None else {"tile": coding.tile}
-    return settings if dtype == "float32" else {**settings, "dtype": dtype}
-
-
-def holds_tokens(job: Job, tokenizer: "Tokenizer", cut: Cut, coding: Coding) -> bool:
-    """Whether the target is a whole .reel file that encoding would make again."""
-    import torch
-
-    from reeltok.tokens.reel import Reel
-
-    if job.older:
-        return False
-    try:
-        with Reel(job.target) as reel, job.stream(**asdict(cut)) as video:
-            deciding = {k: v for k, v in reel.settings.items() if k in ("tile", "dtype", "window")}
-            window = tokenizer.spec.window_for(coding.chunk or 16)
-            wanted = own_settings(tokenizer, coding) | ({"window": window} if window else {})
-            return (
-                deciding == wanted
-                and (reel.vocabulary is not None or reel.dtype == getattr(torch, coding.latents))
-                and (reel.model, reel.weights) == (tokenizer.name, tokenizer.hash())
-                and (reel.frames, reel.fps) == (video.frames, video.fps)
-                and (reel.height, reel.width) == (video.height, video.width)
-                and reel.damaged == video.damaged
-                and reel.settings.get("start", 0.0) == video.start
-            )
-    except ValueError:  # not a .reel file, or damaged
-        return False
-
-
-def reel_record(reel: "Reel") -> dict[str, Any]:
-    """What a .reel file holds, in numbers; `file_bits_per_pixel` counts the whole file."""
-    pixels = reel.info.batch * reel.frames * reel.height * reel.width
-    return {
-        "model": reel.model,
-        "frames": reel.frames,
-        "size": [reel.height, reel.width],
-        "fps": reel.fps,
-        "damaged": reel.damaged,
-        "tokens": list(reel.grid),
-        "vocabulary": reel.vocabulary,
-        "channels": reel.about.channels,
-        "bits_per_pixel": reel.bits_per_pixel,
-        "bytes": reel.source.size,
-        "file_bits_per_pixel": 8 * reel.source.size / pixels,
-    }
+def record_of(job: Job, made: "EncodedFile") -> dict[str, Any]:
+    """What was made of a job, in numbers; less is known of a pipe."""
+    record = {"input": job.source, "output": job.target, "frames": made.frames}
+    record |= {"damaged": made.damaged} | ({} if made.reel is None else asdict(made.reel))
+    return record | {"seconds": made.seconds, "rate": made.rate}
 
 
 def told(record: dict[str, Any]) -> str:

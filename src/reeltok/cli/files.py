@@ -4,7 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,7 +16,6 @@ from reeltok.wording import count, left_out, one_line
 
 if TYPE_CHECKING:
     from reeltok.data.clip import Clip
-    from reeltok.video.record import Stream
 
 PIPE = "-"  # standard input or output
 
@@ -44,11 +43,10 @@ class Job:
     target: str
     clip: "Clip | None" = None
 
-    def stream(self, **options: Any) -> "AbstractContextManager[Stream]":
-        """The source, opened as by `video.stream`."""
-        from reeltok.video.record import stream
-
-        return stream(self.source, **options) if self.clip is None else self.clip.stream(**options)
+    @property
+    def opened(self) -> "str | Clip":
+        """What is opened: the clip where one was found."""
+        return self.source if self.clip is None else self.clip
 
     @property
     def older(self) -> bool:

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import typer
 
 from reeltok.cli import options as given
-from reeltok.cli.encode import reel_record
 from reeltok.cli.models import weights_of
 from reeltok.cli.report import Report, facts
 from reeltok.files.atomic import is_pipe
@@ -46,9 +45,15 @@ def holds_no_model(path: Path) -> bool:
 def about_reel(path: str) -> dict[str, Any]:
     """A .reel file by its header."""
     from reeltok.tokens.reel import Reel
+    from reeltok.transcode.encode import ReelFacts
 
     with Reel(path) as reel:
-        return {"file": path, **reel_record(reel), "weights": reel.weights, **reel.settings}
+        return {
+            "file": path,
+            **asdict(ReelFacts.of(reel)),
+            "weights": reel.weights,
+            **reel.settings,
+        }
 
 
 def about_video(path: str, raw: str | None = None, damage: Any = "refuse") -> dict[str, Any]:

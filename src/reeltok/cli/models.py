@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reeltok.cli import options as given
-from reeltok.cli.encode import Coding, Cut
 from reeltok.cli.files import check_place
 from reeltok.cli.progress import Progress
 from reeltok.cli.report import Report, note, table
 from reeltok.files.atomic import cache_folder
+from reeltok.transcode.options import Coding, Cut
 from reeltok.wording import count, left_out, one_line, plain
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ def measure(
                 with clip.stream(**asdict(cut)) as video:
                     video.chunk = coding.chunk_for(video.height, video.width)
                     for part in tokenizer.stream_encode(
-                        video, window=coding.chunk or 16, tile=coding.tile
+                        video, window=coding.window, tile=coding.tile
                     ):
                         own.update(part.first_tensor, axis=1)
                         progress.advance(part.frames, of=video.frames)

@@ -73,7 +73,6 @@ Changes = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Change a value; may be given several times."),
 ]
 
-FRAME_PIXELS = 16 * 256 * 256  # coded at a time unless --chunk says otherwise: bounds the memory
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from threading import Event, Lock
 from types import TracebackType
 from typing import Any
@@ -39,6 +40,20 @@ class Progress:
             if self._bar is not None:
                 told = f"{self.frames:,} frames, {rate(self.frames, self.seconds)} per second"
                 self._bar.update(0, completed=self.done, told=told)
+
+    def of_file(self) -> Callable[[int, int], None]:
+        """What counts the frames of one more file, told how many are done and how many there are.
+
+        These are the callbacks that `reeltok.transcode` takes.
+        """
+        before = 0
+
+        def advance(done: int, total: int) -> None:
+            nonlocal before
+            more, before = done - before, done
+            self.advance(more, of=total)
+
+        return advance
 
     def finish_file(self) -> None:
         """Count a file as done, however far it got."""

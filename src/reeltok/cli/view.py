@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 import threading
-from importlib import import_module
 from typing import Annotated, Any
 
 import typer
@@ -46,10 +45,9 @@ def view(
     open one. The page offers the tokenizers that come with reeltok and those of --model. It is for
     this machine alone unless --host says otherwise (0.0.0.0: all who reach it). Ctrl-C ends it.
     """
-    import reeltok.zoo as zoo
+    from reeltok import zoo
+    from reeltok.viewer import app, page, work
 
-    # By name, as the table of commands does: the viewer stands below the commands it is made of.
-    app, work, page = (import_module(f"reeltok.viewer.{name}") for name in ("app", "work", "page"))
     limits = work.Limits(seconds=max_seconds, megabytes=max_megabytes)
     for name in model or ():
         zoo.find_folder(name)

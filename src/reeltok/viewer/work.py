@@ -15,22 +15,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reeltok.cli.decode import play
-from reeltok.cli.encode import Coding, Cut
-from reeltok.cli.reconstruct import Clock, watched
-from reeltok.cli.side_by_side import Comparison, also_beside
 from reeltok.nn.quantizers.usage import Usage
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokens.record import by
 from reeltok.tokens.reel import Reel, ReelWriter
+from reeltok.transcode.clock import Clock
+from reeltok.transcode.decode import counted, decode_frames
+from reeltok.transcode.options import USUAL, Cut
+from reeltok.transcode.reconstruct import watched
+from reeltok.transcode.side_by_side import Comparison, Pair, also_beside
 from reeltok.video.record import Video, stream, write
 from reeltok.viewer.rooms import Room
 
 BARS = 128  # of a histogram
 FASTEST = 120  # frames per second that are believed when the length is limited
 MOST_PIXELS = 1920 * 1088  # of a frame that is coded
-CODING = Coding()
-Pair = tuple[Video, Video]
 Tell = Callable[[float, str], None]  # how much of the work is done (0 to 1), and what it is
 
 # Files are told by their first bytes. FFmpeg also opens play lists, which name other files of the
@@ -199,12 +198,15 @@ def code(offer: Offer, label: str, source: Path, cut: Cut, room: Room, tell: Tel
         room.check()
         tell(done, f"{label}: {what}")
 
+    def decoding(done: int, total: int) -> None:
+        advance((1 + done / total) / 2, "decoding")
+
     with offer.use(label) as tokenizer:
         encode(tokenizer, source, cut, reel, clock, advance)
         with Reel(reel) as opened, stream(source, **asdict(cut)) as video:
-            video.chunk = CODING.chunk_for(video.height, video.width)
-            parts = clock.around("decode", play(tokenizer, opened, 0, opened.frames, CODING))
-            parts = counted(parts, opened.frames, lambda done: advance((1 + done) / 2, "decoding"))
+            video.chunk = USUAL.chunk_for(video.height, video.width)
+            parts = clock.around("decode", decode_frames(tokenizer, opened, 0, opened.frames))
+            parts = counted(parts, decoding, opened.frames)
             pairs = watched(alongside(clock.around("read", video), parts), comparison)
             write((part for _, part in also_beside(pairs, str(both))), decoded, pad_even=True)
             seconds = {stage: clock.seconds[stage] for stage in ("encode", "decode")}
@@ -217,7 +219,7 @@ def encode(
 ) -> None:
     """Write the tokens of a clip to the file `reel`."""
     with stream(source, **asdict(cut)) as video, ReelWriter(reel) as writer:
-        video.chunk = CODING.chunk_for(video.height, video.width)
+        video.chunk = USUAL.chunk_for(video.height, video.width)
         parts = tokenizer.stream_encode(clock.around("read", video))
         for part in clock.around("encode", parts):
             writer.write(part)
@@ -235,15 +237,6 @@ def alongside(original: Iterator[Video], decoded: Iterator[Video]) -> Iterator[P
         yield Video.of(frames[: len(part)], like=part), part
 
 
-def counted(parts: Iterator[Video], frames: int, tell: Callable[[float], None]) -> Iterator[Video]:
-    """The parts as they are; `tell` hears what share of the frames has passed."""
-    done = 0
-    for part in parts:
-        done += len(part)
-        tell(done / frames)
-        yield part
-
-
 # A .reel file.
 
 
@@ -259,14 +252,14 @@ def open_reel(offer: Offer, path: Path, limits: Limits, room: Room, tell: Tell) 
         label = offer.find(reel)
         decoded = room.place(path.stem + ".mp4")
 
-        def advance(done: float) -> None:
+        def advance(done: int, total: int) -> None:
             room.check()
-            tell(done, f"{label}: decoding")
+            tell(done / total, f"{label}: decoding")
 
         with offer.use(label) as tokenizer:
             check_grid(reel, tokenizer)
-            parts = clock.around("decode", play(tokenizer, reel, 0, reel.frames, CODING))
-            write(counted(parts, reel.frames, advance), decoded, pad_even=True)
+            parts = clock.around("decode", decode_frames(tokenizer, reel, 0, reel.frames))
+            write(counted(parts, advance, reel.frames), decoded, pad_even=True)
         seconds_by = {"decode": clock.seconds["decode"]}
         return Result(decoded=decoded, video=decoded, seconds=seconds_by, **describe(label, reel))
 

@@ -1,18 +1,20 @@
 """Original and reconstruction held against each other: numbers, a picture, a video."""
 
 from collections.abc import Generator, Iterator, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from jaxtyping import UInt8
-    from torch import Tensor
+from reeltok.metrics import paired as metrics
+from reeltok.video.movie import Shape
+from reeltok.video.record import Video
+from reeltok.video.sink import open_sink
 
-    from reeltok.video.record import Video
-
-    Pair = tuple[Video, Video]
-    Picture = UInt8[np.ndarray, "h w 3"]
+Pair = tuple[Video, Video]
+Picture = UInt8[np.ndarray, "h w 3"]
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 SHOWN = 4  # frames in a picture
@@ -29,10 +31,8 @@ class Comparison:
         self.psnr: list[float] = []
         self.ssim: list[float] = []
 
-    def add(self, original: "Video", decoded: "Video") -> None:
+    def add(self, original: Video, decoded: Video) -> None:
         """Measure all frames of a pair; SSIM only where its window of 11 pixels fits."""
-        from reeltok.metrics import paired as metrics
-
         step = max(1, PIXELS // (original.height * original.width))
         for start in range(0, len(original), step):
             x, y = (v[start : start + step] for v in (original, decoded))
@@ -40,12 +40,19 @@ class Comparison:
             if min(original.height, original.width) >= metrics.SSIM_WINDOW:
                 self.ssim += metrics.ssim(x, y)[0].tolist()
 
+    @property
+    def mean_psnr(self) -> float | None:
+        """The mean over frames in dB; None where there were none."""
+        return sum(self.psnr) / len(self.psnr) if self.psnr else None
+
+    @property
+    def mean_ssim(self) -> float | None:
+        """The mean over frames; None where none was large enough."""
+        return sum(self.ssim) / len(self.ssim) if self.ssim else None
+
     def record(self) -> dict[str, float | None]:
-        """Means over frames; None where nothing could be measured."""
-        return {
-            "psnr": sum(self.psnr) / len(self.psnr) if self.psnr else None,
-            "ssim": sum(self.ssim) / len(self.ssim) if self.ssim else None,
-        }
+        """Both means, by name."""
+        return {"psnr": self.mean_psnr, "ssim": self.mean_ssim}
 
 
 class Shown:
@@ -57,14 +64,14 @@ class Shown:
         self.pairs: list[tuple[Tensor, Tensor]] = []
         self.passed = 0
 
-    def add(self, original: "Video", decoded: "Video") -> None:
+    def add(self, original: Video, decoded: Video) -> None:
         """Keep those frames of a pair that are wanted."""
         for i in range(len(original)):
             if self.passed + i in self.wanted:
                 self.pairs.append((original.frames[i], decoded.frames[i]))
         self.passed += len(original)
 
-    def picture(self, labels: Sequence[str]) -> "Picture":
+    def picture(self, labels: Sequence[str]) -> Picture:
         """Originals above, reconstructions below, each row with its label."""
         rows = []
         for frames, label in zip(zip(*self.pairs, strict=True), labels, strict=True):
@@ -73,7 +80,7 @@ class Shown:
         return np.pad(np.concatenate(rows), ((0, GAP), (GAP, GAP), (0, 0)), constant_values=PAPER)
 
 
-def between(pictures: Sequence["Picture"], axis: int) -> "Picture":
+def between(pictures: Sequence[Picture], axis: int) -> Picture:
     """Pictures of one size after one another, with a gap between them."""
     shape = list(pictures[0].shape)
     shape[axis] = GAP
@@ -82,27 +89,22 @@ def between(pictures: Sequence["Picture"], axis: int) -> "Picture":
     return np.concatenate(parts, axis)
 
 
-def label_strip(text: str, width: int) -> "Picture":
+def label_strip(text: str, width: int) -> Picture:
     """A line of text on paper."""
-    from PIL import Image, ImageDraw, ImageFont
-
     strip = Image.new("RGB", (width, MARGIN), (PAPER,) * 3)
     ImageDraw.Draw(strip).text((0, 4), text, fill=INK, font=ImageFont.load_default(size=13))
     return np.asarray(strip)
 
 
-def together(original: "Video", decoded: "Video") -> "UInt8[np.ndarray, 't h w 3']":
+def together(original: Video, decoded: Video) -> UInt8[np.ndarray, "t h w 3"]:
     """Each frame of both: beside one another, or where frames are wide, above one another."""
     wide = original.width > 1.2 * original.height
     both = zip(original.frames.numpy(), decoded.frames.numpy(), strict=True)
     return np.stack([between(pair, axis=0 if wide else 1) for pair in both])
 
 
-def also_beside(pairs: Iterator["Pair"], path: str) -> Generator["Pair"]:
+def also_beside(pairs: Iterator[Pair], path: str | Path) -> Generator[Pair]:
     """The pairs as they are; on the way both are written together to the video `path`."""
-    from reeltok.video.movie import Shape
-    from reeltok.video.sink import open_sink
-
     with open_sink(path, pad_even=True) as sink:
         for number, (original, decoded) in enumerate(pairs):
             frames, varying = together(original, decoded), decoded.times is not None

@@ -1,0 +1,43 @@
+"""Files to tokens and back, in memory that does not grow with them.
+
+>>> from reeltok.transcode import decode_file, encode_file
+>>> encode_file(tok, "clip.mp4", "clip.reel", on_progress=lambda done, total: print(done, total))
+>>> decode_file(tok, "clip.reel", "again.mp4")
+
+Names are fetched when first used, as in the package's own `__init__`.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+_HOME = {
+    "Coding": "options",
+    "Cut": "options",
+    "Writing": "options",
+    "EncodedFile": "encode",
+    "encode_file": "encode",
+    "DecodedFile": "decode",
+    "decode_file": "decode",
+    "decode_frames": "decode",
+    "ReconstructedFile": "reconstruct",
+    "reconstruct_file": "reconstruct",
+}
+__all__ = list(_HOME)
+
+if TYPE_CHECKING:
+    from reeltok.transcode.decode import DecodedFile as DecodedFile
+    from reeltok.transcode.decode import decode_file as decode_file
+    from reeltok.transcode.decode import decode_frames as decode_frames
+    from reeltok.transcode.encode import EncodedFile as EncodedFile
+    from reeltok.transcode.encode import encode_file as encode_file
+    from reeltok.transcode.options import Coding as Coding
+    from reeltok.transcode.options import Cut as Cut
+    from reeltok.transcode.options import Writing as Writing
+    from reeltok.transcode.reconstruct import ReconstructedFile as ReconstructedFile
+    from reeltok.transcode.reconstruct import reconstruct_file as reconstruct_file
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"reeltok.transcode has no {name!r}; it has {', '.join(__all__)}")
+    return getattr(import_module(f"reeltok.transcode.{_HOME[name]}"), name)

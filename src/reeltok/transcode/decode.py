@@ -1,0 +1,181 @@
+"""A .reel file to a video, in memory that does not grow with it."""
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+from torch import Tensor
+
+from reeltok.tokenizer.contract import Tokenizer
+from reeltok.tokenizer.streaming import Span, coded_window, frame_range
+from reeltok.tokens.record import Tokens
+from reeltok.tokens.reel import Reel
+from reeltok.transcode.encode import warn_all
+from reeltok.transcode.options import PLAYABLE, USUAL, Coding, OnProgress, Writing
+from reeltok.video.record import Video, stream, write
+from reeltok.video.timing import moments_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodedFile:
+    """What `decode_file` wrote, in how many seconds; `size` is height and width in pixels.
+
+    `fps` in Hz. `damaged` frames of the original are not among the tokens.
+    """
+
+    source: str
+    target: str
+    frames: int
+    size: tuple[int, int]
+    fps: float | None
+    damaged: int
+    codec: str
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        """Frames per second of work."""
+        return self.frames / self.seconds
+
+
+def decode_file(
+    tokenizer: Tokenizer,
+    source: str | Path | Reel,
+    target: str | Path,
+    *,
+    start: int | None = None,
+    stop: int | None = None,
+    coding: Coding = USUAL,
+    writing: Writing = PLAYABLE,
+    on_progress: OnProgress | None = None,
+) -> DecodedFile:
+    """Decode a .reel file to the video `target`; a few frames are in memory at a time.
+
+    `source` is a path ("-": standard input) or an open file; `target` is what `video.write` takes.
+    Only the frames from `start` up to `stop`, counted from 0, are read and decoded. `coding` says
+    how many frames at a time, `writing` how the video is written. Notes on it are warnings.
+
+    Raises FileNotFoundError or ValueError for what is no .reel file, or was altered, ValueError for
+    a range that is not in it, tokens that are not the tokenizer's and videos that cannot be written
+    so, OSError where nothing can be written.
+    """
+    if not isinstance(source, Reel):
+        with Reel(source) as reel:
+            return decode_file(
+                tokenizer,
+                reel,
+                target,
+                start=start,
+                stop=stop,
+                coding=coding,
+                writing=writing,
+                on_progress=on_progress,
+            )
+    began, name = time.monotonic(), str(source.source.path)
+    first, end = frame_range(source.frames, start, stop)
+    coding.hint(tokenizer, source.height, source.width)
+    parts = naming(name, decode_frames(tokenizer, source, first, end, coding=coding))
+    written = write(counted(parts, on_progress, end - first), target, **asdict(writing))
+    warn_all([f"{target}: {line}" for line in written.notes])
+    return DecodedFile(
+        source=name,
+        target=str(target),
+        frames=written.frames,
+        size=(written.height, written.width),
+        fps=written.fps,
+        damaged=source.damaged,
+        codec=written.codec,
+        seconds=time.monotonic() - began,
+    )
+
+
+def decode_frames(
+    tokenizer: Tokenizer, reel: Reel, first: int, end: int, *, coding: Coding = USUAL
+) -> Iterator[Video]:
+    """Frames `first` up to `end` of a .reel file in parts.
+
+    `start` of each part is the place of `first` in the original, in seconds. ValueError for a file
+    of several clips, and for tokens that are not the tokenizer's.
+    """
+    if reel.info.batch != 1:
+        raise ValueError(f"{reel.source.path} holds {reel.info.batch} clips: decode it in Python")
+    span = tokenizer.span(reel, first, end)
+    parts = groups(tokenizer, reel, span, end, coding.chunk_for(reel.height, reel.width))
+    skip, zero = first - span.before, 0.0 if reel.times is None else float(reel.times[first])
+    start = float(reel.settings.get("start", 0.0))
+    start += first / (reel.fps or 1.0) if reel.times is None else zero
+    left = end - first
+    for video in only_videos(tokenizer.stream_decode(parts, tile=coding.tile)):
+        here, skip = range(len(video))[skip : skip + left], max(0, skip - len(video))
+        left -= len(here)
+        if here:
+            times, last = moments_of(video.times, video.last, here.start, here.stop)
+            times = None if times is None else times - zero
+            kept = video.frames[here.start : here.stop]
+            yield replace(video, frames=kept, times=times, last=last, start=start)
+
+
+def naming(file: str, parts: Iterator[Video]) -> Iterator[Video]:
+    """The parts as they are; an error on the way to them names the file that they come from."""
+    try:
+        yield from parts
+    except ValueError as error:
+        raise error if file in str(error) else ValueError(f"{file}: {error}") from error
+
+
+def groups(tokenizer: Tokenizer, reel: Reel, span: Span, end: int, chunk: int) -> Iterator[Tokens]:
+    """The tokens of a span in parts of whole groups or windows, about `chunk` frames each.
+
+    The span's frames, up to `end`, are shared out among groups; a decoder keeps what comes early.
+    Windows have their own frames, also beyond `end`.
+    """
+    spec = tokenizer.spec
+    if spec.causal:
+        run = max(1, chunk // spec.group) * spec.group_steps
+        opening = run + (0 if span.early else spec.first_steps)
+        cuts = [span.early, *range(span.early + opening, span.late, run), span.late]
+        count = len(cuts) - 1
+        frames = [span.before + (end - span.before) * i // count for i in range(count + 1)]
+    else:
+        window = coded_window(reel, spec)
+        cuts = [*range(span.early, span.late, spec.steps(window)), span.late]
+        frames = [min(reel.frames, span.before + window * i) for i in range(len(cuts))]
+    for (a, b), (since, until) in zip(pairwise(cuts), pairwise(frames), strict=True):
+        part = reel.part(a, b, frames=(since, until))
+        yield part.with_(settings={**part.settings, "given": "video"})
+
+
+def only_videos(parts: Iterable[Video | Tensor]) -> Iterator[Video]:
+    """The parts as they are, which come from a video."""
+    for part in parts:
+        assert isinstance(part, Video)
+        yield part
+
+
+def counted(parts: Iterable[Video], on_progress: OnProgress | None, frames: int) -> Iterator[Video]:
+    """The parts as they are, counted as they pass: `frames` in all."""
+    done = 0
+    for part in parts:
+        done += len(part)
+        if on_progress is not None:
+            on_progress(done, frames)
+        yield part
+
+
+def is_decoded(
+    source: str | Path, target: str | Path, *, start: int | None = None, stop: int | None = None
+) -> bool:
+    """Whether `target` is a video of the frames and size that `decode_file` would write.
+
+    Raises FileNotFoundError or ValueError for a `source` that is no .reel file.
+    """
+    with Reel(source) as reel:
+        first, end = frame_range(reel.frames, start, stop)
+        try:
+            with stream(target) as video:
+                found = (video.frames, video.height, video.width)
+        except ValueError:  # not a video, or damaged
+            return False
+        return found == (end - first, reel.height, reel.width)

@@ -1,0 +1,182 @@
+"""A video to a .reel file, in memory that does not grow with it."""
+
+import time
+import warnings
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from reeltok.data.clip import Clip
+from reeltok.tokenizer.contract import Tokenizer
+from reeltok.tokens.reel import Reel, ReelWriter
+from reeltok.transcode.options import USUAL, WHOLE, Coding, Cut, OnProgress
+from reeltok.video.record import Stream, stream
+
+PIPE = "-"  # standard input or output
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReelFacts:
+    """What a .reel file holds; `size` is height and width in pixels, `tokens` its grid.
+
+    `fps` in Hz. `bits_per_pixel` counts tokens, `bytes` and `file_bits_per_pixel` the whole file.
+    """
+
+    model: str
+    frames: int
+    size: tuple[int, int]
+    fps: float | None
+    damaged: int
+    tokens: tuple[int, ...]
+    vocabulary: int | None
+    channels: int | None
+    bits_per_pixel: float
+    bytes: int
+    file_bits_per_pixel: float
+
+    @classmethod
+    def of(cls, reel: Reel) -> "ReelFacts":
+        """Those of an open file."""
+        pixels = reel.info.batch * reel.frames * reel.height * reel.width
+        return cls(
+            model=reel.model,
+            frames=reel.frames,
+            size=(reel.height, reel.width),
+            fps=reel.fps,
+            damaged=reel.damaged,
+            tokens=tuple(reel.grid),
+            vocabulary=reel.vocabulary,
+            channels=reel.about.channels,
+            bits_per_pixel=reel.bits_per_pixel,
+            bytes=reel.source.size,
+            file_bits_per_pixel=8 * reel.source.size / pixels,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedFile:
+    """What `encode_file` wrote, in how many seconds; `reel` is None for standard output.
+
+    `damaged` frames could not be decoded and are left out.
+    """
+
+    source: str
+    target: str
+    frames: int
+    damaged: int
+    reel: ReelFacts | None
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        """Frames per second of work."""
+        return self.frames / self.seconds
+
+
+def encode_file(
+    tokenizer: Tokenizer,
+    source: str | Path | Clip,
+    target: str | Path,
+    *,
+    cut: Cut = WHOLE,
+    coding: Coding = USUAL,
+    on_progress: OnProgress | None = None,
+) -> EncodedFile:
+    """Write the tokens of a video to the .reel file `target`; a few frames are in memory at a time.
+
+    `source` is whatever `video.stream` opens ("-": standard input), or a clip that was found.
+    `target` "-" is standard output; a file stands there when it is whole, and one that was there
+    is replaced. `cut` says which frames are taken, `coding` how many at a time, and how latents
+    are stored. Notes on the video are warnings.
+
+    Raises FileNotFoundError or ValueError for what is no video, ValueError where it is damaged (and
+    `cut` does not say to go on) or the tokenizer does not take its frames, OSError where nothing
+    can be written.
+    """
+    began, settings = time.monotonic(), own_settings(tokenizer, coding)
+    with (
+        open_source(source, cut) as video,
+        ReelWriter(target, dtype=getattr(torch, coding.latents)) as writer,
+    ):
+        coding.hint(tokenizer, video.height, video.width)
+        video.chunk = coding.chunk_for(video.height, video.width)
+        warn_all(video.notes)
+        if video.sound:
+            warn_all(["sound is not part of tokens: `reeltok decode --audio-from VIDEO` copies it"])
+        for part in tokenizer.stream_encode(video, window=coding.window, tile=coding.tile):
+            writer.write(part.with_(settings={**part.settings, **settings}))
+            if on_progress is not None:
+                on_progress(writer.frames, video.frames)
+    seconds = time.monotonic() - began
+    return EncodedFile(
+        source=name_of(source),
+        target=str(target),
+        frames=writer.frames,
+        damaged=video.damaged,
+        reel=None if str(target) == PIPE else facts_of(target),
+        seconds=seconds,
+    )
+
+
+def facts_of(path: str | Path) -> ReelFacts:
+    """What the .reel file at `path` holds; the errors are those of `Reel`."""
+    with Reel(path) as reel:
+        return ReelFacts.of(reel)
+
+
+def open_source(source: str | Path | Clip, cut: Cut) -> AbstractContextManager[Stream]:
+    """A video, opened as by `video.stream`; the errors are those."""
+    if isinstance(source, Clip):
+        return source.stream(**asdict(cut))
+    return stream(source, **asdict(cut))
+
+
+def name_of(source: str | Path | Clip) -> str:
+    """What a source is called in records."""
+    return source.place if isinstance(source, Clip) else str(source)
+
+
+def warn_all(notes: "tuple[str, ...] | list[str]") -> None:
+    """Say each of these on the way."""
+    for note in notes:
+        warnings.warn(note, UserWarning, stacklevel=3)
+
+
+def own_settings(tokenizer: Tokenizer, coding: Coding) -> dict[str, Any]:
+    """What is added to the settings of tokens, where it is not the default."""
+    dtype = str(tokenizer.dtype).removeprefix("torch.")
+    settings = {} if coding.tile is None else {"tile": coding.tile}
+    return settings if dtype == "float32" else {**settings, "dtype": dtype}
+
+
+def is_encoded(
+    tokenizer: Tokenizer,
+    source: str | Path | Clip,
+    target: str | Path,
+    *,
+    cut: Cut = WHOLE,
+    coding: Coding = USUAL,
+) -> bool:
+    """Whether `target` is a whole .reel file that `encode_file` would make again.
+
+    Raises FileNotFoundError where there is no `target`.
+    """
+    try:
+        with Reel(target) as reel, open_source(source, cut) as video:
+            deciding = {k: v for k, v in reel.settings.items() if k in ("tile", "dtype", "window")}
+            window = tokenizer.spec.window_for(coding.window)
+            wanted = own_settings(tokenizer, coding) | ({"window": window} if window else {})
+            return (
+                deciding == wanted
+                and (reel.vocabulary is not None or reel.dtype == getattr(torch, coding.latents))
+                and (reel.model, reel.weights) == (tokenizer.name, tokenizer.hash())
+                and (reel.frames, reel.fps) == (video.frames, video.fps)
+                and (reel.height, reel.width) == (video.height, video.width)
+                and reel.damaged == video.damaged
+                and reel.settings.get("start", 0.0) == video.start
+            )
+    except ValueError:  # not a .reel file, or damaged
+        return False

@@ -1,0 +1,93 @@
+"""How a file is read, coded and written: records that the functions of this room take."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from reeltok.tokenizer.contract import Tokenizer
+
+FRAME_PIXELS = 16 * 256 * 256  # coded at a time unless `chunk` says otherwise: bounds the memory
+LARGE = 1920 * 1200  # pixels; a frame of more is better coded in tiles
+
+OnProgress = Callable[[int, int], None]
+"""Called with the frames of a file that are done so far, and with all that it has.
+
+What it raises ends the work, and what was half written is removed.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """Which part of a video is taken, at what rate and size; the arguments of `video.read`.
+
+    `start` in seconds, at most `frames` frames, resampled to `fps` (Hz), scaled to `size`: a short
+    side or (height, width) in pixels. ValueError for a word of `damage` that is not known.
+    """
+
+    start: float = 0.0
+    frames: int | None = None
+    fps: float | None = None
+    size: int | tuple[int, int] | None = None
+    raw: str | None = None
+    damage: str = "refuse"
+
+    def __post_init__(self) -> None:
+        from reeltok.video.decode import check_damage
+
+        check_damage(self.damage)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coding:
+    """How a tokenizer is used: frames and pixels at a time, and how latents are stored.
+
+    `chunk` frames at a time (by default as many as `FRAME_PIXELS` allows), in tiles of `tile`
+    pixels. `latents` is the name of a torch dtype. ValueError for a chunk or tile below 1.
+    """
+
+    chunk: int | None = None
+    tile: int | None = None
+    latents: str = "float16"
+
+    def __post_init__(self) -> None:
+        for name in ("chunk", "tile"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"--{name} {value} is too small: give 1 or more")
+
+    @property
+    def window(self) -> int:
+        """Frames that a tokenizer without causality codes as one clip."""
+        return self.chunk or 16
+
+    def chunk_for(self, height: int, width: int) -> int:
+        """Frames of this size to read at a time."""
+        return self.chunk or max(1, min(64, FRAME_PIXELS // (height * width)))
+
+    def hint(self, tokenizer: "Tokenizer", height: int, width: int) -> None:
+        """Warn where frames are so large that tiles would help, and could be used."""
+        if self.tile is None and height * width > LARGE and tokenizer.spec.window is None:
+            warnings.warn(
+                f"frames of {height}x{width} take much memory at once: --tile 256 takes less",
+                stacklevel=2,
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Writing:
+    """How a video is written; the arguments of `video.write`."""
+
+    fps: float | None = None
+    lossless: bool = False
+    codec: str | None = None
+    crf: float | None = None
+    pad_even: bool = False
+    audio_from: str | Path | None = None
+
+
+WHOLE = Cut()
+USUAL = Coding()
+PLAYABLE = Writing()

@@ -1,0 +1,156 @@
+"""Files to tokens and back from Python: the same as the API in memory, with progress."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from small_clips import moving
+
+import reeltok
+from reeltok.data.find import find_clips
+from reeltok.metrics import paired as metrics
+from reeltok.models.presets import COMPACT
+from reeltok.models.vidtok.network import VidTok
+from reeltok.tokens import reel
+from reeltok.transcode import (
+    Coding,
+    Cut,
+    Writing,
+    decode_file,
+    decode_frames,
+    encode_file,
+    reconstruct_file,
+)
+from reeltok.transcode.decode import is_decoded
+from reeltok.transcode.encode import is_encoded
+
+EXACT = Writing(lossless=True)
+
+
+@pytest.fixture(scope="module")
+def tok() -> VidTok:
+    torch.manual_seed(1)
+    return VidTok(replace(COMPACT, width=8, multipliers=(1, 1), blocks=(1, 1)), "small").eval()
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    """18 frames of 32x40 at 10 per second, without loss."""
+    path = tmp_path / "clip.mkv"
+    reeltok.write(moving(18), path, lossless=True)
+    return path
+
+
+def test_a_video_to_tokens_and_back(tok: VidTok, clip: Path, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    path, coding = tmp_path / "a.reel", Coding(chunk=5)
+    made = encode_file(tok, clip, path, coding=coding, on_progress=lambda *at: seen.append(at))
+    wanted = tok.encode(reeltok.read(clip))
+    assert torch.equal(reel.load(path).ids, wanted.ids)
+    assert (made.source, made.target) == (str(clip), str(path))
+    assert (made.frames, made.damaged, made.rate > 0) == (18, 0, True)
+    assert made.reel is not None
+    assert (made.reel.size, made.reel.tokens) == ((32, 40), wanted.grid)
+    assert made.reel.bytes == path.stat().st_size
+    assert made.reel.bits_per_pixel == pytest.approx(wanted.bits_per_pixel)
+    assert seen[-1] == (18, 18)
+    assert seen == sorted(set(seen))
+
+    seen.clear()
+    again = tmp_path / "again.mkv"
+    back = decode_file(
+        tok, path, again, coding=coding, writing=EXACT, on_progress=lambda *at: seen.append(at)
+    )
+    difference = reeltok.read(again).frames.int() - tok.decode(wanted).frames.int()
+    assert difference.abs().max() <= 1  # a rounding may fall to the other side
+    assert (back.frames, back.size, back.fps, back.codec) == (18, (32, 40), 10, "ffv1")
+    assert seen[-1] == (18, 18)
+    assert len(seen) > 2
+
+
+def test_a_range_of_frames(tok: VidTok, clip: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.reel"
+    encode_file(tok, clip, path, cut=Cut(frames=12))
+    made = decode_file(tok, path, tmp_path / "part.mkv", start=5, stop=9, writing=EXACT)
+    assert made.frames == 4
+    with reel.Reel(path) as opened:
+        parts = list(decode_frames(tok, opened, 5, 9))
+        assert sum(map(len, parts)) == 4
+        assert parts[0].start == pytest.approx(0.5)
+        whole = tok.decode(opened.tokens())
+        kept = torch.cat([part.frames for part in parts]).int()
+        assert (kept - whole.frames[5:9].int()).abs().max() <= 1
+        assert decode_file(tok, opened, tmp_path / "open.mkv", stop=1, writing=EXACT).frames == 1
+    with pytest.raises(ValueError, match="12"):
+        decode_file(tok, path, tmp_path / "far.mkv", start=20)
+    assert not (tmp_path / "far.mkv").exists()
+
+
+def test_a_clip_that_was_found(tok: VidTok, clip: Path, tmp_path: Path) -> None:
+    [found] = find_clips(str(clip))
+    made = encode_file(tok, found, tmp_path / "a.reel")
+    assert (made.source, made.frames) == (str(clip), 18)
+
+
+def test_there_and_back_in_one_pass(tok: VidTok, clip: Path, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    out, both = tmp_path / "r.mkv", tmp_path / "both.png"
+    made = reconstruct_file(
+        tok,
+        clip,
+        out,
+        side_by_side=both,
+        writing=EXACT,
+        on_progress=lambda *at: seen.append(at),
+    )
+    video = reeltok.read(clip)
+    decoded = tok.decode(tok.encode(video))
+    psnr = metrics.psnr(video.tensor(), decoded.tensor()).mean().item()
+    assert made.psnr == pytest.approx(psnr, abs=1e-3)
+    assert (made.frames, made.model, made.side_by_side) == (18, "small", str(both))
+    assert set(made.seconds) == {"read", "encode", "decode", "compare", "write"}
+    assert seen[-1] == (18, 18)
+    assert both.is_file()
+    assert len(reeltok.read(out)) == 18
+
+
+@pytest.mark.parametrize("name", ["a.reel", "r.mp4"])
+def test_what_a_callback_raises_leaves_nothing(
+    tok: VidTok, clip: Path, tmp_path: Path, name: str
+) -> None:
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    work = encode_file if name.endswith(".reel") else reconstruct_file
+    with pytest.raises(KeyboardInterrupt):
+        work(tok, clip, tmp_path / name, on_progress=stop)
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.mkv"]
+
+
+def test_whether_it_is_made_already(tok: VidTok, clip: Path, tmp_path: Path) -> None:
+    path, out = tmp_path / "a.reel", tmp_path / "a.mkv"
+    encode_file(tok, clip, path)
+    assert is_encoded(tok, clip, path)
+    assert not is_encoded(tok, clip, path, cut=Cut(frames=6))
+    assert not is_encoded(tok, clip, path, coding=Coding(tile=64))
+    assert not is_encoded(tok, clip, clip)
+    decode_file(tok, path, out, writing=EXACT)
+    assert is_decoded(path, out)
+    assert not is_decoded(path, out, stop=3)
+    assert not is_decoded(path, path)
+
+
+@pytest.mark.parametrize("wrong", ["none.mp4", "text.mp4"])
+def test_what_is_no_video(tok: VidTok, tmp_path: Path, wrong: str) -> None:
+    (tmp_path / "text.mp4").write_text("not a video")
+    error = FileNotFoundError if wrong == "none.mp4" else ValueError
+    with pytest.raises(error, match=wrong):
+        encode_file(tok, tmp_path / wrong, tmp_path / "a.reel")
+    assert not (tmp_path / "a.reel").exists()
+
+
+@pytest.mark.parametrize("name", ["chunk", "tile"])
+def test_nothing_at_a_time_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} 0 is too small"):
+        Coding(**{name: 0})
