@@ -15,36 +15,15 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from reeltok.nn.past import Layer, Past
+
 Edge = Literal["both", "past-zeros", "past-first"]
 """What stands before the first frame: zeros on both sides (not causal), zeros, or that frame."""
 
 
-class Past(dict[nn.Module, Tensor]):
-    """What a causal network remembers of the frames before: layer -> the last frames it read.
-
-    `ahead` counts the frames at the end of the present call that belong to the next one; they
-    are read, not remembered. A layer that doubles time doubles it. With `whole` the clip begins
-    with a whole group, where else its first frame stands alone.
-    """
-
-    ahead: int = 0
-    whole: bool = False
-
-    def copy(self) -> "Past":
-        """A `Past` that goes on from here by itself; its tensors are shared, never changed."""
-        other = Past(self)
-        other.ahead, other.whole = self.ahead, self.whole
-        return other
-
-    def keep(self, layer: nn.Module, x: Float[Tensor, "b t h w c"], frames: int) -> None:
-        """Remember the last `frames` frames of `x` that are not look-ahead."""
-        end = x.shape[1] - self.ahead
-        self[layer] = x[:, end - frames : end].clone()
-
-
 def pad_time(
     x: Float[Tensor, "b t h w c"],
-    layer: nn.Module,
+    layer: Layer,
     *,
     kernel: int,
     stride: int = 1,
@@ -59,19 +38,19 @@ def pad_time(
     if edge == "both":
         front, back = (kernel // 2, kernel // 2) if stride == 1 else (0, 1)
         return F.pad(x, (0, 0, 0, 0, 0, 0, front, back))
-    if past is not None and layer in past:
-        x = torch.cat([past[layer], x], dim=1)
+    if past is not None and not past.begin(layer):
+        x = torch.cat([past.kept[layer.path], x], dim=1) if kernel > stride else x
     elif edge == "past-first":
         alone = 1 if past is None or not past.whole else stride
         x = torch.cat([x[:, :1].expand(-1, kernel - alone, -1, -1, -1), x], dim=1)
     else:
         x = F.pad(x, (0, 0, 0, 0, 0, 0, kernel - stride, 0))
-    if past is not None:
+    if past is not None and kernel > stride:
         past.keep(layer, x, kernel - stride)
     return x
 
 
-class Conv(nn.Module):
+class Conv(Layer):
     """A convolution over (time, height, width); axes with kernel 1 cost nothing.
 
     Space is padded with zeros to keep its size, or after the last row and column where the

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from reeltok.nn.layers import Past
+from reeltok.nn.past import Past, name_layers
 from reeltok.nn.quantizers import Quantized
 from reeltok.records import register
 from reeltok.tokenizer.folder import dump_config, hash_weights, write_folder
@@ -92,6 +92,11 @@ class Tokenizer(nn.Module):
         self.statistics: dict[str, list[float]] | None = None
         self.reads: tuple[str, ...] = ()  # hashes of other weights that make the same tokens
         self._hash: str | None = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if isinstance(value, nn.Module):  # layers learn their names as they are registered
+            name_layers(value, name)
 
     # What a family supplies.
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from reeltok.nn.layers import Past
+from reeltok.nn.past import Past
 from reeltok.nn.quantizers import Quantized
 from reeltok.tokenizer.streaming import Reference
 
@@ -209,7 +209,7 @@ class Course:
         """
         if not ran_out_of_memory(error):
             raise error
-        fresh = not any(saved)
+        fresh = all(past.empty for past in saved)
         groups = (length - (self.first if fresh else self.group)) // self.group
         self.pasts = saved
         if self.causal and groups > 0:

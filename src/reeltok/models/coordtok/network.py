@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from reeltok.models.coordtok.triplane import CoordTokConfig, Decoder, Encoder, Planes, assemble
-from reeltok.nn.layers import Past
+from reeltok.nn.past import Past
 from reeltok.nn.quantizers import FSQConfig, Quantized
 from reeltok.tokenizer.contract import Reconstruction, Tokenizer, frame_range, give, join_frames
 from reeltok.tokenizer.inputs import as_tokens, take, with_axes

@@ -35,7 +35,7 @@ from reeltok.models.reftok.injection import (
 from reeltok.models.reftok.reference import START, USED, choose, kept_clips, recall
 from reeltok.models.vidtok.network import Decoder, Encoder, channels_first, running_order
 from reeltok.models.vidtok.stages import Down, Patch, Up
-from reeltok.nn.layers import Past
+from reeltok.nn.past import Past
 from reeltok.nn.quantizers import Quantized, join
 from reeltok.tokenizer.contract import Reconstruction, Tokenizer
 from reeltok.tokenizer.inputs import as_tokens, take
@@ -45,6 +45,10 @@ from reeltok.tokenizer.tiling import NOTHING, References
 from reeltok.tokens.record import Tokens
 from reeltok.tokens.reel import Reel
 from reeltok.video.record import Video
+
+# What a stream keeps beside its layers' own: the references as the decoder has them, what they show
+# in the original, and the decoder's last features.
+REFERENCES, ORIGINALS, FEATURES = "references", "originals", "features"
 
 
 @dataclass(frozen=True)
@@ -138,38 +142,37 @@ class RefTok(Tokenizer):
         for stage in late:
             y = stage(y, past)
         features = F.layer_norm(y, y.shape[-1:])
-        past[decoder.norm] = features[:, -1:].clone()
+        past.kept[FEATURES] = features[:, -1:].clone()
         patches = decoder.leave(decoder.norm(y), past)
         if lean is not None and seen is not None:
             patches = lean.copy_pixels(patches, features, seen, leans)
         return decoder.patch.inverse(patches, past)
 
-    # What a stream remembers beside its layers' own: `past[decoder]` are the references,
-    # `past[encoder]` what they show in the original, `past[decoder.norm]` features carried over.
+    # What a stream remembers beside its layers' own.
 
     def _see(self, lean: Lean | None, past: Past, patch: Patch) -> Seen | None:
         """Features of the references, for one side; None where it has no use for them."""
-        if lean is None or self.decoder not in past or self.config.policy == "none":
+        if lean is None or REFERENCES not in past.kept or self.config.policy == "none":
             return None
-        stills, errors = still_patches(patch, past[self.decoder]), None
+        stills, errors = still_patches(patch, past.kept[REFERENCES]), None
         if lean is self.encoder_lean:
-            errors = still_patches(patch, past[self.encoder]) - stills
-        return lean.read(stills, past[self.decoder.norm], errors)
+            errors = still_patches(patch, past.kept[ORIGINALS]) - stills
+        return lean.read(stills, past.kept[FEATURES], errors)
 
     def _remember(
         self,
         past: Past,
-        side: nn.Module,
+        slot: str,
         frame: Float[Tensor, "b 1 h w c"],
         anew: Bool[Tensor, " b"] | None = None,
     ) -> None:
         """Keep a frame for later blocks as the policy says; clips that begin `anew` do so."""
-        policy, old = self.config.policy, past.get(side)
+        policy, old = self.config.policy, past.kept.get(slot)
         frames = frame.expand(-1, self.config.references, -1, -1, -1)
         if old is not None and policy.startswith("first"):
             stay = old if anew is None else torch.where(along_batch(anew, old), frames, old)
             frames = torch.cat([frame, stay[:, 1:]], dim=1) if "+" in policy else stay
-        past[side] = frames.clone()
+        past.kept[slot] = frames.clone()
 
     def _prime(
         self, begin: Reference, past: Past, like: Float[Tensor, "b 1 h w c"]
@@ -180,7 +183,7 @@ class RefTok(Tokenizer):
             frame = rearrange(begin.frame, "b c t h w -> b t h w c").to(like).contiguous()
         quantized = self._told(self.quantizer(self.encode_block(frame, past)))
         self.decode_block(quantized.z, past)
-        self._remember(past, self.decoder, frame)
+        self._remember(past, REFERENCES, frame)
         return frame
 
     def _forget(
@@ -190,9 +193,11 @@ class RefTok(Tokenizer):
         clips, fresh = begin.clips.to(like.device), Past()
         self._prime(begin, fresh, like)
         if original is not None:
-            self._remember(fresh, self.encoder, original)
-        for layer, new in fresh.items():
-            past[layer] = torch.where(along_batch(clips, new), new, past.get(layer, new))
+            self._remember(fresh, ORIGINALS, original)
+        for name, new in fresh.kept.items():
+            old = past.kept.get(name, new)
+            past.kept[name] = torch.where(along_batch(clips, new), new, old)
+        past.begun += [name for name in fresh.begun if name not in past.begun]
         return None if begin.frame is not None else ~clips
 
     def _told(self, quantized: Quantized) -> Quantized:
@@ -222,7 +227,7 @@ class RefTok(Tokenizer):
         made.
         """
         at, draw = 0, {"step": step, "sample": sample}
-        if self.encoder.enter not in past:
+        if not past.has_begun(self.encoder.enter):
             at, coded = self._begin(x, past, references.get(0), given, draw)
             yield coded
         for first in range(at, x.shape[1], self.config.block):
@@ -235,8 +240,8 @@ class RefTok(Tokenizer):
             frames = block[:, :0]
             if decode:
                 frames = self.decode_block(quantized.z, past, may)
-                self._remember(past, self.encoder, block[:, -1:], anew)
-                self._remember(past, self.decoder, frames[:, -1:], anew)
+                self._remember(past, ORIGINALS, block[:, -1:], anew)
+                self._remember(past, REFERENCES, frames[:, -1:], anew)
             yield Coded(quantized, frames)
 
     def _begin(
@@ -245,12 +250,12 @@ class RefTok(Tokenizer):
         """How many frames come before the first block, and those: plain, stored, or none."""
         if begin is not None:
             frame = self._prime(begin, past, x[:, :1])
-            self._remember(past, self.encoder, frame if given else x[:, :1])
+            self._remember(past, ORIGINALS, frame if given else x[:, :1])
             return (0, Coded(None, frame[:, :0])) if given else (1, Coded(None, frame))
         quantized = self._told(self.quantizer(self.encode_block(x[:, :1], past), **draw))
         frames = self.decode_block(quantized.z, past)
-        self._remember(past, self.encoder, x[:, :1])
-        self._remember(past, self.decoder, frames)
+        self._remember(past, ORIGINALS, x[:, :1])
+        self._remember(past, REFERENCES, frames)
         return 1, Coded(quantized, frames)
 
     def forward(
@@ -301,10 +306,10 @@ class RefTok(Tokenizer):
         (_, fh, fw), (b, _, h, w, _), begin = self.config.factors, z.shape, references.get(0)
         grey = z.new_zeros(b, 1, h * fh, w * fw, self.config.body.colours)
         at, made = 0, [grey[:, :0]]
-        if self.decoder.enter not in past and (begin is None or begin.start):
+        if not past.has_begun(self.decoder.enter) and (begin is None or begin.start):
             if begin is None:
                 at, frame = 1, self.decode_block(z[:, :1], past)
-                self._remember(past, self.decoder, frame)
+                self._remember(past, REFERENCES, frame)
             else:
                 frame = self._prime(begin, past, grey)
             made.append(frame[:, :0] if self.config.start == "given" else frame)
@@ -314,7 +319,7 @@ class RefTok(Tokenizer):
             if begin is not None and not begin.start:
                 anew, may = begin.clips.to(z.device), self._forget(begin, past, grey)
             made.append(self.decode_block(block, past, may))
-            self._remember(past, self.decoder, made[-1][:, -1:], anew)
+            self._remember(past, REFERENCES, made[-1][:, -1:], anew)
         return rearrange(torch.cat(made, dim=1), "b t h w c -> b c t h w")
 
     def lookup(self, ids: Int[Tensor, "b t h w"]) -> Float[Tensor, "b d t h w"]:

@@ -17,7 +17,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from reeltok.models.vidtok.stages import BOTH, Down, Patch, Up, VidTokConfig, block, middle
-from reeltok.nn.layers import Conv, Norm, Past
+from reeltok.nn.layers import Conv, Norm
+from reeltok.nn.past import Layer, Past
 from reeltok.nn.quantizers import Quantized
 from reeltok.tokenizer.contract import Reconstruction, Tokenizer
 from reeltok.tokenizer.inputs import take
@@ -27,7 +28,7 @@ from reeltok.tokens.record import Tokens
 from reeltok.video.record import Video, unit_frames
 
 
-class Encoder(nn.Module):
+class Encoder(Layer):
     """Frames in [-1, 1] to what the quantizer reads."""
 
     def __init__(self, config: VidTokConfig) -> None:
@@ -57,18 +58,16 @@ class Encoder(nn.Module):
     def forward(
         self, x: Float[Tensor, "b t h w c"], past: Past | None = None
     ) -> Float[Tensor, "b t2 h2 w2 d"]:
-        if self.zeros_first and (past is None or self not in past):
+        if self.zeros_first and (past is None or past.begin(self)):
             # Parity: v1.0 fills the first group with copies of frame 0.
             x = torch.cat([x[:, :1].expand(-1, self.factor - 1, -1, -1, -1), x], dim=1)
-        if past is not None:
-            past[self] = x[:, :0]
         x = self.enter(self.patch(x, past), past)
         for stage in running_order(self):
             x = stage(x, past)
         return self.leave(self.norm(x), past)
 
 
-class Decoder(nn.Module):
+class Decoder(Layer):
     """What the quantizer gives to frames, not clamped."""
 
     def __init__(self, config: VidTokConfig) -> None:
@@ -98,13 +97,11 @@ class Decoder(nn.Module):
     def forward(
         self, z: Float[Tensor, "b t h w d"], past: Past | None = None
     ) -> Float[Tensor, "b t2 h2 w2 c"]:
-        first = past is None or self not in past
+        first = past is None or past.begin(self)
         x = self.enter(z, past)
         for stage in running_order(self):
             x = stage(x, past)
         x = self.patch.inverse(self.leave(self.norm(x), past), past)
-        if past is not None:
-            past[self] = x[:, :0]
         # Parity: v1.0 drops what it made of the copies of frame 0.
         return x[:, self.factor - 1 :] if self.zeros_first and first else x
 
@@ -120,6 +117,9 @@ def running_order(network: Encoder | Decoder) -> list[nn.Module]:
     """The stages between a network's first and last convolution, in the order they run."""
     levels, after = flat(network.levels), isinstance(network, Encoder)
     return [*levels, *network.middle] if after else [*network.middle, *levels]
+
+
+WAITING = "waiting"  # where a decoder that looks ahead keeps the step whose frames it holds back
 
 
 class VidTok(Tokenizer):
@@ -170,9 +170,9 @@ class VidTok(Tokenizer):
         z = rearrange(z, "b d t h w -> b t h w d").contiguous()
         if past is None or self.config.upsampling == "nearest" or not self.config.causal:
             return rearrange(self.decoder(z, past), "b t h w c -> b c t h w")
-        z = torch.cat([past[self], z], dim=1) if self in past else z
+        z = torch.cat([past.kept[WAITING], z], dim=1) if WAITING in past.kept else z
         if not last:
-            past[self] = z[:, -1:].clone()
+            past.kept[WAITING] = z[:, -1:].clone()
             if z.shape[1] == 1:
                 b, _, h, w, _ = z.shape
                 _, fh, fw = self.config.factors

@@ -15,7 +15,8 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from reeltok.nn.bounds import LEVELS, Depth, Triple, Width
-from reeltok.nn.layers import Attention, Conv, Edge, Past, Residual, pad_time
+from reeltok.nn.layers import Attention, Conv, Edge, Residual, pad_time
+from reeltok.nn.past import Layer, Past
 from reeltok.nn.quantizers import Quantizer
 
 ONE, SPACE, TIME, BOTH = (1, 1, 1), (1, 3, 3), (3, 1, 1), (3, 3, 3)
@@ -118,7 +119,7 @@ def unfold(
     return rearrange(x, "b t h w c (i j k) -> b (t i) (h j) (w k) c", i=i, j=j, k=k)
 
 
-class Patch(nn.Module):
+class Patch(Layer):
     """Folds blocks of (t, h, w) pixels into channels, as they are or by a Haar transform.
 
     In a network with edge "past-first" the first frame stands alone: it fills its block in time.
@@ -149,10 +150,8 @@ class Patch(nn.Module):
         if self.haar:
             x = x @ self._basis(x)
         x = unfold(x, self.patch)
-        first = self.alone and (past is None or self not in past)
-        if past is not None:
-            past[self] = x[:, :0]
-        return x[:, t - 1 :] if first else x
+        first = past is None or past.begin(self)
+        return x[:, t - 1 :] if self.alone and first else x
 
     def _basis(self, x: Tensor) -> Tensor:
         """The transform's rows, each over the pixels (t, h, w) of one block."""
@@ -160,7 +159,7 @@ class Patch(nn.Module):
         return torch.kron(torch.kron(t, h), w).to(x)
 
 
-class Down(nn.Module):
+class Down(Layer):
     """Halves height and width, and time where asked (figure 2; AlphaBlender: equation 1).
 
     Only a fold changes the width, from `before` to `after`.
@@ -202,7 +201,7 @@ class Down(nn.Module):
         return torch.lerp(self.time.convolve(x), mean, torch.sigmoid(self.mix).to(x.dtype))
 
 
-class Up(nn.Module):
+class Up(Layer):
     """Doubles height and width, and time where asked; the mirror image of `Down`."""
 
     def __init__(self, before: int, after: int, *, time: bool, config: VidTokConfig) -> None:
@@ -237,19 +236,17 @@ class Up(nn.Module):
 
     def _unfolded(self, x: Tensor, past: Past | None) -> Tensor:
         """Channels become pixels; a first frame that stands alone is the last of its pair."""
-        first = self.doubles and (past is None or self not in past)
-        if past is not None:
-            past[self] = x[:, :0]
+        first = past is None or past.begin(self)
         x = unfold(x.unflatten(-1, (-1, math.prod(self.patch))), self.patch)
-        return x[:, 1:] if first else x
+        return x[:, 1:] if self.doubles and first else x
 
     def _double_time(self, x: Tensor, past: Past | None) -> Tensor:
         """Twice the frames, but for a first frame that stands alone."""
-        before = None if past is None else past.get(self)
-        alone = self.alone and before is None
+        alone = self.alone and (past is None or past.begin(self))
+        before = None if past is None else past.kept.get(self.path)
         if past is not None:
-            history = self.linear and x.shape[1] - past.ahead > alone
-            past.keep(self, x, 1 if history else 0)
+            if self.linear and x.shape[1] - past.ahead > alone:
+                past.keep(self, x, 1)
             past.ahead *= 2
         head, x = (x[:, :1], x[:, 1:]) if alone else (x[:, :0], x)
         double = self._interpolate(x, before) if self.linear else x.repeat_interleave(2, dim=1)
@@ -260,7 +257,7 @@ class Up(nn.Module):
         """Linear, new frames at quarters between the old, the ends repeated."""
         if x.shape[1] == 0:
             return x
-        left = x[:, :1] if before is None or before.shape[1] == 0 else before
+        left = x[:, :1] if before is None else before
         padded = torch.cat([left, x, x[:, -1:]], dim=1)
         early = torch.lerp(padded[:, 1:-1], padded[:, :-2], 0.25)
         late = torch.lerp(padded[:, 1:-1], padded[:, 2:], 0.25)
