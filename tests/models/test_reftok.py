@@ -12,9 +12,9 @@ from reeltok.models.presets import COMPACT, PRESETS
 from reeltok.models.reftok import reference
 from reeltok.models.reftok.injection import Attend, RefTokConfig
 from reeltok.models.reftok.network import RefTok
+from reeltok.models.reftok.reference import Reference
 from reeltok.models.vidtok.network import VidTok
 from reeltok.nn.quantizers import FSQConfig, GaussianConfig, LFQConfig, VQConfig
-from reeltok.tokenizer.streaming import Reference
 from reeltok.tokens.record import Tokens
 from reeltok.tokens.reel import Reel, ReelWriter, load, save
 from reeltok.video.record import Video

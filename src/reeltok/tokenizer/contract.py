@@ -6,9 +6,9 @@ chunk length, ranges, tiles, running out of memory, and the folder a model is sa
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ from reeltok.tokenizer.inputs import (
     as_tokens,
     axes_of,
     check_tokens,
+    record_tokens,
     say_axes,
     stored_latents,
     with_axes,
@@ -32,8 +33,7 @@ from reeltok.tokenizer.inputs import (
 from reeltok.tokenizer.spec import Spec
 from reeltok.tokenizer.streaming import (
     Frames,
-    Leaning,
-    Reference,
+    SideInformation,
     Span,
     check_chunk,
     check_pad,
@@ -42,7 +42,6 @@ from reeltok.tokenizer.streaming import (
     cut,
     find_span,
     frame_range,
-    frame_size,
     give,
     join_frames,
     mark_last,
@@ -51,15 +50,13 @@ from reeltok.tokenizer.streaming import (
     require_all,
     split_frames,
     split_steps,
-    type_name,
     whole_groups,
     whole_windows,
 )
-from reeltok.tokenizer.tiling import Course
+from reeltok.tokenizer.tiling import Course, Options
 from reeltok.tokens.record import Tokens
 from reeltok.tokens.reel import Reel
-from reeltok.video.record import Video, unit_frames
-from reeltok.video.size import ratio_text
+from reeltok.video.record import Video
 from reeltok.video.timing import moments_of
 
 
@@ -126,27 +123,34 @@ class Tokenizer(nn.Module):
         """The latents that ids stand for. ValueError where an id is outside the vocabulary."""
         raise NotImplementedError
 
-    def choose_references(
-        self, run: Frames, step: int, before: Tensor | None, reference: Tensor | None
-    ) -> Leaning:
-        """What a run of frames leans on, whose first token step is `step`.
+    def side_information(
+        self, run: Frames, step: int, before: Tensor | None, reference: Any
+    ) -> SideInformation:
+        """What a run of frames is coded with, whose first token step is `step`.
 
-        `before` is the frame before the run, `reference` what the caller gave. Where there are any,
-        `encode_part` and `decode_part` are given them as `references`.
+        `before` is the frame before the run, `reference` what the caller gave.
         """
         if reference is not None:
             raise ValueError(f"{self.name} codes frames alone: leave reference=None")
-        return Leaning()
+        return SideInformation()
+
+    def decoding_options(self, part: Tokens, reference: Any) -> Options:
+        """Arguments of `decode_part` that `side_information` had tokens keep."""
+        if reference is not None:
+            raise ValueError(f"{self.name} codes frames alone: leave reference=None")
+        return {}
+
+    def crop_options(self, options: Options, rows: slice, columns: slice) -> Options:
+        """The same arguments for one tile of pixels."""
+        return options
+
+    def cut_options(self, options: Options, at: int) -> tuple[Options, Options]:
+        """The same arguments for what comes before frame or step `at`, and from there on."""
+        return options, options
 
     def find_latents(self, part: Tokens) -> Float[Tensor, "b d *grid"]:
         """The latents that a part holds or its ids stand for; ValueError where they do not fit."""
         return stored_latents(part, self)
-
-    def find_references(self, part: Tokens, reference: Tensor | None) -> Mapping[int, Reference]:
-        """The references that `choose_references` chose, by the step of `part` they come before."""
-        if reference is not None:
-            raise ValueError(f"{self.name} codes frames alone: leave reference=None")
-        return {}
 
     def last_weight(self) -> nn.Parameter:
         """The last weight that makes frames: what an adaptive discriminator compares gradients at.
@@ -215,21 +219,20 @@ class Tokenizer(nn.Module):
         given, parts = peek(as_clip(part) for part in parts)
         hold = hold and spec.window is None
         width = spec.window_for(window)
-        frame = None if reference is None else unit_frames(as_clip(reference), "the reference")
         course = self._course(spec.first, spec.group, tile, apart=hold)
         runs = whole_groups(parts, first=spec.first, group=spec.group, window=width, hold=hold)
         step, before = 0, None
         for run in runs:
-            leaning = self.choose_references(run, step, before, frame)
+            side = self.side_information(run, step, before, reference)
             with self._gradient(run.x):
-                x, options = self._enter(run.x), {"sample": sample}
-                quantized = course.encode(x, run.real, options, leaning.references)
-            tokens = self._record(quantized, run, given, width)
+                options = {"sample": sample, **side.options}
+                quantized = course.encode(self._enter(run.x), run.real, options)
+            tokens = record_tokens(self, quantized, run, given, width)
             yield tokens.with_(
                 step=step,
-                extras=leaning.extras,
-                reference_bits=leaning.bits,
-                settings={**tokens.settings, **leaning.settings},
+                extras=side.extras,
+                reference_bits=side.bits,
+                settings={**tokens.settings, **side.settings},
             )
             step, before = step + tokens.grid[0], run.x[:, :, -1:]
 
@@ -280,7 +283,6 @@ class Tokenizer(nn.Module):
         `hold` promises that `parts` is a single one. Frames beyond a part's own wait for the next.
         """
         spec, left, waiting = self.spec, 0, None
-        frame = None if reference is None else unit_frames(as_clip(reference), "the reference")
         given, parts = peek(parts)
         self._check(given)
         course = self._course(spec.first_steps, spec.group_steps, tile, apart=hold)
@@ -289,10 +291,10 @@ class Tokenizer(nn.Module):
             z = self.find_latents(part)
             left += part.frames
             times += [] if part.times is None else [part.times]
-            references = self.find_references(part, frame)
+            options = self.decoding_options(part, reference)
             with self._gradient(z):
                 z = z.to(device=self.device, dtype=self.dtype)
-                x = crop(course.decode(z, last=last, references=references), part)
+                x = crop(course.decode(z, options, last=last), part)
             x = x if waiting is None else torch.cat([waiting, x], dim=2)
             x, waiting = x[:, :, :left], x[:, :, left:]
             if x.shape[2]:
@@ -332,33 +334,6 @@ class Tokenizer(nn.Module):
     def span(self, tokens: Tokens | Reel, first: int, end: int) -> Span:
         """The steps to decode for frames `first` to `end`, with all that those depend on."""
         return find_span(self.spec, tokens, first, end)
-
-    def _record(
-        self, quantized: Quantized, run: Frames, given: Video | Tensor, window: int | None
-    ) -> Tokens:
-        video, (height, width) = given if isinstance(given, Video) else None, frame_size(given)
-        settings: dict[str, Any] = {"given": type_name(given)}
-        if video is not None and video.start:
-            settings["start"] = video.start  # where sound begins
-        if video is not None and video.aspect != 1:
-            settings["pixel_aspect"] = ratio_text(video.aspect)
-        return Tokens(
-            ids=quantized.ids,
-            latents=quantized.z,
-            grid=tuple(quantized.z.shape[2:]),
-            frames=run.real,
-            height=height,
-            width=width,
-            fps=None if video is None else video.fps,
-            times=run.times,
-            last=run.last,
-            damaged=0 if video is None else video.damaged,
-            colour=None if video is None else asdict(video.colour),
-            model=self.name,
-            weights=self.hash,
-            vocabulary=self.spec.vocabulary,
-            settings=settings if window is None else settings | {"window": window},
-        )
 
     def _check(self, tokens: Tokens | Reel) -> None:
         """ValueError unless this tokenizer can have made `tokens`."""

@@ -5,6 +5,7 @@ tokens may be a record, a `.reel` file, or bare ids or latents of a clip of whol
 """
 
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,13 +13,15 @@ import torch
 from torch import Tensor
 
 from reeltok.files.text import printable
+from reeltok.nn.quantizers import Quantized
 from reeltok.tokenizer.spec import Spec
-from reeltok.tokenizer.streaming import require_grid
+from reeltok.tokenizer.streaming import Frames, frame_size, require_grid, type_name
 from reeltok.tokens.ids import check_latents
 from reeltok.tokens.record import Tokens, by
 from reeltok.tokens.reel import Reel, load
 from reeltok.video.frames import as_tensor, as_values, check_values, five_axes
 from reeltok.video.record import Video, read
+from reeltok.video.size import ratio_text
 
 HALF = 0.02  # how far codes within [-1, 1] and their like may move in half precision
 
@@ -27,6 +30,7 @@ HALF = 0.02  # how far codes within [-1, 1] and their like may move in half prec
 class Coder(Protocol):
     """What these functions ask of a tokenizer."""
 
+    name: str
     reads: tuple[str, ...]
     training: bool
 
@@ -185,3 +189,32 @@ def stored_latents(tokens: Tokens, tokenizer: Coder) -> Tensor:
             "tokens.with_(ids=...) or with_(latents=...), which drops the other"
         )
     return tokens.latents
+
+
+def record_tokens(
+    tokenizer: Coder, quantized: Quantized, run: Frames, given: Video | Tensor, window: int | None
+) -> Tokens:
+    """What a tokenizer made of a run of frames, with all that `decode` needs to know of `given`."""
+    video, (height, width) = given if isinstance(given, Video) else None, frame_size(given)
+    settings: dict[str, Any] = {"given": type_name(given)}
+    if video is not None and video.start:
+        settings["start"] = video.start  # where sound begins
+    if video is not None and video.aspect != 1:
+        settings["pixel_aspect"] = ratio_text(video.aspect)
+    return Tokens(
+        ids=quantized.ids,
+        latents=quantized.z,
+        grid=tuple(quantized.z.shape[2:]),
+        frames=run.real,
+        height=height,
+        width=width,
+        fps=None if video is None else video.fps,
+        times=run.times,
+        last=run.last,
+        damaged=0 if video is None else video.damaged,
+        colour=None if video is None else asdict(video.colour),
+        model=tokenizer.name,
+        weights=tokenizer.hash,
+        vocabulary=tokenizer.spec.vocabulary,
+        settings=settings if window is None else settings | {"window": window},
+    )

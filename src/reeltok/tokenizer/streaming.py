@@ -27,33 +27,15 @@ Part = TypeVar("Part")
 GIVEN = ("float16", "bfloat16", "float32", "float64")  # types of tensors that hold frames
 
 
-@dataclass(frozen=True, eq=False)
-class Reference:
-    """A frame "b c 1 h w" in [-1, 1] that encoder and decoder both know before they go on.
-
-    It counts for those `clips` ("b", bool) of the batch, which forget what came before;
-    `frame=None` leaves them with nothing to lean on. `start`: the clip itself begins with it.
-    """
-
-    frame: Tensor | None
-    clips: Tensor
-    start: bool = False
-
-    def crop(self, rows: slice, columns: slice) -> "Reference":
-        """The same for one tile of pixels."""
-        if self.frame is None:
-            return self
-        return replace(self, frame=self.frame[..., rows, columns])
-
-
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Leaning:
-    """The references of a run of frames, by the frame before which they come.
+class SideInformation:
+    """What a run of frames is coded with, beside the frames.
 
-    `extras`, `bits` and `settings` are what the tokens keep so that a decoder finds them again.
+    `options` are arguments of `encode_part`; `extras`, `bits` and `settings` are what the tokens
+    keep, so that a decoder finds them again.
     """
 
-    references: Mapping[int, Reference] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     bits: int = 0
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -232,31 +214,6 @@ def split_steps(part: Tokens, spec: Spec, chunk: int) -> Iterator[Tokens]:
         end = part.frames if late == total else part.share(0, late)[1]
         yield part.part(step, late, frames=(frame, end))
         frame = end
-
-
-def whole_blocks(parts: Iterable[Tokens], opening: int, steps: int) -> Iterator[Tokens]:
-    """The parts of a stream cut anew, so that each holds whole blocks of `steps` steps.
-
-    ValueError where the last block is not complete.
-    """
-    held: Tokens | None = None
-    for part in parts:
-        held = part if held is None else Tokens.join([held, part])
-        count, lead = held.grid[0], opening if held.step == 0 else 0
-        whole = lead + (count - lead) // steps * steps
-        if count and whole == count:
-            yield held
-            held = None
-        elif 0 < whole < count:
-            yield held.part(0, whole)
-            held = held.part(whole, count)
-    if held is not None and held.grid[0]:
-        raise ValueError(
-            f"these tokens end within a block of {steps} steps ({held.grid[0]} are left): give the "
-            "whole clip"
-        )
-    if held is not None:
-        yield held
 
 
 def whole_windows(parts: Iterable[Tokens], spec: Spec) -> Iterator[Tokens]:

@@ -14,11 +14,6 @@ from torch import Tensor
 
 from reeltok.nn.past import Past
 from reeltok.nn.quantizers import Quantized
-from reeltok.tokenizer.streaming import Reference
-
-References = Mapping[int, Reference]
-"""What a run leans on, by the frame (encoding) or step (decoding) before which it comes."""
-NOTHING: References = {}
 
 
 @dataclass(frozen=True)
@@ -82,19 +77,8 @@ class Tiles:
         return torch.minimum(rise, fall).clamp(max=1.0)
 
 
-def crop_references(
-    references: References, rows: slice, columns: slice
-) -> dict[str, dict[int, Reference]]:
-    """The references of one tile as an argument, or none where there are none."""
-    if not references:
-        return {}
-    return {"references": {at: each.crop(rows, columns) for at, each in references.items()}}
-
-
-def cut_references(references: References, cut: int) -> tuple[References, References]:
-    """Those before position `cut`, and those from it on, counted from there."""
-    early = {at: each for at, each in references.items() if at < cut}
-    return early, {at - cut: each for at, each in references.items() if at >= cut}
+Options = Mapping[str, Any]
+"""Further arguments of `encode_part` or `decode_part`."""
 
 
 @runtime_checkable
@@ -103,6 +87,8 @@ class Network(Protocol):
 
     def encode_part(self, x: Tensor, past: Past | None, *_: Any, **options: Any) -> Quantized: ...
     def decode_part(self, z: Tensor, past: Past | None, *_: Any, **options: Any) -> Tensor: ...
+    def crop_options(self, options: Options, rows: slice, columns: slice) -> Options: ...
+    def cut_options(self, options: Options, at: int) -> tuple[Options, Options]: ...
 
 
 @dataclass
@@ -127,48 +113,44 @@ class Course:
         if self.tile is not None and self.tile < 1:
             raise ValueError(f"tile={self.tile} is no number of pixels: give 1 or more, or None")
 
-    def encode(
-        self, x: Tensor, real: int, options: Mapping[str, Any], references: References = NOTHING
-    ) -> Quantized:
+    def encode(self, x: Tensor, real: int, options: Options) -> Quantized:
         """Tokens of a run of whole groups `b c t h w`, of which `real` frames are the video's."""
         saved = [past.copy() for past in self.pasts]
         try:
-            return self._encode_tiles(x, real, options, references)
+            return self._encode_tiles(x, real, options)
         except RuntimeError as error:
             size = max(x.shape[3] // self.cell[0], x.shape[4] // self.cell[1])
             cut = self._retreat(error, saved, x.shape[2], size)
         if cut is None:
-            return self.encode(x, real, options, references)
-        first, rest = cut_references(references, cut)
-        early = self.encode(x[:, :, :cut], min(real, cut), options, first)
-        late = self.encode(x[:, :, cut:], max(0, real - cut), options, rest)
+            return self.encode(x, real, options)
+        first, rest = self.network.cut_options(options, cut)
+        early = self.encode(x[:, :, :cut], min(real, cut), first)
+        late = self.encode(x[:, :, cut:], max(0, real - cut), rest)
         ids = [part.ids for part in (early, late) if part.ids is not None]
         joined = torch.cat(ids, dim=1) if ids else None
         return replace(early, z=torch.cat([early.z, late.z], dim=2), ids=joined)
 
-    def decode(self, z: Tensor, *, last: bool, references: References = NOTHING) -> Tensor:
+    def decode(self, z: Tensor, options: Options, *, last: bool) -> Tensor:
         """Frames `b c t h w` of a run of whole steps `b d *grid`; some may be held back."""
         saved = [past.copy() for past in self.pasts]
         try:
-            return self._decode_tiles(z, last, references)
+            return self._decode_tiles(z, options, last)
         except RuntimeError as error:
             cut = self._retreat(error, saved, z.shape[2], max(z.shape[3:], default=0))
         if cut is None:
-            return self.decode(z, last=last, references=references)
-        first, rest = cut_references(references, cut)
-        early = self.decode(z[:, :, :cut], last=False, references=first)
-        return torch.cat([early, self.decode(z[:, :, cut:], last=last, references=rest)], dim=2)
+            return self.decode(z, options, last=last)
+        first, rest = self.network.cut_options(options, cut)
+        early = self.decode(z[:, :, :cut], first, last=False)
+        return torch.cat([early, self.decode(z[:, :, cut:], rest, last=last)], dim=2)
 
-    def _encode_tiles(
-        self, x: Tensor, real: int, options: Mapping[str, Any], references: References
-    ) -> Quantized:
+    def _encode_tiles(self, x: Tensor, real: int, options: Options) -> Quantized:
         (height, width), parts = self.cell, []
         tiles = Tiles(x.shape[3] // height, x.shape[4] // width, self._cells)
         for i, (row, column) in enumerate(tiles.boxes()):
             rows = slice(row.start * height, row.stop * height)
             columns = slice(column.start * width, column.stop * width)
             box = x[..., rows, columns]
-            seen = {**options, **crop_references(references, rows, columns)}
+            seen = self.network.crop_options(options, rows, columns)
             parts.append(self.network.encode_part(box, self._past(i), frames=real, **seen))
         if len(parts) == 1:
             return parts[0]
@@ -176,15 +158,15 @@ class Course:
         joined = tiles.join_tokens(ids) if ids else None
         return replace(parts[0], z=tiles.join_tokens(z), ids=joined)
 
-    def _decode_tiles(self, z: Tensor, last: bool, references: References) -> Tensor:
+    def _decode_tiles(self, z: Tensor, options: Options, last: bool) -> Tensor:
         if z.ndim != 5:
-            return self.network.decode_part(z, self._past(0), last=last)
+            return self.network.decode_part(z, self._past(0), last=last, **options)
         (height, width), parts = self.cell, []
         tiles = Tiles(z.shape[3], z.shape[4], self._cells)
         for i, (row, column) in enumerate(tiles.boxes()):
             rows = slice(row.start * height, row.stop * height)
             columns = slice(column.start * width, column.stop * width)
-            seen = crop_references(references, rows, columns)
+            seen = self.network.crop_options(options, rows, columns)
             box = z[..., row, column]
             parts.append(self.network.decode_part(box, self._past(i), last=last, **seen))
         return tiles.join_pixels(parts, self.cell)

@@ -13,9 +13,8 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from reeltok.models.reftok.network import RefTok
-from reeltok.models.reftok.reference import restore_picture, store_picture
+from reeltok.models.reftok.reference import Reference, restore_picture, store_picture
 from reeltok.tokenizer.contract import Reconstruction
-from reeltok.tokenizer.streaming import Reference
 from reeltok.train.reconstruct import LossConfig, Reconstruct
 
 

@@ -7,8 +7,8 @@ lean on the same values whatever the device.
 import hashlib
 import io
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from reeltok.models.reftok.injection import RefTokConfig
-from reeltok.tokenizer.streaming import Leaning, Reference
+from reeltok.tokenizer.streaming import SideInformation
 from reeltok.tokens.record import Tokens
 from reeltok.video.record import to_bytes, to_unit
 
@@ -27,6 +27,36 @@ CUT, JUMP = 0.2, 2.5
 """A cut moves 16x16 thumbnails by more than CUT (mean difference, in [-1, 1]) from one frame to the
 next, and JUMP times as far as any other step nearby. Of 276 pairs of 23 clips the nearest are 0.27
 apart; fast motion reaches 0.39 within four frames, but evenly."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """A frame "b c 1 h w" in [-1, 1] that encoder and decoder both know before they go on.
+
+    It counts for those `clips` ("b", bool) of the batch, which forget what came before;
+    `frame=None` leaves them with nothing to lean on. `start`: the clip itself begins with it.
+    """
+
+    frame: Tensor | None
+    clips: Tensor
+    start: bool = False
+
+    def crop(self, rows: slice, columns: slice) -> "Reference":
+        """The same for one tile of pixels."""
+        if self.frame is None:
+            return self
+        return replace(self, frame=self.frame[..., rows, columns])
+
+
+References = Mapping[int, Reference]
+"""References by the frame (encoding) or step (decoding) before which they come."""
+NOTHING: References = {}
+
+
+def cut_references(references: References, cut: int) -> tuple[References, References]:
+    """Those before position `cut`, and those from it on, counted from there."""
+    early = {at: each for at, each in references.items() if at < cut}
+    return early, {at - cut: each for at, each in references.items() if at >= cut}
 
 
 def store_picture(x: Float[Tensor, "1 c 1 h w"], *, quality: int | None) -> UInt8[Tensor, " bytes"]:
@@ -178,7 +208,7 @@ def choose(
     step: int,
     before: Float[Tensor, "b c 1 h w"] | None,
     reference: Float[Tensor, "b c 1 h w"] | None,
-) -> Leaning:
+) -> SideInformation:
     """References for the frames of a run whose first token step is `step`, by the frame's number.
 
     `before` is the frame before the run, None where the clip begins. ValueError where a reference
@@ -202,8 +232,8 @@ def choose(
             kept |= {} if new is None else {at: new}
     extras = {name: data for each in kept.values() for name, data in each.extras.items()}
     modes = len(x) * len(blocks) if config.cuts != "ignore" or config.refresh else 0
-    return Leaning(
-        references={at: each.reference for at, each in kept.items()},
+    return SideInformation(
+        options={"references": {at: each.reference for at, each in kept.items()}},
         extras=extras,
         bits=modes + 8 * sum(data.numel() for data in extras.values()),
         settings=settings,
@@ -285,3 +315,31 @@ def require_same(reference: Tensor | None, part: Tokens) -> None:
 
 def everyone(x: Tensor) -> Bool[Tensor, " b"]:
     return torch.ones(len(x), dtype=torch.bool)
+
+
+# Streams of tokens, in whole blocks.
+
+
+def whole_blocks(parts: Iterable[Tokens], opening: int, steps: int) -> Iterator[Tokens]:
+    """The parts of a stream cut anew, so that each holds whole blocks of `steps` steps.
+
+    ValueError where the last block is not complete.
+    """
+    held: Tokens | None = None
+    for part in parts:
+        held = part if held is None else Tokens.join([held, part])
+        count, lead = held.grid[0], opening if held.step == 0 else 0
+        whole = lead + (count - lead) // steps * steps
+        if count and whole == count:
+            yield held
+            held = None
+        elif 0 < whole < count:
+            yield held.part(0, whole)
+            held = held.part(whole, count)
+    if held is not None and held.grid[0]:
+        raise ValueError(
+            f"these tokens end within a block of {steps} steps ({held.grid[0]} are left): give the "
+            "whole clip"
+        )
+    if held is not None:
+        yield held

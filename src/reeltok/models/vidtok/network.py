@@ -21,7 +21,7 @@ from reeltok.nn.layers import Conv, Norm
 from reeltok.nn.past import Layer, Past
 from reeltok.nn.quantizers import Quantized
 from reeltok.tokenizer.contract import Reconstruction, Tokenizer
-from reeltok.tokenizer.inputs import take
+from reeltok.tokenizer.inputs import record_tokens, take
 from reeltok.tokenizer.spec import Spec
 from reeltok.tokenizer.streaming import Frames, give, require_all
 from reeltok.tokens.record import Tokens
@@ -199,7 +199,7 @@ class VidTok(Tokenizer):
             entered = self._enter(torch.cat([copies, given], dim=2))
             quantized = self.encode_part(entered, past, sample=sample)
         moments = (x.times, x.last) if isinstance(x, Video) else ()
-        tokens = self._record(quantized, Frames(given, given.shape[2], *moments), x, None)
+        tokens = record_tokens(self, quantized, Frames(given, given.shape[2], *moments), x, None)
         return tokens.with_(settings={**tokens.settings, "pad": "front"})
 
     def decode_front(self, tokens: Tokens) -> Video | Tensor:
