@@ -426,7 +426,7 @@ def test_bad_input() -> None:
     model, x = build(), clip(9)
     with pytest.raises(ValueError, match="give reference="):
         model.under(start="given").encode(x)
-    with pytest.raises(ValueError, match="resize"):
+    with pytest.raises(ValueError, match="give one of that size"):
         model.encode(x, reference=torch.zeros(1, 3, 1, 8, 8))
     with pytest.raises(ValueError, match="one frame, found 2"):
         model.encode(x, reference=torch.zeros(1, 3, 2, 16, 24))
