@@ -314,6 +314,26 @@ def load_weights(
     return part
 
 
+def export_weights(
+    module: nn.Module,
+    *,
+    name: Callable[[str], str],
+    shape: Callable[[str, Tensor], tuple[int, ...]],
+) -> dict[str, Tensor]:
+    """A network's weights under other names and in other shapes: what `load_weights` reads."""
+    return {
+        name(ours): tensor.reshape(shape(ours, tensor))
+        for ours, tensor in module.state_dict().items()
+    }
+
+
+def rename(name: str, table: Iterable[tuple[str, str]]) -> str:
+    """A tensor's name by a table of patterns and replacements, applied one after another."""
+    for pattern, replacement in table:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
 def settled(tensor: Tensor, like: Tensor) -> Tensor:
     """A checkpoint's tensor in the shape and type of a network's own, on the default device."""
     device = tensor.device if tensor.is_meta else torch.get_default_device()

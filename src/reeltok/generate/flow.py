@@ -14,12 +14,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from reeltok.generate.classes import find_class
-from reeltok.generate.folder import read_saved
-from reeltok.generate.public import fill, from_public, to_public
+from reeltok.generate.clip_spec import ClipSpec
+from reeltok.generate.folder import load_generator, save_generator
+from reeltok.generate.public import from_public, to_public
 from reeltok.generate.sampling import rms, sample
 from reeltok.generate.schedule import seeded_clips
 from reeltok.generate.sit import (
-    Clip,
     Flow,
     FlowConfig,
     Group,
@@ -28,7 +28,6 @@ from reeltok.generate.sit import (
     volume_group,
 )
 from reeltok.tokenizer.contract import Tokenizer
-from reeltok.tokenizer.folder import dump_config, write_folder
 from reeltok.tokens.record import Tokens
 
 __all__ = ["Flow", "FlowConfig", "describe", "from_public", "generate", "load", "save", "to_public"]
@@ -64,7 +63,7 @@ def describe(
         groups = volume_group(grid, patch=(1, patch, patch))
     else:
         groups = plane_groups(planes, patch=patch, shared=shared)
-    clip = Clip(
+    clip = ClipSpec(
         tokenizer=spec.name,
         weights=tokenizer.hash(),
         frames=frames,
@@ -116,20 +115,10 @@ def generate(
 
     x = sample(velocity, noise(), noise, sampler=sampler, steps=steps, norm=widest)
     latents = restore(x.float(), statistics, config.groups)
-    return Tokens(
-        latents=latents.unflatten(2, clip.grid),
-        grid=clip.grid,
-        frames=clip.frames,
-        height=clip.height,
-        width=clip.width,
-        fps=clip.fps,
-        model=clip.tokenizer,
-        weights=clip.weights,
-        settings={**clip.settings, "given": "float32"},
-    )
+    return clip.tokens(latents=latents.unflatten(2, clip.grid))
 
 
-def pick_clip(config: FlowConfig, tokenizer: Tokenizer | None) -> Clip:
+def pick_clip(config: FlowConfig, tokenizer: Tokenizer | None) -> ClipSpec:
     """What the latents stand for. ValueError where `tokenizer` cannot read them."""
     if tokenizer is None:
         if config.clip is None:
@@ -137,11 +126,7 @@ def pick_clip(config: FlowConfig, tokenizer: Tokenizer | None) -> Clip:
         return config.clip
     clip = config.clip or describe(tokenizer).clip
     assert clip is not None
-    if clip.weights not in (None, tokenizer.hash()):
-        raise ValueError(
-            f"this generator makes latents of {clip.tokenizer!r} ({str(clip.weights)[:12]}), not "
-            f"of {tokenizer.name!r} ({tokenizer.hash()[:12]}): load that tokenizer"
-        )
+    clip.require(tokenizer)
     if (math.prod(clip.grid), tokenizer.spec.channels) != (config.cells, config.channels):
         raise ValueError(
             f"this generator makes {config.cells} cells of {config.channels} values, "
@@ -258,14 +243,9 @@ def restore(
 
 def save(model: Flow, folder: str | Path) -> Path:
     """Write config.json and model.safetensors into `folder`, made if need be."""
-    record = {"family": "flow", "config": dump_config(model.config)}
-    return write_folder(folder, record, model.state_dict())
+    return save_generator(model, folder, family="flow")
 
 
 def load(folder: str | Path, *, device: torch.device | str | None = None) -> Flow:
-    """The generator that `save` wrote, in evaluation mode.
-
-    FileNotFoundError where it is not there, ValueError where the folder holds something else.
-    """
-    saved = read_saved(folder, FlowConfig, family="flow", noun="flow", device=device)
-    return fill(saved.config, saved.weights, names=str, source=str(saved.path))
+    """The generator that `save` wrote, in evaluation mode. Errors are `load_generator`'s."""
+    return load_generator(folder, FlowConfig, Flow, family="flow", noun="flow", device=device)

@@ -1,41 +1,41 @@
-"""What the folder of a generator holds, checked."""
+"""A generator as a folder on disk, and the tokenizer that belongs to it."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import nn
 
 from reeltok import zoo
 from reeltok.devices import pick_device
-from reeltok.files.checkpoints import find_file, read_checkpoint
+from reeltok.files.checkpoints import find_file, load_weights, read_checkpoint
 from reeltok.files.parsing import parse_config, read_object
 from reeltok.files.text import printable
-from reeltok.generate.sit import Clip
+from reeltok.generate.clip_spec import ClipSpec
 from reeltok.tokenizer.contract import Tokenizer
+from reeltok.tokenizer.folder import build_empty, dump_config, write_folder
 
-Kind = TypeVar("Kind")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Saved(Generic[Kind]):
-    """A generator's configuration and weights, and the file that they came from."""
-
-    config: Kind
-    weights: dict[str, Tensor]
-    path: Path
+Config = TypeVar("Config")
+Network = TypeVar("Network", bound=nn.Module)
 
 
-def read_saved(
+def save_generator(model: nn.Module, folder: str | Path, *, family: str) -> Path:
+    """Write config.json and model.safetensors into `folder`, made if need be."""
+    record = {"family": family, "config": dump_config(model.config)}
+    return write_folder(folder, record, model.state_dict())
+
+
+def load_generator(
     folder: str | Path,
-    kind: type[Kind],
+    kind: type[Config],
+    network: Callable[[Config], Network],
     *,
     family: str,
     noun: str,
     device: torch.device | str | None = None,
-) -> Saved[Kind]:
-    """A generator of `family`, called a `noun` in errors, with its weights on `device`.
+) -> Network:
+    """A generator of `family`, called a `noun` in errors, on `device` and in evaluation mode.
 
     FileNotFoundError where it is not there, ValueError where the folder holds something else.
     """
@@ -52,7 +52,9 @@ def read_saved(
     if device is not None:
         device = pick_device(device)
         weights = {name: tensor.to(device) for name, tensor in weights.items()}
-    return Saved(config=config, weights=weights, path=path)
+    model = build_empty(lambda: network(config), str(folder))
+    load_weights(model, weights, what=str(path))
+    return model.eval()
 
 
 def family_of(folder: str | Path) -> str:
@@ -72,7 +74,7 @@ def family_of(folder: str | Path) -> str:
 
 
 def open_tokenizer(
-    folder: str | Path, clip: Clip | None, asked: str | None, device: torch.device | str
+    folder: str | Path, clip: ClipSpec | None, asked: str | None, device: torch.device | str
 ) -> Tokenizer:
     """The tokenizer of a generator: the one asked for, the run's own, or the one of its name."""
     own = Path(folder).parent / "tokenizer"

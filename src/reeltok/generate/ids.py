@@ -5,7 +5,7 @@ and `PriorTask` is what the training loop runs: MAGVIT's masks, with COMMIT wher
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -24,6 +24,7 @@ from reeltok.generate.prior import Conditions, Prior, PriorConfig, split_ids
 from reeltok.generate.schedule import hidden_share, least_confident
 from reeltok.models.reftok.reference import on_bytes
 from reeltok.tokenizer.contract import Tokenizer
+from reeltok.train.losses import Losses
 from reeltok.video.record import to_bytes, to_unit
 
 SMOOTHING = 1e-4
@@ -131,14 +132,6 @@ def tabulate(
     return Examples(padding=padding, **{name: torch.cat(row) for name, row in rows.items()})
 
 
-@dataclass(frozen=True)
-class PriorLosses:
-    """What the loop minimises, and its parts."""
-
-    total: Float[Tensor, ""]
-    terms: dict[str, Tensor] = field(default_factory=dict)
-
-
 class PriorTask:
     """Train a prior to guess what a random share of a clip's tokens is.
 
@@ -157,7 +150,7 @@ class PriorTask:
         """Move the network to `device`."""
         self.prior.to(device)
 
-    def loss(self, batch: Examples, step: int, generator: torch.Generator | None) -> PriorLosses:
+    def loss(self, batch: Examples, step: int, generator: torch.Generator | None) -> Losses:
         """The loss of a batch; masks and hidden conditions are drawn from `generator`."""
         config, ids = self.prior.config, batch.ids
         hidden = draw_hidden(ids, generator)
@@ -170,7 +163,7 @@ class PriorTask:
             "hidden": (errors * shares).sum() / shares.sum(),
             "right": (right.float() * shares).sum() / shares.sum(),
         }
-        return PriorLosses(errors.mean(), terms)
+        return Losses(errors.mean(), terms)
 
     def conditions(self, batch: Examples, generator: torch.Generator | None) -> Conditions:
         """What a batch is generated from, hidden for a share of its clips."""

@@ -5,7 +5,7 @@ of (seed, step), and `FlowTask` is what the training loop runs.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +14,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from reeltok.generate import flow
-from reeltok.generate.sit import Clip, Flow, FlowConfig, Statistics
+from reeltok.generate.clip_spec import ClipSpec
+from reeltok.generate.sit import Flow, FlowConfig, Statistics
 from reeltok.nn.quantizers import Moments
 from reeltok.tokens.reel import Reel
+from reeltok.train.losses import Losses
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Latents:
 
 
 def read_latents(
-    folder: str | Path, clip: Clip, *, class_of: Callable[[Path], str] | None = None
+    folder: str | Path, clip: ClipSpec, *, class_of: Callable[[Path], str] | None = None
 ) -> Latents:
     """Every whole example in the .reel files below `folder`.
 
@@ -71,7 +73,7 @@ def read_latents(
     return Latents(torch.stack(values), torch.tensor(labels), classes, left_out)
 
 
-def read_examples(path: Path, clip: Clip) -> list[Float[Tensor, "d cells"]]:
+def read_examples(path: Path, clip: ClipSpec) -> list[Float[Tensor, "d cells"]]:
     """The whole examples of one file."""
     with Reel(path) as reel:
         if clip.weights not in (None, reel.weights):
@@ -132,14 +134,6 @@ class Feed:
         return self.latents.take(torch.from_numpy(drawn[self.rank :: self.world])).to(self.device)
 
 
-@dataclass(frozen=True)
-class FlowLosses:
-    """What the loop minimises, and its parts by group."""
-
-    total: Float[Tensor, ""]
-    terms: dict[str, Tensor] = field(default_factory=dict)
-
-
 class FlowTask:
     """Train a flow: mean over groups of the velocity's squared error, t uniform in [0, 1].
 
@@ -158,7 +152,7 @@ class FlowTask:
         """Move the network to `device`."""
         self.model.to(device)
 
-    def loss(self, batch: Latents, step: int, generator: torch.Generator | None) -> FlowLosses:
+    def loss(self, batch: Latents, step: int, generator: torch.Generator | None) -> Losses:
         """The loss of a batch; noise, times and hidden labels are drawn from `generator`."""
         config = self.model.config
         x = flow.normalise(batch.values.float(), self.statistics, config.groups)
@@ -173,7 +167,7 @@ class FlowTask:
         errors = flow_errors(self.model, x, noise, t, labels)
         names = [group.name for group in config.groups]
         terms = {name: error.mean() for name, error in zip(names, errors.T, strict=True)}
-        return FlowLosses(errors.mean(), terms)
+        return Losses(errors.mean(), terms)
 
     @torch.no_grad()
     def validate(self, step: int) -> dict[str, float]:

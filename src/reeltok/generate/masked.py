@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from reeltok.files.checkpoints import load_weights
 from reeltok.generate.classes import find_class
+from reeltok.generate.clip_spec import ClipSpec
 from reeltok.generate.conditions import (
     Timing,
     actions_by_step,
@@ -26,9 +26,8 @@ from reeltok.generate.conditions import (
     settled_cells,
 )
 from reeltok.generate.decoding import Known, decode_hidden
-from reeltok.generate.folder import read_saved
+from reeltok.generate.folder import load_generator, save_generator
 from reeltok.generate.prior import (
-    Clip,
     Conditions,
     Prior,
     PriorConfig,
@@ -39,7 +38,6 @@ from reeltok.generate.schedule import Dice, Sampling
 from reeltok.models.reftok.network import RefTok
 from reeltok.models.reftok.reference import hash_frame, on_bytes
 from reeltok.tokenizer.contract import Tokenizer
-from reeltok.tokenizer.folder import build_empty, dump_config, write_folder
 from reeltok.tokens.record import Tokens
 from reeltok.video.record import Video, unit_frames
 
@@ -72,7 +70,7 @@ def describe(
         raise ValueError(f"{spec.name} has no grid of time and space: a prior needs one")
     quantizer = getattr(tokenizer.config, "quantizer", None)
     each = actions_by_step(torch.zeros(1, frames, actions), timing, frames, follows=leans).shape[2]
-    clip = Clip(
+    clip = ClipSpec(
         tokenizer=spec.name,
         weights=tokenizer.hash(),
         frames=frames,
@@ -137,22 +135,13 @@ def generate(
             prior, take(conditions, now), dice, sampling, known=some, progress=progress
         )
         parts.append(ids.cpu())
-    return Tokens(
-        ids=torch.cat(parts).unflatten(1, config.grid),
-        frames=clip.frames,
-        height=clip.height,
-        width=clip.width,
-        fps=clip.fps,
-        model=clip.tokenizer,
-        weights=clip.weights,
-        vocabulary=config.vocabulary,
-        settings={**clip.settings, "given": "float32", **settings},
-    )
+    ids = torch.cat(parts).unflatten(1, config.grid)
+    return clip.tokens(ids=ids, vocabulary=config.vocabulary, settings=settings)
 
 
 def condition(
     prior: Prior,
-    clip: Clip,
+    clip: ClipSpec,
     video: Tensor | None,
     actions: Float[Tensor, "b n a"] | None,
     label: int,
@@ -187,7 +176,7 @@ def condition(
 
 def recognise(
     prior: Prior,
-    clip: Clip,
+    clip: ClipSpec,
     tokenizer: Tokenizer | None,
     video: Float[Tensor, "b c t h w"] | None,
     given: Bool[Tensor, "t h w"] | None,
@@ -236,7 +225,7 @@ def spread(x: Tensor, count: int) -> Tensor:
     return x.expand(count, *x.shape[1:]) if len(x) == 1 else x
 
 
-def pick_clip(config: PriorConfig, tokenizer: Tokenizer | None) -> Clip:
+def pick_clip(config: PriorConfig, tokenizer: Tokenizer | None) -> ClipSpec:
     """What the ids stand for. ValueError where that is unknown, or not what `tokenizer` reads."""
     clip = config.clip
     if clip is None:
@@ -248,11 +237,7 @@ def pick_clip(config: PriorConfig, tokenizer: Tokenizer | None) -> Clip:
             f"this prior guesses {config.vocabulary} ids of {clip.tokenizer!r}, {tokenizer.name!r} "
             f"has a vocabulary of {tokenizer.spec.vocabulary}: load the tokenizer it was trained on"
         )
-    if clip.weights not in (None, tokenizer.hash()):
-        raise ValueError(
-            f"this prior guesses ids of {clip.tokenizer!r} ({str(clip.weights)[:12]}), not of "
-            f"{tokenizer.name!r} ({tokenizer.hash()[:12]}): load that tokenizer"
-        )
+    clip.require(tokenizer)
     return clip
 
 
@@ -332,16 +317,9 @@ def fill(
 
 def save(prior: Prior, folder: str | Path) -> Path:
     """Write config.json and model.safetensors into `folder`, made if need be."""
-    record = {"family": "masked", "config": dump_config(prior.config)}
-    return write_folder(folder, record, prior.state_dict())
+    return save_generator(prior, folder, family="masked")
 
 
 def load(folder: str | Path, *, device: torch.device | str | None = None) -> Prior:
-    """The prior that `save` wrote, in evaluation mode.
-
-    FileNotFoundError where it is not there, ValueError where the folder holds something else.
-    """
-    saved = read_saved(folder, PriorConfig, family="masked", noun="prior", device=device)
-    prior = build_empty(lambda: Prior(saved.config), str(folder))
-    load_weights(prior, saved.weights, what=str(saved.path))
-    return prior.eval()
+    """The prior that `save` wrote, in evaluation mode. Errors are `load_generator`'s."""
+    return load_generator(folder, PriorConfig, Prior, family="masked", noun="prior", device=device)

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from reeltok.devices import pick_device
 from reeltok.generate import flow, masked
+from reeltok.generate.clip_spec import ClipSpec
 from reeltok.generate.conditions import give_around, give_frames, read_actions
 from reeltok.generate.folder import family_of, open_tokenizer
 from reeltok.generate.prior import Prior
 from reeltok.generate.schedule import SHARES, Sampling
-from reeltok.generate.sit import Clip, Flow
+from reeltok.generate.sit import Flow
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.video.record import Video, read, stream
 
@@ -65,7 +66,7 @@ class Work:
     """A generator that is ready: what it makes, and how. `most` bounds the clips at a time."""
 
     family: str
-    clip: Clip
+    clip: ClipSpec
     make: Make
     fps: float
     most: int | None = None
@@ -199,7 +200,7 @@ def sampling_of(wish: Wish) -> Any:
     return Sampling(**{k: v for k, v in asdict(wish).items() if k in named and v is not None})
 
 
-def given_pixels(wish: Wish, clip: Clip, *, leans: bool) -> Tensor | None:
+def given_pixels(wish: Wish, clip: ClipSpec, *, leans: bool) -> Tensor | None:
     """Which pixels of a whole clip are given, "t h w"; None where its first frames alone are.
 
     Where the prior `leans` on a reference frame, that one is given anyway and none of these.
@@ -232,7 +233,7 @@ def parse_box(text: str) -> tuple[int, int, int, int]:
     return top, left, bottom, right
 
 
-def read_given(wish: Wish, clip: Clip, *, whole: int | None) -> Video | None:
+def read_given(wish: Wish, clip: ClipSpec, *, whole: int | None) -> Video | None:
     """What a video begins with, scaled and cropped to what the prior makes; or `whole` frames."""
     if wish.given is None:
         for option, value in ((wish.completes, True), ("--given-frames", wish.given_frames)):
@@ -250,7 +251,7 @@ def read_given(wish: Wish, clip: Clip, *, whole: int | None) -> Video | None:
     return video_of(video, top, left, clip)
 
 
-def video_of(video: Video, top: int, left: int, clip: Clip) -> Video:
+def video_of(video: Video, top: int, left: int, clip: ClipSpec) -> Video:
     """The middle of a video, as large as the prior's frames."""
     if (top, left) != (0, 0):
         said = f"the given frames are cropped to the middle {clip.height}x{clip.width}"

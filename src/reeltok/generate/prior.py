@@ -20,8 +20,8 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as config_dataclass
 from torch import Tensor, nn
 
+from reeltok.generate.clip_spec import ClipSpec
 from reeltok.generate.conditions import Timing
-from reeltok.generate.sit import Clip
 from reeltok.nn.bounds import Depth, Side, Triple, Width
 from reeltok.nn.transformer import Block
 
@@ -58,7 +58,7 @@ class PriorConfig:
     actions: int = Field(default=0, ge=0, le=2**16)
     reference: tuple[Side, Side] | None = None
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    clip: Clip | None = None
+    clip: ClipSpec | None = None
 
     @property
     def vocabulary(self) -> int:

@@ -1,13 +1,12 @@
 """CoordTok's public SiT to ours and back: a rename table, shapes, and what the shapes tell."""
 
 import math
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
-from reeltok.files.checkpoints import find_part, load_weights
+from reeltok.files.checkpoints import export_weights, find_part, load_weights, rename
 from reeltok.generate.sit import SIZES, Flow, FlowConfig, plane_groups
 from reeltok.tokenizer.folder import build_empty
 
@@ -16,11 +15,12 @@ NAMES = (
     (r"^learned\.", "pos_embed_"),
     (r"^kind$", "type_embed"),
     (r"^enter\.(\w+)\.linear\.", r"x_embedder_\1.proj."),
+    (r"^time\.", "t_embedder.mlp."),
     (r"^labels\.", "y_embedder.embedding_table."),
     (r"\.attention\.out\.", ".attn.proj."),
     (r"\.attention\.qkv\.", ".attn.qkv."),
-    (r"\.mlp\.0\.", ".mlp.fc1."),
-    (r"\.mlp\.2\.", ".mlp.fc2."),
+    (r"^(blocks\.\d+\.mlp)\.0\.", r"\1.fc1."),
+    (r"^(blocks\.\d+\.mlp)\.2\.", r"\1.fc2."),
     (r"\.steer\.", ".adaLN_modulation.1."),
     (r"^leave\.", "final_layer_"),
 )
@@ -29,11 +29,7 @@ NAMES = (
 
 def public_name(ours: str) -> str:
     """The public name of one parameter."""
-    if ours.startswith("time."):
-        return "t_embedder.mlp." + ours.removeprefix("time.")
-    for pattern, replacement in NAMES:
-        ours = re.sub(pattern, replacement, ours)
-    return ours
+    return rename(ours, NAMES)
 
 
 def public_shape(ours: str, tensor: Tensor, config: FlowConfig) -> tuple[int, ...]:
@@ -104,37 +100,23 @@ def from_public(state_dict: Mapping[str, Tensor], arguments: Mapping[str, Any]) 
         label_dropout=given.get("class_dropout_prob", 0.0) if len(classes) > 1 else 0.0,
         double_heads=given.get("learn_sigma", True),
     )
-    return fill(config, state_dict, names=public_name, shapes=public_shape)
+    model = build_empty(lambda: Flow(config), "the checkpoint")
+    load_weights(
+        model,
+        state_dict,
+        what="the checkpoint",
+        name=public_name,
+        shape=lambda ours, tensor: public_shape(ours, tensor, config),
+        advice="give the checkpoint's own arguments",
+        means=True,
+    )
+    return model.eval()
 
 
 def to_public(model: Flow) -> dict[str, Tensor]:
     """The public state dict of a generator of three planes."""
-    return {
-        public_name(ours): tensor.reshape(public_shape(ours, tensor, model.config))
-        for ours, tensor in model.state_dict().items()
-    }
-
-
-def fill(
-    config: FlowConfig,
-    weights: Mapping[str, Tensor],
-    *,
-    names: Callable[[str], str],
-    shapes: Callable[[str, Tensor, FlowConfig], tuple[int, ...]] | None = None,
-    source: str = "the checkpoint",
-) -> Flow:
-    """A generator with given weights, under other names and shapes if need be."""
-    model = build_empty(lambda: Flow(config), source)
-    sized = None if shapes is None else lambda ours, tensor: shapes(ours, tensor, config)
-    load_weights(
+    return export_weights(
         model,
-        weights,
-        what=source,
-        name=names,
-        shape=sized,
-        advice="give the checkpoint's own arguments",
-        means=True,
+        name=public_name,
+        shape=lambda ours, tensor: public_shape(ours, tensor, model.config),
     )
-    for table in model.fixed.values():
-        table.requires_grad_(False)
-    return model.eval()

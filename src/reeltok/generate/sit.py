@@ -9,7 +9,7 @@ section 4.3 and appendix A.2.
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from reeltok.generate.clip_spec import ClipSpec
 from reeltok.nn.bounds import Depth, Side, Width
 from reeltok.nn.transformer import Attention, sinusoid
 
@@ -69,20 +70,6 @@ class Statistics:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Clip:
-    """What one set of latents stands for, and the tokenizer that reads it (weights: SHA-256)."""
-
-    tokenizer: str
-    weights: str | None = None
-    frames: int = Field(ge=1)
-    height: Side
-    width: Side
-    fps: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    grid: tuple[Side, ...] = Field(min_length=1)
-    settings: dict[str, Any] = Field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
 class FlowConfig:
     """Everything that shapes a generator, and what its latents are.
 
@@ -100,7 +87,7 @@ class FlowConfig:
     classes: tuple[str, ...] = ()
     label_dropout: float = Field(default=0.0, ge=0, lt=1)
     double_heads: bool = False
-    clip: Clip | None = None
+    clip: ClipSpec | None = None
     statistics: Statistics | None = None
 
     @model_validator(mode="after")

@@ -7,11 +7,12 @@ import torch
 
 from reeltok.files.atomic import scratch
 from reeltok.generate import flow
+from reeltok.generate.clip_spec import ClipSpec
 from reeltok.generate.examples import keep_latents, pieces_of
 from reeltok.generate.folder import open_tokenizer
 from reeltok.generate.latents import Latents, measure, read_latents
 from reeltok.generate.recipes import GeneratorRecipe
-from reeltok.generate.sit import Clip, Statistics
+from reeltok.generate.sit import Statistics
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.train.clips import DataConfig, Window
 from reeltok.train.launch import open_source
@@ -55,7 +56,7 @@ def measure_flow(
     )
 
 
-def encode_clips(tokenizer: Tokenizer, clip: Clip, data: str | Path) -> Latents:
+def encode_clips(tokenizer: Tokenizer, clip: ClipSpec, data: str | Path) -> Latents:
     """The latents of all whole examples in `data`."""
     if clip.height != clip.width:
         raise ValueError(

@@ -10,12 +10,12 @@ import torch
 from reeltok import zoo
 from reeltok.files.parsing import read_object
 from reeltok.generate import flow, masked
+from reeltok.generate.clip_spec import ClipSpec
 from reeltok.generate.examples import precompute
 from reeltok.generate.ids import Examples, PriorTask
 from reeltok.generate.latents import Feed, FlowTask, Latents, measure, read_latents
 from reeltok.generate.prior import Prior, PriorConfig
 from reeltok.generate.recipes import GeneratorRecipe
-from reeltok.generate.sit import Clip as Window
 from reeltok.generate.sit import Flow, FlowConfig
 from reeltok.models.reftok.network import RefTok
 from reeltok.tokenizer.contract import Tokenizer
@@ -119,11 +119,11 @@ def make(recipe: GeneratorRecipe, config: FlowConfig | PriorConfig, folder: Path
 
 
 def make_flow(
-    recipe: GeneratorRecipe, config: FlowConfig, window: Window, folder: Path, *, classed: bool
+    recipe: GeneratorRecipe, config: FlowConfig, clip: ClipSpec, folder: Path, *, classed: bool
 ) -> Made:
     """A flow with the statistics of its latents, which may be of several classes."""
     class_of = (lambda path: path.parent.name) if classed else None
-    latents = read_latents(folder / "train", window, class_of=class_of)
+    latents = read_latents(folder / "train", clip, class_of=class_of)
     config = replace(
         config,
         classes=latents.classes,
@@ -132,7 +132,7 @@ def make_flow(
     )
     held_out = None
     if (folder / "held").is_dir():
-        found = read_latents(folder / "held", window, class_of=class_of)
+        found = read_latents(folder / "held", clip, class_of=class_of)
         held_out = relabelled(found, latents)
     task = FlowTask(Flow(config), held_out=held_out, batch=recipe.window.batch)
     return Made(task=task, examples=latents)

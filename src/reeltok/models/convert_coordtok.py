@@ -4,13 +4,12 @@ Public checkpoints carry the prefix `module.`; those of the second stage also ho
 their LPIPS loss. Neither is read.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
-from reeltok.files.checkpoints import load_weights
+from reeltok.files.checkpoints import export_weights, load_weights, rename
 from reeltok.models.coordtok.network import CoordTok
 from reeltok.models.coordtok.triplane import CoordTokConfig
 from reeltok.tokenizer.folder import build_empty
@@ -53,9 +52,7 @@ NAMES = (
 
 def public_name(ours: str) -> str:
     """The public name of one parameter."""
-    for pattern, replacement in NAMES:
-        ours = re.sub(pattern, replacement, ours)
-    return ours
+    return rename(ours, NAMES)
 
 
 def public_shape(ours: str, tensor: Tensor, config: CoordTokConfig) -> tuple[int, ...]:
@@ -153,7 +150,8 @@ def coordtok_to_public(model: CoordTok) -> dict[str, Tensor]:
             f"{model.name} has no public layout: that has one content plane, a table of positions "
             "and no quantizer"
         )
-    return {
-        public_name(ours): tensor.reshape(public_shape(ours, tensor, config))
-        for ours, tensor in model.state_dict().items()
-    }
+    return export_weights(
+        model,
+        name=public_name,
+        shape=lambda ours, tensor: public_shape(ours, tensor, config),
+    )
