@@ -12,6 +12,7 @@ from reeltok.generate.training import train_generator, try_generator
 from reeltok.train.launch import train
 from reeltok.train.recipe import Recipe, unknown_recipe
 from reeltok.train.recipes import RECIPES
+from reeltok.train.renames import require_new_keys
 from reeltok.train.run import Run
 from reeltok.train.trial import DryRun, dry_run
 from reeltok.train.validation import validation_metrics
@@ -25,6 +26,7 @@ def find_recipe(name: str | Path) -> Recipe | GeneratorRecipe:
     path = Path(name) / "recipe.json" if Path(name).is_dir() else Path(name)
     if path.suffix == ".json" and path.is_file():
         tree = read_object(path)
+        require_new_keys(tree, str(path))
         if "generator" in tree:
             return parse(tree, str(path), GeneratorRecipe)
         return parse(tree, str(path), Recipe)

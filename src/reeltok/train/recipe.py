@@ -15,6 +15,7 @@ from reeltok.files.parsing import Kind
 from reeltok.train.clips import DataConfig
 from reeltok.train.patches import PatchConfig
 from reeltok.train.reconstruct import LossConfig
+from reeltok.train.renames import new_key, said
 from reeltok.train.run import LoopConfig
 
 
@@ -82,8 +83,11 @@ def change(recipe: Kind, changes: Mapping[str, str]) -> Kind:
     """The recipe with values replaced: {"loop.schedule.steps": "500", "data.windows.0.batch": "4"}.
 
     Values are JSON or plain text; another `kind` of quantizer replaces its table in `settings`.
-    ValueError names the nearest key for an unknown one.
+    ValueError names the nearest key for an unknown one, and the new one for an old one.
     """
+    for path in changes:
+        if new_key(path) is not None:
+            raise ValueError(f"a recipe has no {path!r}: {said(path)}")
     tree = json.loads(as_json(recipe))
     changed = override(tree, changes, what="a recipe", free=FREE)
     return parse(changed, "the changed recipe", type(recipe))

@@ -1,0 +1,162 @@
+"""Runs and models saved under earlier names: brought up to date, and refused until then."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_run import small_recipe
+
+import reeltok
+from reeltok.recipes import find_recipe
+from reeltok.train import renames
+from reeltok.train.checkpoint import Saver, find_checkpoints, load
+from reeltok.train.launch import train
+from reeltok.train.recipe import as_json, change
+from reeltok.train.run import Run
+
+CHANGES = {
+    "losses.discriminator": '{"width": 8, "layers": 1, "first": 1, "lecam": 0.1}',
+    "loop.schedule.steps": "6",
+    "loop.save_every": "3",
+    "loop.keep": "5",
+}
+
+
+def as_before(tree: dict[str, Any]) -> dict[str, Any]:
+    """A recipe as it was written before: every old key by its own name, the fall in steps."""
+    tree = json.loads(json.dumps(tree))
+    loop, data, losses = tree["loop"], tree["data"], tree["losses"]
+    for optimizer in (loop["optimizer"], loop["discriminator"]):
+        optimizer["rate"], optimizer["decay"] = optimizer.pop("lr"), optimizer.pop("weight_decay")
+    loop["critic"], schedule = loop.pop("discriminator"), loop["schedule"]
+    schedule["floor"] = schedule.pop("min_lr_ratio")
+    schedule["fall"] = round(schedule.pop("cooldown") * schedule["steps"])
+    loop["clip"], loop["track"] = loop.pop("grad_clip"), loop.pop("tensorboard")
+    loop["recompute"] = loop.pop("activation_checkpointing")
+    data["judged"], data["ahead"] = data.pop("validation"), data.pop("prefetch")
+    if losses["discriminator"] is not None:
+        critic = losses["critic"] = losses.pop("discriminator")
+        critic["game"] = critic.pop("generator_loss")
+        critic["critic_game"] = critic.pop("discriminator_loss")
+    return tree
+
+
+def save_as_before(run: Run, out: Path) -> None:
+    """Write the checkpoint of `run` again as it was before: `critic`, and `floor` in the plan."""
+    old = {
+        "critic" + name.removeprefix("discriminator") if name.startswith("disc") else name: value
+        for name, value in run.tensors().items()
+    }
+    assert any(name.startswith("critic@") for name in old)
+    numbers = run.numbers()
+    plan = numbers["schedule"]["plan"]
+    plan["floor"] = plan.pop("min_lr_ratio")
+    saver = Saver(out, keep=5)
+    saver.save(run.step, old, numbers)
+    saver.finish()
+
+
+def test_a_run_of_before_goes_on_to_the_bit(clips: Path, tmp_path: Path) -> None:
+    """Stopped after 3 of 6 steps, written as it was before, renamed, resumed: the same model."""
+    recipe = change(small_recipe(), CHANGES)
+    whole = train(recipe, data=clips, out=tmp_path / "whole", device="cpu")
+    half, old = whole, tmp_path / "old"
+    shutil.copytree(tmp_path / "whole", old)
+    for checkpoint in find_checkpoints(old):
+        if checkpoint.step == 3:
+            half.load(checkpoint)
+        shutil.rmtree(checkpoint.folder)
+    save_as_before(half, old)
+    before = as_before(json.loads(as_json(recipe)))
+    (old / "recipe.json").write_text(json.dumps(before))
+    line = {"step": 3, "rate": 0.5, "deceit": 0.25, "critic_loss": 1.0}
+    (old / "log.jsonl").write_text(json.dumps(line) + "\n")
+    with pytest.raises(ValueError, match=r"'loop.critic' is called 'loop.discriminator' today"):
+        find_recipe(old)
+
+    assert renames.main([str(old), str(tmp_path / "new")]) == 0
+    assert json.loads((old / "recipe.json").read_text()) == before, "the old one stays"
+    renamed = find_recipe(tmp_path / "new")
+    assert renamed == recipe
+    train(renamed, data=clips, out=tmp_path / "new", resume=True, device="cpu")
+    weights = [load_file(tmp_path / run / "model/model.safetensors") for run in ("whole", "new")]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    log = [json.loads(text) for text in (tmp_path / "new/log.jsonl").read_text().splitlines()]
+    assert log[0] == {"step": 3, "lr": 0.5, "adversarial": 0.25, "discriminator_loss": 1.0}
+
+
+@pytest.mark.parametrize(("old", "new"), renames.KEYS.items())
+def test_an_old_key_is_answered_with_the_new_one(old: str, new: str) -> None:
+    with pytest.raises(ValueError, match=rf"no '{old}': '{old}' is called '{new}' today"):
+        change(small_recipe(), {old: "1"})
+
+
+def test_keys_inside_of_a_renamed_table_follow() -> None:
+    assert renames.new_key("loop.critic.rate") == "loop.discriminator.lr"
+    assert renames.new_key("data.judged.frames") == "data.validation.frames"
+    assert renames.new_key("loop.discriminator.lr") is None
+    assert renames.new_key("loop.clipping") is None
+
+
+def test_a_recipe_without_an_adversary_and_a_generators() -> None:
+    for recipe in (small_recipe(), find_recipe("prior_cpu"), find_recipe("small")):
+        tree = json.loads(as_json(recipe))
+        assert renames.rename_recipe(tree) == tree, "what is new stays"
+    old = as_before(json.loads(as_json(small_recipe())))
+    assert renames.rename_recipe(old)["loop"]["schedule"]["cooldown"] == 0.5
+
+
+def test_renamed_layers_decode_the_files_of_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a layer is renamed: here the bundled default's own names stand for new ones."""
+    model = reeltok.load("default", weights="random")
+    model.save_pretrained(tmp_path / "model")
+    monkeypatch.setattr(renames, "LAYERS", {"decoder.leave": "decoder.last"})
+    renames.rename_folder(tmp_path / "model", tmp_path / "renamed")
+    names = load_file(tmp_path / "renamed" / "model.safetensors")
+    assert "decoder.last.weight" in names
+    assert not any("decoder.leave" in name for name in names)
+    assert json.loads((tmp_path / "renamed" / "config.json").read_text())["reads"] == [model.hash()]
+    tensor = "model@tokenizer.decoder.leave.weight@exp_avg"
+    assert renames.rename_tensor(tensor) == "model@tokenizer.decoder.last.weight@exp_avg"
+    recipe = renames.rename_recipe({"loop": {"optimizer": {"plain": ["decoder.leave"]}}})
+    assert recipe["loop"]["optimizer"]["plain"] == ["decoder.last"]
+
+
+def test_what_cannot_be_renamed_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.json").write_text("{")
+    for old, new, said in [
+        ("nothing", "new", "has neither the recipe.json of a run nor the config.json of a model"),
+        ("run", "there", "exists already"),
+        ("run", "new", "recipe.json is damaged"),
+    ]:
+        assert renames.main([str(tmp_path / old), str(tmp_path / new)]) == 2
+        assert said in capsys.readouterr().err
+        assert not (tmp_path / "new").exists()
+    assert renames.main([]) == 2
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    saver = Saver(run)
+    saver.save(1, {"critic.weight": torch.ones(3)}, {})
+    saver.finish()
+    (run / "recipe.json").write_text("{}")
+    renames.rename_folder(run, tmp_path / "new")
+    into = {"discriminator.weight": torch.zeros(3)}
+    load(find_checkpoints(tmp_path / "new")[0], into)
+    assert into["discriminator.weight"].eq(1).all()
+    file = next((run / "checkpoints").glob("*/*.distcp"))
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="is damaged"):
+        renames.rename_folder(run, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
