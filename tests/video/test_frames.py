@@ -14,7 +14,7 @@ import reeltok
 from reeltok.evaluate.scores import FRAME_METRICS, Judge
 from reeltok.metrics import paired as metrics
 from reeltok.metrics.lpips import LPIPS, PLANS, Backbone
-from reeltok.metrics.networks import Extractor, c3d_input, i3d_input
+from reeltok.metrics.networks import Extractor, i3d_input
 from reeltok.models.coordtok.network import CoordTok
 from reeltok.models.presets import COMPACT
 from reeltok.models.reftok.injection import RefTokConfig
@@ -48,7 +48,6 @@ ENTRIES: dict[str, Callable[[Tensor], object]] = {
     "Judge.score": lambda x: Judge(metrics=("psnr",)).score("a", x, x),
     "extractor": EXTRACTOR,
     "i3d_input": i3d_input,
-    "c3d_input": c3d_input,
     "as_bytes": metrics.as_bytes,
     "to_bytes": to_bytes,
     "write": lambda x: Video.of(x),
