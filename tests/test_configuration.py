@@ -2,8 +2,8 @@
 
 import pytest
 
-from reeltok.cli.convert import changed
 from reeltok.configuration import full_path, merge, override
+from reeltok.conversion import change_config
 from reeltok.models.presets import PRESETS
 from reeltok.nn.quantizers.gaussian import GaussianConfig
 from reeltok.recipes import find_recipe
@@ -77,5 +77,5 @@ def test_an_optimizer_of_another_kind_keeps_its_rate() -> None:
 
 def test_a_converted_model_takes_another_quantizer() -> None:
     _, config = PRESETS["default"]
-    found = changed(config, {"kind": "gaussian", "quantizer.channels": "8"})
+    found = change_config(config, {"kind": "gaussian", "quantizer.channels": "8"})
     assert found.quantizer == GaussianConfig(channels=8)

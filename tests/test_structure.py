@@ -30,6 +30,7 @@ ORDER = [
     "train",
     ("evaluate", "generate"),
     "recipes",
+    "conversion",
     "demo",
     "viewer",
     "cli",

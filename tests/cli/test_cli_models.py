@@ -12,7 +12,7 @@ from small_clips import moving
 
 import reeltok
 from reeltok import zoo
-from reeltok.cli.convert import changed
+from reeltok.conversion import change_config
 from reeltok.models.presets import VIDTOK
 from reeltok.models.vidtok.network import VidTok
 from reeltok.nn.quantizers import FSQConfig
@@ -137,10 +137,10 @@ def test_what_convert_refuses(
 
 def test_a_short_name_changes_the_one_value_it_can_mean() -> None:
     config = VIDTOK["vidtok_kl_causal_488_4chn"]
-    assert changed(config, {"channels": "8"}).quantizer.channels == 8
-    assert changed(config, {"quantizer.channels": "8"}) == VIDTOK["vidtok_kl_causal_488_8chn"]
-    assert changed(config, {"upsampling": "trilinear"}).upsampling == "trilinear"
-    assert changed(config, {"blocks": "[1, 1, 1, 1]"}).blocks == (1, 1, 1, 1)
+    assert change_config(config, {"channels": "8"}).quantizer.channels == 8
+    assert change_config(config, {"quantizer.channels": "8"}) == VIDTOK["vidtok_kl_causal_488_8chn"]
+    assert change_config(config, {"upsampling": "trilinear"}).upsampling == "trilinear"
+    assert change_config(config, {"blocks": "[1, 1, 1, 1]"}).blocks == (1, 1, 1, 1)
 
 
 # Statistics.

@@ -1,6 +1,5 @@
 """`models`, `download`, `statistics`: which tokenizers there are, and what they lack."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,15 +8,13 @@ import typer
 from reeltok.cli import options as given
 from reeltok.cli.files import check_place
 from reeltok.cli.progress import Progress
-from reeltok.cli.report import Report, note, table
+from reeltok.cli.report import Report, table
 from reeltok.files.atomic import cache_folder
 from reeltok.transcode.options import Coding, Cut
-from reeltok.wording import count, left_out, one_line, plain
+from reeltok.wording import count, plain
 
 if TYPE_CHECKING:
-    from reeltok.data.clip import Clip
-    from reeltok.nn.quantizers import Moments
-    from reeltok.tokenizer.contract import Tokenizer
+    pass
 
 
 def models() -> Report:
@@ -108,25 +105,26 @@ def statistics(
     if is_flow(model):
         return flow_statistics(model, data, out=out, tokenizer=reader, device=device)
     from reeltok.data.find import find_clips
+    from reeltok.transcode.statistics import check_continuous, measure_latents
 
     clips = find_clips(data)
     tokenizer = given.open_model(model, weights=weights, device=device, dtype="fp32")
-    spec = tokenizer.spec
-    if spec.vocabulary is not None:
-        raise ValueError(
-            f"{tokenizer.name} is discrete ({spec.vocabulary} ids): only the latents of continuous "
-            "models have statistics"
-        )
+    check_continuous(tokenizer)
     folder = save_place(model, out)
     cut = Cut(frames=frames, fps=fps, size=given.parse_size(size), damage=damage)
-    moments, broken = measure(tokenizer, clips, cut, Coding(chunk=chunk, tile=tile))
+    coding = Coding(chunk=chunk, tile=tile)
+    with Progress("measuring", len(clips)) as progress:
+        measured = measure_latents(
+            tokenizer, clips, cut=cut, coding=coding, watch=lambda clip: progress.of_file()
+        )
+    moments = measured.moments
     found = {"mean": moments.mean.tolist(), "std": moments.std.tolist()}
     tokenizer.statistics = found
     tokenizer.save_pretrained(folder)
-    counts = {"clips": len(clips) - len(broken), "broken": broken, "latents": moments.count}
+    counts = {"clips": measured.clips, "broken": measured.broken, "latents": moments.count}
     pairs = zip(found["mean"], found["std"], strict=True)
     rows = [{"channel": i, "mean": mean, "std": std} for i, (mean, std) in enumerate(pairs)]
-    text = f"{table(rows)}\n\nfrom {count(len(clips) - len(broken), 'clip')}, saved in {folder}"
+    text = f"{table(rows)}\n\nfrom {count(measured.clips, 'clip')}, saved in {folder}"
     return Report(data={"folder": str(folder), **counts, **found}, text=text)
 
 
@@ -166,32 +164,3 @@ def save_place(model: str, out: Path | None) -> Path:
         if (folder / "model.safetensors").is_file():
             return folder
     raise ValueError(f"{model} does not lie in a folder of its own: name one with --out")
-
-
-def measure(
-    tokenizer: "Tokenizer", clips: "list[Clip]", cut: Cut, coding: Coding
-) -> "tuple[Moments, list[str]]":
-    """The moments of all clips' latents, and the names of the clips that could not be read."""
-    from reeltok.nn.quantizers import Moments
-
-    moments, broken = Moments(tokenizer.spec.channels), []
-    with Progress("measuring", len(clips)) as progress:
-        for clip in clips:
-            own = Moments(tokenizer.spec.channels)
-            try:
-                with clip.stream(**asdict(cut)) as video:
-                    video.chunk = coding.chunk_for(video.height, video.width)
-                    for part in tokenizer.stream_encode(
-                        video, window=coding.window, tile=coding.tile
-                    ):
-                        own.update(part.first_tensor, axis=1)
-                        progress.advance(part.frames, of=video.frames)
-            except (ValueError, OSError) as error:
-                note(left_out(clip.name, one_line(error)))
-                broken.append(clip.name)
-            else:
-                moments.merge(own)
-            progress.finish_file()
-    if not moments.count:
-        raise ValueError(f"none of {len(clips)} clips could be read: nothing was measured")
-    return moments, broken

@@ -1,0 +1,39 @@
+"""Files of public checkpoints as models, and back, from Python."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from reeltok.conversion import change_config, read_public, write_public
+from reeltok.models.presets import VIDTOK
+from reeltok.models.vidtok.network import VidTok
+
+NAME = "vidtok_kl_causal_488_4chn"
+SMALL = {"width": "32", "multipliers": "[1, 1, 1, 1]", "blocks": "[1, 1, 1, 1]"}
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
+def test_a_model_comes_back_from_the_public_layout(tmp_path: Path, suffix: str) -> None:
+    torch.manual_seed(1)
+    model = VidTok(change_config(VIDTOK[NAME], SMALL), NAME).eval()
+    path = tmp_path / f"public{suffix}"
+    assert write_public(model, path) > 0
+    found = read_public(path, NAME, SMALL)
+    assert found.dropped == []
+    assert found.model.hash() == model.hash()
+    folder = model.save_pretrained(tmp_path / "folder")
+    assert read_public(folder).model.hash() == model.hash()
+
+
+def test_what_is_asked_must_be_possible(tmp_path: Path) -> None:
+    model = VidTok(change_config(VIDTOK[NAME], SMALL), NAME)
+    with pytest.raises(ValueError, match=r"must be named \.safetensors or \.ckpt"):
+        write_public(model, tmp_path / "public.pt")
+    write_public(model, tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match="--preset NAME"):
+        read_public(tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match="brings its configuration"):
+        read_public(model.save_pretrained(tmp_path / "folder"), NAME)
+    assert change_config(VIDTOK[NAME], {"width": "64"}) == replace(VIDTOK[NAME], width=64)
