@@ -8,9 +8,9 @@ import av
 import numpy as np
 import pytest
 import torch
+from moving_clips import moving
 from PIL import Image
 from ran import Ran
-from small_clips import moving
 
 import reeltok
 from reeltok import zoo

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from moving_clips import moving
 from ran import Ran
-from small_clips import moving
 
 import reeltok
 from reeltok import zoo

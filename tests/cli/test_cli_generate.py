@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from moving_clips import moving
 from ran import Ran
-from small_clips import moving
 from small_generators import make_flow, make_prior, make_tokenizers
 
 import reeltok

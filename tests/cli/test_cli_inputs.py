@@ -11,8 +11,8 @@ from pathlib import Path
 import av
 import fsspec
 import pytest
+from moving_clips import moving
 from ran import Ran
-from small_clips import moving
 
 import reeltok
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from moving_clips import moving
 from ran import Ran
-from small_clips import moving
 
 import reeltok
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from moving_clips import moving
 from ran import Ran
 from safetensors.torch import load_file, save_file
-from small_clips import moving
 
 import reeltok
 from reeltok import zoo

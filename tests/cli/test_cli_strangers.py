@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from moving_clips import moving
 from ran import Ran
-from small_clips import moving
 from small_generators import make_flow, make_tokenizers
 
 from reeltok import zoo

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from moving_clips import moving
 from ran import Ran
-from small_clips import moving
 from small_generators import make_tokenizers
 
 import reeltok

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from moving_clips import moving
 from ran import Ran
-from small_clips import moving
 
 import reeltok
 from reeltok.files.atomic import write_file

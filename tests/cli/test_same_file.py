@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from moving_clips import moving
 from ran import Ran
-from small_clips import moving
 
 import reeltok
 

@@ -1,7 +1,7 @@
 """The pictures and numbers that show an original beside its reconstruction."""
 
 import pytest
-from small_clips import moving
+from moving_clips import moving
 
 from reeltok.transcode.side_by_side import GAP, Comparison, Shown, together
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_clips import moving
+from moving_clips import moving
 
 import reeltok
 from reeltok.data.find import find_clips
