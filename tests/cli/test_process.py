@@ -113,7 +113,7 @@ def test_a_signal_ends_a_command_that_cleans_up(
     before = signal.getsignal(number)
     found = run("models")
     assert found.code == 128 + number
-    assert found.err == "reeltok: told to end; nothing half-written is left\n"
+    assert found.err == "reeltok: terminated; nothing half-written is left\n"
     assert os.listdir(tmp_path) == []
     assert signal.getsignal(number) == before
 

@@ -17,29 +17,60 @@ def bair(
     data: Annotated[str, typer.Argument(metavar="DATA", show_default=False)],
     *,
     protocol: Annotated[
-        str, typer.Option(metavar="NAME", help="standard, or debiased: all windows of a video.")
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Protocol: standard (the first 16 frames of a video), or debiased (all "
+            "windows of 16 frames).",
+        ),
     ] = "standard",
     tokenizer: Annotated[
-        str | None, typer.Option(metavar="NAME", help="If the model does not say.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Tokenizer of the prior, a name or a folder; by default the one that MODEL names.",
+        ),
     ] = None,
-    videos: Annotated[int, typer.Option(min=2, metavar="N", help="At most so many.")] = 256,
+    videos: Annotated[
+        int, typer.Option(min=2, metavar="N", help="Number of videos to use at most.")
+    ] = 256,
     samples: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Of each clip: 100, debiased 1.")
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Number of predictions for each clip; by default 100, or 1 under debiased.",
+        ),
     ] = None,
-    repeats: Annotated[int, typer.Option(min=1, metavar="N", help="Of all, for a mean.")] = 4,
-    seed: Annotated[int, typer.Option(metavar="N", help="The same seed, the same figures.")] = 0,
-    batch: Annotated[int, typer.Option(min=1, metavar="N", help="Clips at a time.")] = 20,
+    repeats: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Number of times to repeat the whole measurement, with other seeds, for mean "
+            "and deviation.",
+        ),
+    ] = 4,
+    seed: Annotated[
+        int, typer.Option(metavar="N", help="Random seed: the same seed gives the same results.")
+    ] = 0,
+    batch: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Number of clips to predict at the same time.")
+    ] = 20,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE.json", help="Write the whole record here.")
+        Path | None,
+        typer.Option(
+            metavar="FILE.json", help="File to write the whole result to, as JSON; by default none."
+        ),
     ] = None,
     device: given.Device = "auto",
     force: given.Force = False,
 ) -> Report:
-    """Judge a prior by its predictions from one frame, under MAGVIT's BAIR protocol.
+    """Evaluate a prior's predictions from one frame, under MAGVIT's BAIR protocol.
 
-    DATA are BAIR's test TFRecords, or a folder of videos of 16 frames or more. FVD compares whole
-    clips, real and predicted; PSNR, SSIM (grey) and LPIPS are those of the best prediction of a
-    clip, without the given frame. A metric whose network has no weights reads "no weights".
+    DATA is BAIR's test TFRecords, or a folder of videos of 16 frames or more. FVD compares whole
+    clips, real and predicted; PSNR, SSIM (grey) and LPIPS are those of the best prediction for each
+    clip, without the given frame. A metric whose network has no weight file reads "no weights".
     """
     if out is not None:
         check_free([str(out)], force=force, inputs=[model, data])

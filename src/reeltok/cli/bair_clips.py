@@ -15,14 +15,16 @@ from reeltok.wording import count
 def unpack_bair(
     data: Annotated[Path, typer.Argument(metavar="TFRECORDS", show_default=False)],
     *,
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the clips go.")],
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Folder to write the clips to; required.")
+    ],
     force: given.Force = False,
 ) -> Report:
-    """Write every motion of BAIR's TFRecord files as a clip, with the actions beside it.
+    """Unpack BAIR's TFRecord files: each record becomes a clip and a file of its actions.
 
-    TFRECORDS is a file or a folder. FOLDER/NAME-0000.mkv is lossless, 10 frames a second;
-    NAME-0000.actions.npy holds 4 numbers for each frame, which `reeltok train prior_cpu --set
-    actions=4` reads. Clips that are there already are kept.
+    TFRECORDS is a file or a folder. FOLDER/NAME-0000.mkv is lossless, 10 frames per second;
+    NAME-0000.actions.npy holds 4 numbers per frame, which `reeltok train prior_cpu --set
+    actions=4` reads. Clips that exist are kept.
     """
     from reeltok.data.bair import unpack
     from reeltok.data.find import find_clips

@@ -31,11 +31,18 @@ def compare(
     what: Annotated[list[str], typer.Argument(metavar="MODEL... DATA", show_default=False)],
     *,
     out: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="The report; open index.html in it.")
+        Path,
+        typer.Option(
+            metavar="FOLDER", help="Folder to write the report to; open index.html in it."
+        ),
     ] = Path("report"),
     peer: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="h264, av1, resize, diffusers:CLASS=FOLDER, mod:func."),
+        typer.Option(
+            metavar="NAME",
+            help="What to compare with: a codec (h264, h265, av1, vp9), resize, "
+            "diffusers:CLASS=FOLDER or module:function; may be repeated; by default none.",
+        ),
     ] = None,
     protocol: judging.Plan = "shared-eval",
     root: judging.Root = None,
@@ -49,12 +56,12 @@ def compare(
     tile: given.Tile = None,
     force: given.Force = False,
 ) -> Report:
-    """Judge tokenizers and peers on the same clips, and write a report with moving pictures.
+    """Compare tokenizers and other coders on the same clips, and write a report with videos.
 
-    MODEL is a preset, a folder, a repository, or a result that `evaluate --out` wrote; where all
-    are results, no DATA is needed. A folder is called by its run (runs/a/model is "a");
-    LABEL=MODEL calls it otherwise. Codecs are matched to the bits of the first MODEL, in two ways:
-    every clip at its bits, and one quality for the set; points of their curves stand beside.
+    MODEL is a preset, a folder, a repository, or a result that `evaluate --out` wrote; if all are
+    results, leave DATA out. The label of a folder is its run (runs/a/model is "a"); LABEL=MODEL
+    chooses another. Codecs are matched to the bits of the first MODEL in two ways, each clip at its
+    own bits and one quality for all clips; the report also shows points of their curves.
     """
     words, data = split_words(what)
     check_report(out, force=force)

@@ -21,28 +21,44 @@ def convert(
     *,
     preset: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="The configuration of the checkpoint; a preset."),
+        typer.Option(
+            metavar="NAME",
+            help="Preset whose configuration the checkpoint has; by default none, as for a "
+            "folder of diffusers.",
+        ),
     ] = None,
     changes: given.Changes = None,
     family: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Of CoordTok's public code: coordtok, or sit."),
+        typer.Option(
+            metavar="NAME",
+            help="What a checkpoint of CoordTok's public code holds: coordtok or sit; by "
+            "default it is not one.",
+        ),
     ] = None,
     tokenizer: Annotated[
-        str | None, typer.Option(metavar="NAME", help="What reads a sit's latents.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Tokenizer whose latents a sit models, a name or a folder; by default none.",
+        ),
     ] = None,
     to: Annotated[
-        str, typer.Option(metavar="ours|public", help="The layout that is written.")
+        str,
+        typer.Option(
+            metavar="ours|public",
+            help="Format to write: a model folder of ours, or a public checkpoint.",
+        ),
     ] = "ours",
     force: given.Force = False,
 ) -> Report:
-    """Turn a public checkpoint into a model folder, or a model into a public checkpoint.
+    """Convert a public checkpoint to a model folder, or a model to a public checkpoint.
 
-    CKPT is a public .ckpt or .safetensors file of the configuration --preset, changed by --set
-    (such as channels=8), or a folder of diffusers. Keys that belong to training (loss.*) are listed
-    and dropped. With --to public, CKPT is a preset or a folder of ours and FOLDER a file. With
-    --family the checkpoint is one of CoordTok's public code, --set names its constructor's
-    arguments, and a sit becomes a generator.
+    CKPT is a folder of diffusers, or a public .ckpt or .safetensors file whose configuration is
+    --preset, changed by --set (such as channels=8). Keys that belong to training (loss.*) are
+    listed and dropped. With --to public, CKPT is a preset or a folder of ours, and FOLDER a file.
+    With --family, CKPT is a checkpoint of CoordTok's public code, --set changes the arguments of
+    its constructor, and a sit becomes a generator.
     """
     if to not in ("ours", "public"):
         raise ValueError(f"--to {to} is not known: give ours or public")

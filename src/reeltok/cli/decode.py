@@ -28,18 +28,39 @@ if TYPE_CHECKING:
 
 Named = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="Where the tokenizer lies, if not under its own name."),
+    typer.Option(
+        metavar="NAME",
+        help="Tokenizer to decode with, a name or a folder; by default the preset that the"
+        " file names.",
+    ),
 ]
-Start = Annotated[int | None, typer.Option(metavar="N", help="The first frame, counted from 0.")]
+Start = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="First frame to decode, counted from 0; by default 0."),
+]
 Stop = Annotated[
-    int | None, typer.Option(metavar="N", help="The frame to end before, counted from 0.")
+    int | None,
+    typer.Option(metavar="N", help="Frame to stop before, counted from 0; by default the end."),
 ]
 Rate = Annotated[
-    float | None, typer.Option(metavar="RATE", help="Play at this rate; drops no frames.")
+    float | None,
+    typer.Option(
+        metavar="RATE",
+        help="Frames per second to play at; by default the rate of the original. No frame "
+        "is dropped.",
+    ),
 ]
-Sound = Annotated[str | None, typer.Option(metavar="FILE", help="Copy the sound of this video.")]
+Sound = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="Video whose sound is copied; by default there is no sound."),
+]
 Suffix = Annotated[
-    str | None, typer.Option(metavar=".mp4", help="What files become in a folder, one too.")
+    str | None,
+    typer.Option(
+        metavar=".mp4",
+        help="Suffix of videos in the folder OUT, also for a single input; by default "
+        ".mp4, or .mkv with --lossless.",
+    ),
 ]
 
 
@@ -65,11 +86,11 @@ def decode(
     jobs: given.Jobs = 1,
     force: given.Force = False,
 ) -> Report:
-    """Turn .reel files back into videos.
+    """Decode .reel files to videos.
 
     OUT is .mp4, .mkv, .mov, .webm, .avi, .gif, an image (one frame), a folder of PNG (no suffix) or
     - (standard output: fragmented mp4). Only the frames from --start up to --stop are read and
-    decoded. Many files go into a folder; those that are there already and whole are kept.
+    decoded. Several files go into a folder; outputs that exist and are complete are kept.
     """
     from reeltok.data.find import find_reels
     from reeltok.transcode.decode import is_decoded

@@ -27,21 +27,23 @@ def demo(
     *,
     video: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="A video of your own: its first 96 frames, at most 256."),
+        typer.Option(
+            metavar="FILE",
+            help="Video of your own: its first 96 frames, scaled to a short side of at most "
+            "256 pixels; by default a clip is drawn.",
+        ),
     ] = None,
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where everything goes.")] = Path(
-        "out"
-    ),
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder to write to.")] = Path("out"),
     model: given.Model = "default",
     weights: given.Weights = None,
     device: given.Device = "auto",
     dtype: given.Dtype = "fp32",
     force: given.Force = False,
 ) -> Report:
-    """Make a short clip, code it to tokens and back, and show the result.
+    """Encode a short clip, decode it again, and show the result.
 
-    The folder then holds clip.mkv (the original), demo.reel (the tokens), demo.mp4 (what they give
-    back) and side-by-side.png. Works offline, in less than a minute on two cores.
+    Writes clip.mkv (the original), demo.reel (the tokens), demo.mp4 (the reconstruction) and
+    side-by-side.png. Works offline, in less than a minute on two cores.
     """
     places = {name: str(out / name) for name in ("demo.reel", "demo.mp4", "side-by-side.png")}
     clip = video or str(out / "clip.mkv")

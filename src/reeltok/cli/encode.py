@@ -38,19 +38,19 @@ def encode(
     device: given.Device = "auto",
     dtype: given.Dtype = "fp32",
     latents: Annotated[
-        str, typer.Option(metavar="NAME", help="How latents are stored: fp16, bf16 or fp32.")
+        str, typer.Option(metavar="NAME", help="Precision of stored latents: fp16, bf16 or fp32.")
     ] = "fp16",
     chunk: given.Chunk = None,
     tile: given.Tile = None,
     jobs: given.Jobs = 1,
     force: given.Force = False,
 ) -> Report:
-    """Turn videos into .reel files of tokens.
+    """Encode videos as .reel files of tokens.
 
-    IN is a video, an image, a folder of images, a folder of those, a pattern such as "clips/*.mp4",
-    a list (.csv, .jsonl, .txt), a .tar shard, an address, or - (standard input). Many files go into
-    a folder, in the tree of their sources; those that are there already, complete and made the same
-    way, are kept. Under torchrun every process codes its share.
+    IN is a video, an image, a folder of images, a folder of any of these, a pattern such as
+    "clips/*.mp4", a list (.csv, .jsonl, .txt), a .tar shard, a URL, or - (standard input). Several
+    files go into a folder that keeps the tree of their sources; outputs that exist, are complete
+    and were made with the same settings are kept. Under torchrun each process encodes its share.
     """
     from reeltok.data.find import find_clips
     from reeltok.transcode.encode import encode_file, is_encoded

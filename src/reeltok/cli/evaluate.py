@@ -18,14 +18,39 @@ if TYPE_CHECKING:
     from reeltok.evaluate.run import Tell, Watched
 
 Data = Annotated[str, typer.Argument(metavar="DATA", show_default=False)]
-Plan = Annotated[str, typer.Option(metavar="NAME", help="What is judged, and how.")]
-Root = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where the files of a list lie.")]
-Broken = Annotated[int, typer.Option(metavar="N", help="Fail where more clips than this break.")]
+Plan = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="Protocol that says which clips and metrics are measured, and how "
+        "(docs/protocols.md).",
+    ),
+]
+Root = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Folder that the file names of a list are relative to; by default the folder "
+        "of the list.",
+    ),
+]
+Broken = Annotated[
+    int,
+    typer.Option(
+        metavar="N", help="Number of clips that may fail to decode before the command fails."
+    ),
+]
 Work = Annotated[
     Path | None,
-    typer.Option(metavar="FOLDER", help="Finished clips are kept here; by default in the cache."),
+    typer.Option(
+        metavar="FOLDER",
+        help="Folder that keeps the results of finished clips; by default in the cache.",
+    ),
 ]
-Again = Annotated[bool, typer.Option("--again", help="Judge clips again that were finished.")]
+Again = Annotated[
+    bool,
+    typer.Option("--again", help="Measure all clips again, also those that were finished before."),
+]
 
 
 def evaluate(
@@ -34,7 +59,10 @@ def evaluate(
     *,
     protocol: Plan = "shared-eval",
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE.json", help="Write the whole record here.")
+        Path | None,
+        typer.Option(
+            metavar="FILE.json", help="File to write the whole result to, as JSON; by default none."
+        ),
     ] = None,
     root: Root = None,
     max_broken: Broken = 5,
@@ -47,11 +75,12 @@ def evaluate(
     tile: given.Tile = None,
     force: given.Force = False,
 ) -> Report:
-    """Judge a tokenizer on the clips of DATA: a folder, a pattern, a list, a .tar shard.
+    """Evaluate a tokenizer on the clips of DATA: a folder, a pattern, a list or a .tar shard.
 
     MODEL is a preset, a folder or a repository. Prints every metric of the protocol with its 95 %
-    interval over clips; a metric whose network has no weights reads "no weights" with the reason.
-    A run that was interrupted goes on where it stopped; under torchrun every process takes a share.
+    interval over clips; a metric whose network has no weight file reads "no weights" with the
+    reason. An interrupted run continues where it stopped. Under torchrun each process takes a
+    share.
     """
     if out is not None:
         check_free([str(out)], force=force, inputs=[model, data, weights])

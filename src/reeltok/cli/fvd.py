@@ -20,7 +20,10 @@ def fvd(
     *,
     protocol: Plan = "ucf-128",
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE.json", help="Write the whole record here.")
+        Path | None,
+        typer.Option(
+            metavar="FILE.json", help="File to write the whole result to, as JSON; by default none."
+        ),
     ] = None,
     max_broken: Broken = 5,
     device: given.Device = "auto",
@@ -28,8 +31,8 @@ def fvd(
 ) -> Report:
     """Compare generated videos with real ones as two sets, by FVD.
 
-    MADE and REAL are folders or lists. Clips are cut and scaled as the protocol says; a network
-    without weights reads "no weights". The appearance distance stands beside, under its own name.
+    MADE and REAL are folders or lists. Clips are cut and scaled as the protocol says; a metric
+    whose network has no weight file reads "no weights". Also prints the appearance distance.
     """
     if out is not None:
         check_free([str(out)], force=force, inputs=[made, real])

@@ -17,56 +17,135 @@ if TYPE_CHECKING:
 
     from reeltok.generate.pipeline import Work
 
-Count = Annotated[int, typer.Option(min=1, metavar="N", help="How many videos.")]
-Seed = Annotated[int, typer.Option(metavar="N", help="The same seed, the same videos.")]
+Count = Annotated[int, typer.Option(min=1, metavar="N", help="Number of videos to make.")]
+Seed = Annotated[
+    int, typer.Option(metavar="N", help="Random seed: the same seed gives the same videos.")
+]
 ClassName = Annotated[
-    str | None, typer.Option("--class", metavar="NAME", help="What they are to show.")
+    str | None,
+    typer.Option(
+        "--class", metavar="NAME", help="Class to generate, by its name; by default no class."
+    ),
 ]
 Reader = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="Where the tokenizer lies, if the model does not say."),
+    typer.Option(
+        metavar="NAME",
+        help="Tokenizer to decode with, a name or a folder; by default the one that MODEL names.",
+    ),
 ]
 Steps = Annotated[
-    int | None, typer.Option(metavar="N", help="250 points in time of a flow, 12 of a prior.")
+    int | None,
+    typer.Option(
+        metavar="N", help="Number of sampling steps; by default 250 for a flow, 12 for a prior."
+    ),
 ]
-Guidance = Annotated[float, typer.Option(metavar="W", help="Above 1: further towards the class.")]
+Guidance = Annotated[
+    float,
+    typer.Option(
+        metavar="W",
+        help="Classifier-free guidance scale: 1 is none, larger values follow the class "
+        "more closely.",
+    ),
+]
 Sampler = Annotated[
-    str | None, typer.Option(metavar="NAME", help="euler-maruyama, heun-sde, euler, heun, dopri5.")
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Sampler of a flow: euler-maruyama, heun-sde, euler, heun or dopri5; by "
+        "default euler-maruyama.",
+    ),
 ]
 Schedule = Annotated[
-    str | None, typer.Option(metavar="NAME", help="cosine, linear, square, exponential, ...")
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Masking schedule of a prior: cosine, linear, square, exponential, ...; by "
+        "default cosine.",
+    ),
 ]
 Temperature = Annotated[
-    float | None, typer.Option(metavar="T", help="Of a prior's choices; 4.5 if not given.")
+    float | None,
+    typer.Option(metavar="T", help="Temperature of a prior's sampling; by default 4.5."),
 ]
 Given = Annotated[
-    Path | None, typer.Option("--given", metavar="CLIP", help="The video begins with this.")
+    Path | None,
+    typer.Option(
+        "--given",
+        metavar="CLIP",
+        help="Video whose first frames the generated videos continue, or whose missing "
+        "parts they fill; by default none.",
+    ),
 ]
-GivenFrames = Annotated[int | None, typer.Option(metavar="N", help="Frames of it, 1 if not given.")]
+GivenFrames = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", help="Number of frames to take from the start of --given; by default 1."
+    ),
+]
 LastFrames = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="And its last N: what lies between is new.")
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Number of frames to take from the end of --given as well, so that the frames"
+        " in between are generated; by default 0.",
+    ),
 ]
 Inpaint = Annotated[
-    str | None, typer.Option(metavar="T,L,B,R", help="Only this box of --given is new, in pixels.")
+    str | None,
+    typer.Option(
+        metavar="T,L,B,R",
+        help="Box to generate: pixels from the top and left edge to its top, left, bottom "
+        "and right; the rest is taken from --given. By default none.",
+    ),
 ]
 Outpaint = Annotated[
-    str | None, typer.Option(metavar="T,L,B,R", help="All of --given but this box is new.")
+    str | None,
+    typer.Option(
+        metavar="T,L,B,R",
+        help="Box to keep from --given, in pixels as for --inpaint; the rest is generated."
+        " By default none.",
+    ),
 ]
 Blocks = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="So many blocks, each on the last.")
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Number of blocks to generate, each continuing the one before; by default 1.",
+    ),
 ]
 Actions = Annotated[
-    Path | None, typer.Option(metavar="FILE.npy", help="Actions after each frame, n x a.")
+    Path | None,
+    typer.Option(
+        metavar="FILE.npy",
+        help="NumPy array n x a: the a numbers of the action after each of n frames; by "
+        "default none.",
+    ),
 ]
-Batch = Annotated[int, typer.Option(min=1, metavar="N", help="Videos at a time.")]
-Rate = Annotated[float | None, typer.Option(metavar="RATE", help="Play at this rate.")]
-Suffix = Annotated[str, typer.Option(metavar=".mp4", help="The kind of video.")]
+Batch = Annotated[
+    int, typer.Option(min=1, metavar="N", help="Number of videos to generate at the same time.")
+]
+Rate = Annotated[
+    float | None,
+    typer.Option(
+        metavar="RATE",
+        help="Frames per second to play at; by default the rate of the clips that MODEL "
+        "was trained on.",
+    ),
+]
+Suffix = Annotated[
+    str, typer.Option(metavar=".mp4", help="Suffix of the videos, which chooses the container.")
+]
 
 
 def generate(
     model: Annotated[Path, typer.Argument(metavar="MODEL", show_default=False)],
     *,
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the videos go.")],
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Folder to write the videos to; required.")
+    ],
     count: Count = 1,
     seed: Seed = 0,
     class_name: ClassName = None,
@@ -90,12 +169,12 @@ def generate(
     device: given.Device = "auto",
     force: given.Force = False,
 ) -> Report:
-    """Make new videos with a generator: a flow on latents, or a prior on ids.
+    """Generate videos with a flow on latents, or with a masked prior on ids.
 
     MODEL is the folder of a generator (RUN/model of `reeltok train sit_cpu`, or a converted one).
-    Videos are FOLDER/000.mp4 and so on; the same seed gives the same ones, whatever --batch. A
-    prior also goes on from the frames of --given, and --blocks makes it long; or it fills what
-    --last-frames, --inpaint or --outpaint leave open of that video.
+    The videos are FOLDER/000.mp4 and so on; the same seed gives the same videos, whatever --batch.
+    A prior can also continue the video --given, for as many --blocks as are asked for, or fill the
+    parts of it that --last-frames, --inpaint or --outpaint leave open.
     """
     from reeltok.generate.pipeline import Wish, open_generator
 

@@ -20,11 +20,11 @@ def info(
     raw: given.Raw = None,
     damage: given.Damage = "refuse",
 ) -> Report:
-    """Say what a .reel file, a video or a model is.
+    """Describe a .reel file, a video or a model.
 
-    Of a .reel file: its clip, grid, tokenizer and settings, and the bits per pixel of its tokens
-    and of the whole file. Of a video: frames, size, rate and colour. Of a model (a preset or a
-    folder): what it does to a video, its parameters, where its weights are.
+    Prints for a .reel file its clip, grid, tokenizer and settings, and the bits per pixel of its
+    tokens and of the whole file; for a video frames, size, rate and colour; for a model (a preset
+    or a folder) its compression, its number of parameters, and where its weights are.
     """
     path = Path(what)
     if path.suffix == ".reel" or what == "-":

@@ -15,6 +15,7 @@ from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from reeltok.cli import process
+from reeltok.cli.examples import EXAMPLES
 from reeltok.files.atomic import named
 from reeltok.files.text import printable
 from reeltok.wording import explain
@@ -24,37 +25,49 @@ if TYPE_CHECKING:
 
 # name: (module of reeltok.cli, function, what it does)
 COMMANDS = {
-    "encode": ("encode", "encode", "Turn videos into .reel files of tokens."),
-    "decode": ("decode", "decode", "Turn .reel files back into videos."),
-    "reconstruct": ("reconstruct", "reconstruct", "Code a video there and back, and compare."),
-    "demo": ("demo", "demo", "Make a short clip, code it there and back, show the result."),
-    "models": ("models", "models", "List the tokenizers that have a name."),
-    "info": ("info", "info", "Say what a .reel file, a video or a model is."),
-    "download": ("models", "download", "Fetch the published weights of a preset."),
-    "convert": ("convert", "convert", "Turn a public checkpoint into a model folder, or back."),
-    "statistics": ("models", "statistics", "Measure a continuous model's latents, keep them."),
-    "train": ("training", "train", "Train a tokenizer or a generator by a recipe."),
-    "runs": ("training", "runs", "Draw the curves of a training run."),
-    "generate": ("generate", "generate", "Make new videos with a generator."),
-    "evaluate": ("evaluate", "evaluate", "Judge a tokenizer on videos, under a protocol."),
-    "compare": ("compare", "compare", "Judge tokenizers and codecs side by side; a report."),
-    "fvd": ("fvd", "fvd", "Say how far generated videos are from real ones."),
-    "probe": ("probe", "probe", "Say what a linear classifier reads off the tokens."),
-    "bair": ("bair", "bair", "Judge a prior's predictions under the BAIR protocol."),
-    "view": ("view", "view", "Show a page in the browser to try tokenizers on."),
-    "data check": ("training", "check_data", "Decode all clips to their end; list the whole ones."),
-    "data bair": ("bair_clips", "unpack_bair", "BAIR's TFRecords as clips, actions beside them."),
+    "encode": ("encode", "encode", "Encode videos as .reel files of tokens."),
+    "decode": ("decode", "decode", "Decode .reel files to videos."),
+    "reconstruct": (
+        "reconstruct",
+        "reconstruct",
+        "Encode and decode a video, and compare the two.",
+    ),
+    "demo": ("demo", "demo", "Encode and decode a short clip, and show the result."),
+    "models": ("models", "models", "List the tokenizers that can be used by name."),
+    "info": ("info", "info", "Describe a .reel file, a video or a model."),
+    "download": ("models", "download", "Download the published weights of a preset."),
+    "convert": ("convert", "convert", "Convert a public checkpoint to a model folder, or back."),
+    "statistics": (
+        "models",
+        "statistics",
+        "Measure the mean and deviation of latents, and save them.",
+    ),
+    "train": ("training", "train", "Train a tokenizer or a generator from a recipe."),
+    "runs": ("training", "runs", "Plot the curves of a training run."),
+    "generate": ("generate", "generate", "Generate videos."),
+    "evaluate": ("evaluate", "evaluate", "Evaluate a tokenizer on videos, under a protocol."),
+    "compare": ("compare", "compare", "Compare tokenizers and codecs, and write a report."),
+    "fvd": ("fvd", "fvd", "Measure the distance of generated videos from real ones."),
+    "probe": ("probe", "probe", "Train a linear classifier on tokens, and print its accuracy."),
+    "bair": ("bair", "bair", "Evaluate a prior's predictions under the BAIR protocol."),
+    "view": ("view", "view", "Open a web page to try tokenizers on."),
+    "data check": (
+        "training",
+        "check_data",
+        "Decode all clips to the end, and list the intact ones.",
+    ),
+    "data bair": ("bair_clips", "unpack_bair", "Unpack BAIR's TFRecords into clips and actions."),
 }
 EPILOG = (
-    "Every command takes --json (one object on standard output instead of text, for programs) "
-    "and --debug (show where an error arose)."
+    "Every command also takes --json (print one JSON object instead of text) and --debug (show the "
+    "traceback of an error)."
 )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 2 after an error, 130 after Ctrl-C.
 
-    128 + its number after another signal, 141 where who reads the output stopped.
+    128 + its number after another signal, 141 where the reader of a pipe has gone.
     """
     gc.set_threshold(200_000)  # the usual 700 makes loading torch a tenth slower
     words = list(sys.argv[1:] if argv is None else argv)
@@ -67,10 +80,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 process.require_output()
                 return 0
             return show(report, as_json=as_json)
-    except BrokenPipeError:  # who reads no further wants to hear no more
+    except BrokenPipeError:  # the reader has gone, as with `| head`: end quietly
         return 141
     except process.Terminated as end:
-        return complain("told to end; nothing half-written is left", code=end.code)
+        return complain("terminated; nothing half-written is left", code=end.code)
     except KeyboardInterrupt:
         return complain("interrupted; nothing half-written is left", code=130)
     except (ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:
@@ -120,7 +133,7 @@ def overview() -> str:
             "Commands:",
             *rows,
             "",
-            "`reeltok COMMAND --help` says what one takes, `reeltok --version` which this is.",
+            "`reeltok COMMAND --help` explains a command, `reeltok --version` prints the version.",
             EPILOG,
         ]
     )
@@ -149,7 +162,8 @@ def command_of(name: str) -> Any:
     module, function, _ = COMMANDS[name]
     names = {"help_option_names": ["--help", "-h"]}
     app = typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
-    make = app.command(name, epilog=EPILOG, context_settings=names)
+    epilog = f"{EPILOG}\n\nExample: {EXAMPLES[name]}"
+    make = app.command(name, epilog=epilog, context_settings=names)
     make(getattr(import_module(f"reeltok.cli.{module}"), function))
     return get_command(app)
 

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 def models() -> Report:
-    """List the tokenizers that have a name.
+    """List the tokenizers that can be used by name.
 
-    Weights are "bundled" with the package, "here" (downloaded before), to be had by `reeltok
-    download`, or not published. `reeltok info NAME` says more of one.
+    Their weights are "bundled" with the package, "here" (downloaded before), available from
+    `reeltok download`, or not published. `reeltok info NAME` describes one tokenizer.
     """
     from reeltok import zoo
     from reeltok.models.presets import PRESETS
@@ -60,10 +60,10 @@ def weights_of(name: str, zoo: Any) -> str:
 def download(
     preset: Annotated[str, typer.Argument(metavar="PRESET", show_default=False)],
 ) -> Report:
-    """Fetch the published weights of a preset, convert them, and keep them.
+    """Download the published weights of a preset, and convert them.
 
-    They lie in $REELTOK_CACHE, or in reeltok in the user's cache folder; `--model PRESET` and
-    `reeltok.load` find them there.
+    They are kept in $REELTOK_CACHE, or else in the folder reeltok of the user's cache, where
+    `--model PRESET` and `reeltok.load` find them.
     """
     from reeltok import zoo
 
@@ -80,7 +80,7 @@ def statistics(
     *,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Save the model here; by default where it lies."),
+        typer.Option(metavar="FOLDER", help="Folder to save the model in; by default its own."),
     ] = None,
     frames: given.Frames = None,
     fps: given.Rate = None,
@@ -89,18 +89,23 @@ def statistics(
     weights: given.Weights = None,
     reader: Annotated[
         str | None,
-        typer.Option("--tokenizer", metavar="NAME", help="Of a generator, if it does not say."),
+        typer.Option(
+            "--tokenizer",
+            metavar="NAME",
+            help="Tokenizer of a generator, a name or a folder; by default the one that the "
+            "generator names.",
+        ),
     ] = None,
     device: given.Device = "auto",
     chunk: given.Chunk = None,
     tile: given.Tile = None,
 ) -> Report:
-    """Measure mean and deviation of a continuous model's latents, and save them with it.
+    """Measure mean and standard deviation of a continuous model's latents, and save them with it.
 
     DATA is a video, a folder, a pattern, a list or a .tar shard; every channel's mean and standard
     deviation are exact over all of it. They are saved in config.json, where generators look for
-    them. MODEL may be a generator itself, a flow: each plane is then measured apart, on the middle
-    squares of the clips.
+    them. MODEL may also be a flow, that is a generator: then each plane is measured separately, on
+    the middle squares of the clips.
     """
     if is_flow(model):
         return flow_statistics(model, data, out=out, tokenizer=reader, device=device)

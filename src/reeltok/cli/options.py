@@ -13,64 +13,112 @@ if TYPE_CHECKING:
 
 Inputs = Annotated[list[str], typer.Argument(metavar="IN", show_default=False)]
 Model = Annotated[
-    str, typer.Option(metavar="NAME", help="A preset (`reeltok models`), a folder or a repository.")
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="Tokenizer to use: a preset (`reeltok models`), a folder or a hub repository.",
+    ),
 ]
 Weights = Annotated[
     str | None,
-    typer.Option(metavar="FILE|random", help="A file of weights for the model, or random ones."),
+    typer.Option(
+        metavar="FILE|random",
+        help="File of weights for the model, or `random`; by default the model's own weights.",
+    ),
 ]
-Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps.")]
+Device = Annotated[
+    str, typer.Option(metavar="NAME", help="Device to compute on: auto, cpu, cuda, cuda:1 or mps.")
+]
 Dtype = Annotated[
-    str, typer.Option(metavar="NAME", help="What the network computes in: fp32, bf16 or fp16.")
+    str, typer.Option(metavar="NAME", help="Precision of the network: fp32, bf16 or fp16.")
 ]
 Start = Annotated[
-    float, typer.Option(metavar="SECONDS", help="Where in the video to begin, in seconds.")
+    float, typer.Option(metavar="SECONDS", help="Seconds to skip at the beginning of the video.")
 ]
-Frames = Annotated[int | None, typer.Option(metavar="N", help="At most so many frames.")]
-Rate = Annotated[float | None, typer.Option(metavar="RATE", help="Resample to this frame rate.")]
+Frames = Annotated[
+    int | None, typer.Option(metavar="N", help="Number of frames to use at most; by default all.")
+]
+Rate = Annotated[
+    float | None,
+    typer.Option(
+        metavar="RATE", help="Frames per second to resample to; by default the rate of the video."
+    ),
+]
 Side = Annotated[
     str | None,
     typer.Option(
-        metavar="256|HxW", help="Scale to this short side, or to exactly this height x width."
+        metavar="256|HxW",
+        help="Pixels of the short side to scale to, or the exact height x width; by "
+        "default the size is kept.",
     ),
 ]
 Raw = Annotated[
     str | None,
     typer.Option(
         metavar="WxH:FPS:LAYOUT",
-        help="IN is raw pictures (.yuv) of this size, rate and FFmpeg pixel format: "
-        "1920x1080:25:yuv420p (width first, as such files are named).",
+        help="Width x height in pixels, frames per second and FFmpeg pixel format of raw "
+        "pictures (.yuv), such as 1920x1080:25:yuv420p; by default IN is not raw.",
     ),
 ]
 Damage = Annotated[
     str,
     typer.Option(
         metavar="refuse|stop|skip",
-        help="At frames that cannot be decoded: refuse the file, stop before them, or skip them.",
+        help="What to do about frames that cannot be decoded: refuse the file, stop before"
+        " them, or skip them.",
     ),
 ]
 Chunk = Annotated[
     int | None,
-    typer.Option(metavar="N", help="Frames at a time; by default 16 of 256x256, or as large."),
+    typer.Option(
+        metavar="N",
+        help="Number of frames to code at a time; by default 16 of 256x256, or as many "
+        "pixels at other sizes.",
+    ),
 ]
 Tile = Annotated[
-    int | None, typer.Option(metavar="PIXELS", help="Code large frames in blended tiles.")
+    int | None,
+    typer.Option(
+        metavar="PIXELS",
+        help="Pixels of the side of overlapping tiles, for large frames; by default frames"
+        " are coded whole.",
+    ),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace outputs that exist.")]
-Jobs = Annotated[int, typer.Option(metavar="N", help="Files at a time; torch uses all cores.")]
-Lossless = Annotated[bool, typer.Option("--lossless", help="FFV1 (.mkv, .avi), or PNG.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace output files that exist.")]
+Jobs = Annotated[
+    int, typer.Option(metavar="N", help="Number of files to process at the same time.")
+]
+Lossless = Annotated[
+    bool, typer.Option("--lossless", help="Write without loss, as FFV1 (.mkv, .avi) or PNG.")
+]
 Codec = Annotated[
-    str | None, typer.Option(metavar="NAME", help="h264 (default), hevc, vp9, av1, ...")
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Video codec, such as h264, hevc, vp9 or av1; by default what suits the "
+        "suffix, h264 for .mp4.",
+    ),
 ]
 Crf = Annotated[
-    float | None, typer.Option(metavar="N", help="Quality of the codec; lower is better.")
+    float | None,
+    typer.Option(
+        metavar="N",
+        help="Constant rate factor of the codec: lower is better; by default 18 for h264, "
+        "and as good for others.",
+    ),
 ]
 PadEven = Annotated[
-    bool, typer.Option("--pad-even", help="Add a row or column to odd sizes, for all players.")
+    bool,
+    typer.Option("--pad-even", help="Add a row or column to odd sizes, which some players need."),
 ]
 Changes = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a value; may be given several times."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change one value of the configuration, such as loop.schedule.steps=1000; may"
+        " be repeated; by default nothing is changed.",
+    ),
 ]
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}

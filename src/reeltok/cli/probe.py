@@ -17,7 +17,10 @@ def probe(
     *,
     labels: Annotated[
         str,
-        typer.Option(metavar="LIST.csv:COLUMN", help="The labels; the list may lie in DATA."),
+        typer.Option(
+            metavar="LIST.csv:COLUMN",
+            help="List of labels and the column to read, required; the list may lie in DATA.",
+        ),
     ],
     protocol: judging.Plan = "shared-eval",
     root: judging.Root = None,
@@ -25,10 +28,10 @@ def probe(
     device: given.Device = "auto",
     dtype: given.Dtype = "fp32",
 ) -> Report:
-    """Train a linear classifier on the tokens of labelled clips, and say how often it is right.
+    """Train a linear classifier on the tokens of labelled clips, and print its accuracy.
 
-    Five folds: every clip is asked of a classifier that has not seen it. Labels of fewer than five
-    clips are left out. Chance is the share of the most frequent label.
+    Cross-validation in five folds: each clip is classified by a model that was not trained on it.
+    Labels of fewer than five clips are left out. Chance is the share of the most frequent label.
     """
     from reeltok.evaluate import probe as probing
     from reeltok.evaluate.clips import clips

@@ -22,8 +22,8 @@ def reconstruct(
         str | None,
         typer.Option(
             metavar="FILE|none",
-            help="Original and reconstruction together, by default OUT-side-by-side.mp4; "
-            "a name such as both.png makes a picture of some frames.",
+            help="Where to write original and reconstruction side by side: a video, or a "
+            "picture of some frames (both.png), or none; by default OUT-side-by-side.mp4.",
         ),
     ] = None,
     model: given.Model = "default",
@@ -44,11 +44,11 @@ def reconstruct(
     tile: given.Tile = None,
     force: given.Force = False,
 ) -> Report:
-    """Code a video to tokens and back, and compare the two.
+    """Encode a video, decode it again, and compare the two.
 
-    Writes the reconstruction, with the sound of the original, and both side by side; prints bits
-    per pixel, PSNR and SSIM (means over frames, before the output's own codec) and where the time
-    went. IN may be - (standard input), and OUT too (fragmented mp4).
+    Writes the reconstruction, with the sound of the original, and a video of both side by side;
+    prints bits per pixel, PSNR and SSIM (means over frames, before the output is compressed) and
+    the time of each step. IN may be - (standard input), and OUT too (fragmented mp4).
     """
     from reeltok.data.find import find_clips
     from reeltok.transcode.reconstruct import reconstruct_file

@@ -23,34 +23,44 @@ def train(
     *,
     data: Annotated[
         str | None,
-        typer.Option(metavar="DATA", help="Clips: a folder, a pattern, a list or a .tar shard."),
+        typer.Option(
+            metavar="DATA",
+            help="Clips to train on: a folder, a pattern, a list or a .tar shard; no default, "
+            "needed unless --dry-run.",
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="RUN", help="The folder of the run.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Folder of the run; no default, needed unless --dry-run."),
+    ] = None,
     changes: given.Changes = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last checkpoint.")
+        bool, typer.Option("--resume", help="Continue from the last checkpoint in RUN.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="A few steps on noise: parameters, memory, speed.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Run a few steps on noise, and print parameters, memory and speed."
+        ),
     ] = False,
     damage: Annotated[
         str | None,
         typer.Option(
             metavar="refuse|stop|skip",
-            help="At frames that cannot be decoded: refuse the clip, stop before them, skip them.",
+            help="What to do about frames that cannot be decoded: refuse the clip, stop before"
+            " them, or skip them; by default what the recipe says.",
         ),
     ] = None,
     exit_on_term: Annotated[
-        int | None, typer.Option(metavar="CODE", help="Exit code after SIGTERM, usually 143.")
+        int | None, typer.Option(metavar="CODE", help="Exit code after SIGTERM; by default 143.")
     ] = None,
     device: given.Device = "auto",
 ) -> Report:
-    """Train a tokenizer or a generator by a recipe.
+    """Train a tokenizer or a generator from a recipe.
 
-    RECIPE is a name or a recipe.json (or the run that holds one), changed by --set, such as
-    loop.schedule.steps=1000. RUN/model is the latest model, RUN/best the best; both load by
-    `--model`. SIGTERM and Ctrl-C lose nothing that --resume could not bring back. For several
-    processes: torchrun -m reeltok train ...
+    RECIPE is a name, a recipe.json, or the folder of a run that has one; --set changes its values.
+    RUN/model is the latest model, RUN/best the best; `--model` takes both. After SIGTERM or Ctrl-C,
+    --resume continues exactly. For several processes: torchrun -m reeltok train ...
     """
     from reeltok.devices import pick_device
     from reeltok.recipes import find_recipe, run_recipe
@@ -101,12 +111,15 @@ def check_data(
     *,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Where the lists go; by default beside the clips."),
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder to write check.json and clean.csv to; by default the folder of the clips.",
+        ),
     ] = None,
     damage: given.Damage = "refuse",
     jobs: given.Jobs = 2,
 ) -> Report:
-    """Decode every clip to its end, and list those that are whole.
+    """Decode every clip to its end, and list the clips that are intact.
 
     DATA is a folder, a pattern, a list (.csv, .jsonl, .txt) or a .tar shard. Writes check.json (a
     report) and clean.csv, a list that `train`, `encode` and `evaluate` take.
@@ -128,10 +141,11 @@ def runs(
     run: Annotated[Path, typer.Argument(metavar="RUN", show_default=False)],
     *,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="By default RUN/curves.png.")
+        Path | None,
+        typer.Option(metavar="FILE.png", help="Picture to write; by default RUN/curves.png."),
     ] = None,
 ) -> Report:
-    """Draw the curves of a training run to a picture, and print its latest numbers."""
+    """Plot the curves of a training run to a picture, and print its latest numbers."""
     from reeltok.train import draw_runs
     from reeltok.train.logbook import read_lines
 

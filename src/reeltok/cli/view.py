@@ -26,24 +26,44 @@ def view(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME", help="A further tokenizer to offer, by name or folder; may be repeated."
+            metavar="NAME",
+            help="Tokenizer to offer besides the bundled ones, a name or a folder; may be "
+            "repeated; by default none.",
         ),
     ] = None,
-    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Who can reach it.")] = "127.0.0.1",
+    host: Annotated[
+        str,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Address to listen on: 127.0.0.1 serves this machine alone, 0.0.0.0 everyone "
+            "who can reach it.",
+        ),
+    ] = "127.0.0.1",
     port: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, max=65535, help="By default the first free from 7860."),
+        typer.Option(
+            metavar="N",
+            min=1,
+            max=65535,
+            help="Port to listen on; by default the first free one from 7860.",
+        ),
     ] = None,
-    max_seconds: Annotated[float, typer.Option(metavar="N", help="Longest clip.")] = 20.0,
-    max_megabytes: Annotated[float, typer.Option(metavar="N", help="Largest file.")] = 200.0,
+    max_seconds: Annotated[
+        float,
+        typer.Option(metavar="N", help="Length in seconds of the longest clip that is accepted."),
+    ] = 20.0,
+    max_megabytes: Annotated[
+        float,
+        typer.Option(metavar="N", help="Size in megabytes of the largest file that is accepted."),
+    ] = 200.0,
     device: given.Device = "auto",
     dtype: given.Dtype = "fp32",
 ) -> Report:
-    """Show a page in the browser to try tokenizers on.
+    """Open a web page to try tokenizers on.
 
-    Drop a video and see its tokens, what they give back, and numbers; keep it as a .reel file, or
-    open one. The page offers the tokenizers that come with reeltok and those of --model. It is for
-    this machine alone unless --host says otherwise (0.0.0.0: all who reach it). Ctrl-C ends it.
+    Drop a video to see its tokens, its reconstruction and its scores; save it as a .reel file, or
+    open one. The page offers the bundled tokenizers and those of --model. It is served to this
+    machine alone unless --host says otherwise. Ctrl-C ends it.
     """
     from reeltok import zoo
     from reeltok.viewer import app, page, work
