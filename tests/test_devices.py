@@ -7,7 +7,7 @@ import torch
 
 import reeltok
 from reeltok.devices import pick_device
-from reeltok.evaluate.scores import open_judge
+from reeltok.evaluate.scores import open_scorer
 from reeltok.recipes import find_recipe
 from reeltok.train import train
 from reeltok.train.parallel import init_distributed
@@ -39,7 +39,7 @@ def test_every_function_that_takes_a_device_says_so(device: str, tmp_path: Path)
     with pytest.raises(ValueError, match="device"):
         reeltok.load("default", device=device)
     with pytest.raises(ValueError, match="device"):
-        open_judge(("psnr",), device=device)
+        open_scorer(("psnr",), device=device)
     with pytest.raises(ValueError, match="device"), init_distributed(device):
         pass
     with pytest.raises(ValueError, match="device"):

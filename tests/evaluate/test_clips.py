@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from reeltok.evaluate.clips import Held, clips, frame, grouped, hash_of, resize, spread
+from reeltok.evaluate.clips import ClipCache, clips, frame, grouped, hash_of, resize, spread
 from reeltok.evaluate.protocols import Protocol
 from reeltok.metrics.paired import Box
 from reeltok.video.record import Video, write
@@ -51,10 +51,10 @@ def test_short_and_small_clips_are_left_out_with_the_reason(folder: Path) -> Non
 
 def test_held_clips_are_the_same_and_need_no_file(folder: Path) -> None:
     for protocol in (PLAIN, replace(PLAIN, window="consecutive")):
-        held = Held()
-        first = clips(protocol, folder, held=held)
+        cache = ClipCache()
+        first = clips(protocol, folder, cache=cache)
         seen = [(clip.name, clip.sha256, clip.filled) for clip in first]
-        again = clips(protocol, folder, held=held)
+        again = clips(protocol, folder, cache=cache)
         for item in again.items:
             item.path.rename(item.path.with_suffix(".away"))
         assert [(clip.name, clip.sha256, clip.filled) for clip in again] == seen
@@ -65,13 +65,13 @@ def test_held_clips_are_the_same_and_need_no_file(folder: Path) -> None:
 
 def test_what_is_held_is_bounded_and_never_hides_what_was_left_out(folder: Path) -> None:
     one = 4 * 32 * 48 * 3  # bytes of a clip
-    held = Held(2 * one - 1)
-    assert len([*clips(PLAIN, folder, held=held)]) == 3
-    assert [name for name, _ in held.kept] == ["a.mkv"]
-    assert held.left == one - 1
+    cache = ClipCache(2 * one - 1)
+    assert len([*clips(PLAIN, folder, cache=cache)]) == 3
+    assert [name for name, _ in cache.kept] == ["a.mkv"]
+    assert cache.left == one - 1
     short = replace(PLAIN, window="consecutive", short="skip")
-    held = Held()
-    found = [clips(short, folder, held=held) for _ in range(2)]
+    cache = ClipCache()
+    found = [clips(short, folder, cache=cache) for _ in range(2)]
     assert [[clip.name for clip in every] for every in found] == [
         ["a.mkv#0", "b.mkv#0", "b.mkv#1"]
     ] * 2

@@ -24,7 +24,7 @@ from reeltok.evaluate.report.build import (
 )
 from reeltok.evaluate.results import Result
 from reeltok.evaluate.run import evaluate
-from reeltok.evaluate.scores import Judge
+from reeltok.evaluate.scores import Scorer
 from reeltok.video.record import Video, read, write
 
 PLAN = replace(
@@ -69,7 +69,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Result]]:
     for i, name in enumerate(("one", "two")):
         write(Video.of(counter(9, i), fps=10), data / f"{name}.mkv", lossless=True)
     write(Video.of(counter(5, 2), fps=10), data / "short.mkv", lossless=True)
-    judge, media = Judge(metrics=PLAN.metrics), Media(out)
+    scorer, media = Scorer(metrics=PLAN.metrics), Media(out)
     first = Sized(name="halve", function=halve)
     subjects = [first, Function(name=SECOND, function=lambda x: x * 0.9), Resize()]
     like = Yardstick(bits={"one.mkv": 4000, "two.mkv": 4000})
@@ -79,7 +79,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Result]]:
             subject,
             data,
             protocol=PLAN,
-            judge=judge,
+            scorer=scorer,
             keep=media.keep(subject),
             kept=media.kept(subject),
         )

@@ -153,3 +153,20 @@ def test_clips_left_out_stand_below_the_table() -> None:
     assert line.startswith("The protocol leaves out 12 of 16: 0.mp4 (3 frames, but 17 are asked")
     assert line.endswith(", 2 more.")
     assert note_left_out({}, 4) == []
+
+
+def test_a_result_of_before_reads_as_it_did(tmp_path: Path) -> None:
+    """Its protocol said `given`, `judged` and `readback`."""
+    for via_mp4 in (False, True):
+        new = result(protocol=replace(SHARED, via_mp4=via_mp4))
+        new.save(tmp_path / "a.json")
+        tree = json.loads((tmp_path / "a.json").read_text())
+        plan = tree["protocol"]
+        plan["given"], plan["judged"] = plan.pop("context_frames"), plan.pop("scored_size")
+        plan["readback"] = "mp4" if plan.pop("via_mp4") else "float"
+        (tmp_path / "a.json").write_text(json.dumps(tree))
+        assert Result.load(tmp_path / "a.json") == new
+    plan["readback"] = "gif"
+    (tmp_path / "a.json").write_text(json.dumps(tree))
+    with pytest.raises(ValueError, match="is not a result of reeltok"):
+        Result.load(tmp_path / "a.json")

@@ -13,8 +13,8 @@ from reeltok.evaluate.candidates.subjects import Macs, Own, Trial, complete, cou
 from reeltok.evaluate.clips import Clip
 from reeltok.evaluate.protocols import PROTOCOLS, Protocol
 from reeltok.evaluate.results import Kind, Result
-from reeltok.evaluate.run import Watched, evaluate, kept_ids
-from reeltok.evaluate.scores import Judge
+from reeltok.evaluate.run import ClipProgress, evaluate, kept_ids
+from reeltok.evaluate.scores import Scorer
 from reeltok.models.coordtok.network import CoordTok
 from reeltok.models.presets import COMPACT
 from reeltok.models.vidtok.network import VidTok
@@ -22,7 +22,7 @@ from reeltok.tokenizer.contract import Tokenizer
 from reeltok.video.record import Video, write
 
 PLAN = replace(PROTOCOLS["shared-eval"], frames=5, crop=32, smallest=16, metrics=("psnr", "ssim"))
-JUDGE = Judge(metrics=PLAN.metrics)
+JUDGE = Scorer(metrics=PLAN.metrics)
 
 
 @dataclass
@@ -68,12 +68,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def judged(subject: Any, data: Path, plan: Protocol = PLAN, **more: Any) -> Result:
-    return evaluate(subject, data, protocol=plan, judge=JUDGE, **more)
+    return evaluate(subject, data, protocol=plan, scorer=JUDGE, **more)
 
 
 def test_a_run_counts_what_it_judged_and_what_it_did_not(data: Path) -> None:
-    told: list[Watched] = []
-    result = judged(Dim(), data, tell=told.append)
+    told: list[ClipProgress] = []
+    result = judged(Dim(), data, progress=told.append)
     assert [clip["name"] for clip in result.clips] == ["a.mkv", "b.mkv", "c.mkv"]
     assert set(result.broken) == {"torn.mkv"}
     assert set(result.left_out) == {"short.mkv"}
@@ -92,8 +92,8 @@ def test_an_interrupted_run_goes_on_where_it_stopped(data: Path, tmp_path: Path)
     with pytest.raises(KeyboardInterrupt):
         judged(Dim(fault="c.mkv"), data, work=tmp_path)
     again = Dim()
-    told: list[Watched] = []
-    result = judged(again, data, work=tmp_path, tell=told.append)
+    told: list[ClipProgress] = []
+    result = judged(again, data, work=tmp_path, progress=told.append)
     assert again.asked == ["c.mkv"]
     assert [one.again for one in told] == [True, True, False]
     whole = judged(Dim(), data)
@@ -138,7 +138,7 @@ def test_a_protocol_of_generators_is_refused(data: Path) -> None:
 
 def test_an_mp4_read_back_is_judged_where_the_protocol_says_so(data: Path) -> None:
     exact = judged(Dim(), data).summary["psnr"].mean
-    lossy = judged(Dim(), data, replace(PLAN, readback="mp4")).summary["psnr"].mean
+    lossy = judged(Dim(), data, replace(PLAN, via_mp4=True)).summary["psnr"].mean
     assert 8 < lossy < exact  # noise loses its colours
 
 

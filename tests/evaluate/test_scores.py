@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from reeltok.evaluate import scores
-from reeltok.evaluate.scores import ClipScore, Judge, Scores, difference, estimate, open_judge
+from reeltok.evaluate.scores import ClipScore, Scorer, Scores, difference, estimate, open_scorer
 from reeltok.evaluate.sets import describe
 from reeltok.metrics import paired as metrics
 from reeltok.metrics.distances import FeatureMoments, appearance_features, frechet_distance
@@ -42,11 +42,11 @@ def test_a_clip_measured_in_chunks_equals_the_whole(
     lpips: LPIPS, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x, y = pair()
-    judge = Judge(lpips=[lpips], extractors={"test": MEAN})
+    scorer = Scorer(lpips=[lpips], extractors={"test": MEAN})
     box = Box(name="text", left=0, top=0, width=32, height=32)
-    whole = judge.score("a", x, y, boxes=[box], bits=960, seconds={"encode": 0.5})
+    whole = scorer.score("a", x, y, boxes=[box], bits=960, seconds={"encode": 0.5})
     monkeypatch.setattr(scores, "CPU_PIXELS", 2 * 40 * 48)
-    parts = judge.score("a", x, y, boxes=[box])
+    parts = scorer.score("a", x, y, boxes=[box])
     assert whole.values == pytest.approx(parts.values, rel=1e-5)
     assert set(whole.values) == {
         *("psnr", "psnr-uint8", "ssim", "detail", "flicker", "lpips-alex", "lpips-alex-text")
@@ -62,7 +62,7 @@ def test_a_clip_measured_in_chunks_equals_the_whole(
 
 
 def test_one_frame_has_no_flicker_and_no_appearance(lpips: LPIPS) -> None:
-    found = Judge(lpips=[lpips]).score("a", *pair(1))
+    found = Scorer(lpips=[lpips]).score("a", *pair(1))
     assert "flicker" not in found.values
     assert found.features == {}
 
@@ -70,13 +70,13 @@ def test_one_frame_has_no_flicker_and_no_appearance(lpips: LPIPS) -> None:
 def test_a_bad_reconstruction_is_named_with_its_clip() -> None:
     x, y = pair()
     with pytest.raises(ValueError, match=r"dog.mp4: .*the reconstruction \(1, 3, 4"):
-        Judge().score("dog.mp4", x, y[:, :, :4])
+        Scorer().score("dog.mp4", x, y[:, :, :4])
     with pytest.raises(ValueError, match=r"dog.mp4: the reconstruction holds NaN"):
-        Judge().score("dog.mp4", x, y * torch.nan)
+        Scorer().score("dog.mp4", x, y * torch.nan)
 
 
 def test_a_score_survives_its_file(tmp_path: Path, lpips: LPIPS) -> None:
-    score = Judge(lpips=[lpips], extractors={"test": MEAN}).score("a", *pair(), notes=["filled"])
+    score = Scorer(lpips=[lpips], extractors={"test": MEAN}).score("a", *pair(), notes=["filled"])
     score.save(tmp_path / "a.safetensors")
     again = ClipScore.load(tmp_path / "a.safetensors")
     assert again.record() == score.record()
@@ -105,8 +105,8 @@ def test_means_are_weighted_by_frames_and_bits_by_pixels() -> None:
 
 
 def test_sets_stream_and_merge_into_the_same_distances() -> None:
-    judge = Judge(extractors={"test": MEAN})
-    made = [judge.score(str(i), *pair()) for i in range(6)]
+    scorer = Scorer(extractors={"test": MEAN})
+    made = [scorer.score(str(i), *pair()) for i in range(6)]
     whole, left, right = Scores(), Scores(), Scores()
     for i, score in enumerate(made):
         whole.add(score)
@@ -148,11 +148,11 @@ def test_appearance_is_alexnet_s_whatever_stands_first(order: tuple[str, str]) -
         heads = {f"lin{i}.model.1.weight": torch.ones(w) for i, w in enumerate(PLANS[net].widths)}
         nets[net] = LPIPS(net, backbone=Backbone(net).state_dict(), heads=heads)
     x, _ = pair(3)
-    found = describe(x, Judge(lpips=[nets[net] for net in order]))["appearance"]
+    found = describe(x, Scorer(lpips=[nets[net] for net in order]))["appearance"]
     assert found.shape == (2, 512)
     expected = appearance_features(nets["alex"].backbone(x[0].transpose(0, 1))[-1])
     torch.testing.assert_close(found, expected)
-    assert "appearance" not in describe(x, Judge(lpips=[nets["squeeze"]]))
+    assert "appearance" not in describe(x, Scorer(lpips=[nets["squeeze"]]))
 
 
 def test_intervals_are_seeded_and_of_the_right_width() -> None:
@@ -190,17 +190,17 @@ def test_a_judge_without_weights_keeps_the_reason(
 ) -> None:
     monkeypatch.setenv("REELTOK_WEIGHTS", str(tmp_path))
     monkeypatch.setenv("REELTOK_SHARED", str(tmp_path / "nothing"))
-    judge = open_judge()
-    assert judge.missing.keys() == {"lpips-alex", "appearance", "fvd-i3d"}
-    assert "put i3d_pretrained_400.pt into" in judge.missing["fvd-i3d"]
-    assert judge.score("a", *pair()).values.keys() == {
+    scorer = open_scorer()
+    assert scorer.missing.keys() == {"lpips-alex", "appearance", "fvd-i3d"}
+    assert "put i3d_pretrained_400.pt into" in scorer.missing["fvd-i3d"]
+    assert scorer.score("a", *pair()).values.keys() == {
         *("psnr", "psnr-uint8", "ssim", "detail", "flicker")
     }
     with pytest.raises(
         ValueError, match=r"no metric 'fvd-i4d'; there are .*fvd-i3d, fvd-styleganv"
     ):
-        open_judge(["psnr", "fvd-i4d"])
-    few = open_judge(["psnr", "ssim-uniform7", "appearance"])
+        open_scorer(["psnr", "fvd-i4d"])
+    few = open_scorer(["psnr", "ssim-uniform7", "appearance"])
     assert few.score("a", *pair()).values.keys() == {"psnr", "ssim-uniform7"}
     assert few.missing == {"appearance": "it needs lpips-alex beside it"}
 
@@ -208,9 +208,9 @@ def test_a_judge_without_weights_keeps_the_reason(
 @pytest.mark.weights
 def test_a_judge_finds_the_shared_weights(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REELTOK_SHARED", str(shared))
-    judge = open_judge(["psnr", "lpips-alex", "appearance"])
-    assert judge.missing == {}
-    assert 0 < judge.score("a", *pair(2)).values["lpips-alex"] < 1
+    scorer = open_scorer(["psnr", "lpips-alex", "appearance"])
+    assert scorer.missing == {}
+    assert 0 < scorer.score("a", *pair(2)).values["lpips-alex"] < 1
 
 
 def test_a_kept_score_that_is_damaged_says_what_to_do(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from small_models import COORDTOK
 from torch import Tensor
 
 import reeltok
-from reeltok.evaluate.scores import FRAME_METRICS, Judge
+from reeltok.evaluate.scores import FRAME_METRICS, Scorer
 from reeltok.metrics import paired as metrics
 from reeltok.metrics.lpips import LPIPS, PLANS, Backbone
 from reeltok.metrics.networks import Extractor, i3d_input
@@ -45,7 +45,7 @@ ENTRIES: dict[str, Callable[[Tensor], object]] = {
     **{name: lambda x, metric=metric: metric(x, x) for name, metric in FRAME_METRICS.items()},
     "lpips": lambda x: metrics.lpips(NET, tall(x), tall(x)),
     "LPIPS": lambda x: NET(tall(x)[:, :, 0], tall(x)[:, :, 1]),
-    "Judge.score": lambda x: Judge(metrics=("psnr",)).score("a", x, x),
+    "Scorer.score": lambda x: Scorer(metrics=("psnr",)).score("a", x, x),
     "extractor": EXTRACTOR,
     "i3d_input": i3d_input,
     "as_bytes": metrics.as_bytes,
@@ -119,7 +119,7 @@ def test_two_noises_score_7_75_in_every_form() -> None:
     }
     for name, (a, b) in forms.items():
         assert metrics.psnr(a, b).mean().item() == pytest.approx(7.78, abs=0.05), name
-        assert Judge(metrics=("psnr",)).score("a", a, b).values["psnr"] == pytest.approx(
+        assert Scorer(metrics=("psnr",)).score("a", a, b).values["psnr"] == pytest.approx(
             7.78, abs=0.05
         )
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from reeltok.evaluate.protocols import Protocol
     from reeltok.evaluate.report.build import Media
     from reeltok.evaluate.results import Result
-    from reeltok.evaluate.scores import Judge
+    from reeltok.evaluate.scores import Scorer
 
 SHOWN = ["psnr", "ssim", "lpips-alex", "flicker", "bits_per_pixel"]  # in the terminal
 CURVE = ("psnr", "psnr-uint8", "lpips-alex")  # what points of a codec's curve are judged by
@@ -170,16 +170,16 @@ class Comparison:
         max_broken: int,
     ) -> None:
         from reeltok.devices import pick_device
-        from reeltok.evaluate.clips import Held
-        from reeltok.evaluate.scores import open_judge
+        from reeltok.evaluate.clips import ClipCache
+        from reeltok.evaluate.scores import open_scorer
 
         self.plan, self.data, self.media, self.root = plan, data, media, root
         self.device = pick_device(device)
         self.work, self.max_broken = work, max_broken
-        self.held = Held()
-        self.full = open_judge(plan.metrics, frames=plan.fvd_frames, device=self.device)
+        self.cache = ClipCache()
+        self.full = open_scorer(plan.metrics, frames=plan.fvd_frames, device=self.device)
         found = tuple(key for key in CURVE if key in plan.metrics)
-        self.brief: Judge = replace(self.full, metrics=found, extractors={}, missing={})
+        self.brief: Scorer = replace(self.full, metrics=found, extractors={}, missing={})
 
     def judge(self, subject: "Subject") -> "Result":
         """One subject's result; its videos go into the report, but for points of a curve."""
@@ -190,17 +190,17 @@ class Comparison:
         if not brief:
             more["keep"] = self.media.keep(subject)
             more["kept"] = self.media.kept(subject)
-        with judging.shown(f"judging {subject.name}", 1) as tell:
+        with judging.shown(f"judging {subject.name}", 1) as progress:
             return evaluate(
                 subject,
                 self.data,
                 protocol=self.plan,
                 root=self.root,
-                judge=self.brief if brief else self.full,
+                scorer=self.brief if brief else self.full,
                 work=self.work,
                 max_broken=self.max_broken,
-                tell=tell,
-                held=self.held,
+                progress=progress,
+                cache=self.cache,
                 **more,
             )
 
@@ -234,5 +234,5 @@ class Comparison:
         from reeltok.evaluate.run import place
 
         return clips(
-            self.plan, self.data, root=self.root, causal=causal, shard=place(), held=self.held
+            self.plan, self.data, root=self.root, causal=causal, shard=place(), cache=self.cache
         )

@@ -15,7 +15,7 @@ from reeltok.wording import left_out, plain
 
 if TYPE_CHECKING:
     from reeltok.evaluate.results import Result
-    from reeltok.evaluate.run import Tell, Watched
+    from reeltok.evaluate.run import ClipProgress, OnClip
 
 Data = Annotated[str, typer.Argument(metavar="DATA", show_default=False)]
 Plan = Annotated[
@@ -89,7 +89,7 @@ def evaluate(
     from reeltok.evaluate.protocols import find_protocol
 
     plan = find_protocol(protocol)
-    with ranks(), shown(f"judging {model}", 1) as tell:
+    with ranks(), shown(f"judging {model}", 1) as progress:
         subject = open_own(
             model, weights, device, dtype, chunk, tile, sample=plan.latent == "sample"
         )
@@ -101,7 +101,7 @@ def evaluate(
             device=subject.tokenizer.device,
             work=None if again else place_work(work),
             max_broken=max_broken,
-            tell=tell,
+            progress=progress,
         )
         if run.place()[0] > 0:
             return Report(data=flat(result), text="")
@@ -168,12 +168,12 @@ def ranks() -> Iterator[None]:
 
 
 @contextmanager
-def shown(what: str, subjects: int) -> "Iterator[Tell]":
+def shown(what: str, subjects: int) -> "Iterator[OnClip]":
     """Inside, a bar shows how far the judging is, with the time left."""
     passed: dict[str, int] = {}
     bar: Progress | None = None
 
-    def tell(watched: "Watched") -> None:
+    def progress(watched: "ClipProgress") -> None:
         nonlocal bar
         if bar is None:
             bar = Progress(what, subjects * watched.total).__enter__()
@@ -183,7 +183,7 @@ def shown(what: str, subjects: int) -> "Iterator[Tell]":
         bar.advance(watched.frames, of=10**9)
 
     try:
-        yield tell
+        yield progress
     finally:
         if bar is not None:
             bar.__exit__(None, None, None)

@@ -51,7 +51,7 @@ def fvd(
             plan,
             device=pick_device(device),
             max_broken=max_broken,
-            tell=lambda clip: progress.finish_file(),
+            progress=lambda clip: progress.finish_file(),
         )
     for name, why in found.broken.items():
         note(left_out(name, why))

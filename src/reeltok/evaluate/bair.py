@@ -18,7 +18,7 @@ from torch import Tensor
 from reeltok.data.bair import read_push
 from reeltok.data.clip import Clip
 from reeltok.evaluate.protocols import PROTOCOLS
-from reeltok.evaluate.scores import Judge, open_judge
+from reeltok.evaluate.scores import Scorer, open_scorer
 from reeltok.metrics import paired as metrics
 from reeltok.metrics.distances import FeatureMoments, frechet_distance
 
@@ -125,15 +125,15 @@ def judge_predictions(
     A video that is too short is left out with a warning. ValueError, with the name of the `source`,
     for fewer than two clips.
     """
-    judge = open_judge(METRICS, device=device)
+    scorer = open_scorer(METRICS, device=device)
     rounds: dict[str, list[float]] = defaultdict(list)
     used, count = set[str](), 0
     for repeat in range(plan.repeats):
         found, count = Round(), 0
         for scene in scenes_of(predictor, clips, plan, on_clip, on_video):
             used.add(scene.name)
-            merge(found.real, features(judge, scene.x, device))
-            judge_scene(judge, predictor, scene, plan, (repeat, count), found, device)
+            merge(found.real, features(scorer, scene.x, device))
+            judge_scene(scorer, predictor, scene, plan, (repeat, count), found, device)
             count += 1
         if count < 2:
             raise ValueError(f"{source} holds {count} clips of {predictor.frames} frames: give 2")
@@ -143,7 +143,7 @@ def judge_predictions(
         name: MeanStd(mean=statistics.fmean(values), std=statistics.pstdev(values))
         for name, values in rounds.items()
     }
-    missing = {name: why for name, why in judge.missing.items() if name in METRICS}
+    missing = {name: why for name, why in scorer.missing.items() if name in METRICS}
     return PredictionScores(videos=len(used), clips=count, metrics=means, missing=missing)
 
 
@@ -179,7 +179,7 @@ def read_actions(clip: Clip) -> Float[Tensor, "1 t a"]:
 
 
 def judge_scene(
-    judge: Judge,
+    scorer: Scorer,
     predictor: Predictor,
     scene: Scene,
     plan: PredictionPlan,
@@ -200,23 +200,23 @@ def judge_scene(
             seed=plan.seed + 1000 * repeat,
             first=number * plan.samples + since,
         )
-        merge(found.fake, features(judge, y, device))
-        for name, values in compare(judge, scene.x, y, device).items():
+        merge(found.fake, features(scorer, y, device))
+        for name, values in compare(scorer, scene.x, y, device).items():
             scores[name] += values
     for name, values in scores.items():
         found.best[name].append(min(values) if name.startswith("lpips") else max(values))
 
 
 def features(
-    judge: Judge, x: Float[Tensor, "n c t h w"], device: torch.device | str
+    scorer: Scorer, x: Float[Tensor, "n c t h w"], device: torch.device | str
 ) -> dict[str, FeatureMoments]:
     """What FVD compares, of every network that has weights."""
-    each = judge.extractors.items()
+    each = scorer.extractors.items()
     return {f"fvd-{name}": FeatureMoments.of(apply(x.to(device))) for name, apply in each}
 
 
 def compare(
-    judge: Judge,
+    scorer: Scorer,
     x: Float[Tensor, "1 c t h w"],
     y: Float[Tensor, "n c t h w"],
     device: torch.device | str,
@@ -224,7 +224,7 @@ def compare(
     """PSNR, grey SSIM and LPIPS of each prediction, meaned over the frames not given."""
     a, b = x[:, :, 1:].expand(len(y), -1, -1, -1, -1), y[:, :, 1:]
     each = {"psnr": metrics.psnr(a, b), "ssim-grey": metrics.ssim(grey(a), grey(b))}
-    for net in judge.lpips:
+    for net in scorer.lpips:
         each[f"lpips-{net.net}"] = metrics.lpips(net, a.to(device), b.to(device))
     return {name: values.mean(1).tolist() for name, values in each.items()}
 

@@ -37,11 +37,11 @@ class Clip:
     row: dict[str, str] = field(default_factory=dict)  # what the list says of the video
 
 
-class Held:
+class ClipCache:
     """The clips of a set that stay between subjects, so that a video is decoded once.
 
     Those that come first stay, up to `limit` bytes: a set is always gone through in one order, in
-    which the clip used last is the one needed last. One `Held` serves one data set and protocol.
+    which the clip used last is the one needed last. One cache serves one data set and protocol.
     """
 
     def __init__(self, limit: int = HELD) -> None:
@@ -70,13 +70,13 @@ class Clips:
         *,
         causal: bool = True,
         done: Container[str] = (),
-        held: Held | None = None,
+        cache: ClipCache | None = None,
     ) -> None:
         self.protocol = protocol
         self.items = items
         self.frames = protocol.clip_frames(causal=causal)
         self.done = done
-        self.held = Held(0) if held is None else held
+        self.cache = ClipCache(0) if cache is None else cache
         self.broken: dict[str, str] = {}
         self.left_out: dict[str, str] = {}
         self.filled = 0
@@ -97,16 +97,16 @@ class Clips:
     def _once(self, item: Found) -> Iterator[Clip]:
         """The clips of a video: those that are held, or made and, where all is well, held."""
         key, made = (item.name, self.frames), list[Clip]()
-        if key in self.held.kept:
-            yield from self.held.kept[key]
+        if key in self.cache.kept:
+            yield from self.cache.kept[key]
             return
         fits = True
         for clip in self._of(item):
-            fits = fits and size_of([*made, clip]) <= self.held.left
+            fits = fits and size_of([*made, clip]) <= self.cache.left
             made = [*made, clip] if fits else []
             yield clip
         if fits and item.name not in self.left_out:  # else the reason must be found again
-            self.held.keep(key, made)
+            self.cache.keep(key, made)
 
     def _of(self, item: Found) -> Iterator[Clip]:
         plan, boxes = self.protocol, boxes_of(item)
@@ -196,7 +196,7 @@ def clips(
     causal: bool = True,
     shard: tuple[int, int] = (0, 1),
     done: Container[str] = (),
-    held: Held | None = None,
+    cache: ClipCache | None = None,
 ) -> Clips:
     """The clips of a data set under a protocol; see `find_clips` for what a data set may be.
 
@@ -212,7 +212,7 @@ def clips(
     if wanted < len(items):
         chosen = sorted(random.Random(0).sample(range(len(items)), wanted))
         items = [items[i] for i in chosen]
-    return Clips(plan, items[shard[0] :: shard[1]], causal=causal, done=done, held=held)
+    return Clips(plan, items[shard[0] :: shard[1]], causal=causal, done=done, cache=cache)
 
 
 def size_of(clips: Iterable[Clip]) -> int:

@@ -39,11 +39,11 @@ class Protocol:
     crops: int = 1  # of each window, spread along the long side
     smallest: int = 1  # pixels of the native short side below which a video is left out
     latent: Literal["mode", "sample"] = "mode"
-    readback: Literal["float", "mp4"] = "float"  # judged as tensors, or as a uint8 mp4 read back
+    via_mp4: bool = False  # score what is read back from a uint8 mp4, not the tensors
     metrics: tuple[str, ...] = PAPER_METRICS
     fvd_frames: int | None = None  # parts that FVD cuts a clip into; None: the whole clip
-    given: int = 0  # frames that a generator is given; 0: reconstruction or from nothing
-    judged: int | None = None  # pixels a side that generated frames are resized to first
+    context_frames: int = 0  # that a generator sees; 0: reconstruction, or from nothing
+    scored_size: int | None = None  # pixels a side that generated frames are resized to first
     repeats: int = 1  # of the whole measurement, for a mean and a deviation
 
     def clip_frames(self, *, causal: bool = True) -> int | None:
@@ -119,7 +119,7 @@ _ALL = (
         frames=16,
         fps=10,
         short="skip",
-        given=1,
+        context_frames=1,
         repeats=4,
         metrics=(*PAPER_METRICS, "fvd-styleganv"),
     ),
@@ -144,8 +144,8 @@ _ALL = (
         size=128,
         crop=128,
         crops=3,
-        given=5,
-        judged=64,
+        context_frames=5,
+        scored_size=64,
         repeats=4,
         metrics=("fvd-i3d", "fvd-styleganv"),
     ),
@@ -176,7 +176,7 @@ _ALL = (
         window="whole",
         size=1080,
         enlarge=False,
-        readback="mp4",
+        via_mp4=True,
         metrics=("psnr-uint8", "ssim-uniform7", "lpips-alex", "fvd-i3d"),
     ),
     replace(

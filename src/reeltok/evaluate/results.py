@@ -185,7 +185,8 @@ class Result:
     def load(cls, path: str | Path) -> "Result":
         """Read what `save` wrote; ValueError where the file is something else."""
         alien = f"{path} is not a result of reeltok"
-        result = parse_config(parse_json(Path(path).read_bytes(), f"{alien}, or"), cls, alien)
+        tree = with_new_names(parse_json(Path(path).read_bytes(), f"{alien}, or"))
+        result = parse_config(tree, cls, alien)
         names = [clip["name"] for clip in result.clips]
         if len({*names}) < len(names):
             raise ValueError(f"{path} is not a result of reeltok: a clip stands in it twice")
@@ -200,6 +201,18 @@ class Result:
 
 
 _JSON = TypeAdapter(Result)
+BEFORE = {"given": "context_frames", "judged": "scored_size", "readback": "via_mp4"}
+"""What a protocol's values were called in earlier results."""
+
+
+def with_new_names(tree: Any) -> Any:
+    """The values of a result with those of its protocol under the names of today."""
+    if not isinstance(tree, dict) or not isinstance(tree.get("protocol"), dict):
+        return tree
+    protocol = {BEFORE.get(key, key): value for key, value in tree["protocol"].items()}
+    if (way := tree["protocol"].get("readback")) in ("float", "mp4"):
+        protocol["via_mp4"] = way == "mp4"
+    return {**tree, "protocol": protocol}
 
 
 def describe_machine() -> dict[str, str]:

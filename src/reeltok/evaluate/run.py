@@ -22,10 +22,10 @@ from torch import Tensor
 
 import reeltok
 from reeltok.evaluate.candidates.subjects import Macs, Subject, Trial, read_back
-from reeltok.evaluate.clips import Clip, Clips, Held, clips
+from reeltok.evaluate.clips import Clip, ClipCache, Clips, clips
 from reeltok.evaluate.protocols import DEFAULT, Protocol, find_protocol
 from reeltok.evaluate.results import Result
-from reeltok.evaluate.scores import ClipScore, Judge, Scores, open_judge
+from reeltok.evaluate.scores import ClipScore, Scorer, Scores, open_scorer
 from reeltok.files.atomic import digest, replacing, sweep, write_file
 from reeltok.files.parsing import first_error, parse_config, read_json
 from reeltok.nn.quantizers import Usage
@@ -35,7 +35,7 @@ RANDOM = "no weights: it runs with random ones, for speed and memory only"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Watched:
+class ClipProgress:
     """How far a run is: told after every clip."""
 
     subject: str
@@ -46,21 +46,23 @@ class Watched:
     again: bool = False  # found from an earlier run
 
 
-Tell = Callable[[Watched], None]
+OnClip = Callable[[ClipProgress], None]
 Keep = Callable[[Clip, Trial], None]
 
 
-class Shelf:
+class ResultCache:
     """Finished clips of one subject under one protocol, a file each; nowhere without a folder.
 
-    The key holds what decides a score: weights, settings, protocol, judges, this code.
+    The key holds what decides a score: weights, settings, protocol, metrics, this code.
     """
 
-    def __init__(self, folder: Path | None, subject: Subject, plan: Protocol, judge: Judge) -> None:
+    def __init__(
+        self, folder: Path | None, subject: Subject, plan: Protocol, scorer: Scorer
+    ) -> None:
         made_of = {
             **describe(subject),
             "protocol": asdict(plan),
-            "judges": [*judge.metrics, *sorted(judge.missing), *sorted(judge.extractors)],
+            "metrics": [*scorer.metrics, *sorted(scorer.missing), *sorted(scorer.extractors)],
             "code": code_hash(),
         }
         text = json.dumps(made_of, sort_keys=True, default=str)
@@ -101,7 +103,7 @@ class Shelf:
 
 
 def kept_ids(path: Path) -> Tensor:
-    """The ids that `Shelf.keep` kept. ValueError that names the file where it is damaged."""
+    """The ids that `ResultCache.keep` kept. ValueError that names the file where it is damaged."""
     try:
         return load_file(path)["ids"]
     except (SafetensorError, KeyError) as error:
@@ -116,31 +118,31 @@ def evaluate(
     *,
     protocol: str | Protocol = DEFAULT,
     root: str | Path | None = None,
-    judge: Judge | None = None,
+    scorer: Scorer | None = None,
     device: torch.device | str = "cpu",
     work: Path | None = None,
     max_broken: int = MAX_BROKEN,
-    tell: Tell | None = None,
+    progress: OnClip | None = None,
     keep: Keep | None = None,
     kept: Callable[[Clip], bool] = lambda clip: True,
-    held: Held | None = None,
+    cache: ClipCache | None = None,
 ) -> Result:
     """Judge a subject on the clips that a protocol makes of a data set.
 
     `work` holds finished clips for the next run. `keep` is given every clip with what came of it,
-    and `kept` says whether it already was; `held` are decoded clips to share with the next run.
+    and `kept` says whether it already was; `cache` shares decoded clips with the next run.
     Raises ValueError where no clip fits the protocol, more than `max_broken` clips break, or the
     protocol is for generators only.
     """
     plan = find_protocol(protocol) if isinstance(protocol, str) else protocol
-    if plan.given or plan.judged:
+    if plan.context_frames or plan.scored_size:
         raise ValueError(f"{plan.name} judges generators: give a protocol of reconstruction")
-    judge = judge or open_judge(plan.metrics, frames=plan.fvd_frames, device=device)
+    scorer = scorer or open_scorer(plan.metrics, frames=plan.fvd_frames, device=device)
     if not subject.trained:
-        judge = Judge(metrics=(), missing=dict.fromkeys(plan.metrics, RANDOM))
-    found = clips(plan, data, root=root, causal=subject.causal, shard=place(), held=held)
+        scorer = Scorer(metrics=(), missing=dict.fromkeys(plan.metrics, RANDOM))
+    found = clips(plan, data, root=root, causal=subject.causal, shard=place(), cache=cache)
     name = Path(data).resolve().name
-    run = Run(subject, plan, judge, Shelf(work, subject, plan, judge), found, data=name)
+    run = Run(subject, plan, scorer, ResultCache(work, subject, plan, scorer), found, data=name)
     for clip in found:
         try:
             again = run.take(clip, keep, kept)
@@ -148,8 +150,8 @@ def evaluate(
             found.broken[clip.name] = str(error)
             again = False
         check_broken(found.broken, max_broken, subject.name)
-        if tell is not None:
-            tell(run.watched(clip, again))
+        if progress is not None:
+            progress(run.progress(clip, again))
     return run.result(max_broken)
 
 
@@ -160,15 +162,15 @@ class Run:
         self,
         subject: Subject,
         plan: Protocol,
-        judge: Judge,
-        shelf: Shelf,
+        scorer: Scorer,
+        results: ResultCache,
         found: Clips,
         *,
         data: str = "",
     ) -> None:
-        self.subject, self.plan, self.judge = subject, plan, judge
-        self.shelf, self.found, self.data = shelf, found, data
-        self.scores = Scores(judge.missing)
+        self.subject, self.plan, self.scorer = subject, plan, scorer
+        self.results, self.found, self.data = results, found, data
+        self.scores = Scores(scorer.missing)
         self.usage = None if subject.vocabulary is None else Usage(subject.vocabulary)
         self.facts: dict[str, float] | None = None
         self.videos: set[str] = set()
@@ -176,15 +178,15 @@ class Run:
     def take(self, clip: Clip, keep: Keep | None, kept: Callable[[Clip], bool]) -> bool:
         """Score a clip, or find its score; whether it was found."""
         self.videos.add(clip.name.rpartition("#")[0] or clip.name)
-        held = self.shelf.find(clip)
-        again = held is not None and (keep is None or kept(clip))
-        if held is None or not again:
+        known = self.results.find(clip)
+        again = known is not None and (keep is None or kept(clip))
+        if known is None or not again:
             trial, score = self.judged(clip)
             if keep is not None:
                 keep(clip, trial)
-            self.shelf.keep(clip, score, trial.ids)
-            held = score, trial.ids
-        score, ids = held
+            self.results.keep(clip, score, trial.ids)
+            known = score, trial.ids
+        score, ids = known
         self.scores.add(score)
         if self.usage is not None and ids is not None and ids.numel():
             self.usage.update(ids.long())
@@ -197,10 +199,10 @@ class Run:
         else:
             trial = self.subject.reconstruct(clip)
         self.facts["peak_memory_bytes"] = max(peak_memory(), self.facts.get("peak_memory_bytes", 0))
-        device = judge_device(self.judge)
+        device = scorer_device(self.scorer)
         x = clip.video.tensor(device=device)
-        y = read_back(trial.x, clip.video.fps) if self.plan.readback == "mp4" else trial.x
-        score = self.judge.score(
+        y = read_back(trial.x, clip.video.fps) if self.plan.via_mp4 else trial.x
+        score = self.scorer.score(
             f"{self.subject.name}, {clip.name}",
             x,
             y.to(device),
@@ -222,10 +224,10 @@ class Run:
         counted = {"macs": macs.total} if macs.total else {}
         return trial, counted | self.subject.facts(clip)
 
-    def watched(self, clip: Clip, again: bool) -> Watched:
+    def progress(self, clip: Clip, again: bool) -> ClipProgress:
         """How far this is."""
         seen = self.videos | self.found.broken.keys() | self.found.left_out.keys()
-        return Watched(
+        return ClipProgress(
             subject=self.subject.name,
             clip=clip.name,
             frames=len(clip.video),
@@ -237,7 +239,7 @@ class Run:
     def result(self, max_broken: int) -> Result:
         """The record of all processes together."""
         mine = self.scores, self.found.broken, self.found.left_out, self.found.filled
-        scores, filled = Scores(self.judge.missing), 0
+        scores, filled = Scores(self.scorer.missing), 0
         broken, left_out = dict[str, str](), dict[str, str]()
         for theirs in gathered(mine):
             scores.merge(theirs[0])
@@ -269,7 +271,7 @@ class Run:
 
     def extra(self) -> dict[str, float]:
         """Parameters, MACs, memory, and how much of the codebook was used over the set."""
-        found = self.shelf.facts(self.facts)
+        found = self.results.facts(self.facts)
         if self.usage is not None:
             whole = self.usage.over_ranks()
             if whole.counts.sum():
@@ -331,9 +333,9 @@ def gathered(mine: Any) -> list[Any]:
     return held
 
 
-def judge_device(judge: Judge) -> torch.device:
-    """Where the judging networks lie."""
-    for net in judge.lpips:
+def scorer_device(scorer: Scorer) -> torch.device:
+    """Where the networks of the metrics lie."""
+    for net in scorer.lpips:
         return next(net.parameters()).device
     return torch.device("cpu")
 

@@ -1,6 +1,6 @@
 """From metrics to results: what one clip scored, and what a set of clips says, with intervals.
 
-A `Judge` turns a clip and its reconstruction into a `ClipScore`; `Scores` gathers those, so that
+A `Scorer` turns a clip and its reconstruction into a `ClipScore`; `Scores` gathers those, so that
 memory grows by a few numbers per clip and never with its pixels. Means over a set are weighted by
 frames, intervals are bootstrapped over clips, and two models are compared on the same clips.
 """
@@ -133,7 +133,7 @@ def _are_features(pair: Features) -> bool:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Judge:
+class Scorer:
     """The networks that judge; `missing` says in a sentence why a metric is not among them."""
 
     metrics: Sequence[str] = DEFAULT_METRICS  # of which those without weights are `missing`
@@ -210,12 +210,12 @@ class Judge:
         return {key: sum(values) / len(values) for key, values in found.items()}
 
 
-def open_judge(
+def open_scorer(
     names: Sequence[str] = DEFAULT_METRICS,
     *,
     frames: int | None = None,
     device: torch.device | str = "cpu",
-) -> Judge:
+) -> Scorer:
     """A judge for these metrics, with every network whose weights are found.
 
     For the others it keeps the reason. `frames` cuts clips into parts for FVD; None feeds the
@@ -241,7 +241,7 @@ def open_judge(
             missing[name] = str(error)
     if "appearance" in names and not any(net.net == "alex" for net in nets):
         missing["appearance"] = missing.get("lpips-alex", "it needs lpips-alex beside it")
-    return Judge(metrics=tuple(names), lpips=nets, extractors=extractors, missing=missing)
+    return Scorer(metrics=tuple(names), lpips=nets, extractors=extractors, missing=missing)
 
 
 def _join(parts: Sequence[Tensor | None]) -> Float[Tensor, " n"] | None:

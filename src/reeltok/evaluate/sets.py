@@ -12,7 +12,7 @@ from torch import Tensor
 from reeltok.evaluate.clips import Clip, clips
 from reeltok.evaluate.protocols import Protocol
 from reeltok.evaluate.run import check_broken
-from reeltok.evaluate.scores import Judge, open_judge
+from reeltok.evaluate.scores import Scorer, open_scorer
 from reeltok.metrics.distances import FeatureMoments, appearance_features, frechet_distance
 from reeltok.metrics.paired import Videos
 
@@ -20,7 +20,7 @@ ALWAYS = ("lpips-alex", "appearance")  # beside the protocol's own: its weights 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Apart:
+class SetDistances:
     """The distances between two sets, and how many clips were in each; what had no weights."""
 
     distances: dict[str, float]
@@ -37,24 +37,24 @@ def set_distances(
     *,
     device: torch.device | str = "cpu",
     max_broken: int = 5,
-    tell: Callable[[Clip], object] = lambda clip: None,
-) -> Apart:
+    progress: Callable[[Clip], object] = lambda clip: None,
+) -> SetDistances:
     """Fréchet distances of the protocol's networks, and the appearance distance.
 
     Each clip's features are added up and forgotten. ValueError where a set gives fewer than two
     clips, or more than `max_broken` break; a metric without weights is `missing`.
     """
-    judge = open_judge((*protocol.metrics, *ALWAYS), frames=protocol.fvd_frames, device=device)
+    scorer = open_scorer((*protocol.metrics, *ALWAYS), frames=protocol.fvd_frames, device=device)
     sums: list[dict[str, FeatureMoments]] = []
     counts, broken = [], dict[str, str]()
     for data in (real, made):
         held, found, number = clips(protocol, data), dict[str, list[FeatureMoments]](), 0
         for clip in held:
-            for name, features in describe(clip.video.tensor().to(device), judge).items():
+            for name, features in describe(clip.video.tensor().to(device), scorer).items():
                 of_clip = FeatureMoments.of(features, f"{name} of {clip.name}")
                 found.setdefault(name, []).append(of_clip)
             number += 1
-            tell(clip)
+            progress(clip)
         check_broken(held.broken, max_broken, str(data))
         if number < 2:
             why = next(iter([*held.left_out.values(), *held.broken.values()]), "it has no more")
@@ -66,17 +66,17 @@ def set_distances(
         counts.append(number)
         broken |= held.broken
     distances = {name: frechet_distance(sums[0][name], sums[1][name]) for name in sums[0]}
-    missing = {name: why for name, why in judge.missing.items() if name != "lpips-alex"}
-    return Apart(
+    missing = {name: why for name, why in scorer.missing.items() if name != "lpips-alex"}
+    return SetDistances(
         distances=distances, real=counts[0], made=counts[1], broken=broken, missing=missing
     )
 
 
 @torch.no_grad()
-def describe(x: Videos, judge: Judge) -> dict[str, Tensor]:
+def describe(x: Videos, scorer: Scorer) -> dict[str, Tensor]:
     """The features "n d" of one clip by every network of a judge."""
-    found = {f"fvd-{key}-{e.name}": e(x) for key, e in judge.extractors.items()}
-    alex = next((net for net in judge.lpips if net.net == "alex"), None)
+    found = {f"fvd-{key}-{e.name}": e(x) for key, e in scorer.extractors.items()}
+    alex = next((net for net in scorer.lpips if net.net == "alex"), None)
     if alex is not None and x.shape[2] > 1:
         found["appearance"] = appearance_features(alex.backbone(x[0].transpose(0, 1))[-1])
     return found
