@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from reeltok.cli import options as given
-from reeltok.cli.files import check_free, check_place
 from reeltok.cli.progress import Progress
 from reeltok.cli.report import Report, facts, note, save_record
+from reeltok.files.places import check_free, check_place
 
 
 def bair(

@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 
 from reeltok.cli import options as given
-from reeltok.cli.files import check_place
 from reeltok.cli.progress import Progress
 from reeltok.cli.report import Report
+from reeltok.files.places import check_place
 from reeltok.wording import count
 
 

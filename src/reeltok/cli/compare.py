@@ -10,8 +10,8 @@ import typer
 
 from reeltok.cli import evaluate as judging
 from reeltok.cli import options as given
-from reeltok.cli.files import check_place
 from reeltok.cli.report import Report, note
+from reeltok.files.places import check_place
 
 if TYPE_CHECKING:
     from reeltok.evaluate.candidates.codecs import Yardstick

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from reeltok.cli import options as given
-from reeltok.cli.files import check_apart, check_free, check_place
 from reeltok.cli.report import Report, lost, note
+from reeltok.files.places import check_apart, check_free, check_place
 
 if TYPE_CHECKING:
     from reeltok.conversion import Converted

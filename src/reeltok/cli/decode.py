@@ -8,18 +8,11 @@ import typer
 
 from reeltok.cli import options as given
 from reeltok.cli.encode import told
-from reeltok.cli.files import (
-    Job,
-    check_apart,
-    check_free,
-    plan_files,
-    run_plan,
-    share_of,
-    summarize,
-)
 from reeltok.cli.progress import Progress
-from reeltok.cli.report import Report
-from reeltok.transcode.options import Coding, Writing
+from reeltok.cli.report import Report, summarize
+from reeltok.files.places import check_apart, check_free
+from reeltok.transcode.options import Coding, OnProgress, Writing
+from reeltok.transcode.plan import Job, plan_files, share_of
 
 if TYPE_CHECKING:
     from reeltok.tokenizer.contract import Tokenizer
@@ -93,6 +86,7 @@ def decode(
     decoded. Several files go into a folder; outputs that exist and are complete are kept.
     """
     from reeltok.data.find import find_reels
+    from reeltok.transcode.batch import run_plan
     from reeltok.transcode.decode import is_decoded
 
     kind = suffix or (".mkv" if lossless else ".mp4")
@@ -110,20 +104,20 @@ def decode(
         pad_even=pad_even,
         audio_from=audio_from,
     )
-    options: dict[str, Any] = {"start": start, "stop": stop, "coding": coding, "writing": writing}
     if not plan.jobs:  # other processes have them
         return summarize((), done="decoded")
     models = Models(model, weights=weights, device=device, dtype=dtype)
-    outcomes = run_plan(
-        plan,
-        lambda job, progress: decode_job(models, job, progress, options),
-        what="decoding",
-        parallel=jobs,
-        force=force,
-        fits=lambda job: (
-            not job.older and is_decoded(job.source, job.target, start=start, stop=stop)
-        ),
-    )
+    span: dict[str, Any] = {"start": start, "stop": stop}
+
+    def work(job: Job, on_progress: OnProgress) -> dict[str, Any]:
+        how = {**span, "coding": coding, "writing": writing}
+        return decode_job(models, job, on_progress, how)
+
+    def fits(job: Job) -> bool:
+        return not job.older and is_decoded(job.source, job.target, **span)
+
+    with Progress("decoding", len(plan.jobs)) as watcher:
+        outcomes = run_plan(plan, work, fits=fits, parallel=jobs, force=force, watcher=watcher)
     if not plan.named:
         return summarize(outcomes, done="decoded")
     return Report(data=outcomes[0].record, text=told(outcomes[0].record), piped=plan.piped)
@@ -160,7 +154,7 @@ class Models:
 
 
 def decode_job(
-    models: Models, job: Job, progress: Progress, options: dict[str, Any]
+    models: Models, job: Job, on_progress: OnProgress, how: dict[str, Any]
 ) -> dict[str, Any]:
     """Decode one .reel file by its tokenizer; what was written, in numbers."""
     from reeltok.tokens.reel import Reel
@@ -168,6 +162,6 @@ def decode_job(
 
     with Reel(job.source) as reel:
         tokenizer = models.of(reel)
-        made = decode_file(tokenizer, reel, job.target, on_progress=progress.of_file(), **options)
+        made = decode_file(tokenizer, reel, job.target, on_progress=on_progress, **how)
     record = {"input": job.source, "output": job.target, **asdict(made), "rate": made.rate}
     return {name: value for name, value in record.items() if name not in ("source", "target")}

@@ -9,10 +9,11 @@ import typer
 
 from reeltok.cli import options as given
 from reeltok.cli.encode import record_of
-from reeltok.cli.files import Job, check_free, check_place
 from reeltok.cli.progress import Progress
 from reeltok.cli.report import Report, facts
+from reeltok.files.places import check_free, check_place
 from reeltok.transcode.options import Cut
+from reeltok.transcode.plan import Job
 from reeltok.wording import count, plain, rate
 
 if TYPE_CHECKING:

@@ -6,17 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reeltok.cli import options as given
-from reeltok.cli.files import (
-    PIPE,
-    Job,
-    check_free,
-    plan_files,
-    run_plan,
-    share_of,
-    summarize,
-)
-from reeltok.cli.report import Report
-from reeltok.transcode.options import Coding, Cut
+from reeltok.cli.progress import Progress
+from reeltok.cli.report import Report, summarize
+from reeltok.files.places import PIPE, check_free
+from reeltok.transcode.options import Coding, Cut, OnProgress
+from reeltok.transcode.plan import Job, plan_files, share_of
 from reeltok.wording import count, plain, rate
 
 if TYPE_CHECKING:
@@ -53,6 +47,7 @@ def encode(
     and were made with the same settings are kept. Under torchrun each process encodes its share.
     """
     from reeltok.data.find import find_clips
+    from reeltok.transcode.batch import run_plan
     from reeltok.transcode.encode import encode_file, is_encoded
 
     plan = share_of(plan_files(inputs, out, suffix=".reel", find=find_clips))
@@ -72,26 +67,17 @@ def encode(
     if not plan.jobs:  # other processes have them
         return summarize((), done="encoded")
     tokenizer = given.open_model(model, weights=weights, device=device, dtype=dtype)
-    outcomes = run_plan(
-        plan,
-        lambda job, progress: record_of(
-            job,
-            encode_file(
-                tokenizer,
-                job.opened,
-                job.target,
-                cut=cut,
-                coding=coding,
-                on_progress=progress.of_file(),
-            ),
-        ),
-        what="encoding",
-        parallel=jobs,
-        force=force,
-        fits=lambda job: (
-            not job.older and is_encoded(tokenizer, job.opened, job.target, cut=cut, coding=coding)
-        ),
-    )
+    how: dict[str, Any] = {"cut": cut, "coding": coding}
+
+    def work(job: Job, on_progress: OnProgress) -> dict[str, Any]:
+        made = encode_file(tokenizer, job.opened, job.target, on_progress=on_progress, **how)
+        return record_of(job, made)
+
+    def fits(job: Job) -> bool:
+        return not job.older and is_encoded(tokenizer, job.opened, job.target, **how)
+
+    with Progress("encoding", len(plan.jobs)) as watcher:
+        outcomes = run_plan(plan, work, fits=fits, parallel=jobs, force=force, watcher=watcher)
     if not plan.named:
         return summarize(outcomes, done="encoded")
     return Report(data=outcomes[0].record, text=told(outcomes[0].record), piped=plan.piped)

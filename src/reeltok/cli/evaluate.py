@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reeltok.cli import options as given
-from reeltok.cli.files import check_free, check_place
 from reeltok.cli.progress import Progress
 from reeltok.cli.report import Report, note
+from reeltok.files.places import check_free, check_place
 from reeltok.wording import left_out, plain
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ import typer
 
 from reeltok.cli import options as given
 from reeltok.cli.evaluate import Broken, Plan
-from reeltok.cli.files import check_free, check_place
 from reeltok.cli.progress import Progress
 from reeltok.cli.report import Report, facts, note, save_record
+from reeltok.files.places import check_free, check_place
 from reeltok.wording import left_out
 
 

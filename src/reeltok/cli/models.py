@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reeltok.cli import options as given
-from reeltok.cli.files import check_place
 from reeltok.cli.progress import Progress
 from reeltok.cli.report import Report, table
 from reeltok.files.atomic import cache_folder
+from reeltok.files.places import check_place
 from reeltok.transcode.options import Coding, Cut
 from reeltok.wording import count, plain
 
@@ -119,9 +119,7 @@ def statistics(
     cut = Cut(frames=frames, fps=fps, size=given.parse_size(size), damage=damage)
     coding = Coding(chunk=chunk, tile=tile)
     with Progress("measuring", len(clips)) as progress:
-        measured = measure_latents(
-            tokenizer, clips, cut=cut, coding=coding, watch=lambda clip: progress.of_file()
-        )
+        measured = measure_latents(tokenizer, clips, cut=cut, coding=coding, watcher=progress)
     moments = measured.moments
     found = {"mean": moments.mean.tolist(), "std": moments.std.tolist()}
     tokenizer.statistics = found

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
-from threading import Event, Lock
+from threading import Lock
 from types import TracebackType
 from typing import Any
 
@@ -15,8 +15,7 @@ PATIENCE = 2.0  # seconds before a bar appears
 class Progress:
     """Counts frames over `files` files; shows frames per second and the time left.
 
-    Threads may share it. When the `with` is left, by an error or Ctrl-C too, `advance` raises
-    `Stopped` in the threads that still work, so that they end soon and leave nothing behind.
+    Threads may share it. It is a `Watcher` of `reeltok.transcode`.
     """
 
     def __init__(self, what: str, files: int = 1) -> None:
@@ -24,14 +23,11 @@ class Progress:
         self.frames, self.done = 0, 0.0
         self._finished = 0
         self.began = time.monotonic()
-        self.ended = Event()
         self._lock = Lock()
         self._bar: Any = None
 
     def advance(self, frames: int, *, of: int) -> None:
         """Count `frames` more frames of a file that has `of`."""
-        if self.ended.is_set():
-            raise Stopped
         with self._lock:
             self.frames += frames
             self.done += frames / max(1, of)
@@ -80,14 +76,9 @@ class Progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.ended.set()
         with self._lock:
             if self._bar is not None:
                 self._bar.stop()
-
-
-class Stopped(Exception):  # noqa: N818 (it is no error)
-    """The work was given up elsewhere."""
 
 
 def _start_bar(what: str, files: int) -> Any:

@@ -7,10 +7,11 @@ from typing import Annotated, Any
 import typer
 
 from reeltok.cli import options as given
-from reeltok.cli.files import PIPE, check_free, check_place, plan_files
 from reeltok.cli.progress import Progress
 from reeltok.cli.report import Report, facts, table
+from reeltok.files.places import PIPE, check_free, check_place
 from reeltok.transcode.options import Coding, Cut, Writing
+from reeltok.transcode.plan import plan_files
 from reeltok.wording import count, plain, rate
 
 

@@ -5,10 +5,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reeltok.files.text import printable
 from reeltok.wording import plain
+
+if TYPE_CHECKING:
+    from reeltok.transcode.batch import Outcome
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,3 +76,29 @@ def save_record(record: dict[str, Any], out: Path) -> None:
     from reeltok.files.atomic import write_file
 
     write_file(out, json.dumps(record, indent=1) + "\n")
+
+
+SHOWN = ("output", "frames", "size", "fps", "bits_per_pixel", "bytes", "seconds", "rate")
+"""Of a file that was made, what people see; programs see everything."""
+
+
+def summarize(outcomes: "Sequence[Outcome]", *, done: str) -> Report:
+    """The report of many files: a table of what was made, and how many were kept or failed."""
+    counts = dict.fromkeys(("written", "kept", "failed"), 0)
+    for outcome in outcomes:
+        counts[outcome.state] += 1
+    made = [outcome.record for outcome in outcomes if outcome.state == "written"]
+    rows = [{name: row[name] for name in SHOWN if name in row} for row in made]
+    lines = [table(rows)] if rows else []
+    if counts["kept"]:
+        lines.append(f"{counts['kept']} of {len(outcomes)} were there already and fit: kept")
+    entries = [
+        {"input": o.job.source, "output": o.job.target, "state": o.state, **o.record}
+        for o in outcomes
+    ]
+    failed = f"{counts['failed']} of {len(outcomes)} files could not be {done}"
+    return Report(
+        data={"files": entries, **counts},
+        text="\n".join(lines),
+        failed=failed if counts["failed"] else None,
+    )

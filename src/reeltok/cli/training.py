@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from reeltok.cli import options as given
-from reeltok.cli.files import check_place
 from reeltok.cli.report import Report, facts
+from reeltok.files.places import check_place
 from reeltok.wording import count, duration, rate
 
 if TYPE_CHECKING:

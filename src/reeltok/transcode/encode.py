@@ -10,12 +10,11 @@ from typing import Any
 import torch
 
 from reeltok.data.clip import Clip
+from reeltok.files.places import PIPE
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokens.reel import Reel, ReelWriter
 from reeltok.transcode.options import USUAL, WHOLE, Coding, Cut, OnProgress
 from reeltok.video.record import Stream, stream
-
-PIPE = "-"  # standard input or output
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from reeltok.tokenizer.contract import Tokenizer
@@ -17,6 +17,17 @@ OnProgress = Callable[[int, int], None]
 
 What it raises ends the work, and what was half written is removed.
 """
+
+
+@runtime_checkable
+class Watcher(Protocol):
+    """Who is told how far the work on many files is, such as a progress bar."""
+
+    def of_file(self) -> OnProgress:
+        """What is called with the progress of one more file."""
+
+    def finish_file(self) -> None:
+        """A file is done, however far it got."""
 
 
 @dataclass(frozen=True, kw_only=True)

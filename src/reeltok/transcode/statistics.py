@@ -1,14 +1,14 @@
 """Mean and deviation of a continuous tokenizer's latents over clips."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reeltok.data.clip import Clip
 from reeltok.nn.quantizers import Moments
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.transcode.encode import open_source
-from reeltok.transcode.options import USUAL, WHOLE, Coding, Cut, OnProgress
+from reeltok.transcode.options import USUAL, WHOLE, Coding, Cut, OnProgress, Watcher
 from reeltok.wording import left_out, one_line
 
 
@@ -27,23 +27,24 @@ def measure_latents(
     *,
     cut: Cut = WHOLE,
     coding: Coding = USUAL,
-    watch: Callable[[Clip], OnProgress] | None = None,
+    watcher: Watcher | None = None,
 ) -> MeasuredLatents:
     """Encode all clips and gather the moments of their latents, exact over all of them.
 
-    `watch` is called as each clip begins, for what is told of its progress. A clip that cannot be
-    read to its end is warned of, counted, and absent from the moments. ValueError for a discrete
-    tokenizer, and where no clip could be read.
+    A clip that cannot be read to its end is warned of, counted, and absent from the moments.
+    ValueError for a discrete tokenizer, and where no clip could be read.
     """
     check_continuous(tokenizer)
     moments, broken = Moments(tokenizer.spec.channels), []
     for clip in clips:
-        on_progress = None if watch is None else watch(clip)
+        on_progress = None if watcher is None else watcher.of_file()
         try:
             moments.merge(moments_of(tokenizer, clip, cut, coding, on_progress))
         except (ValueError, OSError) as error:
             warnings.warn(left_out(clip.name, one_line(error)), UserWarning, stacklevel=2)
             broken.append(clip.name)
+        if watcher is not None:
+            watcher.finish_file()
     if not moments.count:
         raise ValueError(f"none of {len(clips)} clips could be read: nothing was measured")
     return MeasuredLatents(moments=moments, clips=len(clips) - len(broken), broken=broken)

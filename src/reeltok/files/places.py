@@ -1,0 +1,49 @@
+"""Names of outputs, checked before anything is made: nothing that is read may be replaced."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from reeltok.files.atomic import same_file
+
+PIPE = "-"  # standard input or output
+
+
+def check_apart(source: str | Path, target: str | Path, *, inside: bool = False) -> None:
+    """ValueError where writing `target` would replace `source`, whatever the two are called.
+
+    `inside`: also where `source` is a folder and `target` would be in it.
+    """
+    if PIPE in (str(source), str(target)):
+        return
+    if same_file(source, target):
+        raise ValueError(f"{target} is what is read ({source}): name another output")
+    if inside and Path(source).is_dir():
+        place = Path(target).resolve()
+        if place.is_relative_to(Path(source).resolve()):
+            raise ValueError(f"{target} lies in what is read ({source}): name another output")
+
+
+def check_place(*outputs: str) -> None:
+    """OSError unless something can be made under these names, with the folders above them."""
+    for out in outputs:
+        above = next(folder for folder in Path(out).absolute().parents if os.path.lexists(folder))
+        if out != PIPE and not above.is_dir():
+            raise NotADirectoryError(f"{above} is no folder, so {out} cannot be made")
+        if out != PIPE and not os.access(above, os.W_OK):
+            raise PermissionError(f"the folder {above} is not writable: choose another")
+
+
+def check_free(
+    targets: Sequence[str], *, force: bool, inputs: Sequence[str | Path | None] = ()
+) -> None:
+    """FileExistsError where a named output is there already and is not to be replaced.
+
+    ValueError where one would replace something that is read, `force` or not.
+    """
+    for target in targets:
+        for source in inputs:
+            if source is not None:
+                check_apart(source, target)
+        if not force and target != PIPE and os.path.lexists(target):
+            raise FileExistsError(f"{target} exists already: give --force to replace it")
