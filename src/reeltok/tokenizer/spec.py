@@ -11,8 +11,8 @@ class Spec:
     The first `first` frames become `first_steps` steps of the token grid's first axis, each further
     `group` frames `group_steps`. A token stands for `factors` = (t, h, w) pixels, and has
     `channels` latent values or is an id below `vocabulary` (None: continuous). A frame depends on
-    at most `reach` steps before its own (None: on all) and `ahead` after it. A tokenizer that is
-    not causal codes windows apart, of `window` frames where that is fixed.
+    at most `reach` steps up to and with its own (None: on all before) and `ahead` after it. A
+    tokenizer that is not causal codes windows apart, of `window` frames where that is fixed.
     """
 
     name: str
