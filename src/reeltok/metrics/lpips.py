@@ -107,7 +107,7 @@ class Backbone(nn.Module):
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, net: Network) -> None:
+    def __init__(self, net: str) -> None:
         super().__init__()
         if net not in PLANS:
             raise ValueError(f"no LPIPS backbone {net!r}; there are {', '.join(PLANS)}")
@@ -146,7 +146,7 @@ class LPIPS(nn.Module):
 
     def __init__(
         self,
-        net: Network = "alex",
+        net: str = "alex",
         *,
         backbone: str | Path | State | None = None,
         heads: str | Path | State | None = None,
@@ -198,7 +198,7 @@ def _normalize(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
     return x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + 1e-10)
 
 
-def _heads(net: Network, state: State) -> list[Float[Tensor, "c"]]:
+def _heads(net: str, state: State) -> list[Float[Tensor, "c"]]:
     wanted = {f"lin{i}.model.1.weight": w for i, w in enumerate(PLANS[net].widths)}
     state = within(state, wanted)
     found = {k: state[k].numel() for k in wanted if k in state}

@@ -70,7 +70,9 @@ class Pair:
     `before` is the error of the frame before the first, where this is a later part of a video.
     """
 
-    def __init__(self, a: Videos, b: Videos, before: Videos | None = None) -> None:
+    def __init__(
+        self, a: Videos, b: Videos, before: Float[Tensor, "b c 1 h w"] | None = None
+    ) -> None:
         self.a, self.b, self.before = a, b, before
 
     @cached_property

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -21,6 +21,8 @@ from reeltok.nn.quantizers import Quantized
 from reeltok.records import register
 from reeltok.tokenizer.folder import dump_config, hash_weights, write_folder
 from reeltok.tokenizer.inputs import (
+    ClipLike,
+    TokensLike,
     as_clip,
     as_tokens,
     axes_of,
@@ -168,13 +170,13 @@ class Tokenizer(nn.Module):
 
     def encode(
         self,
-        x: Video | Float[Tensor, "b c t h w"],
+        x: ClipLike,
         *,
         chunk: int | None = None,
         tile: int | None = None,
         sample: torch.Generator | None = None,
-        reference: Video | Float[Tensor, "b c 1 h w"] | None = None,
-        pad: Literal["end", "front"] = "end",
+        reference: ClipLike | None = None,
+        pad: str = "end",
     ) -> Tokens:
         """The tokens of a clip of any length and size.
 
@@ -202,12 +204,12 @@ class Tokenizer(nn.Module):
 
     def stream_encode(
         self,
-        parts: Iterable[Video | Float[Tensor, "b c t h w"]],
+        parts: Iterable[ClipLike],
         *,
         window: int = 16,
         tile: int | None = None,
         sample: torch.Generator | None = None,
-        reference: Video | Tensor | None = None,
+        reference: ClipLike | None = None,
         hold: bool = False,
     ) -> Iterator[Tokens]:
         """Tokens of a stream of parts of any lengths, in memory that does not grow with it.
@@ -238,14 +240,14 @@ class Tokenizer(nn.Module):
 
     def decode(
         self,
-        tokens: Tokens | Reel,
+        tokens: TokensLike,
         *,
         chunk: int | None = None,
         tile: int | None = None,
         start: int | None = None,
         stop: int | None = None,
-        reference: Video | Float[Tensor, "b c 1 h w"] | None = None,
-    ) -> Video | Float[Tensor, "b c t h w"]:
+        reference: ClipLike | None = None,
+    ) -> Video | Tensor:
         """The frames of `tokens`, or those from `start` up to `stop`, without decoding the rest.
 
         `tokens` may also be the path of a .reel file, or bare ids `b *grid` or latents `b d *grid`
@@ -276,8 +278,8 @@ class Tokenizer(nn.Module):
         *,
         tile: int | None = None,
         hold: bool = False,
-        reference: Video | Tensor | None = None,
-    ) -> Iterator[Video | Float[Tensor, "b c t h w"]]:
+        reference: ClipLike | None = None,
+    ) -> Iterator[Video | Tensor]:
         """The frames of a stream of parts, as `stream_encode` made them, in constant memory.
 
         `hold` promises that `parts` is a single one. Frames beyond a part's own wait for the next.

@@ -23,6 +23,10 @@ from reeltok.video.frames import as_tensor, as_values, check_values, five_axes
 from reeltok.video.record import Video, read
 from reeltok.video.size import ratio_text
 
+ClipLike = Any
+"""What `as_clip` takes: a `Video`, a path, bytes or a file object, an array or a tensor."""
+TokensLike = Any
+"""What `as_tokens` takes: a `Tokens` or `Reel` record, a path, or bare ids or latents."""
 HALF = 0.02  # how far codes within [-1, 1] and their like may move in half precision
 
 
@@ -48,7 +52,7 @@ class Coder(Protocol):
 # ---------------------------------------------------------------- clips
 
 
-def as_clip(x: Any) -> Video | Tensor:
+def as_clip(x: ClipLike) -> Video | Tensor:
     """A clip as a `Video`, or as a tensor "b c t h w" of its own type; files are read.
 
     Bytes "t h w 3" or "h w 3" are a `Video` without a rate. Raises ValueError for other shapes.
@@ -102,7 +106,7 @@ def with_axes(x: Video | Tensor, axes: str | None) -> Video | Tensor:
 # ---------------------------------------------------------------- tokens
 
 
-def as_tokens(x: Any, tokenizer: Coder) -> Tokens | Reel:
+def as_tokens(x: TokensLike, tokenizer: Coder) -> Tokens | Reel:
     """Tokens to decode, on their grid, from a record, a `.reel` path, or bare tensors.
 
     These are ids "b *grid" or latents "b d *grid" of a clip of whole groups and cells, and may lack

@@ -5,6 +5,7 @@ each sample decodes what it needs.
 """
 
 import json
+import math
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -111,8 +112,10 @@ def measured(clip: Clip, frames: int, video: Stream) -> Clip:
 def frame_cap(clips: list[Clip], config: DataConfig) -> int:
     """How many frames a clip may keep so that all fit into `cache_gb`: the longest are cut."""
 
-    def bytes_at(cap: int) -> float:
-        return sum(min(clip.frames, cap) * np.prod(_kept_size(clip, config)) * 3 for clip in clips)
+    def bytes_at(cap: int) -> int:
+        return sum(
+            min(clip.frames, cap) * math.prod(_kept_size(clip, config)) * 3 for clip in clips
+        )
 
     low, high = 1, max((clip.frames for clip in clips), default=1)
     if bytes_at(high) <= config.cache_gb * 1e9:

@@ -20,7 +20,7 @@ from reeltok.models.coordtok.triplane import CoordTokConfig, Decoder, Encoder, P
 from reeltok.nn.past import Past
 from reeltok.nn.quantizers import FSQConfig, Quantized
 from reeltok.tokenizer.contract import Reconstruction, Tokenizer, frame_range, give, join_frames
-from reeltok.tokenizer.inputs import as_tokens, take, with_axes
+from reeltok.tokenizer.inputs import ClipLike, TokensLike, as_tokens, take, with_axes
 from reeltok.tokenizer.spec import Spec
 from reeltok.tokenizer.tiling import ran_out_of_memory
 from reeltok.tokens.record import Tokens, by
@@ -249,7 +249,7 @@ class CoordTok(Tokenizer):
 
     # Slices and regions.
 
-    def encode(self, x: Video | Tensor, *, slices: int = 1, **options: Any) -> Tokens:
+    def encode(self, x: ClipLike, *, slices: int = 1, **options: Any) -> Tokens:
         """The tokens of a clip, in windows; the options are those of every tokenizer.
 
         `slices` is how `decode` will cut a window unless told otherwise: 1 is the paper's single
@@ -261,15 +261,15 @@ class CoordTok(Tokenizer):
 
     def decode(
         self,
-        tokens: Tokens | Reel,
+        tokens: TokensLike,
         *,
         chunk: int | None = None,
         tile: int | None = None,
         start: int | None = None,
         stop: int | None = None,
-        reference: Video | Tensor | None = None,
+        reference: ClipLike | None = None,
         slices: int | None = None,
-    ) -> Video | Float[Tensor, "b c t h w"]:
+    ) -> Video | Tensor:
         """The frames of `tokens`, or those from `start` up to `stop`, as what `encode` was given.
 
         `slices` cuts each window (None: as the tokens say). Windows are the chunks of this family,
@@ -290,8 +290,8 @@ class CoordTok(Tokenizer):
         *,
         tile: int | None = None,
         hold: bool = False,
-        reference: Video | Tensor | None = None,
-    ) -> Iterator[Video | Float[Tensor, "b c t h w"]]:
+        reference: ClipLike | None = None,
+    ) -> Iterator[Video | Tensor]:
         for part in parts:
             for i in range(0, part.frames, self.config.size[0]):
                 stop = min(part.frames, i + self.config.size[0])
@@ -299,14 +299,14 @@ class CoordTok(Tokenizer):
 
     def decode_region(
         self,
-        tokens: Tokens | Reel,
+        tokens: TokensLike,
         t: Range | None = None,
         y: Range | None = None,
         x: Range | None = None,
         *,
         slices: int | None = None,
         context: Context = "region",
-    ) -> Video | Float[Tensor, "b c t h w"]:
+    ) -> Video | Tensor:
         """Frames `t`, rows `y`, columns `x` (from, to; None: all) alone, without decoding the rest.
 
         Patches see one another, so pixels depend on what is decoded together: the region alone, cut

@@ -39,7 +39,7 @@ from reeltok.models.vidtok.network import channels_first
 from reeltok.nn.past import Past
 from reeltok.nn.quantizers import Quantized, join
 from reeltok.tokenizer.contract import Reconstruction, Tokenizer
-from reeltok.tokenizer.inputs import as_clip, as_tokens, take
+from reeltok.tokenizer.inputs import ClipLike, TokensLike, as_clip, as_tokens, take
 from reeltok.tokenizer.spec import Spec
 from reeltok.tokenizer.streaming import Frames, SideInformation, Span, peek
 from reeltok.tokenizer.tiling import Options
@@ -182,15 +182,15 @@ class RefTok(BlockCoder):
 
     def stream_encode(
         self,
-        parts: Iterable[Video | Float[Tensor, "b c t h w"]],
+        parts: Iterable[ClipLike],
         *,
-        reference: Video | Tensor | None = None,
+        reference: ClipLike | None = None,
         **options: Any,
     ) -> Iterator[Tokens]:
         view = self if reference is None else self.under(start="given")
         return Tokenizer.stream_encode(view, parts, reference=as_frame(reference), **options)
 
-    def decode(self, tokens: Tokens | Reel, **options: Any) -> Video | Float[Tensor, "b c t h w"]:
+    def decode(self, tokens: TokensLike, **options: Any) -> Video | Tensor:
         tokens = as_tokens(tokens, self)
         return Tokenizer.decode(self.as_coded(tokens), tokens, **options)
 
@@ -198,9 +198,9 @@ class RefTok(BlockCoder):
         self,
         parts: Iterable[Tokens],
         *,
-        reference: Video | Tensor | None = None,
+        reference: ClipLike | None = None,
         **options: Any,
-    ) -> Iterator[Video | Float[Tensor, "b c t h w"]]:
+    ) -> Iterator[Video | Tensor]:
         first, parts = peek(parts)
         view = self.as_coded(first)
         parts = whole_blocks(parts, view.config.opening, view.config.steps)
