@@ -67,13 +67,13 @@ def test_threads_are_given_back_after_an_error(
 def test_an_error_stops_the_files_that_others_work_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    failed, ended = Event(), []
+    begun, ended = Event(), []
 
     def work(job: Job, on_progress: OnProgress) -> dict:
         if job.source == "a":
-            failed.set()
+            begun.wait(10)
             raise OSError(28, "No space left on device")
-        failed.wait(10)
+        begun.set()
         try:
             for done in range(10**9):
                 on_progress(done, 10**9)

@@ -1,6 +1,5 @@
 """`demo`: a clip to tokens and back, and all that shows how it went, in one folder."""
 
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,8 +17,6 @@ from reeltok.wording import count, plain, rate
 
 if TYPE_CHECKING:
     from reeltok.tokenizer.contract import Tokenizer
-    from reeltok.transcode.side_by_side import Pair
-    from reeltok.video.record import Video
 
 LONGEST, SHORT_SIDE = 96, 256  # of a clip that is given: frames, and pixels
 
@@ -86,7 +83,7 @@ def code(tokenizer: "Tokenizer", clip: str, cut: Cut, places: dict[str, str]) ->
     from reeltok.transcode.decode import counted, decode_frames
     from reeltok.transcode.encode import encode_file
     from reeltok.transcode.reconstruct import labels, watched
-    from reeltok.transcode.side_by_side import Comparison, Shown
+    from reeltok.transcode.side_by_side import Comparison, Shown, alongside
     from reeltok.video.record import read, write
 
     reel_file, mp4, png = places.values()
@@ -98,7 +95,7 @@ def code(tokenizer: "Tokenizer", clip: str, cut: Cut, places: dict[str, str]) ->
         shown = Shown(len(original))
         with Reel(reel_file) as reel:
             decoded = clock.around("decode", decode_frames(tokenizer, reel, 0, reel.frames))
-            pairs = alongside(original, counted(decoded, progress.of_file(), reel.frames))
+            pairs = alongside(iter([original]), counted(decoded, progress.of_file(), reel.frames))
             pairs = watched(pairs, comparison, shown)
             write((part for _, part in pairs), mp4)
     clock.switch("done")
@@ -108,14 +105,6 @@ def code(tokenizer: "Tokenizer", clip: str, cut: Cut, places: dict[str, str]) ->
     said = labels(made["model"], made["bits_per_pixel"], record["psnr"])
     write(shown.picture(said), png)
     return record
-
-
-def alongside(original: "Video", parts: "Iterator[Video]") -> "Iterator[Pair]":
-    """Each part with the original frames that it reconstructs."""
-    done = 0
-    for part in parts:
-        yield original[done : done + len(part)], part
-        done += len(part)
 
 
 def told(record: dict[str, Any]) -> str:

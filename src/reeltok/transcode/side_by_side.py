@@ -4,6 +4,7 @@ from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -78,6 +79,17 @@ class Shown:
             row = between([np.asarray(frame) for frame in frames], axis=1)
             rows += [label_strip(label, row.shape[1]), row]
         return np.pad(np.concatenate(rows), ((0, GAP), (GAP, GAP), (0, 0)), constant_values=PAPER)
+
+
+def alongside(original: Iterator[Video], decoded: Iterator[Video]) -> Iterator[Pair]:
+    """Each decoded part with the original frames that it stands for."""
+    waiting: list[Tensor] = []
+    for part in decoded:
+        while sum(map(len, waiting)) < len(part):
+            waiting.append(next(original).frames)
+        frames = torch.cat(waiting)
+        waiting = [frames[len(part) :]]
+        yield Video.of(frames[: len(part)], like=part), part
 
 
 def between(pictures: Sequence[Picture], axis: int) -> Picture:

@@ -13,7 +13,6 @@ from threading import Lock
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from reeltok.nn.quantizers.usage import Usage
 from reeltok.tokenizer.contract import Tokenizer
@@ -23,8 +22,8 @@ from reeltok.transcode.clock import Clock
 from reeltok.transcode.decode import counted, decode_frames
 from reeltok.transcode.options import USUAL, Cut
 from reeltok.transcode.reconstruct import watched
-from reeltok.transcode.side_by_side import Comparison, Pair, also_beside
-from reeltok.video.record import Video, stream, write
+from reeltok.transcode.side_by_side import Comparison, alongside, also_beside
+from reeltok.video.record import stream, write
 from reeltok.viewer.rooms import Room
 
 BARS = 128  # of a histogram
@@ -224,17 +223,6 @@ def encode(
         for part in clock.around("encode", parts):
             writer.write(part)
             tell(writer.frames / video.frames / 2, "encoding")
-
-
-def alongside(original: Iterator[Video], decoded: Iterator[Video]) -> Iterator[Pair]:
-    """Each decoded part with the original frames that it stands for."""
-    waiting: list[Tensor] = []
-    for part in decoded:
-        while sum(map(len, waiting)) < len(part):
-            waiting.append(next(original).frames)
-        frames = torch.cat(waiting)
-        waiting = [frames[len(part) :]]
-        yield Video.of(frames[: len(part)], like=part), part
 
 
 # A .reel file.
