@@ -106,12 +106,10 @@ def test_a_folder_is_read_however_it_was_saved(saved: tuple[Path, bool], wanted:
 
 
 def test_peers_of_diffusers_are_read_alike(saved: tuple[Path, bool]) -> None:
-    from reeltok.evaluate.candidates.from_diffusers import open_diffusers
-
     folder, _ = saved
-    peer = open_diffusers("AutoencoderVidTok", str(folder), device=torch.device("cpu"))
+    peer = reeltok.load(f"diffusers:{folder}")
     assert peer.trained
-    found = peer.module.state_dict()
+    found = peer.network.state_dict()
     for name, tensor in reeltok.load(folder).state_dict().items():
         if name == "encoder.enter.bias":
             torch.testing.assert_close(found["encoder.conv_in.conv.bias"], tensor)
@@ -119,14 +117,12 @@ def test_peers_of_diffusers_are_read_alike(saved: tuple[Path, bool]) -> None:
 
 def test_a_peer_s_weights_are_all_there_or_refused(vae: Path, tmp_path: Path) -> None:
     """diffusers itself warns of what is missing, and leaves it random."""
-    from reeltok.evaluate.candidates.from_diffusers import open_diffusers
-
     copytree(vae, tmp_path / "model")
     found = tensors(tmp_path / "model")
     found.pop("encoder.conv_in.conv.bias")
     save_file(found, tmp_path / "model" / PLAIN)
     with pytest.raises(ValueError, match=r"has no encoder\.conv_in\.conv\.bias"):
-        open_diffusers("AutoencoderVidTok", str(tmp_path / "model"), device=torch.device("cpu"))
+        reeltok.load(f"diffusers:{tmp_path / 'model'}")
     with pytest.raises(ValueError, match=r"has no encoder\.conv_in\.conv\.bias"):
         reeltok.load(tmp_path / "model")
 

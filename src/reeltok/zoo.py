@@ -1,6 +1,7 @@
 """From a name to a tokenizer: presets, bundled weights, folders, hub repositories.
 
-`load` looks the name up among the presets, then takes it for a folder, then for a repository.
+`load` looks the name up among the presets, then takes it for a folder, then for a repository; names
+such as diffusers:FOLDER are those of foreign tokenizers (models/foreign/names.py).
 A folder holds config.json and model.safetensors, as `Tokenizer.save_pretrained` writes them; one
 of diffusers' `AutoencoderVidTok` loads as it is, also as the `vae` of a pipeline. What a file names
 is looked up by `load_preset`, which knows neither folders nor repositories.
@@ -24,6 +25,9 @@ from reeltok.files.parsing import first_error, parse_config, read_object
 from reeltok.hub import fetch_repository, from_hub, is_repository, model_folder
 from reeltok.models import convert
 from reeltok.models.coordtok.network import CoordTok, CoordTokConfig
+from reeltok.models.foreign import diffusers as of_diffusers
+from reeltok.models.foreign.names import ForeignName, parse_foreign
+from reeltok.models.foreign.open import open_foreign
 from reeltok.models.presets import PRESETS, PUBLISHED
 from reeltok.models.reftok.injection import RefTokConfig
 from reeltok.models.reftok.network import RefTok
@@ -36,6 +40,7 @@ FAMILIES: dict[str, tuple[type, type[Tokenizer]]] = {
     "vidtok": (VidTokConfig, VidTok),
     "coordtok": (CoordTokConfig, CoordTok),
     "reftok": (RefTokConfig, RefTok),
+    of_diffusers.FAMILY: (of_diffusers.DiffusersConfig, of_diffusers.Diffusers),
 }
 
 
@@ -69,15 +74,21 @@ def load(
     dtype: torch.dtype | None = None,
     revision: str | None = None,
     variant: str | None = None,
+    code: bool = True,
 ) -> Tokenizer:
     """A tokenizer in evaluation mode: a preset, a folder, or a hub repository ("owner/name").
 
+    One of other libraries is named diffusers:FOLDER, cosmos:FOLDER or module:function; the last two
+    run what their authors wrote, which `code=False` refuses: for names that the user did not give.
     `weights` is a file of weights (ours or public), or "random" (seed 0); None takes the preset's
     own. `device=None` leaves torch's default device alone, "auto" picks cuda, mps or cpu.
     `revision` is a repository's branch, tag or commit ("owner/name@revision" says the same), and
     `variant` that of diffusers' weights, such as "fp16".
     ValueError or FileNotFoundError where the name is unknown or its weights are not here.
     """
+    foreign = None if str(name) in PRESETS else parse_foreign(str(name))
+    if foreign is not None:
+        return settle(load_foreign(foreign, weights, revision, variant, code), device, dtype)
     place: str | Path = name
     if str(name) not in PRESETS or weights is None:
         place = find_folder(name, revision=revision, variant=variant)
@@ -87,6 +98,32 @@ def load(
         family, config = described(place)
         model = with_weights(family, config, str(name), weights)
     return settle(model, device, dtype)
+
+
+def load_foreign(
+    name: ForeignName,
+    weights: str | Path | None,
+    revision: str | None,
+    variant: str | None,
+    code: bool,
+) -> Tokenizer:
+    """A foreign tokenizer that takes clips, with a warning where its weights are random."""
+    if name.runs_code and not code:
+        raise ValueError(
+            f"{name.text} runs code, and a file or folder that names it is not trusted with that: "
+            "name the tokenizer in the command"
+        )
+    model = open_foreign(name, weights=weights, revision=revision, variant=variant)
+    _ = model.shape  # what is no autoencoder of clips is refused now
+    if not model.trained:
+        warn_random(model.name)
+    return model
+
+
+def check_name(name: str | Path, *, weights: str | Path | None = None) -> None:
+    """ValueError or FileNotFoundError for a name that `load` refuses, before anything is opened."""
+    if str(name) in PRESETS or parse_foreign(str(name)) is None:
+        (find_folder if weights is None else described)(name)
 
 
 def load_preset(
@@ -240,6 +277,8 @@ def fill(
 ) -> Tokenizer:
     """A tokenizer with `weights`, in our names or public ones; `source` names them in errors."""
     source = source or f"the weights of {name}"
+    if family == of_diffusers.FAMILY:
+        return of_diffusers.with_state(config, name, weights, source=source)
     if convert.is_public(family, weights):
         return convert.from_weights(family, weights, config, name, source=source)
     model = build_empty(lambda: FAMILIES[family][1](config, name), name)
@@ -249,11 +288,19 @@ def fill(
 
 def build_random(family: str, config: Any, name: str) -> Tokenizer:
     """A tokenizer with random weights of seed 0, and a warning that says so."""
+    if family == of_diffusers.FAMILY:
+        warn_random(name)
+        return of_diffusers.with_state(config, name, None, source=name)
     build_empty(lambda: FAMILIES[family][1](config, name), name)
-    warnings.warn(f"{name} runs with random weights: its tokens mean nothing", stacklevel=4)
+    warn_random(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return FAMILIES[family][1](config, name).eval()
+
+
+def warn_random(name: str) -> None:
+    """Say that a network's weights are random."""
+    warnings.warn(f"{name} runs with random weights: its tokens mean nothing", stacklevel=5)
 
 
 def cast(model: Tokenizer, dtype: torch.dtype) -> Tokenizer:

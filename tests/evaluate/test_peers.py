@@ -6,18 +6,16 @@ from typing import Any
 
 import pytest
 import torch
+from small_foreign import TINY, WAN_2_2
 from torch import Tensor, nn
 
 from reeltok.evaluate.candidates import codecs
-from reeltok.evaluate.candidates.autoencoders import Foreign, open_function
 from reeltok.evaluate.candidates.codecs import CODERS, Codec, Resize, Yardstick, open_codecs
-from reeltok.evaluate.candidates.from_diffusers import open_diffusers
 from reeltok.evaluate.candidates.peers import open_peers
+from reeltok.evaluate.candidates.subjects import Own
 from reeltok.evaluate.clips import Clip, clips, hash_of
 from reeltok.metrics import paired as metrics
 from reeltok.video.record import Video
-
-CPU = torch.device("cpu")
 
 
 def moving(frames: int = 9, height: int = 64, width: int = 96, speed: int = 2) -> Clip:
@@ -121,65 +119,6 @@ def test_the_floor_keeps_every_fourth_frame_small() -> None:
 
 # ---------------------------------------------------------------- networks of others
 
-W = (8, 8, 8, 8)
-TINY: dict[str, dict[str, Any]] = {
-    "AutoencoderVidTok": {"ch": 32, "ch_mult": [1, 1, 1, 1], "num_res_blocks": 1},
-    "AutoencoderKLCosmos": {
-        "encoder_block_out_channels": W,
-        "decode_block_out_channels": W,
-        "num_layers": 1,
-        "attention_resolutions": (),
-    },
-    "AutoencoderKLWan": {"base_dim": 8, "num_res_blocks": 1},
-    "AutoencoderKLCogVideoX": {
-        "block_out_channels": W,
-        "layers_per_block": 1,
-        "norm_num_groups": 4,
-    },
-    "AutoencoderKLHunyuanVideo": {
-        "block_out_channels": W,
-        "layers_per_block": 1,
-        "norm_num_groups": 4,
-    },
-    "AutoencoderKLLTXVideo": {
-        "block_out_channels": W,
-        "decoder_block_out_channels": W,
-        "layers_per_block": (1,) * 5,
-        "decoder_layers_per_block": (1,) * 5,
-    },
-    "AutoencoderKLMochi": {
-        "encoder_block_out_channels": (32,) * 4,
-        "decoder_block_out_channels": (32,) * 4,
-        "layers_per_block": (1,) * 5,
-        "add_attention_block": (False,) * 5,
-    },
-    "AutoencoderKLAllegro": {
-        "block_out_channels": W,
-        "layers_per_block": 1,
-        "norm_num_groups": 4,
-    },
-    "AutoencoderKLMagvit": {
-        "block_out_channels": [*W],
-        "layers_per_block": 1,
-        "norm_num_groups": 4,
-    },
-    "AutoencoderKLTemporalDecoder": {
-        "down_block_types": ("DownEncoderBlock2D",) * 4,
-        "block_out_channels": (32,) * 4,
-    },
-}
-WAN_2_2 = {
-    "decoder_base_dim": 8,
-    "z_dim": 48,
-    "dim_mult": [1, 1, 1, 1],
-    "is_residual": True,
-    "in_channels": 12,
-    "out_channels": 12,
-    "patch_size": 2,
-    "scale_factor_spatial": 16,
-    "latents_mean": [0.0] * 48,
-    "latents_std": [1.0] * 48,
-}
 SHAPES = {  # protocols.md, section 5: frames, rows and columns of one cell; channels
     "AutoencoderVidTok": (4, 8, 8, 4),
     "AutoencoderKLCosmos": (8, 8, 8, 16),
@@ -194,18 +133,20 @@ SHAPES = {  # protocols.md, section 5: frames, rows and columns of one cell; cha
 }
 
 
-def tiny(name: str, folder: Path, *, weights: bool, **more: Any) -> Foreign:
+def tiny(name: str, folder: Path, *, weights: bool, **more: Any) -> Own:
     diffusers = pytest.importorskip("diffusers")
     model = getattr(diffusers, name)(**TINY[name] | more)
     (model.save_pretrained if weights else model.save_config)(folder)
-    return open_diffusers(name, str(folder), device=CPU)
+    [peer] = open_peers(f"diffusers:{name}={folder}")
+    assert isinstance(peer, Own)
+    return peer
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", TINY)
 def test_a_diffusers_autoencoder_keeps_frames_and_size(name: str, tmp_path: Path) -> None:
     peer = tiny(name, tmp_path, weights=True)
-    shape = peer.shape
+    shape = peer.tokenizer.shape
     assert (shape.time, shape.height, shape.width, shape.channels) == SHAPES[name]
     assert shape.causal == ("Allegro" not in name)
     clip = moving(frames=7, height=40, width=50)
@@ -225,7 +166,7 @@ def test_a_diffusers_autoencoder_keeps_frames_and_size(name: str, tmp_path: Path
 @pytest.mark.filterwarnings("ignore")
 def test_the_newer_wan_takes_patches(tmp_path: Path) -> None:
     peer = tiny("AutoencoderKLWan", tmp_path, weights=False, **WAN_2_2)
-    shape = peer.shape
+    shape = peer.tokenizer.shape
     assert (shape.time, shape.height, shape.width, shape.channels) == (4, 16, 16, 48)
     assert peer.reconstruct(moving(frames=5, height=32, width=32)).x.shape == (1, 3, 5, 32, 32)
 
@@ -237,7 +178,7 @@ def test_nothing_of_a_library_is_said_beside_ours(
     model = pytest.importorskip("diffusers").AutoencoderKLHunyuanVideo
     model(**TINY["AutoencoderKLHunyuanVideo"]).save_pretrained(tmp_path)
     capfd.readouterr()
-    open_diffusers("AutoencoderKLHunyuanVideo", str(tmp_path), device=CPU)
+    open_peers(f"diffusers:AutoencoderKLHunyuanVideo={tmp_path}")
     assert "".join(capfd.readouterr()) == ""
 
 
@@ -275,8 +216,8 @@ def test_a_scripted_pair_is_a_peer(tmp_path: Path) -> None:
     torch.jit.script(Decode()).save(folder / "decoder.jit")
     (folder / "config.json").write_text(json.dumps({"vocabulary": 256}))
     [peer] = open_peers(str(folder))
-    assert isinstance(peer, Foreign)
-    assert (peer.shape.time, peer.shape.height, peer.vocabulary) == (4, 8, 256)
+    assert isinstance(peer, Own)
+    assert (peer.tokenizer.spec.factors, peer.vocabulary) == ((4, 8, 8), 256)
     trial = peer.reconstruct(clip)
     assert trial.x.shape == (1, 3, 6, 20, 30)
     assert trial.bits == 3 * 3 * 4 * 8
@@ -300,10 +241,10 @@ def misshapen(x: Tensor) -> Tensor:
 def test_any_function_is_a_peer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     clip = moving(frames=6)
-    trial = open_function("test_peers:shrink").reconstruct(clip)
+    trial = open_peers("test_peers:shrink")[0].reconstruct(clip)
     torch.testing.assert_close(trial.x, clip.video.tensor() * 0.5)
     with pytest.raises(ValueError, match=r"test_peers:misshapen was given frames .* and gave back"):
-        open_function("test_peers:misshapen").reconstruct(clip)
+        open_peers("test_peers:misshapen")[0].reconstruct(clip)
     with pytest.raises(ValueError, match="cannot be imported"):
         open_peers("test_peers:nothing")
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from reeltok.evaluate.candidates.autoencoders import Function
 from reeltok.evaluate.candidates.codecs import Resize, Yardstick, open_codecs
+from reeltok.evaluate.candidates.functions import Reconstructor
 from reeltok.evaluate.protocols import PROTOCOLS
 from reeltok.evaluate.report.build import (
     Media,
@@ -54,7 +54,7 @@ def halve(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 halve.vocabulary = 256  # type: ignore[attr-defined]
 
 
-class Sized(Function):
+class Sized(Reconstructor):
     """With the factors of its ids, as networks have them."""
 
     @property
@@ -71,7 +71,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Result]]:
     write(Video.of(counter(5, 2), fps=10), data / "short.mkv", lossless=True)
     scorer, media = Scorer(metrics=PLAN.metrics), Media(out)
     first = Sized(name="halve", function=halve)
-    subjects = [first, Function(name=SECOND, function=lambda x: x * 0.9), Resize()]
+    subjects = [first, Reconstructor(name=SECOND, function=lambda x: x * 0.9), Resize()]
     like = Yardstick(bits={"one.mkv": 4000, "two.mkv": 4000})
     subjects += [codec for codec in open_codecs("h264", like) if codec.role != "set"][:3]
     results = [

@@ -103,10 +103,9 @@ def check_names(names: list[str], peers: Iterable[str], weights: str | None) -> 
     from reeltok import zoo
     from reeltok.evaluate.candidates.peers import find_peer
 
-    find = zoo.find_folder if weights is None else zoo.described
     for name in names:
         if not name.endswith(".json"):
-            find(name)
+            zoo.check_name(name, weights=weights)
     for name in peers:
         find_peer(name)
 

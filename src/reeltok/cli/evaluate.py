@@ -134,7 +134,7 @@ def open_own(
 
     tokenizer = given.open_model(model, weights=weights, device=device, dtype=dtype)
     name = label or label_models([model])[0].label
-    trained = weights != "random"
+    trained = weights != "random" and getattr(tokenizer, "trained", True)
     return Own(
         tokenizer=tokenizer, name=name, trained=trained, chunk=chunk, tile=tile, sample=sample
     )

@@ -39,7 +39,9 @@ def info(
 
 def holds_no_model(path: Path) -> bool:
     """Whether it is a folder of something else."""
-    return path.is_dir() and not (path / "config.json").is_file()
+    from reeltok.models.foreign.names import is_pair
+
+    return path.is_dir() and not ((path / "config.json").is_file() or is_pair(path))
 
 
 def about_reel(path: str) -> dict[str, Any]:
@@ -80,11 +82,16 @@ def about_video(path: str, raw: str | None = None, damage: Any = "refuse") -> di
 def about_model(name: str) -> dict[str, Any]:
     """A model by its configuration; its network is built without memory."""
     from reeltok import zoo
+    from reeltok.models.foreign.names import parse_foreign
     from reeltok.models.presets import PRESETS
     from reeltok.tokenizer.folder import build_empty
 
-    family, config = zoo.described(name)
-    network = build_empty(lambda: zoo.FAMILIES[family][1](config, Path(name).name), name)
+    if parse_foreign(name) is not None:  # how it counts is found by running it
+        network = zoo.load(name)
+        family = network.family
+    else:
+        family, config = zoo.described(name)
+        network = build_empty(lambda: zoo.FAMILIES[family][1](config, Path(name).name), name)
     spec = network.spec
     frames, size = spec.window or 17, spec.size or (256, 256)
     grid = network.grid_for(frames, size)

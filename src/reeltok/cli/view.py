@@ -70,7 +70,7 @@ def view(
 
     limits = work.Limits(seconds=max_seconds, megabytes=max_megabytes)
     for name in model or ():
-        zoo.find_folder(name)
+        zoo.check_name(name)
 
     def load(name: str) -> Any:
         return given.open_model(name, weights=None, device=device, dtype=dtype)

@@ -130,7 +130,7 @@ def settled_cells(
     until = whole.long().cumprod(0).bool()
     open_steps = Timing.of(spec).step_of(len(given))[~until]
     settled = torch.arange(grid[0]) < (int(open_steps.min()) if len(open_steps) else grid[0])
-    settled = settled if spec.causal else settled & bool(whole.all())
+    settled = settled & bool(whole.all()) if spec.apart else settled
     return settled[:, None, None].expand(grid)
 
 

@@ -71,7 +71,7 @@ def describe(
         width=size[1],
         fps=fps,
         grid=grid,
-        settings={} if spec.causal else {"window": spec.window or frames},
+        settings={"window": spec.window or frames} if spec.apart else {},
     )
     return FlowConfig(groups=groups, channels=spec.channels, clip=clip, **values)
 

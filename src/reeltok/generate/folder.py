@@ -1,6 +1,7 @@
 """A generator as a folder on disk, and the tokenizer that belongs to it."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -84,7 +85,7 @@ def open_tokenizer(
     if name is None:
         raise ValueError(f"{folder} does not say what reads its latents: name it with --tokenizer")
     try:  # what config.json names is a preset's name: it never decides what else is opened
-        load = zoo.load if asked or here else zoo.load_preset
+        load = partial(zoo.load, code=asked is not None) if asked or here else zoo.load_preset
         return load(name, device=device, dtype=torch.float32)
     except (ValueError, OSError) as error:
         if asked:

@@ -52,7 +52,7 @@ def train_generator(
     require_new(out, resume)
     with init_distributed(device) as at:
         require_shares(recipe, at.world)
-        tokenizer = zoo.load(recipe.tokenizer)
+        tokenizer = zoo.load(recipe.tokenizer, code=False)
         config = describe(recipe, tokenizer)
         source = open_source(recipe, data, out, at)
         require_groups_named(recipe.groups, (*source.train, *source.held))
@@ -158,9 +158,9 @@ def try_generator(recipe: GeneratorRecipe, *, device: str | None = None) -> DryR
     with init_distributed(device) as at:
         require_shares(recipe, at.world)
         try:
-            tokenizer = zoo.load(recipe.tokenizer)
+            tokenizer = zoo.load(recipe.tokenizer, code=False)
         except FileNotFoundError:
-            tokenizer = zoo.load(recipe.tokenizer, weights="random")
+            tokenizer = zoo.load(recipe.tokenizer, weights="random", code=False)
         config = describe(recipe, tokenizer)
         torch.manual_seed(recipe.loop.seed)
         if isinstance(config, PriorConfig):

@@ -89,6 +89,7 @@ class Tokenizer(nn.Module):
         super().__init__()
         self.config, self.name = config, name
         self.statistics: dict[str, list[float]] | None = None
+        self.about: Mapping[str, Any] = {}  # what the settings of its tokens say of it beside
         self.reads: tuple[str, ...] = ()  # hashes of other weights that make the same tokens
         self._hash: str | None = None
 
@@ -206,7 +207,7 @@ class Tokenizer(nn.Module):
         self,
         parts: Iterable[ClipLike],
         *,
-        window: int = 16,
+        window: int | None = None,
         tile: int | None = None,
         sample: torch.Generator | None = None,
         reference: ClipLike | None = None,
@@ -214,13 +215,13 @@ class Tokenizer(nn.Module):
     ) -> Iterator[Tokens]:
         """Tokens of a stream of parts of any lengths, in memory that does not grow with it.
 
-        A tokenizer that is not causal codes `window` frames at a time, each as a clip of its own.
-        `hold` waits for all parts and codes them as one.
+        A tokenizer that is not causal codes `window` frames (16) at a time, each as a clip of its
+        own; one that does not stream too, or all as one clip (None), as `hold` does with any.
         """
         spec = self.spec
         given, parts = peek(as_clip(part) for part in parts)
-        hold = hold and spec.window is None
-        width = spec.window_for(window)
+        hold = (hold or (window is None and not spec.streams)) and spec.window is None
+        width = spec.window_for(window or 16)
         course = self._course(spec.first, spec.group, tile, apart=hold)
         runs = whole_groups(parts, first=spec.first, group=spec.group, window=width, hold=hold)
         step, before = 0, None
@@ -229,6 +230,7 @@ class Tokenizer(nn.Module):
             with self._gradient(run.x):
                 options = {"sample": sample, **side.options}
                 quantized = course.encode(self._enter(run.x), run.real, options)
+            width = run.x.shape[2] if hold and width else width
             tokens = record_tokens(self, quantized, run, given, width)
             yield tokens.with_(
                 step=step,
@@ -268,7 +270,7 @@ class Tokenizer(nn.Module):
         span = self.span(tokens, first, end)
         part = tokens.part(span.early, span.late, frames=(span.before, end))
         hold = chunk is None and spec.window is None
-        pieces = [part] if hold or not spec.causal else split_steps(part, spec, chunk or spec.group)
+        pieces = [part] if hold or spec.apart else split_steps(part, spec, chunk or spec.group)
         frames = self.stream_decode(pieces, tile=tile, hold=hold, reference=reference)
         return with_axes(join_frames(list(frames), first - span.before), axes)
 
@@ -319,9 +321,9 @@ class Tokenizer(nn.Module):
         spec = self.spec
         if tile is not None and spec.window is not None:
             raise ValueError(f"{self.name} codes whole frames: leave tile=None")
-        apart = apart or not spec.causal
+        apart = apart or spec.apart
         cell = spec.factors[1:]
-        return Course(self, cell, first, group, causal=spec.causal, apart=apart, tile=tile)
+        return Course(self, cell, first, group, causal=not spec.apart, apart=apart, tile=tile)
 
     def _enter(self, x: Tensor) -> Tensor:
         """Frames as the network takes them: its device and dtype, whole cells."""

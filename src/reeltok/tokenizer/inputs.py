@@ -5,6 +5,7 @@ tokens may be a record, a `.reel` file, or bare ids or latents of a clip of whol
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -37,6 +38,7 @@ class Coder(Protocol):
     name: str
     reads: tuple[str, ...]
     training: bool
+    about: Mapping[str, Any]
 
     @property
     def spec(self) -> Spec: ...
@@ -200,7 +202,7 @@ def record_tokens(
 ) -> Tokens:
     """What a tokenizer made of a run of frames, with all that `decode` needs to know of `given`."""
     video, (height, width) = given if isinstance(given, Video) else None, frame_size(given)
-    settings: dict[str, Any] = {"given": type_name(given)}
+    settings: dict[str, Any] = {"given": type_name(given), **tokenizer.about}
     if video is not None and video.start:
         settings["start"] = video.start  # where sound begins
     if video is not None and video.aspect != 1:

@@ -12,7 +12,8 @@ class Spec:
     `group` frames `group_steps`. A token stands for `factors` = (t, h, w) pixels, and has
     `channels` latent values or is an id below `vocabulary` (None: continuous). A frame depends on
     at most `reach` steps up to and with its own (None: on all before) and `ahead` after it. A
-    tokenizer that is not causal codes windows apart, of `window` frames where that is fixed.
+    tokenizer that is not causal codes windows apart, of `window` frames where that is fixed; so
+    does one that does not stream, since its network hands nothing on.
     """
 
     name: str
@@ -30,6 +31,12 @@ class Spec:
     group_steps: int = 1
     window: int | None = None
     size: tuple[int, int] | None = None
+    streams: bool = True
+
+    @property
+    def apart(self) -> bool:
+        """Whether what is coded at a time is a clip of its own."""
+        return not (self.causal and self.streams)
 
     @property
     def bits(self) -> int:
@@ -40,9 +47,7 @@ class Spec:
 
     def window_for(self, chunk: int) -> int | None:
         """Frames that are coded apart where `chunk` are asked for; None: it makes no difference."""
-        if self.causal:
-            return None
-        return self.window or math.ceil(chunk / self.group) * self.group
+        return (self.window or self.frames(self.steps(chunk))) if self.apart else None
 
     def steps(self, frames: int) -> int:
         """Steps along the token grid's first axis for `frames` frames, the last group filled."""

@@ -84,7 +84,7 @@ def whole_groups(
             yield run
             begun, wanted = True, window or group
     if held is not None and held.real:
-        start = 0 if begun else first
+        start = 0 if begun and not window else first
         yield fill(held, start + -(-max(0, held.real - start) // group) * group)
 
 
@@ -218,7 +218,7 @@ def split_steps(part: Tokens, spec: Spec, chunk: int) -> Iterator[Tokens]:
 
 def whole_windows(parts: Iterable[Tokens], spec: Spec) -> Iterator[Tokens]:
     """The parts of a stream as they came, or each in the windows that it was coded in."""
-    if spec.causal:
+    if not spec.apart:
         yield from parts
         return
     for part in parts:
@@ -247,7 +247,7 @@ def coded_window(tokens: Tokens | Reel, spec: Spec) -> int:
 def find_span(spec: Spec, tokens: Tokens | Reel, first: int, end: int) -> Span:
     """The steps to decode for frames `first` to `end`, with all within a decoder's reach."""
     total = tokens.grid[0]
-    if not spec.causal:
+    if spec.apart:
         window = coded_window(tokens, spec)
         number, steps = first // window, spec.steps(window)
         late = min(total, -(-end // window) * steps)

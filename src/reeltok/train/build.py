@@ -19,6 +19,8 @@ def build(recipe: Recipe) -> Tokenizer:
     ValueError where trained weights do not fit `settings`.
     """
     family, config = zoo.described(recipe.model)
+    if family == "diffusers":
+        raise ValueError(f"{recipe.model} is of diffusers: train it there, or name a model of ours")
     kind, network = zoo.FAMILIES[family]
     before = dump_config(config)
     start = settled(before) if recipe.start == "trained" else before
@@ -27,9 +29,9 @@ def build(recipe: Recipe) -> Tokenizer:
     settings: Any = parse(tree, f"settings of {recipe.model}", kind)
     model = network(settings, Path(recipe.model).name)
     if recipe.warm is not None:
-        warm(model, zoo.load(recipe.warm))
+        warm(model, zoo.load(recipe.warm, code=False))
     if recipe.start == "trained":
-        trained = zoo.load(recipe.model)
+        trained = zoo.load(recipe.model, code=False)
         weights = trained.state_dict()
         wrong = [
             k

@@ -132,7 +132,7 @@ def groups(tokenizer: Tokenizer, reel: Reel, span: Span, end: int, chunk: int) -
     Windows have their own frames, also beyond `end`.
     """
     spec = tokenizer.spec
-    if spec.causal:
+    if not spec.apart:
         run = max(1, chunk // spec.group) * spec.group_steps
         opening = run + (0 if span.early else spec.first_steps)
         cuts = [span.early, *range(span.early + opening, span.late, run), span.late]

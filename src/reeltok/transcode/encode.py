@@ -105,7 +105,7 @@ def encode_file(
         warn_all(video.notes)
         if video.sound:
             warn_all(["sound is not part of tokens: `reeltok decode --audio-from VIDEO` copies it"])
-        for part in tokenizer.stream_encode(video, window=coding.window, tile=coding.tile):
+        for part in tokenizer.stream_encode(video, window=coding.chunk, tile=coding.tile):
             writer.write(part.with_(settings={**part.settings, **settings}))
             if on_progress is not None:
                 on_progress(writer.frames, video.frames)
@@ -166,7 +166,8 @@ def is_encoded(
     try:
         with Reel(target) as reel, open_source(source, cut) as video:
             deciding = {k: v for k, v in reel.settings.items() if k in ("tile", "dtype", "window")}
-            window = tokenizer.spec.window_for(coding.window)
+            spec = tokenizer.spec
+            window = spec.window_for(coding.chunk or (16 if spec.streams else video.frames))
             wanted = own_settings(tokenizer, coding) | ({"window": window} if window else {})
             return (
                 deciding == wanted

@@ -69,11 +69,6 @@ class Coding:
             if value is not None and value < 1:
                 raise ValueError(f"--{name} {value} is too small: give 1 or more")
 
-    @property
-    def window(self) -> int:
-        """Frames that a tokenizer without causality codes as one clip."""
-        return self.chunk or 16
-
     def chunk_for(self, height: int, width: int) -> int:
         """Frames of this size to read at a time."""
         return self.chunk or max(1, min(64, FRAME_PIXELS // (height * width)))

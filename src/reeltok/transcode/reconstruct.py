@@ -84,7 +84,7 @@ def reconstruct_file(
         writing = with_sound(writing, video)
         shown = Shown(video.frames)
         frames = passed.frames(clock.around("read", video))
-        tokens = tokenizer.stream_encode(frames, window=coding.window, tile=coding.tile)
+        tokens = tokenizer.stream_encode(frames, window=coding.chunk, tile=coding.tile)
         tokens = passed.tokens(clock.around("encode", tokens))
         decoded = clock.around("decode", tokenizer.stream_decode(tokens, tile=coding.tile))
         pairs: Iterator[Pair] = ((passed.original_of(v), v) for v in only_videos(decoded))

@@ -66,7 +66,7 @@ def moments_of(
     moments, done = Moments(tokenizer.spec.channels), 0
     with open_source(clip, cut) as video:
         video.chunk = coding.chunk_for(video.height, video.width)
-        for part in tokenizer.stream_encode(video, window=coding.window, tile=coding.tile):
+        for part in tokenizer.stream_encode(video, window=coding.chunk, tile=coding.tile):
             moments.update(part.first_tensor, axis=1)
             done += part.frames
             if on_progress is not None:

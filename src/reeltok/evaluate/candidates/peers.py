@@ -2,19 +2,20 @@
 
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
-from pathlib import Path
 
 import torch
 
-from reeltok.evaluate.candidates.autoencoders import open_function, open_scripted
 from reeltok.evaluate.candidates.codecs import CODERS, Resize, Yardstick, open_codecs
-from reeltok.evaluate.candidates.from_diffusers import open_diffusers
-from reeltok.evaluate.candidates.subjects import Subject
+from reeltok.evaluate.candidates.functions import Reconstructor
+from reeltok.evaluate.candidates.subjects import Own, Subject
+from reeltok.models.foreign import function
+from reeltok.models.foreign.names import HOW as FOREIGN
+from reeltok.models.foreign.names import ForeignName, parse_foreign
+from reeltok.models.foreign.open import open_foreign
 
 ALSO = {"avc": "h264", "x264": "h264", "hevc": "h265", "x265": "h265"}
 HOW = (
-    f"give {', '.join(CODERS)} (or h264@34 for one crf), resize, diffusers:CLASS or "
-    "diffusers:CLASS=FOLDER, a folder of encoder.jit and decoder.jit, or module:function"
+    f"give {', '.join(CODERS)} (or h264@34 for one crf), resize, or {FOREIGN.removeprefix('give ')}"
 )
 
 
@@ -42,15 +43,17 @@ def find_peer(name: str) -> Open:
         return lambda like, at: open_codecs(codec, like)
     if name == "resize":
         return lambda like, at: [Resize(factors=like.factors, causal=like.causal)]
-    folder = Path(name)
-    if (folder / "encoder.jit").is_file():
-        return lambda like, at: [open_scripted(folder, device=at)]
-    kind, colon, rest = name.partition(":")
-    if kind == "diffusers" and rest:
-        chosen, _, source = rest.partition("=")
-        return lambda like, at: [open_diffusers(chosen, source or None, device=at)]
-    if colon and rest.isidentifier():
-        return lambda like, at: [open_function(name)]
+    foreign = parse_foreign(name)
+    if foreign is not None:
+        return lambda like, at: [open_peer(foreign, at)]
     near = get_close_matches(name, [*CODERS, "resize"], n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     raise ValueError(f"there is no peer {name!r}: {hint}{HOW}")
+
+
+def open_peer(name: ForeignName, device: torch.device) -> Subject:
+    """A foreign tokenizer to be judged; a function that does not encode is judged as it is."""
+    if name.kind == "function" and not function.is_coded(function.find_function(name.text)):
+        return Reconstructor(name=name.text, function=function.find_function(name.text))
+    found = open_foreign(name).to(device)
+    return Own(tokenizer=found, name=found.name, trained=found.trained, kind="peer")

@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from reeltok.evaluate.clips import Clip
 from reeltok.evaluate.results import Kind
 from reeltok.files.atomic import scratch
+from reeltok.models.foreign.network import Foreign
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.video.record import Video, read, to_unit, write
 
@@ -92,7 +93,7 @@ class Subject(Protocol):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Own:
-    """A tokenizer of this package as a subject."""
+    """A tokenizer as a subject: one of this package, or (`kind="peer"`) a foreign one."""
 
     tokenizer: Tokenizer
     name: str
@@ -129,6 +130,7 @@ class Own:
             "chunk": self.chunk,
             "tile": self.tile,
             "latent": "sample" if self.sample else "mode",
+            **({"source": source} if (source := self.tokenizer.about.get("source")) else {}),
         }
 
     def reconstruct(self, clip: Clip) -> Trial:
@@ -145,7 +147,8 @@ class Own:
         ids = None if tokens.ids is None else tokens.ids[0].cpu()
         bits = tokens.bits * math.prod(tokens.grid) + tokens.reference_bits
         # Clamped as every file of it is: an untrained decoder goes far beyond [-1, 1].
-        return Trial(x=y.float().clamp(-1, 1), bits=bits, ids=ids, seconds=seconds)
+        y = y.float() if self.kind == "peer" else y.float().clamp(-1, 1)
+        return Trial(x=y, bits=bits, ids=ids, seconds=seconds)
 
     def facts(self, clip: Clip) -> dict[str, float]:
         """The number of parameters; MACs of one pass over this clip where coding it takes more.
@@ -178,6 +181,8 @@ def count_macs(tokenizer: Tokenizer, clip: Clip) -> float | None:
 
     None where the tokenizer cannot run on the meta device.
     """
+    if isinstance(tokenizer, Foreign):  # their constructors read files, or values
+        return None
     with torch.device("meta"):
         ghost = type(tokenizer)(tokenizer.config, tokenizer.name).eval()
     spec, shape = ghost.spec, (1, 3, len(clip.video), clip.video.height, clip.video.width)

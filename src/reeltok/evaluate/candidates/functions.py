@@ -1,0 +1,62 @@
+"""`module:function` from a clip to its reconstruction, judged as it is."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reeltok.evaluate.candidates.subjects import Trial, complete, timed
+from reeltok.evaluate.clips import Clip
+from reeltok.evaluate.results import Kind
+from reeltok.models.foreign.shape import check_frames
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Reconstructor:
+    """A function from a clip "1 3 t h w" in [-1, 1] to its reconstruction, or that and ids.
+
+    It may have attributes `group` (it takes 1 + k x group frames), `cells` (it takes multiples of
+    these heights and widths) and `vocabulary` (of its ids).
+    """
+
+    name: str
+    function: Callable[[Tensor], Any]
+
+    kind: Kind = "peer"
+    weights: None = None
+    trained: bool = True
+    causal: bool = True
+
+    @property
+    def vocabulary(self) -> int | None:
+        return getattr(self.function, "vocabulary", None)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """How it is used."""
+        found = {key: getattr(self.function, key, None) for key in ("group", "cells")}
+        return found | {"vocabulary": self.vocabulary, "source": "function"}
+
+    def reconstruct(self, clip: Clip) -> Trial:
+        """Call it. ValueError naming it where it gives frames of another shape."""
+        x, seconds = clip.video.tensor(), dict[str, float]()
+        group = getattr(self.function, "group", 1)
+        frames = 1 + -(-(x.shape[2] - 1) // group) * group
+        given = complete(x, frames, getattr(self.function, "cells", (1, 1)))
+        with torch.no_grad(), timed(seconds, "both"):
+            out = self.function(given)
+        y, ids = out if isinstance(out, tuple) else (out, None)
+        bits = None
+        if ids is not None and self.vocabulary:
+            bits = ids.numel() * (self.vocabulary - 1).bit_length()
+        y = check_frames(self.name, y, tuple(given.shape))
+        y = y[:, :, : x.shape[2], : x.shape[3], : x.shape[4]]
+        return Trial(
+            x=y.float(), bits=bits, ids=None if ids is None else ids.cpu(), seconds=seconds
+        )
+
+    def facts(self, clip: Clip) -> dict[str, float]:
+        """Nothing that a function tells."""
+        return {}

@@ -1,0 +1,166 @@
+"""A network of others as a `Tokenizer`: whole clips, or windows that are coded apart.
+
+Its class keeps no state that could be handed on, so nothing streams: without `chunk` a clip is
+coded at once, with it `chunk` frames at a time, each as a clip of its own. Frames and sizes that it
+does not take are completed (the last frame and the edges repeated) and cropped back.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from reeltok.models.foreign.shape import Coded, Shape, check_frames
+from reeltok.nn.layers import Past
+from reeltok.nn.quantizers import Quantized
+from reeltok.tokenizer.contract import Tokenizer
+from reeltok.tokenizer.spec import Spec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """What a latent is shifted and scaled by: (z - mean) * factor / std, as its config says.
+
+    `mean` and `std` have a number for each channel, or one for each channel and step.
+    """
+
+    factor: float = 1.0
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    def apply(self, z: Float[Tensor, "b d t h w"]) -> Float[Tensor, "b d t h w"]:
+        """Normalised latents of a clip."""
+        z = z - self._per_channel(self.mean, z) if self.mean else z
+        z = z * self.factor if self.factor != 1 else z
+        return z / self._per_channel(self.std, z) if self.std else z
+
+    def undo(self, z: Float[Tensor, "b d t h w"]) -> Float[Tensor, "b d t h w"]:
+        """The latents that the decoder takes."""
+        z = z * self._per_channel(self.std, z) if self.std else z
+        z = z / self.factor if self.factor != 1 else z
+        return z + self._per_channel(self.mean, z) if self.mean else z
+
+    @staticmethod
+    def _per_channel(values: tuple[float, ...], z: Tensor) -> Tensor:
+        """Values for each channel and step; the last step's go on where a clip is longer."""
+        table = z.new_tensor(values).view(1, z.shape[1], -1, 1, 1)
+        steps = torch.arange(z.shape[2], device=z.device).clamp(max=table.shape[2] - 1)
+        return table[:, :, steps]
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What tokens say of it; nothing where latents are as the encoder gives them."""
+        found: dict[str, Any] = {"scaling_factor": self.factor} if self.factor != 1 else {}
+        found |= {"latents_mean": list(self.mean)} if self.mean else {}
+        return found | ({"latents_std": list(self.std)} if self.std else {})
+
+
+class Foreign(Tokenizer):
+    """What a kind of foreign tokenizer supplies: `code`, `frames_of`, `find`, and `about`."""
+
+    place: Tensor
+    vocabulary: int | None = None
+    trained = True  # False: random weights
+    scale = Scale()
+
+    def __init__(self, config: Any, name: str) -> None:
+        super().__init__(config, name)
+        # Where it computes, for a kind that has no parameters.
+        self.register_buffer("place", torch.empty(0), persistent=False)
+
+    def code(self, x: Float[Tensor, "b 3 t h w"], sample: torch.Generator | None) -> Coded:
+        """What the encoder makes of whole groups."""
+        raise NotImplementedError
+
+    def frames_of(self, z: Float[Tensor, "b d t h w"]) -> Any:
+        """What the decoder makes of latents."""
+        raise NotImplementedError
+
+    def find(self) -> Shape:
+        """How it counts."""
+        raise NotImplementedError
+
+    @cached_property
+    def shape(self) -> Shape:
+        """How it counts, found once. ValueError where it does not take clips."""
+        try:
+            return self.find()
+        except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+            # Whatever a class of others fails with on frames that it was not made for.
+            said = str(error).strip().partition("\n")[0] or type(error).__name__
+            raise ValueError(
+                f"{self.name} is no video autoencoder, which takes frames b 3 t h w "
+                f"({said[:200]}): name one that does"
+            ) from error
+
+    @property
+    def spec(self) -> Spec:
+        shape = self.shape
+        return Spec(
+            name=self.name,
+            family=self.family,
+            factors=(shape.time, shape.height, shape.width),
+            causal=shape.causal,
+            first=shape.first,
+            group=shape.group,
+            group_steps=shape.group // shape.time,
+            first_steps=1 if shape.causal else shape.group // shape.time,
+            channels=shape.channels,
+            vocabulary=self.vocabulary,
+            parameters=self.parameter_count(),
+            reach=None,
+            streams=False,
+        )
+
+    def encode_part(
+        self,
+        x: Float[Tensor, "b c t h w"],
+        past: Past | None = None,
+        *,
+        frames: int | None = None,
+        sample: torch.Generator | None = None,
+    ) -> Quantized:
+        if self.shape.front:
+            x = torch.cat([x[:, :, :1].expand(-1, -1, self.shape.front, -1, -1), x], dim=2)
+        coded = self.code(x, sample)
+        z = self.scale.apply(coded.z)
+        ids = None if coded.ids is None else coded.ids.long()
+        return Quantized(z=z, ids=ids, loss=z.new_zeros(()))
+
+    def decode_part(
+        self, z: Float[Tensor, "b d t h w"], past: Past | None = None, *, last: bool = True
+    ) -> Float[Tensor, "b c t h w"]:
+        spec, (b, _, steps, rows, columns) = self.spec, z.shape
+        _, fh, fw = spec.factors
+        made = self.frames_of(self.scale.undo(z))
+        whole = (b, 3, spec.frames(steps), rows * fh, columns * fw)
+        return check_frames(self.name, made, whole)
+
+    def lookup(self, ids: Int[Tensor, "b t h w"]) -> Float[Tensor, "b d t h w"]:
+        top = self.vocabulary or 0
+        if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < top:
+            raise ValueError(f"{self.name} has ids from 0 up to {top}, found others: give its own")
+        return self.latents_of(ids)
+
+    def latents_of(self, ids: Int[Tensor, "b t h w"]) -> Float[Tensor, "b d t h w"]:
+        """The latents of ids within the vocabulary; by default the ids themselves."""
+        return ids[:, None].to(self.dtype)
+
+    def forward(self, x: Float[Tensor, "b c t h w"]) -> Tensor:
+        """Frames there and back, whole groups only."""
+        return self.decode_part(self.encode_part(x).z)
+
+    @property
+    def device(self) -> torch.device:
+        return next((p.device for p in self.parameters()), self.place.device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next((p.dtype for p in self.parameters()), self.place.dtype)
+
+    def save_pretrained(self, folder: str | Path, *, small: bool = False) -> Path:
+        raise ValueError(f"{self.name} is kept by those who made it: copy its own files")

@@ -1,0 +1,400 @@
+"""Foreign tokenizers behind the contract: what they gave before, their .reel files, their names."""
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_foreign import TINY, WAN_2_2
+from torch import Tensor, nn
+
+import reeltok
+from reeltok import zoo
+from reeltok.cli.main import main
+from reeltok.generate.folder import open_tokenizer
+from reeltok.models.foreign.diffusers import read_scale
+from reeltok.models.foreign.names import parse_foreign
+from reeltok.models.foreign.network import Scale
+from reeltok.tokens.reel import Reel, save
+from reeltok.video.record import Video
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "foreign.json").read_text())
+FSQ = {"regularizer": "fsq", "codebook_size": 32768, "z_channels": 5, "double_z": False}
+HERE = Path(__file__)
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*random weights"),
+    pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning"),
+]
+
+
+def moving(frames: int = 7, height: int = 40, width: int = 50) -> Video:
+    """Soft noise that slides to the right, as tests/evaluate/test_peers.py draws it."""
+    draw = torch.Generator().manual_seed(2)
+    noise = torch.rand(1, 3, 12, 24, generator=draw)
+    wide = nn.functional.interpolate(noise, (height, width + 2 * frames), mode="bicubic")[0]
+    shown = [wide[:, :, 2 * i : 2 * i + width] for i in range(frames)]
+    pixels = (torch.stack(shown) * 255).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+    return Video.of(pixels.contiguous(), fps=30)
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A folder that diffusers saved: a small network of a class, its weights those of seed 0."""
+    diffusers = pytest.importorskip("diffusers")
+
+    def make(name: str, *, weights: bool = True, **more: Any) -> Path:
+        folder = tmp_path_factory.mktemp(name)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = getattr(diffusers, name).from_config(dict(TINY[name] | more))
+        (model.save_pretrained if weights else model.save_config)(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def wan(saved: Callable[..., Path]) -> Path:
+    return saved("AutoencoderKLWan")
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("clips") / "clip.mkv"
+    reeltok.write(moving(11), path, lossless=True)
+    return path
+
+
+# ---------------------------------------------------------------- the same figures as before
+
+
+@pytest.mark.parametrize("case", GOLDEN)
+def test_reconstructions_are_what_peers_gave(case: str, saved: Callable[..., Path]) -> None:
+    name, _, variant = case.partition("-")
+    more = {"": {}, "2.2": WAN_2_2, "fsq": FSQ}[variant]
+    tok = reeltok.load(f"diffusers:{saved(name, **more)}")
+    video = moving(height=64, width=64) if variant == "2.2" else moving()
+    tokens = tok.encode(video.tensor())
+    y = tok.decode(tokens)
+    wanted = GOLDEN[case]
+    assert tokens.total_bits == wanted["bits"]
+    assert y.std().item() == pytest.approx(wanted["std"], abs=1e-5)
+    found = y.flatten()[:: max(1, y.numel() // 24)][:24]
+    torch.testing.assert_close(found, torch.tensor(wanted["values"]), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name", ["AutoencoderKLCogVideoX", "AutoencoderKLMochi", "AutoencoderKLAllegro"]
+)
+def test_a_clip_of_any_length_and_its_batch_come_back(
+    name: str, saved: Callable[..., Path]
+) -> None:
+    tok = reeltok.load(f"diffusers:{saved(name)}")
+    for frames in (1, 2, 12):
+        x = moving(frames, 33, 35).tensor()
+        pair = tok.encode(torch.cat([x, x.flip(3)]))
+        y = tok.decode(pair)
+        assert y.shape == (2, 3, frames, 33, 35)
+        torch.testing.assert_close(y[:1], tok.decode(tok.encode(x)), rtol=0, atol=1e-4)
+
+
+def test_latents_are_scaled_as_the_config_says(saved: Callable[..., Path], wan: Path) -> None:
+    tok = reeltok.load(f"diffusers:{wan}")
+    x = moving(5, 16, 16).tensor()
+    raw, config = tok.network.encode(x).latent_dist.mode(), tok.network.config
+    mean, std = (
+        torch.tensor(config[key]).view(1, -1, 1, 1, 1) for key in ("latents_mean", "latents_std")
+    )
+    tokens = tok.encode(x)
+    torch.testing.assert_close(tokens.latents, (raw - mean) / std)
+    assert tokens.settings["latents"]["latents_std"] == pytest.approx(list(config["latents_std"]))
+    hunyuan = reeltok.load(f"diffusers:{saved('AutoencoderKLHunyuanVideo')}")
+    assert hunyuan.encode(x).settings["latents"] == {"scaling_factor": 0.476986}
+    raw = hunyuan.network.encode(x).latent_dist.mode()
+    torch.testing.assert_close(hunyuan.encode(x).latents, raw * 0.476986)
+    drawn = hunyuan.encode(x, sample=torch.Generator().manual_seed(0)).latents
+    assert not torch.allclose(drawn, hunyuan.encode(x).latents)
+
+
+def test_a_scale_of_steps_goes_on_and_is_undone() -> None:
+    scale = Scale(factor=2.0, mean=(1.0, 2.0, 3.0, 4.0), std=(0.5, 0.5, 4.0, 4.0))
+    z = torch.randn(1, 2, 5, 3, 3)
+    torch.testing.assert_close(scale.undo(scale.apply(z)), z)
+    torch.testing.assert_close(scale.apply(z)[:, 0, 4], (z[:, 0, 4] - 2) * 2 / 0.5)
+    assert read_scale(nn_with({"scaling_factor": None, "shift_factor": None})) == Scale()
+    shifted = read_scale(
+        nn_with({"scaling_factor": 0.3, "shift_factor": 0.1, "latent_channels": 2})
+    )
+    assert shifted == Scale(factor=0.3, mean=(0.1, 0.1))
+
+
+def nn_with(config: dict[str, Any]) -> nn.Module:
+    made = nn.Module()
+    made.config = config  # type: ignore[assignment]
+    return made
+
+
+# ---------------------------------------------------------------- files
+
+
+def test_a_reel_and_back(wan: Path, clip: Path, tmp_path: Path) -> None:
+    name, reel, out = f"diffusers:{wan}", tmp_path / "a.reel", tmp_path / "out.mkv"
+    assert main(["encode", str(clip), str(reel), "--model", name]) == 0
+    with Reel(reel) as held:
+        assert held.grid == (4, 5, 7)  # 11 frames are completed to 13: the clip is coded at once
+        assert held.settings["window"] == 13
+        assert held.settings["source"].startswith("diffusers ")
+    decode = ["decode", str(reel), str(out), "--model", name, "--lossless"]
+    assert main(decode) == 0
+    tok = reeltok.load(name)
+    whole = reeltok.read(out)
+    assert len(whole) == 11
+    wanted = tok.decode(tok.encode(reeltok.read(clip)))
+    assert (whole.frames.int() - wanted.frames.int()).abs().max() <= 1  # latents are float16
+    assert main([*decode, "--start", "4", "--stop", "7", "--force"]) == 0
+    assert torch.equal(reeltok.read(out).frames, whole.frames[4:7])
+    assert main(["info", str(reel)]) == 0
+
+
+def test_windows_are_coded_apart_where_a_chunk_is_asked_for(wan: Path, clip: Path) -> None:
+    tok, x = reeltok.load(f"diffusers:{wan}"), reeltok.read(clip).tensor()
+    tokens = tok.encode(x, chunk=5)
+    assert tokens.grid == (5, 5, 7)
+    parts = [tok.decode(tok.encode(x[:, :, i : i + 5])) for i in (0, 5, 10)]
+    torch.testing.assert_close(tok.decode(tokens), torch.cat(parts, 2), rtol=0, atol=1e-5)
+    torch.testing.assert_close(tok.decode(tokens, start=6, stop=8), parts[1][:, :, 1:3])
+    streamed = list(tok.stream_encode([x[:, :, :4], x[:, :, 4:]], window=5))
+    assert sum(part.grid[0] for part in streamed) == 5
+    tiled = tok.decode(tok.encode(x, tile=24), tile=24)
+    assert tiled.shape == x.shape
+
+
+def test_a_file_that_names_it_opens_nothing(
+    wan: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tok = reeltok.load(f"diffusers:{wan}")
+    for i, name in enumerate((f"diffusers:{wan}", "test_foreign:touched", tok.name)):
+        reel = tmp_path / f"{i}.reel"
+        save(tok.encode(reeltok.read(clip)).with_(model=name), reel)
+        assert main(["decode", str(reel), str(tmp_path / "x.mkv")]) == 2
+        assert "with --model" in capsys.readouterr().err
+    assert (
+        main(["reconstruct", str(clip), str(tmp_path / "y.mkv"), "--model", f"diffusers:{wan}"])
+        == 0
+    )
+    other = tmp_path / "other.reel"
+    save(tok.encode(reeltok.read(clip)).with_(weights="0" * 64), other)
+    decode = ["decode", str(other), str(tmp_path / "z.mkv"), "--model", f"diffusers:{wan}"]
+    assert main(decode) == 2
+    assert "other weights" in capsys.readouterr().err
+
+
+def test_a_model_is_saved_in_our_format(
+    saved: Callable[..., Path], wan: Path, tmp_path: Path
+) -> None:
+    for folder in (wan, saved("AutoencoderVidTok", **FSQ)):
+        tok = reeltok.load(f"diffusers:{folder}")
+        again = reeltok.load(tok.save_pretrained(tmp_path / folder.name))
+        assert again.hash() == tok.hash()
+        x = moving(5, 16, 16).tensor()
+        torch.testing.assert_close(again.decode(tok.encode(x)), tok.decode(tok.encode(x)))
+        assert (
+            again.decode(
+                tok.encode(x).with_(latents=None) if tok.vocabulary else tok.encode(x)
+            ).shape
+            == x.shape
+        )
+
+
+# ---------------------------------------------------------------- scripts and functions
+
+
+class Coder(nn.Module):
+    """Ids of every fourth frame, 8x8 pixels each."""
+
+    vocabulary = 256
+
+    def encode(self, x: Tensor) -> Tensor:
+        kept = torch.cat([x[:, :, :1], x[:, :, 1:][:, :, 3::4]], dim=2)
+        return ((kept[:, 0, :, ::8, ::8] + 1) * 127).long()
+
+    def decode(self, ids: Tensor) -> Tensor:
+        x = (ids.float() / 127 - 1)[:, None].repeat(1, 3, 1, 1, 1)
+        x = x.repeat_interleave(8, 3).repeat_interleave(8, 4)
+        return torch.cat([x[:, :, :1], x[:, :, 1:].repeat_interleave(4, 2)], dim=2)
+
+
+class Encoder(Coder):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        ids = self.encode(x)
+        return ids, ids[:, None].float()
+
+
+class Decoder(nn.Module):
+    def forward(self, ids: Tensor) -> Tensor:
+        x = (ids.float() / 127 - 1)[:, None].repeat(1, 3, 1, 1, 1)
+        x = x.repeat_interleave(8, 3).repeat_interleave(8, 4)
+        return torch.cat([x[:, :, :1], x[:, :, 1:].repeat_interleave(4, 2)], dim=2)
+
+
+coder = Coder()
+ran: list[str] = []
+
+
+def dimmed(x: Tensor) -> Tensor:
+    assert x.shape[2] % 4 == 1
+    assert x.shape[3] % 4 == x.shape[4] % 2 == 0
+    return x * 0.5
+
+
+dimmed.group, dimmed.cells = 4, (4, 2)  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pair")
+    torch.jit.trace(Encoder(), torch.zeros(1, 3, 9, 16, 16)).save(folder / "encoder.jit")
+    torch.jit.script(Decoder()).save(folder / "decoder.jit")
+    (folder / "config.json").write_text('{"vocabulary": 256}')
+    return folder
+
+
+@pytest.fixture
+def importable(monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.syspath_prepend(str(HERE.parent))
+    return HERE.stem
+
+
+def test_a_pair_of_scripts_is_a_tokenizer(pair: Path, clip: Path, tmp_path: Path) -> None:
+    names = [str(pair), f"cosmos:{pair}", f"cosmos:{pair}/encoder.jit,{pair}/decoder.jit"]
+    hashes = set()
+    for i, name in enumerate(names):
+        reel, out = tmp_path / f"{i}.reel", tmp_path / f"{i}.mkv"
+        assert main(["encode", str(clip), str(reel), "--model", name]) == 0
+        assert main(["decode", str(reel), str(out), "--model", name, "--lossless"]) == 0
+        tok = reeltok.load(name)
+        hashes.add(tok.hash())
+        x = reeltok.read(clip)
+        assert torch.equal(reeltok.read(out).frames, tok.decode(tok.encode(x)).frames)
+        assert (tok.spec.factors, tok.spec.vocabulary) == ((4, 8, 8), 256)
+    assert len(hashes) == 1
+    with pytest.raises(ValueError, match="leave out weights"):
+        reeltok.load(names[0], weights="random")
+    with pytest.raises(ValueError, match="leave out --dtype"):
+        reeltok.load(names[0], dtype=torch.float16)
+
+
+def test_any_function_is_a_tokenizer(importable: str, clip: Path, tmp_path: Path) -> None:
+    x = reeltok.read(clip).tensor()
+    tok = reeltok.load(f"{importable}:coder")
+    tokens = tok.encode(x)
+    assert (tokens.grid, tokens.vocabulary) == ((4, 5, 7), 256)
+    assert tok.decode(tokens).shape == x.shape
+    alone = reeltok.load(f"{importable}:dimmed")
+    torch.testing.assert_close(alone.decode(alone.encode(x)), x * 0.5)
+    torch.testing.assert_close(alone.decode(alone.encode(x), start=2, stop=7), x[:, :, 2:7] * 0.5)
+    out = tmp_path / "out.mkv"
+    for name in ("coder", "dimmed"):
+        words = ["reconstruct", str(clip), str(out), "--model", f"{importable}:{name}", "--force"]
+        assert main(words) == 0
+
+
+def test_code_is_run_only_where_a_user_named_it(importable: str, pair: Path) -> None:
+    sys.modules.pop("made_up_by_a_file", None)
+    for name in ("made_up_by_a_file:encode", str(pair), f"cosmos:{pair}"):
+        with pytest.raises(ValueError, match="runs code"):
+            zoo.load(name, code=False)
+    for name in ("made_up_by_a_file:encode", f"{importable}:coder"):
+        with pytest.raises(ValueError, match="no name of a preset"):
+            zoo.load_preset(name)
+
+
+def test_a_generator_s_folder_runs_no_code(pair: Path, tmp_path: Path) -> None:
+    """A stranger's run could hold scripts where its tokenizer is expected."""
+    shutil.copytree(pair, tmp_path / "tokenizer")
+    with pytest.raises(ValueError, match="runs code"):
+        open_tokenizer(tmp_path / "model", None, None, "cpu")
+    named = open_tokenizer(tmp_path / "model", None, str(pair), "cpu")
+    assert named.family == "torchscript"
+
+
+def test_info_says_what_it_does_to_a_video(
+    pair: Path, wan: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in (f"diffusers:{wan}", str(pair)):
+        zoo.check_name(name)
+        assert main(["info", name]) == 0
+        assert "4x8x8" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- what cannot be opened
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "said"),
+    [
+        ("diffusers:", ValueError, "names no tokenizer"),
+        ("diffusers:AutoencoderKLWan=", ValueError, "names no folder"),
+        ("diffusers:./none", FileNotFoundError, "there is no folder ./none"),
+        ("diffusers:AutoencoderKLWen", ValueError, "has no class 'AutoencoderKLWen'"),
+        ("diffusers:UNet2DModel", ValueError, "is no video autoencoder"),
+        ("diffusers:DDPMScheduler", ValueError, "is no video autoencoder"),
+        ("cosmos:none", FileNotFoundError, "there is no folder none"),
+        ("cosmos:a.jit,b.jit", FileNotFoundError, "there is no file a.jit"),
+        ("no_such_module:function", ValueError, "cannot be imported"),
+    ],
+)
+def test_what_is_no_tokenizer_is_told_in_a_sentence(
+    name: str, error: type[Exception], said: str, clip: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("diffusers")
+    with pytest.raises(error, match=said):
+        reeltok.load(name)
+    assert main(["reconstruct", str(clip), "out.mp4", "--model", name]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert re.search(said, line)
+
+
+def test_a_folder_that_is_no_model_is_told_in_a_sentence(wan: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
+        reeltok.load(f"diffusers:{tmp_path}")
+    for text, said in [
+        ("{}", "names no class"),
+        ("[", "is damaged"),
+        ('{"_class_name": "UNet2DModel"}', "is no video autoencoder"),
+        ('{"_class_name": "os.system"}', "has no class"),
+        ('{"_class_name": "AutoencoderKLWan", "base_dim": "x"}', "of this configuration"),
+    ]:
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(ValueError, match=said):
+            reeltok.load(f"diffusers:{tmp_path}")
+    with pytest.raises(ValueError, match="holds a AutoencoderKLWan, not a AutoencoderKLMochi"):
+        reeltok.load(f"diffusers:AutoencoderKLMochi={wan}")
+
+
+def test_without_diffusers_a_sentence_says_what_to_install(
+    wan: Path, clip: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    assert main(["reconstruct", str(clip), "out.mp4", "--model", f"diffusers:{wan}"]) == 2
+    assert "pip install 'reeltok[diffusers]'" in capsys.readouterr().err
+
+
+def test_names_are_read_in_one_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a:b").mkdir()
+    for name in ("default", "owner/name", "a:b", "runs/first/model", "C:/models/x", "x.mp4"):
+        assert parse_foreign(name) is None
+    found = parse_foreign("diffusers:AutoencoderKLWan=a/b=c")
+    assert found is not None
+    assert (found.cls, found.place) == ("AutoencoderKLWan", "a/b=c")
+    for name in ("diffusers:owner/name", "diffusers:./a=b"):
+        found = parse_foreign(name)
+        assert found is not None
+        assert found.place == name.removeprefix("diffusers:")
