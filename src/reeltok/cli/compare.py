@@ -2,9 +2,8 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,17 +13,14 @@ from reeltok.cli.report import Report, note
 from reeltok.files.places import check_place
 
 if TYPE_CHECKING:
-    from reeltok.evaluate.candidates.codecs import Yardstick
-    from reeltok.evaluate.candidates.subjects import Subject
-    from reeltok.evaluate.clips import Clip
+    from contextlib import AbstractContextManager
+
     from reeltok.evaluate.labels import Labelled
-    from reeltok.evaluate.protocols import Protocol
     from reeltok.evaluate.report.build import Media
     from reeltok.evaluate.results import Result
-    from reeltok.evaluate.scores import Scorer
+    from reeltok.evaluate.run import OnClip
 
 SHOWN = ["psnr", "ssim", "lpips-alex", "flicker", "bits_per_pixel"]  # in the terminal
-CURVE = ("psnr", "psnr-uint8", "lpips-alex")  # what points of a codec's curve are judged by
 
 
 def compare(
@@ -65,6 +61,7 @@ def compare(
     """
     words, data = split_words(what)
     check_report(out, force=force)
+    from reeltok.evaluate.comparison import Comparison
     from reeltok.evaluate.labels import label_models
     from reeltok.evaluate.protocols import find_protocol
     from reeltok.evaluate.report.build import Media
@@ -78,7 +75,7 @@ def compare(
     results = [load_result(each, words) for each in named if each.source.endswith(".json")]
     with judging.ranks():
         if data is not None:
-            run = Comparison(plan, data, media, device, root, kept, max_broken)
+            run = Comparison(plan, data, media, device, root, kept, max_broken, watch=shown)
             for each in named:
                 if not each.source.endswith(".json"):
                     how = (weights, device, dtype, chunk, tile)
@@ -88,6 +85,11 @@ def compare(
         if place()[0] > 0:
             return Report(data={}, text="")
         return report_on(results, out, media)
+
+
+def shown(name: str) -> "AbstractContextManager[OnClip]":
+    """Inside, a bar shows how far the judging of one subject is."""
+    return judging.shown(f"judging {name}", 1)
 
 
 def load_result(named: "Labelled", words: list[str]) -> "Result":
@@ -153,85 +155,3 @@ def split_words(words: list[str]) -> tuple[list[str], str | None]:
     if len(words) < 2:
         raise ValueError(f"compare takes MODEL... DATA, but was given {words[0]} alone")
     return words[:-1], words[-1]
-
-
-class Comparison:
-    """What all subjects of a comparison share: clips, judges, the folder of the report."""
-
-    def __init__(
-        self,
-        plan: "Protocol",
-        data: str,
-        media: "Media",
-        device: str,
-        root: Path | None,
-        work: Path | None,
-        max_broken: int,
-    ) -> None:
-        from reeltok.devices import pick_device
-        from reeltok.evaluate.clips import ClipCache
-        from reeltok.evaluate.scores import open_scorer
-
-        self.plan, self.data, self.media, self.root = plan, data, media, root
-        self.device = pick_device(device)
-        self.work, self.max_broken = work, max_broken
-        self.cache = ClipCache()
-        self.full = open_scorer(plan.metrics, frames=plan.fvd_frames, device=self.device)
-        found = tuple(key for key in CURVE if key in plan.metrics)
-        self.brief: Scorer = replace(self.full, metrics=found, extractors={}, missing={})
-
-    def judge(self, subject: "Subject") -> "Result":
-        """One subject's result; its videos go into the report, but for points of a curve."""
-        from reeltok.evaluate.run import evaluate
-
-        brief = subject.settings.get("role") == "curve"
-        more: dict[str, Any] = {}
-        if not brief:
-            more["keep"] = self.media.keep(subject)
-            more["kept"] = self.media.kept(subject)
-        with judging.shown(f"judging {subject.name}", 1) as progress:
-            return evaluate(
-                subject,
-                self.data,
-                protocol=self.plan,
-                root=self.root,
-                scorer=self.brief if brief else self.full,
-                work=self.work,
-                max_broken=self.max_broken,
-                progress=progress,
-                cache=self.cache,
-                **more,
-            )
-
-    def judge_peers(self, names: "Iterable[str]", results: "list[Result]") -> "list[Result]":
-        """The results of all subjects that these names stand for, matched to those before."""
-        from reeltok.evaluate.candidates.peers import open_peers
-
-        like = self.yardstick(results)
-        return [
-            self.judge(one) for name in names for one in open_peers(name, like, device=self.device)
-        ]
-
-    def yardstick(self, results: "list[Result]") -> "Yardstick":
-        """What peers are matched to: the first result that counted bits."""
-        from reeltok.evaluate.candidates.codecs import Yardstick
-
-        for result in results:
-            bits = {c["name"]: c["bits"] for c in result.clips if c["bits"] is not None}
-            factors = result.settings.get("factors")
-            if bits and factors:
-                return Yardstick(
-                    bits=bits,
-                    factors=tuple(factors),
-                    clips=partial(self._clips, result.causal),
-                    causal=result.causal,
-                )
-        return Yardstick(clips=partial(self._clips, True))
-
-    def _clips(self, causal: bool) -> "Iterable[Clip]":
-        from reeltok.evaluate.clips import clips
-        from reeltok.evaluate.run import place
-
-        return clips(
-            self.plan, self.data, root=self.root, causal=causal, shard=place(), cache=self.cache
-        )
