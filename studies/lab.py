@@ -24,6 +24,7 @@ from reeltok.data.clip import Clip
 from reeltok.data.find import find_clips
 from reeltok.devices import pick_device
 from reeltok.files.atomic import cache_folder
+from reeltok.parallel import init_distributed
 from reeltok.train.build import build
 from reeltok.train.checkpoint import find_checkpoints
 from reeltok.train.checks import require_groups
@@ -34,7 +35,6 @@ from reeltok.train.launch import reconstruction
 from reeltok.train.logbook import read_lines
 from reeltok.train.loop import run_task
 from reeltok.train.optimizers import OptimizerConfig, ScheduleConfig
-from reeltok.train.parallel import init_distributed
 from reeltok.train.recipes import (
     GROUPS,
     VIDTOK_LOSSES,

@@ -8,9 +8,9 @@ import torch
 import reeltok
 from reeltok.devices import pick_device
 from reeltok.evaluate.scores import open_scorer
+from reeltok.parallel import init_distributed
 from reeltok.recipes import find_recipe
 from reeltok.train import train
-from reeltok.train.parallel import init_distributed
 
 NOWHERE = ["gpu", "tpu", "CPU", "", "cuda:-1", "cuda:x", "meta", "xla", "hpu", "vulkan", "cpu:3"]
 

@@ -16,6 +16,7 @@ ORDER = [
     "records",
     "configuration",
     "devices",
+    "parallel",
     "video",
     "tokens",
     "data",
@@ -156,3 +157,13 @@ def test_one_module_says_what_a_clip_is_called(word: str, home: str) -> None:
         if isinstance(inner, ast.Constant) and inner.value == word
     }
     assert constants == {home}
+
+
+def test_processes_are_spoken_of_in_one_module() -> None:
+    """Which process this is and what all hold is asked of `parallel`; training spreads models."""
+    users = {
+        path.relative_to(SOURCE).as_posix()
+        for path in FILES
+        if "import torch.distributed as dist" in path.read_text()
+    }
+    assert users == {"parallel.py", "train/parallel.py", "train/checkpoint.py"}

@@ -11,13 +11,13 @@ from small_run import make_clips, small_recipe
 from reeltok.data.clip import Clip
 from reeltok.generate.recipes import GENERATORS
 from reeltok.metrics.lpips import random_lpips
+from reeltok.parallel import Rank
 from reeltok.recipes import find_recipe
 from reeltok.train import RECIPES, Recipe, change, train
 from reeltok.train.build import build
 from reeltok.train.checks import hold_out, never_reached, require_windows
 from reeltok.train.clips import DataConfig
 from reeltok.train.launch import reconstruction
-from reeltok.train.parallel import Rank
 from reeltok.train.run import Run
 
 

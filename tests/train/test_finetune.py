@@ -17,11 +17,11 @@ from reeltok.models.reftok.injection import RefTokConfig
 from reeltok.models.reftok.network import RefTok
 from reeltok.models.vidtok.network import VidTok
 from reeltok.nn.quantizers.gaussian import GaussianConfig
+from reeltok.parallel import Rank
 from reeltok.recipes import find_recipe
 from reeltok.train import change, train
 from reeltok.train.build import build
 from reeltok.train.launch import reconstruction
-from reeltok.train.parallel import Rank
 from reeltok.train.reconstruct import score_frames
 from reeltok.train.run import Run
 

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from reeltok.parallel import Rank
 from reeltok.train.logbook import Log, Table, draw_runs, gather_curves, read_lines, shown
-from reeltok.train.parallel import Rank
 from reeltok.train.run import LoopConfig
 
 

@@ -65,7 +65,7 @@ def compare(
     from reeltok.evaluate.labels import label_models
     from reeltok.evaluate.protocols import find_protocol
     from reeltok.evaluate.report.build import Media
-    from reeltok.evaluate.run import place
+    from reeltok.parallel import gloo_group, rank_and_world
 
     plan, media = find_protocol(protocol), Media(out)
     named = label_models(words)
@@ -73,7 +73,7 @@ def compare(
     kept = None if again else judging.place_work(work)
     sample = plan.latent == "sample"
     results = [load_result(each, words) for each in named if each.source.endswith(".json")]
-    with judging.ranks():
+    with gloo_group():
         if data is not None:
             run = Comparison(plan, data, media, device, root, kept, max_broken, watch=shown)
             for each in named:
@@ -82,7 +82,7 @@ def compare(
                     own = judging.open_own(each.source, *how, sample=sample, label=each.label)
                     results.append(run.judge(own))
             results += run.judge_peers(peer or (), results)
-        if place()[0] > 0:
+        if rank_and_world()[0] > 0:
             return Report(data={}, text="")
         return report_on(results, out, media)
 

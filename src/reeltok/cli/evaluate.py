@@ -87,9 +87,10 @@ def evaluate(
         check_place(str(out))
     from reeltok.evaluate import run
     from reeltok.evaluate.protocols import find_protocol
+    from reeltok.parallel import gloo_group, rank_and_world
 
     plan = find_protocol(protocol)
-    with ranks(), shown(f"judging {model}", 1) as progress:
+    with gloo_group(), shown(f"judging {model}", 1) as progress:
         subject = open_own(
             model, weights, device, dtype, chunk, tile, sample=plan.latent == "sample"
         )
@@ -103,7 +104,7 @@ def evaluate(
             max_broken=max_broken,
             progress=progress,
         )
-        if run.place()[0] > 0:
+        if rank_and_world()[0] > 0:
             return Report(data=flat(result), text="")
     return report_on(result, out)
 
@@ -145,26 +146,6 @@ def place_work(asked: Path | None) -> Path:
     from reeltok.files.atomic import cache_folder
 
     return asked or cache_folder("judged")
-
-
-@contextmanager
-def ranks() -> Iterator[None]:
-    """Inside, the processes that torchrun started know one another."""
-    import os
-
-    import torch
-    import torch.distributed as dist
-
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or dist.is_initialized():
-        yield
-        return
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group("gloo")  # what is gathered lies in main memory
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
 
 
 @contextmanager

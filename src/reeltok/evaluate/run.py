@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -29,6 +28,7 @@ from reeltok.evaluate.scores import ClipScore, Scorer, Scores, open_scorer
 from reeltok.files.atomic import digest, replacing, sweep, write_file
 from reeltok.files.parsing import first_error, parse_config, read_json
 from reeltok.nn.quantizers import Usage
+from reeltok.parallel import gather, rank_and_world
 
 MAX_BROKEN = 5  # clips
 RANDOM = "no weights: it runs with random ones, for speed and memory only"
@@ -140,7 +140,7 @@ def evaluate(
     scorer = scorer or open_scorer(plan.metrics, frames=plan.fvd_frames, device=device)
     if not subject.trained:
         scorer = Scorer(metrics=(), missing=dict.fromkeys(plan.metrics, RANDOM))
-    found = clips(plan, data, root=root, causal=subject.causal, shard=place(), cache=cache)
+    found = clips(plan, data, root=root, causal=subject.causal, shard=rank_and_world(), cache=cache)
     name = Path(data).resolve().name
     run = Run(subject, plan, scorer, ResultCache(work, subject, plan, scorer), found, data=name)
     for clip in found:
@@ -241,7 +241,7 @@ class Run:
         mine = self.scores, self.found.broken, self.found.left_out, self.found.filled
         scores, filled = Scores(self.scorer.missing), 0
         broken, left_out = dict[str, str](), dict[str, str]()
-        for theirs in gathered(mine):
+        for theirs in gather(mine):
             scores.merge(theirs[0])
             broken |= theirs[1]
             left_out |= theirs[2]
@@ -317,20 +317,6 @@ def check_broken(broken: Mapping[str, str], most: int, subject: str) -> None:
             f"{count} could not be judged with {subject}, more than --max-broken "
             f"{most}; the first, {name}: {why}"
         )
-
-
-def place() -> tuple[int, int]:
-    """(rank, processes) under torchrun."""
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-
-
-def gathered(mine: Any) -> list[Any]:
-    """What every process holds, the same on each."""
-    if not dist.is_initialized():
-        return [mine]
-    held: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(held, mine)
-    return held
 
 
 def scorer_device(scorer: Scorer) -> torch.device:

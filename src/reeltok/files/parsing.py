@@ -4,7 +4,6 @@ import json
 import math
 import tokenize
 from pathlib import Path
-from types import GenericAlias
 from typing import Any, TypeVar
 
 import numpy as np
@@ -71,9 +70,7 @@ def read_array(path: str | Path) -> np.ndarray:
         ) from error
 
 
-def parse_config(
-    values: Any, kind: type[Kind] | GenericAlias, what: str, *, strict: bool = False
-) -> Kind:
+def parse_config(values: Any, kind: type[Kind], what: str, *, strict: bool = False) -> Kind:
     """A record of `kind` from what JSON holds. ValueError names `what` and the value that is wrong.
 
     `strict` takes no number for a text, nor the other way round.

@@ -13,10 +13,10 @@ from reeltok.generate.folder import open_tokenizer
 from reeltok.generate.latents import Latents, measure, read_latents
 from reeltok.generate.recipes import GeneratorRecipe
 from reeltok.generate.sit import Statistics
+from reeltok.parallel import Rank
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.train.clips import DataConfig, Window
 from reeltok.train.launch import open_source
-from reeltok.train.parallel import Rank
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,11 +18,11 @@ from reeltok.generate.prior import Prior, PriorConfig
 from reeltok.generate.recipes import GeneratorRecipe
 from reeltok.generate.sit import Flow, FlowConfig
 from reeltok.models.reftok.network import RefTok
+from reeltok.parallel import Rank, in_turn, init_distributed
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.train.checks import require_groups_named, require_new, require_shares
 from reeltok.train.launch import begin, open_source
 from reeltok.train.loop import run_task
-from reeltok.train.parallel import Rank, in_turn, init_distributed
 from reeltok.train.run import Run, Task
 from reeltok.train.trial import DryRun, try_steps
 

@@ -27,6 +27,7 @@ from torch.optim import Optimizer
 from reeltok.files.atomic import sha256
 from reeltok.files.parsing import read_object
 from reeltok.files.text import printable
+from reeltok.parallel import rank_and_world
 from reeltok.train.stored import METADATA, Reader, read_metadata
 
 PART = ".part"
@@ -201,7 +202,7 @@ class Saver:
 
     def __init__(self, run: Path, *, keep: int = 2, background: bool = False) -> None:
         self.run, self.keep, self.background = run, keep, background
-        self.first = not dist.is_initialized() or dist.get_rank() == 0
+        self.first = rank_and_world()[0] == 0
         self.writing: Writing | None = None
         several = background and dist.is_initialized()
         self.group = dist.new_group(backend="gloo") if several else None

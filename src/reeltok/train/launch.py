@@ -11,6 +11,7 @@ from reeltok.files.atomic import cache_folder, sweep, write_file
 from reeltok.files.text import printable
 from reeltok.metrics.lpips import LPIPS
 from reeltok.models.coordtok.network import CoordTok
+from reeltok.parallel import Rank, in_turn, init_distributed
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.train.build import build
 from reeltok.train.checks import (
@@ -25,7 +26,6 @@ from reeltok.train.checks import (
 from reeltok.train.data import ClipSource, Loader
 from reeltok.train.frames import open_clips
 from reeltok.train.loop import last_checkpoint, run_task
-from reeltok.train.parallel import Rank, in_turn, init_distributed
 from reeltok.train.patches import Patches
 from reeltok.train.recipe import Planned, Recipe, as_json, require_tokenizer
 from reeltok.train.reconstruct import LoadLPIPS, Reconstruct, Score

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from reeltok.files.atomic import named, replacing, write_file
 from reeltok.files.parsing import parse_json
 from reeltok.files.text import printable
-from reeltok.train.parallel import averaged
+from reeltok.parallel import averaged
 
 if TYPE_CHECKING:
     from reeltok.train.run import Run

@@ -17,10 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from reeltok.parallel import Rank, any_rank
 from reeltok.train import checkpoint as checkpoints
 from reeltok.train.logbook import Log
 from reeltok.train.optimizers import set_lr
-from reeltok.train.parallel import Rank, any_rank, no_sync
+from reeltok.train.parallel import no_sync
 from reeltok.train.run import LoopConfig, Run, Task
 
 Feed = Callable[[int], Any]

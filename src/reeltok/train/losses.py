@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from reeltok.nn.quantizers import mean_over_ranks
+from reeltok.parallel import mean_over_ranks
 
 Pixel = Literal["l1", "l2", "log-mse"]
 AdversarialLoss = Literal["hinge", "non-saturating", "cross-entropy"]

@@ -1,13 +1,11 @@
-"""One process or many: joining a torchrun group, and spreading a module's training over it.
+"""Spreading a module's training over the processes of a torchrun group (`reeltok.parallel`).
 
 "ddp" gives every process the whole model (torch's DistributedDataParallel); "fsdp2" gives each a
 part of every parameter (torch's fully_shard). Either way a step's loss runs through `LossModule`.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -17,53 +15,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from reeltok.devices import pick_device
-
 Strategy = Literal["ddp", "fsdp2"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rank:
-    """Which process this is, of how many, and its device."""
-
-    device: torch.device
-    rank: int = 0
-    world: int = 1
-
-    @property
-    def first(self) -> bool:
-        return self.rank == 0
-
-
-@contextmanager
-def init_distributed(device: str | None = None) -> Iterator[Rank]:
-    """The place of this process; inside a torchrun job, a member of its group until the end."""
-    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    name = str(pick_device(name))
-    if "WORLD_SIZE" not in os.environ or dist.is_initialized():
-        alone = not dist.is_initialized()
-        rank, world = (0, 1) if alone else (dist.get_rank(), dist.get_world_size())
-        yield Rank(device=torch.device(name), rank=rank, world=world)
-        return
-    if name == "cuda":
-        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-        torch.cuda.set_device(name)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if name.startswith("cuda") else "gloo")
-    try:
-        yield Rank(device=torch.device(name), rank=dist.get_rank(), world=dist.get_world_size())
-    finally:
-        dist.destroy_process_group()
-
-
-@contextmanager
-def in_turn(place: Rank) -> Iterator[None]:
-    """The first process of each machine goes in, then the others."""
-    waits = place.world > 1 and os.environ.get("LOCAL_RANK", str(place.rank)) != "0"
-    if waits:
-        dist.barrier()
-    yield
-    if place.world > 1 and not waits:
-        dist.barrier()
 
 
 class LossModule(nn.Module):
@@ -146,24 +98,6 @@ def whole(module: nn.Module) -> Iterator[None]:
     finally:
         for part, name, weight in spread_out:
             part.register_parameter(name, weight)
-
-
-def any_rank(place: Rank, *flags: bool) -> list[bool]:
-    """Flags that are up on any process."""
-    if place.world == 1:
-        return list(flags)
-    both = torch.tensor([float(flag) for flag in flags], device=place.device)
-    dist.all_reduce(both, op=dist.ReduceOp.MAX)
-    return [bool(flag) for flag in both.tolist()]
-
-
-def averaged(place: Rank, numbers: dict[str, float]) -> dict[str, float]:
-    """Numbers of the same names on every process, meaned over the processes."""
-    if place.world == 1:
-        return numbers
-    values = torch.tensor(list(numbers.values()), dtype=torch.float64, device=place.device)
-    dist.all_reduce(values)
-    return dict(zip(numbers, (values / place.world).tolist(), strict=True))
 
 
 def total_norm(grads: list[Tensor]) -> Tensor:

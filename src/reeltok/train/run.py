@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from reeltok.configuration import hint, parse
+from reeltok.parallel import Rank
 from reeltok.train import checkpoint as checkpoints
 from reeltok.train.optimizers import OptimizerConfig, ScheduleConfig, build_optimizers
-from reeltok.train.parallel import Rank, Strategy, gathered, total_norm, whole, wrap
+from reeltok.train.parallel import Strategy, gathered, total_norm, whole, wrap
 from reeltok.train.schedule import Schedule
 
 

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 
 from reeltok.metrics.lpips import random_lpips
+from reeltok.parallel import Rank, init_distributed
 from reeltok.train.build import build
 from reeltok.train.checks import require_shares
 from reeltok.train.clips import Batch, Window
 from reeltok.train.launch import MakeTask, reconstruction
 from reeltok.train.loop import train_step
-from reeltok.train.parallel import Rank, init_distributed
 from reeltok.train.recipe import Recipe
 from reeltok.train.run import LoopConfig, Run, Task
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from reeltok.evaluate.candidates.subjects import Trial, complete, timed
 from reeltok.evaluate.clips import Clip
 from reeltok.evaluate.results import Kind
-from reeltok.nn.quantizers import sum_over_ranks
+from reeltok.parallel import sum_over_ranks
 from reeltok.video.record import to_unit
 
 FPS = 30  # told to every encoder: rates here are per pixel, not per second

@@ -14,8 +14,6 @@ from reeltok.nn.quantizers.contract import (
     Quantized,
     Regularized,
     join,
-    mean_over_ranks,
-    sum_over_ranks,
 )
 from reeltok.nn.quantizers.gaussian import Gaussian, GaussianConfig
 from reeltok.nn.quantizers.lattice import FSQ, LFQ, FSQConfig, LFQConfig
@@ -41,6 +39,4 @@ __all__ = [
     "Usage",
     "VQConfig",
     "join",
-    "mean_over_ranks",
-    "sum_over_ranks",
 ]

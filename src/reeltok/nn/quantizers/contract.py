@@ -7,7 +7,6 @@ from dataclasses import field
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from jaxtyping import Float, Int
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
@@ -105,29 +104,3 @@ def noise_like(x: Tensor, draw: Any, generator: torch.Generator | None) -> Tenso
 def clamped_entropy(shares: Tensor) -> Tensor:
     """Entropy in nats of one distribution."""
     return -(shares * shares.clamp(min=1e-5).log()).sum()  # Parity: VidTok clamps the logarithm
-
-
-class MeanOverRanks(torch.autograd.Function):
-    """The mean over processes. Every process then holds the same loss, so gradients sum back."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return sum_over_ranks(x.clone()) / dist.get_world_size()
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return sum_over_ranks(grad.clone()) / dist.get_world_size()
-
-
-def mean_over_ranks(x: Tensor) -> Tensor:
-    """The mean of x over all processes, with gradients; x itself where there is one process."""
-    return MeanOverRanks.apply(x) if dist.is_initialized() else x
-
-
-def sum_over_ranks(x: Tensor) -> Tensor:
-    """The sum of x over all processes, in place, without gradients."""
-    if dist.is_initialized():
-        sent = x.cuda() if dist.get_backend() == "nccl" else x  # NCCL takes no CPU tensors
-        dist.all_reduce(sent)
-        x.copy_(sent)
-    return x

@@ -18,9 +18,9 @@ from reeltok.nn.quantizers.contract import (
     clamped_entropy,
     full_precision,
     gather,
-    mean_over_ranks,
     noise_like,
 )
+from reeltok.parallel import mean_over_ranks
 from reeltok.tokens.ids import check_ids
 
 MOST_CODES = 2**24  # whose mean shares the entropy loss holds (64 MiB in float32)

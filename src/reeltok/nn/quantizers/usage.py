@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from reeltok.nn.quantizers.contract import sum_over_ranks
+from reeltok.parallel import sum_over_ranks
 from reeltok.tokens.ids import check_ids
 
 

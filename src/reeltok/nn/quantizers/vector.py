@@ -3,7 +3,6 @@
 from typing import Literal
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from pydantic import Field
@@ -21,10 +20,9 @@ from reeltok.nn.quantizers.contract import (
     clamped_entropy,
     full_precision,
     gather,
-    mean_over_ranks,
     noise_like,
-    sum_over_ranks,
 )
+from reeltok.parallel import from_first, mean_over_ranks, sum_over_ranks
 from reeltok.tokens.ids import check_ids
 
 
@@ -159,8 +157,7 @@ class VQ(nn.Module):
         if len(dead) > 0:
             pick = noise_like(dead.to(x.dtype), torch.rand, sample).mul(len(x)).long()
             fresh = x[pick.clamp(max=len(x) - 1)].to(self.codebook.dtype)
-            if dist.is_initialized():
-                dist.broadcast(fresh, 0)  # every process must restart at the same tokens
+            from_first(fresh)  # every process must restart at the same tokens
             self.codebook[dead] = fresh
             self.counts[dead] = self.config.restart_below
             self.sums[dead] = fresh * self.config.restart_below
