@@ -15,8 +15,9 @@ from reeltok.evaluate.clips import Clip, ClipCache, clips
 from reeltok.evaluate.protocols import Protocol
 from reeltok.evaluate.report.build import Media
 from reeltok.evaluate.results import Result
-from reeltok.evaluate.run import OnClip, evaluate, place
+from reeltok.evaluate.run import OnClip, evaluate
 from reeltok.evaluate.scores import Scorer, open_scorer
+from reeltok.parallel import rank_and_world
 
 CURVE = ("psnr", "psnr-uint8", "lpips-alex")  # what points of a codec's curve are judged by
 Watch = Callable[[str], AbstractContextManager[OnClip]]
@@ -91,5 +92,10 @@ class Comparison:
 
     def _clips(self, causal: bool) -> Iterable[Clip]:
         return clips(
-            self.plan, self.data, root=self.root, causal=causal, shard=place(), cache=self.cache
+            self.plan,
+            self.data,
+            root=self.root,
+            causal=causal,
+            shard=rank_and_world(),
+            cache=self.cache,
         )
