@@ -25,7 +25,7 @@ from machine import describe
 
 from reeltok.recipes import find_recipe
 from reeltok.train import Recipe, change, train
-from reeltok.train.build import build
+from reeltok.train.build import build_model
 from reeltok.train.clips import Batch
 from reeltok.train.launch import reconstruction
 from reeltok.train.logbook import read_lines
@@ -45,7 +45,7 @@ def recipe_of(way: str, recipe: Recipe) -> Recipe:
 def stepper(way: str, recipe: Recipe) -> Callable[[Batch], object]:
     """One step of a way."""
     recipe = recipe_of(way, recipe)
-    task = reconstruction()(build(recipe), recipe, None)
+    task = reconstruction()(build_model(recipe), recipe, None)
     if way != "plain":
         run = Run(task, recipe.loop)
         return lambda batch: train_step(run, batch)

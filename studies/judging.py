@@ -12,7 +12,7 @@ from reeltok.metrics import paired as metrics
 from reeltok.metrics.lpips import LPIPS
 from reeltok.nn.quantizers import Usage
 from reeltok.tokenizer.contract import Tokenizer
-from reeltok.train.data import ClipSource, resize
+from reeltok.train.data import ClipSource, resize_square
 from reeltok.video.record import to_unit
 
 Scores = dict[str, float]
@@ -72,7 +72,7 @@ def cut(source: ClipSource, clip: Clip, times: slice, size: int) -> Tensor:
     """The centre square of some frames, scaled to `size` pixels."""
     side = clip.short
     square = ((clip.height - side) // 2, (clip.width - side) // 2, side)
-    return resize(to_unit(source.frames[clip].cut(times, square)), size)
+    return resize_square(to_unit(source.frames[clip].cut(times, square)), size)
 
 
 @torch.no_grad()

@@ -25,12 +25,12 @@ from reeltok.data.find import find_clips
 from reeltok.devices import pick_device
 from reeltok.files.atomic import cache_folder
 from reeltok.parallel import init_distributed
-from reeltok.train.build import build
+from reeltok.train.build import build_model
 from reeltok.train.checkpoint import find_checkpoints
 from reeltok.train.checks import require_groups
 from reeltok.train.clips import Batch, DataConfig, Window
 from reeltok.train.data import ClipSource, Loader
-from reeltok.train.frames import Frames, open_clips
+from reeltok.train.frames import ClipFrames, open_clips
 from reeltok.train.launch import reconstruction
 from reeltok.train.logbook import read_lines
 from reeltok.train.loop import run_task
@@ -190,7 +190,7 @@ class Lab:
     setting: str
     device: str | None = None
     steps: int | None = None
-    opened: dict[Clip, Frames] = field(default_factory=dict)
+    opened: dict[Clip, ClipFrames] = field(default_factory=dict)
     seen: dict[Judge, Seen] = field(default_factory=dict)
 
     def source(self, recipe: Recipe) -> ClipSource:
@@ -240,7 +240,7 @@ class Lab:
         (folder / "recipe.json").write_text(as_json(recipe))
         source, began = self.source(recipe), time.process_time()
         with init_distributed(self.device) as at:
-            model = build(recipe)
+            model = build_model(recipe)
             require_groups(recipe, model)
             task = reconstruction()(model, recipe, source)
             task.to(at.device)

@@ -29,7 +29,7 @@ from reeltok.metrics import paired as metrics
 from reeltok.metrics.lpips import LPIPS
 from reeltok.models.reftok.network import RefTok
 from reeltok.tokenizer.contract import Tokenizer
-from reeltok.train.data import ClipSource, resize
+from reeltok.train.data import ClipSource, resize_square
 from reeltok.train.frames import open_clips
 from reeltok.train.recipes import reftok_cpu
 from reeltok.video.record import to_unit
@@ -92,7 +92,7 @@ def square(x: Tensor) -> Tensor:
     height, width = x.shape[3:]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
-    return resize(x[..., top : top + side, left : left + side], SIZE)
+    return resize_square(x[..., top : top + side, left : left + side], SIZE)
 
 
 # ---------------------------------------------------------------- ways to code

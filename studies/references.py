@@ -17,7 +17,7 @@ from lab import TINY_BODY, Lab, Result, Row, Study, tiny
 
 from reeltok.models.presets import FIFTEEN_BITS
 from reeltok.nn.quantizers import FSQConfig, VQConfig
-from reeltok.train.build import build
+from reeltok.train.build import build_model
 from reeltok.train.clips import Window
 from reeltok.train.recipes import Recipe, reftok_cpu
 from reeltok.train.reconstruct import LossConfig
@@ -98,7 +98,7 @@ def recipe_of(line: Line, setting: str, seed: int) -> Recipe:
 
 def plain_parts(recipe: Recipe, setting: str) -> tuple[str, ...]:
     """What AdamW moves of these that the line's network has."""
-    names = [name for name, _ in build(recipe).named_parameters()]
+    names = [name for name, _ in build_model(recipe).named_parameters()]
     more = "attend.out" if setting == "full" else "quantizer"
     parts = (*recipe.loop.optimizer.plain, more)
     return tuple(part for part in dict.fromkeys(parts) if any(part in name for name in names))

@@ -8,7 +8,7 @@ from reeltok.models.presets import PRESETS
 from reeltok.nn.quantizers.gaussian import GaussianConfig
 from reeltok.recipes import find_recipe
 from reeltok.train import change
-from reeltok.train.build import build
+from reeltok.train.build import build_model
 
 TREE = {"a": {"b": [{"c": 1}], "kind": "x", "q": {"kind": "fsq", "levels": [4], "even": 0.1}}}
 
@@ -65,7 +65,7 @@ GAUSSIAN = '{"kind": "gaussian", "channels": 6}'
     ],
 )
 def test_recipes_take_another_quantizer(name: str, changes: dict[str, str]) -> None:
-    config = build(change(find_recipe(name), changes)).config
+    config = build_model(change(find_recipe(name), changes)).config
     assert isinstance(config.quantizer, GaussianConfig)
     assert config.quantizer.channels in (4, 6)
 

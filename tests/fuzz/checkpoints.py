@@ -10,7 +10,7 @@ from random import Random
 import mutate
 import torch
 
-from reeltok.train.checkpoint import Saver, find_checkpoints, load, prepare
+from reeltok.train.checkpoint import Saver, allocate_states, find_checkpoints, load_tensors
 
 NUMBERS = {"best": 20.5, "seconds": 3.5, "world": 1}
 
@@ -77,10 +77,12 @@ class Target:
         if not found:
             return
         try:
-            load(found[-1], self.tensors())
+            load_tensors(found[-1], self.tensors())
             self.passed = True
             fresh = torch.nn.Linear(3, 2)
-            prepare(found[-1], {"model": fresh}, {"model": [torch.optim.AdamW(fresh.parameters())]})
+            allocate_states(
+                found[-1], {"model": fresh}, {"model": [torch.optim.AdamW(fresh.parameters())]}
+            )
         except ValueError as error:
             self.passed = self.passed or "cut or altered" not in str(error)
             raise

@@ -13,10 +13,10 @@ from torch import nn
 
 from reeltok.train.checkpoint import (
     Saver,
+    allocate_states,
     find_checkpoints,
-    gather,
-    load,
-    prepare,
+    load_tensors,
+    named_tensors,
     require_space,
     verify,
 )
@@ -36,7 +36,7 @@ def test_saved_is_loaded_and_old_ones_go(tmp_path: Path, background: bool) -> No
     found = find_checkpoints(tmp_path)
     assert [c.step for c in found] == [2, 3]
     into = tensors()
-    assert load(found[-1], into) == {"step": 3, "best": 1.5}
+    assert load_tensors(found[-1], into) == {"step": 3, "best": 1.5}
     assert into["model.weight"].eq(3).all()
     assert into["ema.weight"].eq(-3).all()
 
@@ -46,7 +46,7 @@ def test_background_save_keeps_what_it_was_given(tmp_path: Path) -> None:
     saver.save(1, given, {})
     given["model.weight"].fill_(9.0)
     saver.finish()
-    load(find_checkpoints(tmp_path)[0], given)
+    load_tensors(find_checkpoints(tmp_path)[0], given)
     assert given["model.weight"].eq(1).all()
 
 
@@ -63,7 +63,7 @@ def test_damage_is_refused_with_the_last_good_one(tmp_path: Path) -> None:
         verify(last)
     file.unlink()
     with pytest.raises(ValueError, match=r"is missing; .*step-00000002"):
-        load(last, tensors())
+        load_tensors(last, tensors())
 
 
 def test_another_model_is_named(tmp_path: Path) -> None:
@@ -71,9 +71,9 @@ def test_another_model_is_named(tmp_path: Path) -> None:
     found = find_checkpoints(tmp_path)[0]
     other = {"model.weight": torch.zeros(5, 3)}
     with pytest.raises(ValueError, match=r"another model: model.weight has shape \(5, 3\) here"):
-        load(found, other)
+        load_tensors(found, other)
     with pytest.raises(ValueError, match="no entry there"):
-        load(found, {"model.bias": torch.zeros(3)})
+        load_tensors(found, {"model.bias": torch.zeros(3)})
 
 
 def test_optimizer_states_come_back(tmp_path: Path) -> None:
@@ -85,13 +85,13 @@ def test_optimizer_states_come_back(tmp_path: Path) -> None:
     for _ in range(2):
         module(torch.ones(1, 3)).sum().backward()
         optimizer.step()
-    held = gather({"model": module}, {"model": [optimizer]})
+    held = named_tensors({"model": module}, {"model": [optimizer]})
     Saver(tmp_path).save(2, held, {})
     fresh, empty = made()
-    prepare(find_checkpoints(tmp_path)[0], {"model": fresh}, {"model": [empty]})
-    into = gather({"model": fresh}, {"model": [empty]})
+    allocate_states(find_checkpoints(tmp_path)[0], {"model": fresh}, {"model": [empty]})
+    into = named_tensors({"model": fresh}, {"model": [empty]})
     assert into.keys() == held.keys()
-    load(find_checkpoints(tmp_path)[0], into)
+    load_tensors(find_checkpoints(tmp_path)[0], into)
     assert all(torch.equal(into[key], held[key]) for key in held)
     assert empty.state[fresh.weight]["step"].item() == 2
 
@@ -148,7 +148,7 @@ def test_full_disk_leaves_the_last_good_one(tmp_path: Path) -> None:
     assert [c.step for c in find_checkpoints(tmp_path)] == [1]
     assert not list((tmp_path / "checkpoints").glob("*.part"))
     into = {"model.weight": torch.zeros(1000)}
-    load(find_checkpoints(tmp_path)[0], into)
+    load_tensors(find_checkpoints(tmp_path)[0], into)
     assert into["model.weight"].eq(1).all()
 
 

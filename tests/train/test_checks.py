@@ -14,7 +14,7 @@ from reeltok.metrics.lpips import random_lpips
 from reeltok.parallel import Rank
 from reeltok.recipes import find_recipe
 from reeltok.train import RECIPES, Recipe, change, train
-from reeltok.train.build import build
+from reeltok.train.build import build_model
 from reeltok.train.checks import hold_out, never_reached, require_windows
 from reeltok.train.clips import DataConfig
 from reeltok.train.launch import reconstruction
@@ -48,7 +48,7 @@ def test_recipes_reach_all_that_they_count(name: str) -> None:
 )
 def test_counts_past_the_end_are_said(changes: dict[str, str], said: str) -> None:
     recipe = change(small_recipe(), changes)
-    (found,) = never_reached(recipe, build(recipe).config)
+    (found,) = never_reached(recipe, build_model(recipe).config)
     assert re.search(said, found)
     assert not never_reached(change(recipe, {"loop.schedule.steps": "100000"}))
 
@@ -109,7 +109,7 @@ def test_names_that_match_nothing_are_refused(
 @pytest.mark.parametrize("name", [n for n in RECIPES if not n.startswith(("vidtok", "coordtok_s"))])
 def test_the_names_in_the_recipes_match(name: str) -> None:
     recipe = replace(find_recipe(name), start="fresh", warm=None)
-    task = reconstruction(lpips=random_lpips)(build(recipe), recipe, None)
+    task = reconstruction(lpips=random_lpips)(build_model(recipe), recipe, None)
     Run(task, recipe.loop, Rank(device=torch.device("cpu")))
 
 
@@ -175,5 +175,5 @@ def test_finetuning_holds_out() -> None:
 def test_a_variant_of_reftok_may_name_its_own_parts() -> None:
     changes = {"settings.inject": "attend", "loop.optimizer.plain": '["attend.out"]'}
     recipe = change(replace(find_recipe("reftok_robot"), warm=None), changes)
-    task = reconstruction()(build(recipe), recipe, None)
+    task = reconstruction()(build_model(recipe), recipe, None)
     assert Run(task, recipe.loop, Rank(device=torch.device("cpu"))).optimizers

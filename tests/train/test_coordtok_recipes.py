@@ -10,7 +10,7 @@ from reeltok import zoo
 from reeltok.models.coordtok.network import CoordTok
 from reeltok.models.presets import PRESETS
 from reeltok.recipes import find_recipe
-from reeltok.train.build import build
+from reeltok.train.build import build_model
 from reeltok.train.launch import reconstruction, train
 from reeltok.train.patches import Patches
 from reeltok.train.recipe import Recipe, change
@@ -82,7 +82,7 @@ def test_whole_clips_are_a_value_too(clips: Path, tmp_path: Path) -> None:
 def test_patches_of_another_family_are_refused() -> None:
     recipe = change(find_recipe("small"), {"settings.width": "8", "patches": "{}"})
     with pytest.raises(ValueError, match="patches= trains a coordtok, default is a vidtok"):
-        reconstruction()(build(recipe), recipe, None)
+        reconstruction()(build_model(recipe), recipe, None)
 
 
 @pytest.mark.parametrize(

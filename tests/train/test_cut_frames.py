@@ -12,7 +12,7 @@ import torch
 from reeltok.data.find import find_clips
 from reeltok.train.clips import DataConfig, Window
 from reeltok.train.data import ClipSource
-from reeltok.train.frames import Frames, check, open_clips
+from reeltok.train.frames import ClipFrames, check, open_clips
 from reeltok.video.record import read
 
 CODECS = {".gif": ("gif", "rgb8"), ".y4m": ("wrapped_avframe", "yuv420p")}
@@ -42,7 +42,7 @@ def config(**values) -> DataConfig:
     return replace(DataConfig(windows=(window,), holdout=0.0, cache="none"), **values)
 
 
-def opened(path: Path, tmp_path: Path, **values) -> Frames:
+def opened(path: Path, tmp_path: Path, **values) -> ClipFrames:
     held, broken = open_clips(find_clips(path), config(**values), cache=tmp_path / "cache")
     assert not broken
     return next(iter(held.values()))

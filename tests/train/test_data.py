@@ -14,14 +14,14 @@ import torch
 from reeltok.data.clip import Clip
 from reeltok.data.find import find_clips
 from reeltok.train.clips import DataConfig, Window
-from reeltok.train.data import ClipSource, Loader, spread
-from reeltok.train.frames import Frames, check, frame_cap, open_clips
+from reeltok.train.data import ClipSource, Loader, balance_groups
+from reeltok.train.frames import ClipFrames, check, frame_cap, open_clips
 from reeltok.video.record import to_unit
 
 
 def invented(
     count: int, *, frames: int = 40, fps: float = 30.0, group: str = "a", short: int = 40
-) -> dict[Clip, Frames]:
+) -> dict[Clip, ClipFrames]:
     """Clips in memory: frame t of clip n holds the value t + n everywhere."""
     found = {}
     for number in range(count):
@@ -36,7 +36,7 @@ def invented(
             width=short + 8,
         )
         held = np.arange(frames, dtype=np.uint8)[:, None, None, None] + np.uint8(number)
-        found[clip] = Frames(clip, np.broadcast_to(held, (frames, short, short + 8, 3)))
+        found[clip] = ClipFrames(clip, np.broadcast_to(held, (frames, short, short + 8, 3)))
     return found
 
 
@@ -137,13 +137,13 @@ def test_held_out_sources_never_train() -> None:
 
 def test_validation_is_spread_over_groups() -> None:
     clips = [*invented(9, group="a"), *invented(3, group="b"), *invented(1, group="c")]
-    assert Counter(clip.group for clip in spread(clips, 5)) == {"a": 2, "b": 2, "c": 1}
+    assert Counter(clip.group for clip in balance_groups(clips, 5)) == {"a": 2, "b": 2, "c": 1}
 
 
 def test_synthetic_motion_is_smooth_and_deterministic() -> None:
     still = np.random.default_rng(0).integers(0, 255, (1, 60, 80, 3), dtype=np.uint8)
     clip = Clip(path=Path("p"), source="p", frames=8, fps=10, height=60, width=80)
-    clips = {clip: Frames(clip, np.repeat(still, 8, 0))}
+    clips = {clip: ClipFrames(clip, np.repeat(still, 8, 0))}
     source = ClipSource(clips, plain(synthetic=1.0), seed=0)
     x = source.batch(0).x
     assert x.shape == (4, 3, 5, 16, 16)
@@ -162,7 +162,7 @@ def test_lively_samples_are_the_ones_that_move() -> None:
     for name, levels in steps.items():
         clip = Clip(path=Path(name), source=name, frames=40, fps=30.0, height=40, width=48)
         held = np.broadcast_to(levels.astype(np.uint8)[:, None, None, None], (40, 40, 48, 3))
-        clips[clip] = Frames(clip, held)
+        clips[clip] = ClipFrames(clip, held)
 
     def share(lively: float) -> float:
         source = ClipSource(clips, plain(lively=lively), seed=0)
@@ -295,7 +295,7 @@ def test_a_clip_that_breaks_later_is_missing_and_counted(
     bad = source.train[0]
     kept = [name for name in source.batch(0).names if name != bad.name]
     source.frames = {
-        c: Frames(replace(c, path=tmp_path / "gone.mp4")) if c == bad else f
+        c: ClipFrames(replace(c, path=tmp_path / "gone.mp4")) if c == bad else f
         for c, f in source.frames.items()
     }
     loader = Loader(source)

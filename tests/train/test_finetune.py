@@ -20,14 +20,14 @@ from reeltok.nn.quantizers.gaussian import GaussianConfig
 from reeltok.parallel import Rank
 from reeltok.recipes import find_recipe
 from reeltok.train import change, train
-from reeltok.train.build import build
+from reeltok.train.build import build_model
 from reeltok.train.launch import reconstruction
 from reeltok.train.reconstruct import score_frames
 from reeltok.train.run import Run
 
 
 def test_adapted_decoder_leaves_every_id_unchanged(clips: Path, tmp_path: Path) -> None:
-    build(small_recipe()).save_pretrained(tmp_path / "before")
+    build_model(small_recipe()).save_pretrained(tmp_path / "before")
     frozen = {
         "model": str(tmp_path / "before"),
         "start": "trained",
@@ -44,7 +44,7 @@ def test_adapted_decoder_leaves_every_id_unchanged(clips: Path, tmp_path: Path) 
 
 
 def test_a_model_with_another_encoder_reads_no_old_tokens(clips: Path, tmp_path: Path) -> None:
-    build(small_recipe()).save_pretrained(tmp_path / "before")
+    build_model(small_recipe()).save_pretrained(tmp_path / "before")
     moved = {
         "model": str(tmp_path / "before"),
         "start": "trained",
@@ -69,7 +69,7 @@ def test_any_kind_of_model_is_tuned_without_noise(tmp_path: Path, name: str, kin
         model = VidTok(body, "mine")
     model.save_pretrained(tmp_path / "mine")
     recipe = change(find_recipe(name), {"model": str(tmp_path / "mine")})
-    built = build(recipe)
+    built = build_model(recipe)
     assert getattr(built.config.quantizer, "rounding_from", 0) == 0
     # A RefTok's encoder decodes, so that its ids change with the decoder.
     assert bool(built.reads) == (name == "adapt_decoder" and kind != "reftok")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from reeltok.parallel import Rank
-from reeltok.train.logbook import Log, Table, draw_runs, gather_curves, read_lines, shown
+from reeltok.train.logbook import LiveTable, Log, draw_runs, format_line, gather_curves, read_lines
 from reeltok.train.run import LoopConfig
 
 
@@ -124,18 +124,22 @@ def test_times_are_less_in_view_than_losses(
 
 
 def test_table_shows_speed_and_scores(capsys: pytest.CaptureFixture[str]) -> None:
-    table = Table(steps=100)
+    table = LiveTable(steps=100)
     table.open()
     table.show({"step": 10, "loss": 0.25, "seconds": 2.0})
     table.show({"step": 10, "validation": True, "psnr": 21.5})
     table.close()
-    shown = capsys.readouterr().err
+    written = capsys.readouterr().err
     for part in ("10 of 100", "0.50 steps a second, 0:03:00 left", "loss", "0.25", "psnr", "21.5"):
-        assert part in shown
+        assert part in written
 
 
 def test_flags_are_printed_by_their_names() -> None:
     assert (
-        shown({"step": 5, "validation": True, "psnr": 21.54321}) == "step 5  validation  psnr 21.54"
+        format_line({"step": 5, "validation": True, "psnr": 21.54321})
+        == "step 5  validation  psnr 21.54"
     )
-    assert shown({"step": 5, "resumed": False, "stopped": "SIGTERM"}) == "step 5  stopped SIGTERM"
+    assert (
+        format_line({"step": 5, "resumed": False, "stopped": "SIGTERM"})
+        == "step 5  stopped SIGTERM"
+    )

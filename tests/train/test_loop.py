@@ -13,7 +13,7 @@ import torch
 from small_run import small_recipe
 from torch import nn
 
-from reeltok.train.build import build
+from reeltok.train.build import build_model
 from reeltok.train.launch import train
 from reeltok.train.logbook import read_lines
 from reeltok.train.loop import run_task
@@ -204,7 +204,7 @@ def test_frozen_parts_do_not_move(clips: Path, tmp_path: Path) -> None:
 
     changes = {"loop.schedule.steps": "2", "loop.freeze": '["encoder", "quantizer"]'}
     recipe = change(small_recipe(), changes)
-    before = build(recipe).state_dict()
+    before = build_model(recipe).state_dict()
     after = train(recipe, data=clips, out=tmp_path, device="cpu").model.tokenizer.state_dict()
     moved = {key for key in before if not torch.equal(before[key], after[key])}
     assert moved

@@ -9,7 +9,7 @@ from small_run import small_recipe
 from reeltok.configuration import merge
 from reeltok.recipes import find_recipe
 from reeltok.train import dry_run
-from reeltok.train.build import build
+from reeltok.train.build import build_model
 from reeltok.train.launch import train
 from reeltok.train.recipes import RECIPES, as_json, change
 
@@ -47,7 +47,7 @@ def test_what_is_like_no_recipe_gets_the_list_alone() -> None:
 )
 def test_unknown_settings_name_the_nearest(key: str, near: str) -> None:
     with pytest.raises(ValueError, match=f"settings of default.*did you mean '{near}'") as error:
-        build(change(small_recipe(), {key: "[4]"}))
+        build_model(change(small_recipe(), {key: "[4]"}))
     assert "\n" not in str(error.value)
 
 
@@ -96,25 +96,25 @@ def test_settings_are_merged_deeply() -> None:
 
 
 def test_models_are_built_from_the_seed() -> None:
-    one, two = (build(small_recipe()).state_dict() for _ in range(2))
+    one, two = (build_model(small_recipe()).state_dict() for _ in range(2))
     assert all(torch.equal(one[key], two[key]) for key in one)
-    other = build(change(small_recipe(), {"loop.seed": "1"})).state_dict()
+    other = build_model(change(small_recipe(), {"loop.seed": "1"})).state_dict()
     assert any(not torch.equal(one[key], other[key]) for key in one)
 
 
 def test_trained_weights_are_taken_up_and_must_fit(tmp_path: Path) -> None:
-    build(small_recipe()).save_pretrained(tmp_path / "model")
+    build_model(small_recipe()).save_pretrained(tmp_path / "model")
     changes = {"model": str(tmp_path / "model"), "start": "trained", "loop.seed": "9"}
-    taken = build(change(small_recipe(), changes)).state_dict()
-    own = build(small_recipe()).state_dict()
+    taken = build_model(change(small_recipe(), changes)).state_dict()
+    own = build_model(small_recipe()).state_dict()
     assert all(torch.equal(own[key], taken[key]) for key in own)
     with pytest.raises(ValueError, match=r"do not fit settings=.*differs"):
-        build(change(small_recipe(), {**changes, "settings.width": "16"}))
+        build_model(change(small_recipe(), {**changes, "settings.width": "16"}))
 
 
 def test_dry_run_counts_and_measures() -> None:
     found = dry_run(small_recipe(), device="cpu")
-    assert found.parameters == sum(p.numel() for p in build(small_recipe()).parameters())
+    assert found.parameters == sum(p.numel() for p in build_model(small_recipe()).parameters())
     assert found.steps_per_second > 0
     assert 0.1 < found.memory_gb < 50
 

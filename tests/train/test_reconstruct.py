@@ -16,7 +16,7 @@ from reeltok.models.reftok.network import RefTok
 from reeltok.models.vidtok.network import VidTok
 from reeltok.nn.quantizers import FSQConfig, Quantized
 from reeltok.tokenizer.contract import Reconstruction, Tokenizer
-from reeltok.train.build import build
+from reeltok.train.build import build_model
 from reeltok.train.clips import Batch
 from reeltok.train.discriminators import DiscriminatorConfig
 from reeltok.train.launch import train
@@ -34,7 +34,7 @@ def batch(frames: int = 5, size: int = 32) -> Batch:
 
 
 def tiny() -> VidTok:
-    tokenizer = build(change(small_recipe(), {"settings.quantizer.regularization": "true"}))
+    tokenizer = build_model(change(small_recipe(), {"settings.quantizer.regularization": "true"}))
     assert isinstance(tokenizer, VidTok)
     return tokenizer
 

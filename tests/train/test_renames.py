@@ -13,7 +13,7 @@ from small_run import small_recipe
 import reeltok
 from reeltok.recipes import find_recipe
 from reeltok.train import renames
-from reeltok.train.checkpoint import Saver, find_checkpoints, load
+from reeltok.train.checkpoint import Saver, find_checkpoints, load_tensors
 from reeltok.train.launch import train
 from reeltok.train.recipe import as_json, change
 from reeltok.train.run import Run
@@ -153,7 +153,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     (run / "recipe.json").write_text("{}")
     renames.rename_folder(run, tmp_path / "new")
     into = {"discriminator.weight": torch.zeros(3)}
-    load(find_checkpoints(tmp_path / "new")[0], into)
+    load_tensors(find_checkpoints(tmp_path / "new")[0], into)
     assert into["discriminator.weight"].eq(1).all()
     file = next((run / "checkpoints").glob("*/*.distcp"))
     file.write_bytes(file.read_bytes()[:-1])

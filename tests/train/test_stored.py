@@ -16,7 +16,7 @@ from torch.distributed.checkpoint import metadata as written
 
 from reeltok.files.atomic import sha256
 from reeltok.train import change, train
-from reeltok.train.checkpoint import Saver, find_checkpoints, load
+from reeltok.train.checkpoint import Saver, find_checkpoints, load_tensors
 from reeltok.train.logbook import draw_runs
 from reeltok.train.loop import run_task
 from reeltok.train.optimizers import OptimizerConfig, ScheduleConfig
@@ -133,7 +133,7 @@ def test_what_training_writes_is_read(tmp_path: Path, dtype: torch.dtype) -> Non
     tensors["a"] = tensors["a"].contiguous(memory_format=torch.channels_last)
     Saver(tmp_path).save(1, tensors, {})
     into = {name: torch.zeros_like(value) for name, value in tensors.items()}
-    load(find_checkpoints(tmp_path)[0], into)
+    load_tensors(find_checkpoints(tmp_path)[0], into)
     assert all(value.eq(1).all() for value in into.values())
 
 

@@ -11,9 +11,9 @@ from reeltok.generate.recipes import GENERATORS
 from reeltok.generate.training import try_generator
 from reeltok.recipes import find_recipe
 from reeltok.train import Recipe, change, dry_run
-from reeltok.train.build import build
+from reeltok.train.build import build_model
 from reeltok.train.clips import Batch
-from reeltok.train.trial import Trial, extrapolate
+from reeltok.train.trial import TimedBatch, extrapolate
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +42,7 @@ def test_a_small_batch_is_tried_whole(seen: list[int]) -> None:
     found = dry_run(small_recipe(), device="cpu")
     assert (found.clips, found.measured, found.estimated) == (4, (4,), False)
     assert seen == [4, 4]
-    assert found.parameters == sum(p.numel() for p in build(small_recipe()).parameters())
+    assert found.parameters == sum(p.numel() for p in build_model(small_recipe()).parameters())
 
 
 @pytest.mark.parametrize("accumulate", [1, 4])
@@ -55,8 +55,8 @@ def test_a_large_batch_is_estimated_from_few_clips(seen: list[int], accumulate: 
 
 
 def test_an_estimate_is_a_line_through_two_steps() -> None:
-    small = Trial(clips=1, seconds=3.0, memory_gb=2.0)
-    large = Trial(clips=2, seconds=5.0, memory_gb=2.5)
+    small = TimedBatch(clips=1, seconds=3.0, memory_gb=2.0)
+    large = TimedBatch(clips=2, seconds=5.0, memory_gb=2.5)
     found = extrapolate(small, large, clips=10)
     assert (found.clips, found.seconds, found.memory_gb) == (10, 21.0, 6.5)
     busy = extrapolate(replace(small, seconds=9.0, memory_gb=3.0), large, clips=10)

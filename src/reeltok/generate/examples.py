@@ -22,7 +22,7 @@ from reeltok.generate.recipes import GeneratorRecipe
 from reeltok.generate.sit import FlowConfig
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokens import reel
-from reeltok.train.data import ClipSource, resize
+from reeltok.train.data import ClipSource, resize_square
 from reeltok.video.record import to_unit
 
 
@@ -50,7 +50,7 @@ def pieces_of(recipe: GeneratorRecipe, source: ClipSource, clips: list[Clip]) ->
         starts = range(0, clip.frames - span + 1, recipe.every or span)
         for start in starts[: recipe.most]:
             cut = source.frames[clip].cut(slice(start, start + span, stride), square)
-            x, name = resize(to_unit(cut), window.size), f"{number:05d}-{start:06d}"
+            x, name = resize_square(to_unit(cut), window.size), f"{number:05d}-{start:06d}"
             yield Piece(name=name, clip=clip, start=start, x=x)
 
 

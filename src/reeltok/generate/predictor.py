@@ -10,7 +10,7 @@ from reeltok.generate import masked
 from reeltok.generate.folder import open_tokenizer
 from reeltok.generate.pipeline import continued
 from reeltok.generate.schedule import Sampling
-from reeltok.train.data import resize
+from reeltok.train.data import resize_square
 from reeltok.video.record import to_unit
 
 
@@ -45,7 +45,7 @@ class PriorPredictor:
         height, width = frames.shape[1:3]
         side = min(height, width)
         top, left = (height - side) // 2, (width - side) // 2
-        return resize(to_unit(frames[:, top : top + side, left : left + side]), self.size)
+        return resize_square(to_unit(frames[:, top : top + side, left : left + side]), self.size)
 
     def predict(
         self,

@@ -16,7 +16,7 @@ from reeltok.generate.sit import Statistics
 from reeltok.parallel import Rank
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.train.clips import DataConfig, Window
-from reeltok.train.launch import open_source
+from reeltok.train.launch import open_clip_source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +70,6 @@ def encode_clips(tokenizer: Tokenizer, clip: ClipSpec, data: str | Path) -> Late
         data=DataConfig(windows=(window,), holdout=0.0, cache="none"),
     )
     with scratch() as base:
-        source = open_source(recipe, data, base / "run", Rank(device=torch.device("cpu")))
+        source = open_clip_source(recipe, data, base / "run", Rank(device=torch.device("cpu")))
         keep_latents(tokenizer, pieces_of(recipe, source, source.train), base / "latents")
         return read_latents(base / "latents", clip)

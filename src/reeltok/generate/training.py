@@ -21,7 +21,7 @@ from reeltok.models.reftok.network import RefTok
 from reeltok.parallel import Rank, in_turn, init_distributed
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.train.checks import require_groups_named, require_new, require_shares
-from reeltok.train.launch import begin, open_source
+from reeltok.train.launch import begin, open_clip_source
 from reeltok.train.loop import run_task
 from reeltok.train.run import Run, Task
 from reeltok.train.trial import DryRun, try_steps
@@ -54,7 +54,7 @@ def train_generator(
         require_shares(recipe, at.world)
         tokenizer = zoo.load(recipe.tokenizer, code=False)
         config = describe(recipe, tokenizer)
-        source = open_source(recipe, data, out, at)
+        source = open_clip_source(recipe, data, out, at)
         require_groups_named(recipe.groups, (*source.train, *source.held))
         with in_turn(at):
             folder = precompute(recipe, tokenizer.to(at.device), config, source, out)

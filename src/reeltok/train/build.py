@@ -13,7 +13,7 @@ from reeltok.tokenizer.folder import dump_config
 from reeltok.train.recipe import Recipe
 
 
-def build(recipe: Recipe) -> Tokenizer:
+def build_model(recipe: Recipe) -> Tokenizer:
     """The model of a recipe, fresh from the recipe's seed or trained.
 
     ValueError where trained weights do not fit `settings`.
@@ -23,7 +23,7 @@ def build(recipe: Recipe) -> Tokenizer:
         raise ValueError(f"{recipe.model} is of diffusers: train it there, or name a model of ours")
     kind, network = zoo.FAMILIES[family]
     before = dump_config(config)
-    start = settled(before) if recipe.start == "trained" else before
+    start = round_from_start(before) if recipe.start == "trained" else before
     tree = merge(start, recipe.settings)
     torch.manual_seed(recipe.loop.seed)
     settings: Any = parse(tree, f"settings of {recipe.model}", kind)
@@ -45,17 +45,17 @@ def build(recipe: Recipe) -> Tokenizer:
             )
         model.load_state_dict(weights)
         rests = {"encoder", "quantizer"} <= set(recipe.loop.freeze) and not model.loops
-        if rests and settled(tree) == settled(before):
+        if rests and round_from_start(tree) == round_from_start(before):
             model.reads = (*trained.reads, trained.hash())
     return model
 
 
-def settled(tree: Mapping[str, Any]) -> dict[str, Any]:
+def round_from_start(tree: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration whose codes are rounded from the first step: its weights are trained."""
     found = dict(tree)
     for name in ("body", "quantizer"):
         if isinstance(inner := tree.get(name), Mapping):
-            found[name] = settled(inner)
+            found[name] = round_from_start(inner)
     return found | ({"rounding_from": 0} if "rounding_from" in tree else {})
 
 

@@ -52,7 +52,7 @@ def find_checkpoints(run: Path) -> list[Checkpoint]:
     return sorted(found, key=lambda checkpoint: checkpoint.step)
 
 
-def gather(
+def named_tensors(
     modules: Mapping[str, nn.Module], optimizers: Mapping[str, list[Optimizer]]
 ) -> dict[str, Tensor]:
     """All tensors of modules (`name.parameter`) and optimizers (`name@parameter@state`)."""
@@ -72,12 +72,12 @@ def gather(
     return tensors
 
 
-def prepare(
+def allocate_states(
     checkpoint: Checkpoint,
     modules: Mapping[str, nn.Module],
     optimizers: Mapping[str, list[Optimizer]],
 ) -> None:
-    """Give fresh optimizers empty states of the stored shapes, to be filled by `load`.
+    """Give fresh optimizers empty states of the stored shapes, to be filled by `load_tensors`.
 
     ValueError where the states are those of another model or kind of optimizer.
     """
@@ -121,7 +121,7 @@ def stored_tensors(checkpoint: Checkpoint) -> dict[str, TensorStorageMetadata]:
     return {k: v for k, v in found.items() if isinstance(v, TensorStorageMetadata)}
 
 
-def load(checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> dict[str, Any]:
+def load_tensors(checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> dict[str, Any]:
     """Fill `tensors` in place from a checkpoint and return its numbers (`run.json`).
 
     Raises ValueError where the files were altered or cut (naming the last good checkpoint) and

@@ -20,7 +20,7 @@ from torch import Tensor
 from reeltok.data.clip import Clip
 from reeltok.files.text import printable
 from reeltok.train.clips import Batch, ClipError, DataConfig, Window
-from reeltok.train.frames import Frames
+from reeltok.train.frames import ClipFrames
 from reeltok.train.synthetic import moving_still
 from reeltok.video.record import to_unit
 
@@ -48,7 +48,9 @@ class ClipSource:
     >>> ClipSource(opened, config, seed=0).batch(step=7).x.shape
     """
 
-    def __init__(self, clips: Mapping[Clip, Frames], config: DataConfig, *, seed: int = 0) -> None:
+    def __init__(
+        self, clips: Mapping[Clip, ClipFrames], config: DataConfig, *, seed: int = 0
+    ) -> None:
         if config.lively and config.cache == "none":
             raise ValueError(
                 "data.lively compares frames, which data.cache=none would decode thrice"
@@ -172,7 +174,9 @@ class ClipSource:
             return made.to(still.device)
         stop = drawn.start + (window.frames - 1) * drawn.stride + 1
         times = slice(drawn.start, stop, drawn.stride)
-        x = resize(to_unit(frames.cut(times, (drawn.top, drawn.left, drawn.side))), window.size)
+        x = resize_square(
+            to_unit(frames.cut(times, (drawn.top, drawn.left, drawn.side))), window.size
+        )
         return x.flip(-1) if drawn.mirrored else x
 
     def batch(self, step: int, *, rank: int = 0, world: int = 1) -> Batch:
@@ -187,13 +191,13 @@ class ClipSource:
             side = clip.short
             square = ((clip.height - side) // 2, (clip.width - side) // 2, side)
             cut = self.frames[clip].cut(slice(0, self.config.validation.frames), square)
-            yield collate([(resize(to_unit(cut), self.config.validation.size), clip)])
+            yield collate([(resize_square(to_unit(cut), self.config.validation.size), clip)])
 
     @property
     def validation_clips(self) -> list[Clip]:
         """The held-out clips for validation: `config.validation.batch` over all groups."""
         window = self.config.validation
-        return spread([c for c in self.held if c.frames >= window.frames], window.batch)
+        return balance_groups([c for c in self.held if c.frames >= window.frames], window.batch)
 
 
 def collate(made: list[tuple[Tensor, Clip]]) -> Batch:
@@ -202,7 +206,7 @@ def collate(made: list[tuple[Tensor, Clip]]) -> Batch:
     return Batch(x=x, names=tuple(c.name for _, c in made), groups=tuple(c.group for _, c in made))
 
 
-def spread(clips: list[Clip], limit: int) -> list[Clip]:
+def balance_groups(clips: list[Clip], limit: int) -> list[Clip]:
     """At most `limit` clips, one of each group in turn, in a fixed order."""
     order = sorted(clips, key=lambda clip: hashlib.sha256(clip.name.encode()).digest())
     turn = Counter[str]()
@@ -213,7 +217,7 @@ def spread(clips: list[Clip], limit: int) -> list[Clip]:
     return [clip for _, _, clip in sorted(ranked, key=lambda entry: entry[:2])][:limit]
 
 
-def resize(x: Float[Tensor, "1 c t h w"], size: int) -> Float[Tensor, "1 c t s s"]:
+def resize_square(x: Float[Tensor, "1 c t h w"], size: int) -> Float[Tensor, "1 c t s s"]:
     """Square frames at `size` pixels, antialiased bilinear."""
     if x.shape[-2:] == (size, size):
         return x

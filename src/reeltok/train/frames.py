@@ -28,7 +28,7 @@ from reeltok.video.timing import Plan
 
 
 @dataclass(frozen=True, kw_only=True)
-class Broken:
+class BrokenClip:
     """A clip that cannot be decoded, and why."""
 
     name: str
@@ -40,7 +40,7 @@ class Broken:
 
 
 @dataclass(frozen=True, eq=False)
-class Frames:
+class ClipFrames:
     """The frames of one clip: uint8 "t h w 3" held somewhere, or nothing (decoded on demand)."""
 
     clip: Clip
@@ -75,7 +75,7 @@ class Frames:
 
 def open_clips(
     clips: Iterable[Clip], config: DataConfig, *, cache: Path, device: torch.device | str = "cpu"
-) -> tuple[dict[Clip, Frames], list[Broken]]:
+) -> tuple[dict[Clip, ClipFrames], list[BrokenClip]]:
     """Every clip that decodes, with its true frame count, rate and size; and those that do not.
 
     Files of the decode-once cache go to `cache`. Raises ValueError where not one clip decodes.
@@ -83,24 +83,24 @@ def open_clips(
     clips = list(clips)
     with ThreadPoolExecutor(config.workers) as pool:
         probed = list(pool.map(lambda clip: _probe(clip, config), clips))
-        whole = [entry for entry in probed if isinstance(entry, Frames)]
+        whole = [entry for entry in probed if isinstance(entry, ClipFrames)]
         cap = frame_cap([entry.clip for entry in whole], config)
         kept = list(pool.map(lambda entry: _keep(entry, config, cap, cache, device), whole))
-    broken = [entry for entry in (*probed, *kept) if isinstance(entry, Broken)]
-    opened = {entry.clip: entry for entry in kept if isinstance(entry, Frames)}
+    broken = [entry for entry in (*probed, *kept) if isinstance(entry, BrokenClip)]
+    opened = {entry.clip: entry for entry in kept if isinstance(entry, ClipFrames)}
     if not opened:
         raise ValueError(f"none of {len(clips)} clips decodes; the first: {broken[0]}")
     return opened, broken
 
 
-def _probe(clip: Clip, config: DataConfig) -> Frames | Broken:
+def _probe(clip: Clip, config: DataConfig) -> ClipFrames | BrokenClip:
     """A clip at the rate asked for, with what its file turned out to be; nothing is held yet."""
     try:
         with clip.stream(chunk=1, fps=config.fps, damage=config.damage) as video:
             found = measured(clip, video.frames, video)
-            return Frames(found, plan=video.plan, damage=config.damage)
+            return ClipFrames(found, plan=video.plan, damage=config.damage)
     except (OSError, ValueError) as error:
-        return Broken(name=clip.name, reason=str(error))
+        return BrokenClip(name=clip.name, reason=str(error))
 
 
 def measured(clip: Clip, frames: int, video: Stream) -> Clip:
@@ -132,8 +132,8 @@ def _kept_size(clip: Clip, config: DataConfig) -> tuple[int, int]:
 
 
 def _keep(
-    found: Frames, config: DataConfig, cap: int, cache: Path, device: torch.device | str
-) -> Frames | Broken:
+    found: ClipFrames, config: DataConfig, cap: int, cache: Path, device: torch.device | str
+) -> ClipFrames | BrokenClip:
     if config.cache == "none":
         return found
     clip, size = found.clip, _kept_size(found.clip, config)
@@ -145,11 +145,11 @@ def _keep(
         try:
             held = _decode(clip, config, size, cap)
         except (OSError, ValueError) as error:
-            return Broken(name=clip.name, reason=str(error))
+            return BrokenClip(name=clip.name, reason=str(error))
         if config.cache == "disk":
             held = _map(held, target)
     clip = replace(clip, frames=len(held), height=held.shape[1], width=held.shape[2])
-    return Frames(clip, torch.from_numpy(held).to(device) if config.cache == "device" else held)
+    return ClipFrames(clip, torch.from_numpy(held).to(device) if config.cache == "device" else held)
 
 
 def _decode(clip: Clip, config: DataConfig, size: tuple[int, int], cap: int) -> np.ndarray:
@@ -183,7 +183,7 @@ class Checked:
     clips: int
     frames: int
     seconds: float
-    broken: tuple[Broken, ...]
+    broken: tuple[BrokenClip, ...]
     damaged: dict[str, int]  # frames that were left out, by the name of the clip
     report: Path
     clean: Path
@@ -205,7 +205,7 @@ def check(
     clips = find_clips(data)
     with ThreadPoolExecutor(workers) as pool:
         results = list(pool.map(lambda clip: _count(clip, damage), clips))
-    broken = tuple(entry for entry in results if isinstance(entry, Broken))
+    broken = tuple(entry for entry in results if isinstance(entry, BrokenClip))
     read = [entry for entry in results if isinstance(entry, _Counted)]
     whole = [entry.clip for entry in read]
     if not whole:
@@ -233,16 +233,16 @@ class _Counted:
     damaged: int
 
 
-def _count(clip: Clip, damage: Damage) -> _Counted | Broken:
+def _count(clip: Clip, damage: Damage) -> _Counted | BrokenClip:
     """Decode to the end; a stream that stops early or changes size in between raises inside."""
     try:
         with clip.stream(damage=damage) as video:
             frames = sum(len(part) for part in video)
             if frames == 0:
-                return Broken(name=clip.name, reason="no frame decodes")
+                return BrokenClip(name=clip.name, reason="no frame decodes")
             return _Counted(clip=measured(clip, frames, video), damaged=video.damaged)
     except (OSError, ValueError) as error:
-        return Broken(name=clip.name, reason=str(error))
+        return BrokenClip(name=clip.name, reason=str(error))
 
 
 def _write_lists(found: Checked, whole: list[Clip]) -> None:

@@ -13,7 +13,7 @@ from reeltok.metrics.lpips import LPIPS
 from reeltok.models.coordtok.network import CoordTok
 from reeltok.parallel import Rank, in_turn, init_distributed
 from reeltok.tokenizer.contract import Tokenizer
-from reeltok.train.build import build
+from reeltok.train.build import build_model
 from reeltok.train.checks import (
     hold_out,
     never_reached,
@@ -62,11 +62,11 @@ def train(
         require_shares(recipe, at.world)
         last = last_checkpoint(out) if resume else None
         require_windows(recipe, first=last.step if last else 0)
-        tokenizer = build(recipe)
+        tokenizer = build_model(recipe)
         tokenizer.name = out.resolve().name  # its own: these weights are not the preset's
         if make_task is None:
             require_groups(recipe, tokenizer)
-        source = open_source(recipe, data, out, at)
+        source = open_clip_source(recipe, data, out, at)
         if recipe.data.holdout and not source.validation_clips:
             validate_on_training(source, at)
         task = (make_task or reconstruction(score))(tokenizer, recipe, source)
@@ -118,7 +118,7 @@ def need_planes(tokenizer: Tokenizer) -> CoordTok:
     return tokenizer
 
 
-def open_source(recipe: Planned, data: str | Path, out: Path, at: Rank) -> ClipSource:
+def open_clip_source(recipe: Planned, data: str | Path, out: Path, at: Rank) -> ClipSource:
     """The clips of `data`, opened; what is broken or too short is said once."""
     listed = find_clips(data, column=recipe.data.column)
     cache = cache_folder("decoded")

@@ -47,7 +47,7 @@ class Log:
         self.board = open_board(out) if run.config.tensorboard else None
         kept = [line for line in read_lines(self.path) if line["step"] <= since]
         write_file(self.path, "".join(json.dumps(line) + "\n" for line in kept))
-        self.table = Table(run.config.schedule.steps) if sys.stderr.isatty() else None
+        self.table = LiveTable(run.config.schedule.steps) if sys.stderr.isatty() else None
 
     def __enter__(self) -> "Log":
         if self.table is not None:
@@ -88,7 +88,7 @@ class Log:
             return
         line = {"step": line["step"], "time": round(time.monotonic() - self.began, 2), **line}
         with named(self.path), self.path.open("a") as file:
-            file.write(json.dumps({k: finite(v) for k, v in line.items()}) + "\n")
+            file.write(json.dumps({k: none_if_infinite(v) for k, v in line.items()}) + "\n")
         if self.board is not None:
             for name, value in line.items():
                 if isinstance(value, float):
@@ -96,10 +96,10 @@ class Log:
         if self.table is not None:
             self.table.show(line)
         else:
-            print(shown(line), file=sys.stderr, flush=True)
+            print(format_line(line), file=sys.stderr, flush=True)
 
 
-def shown(line: Line) -> str:
+def format_line(line: Line) -> str:
     """A line of the log for people: a flag by its name alone, numbers to four digits."""
     parts = []
     for name, value in line.items():
@@ -110,7 +110,7 @@ def shown(line: Line) -> str:
     return "  ".join(parts)
 
 
-def finite(value: Any) -> Any:
+def none_if_infinite(value: Any) -> Any:
     """JSON has no infinity and no NaN: None stands for them."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
@@ -126,7 +126,7 @@ def open_board(out: Path) -> Any:
     return SummaryWriter(str(out / "tensorboard"))
 
 
-class Table:
+class LiveTable:
     """The latest numbers on a terminal, with steps per second and the time left."""
 
     def __init__(self, steps: int) -> None:
@@ -221,8 +221,8 @@ def draw_curves(axes: Any, curves: Mapping[str, list[tuple[int, float]]], title:
     """Curves over the steps under one title; several with their names."""
     for name, points in curves.items():
         steps, values = zip(*points, strict=True)
-        shown = [max(-TALLEST, min(TALLEST, value)) for value in values]
-        axes.plot(steps, shown, linewidth=1, label=name)
+        heights = [max(-TALLEST, min(TALLEST, value)) for value in values]
+        axes.plot(steps, heights, linewidth=1, label=name)
     if len(curves) > 1:
         axes.legend(fontsize=7, loc="upper right")
     axes.set_title(printable(title)[:60], fontsize=9, parse_math=False)

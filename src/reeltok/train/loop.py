@@ -131,7 +131,7 @@ def run_task(
     return run
 
 
-def take_steps(run: Run, feed: Feed, saver: checkpoints.Saver, log: Log, stop: "Stop") -> None:
+def take_steps(run: Run, feed: Feed, saver: checkpoints.Saver, log: Log, stop: "StopFlag") -> None:
     """The steps that are left, or those until someone asks to stop; with all that falls due."""
     config, saved = run.config, time.monotonic()
     while run.step < config.schedule.steps:
@@ -143,14 +143,14 @@ def take_steps(run: Run, feed: Feed, saver: checkpoints.Saver, log: Log, stop: "
         late = time.monotonic() - saved > 60 * config.minutes
         stopping, late = any_rank(run.at, stop.is_set(), late)
         if last or stopping or late or run.step % (config.save_every or sys.maxsize) == 0:
-            keep(run, saver)
+            save_checkpoint(run, saver)
             saved = time.monotonic()
         if stopping and not last:
             log.event(run.step, stopped="SIGTERM")
             return
 
 
-def keep(run: Run, saver: checkpoints.Saver) -> None:
+def save_checkpoint(run: Run, saver: checkpoints.Saver) -> None:
     """A checkpoint, and the model with its mean weights in `model/`."""
     saver.save(run.step, run.tensors(), run.numbers())
     run.export(saver.run / "model")
@@ -216,9 +216,9 @@ def validate(run: Run, log: Log, out: Path) -> None:
 
 
 @contextmanager
-def asked_to_stop() -> Iterator["Stop"]:
+def asked_to_stop() -> Iterator["StopFlag"]:
     """A flag that SIGTERM sets while this lasts."""
-    stop = Stop()
+    stop = StopFlag()
     before = signal.signal(signal.SIGTERM, stop.set)
     try:
         yield stop
@@ -226,7 +226,7 @@ def asked_to_stop() -> Iterator["Stop"]:
         signal.signal(signal.SIGTERM, before)
 
 
-class Stop:
+class StopFlag:
     """Whether the run was asked to stop."""
 
     def __init__(self) -> None:

@@ -174,11 +174,11 @@ def require_matches(module: nn.Module, parts: Iterable[str], setting: str) -> No
         if not any(part in name for name in names):
             raise ValueError(
                 f"{setting} names {part!r}, which no parameter's name has in it: "
-                f"{hint(part, parts_of(names))}"
+                f"{hint(part, first_two_levels(names))}"
             )
 
 
-def parts_of(names: Iterable[str]) -> list[str]:
+def first_two_levels(names: Iterable[str]) -> list[str]:
     """What the names of parameters begin with, two levels deep: for people to choose from."""
     found = {".".join(name.removeprefix("tokenizer.").split(".")[:2]) for name in names}
     return sorted(found)

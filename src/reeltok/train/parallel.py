@@ -71,7 +71,7 @@ def no_sync(module: nn.Module, last: bool) -> AbstractContextManager:
 
 
 @contextmanager
-def gathered(module: nn.Module) -> Iterator[None]:
+def unsharded(module: nn.Module) -> Iterator[None]:
     """Inside, every parameter that FSDP2 spread is whole on every process."""
     parts = [m for m in module.modules() if isinstance(m, FSDPModule)]
     for part in parts:

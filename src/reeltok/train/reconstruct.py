@@ -72,7 +72,7 @@ class Trained(nn.Module):
 
 
 @dataclass(frozen=True)
-class Made:
+class AdversarialPair:
     """What the discriminator compares."""
 
     real: Float[Tensor, "b c t h w"]
@@ -135,7 +135,7 @@ class Reconstruct:
         frames = config.weight * pixel_loss(x, y, kind, floor=config.log_mse_floor)
         terms = {kind: frames.mean(), **made.quantized.terms}
         if self.perceptual is not None and step >= config.perceptual_first:
-            distance = self.perceptual(flat(x), flat(y)).view(frames.shape)
+            distance = self.perceptual(as_images(x), as_images(y)).view(frames.shape)
             terms["lpips"] = distance.mean()
             frames = frames + config.perceptual * distance
         kept = self.scaled(frames, x)
@@ -152,7 +152,7 @@ class Reconstruct:
                 weight = adaptive_weight(kept, adversarial, self.last_weight())
             terms |= {"adversarial": adversarial, "adaptive": weight}
             total = total + config.discriminator.weight * weight * adversarial
-        return Losses(total, terms, Made(real=x, fake=y.detach()))
+        return Losses(total, terms, AdversarialPair(real=x, fake=y.detach()))
 
     def last_weight(self) -> nn.Parameter:
         """Where the adaptive weight compares gradients; ValueError where it is frozen."""
@@ -173,7 +173,7 @@ class Reconstruct:
             frames = frames / log_variance.exp() + log_variance
         return frames.mean() * values
 
-    def discriminator_loss(self, made: Made, step: int) -> Losses:
+    def discriminator_loss(self, made: AdversarialPair, step: int) -> Losses:
         """The discriminator's loss on what the generator made."""
         config = self.config.discriminator
         assert config is not None
@@ -217,7 +217,7 @@ class Reconstruct:
         self.trained.tokenizer.save_pretrained(folder)
 
 
-def flat(x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "bt c h w"]:
+def as_images(x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "bt c h w"]:
     return x.transpose(1, 2).flatten(0, 1)
 
 

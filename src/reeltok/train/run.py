@@ -18,7 +18,7 @@ from reeltok.configuration import hint, parse
 from reeltok.parallel import Rank
 from reeltok.train import checkpoint as checkpoints
 from reeltok.train.optimizers import OptimizerConfig, ScheduleConfig, build_optimizers
-from reeltok.train.parallel import Strategy, gathered, total_norm, whole, wrap
+from reeltok.train.parallel import Strategy, total_norm, unsharded, whole, wrap
 from reeltok.train.schedule import Schedule
 
 
@@ -126,15 +126,15 @@ class EMA:
     def swapped(self, module: nn.Module) -> Iterator[None]:
         """Inside, `module` holds the mean; afterwards its own weights, to the bit."""
         own = {name: p.detach().clone() for name, p in module.named_parameters()}
-        place(module, self.weights)
+        copy_weights(module, self.weights)
         try:
             yield
         finally:
-            place(module, own)
+            copy_weights(module, own)
 
 
 @torch.no_grad()
-def place(module: nn.Module, weights: dict[str, Tensor]) -> None:
+def copy_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
     """Copy weights into the parameters of the same name."""
     live = dict(module.named_parameters())
     for name, value in weights.items():
@@ -234,7 +234,7 @@ class Run:
 
     def validate(self) -> dict[str, float]:
         """The task's scores of the mean weights."""
-        with self.ema_weights(), gathered(self.loss), self.autocast():
+        with self.ema_weights(), unsharded(self.loss), self.autocast():
             scores = self.task.validate(self.step)
         self.train()
         return scores
@@ -242,7 +242,7 @@ class Run:
     def tensors(self) -> dict[str, Tensor]:
         """All that a checkpoint holds but for the counters."""
         mean = self.ema.weights if self.ema else {}
-        return checkpoints.gather(self.modules, self.optimizers) | {
+        return checkpoints.named_tensors(self.modules, self.optimizers) | {
             f"ema.{name}": weight for name, weight in mean.items()
         }
 
@@ -257,8 +257,8 @@ class Run:
     def load(self, found: checkpoints.Checkpoint) -> None:
         """Continue from a checkpoint. Raises ValueError where it is damaged or of another model."""
         checkpoints.verify(found)
-        checkpoints.prepare(found, self.modules, self.optimizers)
-        counters = read_counters(found, checkpoints.load(found, self.tensors()))
+        checkpoints.allocate_states(found, self.modules, self.optimizers)
+        counters = read_counters(found, checkpoints.load_tensors(found, self.tensors()))
         self.step, self.best, self.skipped = found.step, counters.best, counters.skipped
         steps = self.config.schedule.steps
         if self.step > steps:

@@ -15,7 +15,7 @@ import torch
 
 from reeltok.metrics.lpips import random_lpips
 from reeltok.parallel import Rank, init_distributed
-from reeltok.train.build import build
+from reeltok.train.build import build_model
 from reeltok.train.checks import require_shares
 from reeltok.train.clips import Batch, Window
 from reeltok.train.launch import MakeTask, reconstruction
@@ -47,7 +47,7 @@ class DryRun:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
+class TimedBatch:
     """How long a step of `clips` clips took, and the most memory up to its end."""
 
     clips: int
@@ -67,9 +67,9 @@ def dry_run(
         require_shares(recipe, at.world)
         window = max(recipe.data.windows, key=lambda w: w.batch * w.frames * w.size**2)
         try:
-            tokenizer = build(recipe)
+            tokenizer = build_model(recipe)
         except FileNotFoundError:
-            tokenizer = build(replace(recipe, start="fresh", warm=None))
+            tokenizer = build_model(replace(recipe, start="fresh", warm=None))
         task = (make_task or reconstruction(lpips=random_lpips))(tokenizer, recipe, None)
 
         def noise(clips: int) -> Batch:
@@ -104,15 +104,15 @@ def try_steps(
     )
 
 
-def try_batch(run: Run, batch: Any) -> Trial:
+def try_batch(run: Run, batch: Any) -> TimedBatch:
     """A step on a batch."""
     began = time.monotonic()
     train_step(run, batch.to(run.at.device))  # reads its loss, so it has ended
     seconds = time.monotonic() - began
-    return Trial(clips=len(batch), seconds=seconds, memory_gb=peak_memory_gb(run.at.device))
+    return TimedBatch(clips=len(batch), seconds=seconds, memory_gb=peak_memory_gb(run.at.device))
 
 
-def extrapolate(small: Trial, large: Trial, *, clips: int) -> Trial:
+def extrapolate(small: TimedBatch, large: TimedBatch, *, clips: int) -> TimedBatch:
     """What a step of `clips` clips will take, from steps of fewer.
 
     Timings of busy machines cross: a clip is taken to cost at least half of its share in `large`.
@@ -121,7 +121,7 @@ def extrapolate(small: Trial, large: Trial, *, clips: int) -> Trial:
     each = max((large.seconds - small.seconds) / more, large.seconds / large.clips / 2)
     each_gb = max(0.0, large.memory_gb - small.memory_gb) / more
     left = clips - large.clips
-    return Trial(
+    return TimedBatch(
         clips=clips,
         seconds=large.seconds + left * each,
         memory_gb=large.memory_gb + left * each_gb,
