@@ -3,7 +3,7 @@
 import pytest
 from moving_clips import moving
 
-from reeltok.transcode.side_by_side import GAP, Comparison, Shown, together
+from reeltok.transcode.side_by_side import GAP, Comparison, SampledFrames, together
 
 
 def test_small_frames_have_no_ssim() -> None:
@@ -19,7 +19,7 @@ def test_wide_frames_stand_above_one_another() -> None:
 
 @pytest.mark.parametrize("frames", [1, 3, 48])
 def test_a_picture_shows_frames_from_the_whole_clip(frames: int) -> None:
-    shown, video = Shown(frames), moving(frames)
+    shown, video = SampledFrames(frames), moving(frames)
     for start in range(0, frames, 7):
         shown.add(video[start : start + 7], video[start : start + 7])
     assert len(shown.pairs) == min(4, frames)

@@ -16,7 +16,7 @@ from reeltok.tokens.reel import Reel, ReelWriter
 from reeltok.viewer.page import Form, Page
 from reeltok.viewer.pictures import draw_histogram, draw_map, draw_table, steps_of
 from reeltok.viewer.rooms import Room, Rooms, clean_name
-from reeltok.viewer.work import Limits, Offer, check_video, code, open_reel
+from reeltok.viewer.work import Limits, Offer, check_video, open_reel, round_trip
 
 
 def quiet(done: float, what: str) -> None:
@@ -52,7 +52,7 @@ def test_a_clip_is_coded_as_the_api_codes_it(offer: Offer, room: Room, clip: Pat
     said = []
     cut = check_video(clip, Limits(), 256)
     tell = lambda done, what: said.append((done, what))
-    result = code(offer, "discrete", clip, cut, room, tell)
+    result = round_trip(offer, "discrete", clip, cut, room, tell)
     with offer.use("discrete") as tokenizer:
         video = reeltok.read(clip)
         tokens = tokenizer.encode(video)
@@ -73,7 +73,7 @@ def test_a_clip_is_coded_as_the_api_codes_it(offer: Offer, room: Room, clip: Pat
 
 
 def test_what_is_kept_opens_again(offer: Offer, rooms: Rooms, clip: Path) -> None:
-    made = code(offer, "latent", clip, check_video(clip, Limits(), 256), rooms.of("a"), quiet)
+    made = round_trip(offer, "latent", clip, check_video(clip, Limits(), 256), rooms.of("a"), quiet)
     opened = open_reel(offer, made.reel, Limits(), rooms.of("b"), quiet)
     assert (opened.label, opened.psnr, opened.grid) == ("latent", None, made.grid)
     assert opened.video == opened.decoded
@@ -82,7 +82,7 @@ def test_what_is_kept_opens_again(offer: Offer, rooms: Rooms, clip: Path) -> Non
 
 def test_pictures(offer: Offer, room: Room, clip: Path) -> None:
     cut = check_video(clip, Limits(), 32)
-    results = [code(offer, label, clip, cut, room, quiet) for label in ("discrete", "latent")]
+    results = [round_trip(offer, label, clip, cut, room, quiet) for label in ("discrete", "latent")]
     for result in results:
         assert result.size == (32, 42)
         maps = [draw_map(result, step) for step in range(steps_of(result))]
@@ -99,7 +99,7 @@ def test_pictures(offer: Offer, room: Room, clip: Path) -> None:
 
 
 def test_tokens_in_a_row_make_a_square(offer: Offer, room: Room, clip: Path) -> None:
-    result = code(offer, "discrete", clip, check_video(clip, Limits(), 256), room, quiet)
+    result = round_trip(offer, "discrete", clip, check_video(clip, Limits(), 256), room, quiet)
     with Reel(result.reel) as reel:
         tokens = reel.tokens()
     flat = tokens.with_(ids=tokens.ids.flatten(1), grid=(tokens.ids.numel(),))
@@ -118,7 +118,7 @@ def test_two_at_once_do_not_mix(offer: Offer, rooms: Rooms, tmp_path: Path) -> N
 
     def visit(number: int) -> Any:
         room, path = rooms.of(f"visitor {number}"), paths[number % 2]
-        result = code(offer, "discrete", path, check_video(path, Limits(), 256), room, quiet)
+        result = round_trip(offer, "discrete", path, check_video(path, Limits(), 256), room, quiet)
         return result, room
 
     with ThreadPoolExecutor(4) as pool:
@@ -183,7 +183,7 @@ def bring(page: Page, name: str, data: bytes) -> str:
 
 def sentence(page: Page, work: Any, form: Form) -> str:
     """What the page says is wrong."""
-    with pytest.raises(RuntimeError) as caught, page.told(RuntimeError):
+    with pytest.raises(RuntimeError) as caught, page.complaints(RuntimeError):
         work(form, page.rooms.of("visitor"), quiet)
     return str(caught.value)
 
@@ -270,7 +270,7 @@ def test_work_stops_when_the_visitor_leaves(offer: Offer, rooms: Rooms, clip: Pa
         rooms.drop("a")
 
     with pytest.raises((ValueError, OSError)):
-        code(offer, "discrete", clip, check_video(clip, Limits(), 256), room, leave)
+        round_trip(offer, "discrete", clip, check_video(clip, Limits(), 256), room, leave)
     assert not room.folder.exists()
 
 

@@ -53,7 +53,7 @@ def demo(
     if video is None:
         draw_clip(clip)
     record = code(tokenizer, clip, cut, places)
-    return Report(data=record, text=told(record))
+    return Report(data=record, text=as_text(record))
 
 
 def cut_of(video: str | None) -> Cut:
@@ -83,7 +83,7 @@ def code(tokenizer: "Tokenizer", clip: str, cut: Cut, places: dict[str, str]) ->
     from reeltok.transcode.decode import counted, decode_frames
     from reeltok.transcode.encode import encode_file
     from reeltok.transcode.reconstruct import labels, watched
-    from reeltok.transcode.side_by_side import Comparison, Shown, alongside
+    from reeltok.transcode.side_by_side import Comparison, SampledFrames, alongside
     from reeltok.video.record import read, write
 
     reel_file, mp4, png = places.values()
@@ -92,7 +92,7 @@ def code(tokenizer: "Tokenizer", clip: str, cut: Cut, places: dict[str, str]) ->
         encoded = encode_file(tokenizer, clip, reel_file, cut=cut, on_progress=progress.of_file())
         made = record_of(Job(source=clip, target=reel_file), encoded)
         original = read(clip, **asdict(cut))
-        shown = Shown(len(original))
+        shown = SampledFrames(len(original))
         with Reel(reel_file) as reel:
             decoded = clock.around("decode", decode_frames(tokenizer, reel, 0, reel.frames))
             pairs = alongside(iter([original]), counted(decoded, progress.of_file(), reel.frames))
@@ -107,7 +107,7 @@ def code(tokenizer: "Tokenizer", clip: str, cut: Cut, places: dict[str, str]) ->
     return record
 
 
-def told(record: dict[str, Any]) -> str:
+def as_text(record: dict[str, Any]) -> str:
     """The record as a table for people."""
     frames = record["frames"]
     rates = {

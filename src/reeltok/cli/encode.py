@@ -80,7 +80,7 @@ def encode(
         outcomes = run_plan(plan, work, fits=fits, parallel=jobs, force=force, watcher=watcher)
     if not plan.named:
         return summarize(outcomes, done="encoded")
-    return Report(data=outcomes[0].record, text=told(outcomes[0].record), piped=plan.piped)
+    return Report(data=outcomes[0].record, text=as_text(outcomes[0].record), piped=plan.piped)
 
 
 def record_of(job: Job, made: "EncodedFile") -> dict[str, Any]:
@@ -90,7 +90,7 @@ def record_of(job: Job, made: "EncodedFile") -> dict[str, Any]:
     return record | {"seconds": made.seconds, "rate": made.rate}
 
 
-def told(record: dict[str, Any]) -> str:
+def as_text(record: dict[str, Any]) -> str:
     """The record of one file that was encoded or decoded, in two lines for people."""
     name = "standard output" if record["output"] == PIPE else record["output"]
     what = f"{name}: {count(record['frames'], 'frame')}"

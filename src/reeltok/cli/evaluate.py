@@ -115,7 +115,7 @@ def report_on(result: "Result", out: Path | None) -> Report:
         note(left_out(name, why))
     if out is not None:
         result.save(out)
-    return Report(data=flat(result), text=told(result))
+    return Report(data=flat(result), text=as_text(result))
 
 
 def open_own(
@@ -177,7 +177,7 @@ def flat(result: "Result") -> dict[str, Any]:
     return TypeAdapter(type(result)).dump_python(result, mode="json")
 
 
-def told(result: "Result") -> str:
+def as_text(result: "Result") -> str:
     """A result for people: a metric a line."""
     from reeltok.evaluate.results import describe, describe_data, note_left_out, printed
 

@@ -16,7 +16,7 @@ from reeltok.transcode.options import OnProgress, Watcher
 from reeltok.transcode.plan import Job, Plan
 from reeltok.wording import left_out, one_line
 
-Work = Callable[[Job, OnProgress], dict[str, Any]]
+MakeFile = Callable[[Job, OnProgress], dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,18 +35,18 @@ class Stopped(Exception):  # noqa: N818 (it is no error)
 def until(ended: Event, on_progress: OnProgress | None) -> OnProgress:
     """`on_progress` until `ended`, from when on it raises `Stopped`: nothing is left half done."""
 
-    def told(done: int, total: int) -> None:
+    def advance(done: int, total: int) -> None:
         if ended.is_set():
             raise Stopped
         if on_progress is not None:
             on_progress(done, total)
 
-    return told
+    return advance
 
 
 def run_plan(
     plan: Plan,
-    work: Work,
+    work: MakeFile,
     *,
     fits: Callable[[Job], bool],
     parallel: int = 1,

@@ -102,7 +102,7 @@ def decode_frames(
     if reel.info.batch != 1:
         raise ValueError(f"{reel.source.path} holds {reel.info.batch} clips: decode it in Python")
     span = tokenizer.span(reel, first, end)
-    parts = groups(tokenizer, reel, span, end, coding.chunk_for(reel.height, reel.width))
+    parts = token_parts(tokenizer, reel, span, end, coding.chunk_for(reel.height, reel.width))
     skip, zero = first - span.before, 0.0 if reel.times is None else float(reel.times[first])
     start = float(reel.settings.get("start", 0.0))
     start += first / (reel.fps or 1.0) if reel.times is None else zero
@@ -125,7 +125,9 @@ def naming(file: str, parts: Iterator[Video]) -> Iterator[Video]:
         raise error if file in str(error) else ValueError(f"{file}: {error}") from error
 
 
-def groups(tokenizer: Tokenizer, reel: Reel, span: Span, end: int, chunk: int) -> Iterator[Tokens]:
+def token_parts(
+    tokenizer: Tokenizer, reel: Reel, span: Span, end: int, chunk: int
+) -> Iterator[Tokens]:
     """The tokens of a span in parts of whole groups or windows, about `chunk` frames each.
 
     The span's frames, up to `end`, are shared out among groups; a decoder keeps what comes early.

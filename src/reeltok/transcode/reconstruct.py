@@ -25,7 +25,7 @@ from reeltok.transcode.options import (
     OnProgress,
     Writing,
 )
-from reeltok.transcode.side_by_side import PICTURES, Comparison, Pair, Shown, also_beside
+from reeltok.transcode.side_by_side import PICTURES, Comparison, Pair, SampledFrames, also_beside
 from reeltok.video.record import Stream, Video, write
 
 STAGES = ("read", "encode", "decode", "compare", "write")
@@ -82,7 +82,7 @@ def reconstruct_file(
         video.chunk = coding.chunk_for(video.height, video.width)
         warn_all(video.notes)
         writing = with_sound(writing, video)
-        shown = Shown(video.frames)
+        shown = SampledFrames(video.frames)
         frames = passed.frames(clock.around("read", video))
         tokens = tokenizer.stream_encode(frames, window=coding.chunk, tile=coding.tile)
         tokens = passed.tokens(clock.around("encode", tokens))

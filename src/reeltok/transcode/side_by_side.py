@@ -56,7 +56,7 @@ class Comparison:
         return {"psnr": self.mean_psnr, "ssim": self.mean_ssim}
 
 
-class Shown:
+class SampledFrames:
     """A few frames of a clip of `frames`, kept for a picture."""
 
     def __init__(self, frames: int) -> None:

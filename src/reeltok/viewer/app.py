@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from threading import Event
 from typing import Any
 
-from reeltok.viewer.page import SIDES, Form, Page, Work
+from reeltok.viewer.page import SIDES, Action, Form, Page
 from reeltok.viewer.pictures import caption, draw_histogram, draw_table, steps_of
 from reeltok.viewer.rooms import Room
 
@@ -40,7 +40,7 @@ CSS = """
 
 
 @dataclass(frozen=True)
-class Shown:
+class ResultView:
     """The parts of the page that show results."""
 
     box: Any
@@ -55,14 +55,14 @@ class Shown:
 
     @property
     def all(self) -> list[Any]:
-        """All of them, in the order of `fill`."""
+        """All of them, in the order of `result_values`."""
         return [
             *(self.box, self.numbers, self.choice, self.video, self.caption),
             *(self.step, self.map, self.histogram, self.files),
         ]
 
 
-def show_results() -> Shown:
+def show_results() -> ResultView:
     """The parts that show results, hidden until there are any."""
     import gradio as gr
 
@@ -86,10 +86,10 @@ def show_results() -> Shown:
             with gr.Column():
                 histogram = gr.HTML(elem_id="histogram")
                 files = gr.File(label="To keep", interactive=False, elem_id="files")
-    return Shown(box, numbers, choice, video, caption, step, map_, histogram, files)
+    return ResultView(box, numbers, choice, video, caption, step, map_, histogram, files)
 
 
-def fill(page: Page, room: Room, label: str) -> list[Any]:
+def result_values(page: Page, room: Room, label: str) -> list[Any]:
     """New values of all parts: the numbers of all results, and what one of them shows."""
     import gradio as gr
 
@@ -140,7 +140,7 @@ def build(page: Page) -> Any:
     return blocks
 
 
-def act(page: Page, work: Work) -> Callable[..., list[Any]]:
+def act(page: Page, work: Action) -> Callable[..., list[Any]]:
     """What a button does: `work` on the form in the visitor's room, then show its first result."""
     import gradio as gr
 
@@ -152,27 +152,27 @@ def act(page: Page, work: Work) -> Callable[..., list[Any]]:
         request: gr.Request,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 (gradio looks for it there)
     ) -> list[Any]:
-        with page.told(complaint):
+        with page.complaints(complaint):
             room = page.rooms.of(request.session_hash or "")
             form = Form(video, reel, labels, side)
             work(form, room, lambda done, what: progress(done, desc=what))
-            return fill(page, room, next(iter(room.results)))
+            return result_values(page, room, next(iter(room.results)))
 
     return pressed
 
 
-def connect_results(page: Page, shown: Shown) -> None:
+def connect_results(page: Page, shown: ResultView) -> None:
     """Choosing another result, and another step of its tokens."""
     import gradio as gr
 
     def choose(label: str, request: gr.Request) -> list[Any]:
-        with page.told(complaint):
+        with page.complaints(complaint):
             room = page.rooms.of(request.session_hash or "")
             check_shown(room, label)
-            return fill(page, room, label)
+            return result_values(page, room, label)
 
     def move(label: str, step: int, request: gr.Request) -> str:
-        with page.told(complaint):
+        with page.complaints(complaint):
             room = page.rooms.of(request.session_hash or "")
             check_shown(room, label)
             return str(page.draw_step(room.results[label], int(step), room))

@@ -10,7 +10,7 @@ from threading import Lock
 
 from reeltok.viewer.pictures import draw_map, steps_of
 from reeltok.viewer.rooms import Room, Rooms
-from reeltok.viewer.work import Limits, Offer, Result, Tell, check_video, code, open_reel
+from reeltok.viewer.work import Limits, Offer, OnShare, Result, check_video, open_reel, round_trip
 from reeltok.wording import explain
 
 SIDES = {"128": 128, "256": 256, "512": 512, "as it is": None}
@@ -26,7 +26,7 @@ class Form:
     side: str
 
 
-Work = Callable[[Form, Room, Tell], None]
+Action = Callable[[Form, Room, OnShare], None]
 
 
 class Page:
@@ -36,23 +36,23 @@ class Page:
         self.offer, self.limits, self.rooms = offer, limits, Rooms()
         self.drawing = Lock()
 
-    def code_upload(self, form: Form, room: Room, tell: Tell) -> None:
+    def code_upload(self, form: Form, room: Room, tell: OnShare) -> None:
         """The uploaded video through the chosen tokenizers."""
         self.code_clip(self.uploaded(form.video, "video"), form, room, tell)
 
-    def code_demo(self, form: Form, room: Room, tell: Tell) -> None:
+    def code_demo(self, form: Form, room: Room, tell: OnShare) -> None:
         """The demonstration clip through the chosen tokenizers."""
         tell(0.0, "drawing")
         self.code_clip(self.draw_demo(), form, room, tell)
 
-    def open_upload(self, form: Form, room: Room, tell: Tell) -> None:
+    def open_upload(self, form: Form, room: Room, tell: OnShare) -> None:
         """The uploaded .reel file as a video."""
         path = self.uploaded(form.reel, ".reel file")
         room.clear()
         result = open_reel(self.offer, path, self.limits, room, tell)
         room.results[result.label] = result
 
-    def code_clip(self, source: Path, form: Form, room: Room, tell: Tell) -> None:
+    def code_clip(self, source: Path, form: Form, room: Room, tell: OnShare) -> None:
         """A clip through all chosen tokenizers, one after the other, into the room."""
         if not form.labels:
             raise ValueError("no tokenizer is chosen: choose one or more")
@@ -66,7 +66,7 @@ class Page:
             def tell_share(done: float, what: str, number: int = number) -> None:
                 tell((number + done) / len(labels), what)
 
-            room.results[label] = code(self.offer, label, source, cut, room, tell_share)
+            room.results[label] = round_trip(self.offer, label, source, cut, room, tell_share)
 
     def uploaded(self, path: str | None, what: str) -> Path:
         """A file that a visitor uploaded. ValueError for none, or one that lies elsewhere."""
@@ -99,7 +99,7 @@ class Page:
         return path
 
     @contextmanager
-    def told(self, complain: Callable[[str], Exception]) -> Iterator[None]:
+    def complaints(self, complain: Callable[[str], Exception]) -> Iterator[None]:
         """Inside, what goes wrong is raised as `complain` of the command line's sentence, as HTML.
 
         Folders of this machine are left out of it.

@@ -89,7 +89,7 @@ def draw_histogram(result: Result) -> str:
         for i, bar in enumerate(result.bars)
         if bar
     )
-    said = escape(spread(result))
+    said = escape(codebook_usage(result))
     return (
         f'<figure><svg viewBox="0 0 {WIDTH} {HEIGHT + 1}" role="img" '
         f'aria-label="{said}" preserveAspectRatio="none">{bars}'
@@ -104,7 +104,7 @@ def axis(result: Result) -> str:
     return "latent value" if result.vocabulary is None else "token id"
 
 
-def spread(result: Result) -> str:
+def codebook_usage(result: Result) -> str:
     """How the codebook is used, in a sentence."""
     if result.vocabulary is None or result.used is None or result.perplexity is None:
         return f"{result.tokens:,} tokens of latent values: there is no codebook."

@@ -29,7 +29,7 @@ from reeltok.viewer.rooms import Room
 BARS = 128  # of a histogram
 FASTEST = 120  # frames per second that are believed when the length is limited
 MOST_PIXELS = 1920 * 1088  # of a frame that is coded
-Tell = Callable[[float, str], None]  # how much of the work is done (0 to 1), and what it is
+OnShare = Callable[[float, str], None]  # how much of the work is done (0 to 1), and what it is
 
 # Files are told by their first bytes. FFmpeg also opens play lists, which name other files of the
 # machine: from strangers those are not taken.
@@ -185,7 +185,9 @@ def check_sign(path: Path) -> None:
         )
 
 
-def code(offer: Offer, label: str, source: Path, cut: Cut, room: Room, tell: Tell) -> Result:
+def round_trip(
+    offer: Offer, label: str, source: Path, cut: Cut, room: Room, tell: OnShare
+) -> Result:
     """A clip to a .reel file in the room, from it back to a video, and the two compared."""
     name = f"{source.stem}-{label}"
     reel, decoded, both = (
@@ -209,12 +211,12 @@ def code(offer: Offer, label: str, source: Path, cut: Cut, room: Room, tell: Tel
             pairs = watched(alongside(clock.around("read", video), parts), comparison)
             write((part for _, part in also_beside(pairs, str(both))), decoded, pad_even=True)
             seconds = {stage: clock.seconds[stage] for stage in ("encode", "decode")}
-            found = describe(label, opened) | comparison.record()
+            found = reel_record(label, opened) | comparison.record()
             return Result(decoded=decoded, video=both, seconds=seconds, **found)
 
 
 def encode(
-    tokenizer: Tokenizer, source: Path, cut: Cut, reel: Path, clock: Clock, tell: Tell
+    tokenizer: Tokenizer, source: Path, cut: Cut, reel: Path, clock: Clock, tell: OnShare
 ) -> None:
     """Write the tokens of a clip to the file `reel`."""
     with stream(source, **asdict(cut)) as video, ReelWriter(reel) as writer:
@@ -228,7 +230,7 @@ def encode(
 # A .reel file.
 
 
-def open_reel(offer: Offer, path: Path, limits: Limits, room: Room, tell: Tell) -> Result:
+def open_reel(offer: Offer, path: Path, limits: Limits, room: Room, tell: OnShare) -> Result:
     """The video that a .reel file holds. ValueError for one that is damaged, or not for here."""
     limits.check_file(path)
     clock = Clock("write")
@@ -249,7 +251,9 @@ def open_reel(offer: Offer, path: Path, limits: Limits, room: Room, tell: Tell) 
             parts = clock.around("decode", decode_frames(tokenizer, reel, 0, reel.frames))
             write(counted(parts, advance, reel.frames), decoded, pad_even=True)
         seconds_by = {"decode": clock.seconds["decode"]}
-        return Result(decoded=decoded, video=decoded, seconds=seconds_by, **describe(label, reel))
+        return Result(
+            decoded=decoded, video=decoded, seconds=seconds_by, **reel_record(label, reel)
+        )
 
 
 def check_grid(reel: Reel, tokenizer: Tokenizer) -> None:
@@ -265,7 +269,7 @@ def check_grid(reel: Reel, tokenizer: Tokenizer) -> None:
 # Tokens in numbers.
 
 
-def describe(label: str, reel: Reel) -> dict[str, Any]:
+def reel_record(label: str, reel: Reel) -> dict[str, Any]:
     """What is in a .reel file, and how its tokens are spread."""
     return {
         "label": label,
@@ -277,11 +281,11 @@ def describe(label: str, reel: Reel) -> dict[str, Any]:
         "vocabulary": reel.vocabulary,
         "bits_per_pixel": reel.bits_per_pixel,
         "bytes": reel.source.size,
-        **(spread_of_latents(reel) if reel.vocabulary is None else spread_of_ids(reel)),
+        **(histogram_of_latents(reel) if reel.vocabulary is None else histogram_of_ids(reel)),
     }
 
 
-def spread_of_ids(reel: Reel) -> dict[str, Any]:
+def histogram_of_ids(reel: Reel) -> dict[str, Any]:
     """How often ids of each range occur, how many are used, and their perplexity."""
     assert reel.vocabulary is not None
     usage = Usage(reel.vocabulary)
@@ -300,7 +304,7 @@ def spread_of_ids(reel: Reel) -> dict[str, Any]:
     }
 
 
-def spread_of_latents(reel: Reel) -> dict[str, Any]:
+def histogram_of_latents(reel: Reel) -> dict[str, Any]:
     """How often values of each range occur."""
     ends = [part.first_tensor.float().aminmax() for part in reel.parts(64)]
     low = min(float(end.min) for end in ends)
