@@ -57,7 +57,7 @@ def flow_step(cells: int) -> Callable[[], object]:
     """A training step of the transformer on four clips of so many cells."""
     with torch.device("meta"):
         tokenizer = CoordTok(PRESETS[f"coordtok_s_{cells}"])
-    config = flow.describe(CoordTok(tokenizer.config), **SIT)
+    config = flow.config_for(CoordTok(tokenizer.config), **SIT)
     latents = Latents(torch.randn(4, config.channels, config.cells), torch.zeros(4).long())
     task = FlowTask(sit.Flow(replace(config, statistics=measure(latents, config))))
     return lambda: task.loss(latents, 0, torch.Generator().manual_seed(0)).total.backward()
@@ -67,7 +67,7 @@ def sample_of(way: str) -> Callable[[], object]:
     """128 frames of 64 pixels out of noise, decoded."""
     if way.startswith("SiT"):
         planes = load("coordtok-default", weights="random")
-        config = flow.describe(planes, **SIT)
+        config = flow.config_for(planes, **SIT)
         some = Latents(torch.randn(8, config.channels, config.cells), torch.zeros(8).long())
         model = sit.Flow(replace(config, statistics=measure(some, config))).eval()
         steps, sampler = (50, "heun") if "Heun" in way else (250, "euler-maruyama")
@@ -75,7 +75,7 @@ def sample_of(way: str) -> Callable[[], object]:
         return lambda: planes.decode(flow.generate(model, planes, **options), slices=16)
     tok = load("reftok-robot", weights="random")
     prior = Prior(
-        masked.describe(tok, frames=15, size=(64, 64), width=256, depth=6, heads=8)
+        masked.config_for(tok, frames=15, size=(64, 64), width=256, depth=6, heads=8)
     ).eval()
     first = torch.zeros(1, 3, 1, 64, 64)
     return lambda: sum(part.shape[2] for part in masked.roll_out(prior, tok, first, clips=9))

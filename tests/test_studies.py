@@ -181,7 +181,7 @@ def test_priors_are_judged_by_what_they_predict(load, tmp_path: Path) -> None:
     for name, model, frames in (("RefTok", "reftok-robot", 5), ("plain", "reftok-robot-none", 5)):
         tokenizer = reeltok.load(model, weights="random")
         size = {"width": 24, "depth": 1, "heads": 2}
-        config = masked.describe(tokenizer, frames=frames, size=(32, 32), **size)
+        config = masked.config_for(tokenizer, frames=frames, size=(32, 32), **size)
         rival = study.Rival(name, Prior(config).eval(), tokenizer)
         judged[name], sizes[name] = study.judge(rival, shots, None, samples=2), 1.0
     found = {name: study.summary(one) for name, one in judged.items()}

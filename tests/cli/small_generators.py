@@ -43,7 +43,7 @@ def make_tokenizers() -> dict[str, Tokenizer]:
 def make_flow(tokenizer: Tokenizer, folder: Path, *, known: bool = True, **values) -> Path:
     """A flow in a folder, with statistics where they are `known`."""
     torch.manual_seed(0)
-    config = flow.describe(tokenizer, fps=10.0, **NETWORK, **values)
+    config = flow.config_for(tokenizer, fps=10.0, **NETWORK, **values)
     if known:
         rows = len(config.groups)
         mean, std = ((0.0,) * config.channels,) * rows, ((1.0,) * config.channels,) * rows
@@ -57,7 +57,7 @@ def make_flow(tokenizer: Tokenizer, folder: Path, *, known: bool = True, **value
 def make_prior(tokenizer: Tokenizer, folder: Path, *, frames: int, **values) -> Path:
     """A prior in a folder."""
     torch.manual_seed(0)
-    config = masked.describe(tokenizer, frames=frames, size=SIZE, fps=10.0, **NETWORK, **values)
+    config = masked.config_for(tokenizer, frames=frames, size=SIZE, fps=10.0, **NETWORK, **values)
     prior = Prior(config)
     with torch.no_grad():
         for name, weight in prior.named_parameters():

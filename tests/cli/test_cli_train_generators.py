@@ -200,7 +200,7 @@ def test_dry_run(run: Run, tokenizers: dict[str, Path], recipe: str) -> None:
     ("recipe", "tokenizer", "frames", "more", "said"),
     [
         ("sit_cpu", "plain", 4, {}, "is discrete: a flow makes continuous latents; choose a prior"),
-        ("prior_cpu", "planes", 4, {}, "is continuous and a prior guesses ids: choose a flow"),
+        ("prior_cpu", "planes", 4, {}, "is continuous and a prior predicts ids: choose a flow"),
         ("sit_cpu", "planes", 4, {"given": 1}, "given=1 is for priors"),
         ("sit_cpu", "planes", 4, {"settings.widht": 8}, "widht"),
         ("sit_cpu", "planes", 4, {"tokenzier": "x"}, "did you mean 'tokenizer'?"),

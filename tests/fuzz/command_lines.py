@@ -84,7 +84,7 @@ class Target:
         self.passed, models = False, tiny_models()
         for name in ("discrete", "causal", "reftok"):
             models[name].save_pretrained(folder / name)
-        wish = masked.describe(models["discrete"], frames=5, size=(16, 16), fps=10.0, **NETWORK)
+        wish = masked.config_for(models["discrete"], frames=5, size=(16, 16), fps=10.0, **NETWORK)
         masked.save(Prior(wish), folder / "prior")
         reels = make_reels(folder, models)
         self.files = {"clip.mp4": make_video(folder / "clip.mp4", "libx264")}

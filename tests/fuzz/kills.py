@@ -68,7 +68,7 @@ class Target:
         for name in "ab":
             make_video(folder / "clips" / f"{name}.mkv", "libx264")
         models["discrete"].save_pretrained(folder / "discrete")
-        wish = masked.describe(
+        wish = masked.config_for(
             models["discrete"], frames=5, size=(16, 16), fps=10.0, width=16, depth=1, heads=2
         )
         masked.save(Prior(wish), folder / "prior")

@@ -25,11 +25,11 @@ class Target:
         models = tiny_models()
         for name, model in models.items():
             model.save_pretrained(folder / name)
-        config = flow.describe(models["causal"], fps=10.0, frames=5, size=(16, 16), **NETWORK)
+        config = flow.config_for(models["causal"], fps=10.0, frames=5, size=(16, 16), **NETWORK)
         still = ((0.0,) * config.channels,) * len(config.groups)
         moments = Statistics(mean=still, std=((1.0,) * config.channels,) * len(config.groups))
         flow.save(Flow(replace(config, statistics=moments)), folder / "flow")
-        wish = masked.describe(models["discrete"], frames=5, size=(16, 16), fps=10.0, **NETWORK)
+        wish = masked.config_for(models["discrete"], frames=5, size=(16, 16), fps=10.0, **NETWORK)
         masked.save(Prior(wish), folder / "prior")
         self.seeds = {
             each.name: {file.name: file.read_bytes() for file in each.iterdir()}

@@ -17,11 +17,11 @@ SIZE = (16, 24)
 
 def prior_for(tokenizer, frames: int, **values) -> Prior:
     torch.manual_seed(0)
-    config = masked.describe(tokenizer, frames=frames, size=SIZE, **SMALL, **values)
+    config = masked.config_for(tokenizer, frames=frames, size=SIZE, **SMALL, **values)
     prior = Prior(config).eval()
     with torch.no_grad():
         for name, weight in prior.named_parameters():
-            weight.normal_(std=2.0 if name.startswith(("classes", "actions")) else 0.3)
+            weight.normal_(std=2.0 if name.startswith(("class_embed", "actions")) else 0.3)
     return prior
 
 

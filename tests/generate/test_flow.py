@@ -223,17 +223,17 @@ def test_groups_are_placed_where_they_belong(groups: tuple[Group, ...]) -> None:
     x = torch.randn(2, 3, config.cells)
     assert torch.equal(model(x, torch.rand(2)), torch.zeros_like(x))
     for group, part in zip(groups, x.split([g.cells for g in groups], dim=2), strict=True):
-        enter, leave = model.enter[group.name], model.leave[group.name]
-        enter.linear = leave.linear = leave.steer = torch.nn.Identity()
-        patches = enter(part).unflatten(2, (3, -1)).transpose(2, 3).flatten(2)
+        patch_embed, final_layer = model.patch_embed[group.name], model.final_layer[group.name]
+        patch_embed.linear = final_layer.linear = final_layer.modulation = torch.nn.Identity()
+        patches = patch_embed(part).unflatten(2, (3, -1)).transpose(2, 3).flatten(2)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sit, "steered", lambda x, shift, scale: x)
-            back = leave(patches, torch.zeros(2, patches.shape[2]))
+            patch.setattr(sit, "modulate", lambda x, shift, scale: x)
+            back = final_layer(patches, torch.zeros(2, patches.shape[2]))
         assert torch.equal(back, part)
 
 
 def test_same_seed_same_clips(tokenizer: CoordTok) -> None:
-    model = build(replace(TINY, classes=(), statistics=PLAIN, clip=flow.describe(tokenizer).clip))
+    model = build(replace(TINY, classes=(), statistics=PLAIN, clip=flow.config_for(tokenizer).clip))
     first, again = (flow.generate(model, tokenizer, count=2, seed=3, steps=5) for _ in range(2))
     other = flow.generate(model, tokenizer, count=2, seed=4, steps=5)
     assert torch.equal(first.latents, again.latents)
@@ -269,15 +269,15 @@ def test_guidance_and_classes() -> None:
     config = replace(TINY, label_dropout=0.1, statistics=PLAIN)
     model = build(config)
     x, t = torch.randn(1, 3, config.cells), 0.3
-    known, unknown = (flow.steer(model, label, 1.0)(x, t) for label in (1, 2))
-    guided = flow.steer(model, 1, 3.0)(x, t)
+    known, unknown = (flow.guided_velocity(model, label, 1.0)(x, t) for label in (1, 2))
+    guided = flow.guided_velocity(model, 1, 3.0)(x, t)
     torch.testing.assert_close(guided, unknown + 3 * (known - unknown), atol=1e-5, rtol=1e-4)
     assert flow.pick_label(config, "right", 3.0) == 1
     assert flow.pick_label(config, None, 1.0) == 2
     without = replace(config, label_dropout=0.0)
     for asked, message in (
-        ((without, "left", 2.0), "trained without hidden labels"),
-        ((replace(without, classes=()), None, 2.0), "trained without hidden labels"),
+        ((without, "left", 2.0), "trained without label dropout"),
+        ((replace(without, classes=()), None, 2.0), "trained without label dropout"),
         ((config, None, 2.0), "needs a class"),
         ((without, None, 1.0), "needs a class"),
         ((config, "up", 1.0), "no class 'up': name one of left, right"),
@@ -288,7 +288,7 @@ def test_guidance_and_classes() -> None:
 
 
 def test_statistics_and_folder(tmp_path: Path, tokenizer: CoordTok) -> None:
-    config = replace(TINY, classes=(), clip=flow.describe(tokenizer).clip)
+    config = replace(TINY, classes=(), clip=flow.config_for(tokenizer).clip)
     x = torch.randn(2, 3, config.cells)
     back = flow.restore(flow.normalise(x, PLAIN, config.groups), PLAIN, config.groups)
     torch.testing.assert_close(back, x)
@@ -320,11 +320,11 @@ def test_errors_name_what_to_do(tokenizer: CoordTok) -> None:
     wrong = build(replace(model.config, groups=volume_group((2, 4, 6))))
     with pytest.raises(ValueError, match="load the tokenizer it was trained on"):
         flow.generate(wrong, tokenizer)
-    clip = replace(flow.describe(tokenizer).clip, weights="0" * 64)
+    clip = replace(flow.config_for(tokenizer).clip, weights="0" * 64)
     with pytest.raises(ValueError, match="load that tokenizer"):
         flow.generate(build(replace(model.config, clip=clip)), tokenizer)
     with pytest.raises(ValueError, match="is discrete"):
-        flow.describe(CoordTok(replace(tokenizer.config, quantizer=FSQConfig(levels=(4, 4, 4)))))
+        flow.config_for(CoordTok(replace(tokenizer.config, quantizer=FSQConfig(levels=(4, 4, 4)))))
     with pytest.raises(ValueError, match="cannot share table"):
         replace(TINY, groups=(*TINY.groups, replace(TINY.groups[0], name="b", grid=(2, 2))))
     with pytest.raises(ValueError, match="does not divide into patches"):
@@ -353,8 +353,8 @@ def kl() -> VidTok:
 
 def test_any_continuous_tokenizer(kl: VidTok) -> None:
     with pytest.raises(ValueError, match="give frames= and size="):
-        flow.describe(kl)
-    config = flow.describe(kl, frames=5, size=(8, 12), fps=8.0, width=36, depth=1, heads=2)
+        flow.config_for(kl)
+    config = flow.config_for(kl, frames=5, size=(8, 12), fps=8.0, width=36, depth=1, heads=2)
     assert [group.grid for group in config.groups] == [(3, 4, 6)]
     model = build(replace(config, statistics=Statistics(mean=((0.0,) * 4,), std=((1.0,) * 4,))))
     tokens = flow.generate(model, kl, count=2, steps=3)
@@ -374,7 +374,7 @@ def files(tmp_path: Path, tokenizer: CoordTok) -> Path:
 
 
 def test_training_from_files(files: Path, tokenizer: CoordTok) -> None:
-    config = flow.describe(tokenizer, width=32, depth=1, heads=2)
+    config = flow.config_for(tokenizer, width=32, depth=1, heads=2)
     latents = read_latents(files, config.clip, class_of=lambda path: path.parent.name)
     assert (len(latents), latents.left_out, latents.classes) == (3, 1, ("left", "right"))
     assert latents.labels.tolist() == [0, 0, 1]
@@ -404,11 +404,11 @@ def test_training_from_files(files: Path, tokenizer: CoordTok) -> None:
 
 
 def test_training_files_that_do_not_fit(files: Path, tokenizer: CoordTok, kl: VidTok) -> None:
-    clip = flow.describe(tokenizer).clip
+    clip = flow.config_for(tokenizer).clip
     with pytest.raises(FileNotFoundError, match="encode the clips first"):
         read_latents(files / "nothing", clip)
     with pytest.raises(ValueError, match="encode it again"):
-        read_latents(files, flow.describe(kl, frames=5, size=(16, 24)).clip)
+        read_latents(files, flow.config_for(kl, frames=5, size=(16, 24)).clip)
     with pytest.raises(ValueError, match="encode the clips at that size"):
         read_latents(files, replace(clip, height=8))
     with pytest.raises(ValueError, match="encode longer clips"):

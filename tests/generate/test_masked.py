@@ -22,7 +22,7 @@ from reeltok.generate.conditions import (
     padding_cells,
     settled_cells,
 )
-from reeltok.generate.decoding import Known, conceal, decode_hidden
+from reeltok.generate.decoding import Known, apply_mask, decode_masked
 from reeltok.generate.prior import (
     SIZES,
     Conditions,
@@ -35,12 +35,12 @@ from reeltok.generate.prior import (
 from reeltok.generate.schedule import (
     BAIR_DEBIASED,
     BAIR_STANDARD,
-    Dice,
+    ClipGenerators,
     Sampling,
     gumbel,
-    hidden_count,
-    hidden_share,
     least_confident,
+    mask_ratio,
+    masked_count,
     pick,
 )
 from reeltok.models.reftok.network import RefTok
@@ -52,14 +52,14 @@ from reeltok.nn.quantizers import FSQConfig, GaussianConfig
 
 
 def test_shares_by_hand() -> None:
-    assert hidden_share("cosine", 0.0, 256) == 1
-    assert hidden_share("cosine", 0.5, 256) == pytest.approx(math.sqrt(0.5))
-    assert hidden_share("linear", 0.25, 256) == 0.75
-    assert hidden_share("square", 0.5, 256) == 0.75
-    assert hidden_share("exponential", 0.5, 256) == pytest.approx(1 - 1 / 16)
-    assert hidden_share("logarithm", 0.5, 256) == pytest.approx(1 / 8)
+    assert mask_ratio("cosine", 0.0, 256) == 1
+    assert mask_ratio("cosine", 0.5, 256) == pytest.approx(math.sqrt(0.5))
+    assert mask_ratio("linear", 0.25, 256) == 0.75
+    assert mask_ratio("square", 0.5, 256) == 0.75
+    assert mask_ratio("exponential", 0.5, 256) == pytest.approx(1 - 1 / 16)
+    assert mask_ratio("logarithm", 0.5, 256) == pytest.approx(1 / 8)
     for name in ("cosine", "linear", "square", "exponential", "logarithm"):
-        assert hidden_share(name, 1.0, 256) == pytest.approx(0, abs=1e-12)
+        assert mask_ratio(name, 1.0, 256) == pytest.approx(0, abs=1e-12)
     assert (BAIR_STANDARD.schedule, BAIR_STANDARD.temperature) == ("exponential", 400)
     assert (BAIR_DEBIASED.schedule, BAIR_DEBIASED.temperature) == ("cosine", 4.5)
     assert BAIR_STANDARD.steps == BAIR_DEBIASED.steps == 12
@@ -70,7 +70,7 @@ def test_shares_by_hand() -> None:
 def test_every_round_settles_something(schedule: str, cells: int, steps: int) -> None:
     left, counts = cells, []
     for step in range(steps):
-        before, left = left, hidden_count(schedule, step, steps, cells, left)
+        before, left = left, masked_count(schedule, step, steps, cells, left)
         assert left < before or before == 0
         counts.append(left)
     assert counts[-1] == 0
@@ -82,23 +82,23 @@ def floor_cosine(step: int) -> int:
     return math.floor(256 * math.cos(math.pi / 2 * step / 12))
 
 
-def test_the_least_confident_are_hidden_again() -> None:
-    sure = torch.tensor([[0.9, 0.1, 0.5, 0.1, 2.0], [5.0, 4.0, 3.0, 2.0, 1.0]])
-    assert least_confident(sure, 2).tolist() == [
+def test_the_least_confident_are_masked_again() -> None:
+    confidence = torch.tensor([[0.9, 0.1, 0.5, 0.1, 2.0], [5.0, 4.0, 3.0, 2.0, 1.0]])
+    assert least_confident(confidence, 2).tolist() == [
         [False, True, False, True, False],
         [False, False, False, True, True],
     ]
     counts = torch.tensor([1, 4])
-    assert least_confident(sure, counts).sum(1).tolist() == [1, 4]
-    assert least_confident(sure, counts)[0].tolist() == [False, True, False, False, False]
+    assert least_confident(confidence, counts).sum(1).tolist() == [1, 4]
+    assert least_confident(confidence, counts)[0].tolist() == [False, True, False, False, False]
 
 
 def test_choices_follow_their_probabilities() -> None:
-    chances = torch.tensor([0.2, 0.3, 0.5]).expand(1, 5, 3).contiguous()
+    probabilities = torch.tensor([0.2, 0.3, 0.5]).expand(1, 5, 3).contiguous()
     at = torch.tensor([[0.0, 0.19, 0.21, 0.49, 0.51]])
-    assert pick(chances, at).tolist() == [[0, 0, 1, 1, 2]]
+    assert pick(probabilities, at).tolist() == [[0, 0, 1, 1, 2]]
     many = torch.rand(1, 20_000)
-    found = pick(chances[:, :1].expand(1, 20_000, 3).contiguous(), many)
+    found = pick(probabilities[:, :1].expand(1, 20_000, 3).contiguous(), many)
     share = torch.bincount(found[0], minlength=3) / 20_000
     assert torch.allclose(share, torch.tensor([0.2, 0.3, 0.5]), atol=0.02)
     assert gumbel(torch.rand(100_000)).mean().item() == pytest.approx(0.5772, abs=0.02)
@@ -150,13 +150,13 @@ def test_actions_lead_to_frames() -> None:
         actions_by_step(actions, plain, 12, follows=False)
 
 
-def test_hidden_tokens_become_the_condition_video_or_the_mask() -> None:
+def test_masked_tokens_become_the_condition_video_or_the_mask() -> None:
     ids = torch.tensor([[1, 2, 3, 4]])
-    hidden = torch.tensor([[True, True, False, False]])
+    is_masked = torch.tensor([[True, True, False, False]])
     padding = torch.tensor([True, False, True, False])
     known = Known(ids=torch.tensor([[5, 6, 7, 8]]), padding=padding, settled=padding & False)
-    assert conceal(ids, hidden, 99, known).tolist() == [[99, 6, 3, 4]]
-    assert conceal(ids, hidden, 99).tolist() == [[99, 99, 3, 4]]
+    assert apply_mask(ids, is_masked, 99, known).tolist() == [[99, 6, 3, 4]]
+    assert apply_mask(ids, is_masked, 99).tolist() == [[99, 99, 3, 4]]
 
 
 # Vocabularies.
@@ -212,7 +212,7 @@ def sharp(order: list[int]) -> Sharp:
 def test_the_surest_tokens_are_kept_first() -> None:
     prior, mask = sharp([3, 7, 1, 6, 0, 5, 2, 4]), 4
     sampling = Sampling(steps=4, schedule="linear", temperature=0.0)
-    ids = decode_hidden(prior, Conditions(), Dice(0, range(2)), sampling)
+    ids = decode_masked(prior, Conditions(), ClipGenerators(0, range(2)), sampling)
     assert ids.tolist() == [[1] * 8] * 2
     visible = [(saw != mask)[0].nonzero().flatten().tolist() for saw in prior.saw]
     assert visible == [[], [1, 3], [1, 3, 5, 7], [0, 1, 3, 5, 6, 7]]
@@ -226,7 +226,7 @@ def test_what_is_settled_stays_and_the_rest_is_refined() -> None:
         settled=torch.tensor([True] * 2 + [False] * 6),
     )
     sampling = Sampling(steps=2, schedule="linear", temperature=0.0)
-    ids = decode_hidden(prior, Conditions(), Dice(0, range(1)), sampling, known=known)
+    ids = decode_masked(prior, Conditions(), ClipGenerators(0, range(1)), sampling, known=known)
     assert prior.saw[0].tolist() == [[3, 3, 3, 3, 4, 4, 4, 4]]
     assert prior.saw[1].tolist() == [[3, 3, 3, 3, 4, 1, 1, 1]]
     assert ids.tolist() == [[3, 3, 1, 1, 1, 1, 1, 1]]
@@ -237,7 +237,7 @@ def test_temperature_shuffles_the_order() -> None:
     for temperature in (0.0, 400.0):
         prior = sharp([3, 7, 1, 6, 0, 5, 2, 4])
         sampling = Sampling(steps=4, schedule="linear", temperature=temperature)
-        decode_hidden(prior, Conditions(), Dice(1, range(8)), sampling)
+        decode_masked(prior, Conditions(), ClipGenerators(1, range(8)), sampling)
         orders.append((prior.saw[1] != 4).nonzero().tolist())
     assert orders[0] != orders[1]
 
@@ -351,7 +351,7 @@ def test_bad_input(plain: VidTok, leaning: RefTok) -> None:
         masked.generate(prior, plain, count=3, video=clip(1, batch=2))
     flowing = VidTok(replace(BODY, quantizer=GaussianConfig(channels=3)))
     with pytest.raises(ValueError, match="is continuous"):
-        masked.describe(flowing, frames=9, size=SIZE)
+        masked.config_for(flowing, frames=9, size=SIZE)
 
 
 def test_a_folder_gives_the_same_prior(plain: VidTok, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from reeltok.generate.conditions import (
     give,
     give_frames,
 )
-from reeltok.generate.ids import Example, Examples, PriorTask, draw_hidden, draw_known, tabulate
+from reeltok.generate.ids import Example, Examples, PriorTask, draw_known, draw_masked, tabulate
 from reeltok.generate.latents import Feed
 from reeltok.generate.prior import (
     Prior,
@@ -23,18 +23,18 @@ from reeltok.models.vidtok.network import VidTok
 
 def test_masks_are_drawn_by_a_cosine() -> None:
     ids = torch.zeros(400, 64, dtype=torch.long)
-    hidden = draw_hidden(ids, torch.Generator().manual_seed(0))
-    counts = hidden.sum(1)
+    drawn = draw_masked(ids, torch.Generator().manual_seed(0))
+    counts = drawn.sum(1)
     assert counts.min() >= 1
     assert counts.max() <= 64
     assert (counts / 64).mean().item() == pytest.approx(2 / math.pi, abs=0.04)
-    again = draw_hidden(ids, torch.Generator().manual_seed(0))
-    assert torch.equal(hidden, again)
+    again = draw_masked(ids, torch.Generator().manual_seed(0))
+    assert torch.equal(drawn, again)
 
 
 def test_examples_hold_what_a_prior_is_told(plain: VidTok, leaning: RefTok, tmp_path: Path) -> None:
     clips = [Example(x=clip(9, seed=i), actions=torch.rand(1, 9, 2)) for i in range(3)]
-    config = masked.describe(leaning, frames=8, size=SIZE, actions=2, **SMALL)
+    config = masked.config_for(leaning, frames=8, size=SIZE, actions=2, **SMALL)
     found = tabulate(leaning, config, clips)
     x = clips[1].x
     assert torch.equal(found.ids[1], leaning.encode(x[:, :, 1:], reference=x[:, :, :1]).flat()[0])
@@ -45,7 +45,7 @@ def test_examples_hold_what_a_prior_is_told(plain: VidTok, leaning: RefTok, tmp_
     assert torch.equal(again.ids, found.ids)
     assert torch.equal(again.references, found.references)
     given = give_frames(9, SIZE, first=1)
-    config = masked.describe(plain, frames=9, size=SIZE, **SMALL)
+    config = masked.config_for(plain, frames=9, size=SIZE, **SMALL)
     commit = tabulate(plain, config, clips, given=[given])
     assert torch.equal(commit.shown[:, 0, :6], commit.ids[:, :6])
     assert commit.padding.view(3, 2, 3).flatten(1).all(1).tolist() == [False, True, True]
@@ -56,7 +56,7 @@ def test_examples_hold_what_a_prior_is_told(plain: VidTok, leaning: RefTok, tmp_
 
 
 def test_each_example_draws_one_of_the_masks(plain: VidTok) -> None:
-    config = masked.describe(plain, frames=9, size=SIZE, **SMALL)
+    config = masked.config_for(plain, frames=9, size=SIZE, **SMALL)
     masks = [give(kind, 9, SIZE, first=1) for kind in ("predict", "interpolate", "inpaint")]
     clips = [Example(x=clip(9, seed=i)) for i in range(3)]
     examples = tabulate(plain, config, clips, given=masks)
@@ -94,22 +94,22 @@ def test_given_pixels_are_kept(kind: str, request: pytest.FixtureRequest) -> Non
     tokenizer = request.getfixturevalue(kind)
     leans = kind == "leaning"
     frames = 8 + (not leans)
-    prior = Prior(masked.describe(tokenizer, frames=frames, size=SIZE, **SMALL))
+    prior = Prior(masked.config_for(tokenizer, frames=frames, size=SIZE, **SMALL))
     x, given = clip(9), give("inpaint", frames, SIZE, first=0)
-    made = masked.fill(prior, tokenizer, x, given, count=2, seed=0)
+    made = masked.inpaint(prior, tokenizer, x, given, count=2, seed=0)
     assert made.shape == (2, *x.shape[1:])
     kept = torch.cat([torch.ones(int(leans), *SIZE, dtype=torch.bool), given])
     assert torch.equal(made[1][:, kept], x[0][:, kept])
     assert not torch.equal(made[0][:, ~kept], made[1][:, ~kept])
     with pytest.raises(ValueError, match="the video has"):
-        masked.fill(prior, tokenizer, x[:, :, :5], given)
+        masked.inpaint(prior, tokenizer, x[:, :, :5], given)
 
 
 @pytest.mark.parametrize("kind", ["plain", "leaning"])
 def test_a_prior_learns(kind: str, request: pytest.FixtureRequest) -> None:
     tokenizer = request.getfixturevalue(kind)
     leans = kind == "leaning"
-    config = masked.describe(tokenizer, frames=8 + (not leans), size=SIZE, dropout=0.1, **SMALL)
+    config = masked.config_for(tokenizer, frames=8 + (not leans), size=SIZE, dropout=0.1, **SMALL)
     clips = [Example(x=clip(9, seed=i)) for i in range(4)]
     given = () if leans else [give_frames(9, SIZE, first=1)]
     examples = tabulate(tokenizer, config, clips, given=given)

@@ -42,12 +42,12 @@ Load = Callable[[Path], Any]
 
 
 def make_flow(folder: Path) -> None:
-    described = flow.describe(CoordTok(COORDTOK, "planes").eval(), **NETWORK)
+    described = flow.config_for(CoordTok(COORDTOK, "planes").eval(), **NETWORK)
     flow.save(Flow(described), folder)
 
 
 def make_prior(folder: Path) -> None:
-    described = masked.describe(VidTok(BODY, "plain"), frames=5, size=(16, 16), **NETWORK)
+    described = masked.config_for(VidTok(BODY, "plain"), frames=5, size=(16, 16), **NETWORK)
     masked.save(Prior(described), folder)
 
 

@@ -15,7 +15,7 @@ from reeltok.files.places import check_free, check_place
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from reeltok.generate.pipeline import Work
+    from reeltok.generate.pipeline import GenerationPipeline
 
 Count = Annotated[int, typer.Option(min=1, metavar="N", help="Number of videos to make.")]
 Seed = Annotated[
@@ -176,10 +176,10 @@ def generate(
     A prior can also continue the video --given, for as many --blocks as are asked for, or fill the
     parts of it that --last-frames, --inpaint or --outpaint leave open.
     """
-    from reeltok.generate.pipeline import Wish, open_generator
+    from reeltok.generate.pipeline import GenerationRequest, open_generator
 
     began = time.monotonic()
-    wish = Wish(
+    request = GenerationRequest(
         class_name=class_name,
         steps=steps,
         guidance=guidance,
@@ -198,12 +198,12 @@ def generate(
     check_place(str(out))
     names = [str(target) for target in targets]
     check_free(names, force=force, inputs=[given_clip, actions])
-    work = open_generator(model, wish, tokenizer=tokenizer, device=device)
+    pipeline = open_generator(model, request, tokenizer=tokenizer, device=device)
     out.mkdir(parents=True, exist_ok=True)
-    form = {"fps": fps or work.fps, "lossless": lossless}
-    videos = write_all(work, targets, seed=seed, batch=batch, form=form)
+    form = {"fps": fps or pipeline.fps, "lossless": lossless}
+    videos = write_all(pipeline, targets, seed=seed, batch=batch, form=form)
     seconds = time.monotonic() - began
-    record = {"family": work.family, "tokenizer": work.clip.tokenizer, "seed": seed}
+    record = {"family": pipeline.family, "tokenizer": pipeline.clip.tokenizer, "seed": seed}
     return Report(
         data={**record, "videos": videos, "seconds": seconds},
         text=f"{table(videos)}\n{seconds:.1f} s",
@@ -211,17 +211,22 @@ def generate(
 
 
 def write_all(
-    work: "Work", targets: list[Path], *, seed: int, batch: int, form: dict[str, Any]
+    pipeline: "GenerationPipeline",
+    targets: list[Path],
+    *,
+    seed: int,
+    batch: int,
+    form: dict[str, Any],
 ) -> list[dict[str, Any]]:
     """Generate and write the videos, `batch` at a time; what was written, in numbers."""
     from reeltok.video.record import write
 
-    rows, batch = [], min(batch, work.most or batch)
+    rows, batch = [], min(batch, pipeline.max_batch or batch)
     with Progress("generating", len(targets)) as progress:
         for first in range(0, len(targets), batch):
             names = targets[first : first + batch]
             tell = lambda at: progress.advance(0, of=1)
-            parts = work.make(len(names), seed, first, tell)
+            parts = pipeline.make(len(names), seed, first, tell)
             held = parts if len(names) == 1 else list(parts)
             for number, name in enumerate(names):
                 written = write(as_videos(held, number, form["fps"]), name, **form)

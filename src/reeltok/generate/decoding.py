@@ -1,4 +1,4 @@
-"""Decoding hidden tokens: the condition video's or the mask, guesses, and what is kept of them."""
+"""Decoding masked tokens: the condition video's or the mask, samples, and which are kept."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +8,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from reeltok.generate.prior import Conditions, Prior, join_ids
-from reeltok.generate.schedule import Dice, Sampling, gumbel, hidden_count, least_confident, pick
+from reeltok.generate.schedule import (
+    ClipGenerators,
+    Sampling,
+    gumbel,
+    least_confident,
+    masked_count,
+    pick,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,27 +31,27 @@ class Known:
     settled: Bool[Tensor, "*b n"]
 
 
-def conceal(
+def apply_mask(
     ids: Int[Tensor, "b n"],
-    hidden: Bool[Tensor, "b n"],
+    masked: Bool[Tensor, "b n"],
     mask: int,
     known: Known | None = None,
 ) -> Int[Tensor, "b n"]:
-    """COMMIT (MAGVIT, section 3.3): a hidden token becomes the condition video's, or the mask.
+    """COMMIT (MAGVIT, section 3.3): a masked token becomes the condition video's, or the mask.
 
     The mask stands where nothing is given; visible tokens stay.
     """
     instead = torch.full_like(ids, mask)
     if known is not None:
         instead = torch.where(known.padding, instead, known.ids)
-    return torch.where(hidden, instead, ids)
+    return torch.where(masked, instead, ids)
 
 
 @torch.no_grad()
-def decode_hidden(
+def decode_masked(
     prior: Prior,
     conditions: Conditions,
-    dice: Dice,
+    rng: ClipGenerators,
     sampling: Sampling,
     *,
     known: Known | None = None,
@@ -52,28 +59,28 @@ def decode_hidden(
 ) -> Int[Tensor, "b n"]:
     """The ids of a batch (MAGVIT, section 3.3)."""
     config, device = prior.config, prior.mask.device
-    batch, cells = len(dice.generators), config.cells
+    batch, cells = len(rng.generators), config.cells
     ids = torch.zeros(batch, cells, dtype=torch.long, device=device)
-    hidden = torch.ones(batch, cells, dtype=torch.bool, device=device)
+    masked = torch.ones(batch, cells, dtype=torch.bool, device=device)
     if known is not None:
-        ids, hidden = known.ids.clone(), hidden & ~known.settled
-    start = left = int(hidden[0].sum())
+        ids, masked = known.ids.clone(), masked & ~known.settled
+    start = left = int(masked[0].sum())
     for step in range(sampling.steps):
         if progress is not None:
             progress(step / sampling.steps)
-        shown = conceal(ids, hidden, config.vocabulary, known)
-        chances = guided(prior, shown, conditions, sampling.guidance)
-        uniform = dice.roll(len(chances) + 1, cells).to(device)
-        digits = [pick(chance, uniform[:, i]) for i, chance in enumerate(chances)]
-        ids = torch.where(hidden, join_ids(digits, config.factors), ids)
-        sure = sum(
-            chance.gather(2, digit[..., None])[..., 0].clamp(min=1e-30).log()
-            for chance, digit in zip(chances, digits, strict=True)
+        shown = apply_mask(ids, masked, config.vocabulary, known)
+        probabilities = guided(prior, shown, conditions, sampling.guidance)
+        uniform = rng.rand(len(probabilities) + 1, cells).to(device)
+        digits = [pick(each, uniform[:, i]) for i, each in enumerate(probabilities)]
+        ids = torch.where(masked, join_ids(digits, config.factors), ids)
+        confidence = sum(
+            each.gather(2, digit[..., None])[..., 0].clamp(min=1e-30).log()
+            for each, digit in zip(probabilities, digits, strict=True)
         )
-        left = hidden_count(sampling.schedule, step, sampling.steps, start, left)
-        warmth = sampling.temperature * (1 - (step + 1) / sampling.steps)
-        sure = sure + warmth * gumbel(uniform[:, -1])
-        hidden = least_confident(sure.masked_fill(~hidden, torch.inf), left)
+        left = masked_count(sampling.schedule, step, sampling.steps, start, left)
+        noise_scale = sampling.temperature * (1 - (step + 1) / sampling.steps)
+        confidence = confidence + noise_scale * gumbel(uniform[:, -1])
+        masked = least_confident(confidence.masked_fill(~masked, torch.inf), left)
     return ids
 
 

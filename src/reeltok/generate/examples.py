@@ -197,7 +197,7 @@ def masks_of(recipe: GeneratorRecipe, config: PriorConfig) -> list[Bool[Tensor, 
     A RefTok's reference is given anyway, and is none of the example's frames.
     """
     clip, first = config.clip, max(0, recipe.given - int(config.reference is not None))
-    assert clip is not None, "masked.describe says what the ids stand for"
+    assert clip is not None, "masked.config_for says what the ids stand for"
     if recipe.tasks == ("predict",) and not first:
         return []
     size = (clip.height, clip.width)

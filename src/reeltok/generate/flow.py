@@ -18,7 +18,7 @@ from reeltok.generate.clip_spec import ClipSpec
 from reeltok.generate.folder import load_generator, save_generator
 from reeltok.generate.public import from_public, to_public
 from reeltok.generate.sampling import rms, sample
-from reeltok.generate.schedule import seeded_clips
+from reeltok.generate.schedule import seeded_generators
 from reeltok.generate.sit import (
     Flow,
     FlowConfig,
@@ -30,10 +30,19 @@ from reeltok.generate.sit import (
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokens.record import Tokens
 
-__all__ = ["Flow", "FlowConfig", "describe", "from_public", "generate", "load", "save", "to_public"]
+__all__ = [
+    "Flow",
+    "FlowConfig",
+    "config_for",
+    "from_public",
+    "generate",
+    "load",
+    "save",
+    "to_public",
+]
 
 
-def describe(
+def config_for(
     tokenizer: Tokenizer,
     *,
     frames: int | None = None,
@@ -106,7 +115,7 @@ def generate(
     config, clip = model.config, pick_clip(model.config, tokenizer)
     statistics = need_statistics(config)
     label = pick_label(config, class_name, guidance)
-    velocity = steer(model, label, guidance, progress)
+    velocity = guided_velocity(model, label, guidance, progress)
     noise = seeded_noise(model, count, seed, first)
     sizes = [group.cells for group in config.groups]
 
@@ -124,7 +133,7 @@ def pick_clip(config: FlowConfig, tokenizer: Tokenizer | None) -> ClipSpec:
         if config.clip is None:
             raise ValueError("this generator does not say what it makes: give its tokenizer too")
         return config.clip
-    clip = config.clip or describe(tokenizer).clip
+    clip = config.clip or config_for(tokenizer).clip
     assert clip is not None
     clip.require(tokenizer)
     if (math.prod(clip.grid), tokenizer.spec.channels) != (config.cells, config.channels):
@@ -148,10 +157,10 @@ def need_statistics(config: FlowConfig) -> Statistics:
 def pick_label(config: FlowConfig, name: str | None, guidance: float) -> int:
     """The label of a class, or of none. ValueError for a class or guidance that was not trained."""
     classes = config.classes
-    hidden = len(classes) if config.label_dropout > 0 else None
-    if guidance != 1 and hidden is None:
+    null_label = len(classes) if config.label_dropout > 0 else None
+    if guidance != 1 and null_label is None:
         raise ValueError(
-            f"guidance={guidance} was asked, but this model was trained without hidden labels: "
+            f"guidance={guidance} was asked, but this model was trained without label dropout: "
             "leave guidance=1"
         )
     if guidance != 1 and name is None:
@@ -160,16 +169,16 @@ def pick_label(config: FlowConfig, name: str | None, guidance: float) -> int:
         return find_class(classes, name)
     if len(classes) < 2:
         return 0
-    if hidden is None:
+    if null_label is None:
         raise ValueError(f"this model needs a class: name one of {', '.join(classes)}")
-    return hidden
+    return null_label
 
 
-def steer(
+def guided_velocity(
     model: Flow, label: int, guidance: float, progress: Callable[[float], None] | None = None
 ) -> Callable[[Tensor, float], Tensor]:
     """The velocity of one class; with guidance v = v(none) + guidance (v(class) - v(none))."""
-    hidden = len(model.config.classes)
+    null_label = len(model.config.classes)
 
     def velocity(x: Tensor, t: float) -> Tensor:
         if progress is not None:
@@ -177,7 +186,7 @@ def steer(
         times, labels = x.new_full((len(x),), t), torch.full((len(x),), label, device=x.device)
         if guidance == 1:
             return model(x, times, labels)
-        both = torch.cat([labels, torch.full_like(labels, hidden)])
+        both = torch.cat([labels, torch.full_like(labels, null_label)])
         known, unknown = model(torch.cat([x, x]), torch.cat([times, times]), both).chunk(2)
         return torch.lerp(unknown, known, guidance)
 
@@ -191,11 +200,11 @@ def seeded_noise(
 
     All clips draw from one generator, or from `first` on each from its own.
     """
-    config, weight = model.config, model.kind
+    config, weight = model.config, model.type_embed
     if first is None:
         sources, share = [torch.Generator().manual_seed(seed)], count
     else:
-        sources, share = seeded_clips(seed, range(first, first + count)), 1
+        sources, share = seeded_generators(seed, range(first, first + count)), 1
 
     def draw() -> Tensor:
         each = [
@@ -213,7 +222,7 @@ def seeded_noise(
     return draw
 
 
-def spread(
+def per_cell(
     values: tuple[tuple[float, ...], ...], groups: tuple[Group, ...], like: Tensor
 ) -> Float[Tensor, "d n"]:
     """One number per group and channel, on all cells of that group."""
@@ -228,14 +237,14 @@ def normalise(
     x: Float[Tensor, "b d n"], statistics: Statistics, groups: tuple[Group, ...]
 ) -> Float[Tensor, "b d n"]:
     """Latents with mean 0 and deviation 1 in each group and channel."""
-    return (x - spread(statistics.mean, groups, x)) / spread(statistics.std, groups, x)
+    return (x - per_cell(statistics.mean, groups, x)) / per_cell(statistics.std, groups, x)
 
 
 def restore(
     x: Float[Tensor, "b d n"], statistics: Statistics, groups: tuple[Group, ...]
 ) -> Float[Tensor, "b d n"]:
     """The latents that `normalise` was given."""
-    return x * spread(statistics.std, groups, x) + spread(statistics.mean, groups, x)
+    return x * per_cell(statistics.std, groups, x) + per_cell(statistics.mean, groups, x)
 
 
 # On disk.

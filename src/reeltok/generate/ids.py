@@ -19,9 +19,9 @@ from reeltok.files.atomic import replacing
 from reeltok.files.parsing import first_error
 from reeltok.generate import masked
 from reeltok.generate.conditions import actions_by_step, complete, padding_cells
-from reeltok.generate.decoding import Known, conceal
+from reeltok.generate.decoding import Known, apply_mask
 from reeltok.generate.prior import Conditions, Prior, PriorConfig, split_ids
-from reeltok.generate.schedule import hidden_share, least_confident
+from reeltok.generate.schedule import least_confident, mask_ratio
 from reeltok.models.reftok.reference import on_bytes
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.train.losses import Losses
@@ -103,14 +103,14 @@ def tabulate(
     clips of another length or size.
     """
     clip = masked.pick_clip(config, tokenizer)
-    coder, leans = masked.following(tokenizer), config.reference is not None
+    coder, has_reference = masked.following(tokenizer), config.reference is not None
     rows: dict[str, list[Tensor]] = {"ids": [], "labels": []}
     for example in clips:
         x, reference = example.x, None
-        wanted = (clip.frames + int(leans), clip.height, clip.width)
+        wanted = (clip.frames + int(has_reference), clip.height, clip.width)
         if tuple(x.shape[2:]) != wanted:
             raise ValueError(f"a clip is {tuple(x.shape[2:])}, the prior's are {wanted}: cut it so")
-        if leans:
+        if has_reference:
             reference = on_bytes(x[:, :, :1])
             rows.setdefault("references", []).append(to_bytes(x[:, :, :1]))
             x = x[:, :, 1:]
@@ -122,8 +122,10 @@ def tabulate(
             rows.setdefault("shown", []).append(torch.stack(shown, dim=1))
         if config.actions:
             if example.actions is None:
-                raise ValueError("this prior is told actions, and a clip has none: give them")
-            acts = actions_by_step(example.actions, config.timing, clip.frames, follows=leans)
+                raise ValueError("this prior is given actions, and a clip has none: give them")
+            acts = actions_by_step(
+                example.actions, config.timing, clip.frames, follows=has_reference
+            )
             rows.setdefault("actions", []).append(acts)
     if not rows["ids"]:
         raise ValueError("there are no clips to learn from: give at least one")
@@ -133,7 +135,7 @@ def tabulate(
 
 
 class PriorTask:
-    """Train a prior to guess what a random share of a clip's tokens is.
+    """Train a prior to predict a masked share of a clip's tokens.
 
     The share follows a cosine; the loss is the cross-entropy over all tokens (masked, refined and
     visible ones, as MAGVIT does), each factor's summed. `held_out` is scored with the same
@@ -151,30 +153,32 @@ class PriorTask:
         self.prior.to(device)
 
     def loss(self, batch: Examples, step: int, generator: torch.Generator | None) -> Losses:
-        """The loss of a batch; masks and hidden conditions are drawn from `generator`."""
+        """The loss of a batch; masks and dropped conditions are drawn from `generator`."""
         config, ids = self.prior.config, batch.ids
-        hidden = draw_hidden(ids, generator)
-        seen = conceal(ids, hidden, config.vocabulary, draw_known(batch, generator))
+        is_masked = draw_masked(ids, generator)
+        seen = apply_mask(ids, is_masked, config.vocabulary, draw_known(batch, generator))
         scores = self.prior(seen, self.conditions(batch, generator))
         errors = ids_errors(scores, ids, config.factors)
         right = ids_right(scores, ids, config.factors)
-        shares = hidden.float()
+        weights = is_masked.float()
         terms = {
-            "hidden": (errors * shares).sum() / shares.sum(),
-            "right": (right.float() * shares).sum() / shares.sum(),
+            "masked": (errors * weights).sum() / weights.sum(),
+            "accuracy": (right.float() * weights).sum() / weights.sum(),
         }
         return Losses(errors.mean(), terms)
 
     def conditions(self, batch: Examples, generator: torch.Generator | None) -> Conditions:
-        """What a batch is generated from, hidden for a share of its clips."""
-        share, reference, hidden = self.prior.config.dropout, None, None
+        """What a batch is generated from, dropped for a share of its clips."""
+        share, reference, dropped = self.prior.config.dropout, None, None
         if share:
             device = "cpu" if generator is None else generator.device
-            hidden = torch.rand(len(batch), generator=generator, device=device) < share
+            dropped = torch.rand(len(batch), generator=generator, device=device) < share
         if batch.references is not None:
             reference = torch.cat([to_unit(one[None]) for one in batch.references])
         labels = batch.labels if self.prior.config.classes else None
-        return Conditions(labels=labels, actions=batch.actions, reference=reference, hidden=hidden)
+        return Conditions(
+            labels=labels, actions=batch.actions, reference=reference, dropped=dropped
+        )
 
     @torch.no_grad()
     def validate(self, step: int) -> dict[str, float]:
@@ -197,11 +201,11 @@ class PriorTask:
         masked.save(self.prior, folder)
 
 
-def draw_hidden(ids: Int[Tensor, "b n"], generator: torch.Generator | None) -> Bool[Tensor, "b n"]:
-    """Which tokens of each clip are hidden: a cosine of a uniform number says how many."""
+def draw_masked(ids: Int[Tensor, "b n"], generator: torch.Generator | None) -> Bool[Tensor, "b n"]:
+    """Which tokens of each clip are masked: a cosine of a uniform number says how many."""
     device = "cpu" if generator is None else generator.device
     drawn = torch.rand(len(ids), 1 + ids.shape[1], generator=generator, device=device)
-    shares = [hidden_share("cosine", r, ids.shape[1]) for r in drawn[:, 0].tolist()]
+    shares = [mask_ratio("cosine", r, ids.shape[1]) for r in drawn[:, 0].tolist()]
     counts = (torch.tensor(shares) * ids.shape[1]).ceil().long().clamp(min=1)
     return least_confident(drawn[:, 1:], counts.to(device)).to(ids.device)
 

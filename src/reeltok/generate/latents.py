@@ -153,7 +153,7 @@ class FlowTask:
         self.model.to(device)
 
     def loss(self, batch: Latents, step: int, generator: torch.Generator | None) -> Losses:
-        """The loss of a batch; noise, times and hidden labels are drawn from `generator`."""
+        """The loss of a batch; noise, times and null labels are drawn from `generator`."""
         config = self.model.config
         x = flow.normalise(batch.values.float(), self.statistics, config.groups)
 
@@ -175,7 +175,7 @@ class FlowTask:
         if self.held_out is None:
             return {}
         self.model.eval()
-        weight = self.model.kind
+        weight = self.model.type_embed
         total = 0.0
         for i, index in enumerate(torch.arange(len(self.held_out)).split(self.batch)):
             generator = torch.Generator(weight.device).manual_seed(i)

@@ -1,9 +1,10 @@
-"""Masked generation of discrete tokens: hide all, guess all, keep the surest, and again.
+"""Masked generation of discrete tokens: mask all, predict all, keep the most confident, repeat.
 
-`describe` makes a prior for a tokenizer, `generate` gives `Tokens` that the tokenizer decodes,
-`roll_out` goes on clip after clip. The network is in prior.py, its use in decoding.py, schedules in
-schedule.py, what can be given in conditions.py, training on ids in ids.py. MAGVIT (Yu et al. 2023):
-COMMIT for a plain tokenizer; a RefTok is conditioned on its reference frame instead.
+`config_for` gives a prior's configuration for a tokenizer, `generate` gives `Tokens` that the
+tokenizer decodes, `roll_out` goes on clip after clip. The network is in prior.py, its use in
+decoding.py, schedules in schedule.py, what can be given in conditions.py, training in ids.py.
+MAGVIT (Yu et al. 2023): COMMIT for a plain tokenizer; a RefTok is conditioned on its reference
+frame instead.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ from reeltok.generate.conditions import (
     padding_cells,
     settled_cells,
 )
-from reeltok.generate.decoding import Known, decode_hidden
+from reeltok.generate.decoding import Known, decode_masked
 from reeltok.generate.folder import load_generator, save_generator
 from reeltok.generate.prior import (
     Conditions,
@@ -34,7 +35,7 @@ from reeltok.generate.prior import (
     choose_factors,
     need,
 )
-from reeltok.generate.schedule import Dice, Sampling
+from reeltok.generate.schedule import ClipGenerators, Sampling
 from reeltok.models.reftok.network import RefTok
 from reeltok.models.reftok.reference import hash_frame, on_bytes
 from reeltok.tokenizer.contract import Tokenizer
@@ -42,7 +43,7 @@ from reeltok.tokens.record import Tokens
 from reeltok.video.record import Video, unit_frames
 
 
-def describe(
+def config_for(
     tokenizer: Tokenizer,
     *,
     frames: int,
@@ -61,15 +62,17 @@ def describe(
     spec, timing = coder.spec, Timing.of(coder.spec)
     if spec.vocabulary is None:
         raise ValueError(
-            f"{spec.name} is continuous and a prior guesses ids: choose a flow, or a discrete one"
+            f"{spec.name} is continuous and a prior predicts ids: choose a flow, or a discrete one"
         )
-    leans = isinstance(tokenizer, RefTok)
-    settings = {"policy": coder.config.policy, "reference_start": "given"} if leans else {}
+    has_reference = isinstance(tokenizer, RefTok)
+    settings = {"policy": coder.config.policy, "reference_start": "given"} if has_reference else {}
     grid = coder.grid_for(frames, size)
     if len(grid) != 3:
         raise ValueError(f"{spec.name} has no grid of time and space: a prior needs one")
     quantizer = getattr(tokenizer.config, "quantizer", None)
-    each = actions_by_step(torch.zeros(1, frames, actions), timing, frames, follows=leans).shape[2]
+    each = actions_by_step(
+        torch.zeros(1, frames, actions), timing, frames, follows=has_reference
+    ).shape[2]
     clip = ClipSpec(
         tokenizer=spec.name,
         weights=tokenizer.hash(),
@@ -85,7 +88,7 @@ def describe(
         timing=timing,
         factors=choose_factors(spec.vocabulary, getattr(quantizer, "levels", ())),
         actions=each if actions else 0,
-        reference=spec.factors[1:] if leans else None,
+        reference=spec.factors[1:] if has_reference else None,
         clip=clip,
         **values,
     )
@@ -129,10 +132,10 @@ def generate(
     known = recognise(prior, clip, tokenizer, frames, given)
     parts = []
     for now in torch.arange(count).split(batch):
-        dice = Dice(seed, range(first + int(now[0]), first + int(now[-1]) + 1))
+        rng = ClipGenerators(seed, range(first + int(now[0]), first + int(now[-1]) + 1))
         some = None if known is None else take(known, now)
-        ids = decode_hidden(
-            prior, take(conditions, now), dice, sampling, known=some, progress=progress
+        ids = decode_masked(
+            prior, take(conditions, now), rng, sampling, known=some, progress=progress
         )
         parts.append(ids.cpu())
     ids = torch.cat(parts).unflatten(1, config.grid)
@@ -167,7 +170,7 @@ def condition(
             )
     tensors = {"actions": actions, "reference": reference}
     several = {
-        name: None if tensor is None else spread(tensor, count).to(device)
+        name: None if tensor is None else expand_clips(tensor, count).to(device)
         for name, tensor in tensors.items()
     }
     labels = torch.full((count,), label, device=device)
@@ -184,8 +187,8 @@ def recognise(
     """The tokens of the condition video, for as many clips as `video` has; None without one."""
     if video is None:
         return None
-    leans = prior.config.reference is not None
-    rest = video[:, :, 1:] if leans else video
+    has_reference = prior.config.reference is not None
+    rest = video[:, :, 1:] if has_reference else video
     if rest.shape[2] == 0:
         return None
     if tokenizer is None:
@@ -200,7 +203,7 @@ def recognise(
             f"given= marks pixels of {tuple(given.shape)} where the prior's clips are "
             f"{(clip.frames, clip.height, clip.width)} and the video has {rest.shape[2]} frames"
         )
-    coder, reference = following(tokenizer), on_bytes(video[:, :, :1]) if leans else None
+    coder, reference = following(tokenizer), on_bytes(video[:, :, :1]) if has_reference else None
     ids = coder.encode(complete(rest, given), reference=reference).flat().to(prior.mask.device)
     padding = padding_cells(given, coder.spec, prior.config.grid).flatten()
     settled = settled_cells(given, coder.spec, prior.config.grid).flatten()
@@ -212,11 +215,11 @@ def take(record: Any, index: Int[Tensor, " b"]) -> Any:
     rows: dict[str, Tensor] = {}
     for name, tensor in vars(record).items():
         if tensor is not None and name not in ("padding", "settled"):
-            rows[name] = spread(tensor, int(index.max()) + 1)[index.to(tensor.device)]
+            rows[name] = expand_clips(tensor, int(index.max()) + 1)[index.to(tensor.device)]
     return replace(record, **rows)
 
 
-def spread(x: Tensor, count: int) -> Tensor:
+def expand_clips(x: Tensor, count: int) -> Tensor:
     """One clip's tensor for `count` clips, or as many as there are. ValueError for too few."""
     if len(x) not in (1, count) and len(x) < count:
         raise ValueError(
@@ -229,13 +232,14 @@ def pick_clip(config: PriorConfig, tokenizer: Tokenizer | None) -> ClipSpec:
     """What the ids stand for. ValueError where that is unknown, or not what `tokenizer` reads."""
     clip = config.clip
     if clip is None:
-        raise ValueError("this prior does not say what it makes: make its config by `describe`")
+        raise ValueError("this prior does not say what it makes: make its config by `config_for`")
     if tokenizer is None:
         return clip
     if tokenizer.spec.vocabulary != config.vocabulary:
         raise ValueError(
-            f"this prior guesses {config.vocabulary} ids of {clip.tokenizer!r}, {tokenizer.name!r} "
-            f"has a vocabulary of {tokenizer.spec.vocabulary}: load the tokenizer it was trained on"
+            f"this prior predicts {config.vocabulary} ids of {clip.tokenizer!r}, "
+            f"{tokenizer.name!r} has a vocabulary of {tokenizer.spec.vocabulary}: load the "
+            "tokenizer it was trained on"
         )
     clip.require(tokenizer)
     return clip
@@ -267,11 +271,11 @@ def roll_out(
     Each clip is generated from the last `overlap` frames so far; `actions` are those after each of
     these and all further frames. Clip k has the seed `seed` + k.
     """
-    leans = prior.config.reference is not None
+    has_reference = prior.config.reference is not None
     seen = unit_frames(video)[:, :, -overlap:]
     at = 0
     for number in range(clips):
-        new = pick_clip(prior.config, tokenizer).frames - seen.shape[2] + int(leans)
+        new = pick_clip(prior.config, tokenizer).frames - seen.shape[2] + int(has_reference)
         acts = None if actions is None else actions[:, at : at + new + seen.shape[2]]
         tokens = generate(
             prior,
@@ -282,16 +286,16 @@ def roll_out(
             actions=acts,
             **options,
         )
-        reference = on_bytes(seen[:, :, :1]) if leans else None
+        reference = on_bytes(seen[:, :, :1]) if has_reference else None
         made = tokenizer.decode(tokens, reference=reference)
         assert isinstance(made, Tensor), "generated tokens stand for tensors"
-        made = made[:, :, seen.shape[2] - int(leans) :]
+        made = made[:, :, seen.shape[2] - int(has_reference) :]
         yield made
         seen = torch.cat([seen, made.clamp(-1, 1)], dim=2)[:, :, -overlap:]
         at += new
 
 
-def fill(
+def inpaint(
     prior: Prior,
     tokenizer: Tokenizer,
     video: Video | Float[Tensor, "b c t h w"],
@@ -303,13 +307,15 @@ def fill(
     Both have the prior's frames, after frame 0 for a RefTok, which is kept whole; `options` are
     those of `generate`. ValueError for another number of frames.
     """
-    leans, x = prior.config.reference is not None, unit_frames(video)
+    has_reference, x = prior.config.reference is not None, unit_frames(video)
     tokens = generate(prior, tokenizer, video=x, given=given, **options)
-    made = tokenizer.decode(tokens, reference=on_bytes(x[:, :, :1]) if leans else None)
+    made = tokenizer.decode(tokens, reference=on_bytes(x[:, :, :1]) if has_reference else None)
     assert isinstance(made, Tensor), "generated tokens stand for tensors"
     x = x.to(made)
-    filled = torch.where(given.to(made.device), x[:, :, int(leans) :], made)
-    return torch.cat([x[:, :, : int(leans)].expand(len(made), -1, -1, -1, -1), filled], dim=2)
+    filled = torch.where(given.to(made.device), x[:, :, int(has_reference) :], made)
+    return torch.cat(
+        [x[:, :, : int(has_reference)].expand(len(made), -1, -1, -1, -1), filled], dim=2
+    )
 
 
 # On disk.

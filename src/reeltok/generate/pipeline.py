@@ -22,7 +22,7 @@ from reeltok.video.record import Video, read, stream
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
+class GenerationRequest:
     """What is asked of a generator; None: its own default, or nothing of the kind."""
 
     class_name: str | None = None
@@ -62,28 +62,30 @@ Make = Callable[[int, int, int, Callable[[float], None]], Iterator[Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
-    """A generator that is ready: what it makes, and how. `most` bounds the clips at a time."""
+class GenerationPipeline:
+    """A generator that is ready: what it makes, and how. `max_batch` bounds the clips at a time."""
 
     family: str
     clip: ClipSpec
     make: Make
     fps: float
-    most: int | None = None
+    max_batch: int | None = None
 
 
 # Opening what is needed.
 
 
-def open_generator(folder: Path, wish: Wish, *, tokenizer: str | None, device: str) -> Work:
-    """The generator in a folder, with its tokenizer, ready to make what is wished for.
+def open_generator(
+    folder: Path, request: GenerationRequest, *, tokenizer: str | None, device: str
+) -> GenerationPipeline:
+    """The generator in a folder, with its tokenizer, ready to make what is asked for.
 
-    ValueError or FileNotFoundError for a folder of something else, a wish that this kind cannot
+    ValueError or FileNotFoundError for a folder of something else, a request that this kind cannot
     fulfil, and a tokenizer that it was not trained on.
     """
     place, family = pick_device(device), family_of(folder)
     for name in FOR_PRIORS if family == "flow" else FOR_FLOWS:
-        if getattr(wish, name) is not None:
+        if getattr(request, name) is not None:
             kind = "a flow" if family == "flow" else "a prior"
             raise ValueError(
                 f"{option_of(name)} was asked, but {folder} holds {kind}: leave it out"
@@ -92,20 +94,22 @@ def open_generator(folder: Path, wish: Wish, *, tokenizer: str | None, device: s
         model = flow.load(folder, device=place)
         flow.need_statistics(model.config)
         tok = open_tokenizer(folder, model.config.clip, tokenizer, device)
-        return flow_work(model, tok, wish)
+        return flow_pipeline(model, tok, request)
     prior = masked.load(folder, device=place)
     tok = open_tokenizer(folder, prior.config.clip, tokenizer, device)
-    return prior_work(prior, tok, wish)
+    return prior_pipeline(prior, tok, request)
 
 
 # Flows.
 
 
-def flow_work(model: Flow, tokenizer: Tokenizer, wish: Wish) -> Work:
+def flow_pipeline(
+    model: Flow, tokenizer: Tokenizer, request: GenerationRequest
+) -> GenerationPipeline:
     """Whole clips from noise."""
     clip = flow.pick_clip(model.config, tokenizer)
-    flow.pick_label(model.config, wish.class_name, wish.guidance)
-    sampler = wish.sampler or "euler-maruyama"
+    flow.pick_label(model.config, request.class_name, request.guidance)
+    sampler = request.sampler or "euler-maruyama"
 
     def make(count: int, seed: int, first: int, tell: Callable) -> Iterator[Tensor]:
         tokens = flow.generate(
@@ -114,17 +118,17 @@ def flow_work(model: Flow, tokenizer: Tokenizer, wish: Wish) -> Work:
             count=count,
             seed=seed,
             first=first,
-            class_name=wish.class_name,
-            steps=wish.steps or 250,
+            class_name=request.class_name,
+            steps=request.steps or 250,
             sampler=sampler,
-            guidance=wish.guidance,
+            guidance=request.guidance,
             progress=tell,
         )
         yield tokenizer.decode(tokens)
 
     fps = clip.fps or default_rate()
-    most = 1 if sampler == "dopri5" else None  # its steps would depend on the batch
-    return Work(family="flow", clip=clip, make=make, fps=fps, most=most)
+    max_batch = 1 if sampler == "dopri5" else None  # its steps would depend on the batch
+    return GenerationPipeline(family="flow", clip=clip, make=make, fps=fps, max_batch=max_batch)
 
 
 def default_rate() -> float:
@@ -137,33 +141,39 @@ def default_rate() -> float:
 # Priors.
 
 
-def prior_work(prior: Prior, tokenizer: Tokenizer, wish: Wish) -> Work:
-    """Clips from hidden tokens, from nothing or on from given frames, block after block."""
+def prior_pipeline(
+    prior: Prior, tokenizer: Tokenizer, request: GenerationRequest
+) -> GenerationPipeline:
+    """Clips from masked tokens, from nothing or on from given frames, block after block."""
     clip = masked.pick_clip(prior.config, tokenizer)
-    masked.pick_label(prior.config, wish.class_name, wish.guidance)
-    leans = prior.config.reference is not None
-    shown = given_pixels(wish, clip, leans=leans)
-    video = read_given(wish, clip, whole=None if shown is None else clip.frames + int(leans))
-    if video is None and leans:
+    masked.pick_label(prior.config, request.class_name, request.guidance)
+    has_reference = prior.config.reference is not None
+    shown = given_pixels(request, clip, has_reference=has_reference)
+    video = read_given(
+        request, clip, whole=None if shown is None else clip.frames + int(has_reference)
+    )
+    if video is None and has_reference:
         raise ValueError("this prior goes on from a reference frame: name a video with --given")
-    options = {"sampling": sampling_of(wish), "class_name": wish.class_name}
-    actions = known_actions(wish.actions, prior.config.actions)
-    blocks = wish.blocks or 1
+    options = {"sampling": sampling_of(request), "class_name": request.class_name}
+    actions = known_actions(request.actions, prior.config.actions)
+    blocks = request.blocks or 1
 
     def make(count: int, seed: int, first: int, tell: Callable) -> Iterator[Tensor]:
         more = {**options, "first": first, "progress": tell, "actions": actions}
         start = None if video is None else video.tensor().expand(count, -1, -1, -1, -1)
         if shown is not None and start is not None:
-            filled = masked.fill(prior, tokenizer, start, shown, count=count, seed=seed, **more)
+            filled = masked.inpaint(prior, tokenizer, start, shown, count=count, seed=seed, **more)
             return iter([filled])
-        return continued(prior, tokenizer, start, count=count, blocks=blocks, seed=seed, **more)
+        return continue_video(
+            prior, tokenizer, start, count=count, blocks=blocks, seed=seed, **more
+        )
 
     fps = clip.fps or (video.fps if video is not None else None) or default_rate()
-    most = 1 if blocks > 1 else None  # parts of a long video are written as they come
-    return Work(family="masked", clip=clip, make=make, fps=fps, most=most)
+    max_batch = 1 if blocks > 1 else None  # parts of a long video are written as they come
+    return GenerationPipeline(family="masked", clip=clip, make=make, fps=fps, max_batch=max_batch)
 
 
-def continued(
+def continue_video(
     prior: Prior,
     tokenizer: Tokenizer,
     start: Tensor | None,
@@ -190,36 +200,38 @@ def continued(
     yield from chain([start], more)
 
 
-def sampling_of(wish: Wish) -> Any:
+def sampling_of(request: GenerationRequest) -> Any:
     """How a prior's tokens are decoded. ValueError for a schedule or number that does not exist."""
-    if wish.schedule is not None and wish.schedule not in SHARES:
+    if request.schedule is not None and request.schedule not in SHARES:
         raise ValueError(
-            f"no schedule is called {wish.schedule!r}: choose one of {', '.join(SHARES)}"
+            f"no schedule is called {request.schedule!r}: choose one of {', '.join(SHARES)}"
         )
     named = {"steps", "schedule", "temperature", "guidance"}
-    return Sampling(**{k: v for k, v in asdict(wish).items() if k in named and v is not None})
+    return Sampling(**{k: v for k, v in asdict(request).items() if k in named and v is not None})
 
 
-def given_pixels(wish: Wish, clip: ClipSpec, *, leans: bool) -> Tensor | None:
+def given_pixels(
+    request: GenerationRequest, clip: ClipSpec, *, has_reference: bool
+) -> Tensor | None:
     """Which pixels of a whole clip are given, "t h w"; None where its first frames alone are.
 
-    Where the prior `leans` on a reference frame, that one is given anyway and none of these.
-    ValueError for two such wishes at once, or a box that is none.
+    A reference frame is given anyway and is none of these.
+    ValueError for two such requests at once, or a box that is none.
     """
-    if wish.completes is None:
+    if request.completes is None:
         return None
-    asked = [option_of(name) for name in COMPLETING if getattr(wish, name) is not None]
-    asked += ["--blocks"] if wish.blocks is not None else []
+    asked = [option_of(name) for name in COMPLETING if getattr(request, name) is not None]
+    asked += ["--blocks"] if request.blocks is not None else []
     if len(asked) > 1:
         raise ValueError(f"{' and '.join(asked)} do not go together: leave all but one")
     size = (clip.height, clip.width)
-    if wish.last_frames is not None:
-        first = max(0, (wish.given_frames or 1) - int(leans))
-        return give_frames(clip.frames, size, first=first, last=wish.last_frames)
-    if wish.given_frames is not None:
+    if request.last_frames is not None:
+        first = max(0, (request.given_frames or 1) - int(has_reference))
+        return give_frames(clip.frames, size, first=first, last=request.last_frames)
+    if request.given_frames is not None:
         raise ValueError(f"--given-frames and {asked[0]} do not go together: leave one out")
-    around = give_around(clip.frames, size, parse_box(wish.inpaint or wish.outpaint or ""))
-    return around if wish.inpaint else ~around
+    around = give_around(clip.frames, size, parse_box(request.inpaint or request.outpaint or ""))
+    return around if request.inpaint else ~around
 
 
 def parse_box(text: str) -> tuple[int, int, int, int]:
@@ -233,20 +245,20 @@ def parse_box(text: str) -> tuple[int, int, int, int]:
     return top, left, bottom, right
 
 
-def read_given(wish: Wish, clip: ClipSpec, *, whole: int | None) -> Video | None:
+def read_given(request: GenerationRequest, clip: ClipSpec, *, whole: int | None) -> Video | None:
     """What a video begins with, scaled and cropped to what the prior makes; or `whole` frames."""
-    if wish.given is None:
-        for option, value in ((wish.completes, True), ("--given-frames", wish.given_frames)):
+    if request.given is None:
+        for option, value in ((request.completes, True), ("--given-frames", request.given_frames)):
             if option and value:
                 raise ValueError(f"{option} of what? Name a video with --given")
         return None
-    count = whole or wish.given_frames or 1
-    with stream(wish.given) as source:
+    count = whole or request.given_frames or 1
+    with stream(request.given) as source:
         shrink = max(clip.height / source.height, clip.width / source.width)
         size = (round(source.height * shrink), round(source.width * shrink))
-    video = read(wish.given, frames=count, fps=clip.fps if count > 1 else None, size=size)
+    video = read(request.given, frames=count, fps=clip.fps if count > 1 else None, size=size)
     if len(video) < count:
-        raise ValueError(f"{wish.given} has {len(video)} frames, {count} were to be given")
+        raise ValueError(f"{request.given} has {len(video)} frames, {count} were to be given")
     top, left = (size[0] - clip.height) // 2, (size[1] - clip.width) // 2
     return video_of(video, top, left, clip)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from reeltok.generate import masked
 from reeltok.generate.folder import open_tokenizer
-from reeltok.generate.pipeline import continued
+from reeltok.generate.pipeline import continue_video
 from reeltok.generate.schedule import Sampling
 from reeltok.train.data import resize_square
 from reeltok.video.record import to_unit
@@ -60,7 +60,7 @@ class PriorPredictor:
 
         Clip i depends on `seed` and `first` + i alone.
         """
-        parts = continued(
+        parts = continue_video(
             self.prior,
             self.tokenizer,
             x[:, :, :1].expand(count, -1, -1, -1, -1),

@@ -1,6 +1,6 @@
-"""The network of masked generation: a transformer that guesses hidden token ids.
+"""The network of masked generation: a transformer that predicts masked token ids.
 
-    ids (or MASK) + place + reference + actions ─ class ─ blocks ─ guesses for every factor of an id
+    ids (or MASK) + position + reference + actions ─ class ─ blocks ─ logits of an id's factors
 
 An id of a large vocabulary is the product of factors (groups of FSQ's digits), each with an
 embedding of its own that also reads the output; one factor is BERT's tied embedding.
@@ -26,7 +26,7 @@ from reeltok.nn.bounds import Depth, Side, Triple, Width
 from reeltok.nn.transformer import Block
 
 WHOLE = 4096
-"""Vocabularies up to this size are guessed as one factor; larger ones in factors up to FACTOR."""
+"""Vocabularies up to this size are predicted as one factor; larger ones in factors up to FACTOR."""
 FACTOR = 1024
 
 SIZES: dict[str, dict[str, int]] = {
@@ -74,17 +74,17 @@ class Conditions:
     """What a batch is generated from; None where the prior has no such condition.
 
     Labels count the classes, one more is "any"; actions are those of each token step; the reference
-    is in [-1, 1]. Clips with `hidden` are generated from nothing.
+    is in [-1, 1]. `dropped` clips are generated from nothing.
     """
 
     labels: Int[Tensor, " b"] | None = None
     actions: Float[Tensor, "b s a"] | None = None
     reference: Float[Tensor, "b c 1 h w"] | None = None
-    hidden: Bool[Tensor, " b"] | None = None
+    dropped: Bool[Tensor, " b"] | None = None
 
     def without(self, count: int) -> "Conditions":
-        """The same for `count` clips, all hidden."""
-        return replace(self, hidden=torch.ones(count, dtype=torch.bool))
+        """The same for `count` clips, all dropped."""
+        return replace(self, dropped=torch.ones(count, dtype=torch.bool))
 
 
 class Prior(nn.Module):
@@ -94,12 +94,12 @@ class Prior(nn.Module):
         super().__init__()
         self.config = config
         width, (t, h, w) = config.width, config.grid
-        self.codes = nn.ParameterList(torch.empty(size, width) for size in config.factors)
+        self.token_embed = nn.ParameterList(torch.empty(size, width) for size in config.factors)
         self.mask = nn.Parameter(torch.empty(width))
-        self.places = nn.ParameterList(
+        self.pos_embed = nn.ParameterList(
             torch.empty(*shape, width) for shape in ((t, 1, 1), (1, h, w))
         )
-        self.classes = nn.Parameter(torch.empty(len(config.classes) + 1, width))
+        self.class_embed = nn.Parameter(torch.empty(len(config.classes) + 1, width))
         self.actions = nn.Linear(config.actions, width) if config.actions else None
         self.reference = None
         if config.reference is not None:
@@ -109,7 +109,7 @@ class Prior(nn.Module):
         self.blocks = nn.ModuleList(
             Block(width, config.heads, qkv_bias=True) for _ in range(config.depth)
         )
-        self.guess = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width))
+        self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width))
         self.norm = nn.LayerNorm(width)
         self.biases = nn.ParameterList(torch.zeros(size) for size in config.factors)
         for name, weight in self.named_parameters():  # BERT's start
@@ -121,32 +121,32 @@ class Prior(nn.Module):
         ids: Int[Tensor, "b n"],
         conditions: Conditions | None = None,
     ) -> list[Float[Tensor, "b n f"]]:
-        """Scores of every value of each factor; `ids` of `vocabulary` are hidden ones."""
+        """Logits of every value of each factor; an id of `vocabulary` is masked."""
         config, conditions = self.config, conditions or Conditions()
         x = self.embed(ids)
-        x = x + (self.places[0] + self.places[1]).flatten(0, 2)
-        x = x + self.told(conditions, len(ids)).to(x.dtype)
+        x = x + (self.pos_embed[0] + self.pos_embed[1]).flatten(0, 2)
+        x = x + self.cond_embed(conditions, len(ids)).to(x.dtype)
         labels = conditions.labels
         if labels is None:
             labels = torch.full((len(ids),), len(config.classes), device=ids.device)
-        if conditions.hidden is not None:
-            labels = labels.masked_fill(conditions.hidden.to(ids.device), len(config.classes))
-        x = torch.cat([F.embedding(labels, self.classes)[:, None], x], dim=1)
+        if conditions.dropped is not None:
+            labels = labels.masked_fill(conditions.dropped.to(ids.device), len(config.classes))
+        x = torch.cat([F.embedding(labels, self.class_embed)[:, None], x], dim=1)
         for block in self.blocks:
             x = block(x)
-        x = self.guess(self.norm(x[:, 1:]))
-        weights = zip(self.codes, self.biases, strict=True)
+        x = self.head(self.norm(x[:, 1:]))
+        weights = zip(self.token_embed, self.biases, strict=True)
         return [F.linear(x, table, bias) for table, bias in weights]
 
     def embed(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
         """The sum of a token's factors, or the mask."""
-        hidden = ids == self.config.vocabulary
-        digits = split_ids(ids.masked_fill(hidden, 0), self.config.factors)
-        each = [F.embedding(d, table) for d, table in zip(digits, self.codes, strict=True)]
-        return torch.where(hidden[..., None], self.mask, torch.stack(each).sum(0))
+        masked = ids == self.config.vocabulary
+        digits = split_ids(ids.masked_fill(masked, 0), self.config.factors)
+        each = [F.embedding(d, table) for d, table in zip(digits, self.token_embed, strict=True)]
+        return torch.where(masked[..., None], self.mask, torch.stack(each).sum(0))
 
-    def told(self, conditions: Conditions, batch: int) -> Float[Tensor, "b n d"]:
-        """Actions and reference on the cells that they belong to; nothing for hidden clips."""
+    def cond_embed(self, conditions: Conditions, batch: int) -> Float[Tensor, "b n d"]:
+        """Actions and reference on the cells that they belong to; nothing for dropped clips."""
         t, h, w = self.config.grid
         x = self.mask.new_zeros(batch, t, h, w, self.config.width)
         if self.actions is not None:
@@ -159,8 +159,8 @@ class Prior(nn.Module):
             frame = F.pad(frame, (0, right, 0, down), mode="replicate")
             cells = rearrange(frame, "b c (h p) (w q) -> b 1 h w (c p q)", p=p, q=q)
             x = x + self.reference(cells)
-        if conditions.hidden is not None:
-            x = x.masked_fill(conditions.hidden.to(x.device)[:, None, None, None, None], 0.0)
+        if conditions.dropped is not None:
+            x = x.masked_fill(conditions.dropped.to(x.device)[:, None, None, None, None], 0.0)
         return x.flatten(1, 3)
 
 
@@ -173,8 +173,8 @@ def need(given: Tensor | None, what: str) -> Tensor:
 
 def split_ids(ids: Int[Tensor, "*n"], factors: Sequence[int]) -> list[Int[Tensor, "*n"]]:
     """The factors of ids, the least significant first."""
-    places = [math.prod(factors[:i]) for i in range(len(factors))]
-    return [ids // place % size for place, size in zip(places, factors, strict=True)]
+    strides = [math.prod(factors[:i]) for i in range(len(factors))]
+    return [ids // stride % size for stride, size in zip(strides, factors, strict=True)]
 
 
 def join_ids(digits: Sequence[Int[Tensor, "*n"]], factors: Sequence[int]) -> Int[Tensor, "*n"]:

@@ -13,16 +13,15 @@ from reeltok.tokenizer.folder import build_empty
 NAMES = (
     (r"^fixed\.", "pos_embed_"),
     (r"^learned\.", "pos_embed_"),
-    (r"^kind$", "type_embed"),
-    (r"^enter\.(\w+)\.linear\.", r"x_embedder_\1.proj."),
-    (r"^time\.", "t_embedder.mlp."),
-    (r"^labels\.", "y_embedder.embedding_table."),
+    (r"^patch_embed\.(\w+)\.linear\.", r"x_embedder_\1.proj."),
+    (r"^time_embed\.", "t_embedder.mlp."),
+    (r"^label_embed\.", "y_embedder.embedding_table."),
     (r"\.attention\.out\.", ".attn.proj."),
     (r"\.attention\.qkv\.", ".attn.qkv."),
     (r"^(blocks\.\d+\.mlp)\.0\.", r"\1.fc1."),
     (r"^(blocks\.\d+\.mlp)\.2\.", r"\1.fc2."),
-    (r"\.steer\.", ".adaLN_modulation.1."),
-    (r"^leave\.", "final_layer_"),
+    (r"\.modulation\.", ".adaLN_modulation.1."),
+    (r"^final_layer\.", "final_layer_"),
 )
 """Ours -> the public SiT fork's, applied one after another."""
 
@@ -34,9 +33,9 @@ def public_name(ours: str) -> str:
 
 def public_shape(ours: str, tensor: Tensor, config: FlowConfig) -> tuple[int, ...]:
     """The public shape of one parameter: tables have a batch, patches are read by convolutions."""
-    if ours == "kind" or ours.startswith(("fixed.", "learned.")):
+    if ours == "type_embed" or ours.startswith(("fixed.", "learned.")):
         return (1, *tensor.shape)
-    if ours.startswith("enter.") and ours.endswith(".weight"):
+    if ours.startswith("patch_embed.") and ours.endswith(".weight"):
         group = next(group for group in config.groups if group.name == ours.split(".")[1])
         return (len(tensor), config.channels, *group.patch)
     return tuple(tensor.shape)

@@ -1,6 +1,6 @@
-"""How masked generation proceeds: how many tokens stay hidden, and which.
+"""How masked generation proceeds: how many tokens stay masked, and which.
 
-A schedule maps progress r in [0, 1] to the share of tokens that is hidden, 1 to 0 (MaskGIT, Chang
+A schedule maps progress r in [0, 1] to the share of tokens that is masked, 1 to 0 (MaskGIT, Chang
 et al. 2022, section 3.2; MAGVIT, Yu et al. 2023, section 3.2).
 """
 
@@ -43,21 +43,21 @@ BAIR_DEBIASED = Sampling(schedule="cosine", temperature=4.5)
 """MAGVIT's settings for its two BAIR protocols (appendix); 12 steps in both."""
 
 
-def hidden_share(schedule: Schedule, r: float, cells: int) -> float:
-    """The share of `cells` tokens that is hidden at progress `r` in [0, 1]."""
+def mask_ratio(schedule: Schedule, r: float, cells: int) -> float:
+    """The share of `cells` tokens that is masked at progress `r` in [0, 1]."""
     return min(1.0, max(0.0, SHARES[schedule](r, cells)))
 
 
-def hidden_count(schedule: Schedule, step: int, steps: int, cells: int, hidden: int) -> int:
-    """How many tokens stay hidden after round `step` (from 0) of `steps`.
+def masked_count(schedule: Schedule, step: int, steps: int, cells: int, masked: int) -> int:
+    """How many tokens stay masked after round `step` (from 0) of `steps`.
 
-    `cells` were hidden at the start and `hidden` are now: each round settles at least one and, but
+    `cells` were masked at the start and `masked` are now: each round settles at least one and, but
     for the last, leaves at least one.
     """
-    if step == steps - 1 or hidden <= 1:
+    if step == steps - 1 or masked <= 1:
         return 0
-    count = math.floor(hidden_share(schedule, (step + 1) / steps, cells) * cells)
-    return max(1, min(hidden - 1, count))
+    count = math.floor(mask_ratio(schedule, (step + 1) / steps, cells) * cells)
+    return max(1, min(masked - 1, count))
 
 
 def least_confident(
@@ -84,17 +84,17 @@ def pick(
     return index[..., 0].clamp(max=probabilities.shape[-1] - 1)
 
 
-def seeded_clips(seed: int, clips: range) -> list[torch.Generator]:
+def seeded_generators(seed: int, clips: range) -> list[torch.Generator]:
     """A generator for each clip, on the CPU: the same on every device, whatever the batch."""
     return [torch.Generator().manual_seed((seed * 1_000_003 + clip) % 2**63) for clip in clips]
 
 
-class Dice:
-    """Uniform numbers for each clip apart, so that a clip does not depend on its batch."""
+class ClipGenerators:
+    """A random generator for each clip, so that a clip does not depend on its batch."""
 
     def __init__(self, seed: int, clips: range) -> None:
-        self.generators = seeded_clips(seed, clips)
+        self.generators = seeded_generators(seed, clips)
 
-    def roll(self, *shape: int) -> Float[Tensor, "b ..."]:
+    def rand(self, *shape: int) -> Float[Tensor, "b ..."]:
         """Numbers in [0, 1) of `shape` for each clip."""
         return torch.stack([torch.rand(*shape, generator=each) for each in self.generators])

@@ -1,6 +1,6 @@
 """The diffusion transformer: latents of a whole clip, a time and a class to a velocity.
 
-    latents ─ patches of each group + position + kind ─ blocks, steered by time and class ─ velocity
+    latents ─ patches of a group + position + type ─ blocks, modulated by time, class ─ velocity
 
 Latents are `b d n`: all cells on one axis, in groups. A CoordTok clip is three groups, its planes;
 a KL latent `b d t h w` is one. Peebles and Xie, "DiT", 2023; Ma et al., "SiT", 2024; CoordTok,
@@ -74,8 +74,8 @@ class FlowConfig:
     """Everything that shapes a generator, and what its latents are.
 
     `classes` names what can be asked for; with less than two it is an unconditional model.
-    `label_dropout` is the share of labels hidden in training, which guidance needs. `double_heads`
-    keeps the second half of every head's outputs, which nothing reads.
+    `label_dropout` is the share of labels that the null label replaces in training, which guidance
+    needs. `double_heads` keeps the second half of every head's outputs, which nothing reads.
     """
 
     groups: tuple[Group, ...] = Field(min_length=1, max_length=64)
@@ -161,19 +161,19 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(
             nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width)
         )
-        self.steer = nn.Linear(width, 6 * width)
+        self.modulation = nn.Linear(width, 6 * width)
 
     def forward(self, x: Float[Tensor, "b n d"], condition: Float[Tensor, "b d"]) -> Tensor:
-        shift, scale, gate, shift2, scale2, gate2 = self.steer(condition)[:, None].chunk(6, -1)
-        x = x + gate * self.attention(steered(x, shift, scale))
-        return x + gate2 * self.mlp(steered(x, shift2, scale2))
+        shift, scale, gate, shift2, scale2, gate2 = self.modulation(condition)[:, None].chunk(6, -1)
+        x = x + gate * self.attention(modulate(x, shift, scale))
+        return x + gate2 * self.mlp(modulate(x, shift2, scale2))
 
 
-def steered(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
 
 
-class Enter(nn.Module):
+class PatchEmbed(nn.Module):
     """A group's latents -> its tokens."""
 
     def __init__(self, group: Group, config: FlowConfig) -> None:
@@ -192,7 +192,7 @@ class Enter(nn.Module):
         return self.linear(x.reshape(b, self.group.tokens, -1))
 
 
-class Leave(nn.Module):
+class FinalLayer(nn.Module):
     """A group's tokens -> their velocity."""
 
     def __init__(self, group: Group, config: FlowConfig) -> None:
@@ -200,13 +200,13 @@ class Leave(nn.Module):
         self.group, self.channels = group, config.channels
         outputs = config.channels * (2 if config.double_heads else 1)
         self.linear = nn.Linear(config.width, math.prod(group.patch) * outputs)
-        self.steer = nn.Linear(config.width, 2 * config.width)
+        self.modulation = nn.Linear(config.width, 2 * config.width)
 
     def forward(
         self, x: Float[Tensor, "b m w"], condition: Float[Tensor, "b w"]
     ) -> Float[Tensor, "b d n"]:
-        shift, scale = self.steer(condition)[:, None].chunk(2, -1)
-        x = self.linear(steered(x, shift, scale))
+        shift, scale = self.modulation(condition)[:, None].chunk(2, -1)
+        x = self.linear(modulate(x, shift, scale))
         k = len(self.group.grid)
         x = x.unflatten(2, (*self.group.patch, -1))[..., : self.channels].unflatten(
             1, self.group.counts
@@ -225,20 +225,22 @@ class Flow(nn.Module):
     def __init__(self, config: FlowConfig) -> None:
         super().__init__()
         self.config, width = config, config.width
-        self.enter = nn.ModuleDict({g.name: Enter(g, config) for g in config.groups})
+        self.patch_embed = nn.ModuleDict({g.name: PatchEmbed(g, config) for g in config.groups})
         self.fixed, self.learned = nn.ParameterDict(), nn.ParameterDict()
         for group in config.groups:
             fixed = group.position == "sinusoids"
-            table = places(group.counts, width) if fixed else torch.zeros(group.tokens, width)
+            table = (
+                sincos_pos_embed(group.counts, width) if fixed else torch.zeros(group.tokens, width)
+            )
             tables = self.fixed if fixed else self.learned
             tables[group.table] = nn.Parameter(table, requires_grad=not fixed)
-        self.kind = nn.Parameter(torch.randn(len(config.groups), width))
-        self.time = nn.Sequential(nn.Linear(256, width), nn.SiLU(), nn.Linear(width, width))
+        self.type_embed = nn.Parameter(torch.randn(len(config.groups), width))
+        self.time_embed = nn.Sequential(nn.Linear(256, width), nn.SiLU(), nn.Linear(width, width))
         rows = max(1, len(config.classes)) + (config.label_dropout > 0)
-        self.labels = nn.Embedding(rows, width)
+        self.label_embed = nn.Embedding(rows, width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
-        self.leave = nn.ModuleDict({g.name: Leave(g, config) for g in config.groups})
-        start(self)
+        self.final_layer = nn.ModuleDict({g.name: FinalLayer(g, config) for g in config.groups})
+        init_weights(self)
 
     def forward(
         self,
@@ -246,45 +248,46 @@ class Flow(nn.Module):
         t: Float[Tensor, "b"],
         labels: Int[Tensor, "b"] | None = None,
     ) -> Float[Tensor, "b d n"]:
-        """The velocity at time t (0: noise, 1: data); a label of `len(classes)` is a hidden one."""
+        """The velocity at time t (0: noise, 1: data); the label `len(classes)` is the null one."""
         groups = self.config.groups
         parts = x.split([group.cells for group in groups], dim=2)
         tokens = [
-            self.enter[g.name](part) + self.positions(g) + kind
-            for g, part, kind in zip(groups, parts, self.kind, strict=True)
+            self.patch_embed[g.name](part) + self.pos_embed(g) + type_embed
+            for g, part, type_embed in zip(groups, parts, self.type_embed, strict=True)
         ]
         if labels is None:
             labels = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         waves = sinusoid(t, 256).to(x.dtype)
-        condition = F.silu(self.time(waves) + self.labels(labels))
+        condition = F.silu(self.time_embed(waves) + self.label_embed(labels))
         y = torch.cat(tokens, dim=1)
         for block in self.blocks:
             y = block(y, condition)
         ends = y.split([group.tokens for group in groups], dim=1)
         return torch.cat(
-            [self.leave[g.name](end, condition) for g, end in zip(groups, ends, strict=True)], dim=2
+            [self.final_layer[g.name](end, condition) for g, end in zip(groups, ends, strict=True)],
+            dim=2,
         )
 
-    def positions(self, group: Group) -> Float[Tensor, "m w"]:
+    def pos_embed(self, group: Group) -> Float[Tensor, "m w"]:
         tables = self.fixed if group.position == "sinusoids" else self.learned
         return tables[group.table]
 
 
-def start(model: Flow) -> None:
+def init_weights(model: Flow) -> None:
     """Fresh weights: every block and the output begin at zero (DiT, section 3.2)."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
             nn.init.zeros_(module.bias)
-            if name.startswith("time."):
+            if name.startswith("time_embed."):
                 nn.init.normal_(module.weight, std=0.02)
-            if name.endswith(".steer") or name.startswith("leave."):
+            if name.endswith(".modulation") or name.startswith("final_layer."):
                 nn.init.zeros_(module.weight)
-    nn.init.normal_(model.labels.weight, std=0.02)
+    nn.init.normal_(model.label_embed.weight, std=0.02)
 
 
-def places(counts: tuple[int, ...], width: int) -> Float[Tensor, "m width"]:
-    """Sines, then cosines of places on a grid; of the last axis, then of those before it."""
+def sincos_pos_embed(counts: tuple[int, ...], width: int) -> Float[Tensor, "m width"]:
+    """Sines, then cosines of positions on a grid; of the last axis, then of those before it."""
     share = width // len(counts) // 2 * 2
     grid = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in counts), indexing="ij")
     parts = []

@@ -53,7 +53,7 @@ def train_generator(
     with init_distributed(device) as at:
         require_shares(recipe, at.world)
         tokenizer = zoo.load(recipe.tokenizer, code=False)
-        config = describe(recipe, tokenizer)
+        config = generator_config(recipe, tokenizer)
         source = open_clip_source(recipe, data, out, at)
         require_groups_named(recipe.groups, (*source.train, *source.held))
         with in_turn(at):
@@ -83,7 +83,7 @@ def feed_of(recipe: GeneratorRecipe, examples: Any, at: Rank) -> Feed:
     )
 
 
-def describe(recipe: GeneratorRecipe, tokenizer: Tokenizer) -> FlowConfig | PriorConfig:
+def generator_config(recipe: GeneratorRecipe, tokenizer: Tokenizer) -> FlowConfig | PriorConfig:
     """The generator's configuration but for what only the examples say.
 
     ValueError for a tokenizer that this kind of generator cannot follow, and unknown settings.
@@ -94,9 +94,9 @@ def describe(recipe: GeneratorRecipe, tokenizer: Tokenizer) -> FlowConfig | Prio
     if recipe.generator == "prior":
         frames = window.frames - int(isinstance(tokenizer, RefTok))
         settings["actions"] = recipe.actions
-        return masked.describe(tokenizer, frames=frames, size=size, fps=fps, **settings)
+        return masked.config_for(tokenizer, frames=frames, size=size, fps=fps, **settings)
     settings.pop("label_dropout", None)  # of classes that are not known yet
-    return flow.describe(tokenizer, frames=window.frames, size=size, fps=fps, **settings)
+    return flow.config_for(tokenizer, frames=window.frames, size=size, fps=fps, **settings)
 
 
 # Examples to a task.
@@ -161,7 +161,7 @@ def try_generator(recipe: GeneratorRecipe, *, device: str | None = None) -> DryR
             tokenizer = zoo.load(recipe.tokenizer, code=False)
         except FileNotFoundError:
             tokenizer = zoo.load(recipe.tokenizer, weights="random", code=False)
-        config = describe(recipe, tokenizer)
+        config = generator_config(recipe, tokenizer)
         torch.manual_seed(recipe.loop.seed)
         if isinstance(config, PriorConfig):
             task: Task = PriorTask(Prior(config))
