@@ -1,9 +1,13 @@
 """The house: imports point one way, public names are few, the package wakes up fast."""
 
 import ast
+import builtins
+import dis
 import subprocess
+import symtable
 import sys
 from pathlib import Path
+from types import CodeType
 
 import pytest
 
@@ -124,6 +128,34 @@ def test_studies_and_benchmarks_use_the_library(folder: str) -> None:
     """What they need of a command is a function of the library."""
     for path in sorted((Path(__file__).parent.parent / folder).rglob("*.py")):
         assert "cli" not in imports(path), f"{path.name} imports a command"
+
+
+def unknown_names(path: Path) -> set[str]:
+    """Names that functions of a file look up in it, and that it neither makes nor imports.
+
+    Shapes in annotations look like such names, so neither ruff nor mypy is asked.
+    """
+    top = symtable.symtable(path.read_text(), str(path), "exec")
+    known = {s.get_name() for s in top.get_symbols() if s.is_assigned() or s.is_imported()}
+    known |= set(dir(builtins)) | {"__file__", "__name__", "__doc__"}
+    codes, found = [compile(path.read_text(), str(path), "exec")], set()
+    for code in codes:
+        codes += [const for const in code.co_consts if isinstance(const, CodeType)]
+        if code.co_name != "<module>":
+            loads = [i for i in dis.get_instructions(code) if i.opname == "LOAD_GLOBAL"]
+            found |= {load.argval for load in loads}
+    return found - known
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_every_name_is_made_or_imported(path: Path) -> None:
+    assert unknown_names(path) == set()
+
+
+def test_an_import_that_was_forgotten_is_seen(tmp_path: Path) -> None:
+    path = tmp_path / "a.py"
+    path.write_text("import os\ndef f(x):\n    return [left_out(os.sep, len(y)) for y in x]")
+    assert unknown_names(path) == {"left_out"}
 
 
 def test_every_room_has_something_in_it() -> None:

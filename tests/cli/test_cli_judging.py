@@ -184,3 +184,18 @@ def test_two_processes_share_the_clips(run: Run, models: Models, clips: Path, th
         means = [model["values"]["psnr"]["mean"] for model in (first, second)]
         exact = first["kind"] == "tokenizer"  # x264's bytes may depend on how threads are scheduled
         assert means[0] == pytest.approx(means[1], abs=1e-4 if exact else 0.2)
+
+
+def test_the_probe_leaves_a_broken_clip_out(run: Run, models: Models, tmp_path: Path) -> None:
+    lines = ["path,label"]
+    for number in range(10):
+        video = moving(17, 32 if number % 2 else 64, 64)
+        reeltok.write(video, tmp_path / f"{number}.mkv", lossless=True)
+        lines.append(f"{number}.mkv,{number % 2}")
+    (tmp_path / "x.mkv").write_text("not a video")
+    (tmp_path / "list.csv").write_text("\n".join([*lines, "x.mkv,1"]))
+    words = ("probe", models["discrete"], tmp_path / "list.csv")
+    found = run(*words, "--labels", f"{tmp_path}/list.csv:label", *WHOLE, "--json")
+    assert found.code == 0, found.err
+    assert "x.mkv left out" in found.err
+    assert list(found.json["broken"]) == ["x.mkv"]
