@@ -6,7 +6,7 @@ chunk length, ranges, tiles, running out of memory, and the folder a model is sa
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
