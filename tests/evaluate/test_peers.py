@@ -10,9 +10,9 @@ from small_foreign import TINY, WAN_2_2
 from torch import Tensor, nn
 
 from reeltok.evaluate.candidates import codecs
-from reeltok.evaluate.candidates.codecs import CODERS, Codec, Resize, Yardstick, open_codecs
+from reeltok.evaluate.candidates.candidate import TokenizerCandidate
+from reeltok.evaluate.candidates.codecs import CODERS, Codec, RateTarget, Resize, open_codecs
 from reeltok.evaluate.candidates.peers import open_peers
-from reeltok.evaluate.candidates.subjects import Own
 from reeltok.evaluate.clips import Clip, clips, hash_of
 from reeltok.metrics import paired as metrics
 from reeltok.video.record import Video
@@ -61,7 +61,7 @@ def test_bits_are_matched_by_clip_and_over_the_set() -> None:
     one, other = moving(speed=1), moving(speed=4)
     coder = CODERS["h264"]
     wanted = {one.name: 9_000, other.name: 12_000}
-    like = Yardstick(bits=wanted, clips=lambda: [one, other])
+    like = RateTarget(bits=wanted, clips=lambda: [one, other])
     by_clip, over_set, *curve = open_codecs("h264", like)
     for clip in (one, other):
         bits = by_clip.reconstruct(clip).bits
@@ -99,9 +99,9 @@ def test_codec_curves_agree_with_figures_measured_elsewhere(
     codec = Codec(name=name, coder=CODERS[name], quality=crf)
     found, rates = [], []
     for clip in clips("shared-eval", shared / "data" / "eval"):
-        trial = codec.reconstruct(clip)
-        found.append(psnr(clip, trial.x))
-        rates.append((trial.bits or 0) / clip.video.frames[..., 0].numel())
+        coded = codec.reconstruct(clip)
+        found.append(psnr(clip, coded.x))
+        rates.append((coded.bits or 0) / clip.video.frames[..., 0].numel())
     assert len(found) == 22
     assert sum(found) / 22 == pytest.approx(decibel, abs=0.1)
     assert sum(rates) / 22 == pytest.approx(bits_per_pixel, rel=0.01)
@@ -109,10 +109,10 @@ def test_codec_curves_agree_with_figures_measured_elsewhere(
 
 def test_the_floor_keeps_every_fourth_frame_small() -> None:
     clip = moving(frames=17)
-    trial = Resize(factors=(4, 8, 8)).reconstruct(clip)
-    assert trial.x.shape == (1, 3, 17, 64, 96)
-    assert trial.bits == 5 * 8 * 12 * 3 * 8
-    assert 10 < psnr(clip, trial.x) < 40
+    coded = Resize(factors=(4, 8, 8)).reconstruct(clip)
+    assert coded.x.shape == (1, 3, 17, 64, 96)
+    assert coded.bits == 5 * 8 * 12 * 3 * 8
+    assert 10 < psnr(clip, coded.x) < 40
     still = moving(frames=5, speed=0)
     assert torch.equal(*(Resize().reconstruct(still).x[:, :, i] for i in (0, 3)))
 
@@ -133,12 +133,12 @@ SHAPES = {  # protocols.md, section 5: frames, rows and columns of one cell; cha
 }
 
 
-def tiny(name: str, folder: Path, *, weights: bool, **more: Any) -> Own:
+def tiny(name: str, folder: Path, *, weights: bool, **more: Any) -> TokenizerCandidate:
     diffusers = pytest.importorskip("diffusers")
     model = getattr(diffusers, name)(**TINY[name] | more)
     (model.save_pretrained if weights else model.save_config)(folder)
     [peer] = open_peers(f"diffusers:{name}={folder}")
-    assert isinstance(peer, Own)
+    assert isinstance(peer, TokenizerCandidate)
     return peer
 
 
@@ -150,12 +150,12 @@ def test_a_diffusers_autoencoder_keeps_frames_and_size(name: str, tmp_path: Path
     assert (shape.time, shape.height, shape.width, shape.channels) == SHAPES[name]
     assert shape.causal == ("Allegro" not in name)
     clip = moving(frames=7, height=40, width=50)
-    trial = peer.reconstruct(clip)
-    assert trial.x.shape == (1, 3, 7, 40, 50)
-    assert trial.x.std() > 0
+    coded = peer.reconstruct(clip)
+    assert coded.x.shape == (1, 3, 7, 40, 50)
+    assert coded.x.std() > 0
     steps = 1 + -(-6 // shape.time) if shape.causal else -(-7 // shape.time)
     cells = -(-40 // shape.height) * -(-50 // shape.width)
-    assert trial.bits == 16 * shape.channels * steps * cells
+    assert coded.bits == 16 * shape.channels * steps * cells
     assert peer.trained
     assert peer.weights is not None
     found = peer.facts(clip)
@@ -188,11 +188,11 @@ def test_a_discrete_one_gives_ids(tmp_path: Path) -> None:
     peer = tiny("AutoencoderVidTok", tmp_path, weights=False, **levels)
     assert not peer.trained
     assert peer.weights is None
-    trial = peer.reconstruct(moving(frames=5, height=16, width=16))
+    coded = peer.reconstruct(moving(frames=5, height=16, width=16))
     assert peer.vocabulary == 32768
-    assert trial.ids is not None
-    assert trial.ids.shape == (2, 2, 2)
-    assert trial.bits == 8 * 15
+    assert coded.ids is not None
+    assert coded.ids.shape == (2, 2, 2)
+    assert coded.bits == 8 * 15
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
@@ -216,11 +216,11 @@ def test_a_scripted_pair_is_a_peer(tmp_path: Path) -> None:
     torch.jit.script(Decode()).save(folder / "decoder.jit")
     (folder / "config.json").write_text(json.dumps({"vocabulary": 256}))
     [peer] = open_peers(str(folder))
-    assert isinstance(peer, Own)
+    assert isinstance(peer, TokenizerCandidate)
     assert (peer.tokenizer.spec.factors, peer.vocabulary) == ((4, 8, 8), 256)
-    trial = peer.reconstruct(clip)
-    assert trial.x.shape == (1, 3, 6, 20, 30)
-    assert trial.bits == 3 * 3 * 4 * 8
+    coded = peer.reconstruct(clip)
+    assert coded.x.shape == (1, 3, 6, 20, 30)
+    assert coded.bits == 3 * 3 * 4 * 8
     (folder / "encoder.jit").write_bytes(b"damaged")
     with pytest.raises(ValueError, match="copy the pair again"):
         open_peers(str(folder))
@@ -241,8 +241,8 @@ def misshapen(x: Tensor) -> Tensor:
 def test_any_function_is_a_peer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     clip = moving(frames=6)
-    trial = open_peers("test_peers:shrink")[0].reconstruct(clip)
-    torch.testing.assert_close(trial.x, clip.video.tensor() * 0.5)
+    coded = open_peers("test_peers:shrink")[0].reconstruct(clip)
+    torch.testing.assert_close(coded.x, clip.video.tensor() * 0.5)
     with pytest.raises(ValueError, match=r"test_peers:misshapen was given frames .* and gave back"):
         open_peers("test_peers:misshapen")[0].reconstruct(clip)
     with pytest.raises(ValueError, match="cannot be imported"):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from reeltok.evaluate.candidates.codecs import Resize, Yardstick, open_codecs
+from reeltok.evaluate.candidates.codecs import RateTarget, Resize, open_codecs
 from reeltok.evaluate.candidates.functions import Reconstructor
 from reeltok.evaluate.protocols import PROTOCOLS
 from reeltok.evaluate.report.build import (
@@ -64,26 +64,26 @@ class Sized(Reconstructor):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Result]]:
-    """A report of two clips and five subjects."""
+    """A report of two clips and five candidates."""
     data, out = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("out") / "report"
     for i, name in enumerate(("one", "two")):
         write(Video.of(counter(9, i), fps=10), data / f"{name}.mkv", lossless=True)
     write(Video.of(counter(5, 2), fps=10), data / "short.mkv", lossless=True)
     scorer, media = Scorer(metrics=PLAN.metrics), Media(out)
     first = Sized(name="halve", function=halve)
-    subjects = [first, Reconstructor(name=SECOND, function=lambda x: x * 0.9), Resize()]
-    like = Yardstick(bits={"one.mkv": 4000, "two.mkv": 4000})
-    subjects += [codec for codec in open_codecs("h264", like) if codec.role != "set"][:3]
+    candidates = [first, Reconstructor(name=SECOND, function=lambda x: x * 0.9), Resize()]
+    like = RateTarget(bits={"one.mkv": 4000, "two.mkv": 4000})
+    candidates += [codec for codec in open_codecs("h264", like) if codec.role != "set"][:3]
     results = [
         evaluate(
-            subject,
+            candidate,
             data,
             protocol=PLAN,
             scorer=scorer,
-            keep=media.keep(subject),
-            kept=media.kept(subject),
+            keep=media.keep(candidate),
+            kept=media.kept(candidate),
         )
-        for subject in subjects
+        for candidate in candidates
     ]
     write_report(out, results, media, title="test")
     return out, results

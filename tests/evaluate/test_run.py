@@ -9,7 +9,13 @@ import pytest
 import torch
 from small_models import COORDTOK
 
-from reeltok.evaluate.candidates.subjects import Macs, Own, Trial, complete, count_macs
+from reeltok.evaluate.candidates.candidate import (
+    CodedClip,
+    Macs,
+    TokenizerCandidate,
+    complete,
+    count_macs,
+)
 from reeltok.evaluate.clips import Clip
 from reeltok.evaluate.protocols import PROTOCOLS, Protocol
 from reeltok.evaluate.results import Kind, Result
@@ -27,7 +33,7 @@ JUDGE = Scorer(metrics=PLAN.metrics)
 
 @dataclass
 class Dim:
-    """A subject that makes clips darker; it counts how often it is asked."""
+    """A candidate that makes clips darker; it counts how often it is asked."""
 
     name: str = "dim"
     fault: str = ""
@@ -39,7 +45,7 @@ class Dim:
     vocabulary: int | None = 16
     settings: Mapping[str, Any] = field(default_factory=dict)
 
-    def reconstruct(self, clip: Clip) -> Trial:
+    def reconstruct(self, clip: Clip) -> CodedClip:
         self.asked.append(clip.name)
         x = clip.video.tensor() * 0.5
         if self.fault == "NaN":
@@ -49,7 +55,7 @@ class Dim:
         if self.fault == clip.name:
             raise KeyboardInterrupt
         ids = torch.arange(8).reshape(2, 2, 2)
-        return Trial(x=x, bits=32, ids=ids, seconds={"encode": 0.5, "decode": 0.25})
+        return CodedClip(x=x, bits=32, ids=ids, seconds={"encode": 0.5, "decode": 0.25})
 
     def facts(self, clip: Clip) -> dict[str, float]:
         return {"parameters": 3.0}
@@ -67,8 +73,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def judged(subject: Any, data: Path, plan: Protocol = PLAN, **more: Any) -> Result:
-    return evaluate(subject, data, protocol=plan, scorer=JUDGE, **more)
+def judged(candidate: Any, data: Path, plan: Protocol = PLAN, **more: Any) -> Result:
+    return evaluate(candidate, data, protocol=plan, scorer=JUDGE, **more)
 
 
 def test_a_run_counts_what_it_judged_and_what_it_did_not(data: Path) -> None:
@@ -109,7 +115,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(data: Path, tmp_path: Path)
 
 def test_what_is_to_be_kept_is_made_again_where_it_is_lost(data: Path, tmp_path: Path) -> None:
     kept: list[str] = []
-    keep = lambda clip, trial: kept.append(clip.name)
+    keep = lambda clip, coded: kept.append(clip.name)
     judged(Dim(), data, work=tmp_path, keep=keep)
     assert len(kept) == 3
     judged(Dim(), data, work=tmp_path, keep=keep, kept=lambda clip: clip.name != "b.mkv")
@@ -145,7 +151,7 @@ def test_an_mp4_read_back_is_judged_where_the_protocol_says_so(data: Path) -> No
 def test_a_tokenizer_of_ours_is_judged(data: Path) -> None:
     torch.manual_seed(0)
     model = VidTok(replace(COMPACT, width=8), "tiny").eval()
-    result = judged(Own(tokenizer=model, name="tiny"), data)
+    result = judged(TokenizerCandidate(tokenizer=model, name="tiny"), data)
     assert result.weights == model.hash()
     assert result.summary["bits_per_pixel"].mean == pytest.approx(2 * 16 * 15 / (5 * 32 * 32))
     assert result.extra["parameters"] == model.parameter_count()
@@ -163,7 +169,7 @@ def test_macs_of_a_real_pass_equal_those_of_a_pass_without_numbers(vidtok: bool)
     video = Video.of(torch.zeros(frames, height, width, 3, dtype=torch.uint8), fps=10)
     clip = Clip(name="a", video=video, sha256="")
     with Macs() as macs:
-        Own(tokenizer=model, name="tiny").reconstruct(clip)
+        TokenizerCandidate(tokenizer=model, name="tiny").reconstruct(clip)
     assert macs.total == count_macs(model, clip) > 1e5
 
 

@@ -88,7 +88,7 @@ def compare(
 
 
 def shown(name: str) -> "AbstractContextManager[OnClip]":
-    """Inside, a bar shows how far the judging of one subject is."""
+    """Inside, a bar shows how far the judging of one candidate is."""
     return judging.shown(f"judging {name}", 1)
 
 

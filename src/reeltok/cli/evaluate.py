@@ -91,15 +91,15 @@ def evaluate(
 
     plan = find_protocol(protocol)
     with gloo_group(), shown(f"judging {model}", 1) as progress:
-        subject = open_own(
+        candidate = open_own(
             model, weights, device, dtype, chunk, tile, sample=plan.latent == "sample"
         )
         result = run.evaluate(
-            subject,
+            candidate,
             data,
             protocol=plan,
             root=root,
-            device=subject.tokenizer.device,
+            device=candidate.tokenizer.device,
             work=None if again else place_work(work),
             max_broken=max_broken,
             progress=progress,
@@ -129,14 +129,14 @@ def open_own(
     sample: bool = False,
     label: str | None = None,
 ) -> Any:
-    """A tokenizer of ours as a subject, called by its run unless `label` says how."""
-    from reeltok.evaluate.candidates.subjects import Own
+    """A tokenizer of ours as a candidate, called by its run unless `label` says how."""
+    from reeltok.evaluate.candidates.candidate import TokenizerCandidate
     from reeltok.evaluate.labels import label_models
 
     tokenizer = given.open_model(model, weights=weights, device=device, dtype=dtype)
     name = label or label_models([model])[0].label
     trained = weights != "random" and getattr(tokenizer, "trained", True)
-    return Own(
+    return TokenizerCandidate(
         tokenizer=tokenizer, name=name, trained=trained, chunk=chunk, tile=tile, sample=sample
     )
 
@@ -149,7 +149,7 @@ def place_work(asked: Path | None) -> Path:
 
 
 @contextmanager
-def shown(what: str, subjects: int) -> "Iterator[OnClip]":
+def shown(what: str, candidates: int) -> "Iterator[OnClip]":
     """Inside, a bar shows how far the judging is, with the time left."""
     passed: dict[str, int] = {}
     bar: Progress | None = None
@@ -157,10 +157,10 @@ def shown(what: str, subjects: int) -> "Iterator[OnClip]":
     def progress(watched: "ClipProgress") -> None:
         nonlocal bar
         if bar is None:
-            bar = Progress(what, subjects * watched.total).__enter__()
-        for _ in range(watched.done - passed.get(watched.subject, 0)):
+            bar = Progress(what, candidates * watched.total).__enter__()
+        for _ in range(watched.done - passed.get(watched.candidate, 0)):
             bar.finish_file()
-        passed[watched.subject] = watched.done
+        passed[watched.candidate] = watched.done
         bar.advance(watched.frames, of=10**9)
 
     try:

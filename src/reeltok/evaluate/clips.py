@@ -22,7 +22,7 @@ from reeltok.evaluate.protocols import Protocol, find_protocol
 from reeltok.metrics.paired import Box
 from reeltok.video.record import Video
 
-HELD = 128 * 2**20  # bytes of pixels kept between subjects: 40 clips of 17x256x256
+HELD = 128 * 2**20  # bytes of pixels kept between candidates: 40 clips of 17x256x256
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -38,7 +38,7 @@ class Clip:
 
 
 class ClipCache:
-    """The clips of a set that stay between subjects, so that a video is decoded once.
+    """The clips of a set that stay between candidates, so that a video is decoded once.
 
     Those that come first stay, up to `limit` bytes: a set is always gone through in one order, in
     which the clip used last is the one needed last. One cache serves one data set and protocol.

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from reeltok.devices import pick_device
-from reeltok.evaluate.candidates.codecs import Yardstick
+from reeltok.evaluate.candidates.candidate import Candidate
+from reeltok.evaluate.candidates.codecs import RateTarget
 from reeltok.evaluate.candidates.peers import open_peers
-from reeltok.evaluate.candidates.subjects import Subject
 from reeltok.evaluate.clips import Clip, ClipCache, clips
 from reeltok.evaluate.protocols import Protocol
 from reeltok.evaluate.report.build import Media
@@ -24,9 +24,9 @@ Watch = Callable[[str], AbstractContextManager[OnClip]]
 
 
 class Comparison:
-    """What all subjects of a comparison share: clips, judges, the folder of the report.
+    """What all candidates of a comparison share: clips, scorers, the folder of the report.
 
-    `watch` is called with the name of each subject; inside what it gives, it is told of every clip.
+    `watch` is called with each candidate's name; inside what it gives, it is told of every clip.
     """
 
     def __init__(
@@ -48,16 +48,16 @@ class Comparison:
         found = tuple(key for key in CURVE if key in plan.metrics)
         self.brief: Scorer = replace(self.full, metrics=found, extractors={}, missing={})
 
-    def judge(self, subject: Subject) -> Result:
-        """One subject's result; its videos go into the report, but for points of a curve."""
-        brief = subject.settings.get("role") == "curve"
+    def judge(self, candidate: Candidate) -> Result:
+        """One candidate's result; its videos go into the report, but for points of a curve."""
+        brief = candidate.settings.get("role") == "curve"
         more: dict[str, Any] = {}
         if not brief:
-            more["keep"] = self.media.keep(subject)
-            more["kept"] = self.media.kept(subject)
-        with self.watch(subject.name) as progress:
+            more["keep"] = self.media.keep(candidate)
+            more["kept"] = self.media.kept(candidate)
+        with self.watch(candidate.name) as progress:
             return evaluate(
-                subject,
+                candidate,
                 self.data,
                 protocol=self.plan,
                 root=self.root,
@@ -70,25 +70,25 @@ class Comparison:
             )
 
     def judge_peers(self, names: Iterable[str], results: list[Result]) -> list[Result]:
-        """The results of all subjects that these names stand for, matched to those before."""
-        like = self.yardstick(results)
+        """The results of all candidates that these names stand for, matched to those before."""
+        like = self.rate_target(results)
         return [
             self.judge(one) for name in names for one in open_peers(name, like, device=self.device)
         ]
 
-    def yardstick(self, results: list[Result]) -> Yardstick:
+    def rate_target(self, results: list[Result]) -> RateTarget:
         """What peers are matched to: the first result that counted bits."""
         for result in results:
             bits = {c["name"]: c["bits"] for c in result.clips if c["bits"] is not None}
             factors = result.settings.get("factors")
             if bits and factors:
-                return Yardstick(
+                return RateTarget(
                     bits=bits,
                     factors=tuple(factors),
                     clips=partial(self._clips, result.causal),
                     causal=result.causal,
                 )
-        return Yardstick(clips=partial(self._clips, True))
+        return RateTarget(clips=partial(self._clips, True))
 
     def _clips(self, causal: bool) -> Iterable[Clip]:
         return clips(

@@ -1,4 +1,4 @@
-"""Judge one subject over a data set: `evaluate` gives the `Result`.
+"""Judge one candidate over a data set: `evaluate` gives the `Result`.
 
 Every finished clip is kept in a folder of its own, so that an interrupted run goes on where it
 stopped; under torchrun each process takes its share of the videos. What breaks is counted.
@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import reeltok
-from reeltok.evaluate.candidates.subjects import Macs, Subject, Trial, read_back
+from reeltok.evaluate.candidates.candidate import Candidate, CodedClip, Macs, read_back
 from reeltok.evaluate.clips import Clip, ClipCache, Clips, clips
 from reeltok.evaluate.protocols import DEFAULT, Protocol, find_protocol
 from reeltok.evaluate.results import Result
@@ -38,7 +38,7 @@ RANDOM = "no weights: it runs with random ones, for speed and memory only"
 class ClipProgress:
     """How far a run is: told after every clip."""
 
-    subject: str
+    candidate: str
     clip: str
     frames: int
     done: int  # videos
@@ -47,20 +47,20 @@ class ClipProgress:
 
 
 OnClip = Callable[[ClipProgress], None]
-Keep = Callable[[Clip, Trial], None]
+Keep = Callable[[Clip, CodedClip], None]
 
 
 class ResultCache:
-    """Finished clips of one subject under one protocol, a file each; nowhere without a folder.
+    """Finished clips of one candidate under one protocol, a file each; nowhere without a folder.
 
     The key holds what decides a score: weights, settings, protocol, metrics, this code.
     """
 
     def __init__(
-        self, folder: Path | None, subject: Subject, plan: Protocol, scorer: Scorer
+        self, folder: Path | None, candidate: Candidate, plan: Protocol, scorer: Scorer
     ) -> None:
         made_of = {
-            **describe(subject),
+            **describe(candidate),
             "protocol": asdict(plan),
             "metrics": [*scorer.metrics, *sorted(scorer.missing), *sorted(scorer.extractors)],
             "code": code_hash(),
@@ -113,7 +113,7 @@ def kept_ids(path: Path) -> Tensor:
 
 
 def evaluate(
-    subject: Subject,
+    candidate: Candidate,
     data: str | Path,
     *,
     protocol: str | Protocol = DEFAULT,
@@ -127,7 +127,7 @@ def evaluate(
     kept: Callable[[Clip], bool] = lambda clip: True,
     cache: ClipCache | None = None,
 ) -> Result:
-    """Judge a subject on the clips that a protocol makes of a data set.
+    """Judge a candidate on the clips that a protocol makes of a data set.
 
     `work` holds finished clips for the next run. `keep` is given every clip with what came of it,
     and `kept` says whether it already was; `cache` shares decoded clips with the next run.
@@ -138,18 +138,20 @@ def evaluate(
     if plan.context_frames or plan.scored_size:
         raise ValueError(f"{plan.name} judges generators: give a protocol of reconstruction")
     scorer = scorer or open_scorer(plan.metrics, frames=plan.fvd_frames, device=device)
-    if not subject.trained:
+    if not candidate.trained:
         scorer = Scorer(metrics=(), missing=dict.fromkeys(plan.metrics, RANDOM))
-    found = clips(plan, data, root=root, causal=subject.causal, shard=rank_and_world(), cache=cache)
+    found = clips(
+        plan, data, root=root, causal=candidate.causal, shard=rank_and_world(), cache=cache
+    )
     name = Path(data).resolve().name
-    run = Run(subject, plan, scorer, ResultCache(work, subject, plan, scorer), found, data=name)
+    run = Run(candidate, plan, scorer, ResultCache(work, candidate, plan, scorer), found, data=name)
     for clip in found:
         try:
             again = run.take(clip, keep, kept)
         except ValueError as error:
             found.broken[clip.name] = str(error)
             again = False
-        check_broken(found.broken, max_broken, subject.name)
+        check_broken(found.broken, max_broken, candidate.name)
         if progress is not None:
             progress(run.progress(clip, again))
     return run.result(max_broken)
@@ -160,7 +162,7 @@ class Run:
 
     def __init__(
         self,
-        subject: Subject,
+        candidate: Candidate,
         plan: Protocol,
         scorer: Scorer,
         results: ResultCache,
@@ -168,10 +170,10 @@ class Run:
         *,
         data: str = "",
     ) -> None:
-        self.subject, self.plan, self.scorer = subject, plan, scorer
+        self.candidate, self.plan, self.scorer = candidate, plan, scorer
         self.results, self.found, self.data = results, found, data
         self.scores = Scores(scorer.missing)
-        self.usage = None if subject.vocabulary is None else Usage(subject.vocabulary)
+        self.usage = None if candidate.vocabulary is None else Usage(candidate.vocabulary)
         self.facts: dict[str, float] | None = None
         self.videos: set[str] = set()
 
@@ -181,54 +183,54 @@ class Run:
         known = self.results.find(clip)
         again = known is not None and (keep is None or kept(clip))
         if known is None or not again:
-            trial, score = self.judged(clip)
+            coded, score = self.judged(clip)
             if keep is not None:
-                keep(clip, trial)
-            self.results.keep(clip, score, trial.ids)
-            known = score, trial.ids
+                keep(clip, coded)
+            self.results.keep(clip, score, coded.ids)
+            known = score, coded.ids
         score, ids = known
         self.scores.add(score)
         if self.usage is not None and ids is not None and ids.numel():
             self.usage.update(ids.long())
         return again
 
-    def judged(self, clip: Clip) -> tuple[Trial, ClipScore]:
-        """What came of a clip, and its score. ValueError names the subject that is at fault."""
+    def judged(self, clip: Clip) -> tuple[CodedClip, ClipScore]:
+        """What came of a clip, and its score. ValueError names the candidate that is at fault."""
         if self.facts is None:
-            trial, self.facts = self.first(clip)
+            coded, self.facts = self.first(clip)
         else:
-            trial = self.subject.reconstruct(clip)
+            coded = self.candidate.reconstruct(clip)
         self.facts["peak_memory_bytes"] = max(peak_memory(), self.facts.get("peak_memory_bytes", 0))
         device = scorer_device(self.scorer)
         x = clip.video.tensor(device=device)
-        y = read_back(trial.x, clip.video.fps) if self.plan.via_mp4 else trial.x
+        y = read_back(coded.x, clip.video.fps) if self.plan.via_mp4 else coded.x
         score = self.scorer.score(
-            f"{self.subject.name}, {clip.name}",
+            f"{self.candidate.name}, {clip.name}",
             x,
             y.to(device),
             boxes=clip.boxes,
             sha256=clip.sha256,
-            bits=trial.bits,
-            seconds=trial.seconds,
+            bits=coded.bits,
+            seconds=coded.seconds,
             notes=[f"its last frame was repeated {clip.filled} times"] if clip.filled else [],
         )
-        return trial, named(score, clip.name)
+        return coded, named(score, clip.name)
 
-    def first(self, clip: Clip) -> tuple[Trial, dict[str, float]]:
+    def first(self, clip: Clip) -> tuple[CodedClip, dict[str, float]]:
         """What came of the first clip, and what is measured once: parameters, its MACs."""
         start_memory()
         with Macs() as macs:
-            trial = self.subject.reconstruct(clip)
+            coded = self.candidate.reconstruct(clip)
         if torch.cuda.is_available():  # the first pass chooses kernels: it is not timed
-            trial = self.subject.reconstruct(clip)
+            coded = self.candidate.reconstruct(clip)
         counted = {"macs": macs.total} if macs.total else {}
-        return trial, counted | self.subject.facts(clip)
+        return coded, counted | self.candidate.facts(clip)
 
     def progress(self, clip: Clip, again: bool) -> ClipProgress:
         """How far this is."""
         seen = self.videos | self.found.broken.keys() | self.found.left_out.keys()
         return ClipProgress(
-            subject=self.subject.name,
+            candidate=self.candidate.name,
             clip=clip.name,
             frames=len(clip.video),
             done=len(seen),
@@ -247,7 +249,7 @@ class Run:
             left_out |= theirs[2]
             filled += theirs[3]
         scores.broken = dict(broken)
-        check_broken(broken, max_broken, self.subject.name)
+        check_broken(broken, max_broken, self.candidate.name)
         if not scores.clips:
             why = next(iter([*broken.values(), *left_out.values()]), "there are none")
             raise ValueError(
@@ -257,16 +259,16 @@ class Run:
         scores.clips = dict(sorted(scores.clips.items()))
         return Result.of(
             scores,
-            model=self.subject.name,
-            kind=self.subject.kind,
+            model=self.candidate.name,
+            kind=self.candidate.kind,
             data=self.data,
-            weights=self.subject.weights,
+            weights=self.candidate.weights,
             protocol=self.plan,
-            causal=self.subject.causal,
+            causal=self.candidate.causal,
             left_out=left_out,
             filled=filled,
             extra=self.extra(),
-            settings=dict(self.subject.settings) | {"trained": self.subject.trained},
+            settings=dict(self.candidate.settings) | {"trained": self.candidate.trained},
         )
 
     def extra(self) -> dict[str, float]:
@@ -282,14 +284,14 @@ class Run:
 # ---------------------------------------------------------------- small pieces
 
 
-def describe(subject: Subject) -> dict[str, Any]:
-    """What decides a subject's reconstructions."""
+def describe(candidate: Candidate) -> dict[str, Any]:
+    """What decides a candidate's reconstructions."""
     return {
-        "name": subject.name,
-        "kind": subject.kind,
-        "weights": subject.weights,
-        "trained": subject.trained,
-        "settings": dict(subject.settings),
+        "name": candidate.name,
+        "kind": candidate.kind,
+        "weights": candidate.weights,
+        "trained": candidate.trained,
+        "settings": dict(candidate.settings),
     }
 
 
@@ -308,13 +310,13 @@ def named(score: ClipScore, name: str) -> ClipScore:
     return ClipScore(**score.record() | {"name": name}, features=score.features)
 
 
-def check_broken(broken: Mapping[str, str], most: int, subject: str) -> None:
+def check_broken(broken: Mapping[str, str], most: int, candidate: str) -> None:
     """ValueError where more clips broke than are allowed."""
     if len(broken) > most:
         name, why = next(iter(broken.items()))
         count = f"{len(broken)} clip{'s' if len(broken) > 1 else ''}"
         raise ValueError(
-            f"{count} could not be judged with {subject}, more than --max-broken "
+            f"{count} could not be judged with {candidate}, more than --max-broken "
             f"{most}; the first, {name}: {why}"
         )
 

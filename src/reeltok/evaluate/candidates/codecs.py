@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import UInt8
 from torch import Tensor
 
-from reeltok.evaluate.candidates.subjects import Trial, complete, timed
+from reeltok.evaluate.candidates.candidate import CodedClip, complete, timed
 from reeltok.evaluate.clips import Clip
 from reeltok.evaluate.results import Kind
 from reeltok.parallel import sum_over_ranks
@@ -180,7 +180,7 @@ def match_set(
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Codec:
-    """A codec as a subject: at `quality`, or every clip at its bits of `target`."""
+    """A codec as a candidate: at `quality`, or every clip at its bits of `target`."""
 
     name: str
     coder: Coder
@@ -209,7 +209,7 @@ class Codec:
             "av": av.__version__,
         }
 
-    def reconstruct(self, clip: Clip) -> Trial:
+    def reconstruct(self, clip: Clip) -> CodedClip:
         """Encode and decode; searching for the quality is not timed."""
         frames, seconds = even(clip.video.frames), dict[str, float]()
         quality = self._quality_for(clip)
@@ -219,7 +219,7 @@ class Codec:
             out = decode(self.coder, packets)
         bits = 8 * sum(packet.size for packet in packets)
         x = to_unit(out[:, : clip.video.height, : clip.video.width])
-        return Trial(x=x, bits=bits, seconds=seconds)
+        return CodedClip(x=x, bits=bits, seconds=seconds)
 
     def _quality_for(self, clip: Clip) -> float:
         if self.target is None:
@@ -262,7 +262,7 @@ class Resize:
             "time": "linear",
         }
 
-    def reconstruct(self, clip: Clip) -> Trial:
+    def reconstruct(self, clip: Clip) -> CodedClip:
         """Thin, shrink, round, enlarge, and fill in frames."""
         frames, seconds = clip.video.frames, dict[str, float]()
         time, tall, wide = self.factors
@@ -279,7 +279,7 @@ class Resize:
             after = (first + 1).clamp(max=len(big) - 1)
             share = (at - first).view(-1, 1, 1, 1)
             out = torch.lerp(big[first], big[after], share).round().to(torch.uint8)
-        return Trial(x=to_unit(out.permute(0, 2, 3, 1)), bits=8 * low.numel(), seconds=seconds)
+        return CodedClip(x=to_unit(out.permute(0, 2, 3, 1)), bits=8 * low.numel(), seconds=seconds)
 
     def facts(self, clip: Clip) -> dict[str, float]:
         """Nothing: it has no parameters."""
@@ -287,7 +287,7 @@ class Resize:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Yardstick:
+class RateTarget:
     """What peers are matched to: the bits of a tokenizer by clip, its factors and its clips."""
 
     bits: Mapping[str, int] = field(default_factory=dict)
@@ -296,7 +296,7 @@ class Yardstick:
     causal: bool = True
 
 
-def open_codecs(name: str, like: Yardstick) -> list[Codec]:
+def open_codecs(name: str, like: RateTarget) -> list[Codec]:
     """A codec at both matchings to `like` and along its curve; "h264@34" is that quality alone."""
     key, _, asked = name.partition("@")
     coder = CODERS[key]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reeltok.evaluate.candidates.subjects import Trial, complete, timed
+from reeltok.evaluate.candidates.candidate import CodedClip, complete, timed
 from reeltok.evaluate.clips import Clip
 from reeltok.evaluate.results import Kind
 from reeltok.models.foreign.shape import check_frames
@@ -39,7 +39,7 @@ class Reconstructor:
         found = {key: getattr(self.function, key, None) for key in ("group", "cells")}
         return found | {"vocabulary": self.vocabulary, "source": "function"}
 
-    def reconstruct(self, clip: Clip) -> Trial:
+    def reconstruct(self, clip: Clip) -> CodedClip:
         """Call it. ValueError naming it where it gives frames of another shape."""
         x, seconds = clip.video.tensor(), dict[str, float]()
         group = getattr(self.function, "group", 1)
@@ -53,7 +53,7 @@ class Reconstructor:
             bits = ids.numel() * (self.vocabulary - 1).bit_length()
         y = check_frames(self.name, y, tuple(given.shape))
         y = y[:, :, : x.shape[2], : x.shape[3], : x.shape[4]]
-        return Trial(
+        return CodedClip(
             x=y.float(), bits=bits, ids=None if ids is None else ids.cpu(), seconds=seconds
         )
 

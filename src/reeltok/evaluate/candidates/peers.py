@@ -5,9 +5,9 @@ from difflib import get_close_matches
 
 import torch
 
-from reeltok.evaluate.candidates.codecs import CODERS, Resize, Yardstick, open_codecs
+from reeltok.evaluate.candidates.candidate import Candidate, TokenizerCandidate
+from reeltok.evaluate.candidates.codecs import CODERS, RateTarget, Resize, open_codecs
 from reeltok.evaluate.candidates.functions import Reconstructor
-from reeltok.evaluate.candidates.subjects import Own, Subject
 from reeltok.models.foreign import function
 from reeltok.models.foreign.names import HOW as FOREIGN
 from reeltok.models.foreign.names import ForeignName, parse_foreign
@@ -19,18 +19,18 @@ HOW = (
 )
 
 
-Open = Callable[[Yardstick, torch.device], Sequence[Subject]]
-"""What a name stands for: the subjects, matched to a yardstick, on a device."""
+Open = Callable[[RateTarget, torch.device], Sequence[Candidate]]
+"""What a name stands for: the candidates, matched to a rate target, on a device."""
 
 
 def open_peers(
-    name: str, like: Yardstick | None = None, *, device: torch.device | str = "cpu"
-) -> list[Subject]:
-    """What a peer's name stands for; a codec is several subjects: matched to `like`, and a curve.
+    name: str, like: RateTarget | None = None, *, device: torch.device | str = "cpu"
+) -> list[Candidate]:
+    """What a peer's name stands for; a codec is several candidates: matched to `like`, and a curve.
 
     Raises ValueError, which says what may be given, for a name that is none.
     """
-    return [*find_peer(name)(like or Yardstick(), torch.device(device))]
+    return [*find_peer(name)(like or RateTarget(), torch.device(device))]
 
 
 def find_peer(name: str) -> Open:
@@ -39,7 +39,7 @@ def find_peer(name: str) -> Open:
     key = ALSO.get(key, key)
     if key in CODERS:
         codec = f"{key}@{rest}" if rest else key
-        open_codecs(codec, Yardstick())  # a wrong crf is told now
+        open_codecs(codec, RateTarget())  # a wrong crf is told now
         return lambda like, at: open_codecs(codec, like)
     if name == "resize":
         return lambda like, at: [Resize(factors=like.factors, causal=like.causal)]
@@ -51,9 +51,9 @@ def find_peer(name: str) -> Open:
     raise ValueError(f"there is no peer {name!r}: {hint}{HOW}")
 
 
-def open_peer(name: ForeignName, device: torch.device) -> Subject:
+def open_peer(name: ForeignName, device: torch.device) -> Candidate:
     """A foreign tokenizer to be judged; a function that does not encode is judged as it is."""
     if name.kind == "function" and not function.is_coded(function.find_function(name.text)):
         return Reconstructor(name=name.text, function=function.find_function(name.text))
     found = open_foreign(name).to(device)
-    return Own(tokenizer=found, name=found.name, trained=found.trained, kind="peer")
+    return TokenizerCandidate(tokenizer=found, name=found.name, trained=found.trained, kind="peer")

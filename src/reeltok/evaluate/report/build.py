@@ -21,7 +21,7 @@ from reeltok.evaluate.candidates.codecs import CODERS
 from reeltok.evaluate.published import PUBLISHED
 from reeltok.evaluate.results import METRICS, Result, all_left_out, describe, tabulate
 from reeltok.evaluate.scores import difference
-from reeltok.evaluate.candidates.subjects import Subject, Trial
+from reeltok.evaluate.candidates.candidate import Candidate, CodedClip
 from reeltok.files.atomic import digest, replacing, write_file
 from reeltok.files.parsing import parse_config, read_json
 from reeltok.video.record import Video, write
@@ -43,8 +43,8 @@ def slug(name: str, *more: Any) -> str:
     return f"{plain}-{digest(text, 6)}"
 
 
-def slug_of(made: Subject | Result) -> str:
-    """The slug of a subject or of its result: another of other weights, or used otherwise."""
+def slug_of(made: Candidate | Result) -> str:
+    """The slug of a candidate or of its result: another of other weights, or used otherwise."""
     if isinstance(made, Result):
         return slug(made.model, made.weights, made.settings)
     settings = dict(made.settings) | {"trained": made.trained}
@@ -72,30 +72,30 @@ class Media:
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "media"
 
-    def place(self, subject: str, clip: str, kind: str = ".mp4") -> Path:
+    def place(self, candidate: str, clip: str, kind: str = ".mp4") -> Path:
         """Where something of a clip lies; both by their slugs."""
-        return self.folder / subject / f"{clip}{kind}"
+        return self.folder / candidate / f"{clip}{kind}"
 
-    def kept(self, subject: Subject) -> Callable[[Clip], bool]:
+    def kept(self, candidate: Candidate) -> Callable[[Clip], bool]:
         """Whether the video of a clip is there already; the original is written on the way."""
 
         def there(clip: Clip) -> bool:
-            return self.place(slug_of(subject), self.see(clip)).exists()
+            return self.place(slug_of(candidate), self.see(clip)).exists()
 
         return there
 
-    def keep(self, subject: Subject) -> Callable[[Clip, Trial], None]:
+    def keep(self, candidate: Candidate) -> Callable[[Clip, CodedClip], None]:
         """Writes what came of a clip."""
 
-        def save(clip: Clip, trial: Trial) -> None:
-            mine, name = slug_of(subject), self.see(clip)
-            if trial.ids is not None and subject.vocabulary and trial.ids.ndim == 3:
+        def save(clip: Clip, coded: CodedClip) -> None:
+            mine, name = slug_of(candidate), self.see(clip)
+            if coded.ids is not None and candidate.vocabulary and coded.ids.ndim == 3:
                 path = self.place(mine, name, ".png")
-                draw_tokens(trial.ids, path)
-                bins = histogram(trial.ids, subject.vocabulary)
+                draw_tokens(coded.ids, path)
+                bins = histogram(coded.ids, candidate.vocabulary)
                 write_file(path.with_suffix(".json"), json.dumps(bins))
             fps = clip.video.fps or 25.0
-            self._video(self.place(mine, name), Video.of(trial.x.cpu(), fps=fps))
+            self._video(self.place(mine, name), Video.of(coded.x.cpu(), fps=fps))
 
         return save
 
@@ -127,9 +127,9 @@ class Media:
         still = Video(video.frames, video.fps or 25.0)  # a constant rate: steps are exact
         write(still, path, **VIEWED, pad_even=True)
 
-    def counts(self, subject: str, clips: Iterable[str]) -> list[int] | None:
+    def counts(self, candidate: str, clips: Iterable[str]) -> list[int] | None:
         """How often ids occurred over these clips, in `BINS` ranges of the codebook."""
-        files = [self.place(subject, clip, ".json") for clip in clips]
+        files = [self.place(candidate, clip, ".json") for clip in clips]
         found = {path: read_json(path) for path in files if path.exists()}
         total = [parse_config(value, Bins, str(path)) for path, value in found.items()]
         return [sum(column) for column in zip(*total, strict=True)] if total else None

@@ -53,7 +53,7 @@ class Diffusers(Foreign):
 
     def find(self) -> Shape:
         try:
-            return count(haunt(self.network), torch.empty(0, device="meta"))
+            return count(to_meta(self.network), torch.empty(0, device="meta"))
         except (RuntimeError, NotImplementedError, TypeError):  # some read values: run it small
             return count(self.network, next(self.network.parameters()).detach())
 
@@ -162,7 +162,7 @@ def build(kind: Any, arguments: Mapping[str, Any] | None) -> Any:
         ) from error
 
 
-def haunt(model: nn.Module) -> Any:
+def to_meta(model: nn.Module) -> Any:
     """The same network on the meta device; its tensors are never copied."""
     kept = [(id(p), nn.Parameter(p.to("meta"), False)) for p in model.parameters()]
     return deepcopy(model, {**dict(kept), **{id(b): b.to("meta") for b in model.buffers()}})

@@ -1,7 +1,8 @@
 """What can be judged: anything that takes a clip and gives it back, with what that cost.
 
-A `Subject` is a tokenizer of ours, a foreign autoencoder, a codec or a resize. `Trial` is what came
-of one clip. Padding to the frames and sizes that a subject takes, and cropping back, is here too.
+A `Candidate` is a tokenizer of ours, a foreign autoencoder, a codec or a resize. `CodedClip` is
+what came of one clip. Padding to the frames and sizes that a candidate takes, and cropping back, is
+here too.
 """
 
 import math
@@ -34,7 +35,7 @@ FLOPS: dict[Any, Any] = {
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Trial:
+class CodedClip:
     """What came of one clip: its reconstruction in [-1, 1], its bits, its ids, the seconds."""
 
     x: Float[Tensor, "1 3 t h w"]
@@ -44,7 +45,7 @@ class Trial:
 
 
 @runtime_checkable
-class Subject(Protocol):
+class Candidate(Protocol):
     """Whatever is judged. `trained` is False for random weights: its quality says nothing."""
 
     @property
@@ -82,7 +83,7 @@ class Subject(Protocol):
         """How it is used: all that decides its output but the weights."""
         ...
 
-    def reconstruct(self, clip: Clip) -> Trial:
+    def reconstruct(self, clip: Clip) -> CodedClip:
         """Code a clip there and back. ValueError where it does not take such a clip."""
         ...
 
@@ -92,8 +93,8 @@ class Subject(Protocol):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Own:
-    """A tokenizer as a subject: one of this package, or (`kind="peer"`) a foreign one."""
+class TokenizerCandidate:
+    """A tokenizer as a candidate: one of this package, or (`kind="peer"`) a foreign one."""
 
     tokenizer: Tokenizer
     name: str
@@ -133,7 +134,7 @@ class Own:
             **({"source": source} if (source := self.tokenizer.about.get("source")) else {}),
         }
 
-    def reconstruct(self, clip: Clip) -> Trial:
+    def reconstruct(self, clip: Clip) -> CodedClip:
         """Encode and decode, timed apart; nothing is rounded on the way."""
         tokenizer, seconds = self.tokenizer, dict[str, float]()
         device = tokenizer.device
@@ -148,7 +149,7 @@ class Own:
         bits = tokens.bits * math.prod(tokens.grid) + tokens.reference_bits
         # Clamped as every file of it is: an untrained decoder goes far beyond [-1, 1].
         y = y.float() if self.kind == "peer" else y.float().clamp(-1, 1)
-        return Trial(x=y, bits=bits, ids=ids, seconds=seconds)
+        return CodedClip(x=y, bits=bits, ids=ids, seconds=seconds)
 
     def facts(self, clip: Clip) -> dict[str, float]:
         """The number of parameters; MACs of one pass over this clip where coding it takes more.
