@@ -1,9 +1,8 @@
 """`generate`: videos out of nothing, out of a class, or on from given frames."""
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -11,11 +10,6 @@ from reeltok.cli import options as given
 from reeltok.cli.progress import Progress
 from reeltok.cli.report import Report, table
 from reeltok.files.places import check_free, check_place
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from reeltok.generate.pipeline import GenerationPipeline
 
 Count = Annotated[int, typer.Option(min=1, metavar="N", help="Number of videos to make.")]
 Seed = Annotated[
@@ -176,7 +170,7 @@ def generate(
     A prior can also continue the video --given, for as many --blocks as are asked for, or fill the
     parts of it that --last-frames, --inpaint or --outpaint leave open.
     """
-    from reeltok.generate.pipeline import GenerationRequest, open_generator
+    from reeltok.generate.pipeline import GenerationRequest, generate_files, open_generator
 
     began = time.monotonic()
     request = GenerationRequest(
@@ -200,47 +194,26 @@ def generate(
     check_free(names, force=force, inputs=[given_clip, actions])
     pipeline = open_generator(model, request, tokenizer=tokenizer, device=device)
     out.mkdir(parents=True, exist_ok=True)
-    form = {"fps": fps or pipeline.fps, "lossless": lossless}
-    videos = write_all(pipeline, targets, seed=seed, batch=batch, form=form)
+    videos = []
+    with Progress("generating", count) as progress:
+        written = generate_files(
+            pipeline,
+            targets,
+            seed=seed,
+            batch=batch,
+            fps=fps,
+            lossless=lossless,
+            on_step=lambda: progress.advance(0, of=1),
+        )
+        for one in written:
+            size = [one.height, one.width]
+            videos.append({"output": str(one.path), "frames": one.frames, "size": size})
+            videos[-1]["fps"] = one.fps
+            progress.advance(one.frames, of=one.frames)
+            progress.finish_file()
     seconds = time.monotonic() - began
     record = {"family": pipeline.family, "tokenizer": pipeline.clip.tokenizer, "seed": seed}
     return Report(
         data={**record, "videos": videos, "seconds": seconds},
         text=f"{table(videos)}\n{seconds:.1f} s",
     )
-
-
-def write_all(
-    pipeline: "GenerationPipeline",
-    targets: list[Path],
-    *,
-    seed: int,
-    batch: int,
-    form: dict[str, Any],
-) -> list[dict[str, Any]]:
-    """Generate and write the videos, `batch` at a time; what was written, in numbers."""
-    from reeltok.video.record import write
-
-    rows, batch = [], min(batch, pipeline.max_batch or batch)
-    with Progress("generating", len(targets)) as progress:
-        for first in range(0, len(targets), batch):
-            names = targets[first : first + batch]
-            tell = lambda at: progress.advance(0, of=1)
-            parts = pipeline.make(len(names), seed, first, tell)
-            held = parts if len(names) == 1 else list(parts)
-            for number, name in enumerate(names):
-                written = write(as_videos(held, number, form["fps"]), name, **form)
-                size = [written.height, written.width]
-                rows.append({"output": str(name), "frames": written.frames, "size": size})
-                rows[-1]["fps"] = written.fps
-                progress.advance(written.frames, of=written.frames)
-                progress.finish_file()
-    return rows
-
-
-def as_videos(parts: "Iterator[Tensor] | list[Tensor]", number: int, fps: float) -> "Iterator":
-    """One clip of a batch, part by part."""
-    from reeltok.video.record import Video
-
-    for part in parts:
-        yield Video.of(part[number : number + 1].float().clamp(-1, 1), fps=fps)

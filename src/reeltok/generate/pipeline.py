@@ -1,12 +1,13 @@
 """Generators ready for use: a flow or a prior, its tokenizer, and what is asked of it."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from jaxtyping import Float
 from torch import Tensor
 
 from reeltok.devices import pick_device
@@ -18,7 +19,8 @@ from reeltok.generate.prior import Prior
 from reeltok.generate.schedule import SHARES, Sampling
 from reeltok.generate.sit import Flow
 from reeltok.tokenizer.contract import Tokenizer
-from reeltok.video.record import Video, read, stream
+from reeltok.video.record import Video, read, stream, write
+from reeltok.video.sink import Written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +100,45 @@ def open_generator(
     prior = masked.load(folder, device=place)
     tok = open_tokenizer(folder, prior.config.clip, tokenizer, device)
     return prior_pipeline(prior, tok, request)
+
+
+# Files.
+
+
+def generate_files(
+    pipeline: GenerationPipeline,
+    targets: Sequence[Path],
+    *,
+    seed: int = 0,
+    batch: int = 4,
+    fps: float | None = None,
+    lossless: bool = False,
+    on_step: Callable[[], object] = lambda: None,
+) -> Iterator[Written]:
+    """Generate a video for each of `targets`, `batch` at a time, and write it; what was written.
+
+    They play at `fps`, by default at the generator's own rate. `on_step` is called before every
+    step of the generator.
+    """
+
+    def tell(progress: float) -> None:
+        on_step()
+
+    batch, fps = min(batch, pipeline.max_batch or batch), fps or pipeline.fps
+    for first in range(0, len(targets), batch):
+        paths = targets[first : first + batch]
+        parts = pipeline.make(len(paths), seed, first, tell)
+        held = parts if len(paths) == 1 else list(parts)
+        for number, path in enumerate(paths):
+            yield write(clip_of(held, number, fps), path, fps=fps, lossless=lossless)
+
+
+def clip_of(
+    parts: Iterable[Float[Tensor, "b c t h w"]], number: int, fps: float
+) -> Iterator[Video]:
+    """One clip of a batch, part by part."""
+    for part in parts:
+        yield Video.of(part[number : number + 1].float().clamp(-1, 1), fps=fps)
 
 
 # Flows.

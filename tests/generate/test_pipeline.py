@@ -1,0 +1,59 @@
+"""A generator opened and asked from Python, as the command does it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from small_priors import prior_for
+
+import reeltok
+from reeltok.generate import masked
+from reeltok.generate.pipeline import GenerationRequest, generate_files, open_generator
+from reeltok.generate.predictor import PriorPredictor
+from reeltok.models.vidtok.network import VidTok
+
+
+@pytest.fixture
+def folder(plain: VidTok, tmp_path: Path) -> Path:
+    plain.save_pretrained(tmp_path / "tokenizer")
+    return masked.save(prior_for(plain, 5, fps=8.0), tmp_path / "model")
+
+
+def test_files_are_generated(folder: Path, tmp_path: Path) -> None:
+    request = GenerationRequest(steps=2)
+    pipeline = open_generator(folder, request, tokenizer=None, device="cpu")
+    assert (pipeline.family, pipeline.fps, pipeline.max_batch) == ("masked", 8.0, None)
+    steps = list[int]()
+    for batch in (1, 3):
+        targets = [tmp_path / f"{batch}-{number}.mkv" for number in range(3)]
+        written = generate_files(
+            pipeline, targets, batch=batch, lossless=True, on_step=lambda: steps.append(1)
+        )
+        assert [(one.path, one.frames, one.fps) for one in written] == [
+            (t, 5, 8.0) for t in targets
+        ]
+    assert len(steps) == 2 * 3 + 2
+    for number in range(3):
+        one, other = (reeltok.read(tmp_path / f"{b}-{number}.mkv").frames.int() for b in (1, 3))
+        assert (one - other).abs().max() <= 1  # whatever the batch
+
+
+def test_a_request_of_another_kind_is_refused(folder: Path) -> None:
+    request = GenerationRequest(sampler="heun")
+    with pytest.raises(ValueError, match=r"--sampler was asked, but .* holds a prior: leave it"):
+        open_generator(folder, request, tokenizer=None, device="cpu")
+
+
+def test_predictions_do_not_depend_on_the_batch(plain: VidTok, tmp_path: Path) -> None:
+    plain.save_pretrained(tmp_path / "tokenizer")
+    config = masked.config_for(plain, frames=5, size=(16, 16), width=16, depth=1, heads=2)
+    torch.manual_seed(0)
+    folder = masked.save(masked.Prior(config), tmp_path / "model")
+    predictor = PriorPredictor(folder)
+    x = predictor.prepare(torch.randint(0, 255, (6, 20, 30, 3), dtype=torch.uint8))
+    assert x.shape == (1, 3, 6, 16, 16)
+    both = predictor.predict(x[:, :, :5], count=2, seed=3, first=4)
+    second = predictor.predict(x[:, :, :5], count=1, seed=3, first=5)
+    assert both.shape == (2, 3, 5, 16, 16)
+    torch.testing.assert_close(both[1:], second, atol=1e-4, rtol=0)
+    torch.testing.assert_close(both[:, :, 0], x[:, :, 0].expand(2, -1, -1, -1))
