@@ -64,7 +64,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (("encod", "a", "b"), "there is no command 'encod': did you mean encode?"),
         (("qqq",), "there is no command 'qqq': `reeltok --help` lists them"),
-        (("data",), "`reeltok data` is not whole: give `reeltok data check`"),
+        (("data",), "`reeltok data` is incomplete: give `reeltok data check`"),
         (("encode",), "missing argument 'IN'"),
         (("encode", "a"), "of `reeltok encode [OPTIONS] IN... OUT.reel|FOLDER`"),
         (("encode", "a", "b", "--siz", "3"), "--size"),

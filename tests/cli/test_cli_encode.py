@@ -142,7 +142,7 @@ def test_what_does_not_fit_is_not_kept(
     later = run(*words, "--start", 0.1)
     assert later.code == 2
     assert "2 of 2 files could not be encoded" in later.err
-    assert "is not this: give --force" in later.err
+    assert "was made differently: give --force" in later.err
     os.utime(folder / "one.mp4", (2e9, 2e9))  # changed since
     changed = run(*words, "--json")
     assert (changed.code, changed.json["kept"], changed.json["failed"]) == (2, 1, 1)

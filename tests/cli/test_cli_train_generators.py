@@ -204,7 +204,13 @@ def test_dry_run(run: Run, tokenizers: dict[str, Path], recipe: str) -> None:
         ("sit_cpu", "planes", 4, {"given": 1}, "given=1 is for priors"),
         ("sit_cpu", "planes", 4, {"settings.widht": 8}, "widht"),
         ("sit_cpu", "planes", 4, {"tokenzier": "x"}, "did you mean 'tokenizer'?"),
-        ("sit_cpu", "planes", 4, {"groups": '["up"]'}, "groups names 'up', but no clip is of it"),
+        (
+            "sit_cpu",
+            "planes",
+            4,
+            {"groups": '["up"]'},
+            "groups names 'up', but no clip belongs to it",
+        ),
         ("prior_cpu", "plain", 40, {}, "training clips has 40 frames of 16 pixels"),
         ("sit_cup", "planes", 4, {}, "did you mean 'sit_cpu'?"),
         (

@@ -282,7 +282,7 @@ def test_frames_must_be_frames() -> None:
 
 def test_a_stream_must_keep_its_size() -> None:
     parts = [clip(4, 16, 16), clip(4, 16, 24)]
-    with pytest.raises(ValueError, match="goes on with"):
+    with pytest.raises(ValueError, match="continues with"):
         list(MODELS["default"].stream_encode(parts))
     with pytest.raises(ValueError, match="no frames"):
         list(MODELS["default"].stream_encode([]))

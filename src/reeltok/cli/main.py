@@ -146,7 +146,7 @@ def find_command(words: Sequence[str]) -> str:
             return name
     inner = [name for name in COMMANDS if name.startswith(f"{words[0]} ")]
     if inner:
-        raise ValueError(f"`reeltok {words[0]}` is not whole: give `reeltok {inner[0]}`")
+        raise ValueError(f"`reeltok {words[0]}` is incomplete: give `reeltok {inner[0]}`")
     from difflib import get_close_matches
 
     near = get_close_matches(words[0], COMMANDS, n=1, cutoff=0.5)

@@ -38,7 +38,7 @@ def print_out(text: str, *, to_error: bool = False) -> None:
 def require_output() -> None:
     """OSError where standard output is closed."""
     if sys.stdout is None:
-        raise OSError("standard output is closed: what was to be printed is lost")
+        raise OSError("standard output is closed: the output is lost")
 
 
 def print_error(text: str) -> None:

@@ -108,7 +108,7 @@ def kept_ids(path: Path) -> Tensor:
         return load_file(path)["ids"]
     except (SafetensorError, KeyError) as error:
         raise ValueError(
-            f"{path} holds no ids ({first_error(error)}): remove it, or judge with --again"
+            f"{path} holds no ids ({first_error(error)}): remove it, or evaluate with --again"
         ) from error
 
 

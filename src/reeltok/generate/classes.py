@@ -9,7 +9,7 @@ def find_class(classes: Sequence[str], name: str) -> int:
     if name in classes:
         return list(classes).index(name)
     if not classes:
-        raise ValueError(f"class {name!r} was asked of an unconditional model: leave it out")
+        raise ValueError(f"class {name!r} was given, but the model is unconditional: leave it out")
     near = get_close_matches(name, classes, n=1, cutoff=0.6)
     if near:
         raise ValueError(f"there is no class {name!r}: did you mean {near[0]!r}?")

@@ -122,7 +122,9 @@ def tabulate(
             rows.setdefault("shown", []).append(torch.stack(shown, dim=1))
         if config.actions:
             if example.actions is None:
-                raise ValueError("this prior is given actions, and a clip has none: give them")
+                raise ValueError(
+                    "this prior is conditioned on actions, but a clip has none: give them"
+                )
             acts = actions_by_step(
                 example.actions, config.timing, clip.frames, follows=has_reference
             )

@@ -249,8 +249,8 @@ def pick_label(config: PriorConfig, name: str | None, guidance: float) -> int:
     """The label of a class, or of any. ValueError for a class or guidance that was not trained."""
     if guidance != 1 and not config.dropout:
         raise ValueError(
-            f"guidance={guidance} was asked, but this prior was trained with its conditions always "
-            "shown: leave guidance=1"
+            f"guidance={guidance} was asked, but this prior was trained without dropout of "
+            "its conditions: leave guidance=1"
         )
     return len(config.classes) if name is None else find_class(config.classes, name)
 

@@ -194,7 +194,7 @@ def prior_pipeline(
         request, clip, whole=None if shown is None else clip.frames + int(has_reference)
     )
     if video is None and has_reference:
-        raise ValueError("this prior goes on from a reference frame: name a video with --given")
+        raise ValueError("this prior continues a reference frame: name a video with --given")
     options = {"sampling": sampling_of(request), "class_name": request.class_name}
     actions = known_actions(request.actions, prior.config.actions)
     blocks = request.blocks or 1
@@ -291,7 +291,7 @@ def read_given(request: GenerationRequest, clip: ClipSpec, *, whole: int | None)
     if request.given is None:
         for option, value in ((request.completes, True), ("--given-frames", request.given_frames)):
             if option and value:
-                raise ValueError(f"{option} of what? Name a video with --given")
+                raise ValueError(f"{option} needs a video: name one with --given")
         return None
     count = whole or request.given_frames or 1
     with stream(request.given) as source:
@@ -319,6 +319,6 @@ def known_actions(path: Path | None, each: int) -> Tensor | None:
         raise ValueError("this prior generates from actions: give them with --actions FILE.npy")
     if path is not None and not each:
         raise ValueError(
-            f"--actions {path} was given, but this prior knows no actions: leave it out"
+            f"--actions {path} was given, but this prior was trained without actions: leave it out"
         )
     return None if path is None else read_actions(path)

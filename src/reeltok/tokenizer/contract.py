@@ -134,13 +134,13 @@ class Tokenizer(nn.Module):
         `before` is the frame before the run, `reference` what the caller gave.
         """
         if reference is not None:
-            raise ValueError(f"{self.name} codes frames alone: leave reference=None")
+            raise ValueError(f"{self.name} takes no reference frame: leave reference=None")
         return SideInformation()
 
     def decoding_options(self, part: Tokens, reference: Any) -> Options:
         """Arguments of `decode_part` that `side_information` had tokens keep."""
         if reference is not None:
-            raise ValueError(f"{self.name} codes frames alone: leave reference=None")
+            raise ValueError(f"{self.name} takes no reference frame: leave reference=None")
         return {}
 
     def crop_options(self, options: Options, rows: slice, columns: slice) -> Options:
@@ -309,11 +309,11 @@ class Tokenizer(nn.Module):
 
     def encode_front(self, x: Video | Tensor, *, sample: torch.Generator | None = None) -> Tokens:
         """Tokens with the clip completed in front; ValueError where a family has no such rule."""
-        raise ValueError(f"{self.name} completes clips at the end only: leave pad='end'")
+        raise ValueError(f"{self.name} pads clips at the end only: leave pad='end'")
 
     def decode_front(self, tokens: Tokens) -> Video | Tensor:
         """What `encode_front` was given."""
-        raise ValueError(f"{self.name} completes clips at the end only, these tokens in front")
+        raise ValueError(f"{self.name} pads clips at the end only, these tokens in front")
 
     # Between frames, groups and steps.
 

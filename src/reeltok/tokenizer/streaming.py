@@ -103,7 +103,7 @@ def _append(held: Frames | None, x: Tensor, video: Video | None) -> Frames:
         return Frames(x, x.shape[2], times, last)
     if held.x.shape[:2] != x.shape[:2] or held.x.shape[3:] != x.shape[3:]:
         raise ValueError(
-            f"the stream began with frames of {tuple(held.x.shape[3:])} and goes on with "
+            f"the stream began with frames of {tuple(held.x.shape[3:])} and continues with "
             f"{tuple(x.shape[3:])} (height, width): cut it there, or read it with one size"
         )
     both = None if held.times is None or times is None else torch.cat([held.times, times])

@@ -151,4 +151,6 @@ def require_groups_named(groups: Iterable[str], clips: Iterable[Clip]) -> None:
     known = sorted({clip.group for clip in clips} - {""})
     for group in groups:
         if group not in known:
-            raise ValueError(f"groups names {group!r}, but no clip is of it: {hint(group, known)}")
+            raise ValueError(
+                f"groups names {group!r}, but no clip belongs to it: {hint(group, known)}"
+            )

@@ -72,7 +72,8 @@ def run_plan(
                 if fits(job):
                     return Outcome(job=job, state="kept")
                 raise FileExistsError(
-                    f"{job.target} exists already and is not this: give --force to replace it"
+                    f"{job.target} exists already and was made differently: "
+                    "give --force to replace it"
                 )
             return Outcome(job=job, state="written", record=work(job, on_progress))
         except (ValueError, OSError) as error:

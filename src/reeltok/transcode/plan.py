@@ -85,7 +85,7 @@ def plan_files(
             "name a folder (such as out/)"
         )
     if PIPE in inputs:
-        raise ValueError("standard input has no name to go by in a folder: name the output file")
+        raise ValueError("standard input has no name for a file in a folder: name the output file")
     return Plan(jobs=tuple(_placed(found, Path(out), suffix)), named=False)
 
 

@@ -191,7 +191,7 @@ class VidTok(Tokenizer):
         own first frame as the past.
         """
         if self.config.edge != "past-first":
-            raise ValueError(f"{self.name} completes clips at the end only: leave pad='end'")
+            raise ValueError(f"{self.name} pads clips at the end only: leave pad='end'")
         given, past = unit_frames(x), Past()
         past.whole = True
         copies = given[:, :, :1].expand(-1, -1, -given.shape[2] % self.config.factors[0], -1, -1)
