@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from small_run import small_recipe
 
 import reeltok
@@ -116,15 +116,15 @@ def test_renamed_layers_decode_the_files_of_before(
     """As when a layer is renamed: here the bundled default's own names stand for new ones."""
     model = reeltok.load("default", weights="random")
     model.save_pretrained(tmp_path / "model")
-    monkeypatch.setattr(renames, "LAYERS", {"decoder.leave": "decoder.last"})
+    monkeypatch.setattr(renames, "LAYERS", {"vidtok": {"decoder.leave": "decoder.last"}})
     renames.rename_folder(tmp_path / "model", tmp_path / "renamed")
     names = load_file(tmp_path / "renamed" / "model.safetensors")
     assert "decoder.last.weight" in names
     assert not any("decoder.leave" in name for name in names)
     assert json.loads((tmp_path / "renamed" / "config.json").read_text())["reads"] == [model.hash()]
     tensor = "model@tokenizer.decoder.leave.weight@exp_avg"
-    assert renames.rename_tensor(tensor) == "model@tokenizer.decoder.last.weight@exp_avg"
-    recipe = renames.rename_recipe({"loop": {"optimizer": {"plain": ["decoder.leave"]}}})
+    assert renames.rename_tensor(tensor, "vidtok") == "model@tokenizer.decoder.last.weight@exp_avg"
+    recipe = renames.rename_recipe({"loop": {"optimizer": {"plain": ["decoder.leave"]}}}, "vidtok")
     assert recipe["loop"]["optimizer"]["plain"] == ["decoder.last"]
 
 
@@ -160,3 +160,30 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is damaged"):
         renames.rename_folder(run, tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("family", "before", "today"),
+    [
+        ("flow", "blocks.3.steer.weight", "blocks.3.modulation.weight"),
+        ("flow", "leave.xy.steer.bias", "final_layer.xy.modulation.bias"),
+        ("flow", "enter.xy.linear.weight", "patch_embed.xy.linear.weight"),
+        ("flow", "time.0.weight", "time_embed.0.weight"),
+        ("flow", "time_embed.0.weight", "time_embed.0.weight"),
+        ("masked", "codes.0", "token_embed.0"),
+        ("masked", "guess.0.weight", "head.0.weight"),
+        ("vidtok", "decoder.leave.weight", "decoder.leave.weight"),
+    ],
+)
+def test_layers_of_generators_are_renamed_in_models_and_runs(
+    family: str, before: str, today: str, tmp_path: Path
+) -> None:
+    (tmp_path / "model").mkdir()
+    record = {"family": family, "config": {}}
+    (tmp_path / "model" / "config.json").write_text(json.dumps(record))
+    save_file({before: torch.ones(2)}, tmp_path / "model" / "model.safetensors")
+    renames.rename_folder(tmp_path / "model", tmp_path / "new")
+    assert set(load_file(tmp_path / "new" / "model.safetensors")) == {today}
+    assert json.loads((tmp_path / "new" / "config.json").read_text()) == record
+    assert renames.rename_tensor(f"model@{before}@exp_avg", family) == f"model@{today}@exp_avg"
+    assert renames.rename_tensor(f"ema.{before}", family) == f"ema.{today}"

@@ -13,6 +13,7 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +61,27 @@ LOGGED = {
 MODULES = {"critic": "discriminator"}
 """Of what a checkpoint holds beside the model, by the first word of its tensors' names."""
 
-LAYERS: dict[str, str] = {}
-"""Of a network's parts, dotted names such as "decoder.leave" anywhere in a tensor's name.
+FLOW, MASKED = "flow", "masked"  # the families of generators
+LAYERS: dict[str, dict[str, str]] = {
+    FLOW: {
+        "enter": "patch_embed",
+        "kind": "type_embed",
+        "time": "time_embed",
+        "labels": "label_embed",
+        "steer": "modulation",
+        "leave": "final_layer",
+    },
+    MASKED: {
+        "codes": "token_embed",
+        "places": "pos_embed",
+        "classes": "class_embed",
+        "guess": "head",
+    },
+}
+"""Of a network's parts, by family: names such as "leave" or "decoder.leave" in a tensor's name.
 
-A model whose layers are renamed has another hash: its old one is added to `reads`. The same names
-in a recipe's `plain`, `freeze` and `compile` follow.
+A tokenizer whose layers are renamed has another hash: its old one is added to `reads`. The same
+names in a recipe's `plain`, `freeze` and `compile` follow.
 """
 
 
@@ -109,8 +126,11 @@ def rename_keys(tree: Mapping[str, Any], table: Mapping[str, str]) -> dict[str, 
     return renamed
 
 
-def rename_recipe(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe with the keys of today; `fall`, which counted steps, is a share of them."""
+def rename_recipe(tree: Mapping[str, Any], family: str = "") -> dict[str, Any]:
+    """A recipe of a model of `family`, with the keys of today.
+
+    `fall`, which counted steps, is a share of them.
+    """
     renamed = rename_keys(tree, KEYS)
     if "fall" in tree.get("loop", {}).get("schedule", {}):
         schedule = renamed["loop"]["schedule"]
@@ -118,23 +138,23 @@ def rename_recipe(tree: Mapping[str, Any]) -> dict[str, Any]:
     loop = renamed.get("loop", {})
     for place, key in ((loop.get("optimizer", {}), "plain"), (loop, "freeze"), (loop, "compile")):
         if key in place:
-            place[key] = [rename_layer(name) for name in place[key]]
+            place[key] = [rename_layer(name, family) for name in place[key]]
     return renamed
 
 
-def rename_layer(name: str) -> str:
+def rename_layer(name: str, family: str) -> str:
     """A parameter's or a part's name with the layers of today."""
-    for old, new in LAYERS.items():
+    for old, new in LAYERS.get(family, {}).items():
         name = re.sub(rf"(?<!\w){re.escape(old)}(?!\w)", new, name)
     return name
 
 
-def rename_tensor(name: str) -> str:
+def rename_tensor(name: str, family: str) -> str:
     """The name of a checkpoint's tensor: `module.parameter` or `module@parameter@state`."""
     module = re.match(r"\w+", name)
     if module and module[0] in MODULES:
         name = MODULES[module[0]] + name.removeprefix(module[0])
-    return rename_layer(name)
+    return rename_layer(name, family)
 
 
 def rename_folder(old: str | Path, new: str | Path) -> Path:
@@ -164,13 +184,23 @@ def rename_folder(old: str | Path, new: str | Path) -> Path:
 
 def rename_run(run: Path) -> None:
     """Rename in place what a run's own files name: recipe, log and checkpoints."""
-    rewrite(run / "recipe.json", rename_recipe)
+    family = family_of_run(run)
+    rewrite(run / "recipe.json", partial(rename_recipe, family=family))
     if (run / "log.jsonl").is_file():
         lines = [rename_keys(line, LOGGED) for line in read_lines(run / "log.jsonl")]
         (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     for checkpoint in find_checkpoints(run):
         verify(checkpoint)
-        rename_checkpoint(checkpoint)
+        rename_checkpoint(checkpoint, family)
+
+
+def family_of_run(run: Path) -> str:
+    """The family of the model that a run trains; "" where it never saved one."""
+    generator = read_object(run / "recipe.json").get("generator")
+    if generator is not None:
+        return FLOW if generator == FLOW else MASKED
+    saved = run / "model" / "config.json"
+    return str(read_object(saved).get("family")) if saved.is_file() else ""
 
 
 def rewrite(path: Path, change: Callable[[Mapping[str, Any]], dict[str, Any]]) -> None:
@@ -178,18 +208,18 @@ def rewrite(path: Path, change: Callable[[Mapping[str, Any]], dict[str, Any]]) -
     path.write_text(json.dumps(change(read_object(path)), indent=1) + "\n")
 
 
-def rename_checkpoint(checkpoint: Checkpoint) -> None:
+def rename_checkpoint(checkpoint: Checkpoint, family: str) -> None:
     """Rename the tensors and numbers of a checkpoint in place; the tensors' files stay."""
     folder = checkpoint.folder
     record = read_metadata(folder)
     tensors = record.state_dict_metadata
-    record.state_dict_metadata = {rename_tensor(name): value for name, value in tensors.items()}
+    today = partial(rename_tensor, family=family)
+    record.state_dict_metadata = {today(name): value for name, value in tensors.items()}
     record.storage_data = {
-        replace(index, fqn=rename_tensor(index.fqn)): place
-        for index, place in record.storage_data.items()
+        replace(index, fqn=today(index.fqn)): place for index, place in record.storage_data.items()
     }
     record.planner_data = {
-        rename_tensor(name): tuple(rename_tensor(step) for step in way)
+        today(name): tuple(today(step) for step in way)
         for name, way in (record.planner_data or {}).items()
     }
     (folder / METADATA).write_bytes(pickle.dumps(record))
@@ -203,14 +233,16 @@ def rename_model(folder: Path) -> None:
     """Rename the layers of a model in place, and note its old hash; nothing where all are new."""
     path = folder / "model.safetensors"
     weights = load_file(path) if path.is_file() else {}
-    renamed = {rename_layer(name): value for name, value in weights.items()}
+    record = read_object(folder / "config.json")
+    family = str(record.get("family"))
+    renamed = {rename_layer(name, family): value for name, value in weights.items()}
     if set(renamed) == set(weights):
         return
-    before = hash_weights({name: as_loaded(x) for name, x in unpack_rows(weights).items()})
     save_file(renamed, path)
-    record = read_object(folder / "config.json")
-    record["reads"] = [*(record.get("reads") or ()), before]
-    (folder / "config.json").write_text(json.dumps(record, indent=2) + "\n")
+    if family not in (FLOW, MASKED):
+        before = hash_weights({name: as_loaded(x) for name, x in unpack_rows(weights).items()})
+        record["reads"] = [*(record.get("reads") or ()), before]
+        (folder / "config.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
 def as_loaded(x: Tensor) -> Tensor:
