@@ -311,6 +311,16 @@ def cast(model: Tokenizer, dtype: torch.dtype) -> Tokenizer:
     return model.to(dtype)
 
 
+def weights_of(name: str) -> str:
+    """Where the weights of a preset are: "bundled" with the package, "here" (downloaded before),
+    to be had by "download", or "not published"."""
+    if name in bundled():
+        return "bundled"
+    if cache_folder(name, "config.json").is_file():
+        return "here"
+    return "download" if name in PUBLISHED else "not published"
+
+
 def download(name: str) -> Path:
     """Fetch a published preset's checkpoint, convert it, and keep it; the folder it lies in.
 

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import typer
 
 from reeltok.cli import options as given
-from reeltok.cli.models import weights_of
 from reeltok.cli.report import Report, facts
 from reeltok.files.atomic import is_pipe
 from reeltok.video.inputs import is_address
@@ -110,5 +109,5 @@ def about_model(name: str) -> dict[str, Any]:
         "bits_per_pixel": math.prod(grid) * spec.bits / pixels,
         "at": [frames, *size],
         "parameters": spec.parameters,
-        "weights": weights_of(name, zoo) if name in PRESETS else "in its folder",
+        "weights": zoo.weights_of(name) if name in PRESETS else "in its folder",
     }

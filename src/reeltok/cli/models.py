@@ -27,7 +27,7 @@ def models() -> Report:
     from reeltok.models.presets import PRESETS
 
     rows = [
-        {"name": name, "family": family, **network(config), "weights": weights_of(name, zoo)}
+        {"name": name, "family": family, **network(config), "weights": zoo.weights_of(name)}
         for name, (family, config) in PRESETS.items()
     ]
     return Report(data={"models": rows}, text=table(rows))
@@ -46,15 +46,6 @@ def network(config: Any) -> dict[str, Any]:
         "tokens": f"{kind or 'latents'}, {channels} channels" if vocabulary is None else kind,
         "vocabulary": vocabulary,
     }
-
-
-def weights_of(name: str, zoo: Any) -> str:
-    """Where the weights of a preset are."""
-    if name in zoo.bundled():
-        return "bundled"
-    if cache_folder(name, "config.json").is_file():
-        return "here"
-    return "download" if name in zoo.PUBLISHED else "not published"
 
 
 def download(
