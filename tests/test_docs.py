@@ -22,6 +22,7 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 # What a command or a block of Python holds, and why it does not run in this test.
 SKIPPED = {
+    r"diffusers:\w|cosmos:": "networks that are not here (tests/models/test_foreign.py)",
     r"https://|s3://|reeltok download": "needs a network",
     r"torchrun": "starts several processes (tests/train/test_parallel.py)",
     r"ffmpeg|ffplay": "needs another program",

@@ -37,7 +37,7 @@ def compare(
         typer.Option(
             metavar="NAME",
             help="What to compare with: a codec (h264, h265, av1, vp9), resize, "
-            "diffusers:CLASS=FOLDER or module:function; may be repeated; by default none.",
+            "diffusers:FOLDER, cosmos:FOLDER or module:function; may be repeated; by default none.",
         ),
     ] = None,
     protocol: judging.Plan = "shared-eval",

@@ -16,7 +16,8 @@ Model = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="Tokenizer to use: a preset (`reeltok models`), a folder or a hub repository.",
+        help="Tokenizer to use: a preset (`reeltok models`), a folder, a hub repository, or one of "
+        "another library: diffusers:FOLDER, cosmos:FOLDER or module:function.",
     ),
 ]
 Weights = Annotated[

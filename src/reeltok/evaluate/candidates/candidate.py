@@ -148,7 +148,7 @@ class TokenizerCandidate:
         ids = None if tokens.ids is None else tokens.ids[0].cpu()
         bits = tokens.bits * math.prod(tokens.grid) + tokens.reference_bits
         # Clamped as every file of it is: an untrained decoder goes far beyond [-1, 1].
-        y = y.float() if self.kind == "peer" else y.float().clamp(-1, 1)
+        y = y.float().clamp(-1, 1)
         return CodedClip(x=y, bits=bits, ids=ids, seconds=seconds)
 
     def facts(self, clip: Clip) -> dict[str, float]:

@@ -128,7 +128,10 @@ def find_class(name: str) -> Any:
 
     kind = getattr(diffusers, name, None) if name.isidentifier() else None
     if kind is None:
-        raise ValueError(f"diffusers {diffusers.__version__} has no class {printable(name)[:80]!r}")
+        raise ValueError(
+            f"diffusers {diffusers.__version__} has no class {printable(name)[:80]!r}: "
+            "give one of its autoencoders, or a folder that is there"
+        )
     whole = inspect.isclass(kind) and issubclass(kind, diffusers.ModelMixin)
     if not (whole and hasattr(kind, "encode") and hasattr(kind, "decode")):
         raise ValueError(
