@@ -55,6 +55,8 @@ LOGGED = {
     "critic": "discriminator",
     "critic_loss": "discriminator_loss",
     "critic_norm": "discriminator_norm",
+    "hidden": "masked",
+    "right": "accuracy",
 }
 """Of the numbers in log.jsonl."""
 
