@@ -7,7 +7,7 @@ chunk length, ranges, tiles, running out of memory, and the folder a model is sa
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,14 @@ from torch import Tensor, nn
 from reeltok.nn.past import Past, name_layers
 from reeltok.nn.quantizers import Quantized
 from reeltok.records import register
+from reeltok.tokenizer.chunks import (
+    DecodeState,
+    EncodeState,
+    decode_next,
+    decode_run,
+    encode_next,
+    encode_run,
+)
 from reeltok.tokenizer.folder import dump_config, hash_weights, write_folder
 from reeltok.tokenizer.inputs import (
     ClipLike,
@@ -27,7 +35,6 @@ from reeltok.tokenizer.inputs import (
     as_tokens,
     axes_of,
     check_tokens,
-    record_tokens,
     say_axes,
     stored_latents,
     with_axes,
@@ -40,11 +47,9 @@ from reeltok.tokenizer.streaming import (
     check_chunk,
     check_pad,
     count_frames,
-    crop,
     cut,
     find_span,
     frame_range,
-    give,
     join_frames,
     mark_last,
     pad_space,
@@ -55,11 +60,10 @@ from reeltok.tokenizer.streaming import (
     whole_groups,
     whole_windows,
 )
-from reeltok.tokenizer.tiling import Course, Options
+from reeltok.tokenizer.tiling import Options
 from reeltok.tokens.record import Tokens
 from reeltok.tokens.reel import Reel
 from reeltok.video.record import Video
-from reeltok.video.timing import moments_of
 
 
 @dataclass(frozen=True)
@@ -222,23 +226,31 @@ class Tokenizer(nn.Module):
         given, parts = peek(as_clip(part) for part in parts)
         hold = (hold or (window is None and not spec.streams)) and spec.window is None
         width = spec.window_for(window or 16)
-        course = self._course(spec.first, spec.group, tile, apart=hold)
-        runs = whole_groups(parts, first=spec.first, group=spec.group, window=width, hold=hold)
-        step, before = 0, None
-        for run in runs:
-            side = self.side_information(run, step, before, reference)
-            with self._gradient(run.x):
-                options = {"sample": sample, **side.options}
-                quantized = course.encode(self._enter(run.x), run.real, options)
+        state = self.new_encode_state(tile=tile, reference=reference)
+        state.independent |= hold
+        for run in whole_groups(parts, first=spec.first, group=spec.group, window=width, hold=hold):
             width = run.x.shape[2] if hold and width else width
-            tokens = record_tokens(self, quantized, run, given, width)
-            yield tokens.with_(
-                step=step,
-                extras=side.extras,
-                reference_bits=side.bits,
-                settings={**tokens.settings, **side.settings},
-            )
-            step, before = step + tokens.grid[0], run.x[:, :, -1:]
+            yield encode_run(self, run, given, state, window=width, sample=sample)
+
+    def new_encode_state(
+        self, *, tile: int | None = None, reference: Video | Tensor | None = None
+    ) -> EncodeState:
+        """Where a stream of frames begins: for `encode_chunk`, one for each stream."""
+        return EncodeState(**self._stream(tile), reference=reference)
+
+    def encode_chunk(
+        self,
+        x: Video | Float[Tensor, "b c t h w"],
+        state: EncodeState,
+        *,
+        sample: torch.Generator | None = None,
+    ) -> Tokens:
+        """The tokens of the next frames of a stream, which `state` then stands behind.
+
+        Give whole groups: the first of `spec.first` frames, the others of `spec.group`. What is
+        left over is filled and ends the stream. ValueError after that.
+        """
+        return encode_next(self, as_clip(x), state, sample=sample)
 
     def decode(
         self,
@@ -286,26 +298,32 @@ class Tokenizer(nn.Module):
 
         `hold` promises that `parts` is a single one. Frames beyond a part's own wait for the next.
         """
-        spec, left, waiting = self.spec, 0, None
         given, parts = peek(parts)
         self._check(given)
-        course = self._course(spec.first_steps, spec.group_steps, tile, apart=hold)
-        times: list[Tensor] = []
-        for part, last in mark_last(whole_windows(parts, spec)):
-            z = self.find_latents(part)
-            left += part.frames
-            times += [] if part.times is None else [part.times]
-            options = self.decoding_options(part, reference)
-            with self._gradient(z):
-                z = z.to(device=self.device, dtype=self.dtype)
-                x = crop(course.decode(z, options, last=last), part)
-            x = x if waiting is None else torch.cat([waiting, x], dim=2)
-            x, waiting = x[:, :, :left], x[:, :, left:]
-            if x.shape[2]:
-                due = torch.cat(times)[-left:] if times else None
-                left -= x.shape[2]
-                yield give(x, part, *moments_of(due, part.last, 0, x.shape[2]))
-        require_all(left)
+        state = self.new_decode_state(tile=tile, reference=reference)
+        state.independent |= hold
+        for part, last in mark_last(whole_windows(parts, self.spec)):
+            frames = decode_run(self, part, state, last=last)
+            if frames is not None:
+                yield frames
+        require_all(state.due)
+
+    def new_decode_state(
+        self, *, tile: int | None = None, reference: Video | Tensor | None = None
+    ) -> DecodeState:
+        """Where a stream of tokens begins: for `decode_chunk`, one for each stream."""
+        return DecodeState(**self._stream(tile), reference=reference)
+
+    def decode_chunk(
+        self, tokens: Tokens | Tensor, state: DecodeState, *, last: bool = False
+    ) -> Video | Float[Tensor, "b c t h w"] | None:
+        """The frames that the next tokens of a stream make, which `state` then stands behind.
+
+        Give `Tokens` as `encode_chunk` made them, for what was encoded, or ids `b *grid` or latents
+        `b d *grid` of whole groups, for a tensor of all their frames. A tokenizer that looks ahead
+        holds a group back until the next chunk, or `last`; None where no frame is due yet.
+        """
+        return decode_next(self, tokens, state, last=last)
 
     def encode_front(self, x: Video | Tensor, *, sample: torch.Generator | None = None) -> Tokens:
         """Tokens with the clip completed in front; ValueError where a family has no such rule."""
@@ -317,15 +335,13 @@ class Tokenizer(nn.Module):
 
     # Between frames, groups and steps.
 
-    def _course(self, first: int, group: int, tile: int | None, *, apart: bool) -> Course:
+    def _stream(self, tile: int | None) -> dict[str, Any]:
         spec = self.spec
         if tile is not None and spec.window is not None:
             raise ValueError(f"{self.name} codes whole frames: leave tile=None")
-        apart = apart or spec.apart
-        cell = spec.factors[1:]
-        return Course(self, cell, first, group, causal=not spec.apart, apart=apart, tile=tile)
+        return {"tile": tile, "independent": spec.apart}
 
-    def _enter(self, x: Tensor) -> Tensor:
+    def enter(self, x: Tensor) -> Tensor:
         """Frames as the network takes them: its device and dtype, whole cells."""
         spec = self.spec
         if spec.size is not None and tuple(x.shape[3:]) != spec.size:
@@ -343,9 +359,11 @@ class Tokenizer(nn.Module):
         """ValueError unless this tokenizer can have made `tokens`."""
         check_tokens(tokens, self)
 
-    def _gradient(self, x: Tensor) -> AbstractContextManager[None]:
-        asked = self.training or x.requires_grad
-        return torch.set_grad_enabled(torch.is_grad_enabled() and asked)
+    def gradient(self, x: Tensor) -> AbstractContextManager[None]:
+        """Gradients in training, or where `x` asks for them."""
+        if not torch.is_grad_enabled() or self.training or x.requires_grad:
+            return nullcontext()  # nothing to switch, so that an exported step can be saved
+        return torch.no_grad()
 
     # The model itself.
 

@@ -1,7 +1,7 @@
 """One stream through a network: in tiles where frames are large, in less where memory runs out.
 
 `Tiles` cuts a token grid into overlapping squares and puts tokens and pixels together again.
-`Course` carries one stream: a past for every tile, and the retreat when a run does not fit.
+`StreamRunner` carries one stream: a past for every tile, smaller runs where memory is short.
 """
 
 import warnings
@@ -91,13 +91,30 @@ class Network(Protocol):
     def cut_options(self, options: Options, at: int) -> tuple[Options, Options]: ...
 
 
-@dataclass
-class Course:
+@dataclass(eq=False, kw_only=True)
+class StreamState:
+    """Where one stream stands: `pasts` is what the network remembers, for every tile.
+
+    Tiles have `tile` pixels (None: whole frames). `independent`: every run is a clip of its own,
+    without a past. `reference` is what the caller gave.
+    """
+
+    pasts: list[Past] = field(default_factory=list)
+    tile: int | None = None
+    independent: bool = False
+    reference: Any = None
+
+    def __post_init__(self) -> None:
+        if self.tile is not None and self.tile < 1:
+            raise ValueError(f"tile={self.tile} is no number of pixels: give 1 or more, or None")
+
+
+@dataclass(kw_only=True)
+class StreamRunner:
     """One stream through `network`, whose tokens stand for `cell` = (height, width) pixels.
 
     `first` and `group` are the lengths of the first and the further groups, in what is cut when
-    memory runs out: frames or steps. `apart`: every run is a clip of its own, without a past;
-    `causal`: runs may be cut.
+    memory runs out: frames or steps. `causal`: runs may be cut.
     """
 
     network: Network
@@ -105,22 +122,16 @@ class Course:
     first: int
     group: int
     causal: bool
-    apart: bool
-    tile: int | None = None
-    pasts: list[Past] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        if self.tile is not None and self.tile < 1:
-            raise ValueError(f"tile={self.tile} is no number of pixels: give 1 or more, or None")
+    state: StreamState
 
     def encode(self, x: Tensor, real: int, options: Options) -> Quantized:
         """Tokens of a run of whole groups `b c t h w`, of which `real` frames are the video's."""
-        saved = [past.copy() for past in self.pasts]
+        saved = [past.copy() for past in self.state.pasts]
         try:
             return self._encode_tiles(x, real, options)
         except RuntimeError as error:
             size = max(x.shape[3] // self.cell[0], x.shape[4] // self.cell[1])
-            cut = self._retreat(error, saved, x.shape[2], size)
+            cut = self._shrink_after_oom(error, saved, x.shape[2], size)
         if cut is None:
             return self.encode(x, real, options)
         first, rest = self.network.cut_options(options, cut)
@@ -132,11 +143,11 @@ class Course:
 
     def decode(self, z: Tensor, options: Options, *, last: bool) -> Tensor:
         """Frames `b c t h w` of a run of whole steps `b d *grid`; some may be held back."""
-        saved = [past.copy() for past in self.pasts]
+        saved = [past.copy() for past in self.state.pasts]
         try:
             return self._decode_tiles(z, options, last)
         except RuntimeError as error:
-            cut = self._retreat(error, saved, z.shape[2], max(z.shape[3:], default=0))
+            cut = self._shrink_after_oom(error, saved, z.shape[2], max(z.shape[3:], default=0))
         if cut is None:
             return self.decode(z, options, last=last)
         first, rest = self.network.cut_options(options, cut)
@@ -172,17 +183,17 @@ class Course:
         return tiles.join_pixels(parts, self.cell)
 
     def _past(self, tile: int) -> Past | None:
-        if self.apart:
+        if self.state.independent:
             return None
-        while len(self.pasts) <= tile:
-            self.pasts.append(Past())
-        return self.pasts[tile]
+        while len(self.state.pasts) <= tile:
+            self.state.pasts.append(Past())
+        return self.state.pasts[tile]
 
     @property
     def _cells(self) -> int | None:
-        return None if self.tile is None else max(2, self.tile // self.cell[0])
+        return None if self.state.tile is None else max(2, self.state.tile // self.cell[0])
 
-    def _retreat(
+    def _shrink_after_oom(
         self, error: RuntimeError, saved: list[Past], length: int, cells: int
     ) -> int | None:
         """Where to cut a run that did not fit; None: once more, in smaller tiles.
@@ -193,17 +204,17 @@ class Course:
             raise error
         fresh = all(past.empty for past in saved)
         groups = (length - (self.first if fresh else self.group)) // self.group
-        self.pasts = saved
+        self.state.pasts = saved
         if self.causal and groups > 0:
             cut = (self.first if fresh else self.group) + (groups - 1) // 2 * self.group
-            self.apart = False
+            self.state.independent = False
             warnings.warn(f"out of memory: going on with {cut} of {length} at a time", stacklevel=4)
             return cut
         cells = min(cells, self._cells or cells) // 2
         if not fresh or cells < 2:
             raise error
-        self.tile, self.pasts = cells * self.cell[0], []
-        warnings.warn(f"out of memory: going on in tiles of {self.tile} pixels", stacklevel=4)
+        self.state.tile, self.state.pasts = cells * self.cell[0], []
+        warnings.warn(f"out of memory: going on in tiles of {self.state.tile} pixels", stacklevel=4)
         return None
 
 

@@ -19,9 +19,11 @@ from torch import Tensor, nn
 from reeltok.models.coordtok.triplane import CoordTokConfig, Decoder, Encoder, Planes, assemble
 from reeltok.nn.past import Past
 from reeltok.nn.quantizers import FSQConfig, Quantized
-from reeltok.tokenizer.contract import Reconstruction, Tokenizer, frame_range, give, join_frames
+from reeltok.tokenizer.chunks import DecodeState
+from reeltok.tokenizer.contract import Reconstruction, Tokenizer, frame_range, join_frames
 from reeltok.tokenizer.inputs import ClipLike, TokensLike, as_tokens, take, with_axes
 from reeltok.tokenizer.spec import Spec
+from reeltok.tokenizer.streaming import give
 from reeltok.tokenizer.tiling import ran_out_of_memory
 from reeltok.tokens.record import Tokens, by
 from reeltok.tokens.reel import Reel
@@ -297,6 +299,11 @@ class CoordTok(Tokenizer):
                 stop = min(part.frames, i + self.config.size[0])
                 yield self.decode(part, tile=tile, start=i, stop=stop, reference=reference)
 
+    def decode_chunk(
+        self, tokens: Tokens | Tensor, state: DecodeState, *, last: bool = False
+    ) -> Video | Float[Tensor, "b c t h w"] | None:
+        return self.decode(tokens)
+
     def decode_region(
         self,
         tokens: TokensLike,
@@ -322,7 +329,7 @@ class CoordTok(Tokenizer):
         parts = []
         for part, (first, last) in self._windows_of(tokens, box[0]):
             z = self.find_latents(part)
-            with self._gradient(z):
+            with self.gradient(z):
                 z = z.to(device=self.device, dtype=self.dtype)
                 here = ((first, last), *box[1:])
                 pixels = self.decode_window(

@@ -38,6 +38,7 @@ from reeltok.models.reftok.reference import (
 from reeltok.models.vidtok.network import channels_first
 from reeltok.nn.past import Past
 from reeltok.nn.quantizers import Quantized, join
+from reeltok.tokenizer.chunks import DecodeState, EncodeState
 from reeltok.tokenizer.contract import Reconstruction, Tokenizer
 from reeltok.tokenizer.inputs import ClipLike, TokensLike, as_clip, as_tokens, take
 from reeltok.tokenizer.spec import Spec
@@ -188,7 +189,7 @@ class RefTok(BlockCoder):
         **options: Any,
     ) -> Iterator[Tokens]:
         view = self if reference is None else self.under(start="given")
-        return Tokenizer.stream_encode(view, parts, reference=as_frame(reference), **options)
+        return Tokenizer.stream_encode(view, parts, reference=reference, **options)
 
     def decode(self, tokens: TokensLike, **options: Any) -> Video | Tensor:
         tokens = as_tokens(tokens, self)
@@ -204,7 +205,32 @@ class RefTok(BlockCoder):
         first, parts = peek(parts)
         view = self.as_coded(first)
         parts = whole_blocks(parts, view.config.opening, view.config.steps)
-        return Tokenizer.stream_decode(view, parts, reference=as_frame(reference), **options)
+        return Tokenizer.stream_decode(view, parts, reference=reference, **options)
+
+    def new_encode_state(self, *, reference: Any = None, **options: Any) -> EncodeState:
+        return super().new_encode_state(reference=as_frame(reference), **options)
+
+    def new_decode_state(self, *, reference: Any = None, **options: Any) -> DecodeState:
+        return super().new_decode_state(reference=as_frame(reference), **options)
+
+    def encode_chunk(self, x: Video | Tensor, state: EncodeState, **options: Any) -> Tokens:
+        view = self if state.reference is None else self.under(start="given")
+        return Tokenizer.encode_chunk(view, x, state, **options)
+
+    def decode_chunk(
+        self, tokens: Tokens | Tensor, state: DecodeState, *, last: bool = False
+    ) -> Video | Float[Tensor, "b c t h w"] | None:
+        if isinstance(tokens, Tensor) and self.config.start != "plain":
+            raise ValueError(
+                f"bare ids do not hold the frame that {self.name} begins with: give Tokens"
+            )
+        view = self if isinstance(tokens, Tensor) else self.as_coded(tokens)
+        whole = tokens if isinstance(tokens, Tensor) else view.whole(tokens)
+        return Tokenizer.decode_chunk(view, whole, state, last=last)
+
+    def whole(self, tokens: Tokens) -> Tokens:
+        """`tokens` themselves. ValueError unless they are whole blocks."""
+        return Tokens.join(list(whole_blocks([tokens], self.config.opening, self.config.steps)))
 
     def span(self, tokens: Tokens | Reel, first: int, end: int) -> Span:
         """From the last block up to frame `first` at which all clips begin anew."""
@@ -225,20 +251,25 @@ class RefTok(BlockCoder):
         return self._entered(recall(self.config, part, reference))
 
     def crop_options(self, options: Options, rows: slice, columns: slice) -> Options:
-        seen = {at: each.crop(rows, columns) for at, each in options["references"].items()}
+        seen = {at: each.crop(rows, columns) for at, each in references_of(options).items()}
         return {**options, "references": seen}
 
     def cut_options(self, options: Options, at: int) -> tuple[Options, Options]:
-        early, late = cut_references(options["references"], at)
+        early, late = cut_references(references_of(options), at)
         return {**options, "references": early}, {**options, "references": late}
 
     def _entered(self, references: References) -> Options:
         """References as the network takes frames."""
         entered = {
-            at: each if each.frame is None else replace(each, frame=self._enter(each.frame))
+            at: each if each.frame is None else replace(each, frame=self.enter(each.frame))
             for at, each in references.items()
         }
         return {"references": entered}
+
+
+def references_of(options: Options) -> References:
+    """The references among arguments; none for bare tokens."""
+    return options.get("references", NOTHING)
 
 
 def as_frame(reference: Video | Tensor | None) -> Tensor | None:

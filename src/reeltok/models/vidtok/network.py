@@ -195,8 +195,8 @@ class VidTok(Tokenizer):
         given, past = unit_frames(x), Past()
         past.whole = True
         copies = given[:, :, :1].expand(-1, -1, -given.shape[2] % self.config.factors[0], -1, -1)
-        with self._gradient(given):
-            entered = self._enter(torch.cat([copies, given], dim=2))
+        with self.gradient(given):
+            entered = self.enter(torch.cat([copies, given], dim=2))
             quantized = self.encode_part(entered, past, sample=sample)
         moments = (x.times, x.last) if isinstance(x, Video) else ()
         tokens = record_tokens(self, quantized, Frames(given, given.shape[2], *moments), x, None)
@@ -205,7 +205,7 @@ class VidTok(Tokenizer):
     def decode_front(self, tokens: Tokens) -> Video | Tensor:
         """What `encode_front` was given: the first frame fills its group, the last frames count."""
         z = self.find_latents(tokens)
-        with self._gradient(z):
+        with self.gradient(z):
             x = self.decode_part(z.to(device=self.device, dtype=self.dtype))
         first = x[:, :, :1].expand(-1, -1, self.config.factors[0] - 1, -1, -1)
         x = torch.cat([first, x], dim=2)[:, :, -tokens.frames :]

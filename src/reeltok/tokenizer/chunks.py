@@ -1,0 +1,161 @@
+"""Coding in chunks: where a stream stands, and one chunk on its way in or out.
+
+`Tokenizer.new_encode_state` and `new_decode_state` make states, `encode_chunk` and `decode_chunk`
+use them. A state belongs to one stream and is a pytree: its leaves are tensors.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reeltok.records import register
+from reeltok.tokenizer.inputs import check_tokens, record_tokens
+from reeltok.tokenizer.streaming import (
+    Frames,
+    count_frames,
+    crop,
+    give,
+    join_frames,
+    mark_last,
+    require_all,
+    whole_groups,
+    whole_windows,
+)
+from reeltok.tokenizer.tiling import Options, StreamRunner, StreamState
+from reeltok.tokens.record import Tokens
+from reeltok.video.record import Video
+from reeltok.video.timing import moments_of
+
+
+@dataclass(eq=False, kw_only=True)
+class EncodeState(StreamState):
+    """Where an encoder stands in a stream of frames.
+
+    The next token step is number `step`, after the frame `before`. `ended`: the last chunk was no
+    whole group, which only the end of a stream may be.
+    """
+
+    step: int = 0
+    before: Tensor | None = None
+    ended: bool = False
+
+
+@dataclass(eq=False, kw_only=True)
+class DecodeState(StreamState):
+    """Where a decoder stands in a stream of tokens.
+
+    Of the frames that tokens so far stand for, `due` have not been given out, shown at `times`.
+    `held` are frames of the last group beyond what its tokens stand for.
+    """
+
+    due: int = 0
+    times: Tensor | None = None
+    held: Tensor | None = None
+
+
+register(EncodeState, "pasts", "reference", "before")
+register(DecodeState, "pasts", "reference", "times", "held")
+
+
+def runner_for(tokenizer: Any, state: StreamState) -> StreamRunner:
+    """What carries a chunk of the stream `state` through the network of a `Tokenizer`."""
+    spec, frames = tokenizer.spec, isinstance(state, EncodeState)
+    return StreamRunner(
+        network=tokenizer,
+        cell=spec.factors[1:],
+        first=spec.first if frames else spec.first_steps,
+        group=spec.group if frames else spec.group_steps,
+        causal=not spec.apart,
+        state=state,
+    )
+
+
+def encode_run(
+    tokenizer: Any,
+    run: Frames,
+    given: Video | Tensor,
+    state: EncodeState,
+    *,
+    window: int | None,
+    sample: torch.Generator | None,
+) -> Tokens:
+    """Tokens of a run of whole groups of the frames of `given`."""
+    side = tokenizer.side_information(run, state.step, state.before, state.reference)
+    with tokenizer.gradient(run.x):
+        options = {"sample": sample, **side.options}
+        quantized = runner_for(tokenizer, state).encode(tokenizer.enter(run.x), run.real, options)
+    tokens = record_tokens(tokenizer, quantized, run, given, window)
+    tokens = tokens.with_(
+        step=state.step,
+        extras=side.extras,
+        reference_bits=side.bits,
+        settings={**tokens.settings, **side.settings},
+    )
+    state.step, state.before = state.step + tokens.grid[0], run.x[:, :, -1:]
+    state.ended = run.real < run.x.shape[2]
+    return tokens
+
+
+def decode_run(
+    tokenizer: Any, part: Tokens, state: DecodeState, *, last: bool
+) -> Video | Tensor | None:
+    """The frames that are due once `part` has come, as what was encoded; None where none are."""
+    z, options = tokenizer.find_latents(part), tokenizer.decoding_options(part, state.reference)
+    x = crop(decode_latents(tokenizer, z, state, options, last=last), part)
+    state.due += part.frames
+    if part.times is not None:
+        state.times = part.times if state.times is None else torch.cat([state.times, part.times])
+    x = x if state.held is None else torch.cat([state.held, x], dim=2)
+    x, state.held = x[:, :, : state.due], x[:, :, state.due :]
+    count, times = x.shape[2], state.times
+    if not count:
+        return None
+    state.due -= count
+    state.times = None if times is None else times[count:]
+    return give(x, part, *moments_of(times, part.last, 0, count))
+
+
+def decode_latents(
+    tokenizer: Any, z: Tensor, state: DecodeState, options: Options, *, last: bool
+) -> Tensor:
+    """The frames `b c t h w` that latents `b d *grid` of whole groups make, in whole cells."""
+    with tokenizer.gradient(z):
+        z = z.to(device=tokenizer.device, dtype=tokenizer.dtype)
+        return runner_for(tokenizer, state).decode(z, options, last=last)
+
+
+def encode_next(
+    tokenizer: Any, clip: Video | Tensor, state: EncodeState, *, sample: torch.Generator | None
+) -> Tokens:
+    """Tokens of the next whole groups of a stream; what is left over is filled, and its end."""
+    if state.ended:
+        raise ValueError(
+            "this stream ended with a chunk that was no whole group of frames: begin another with "
+            "new_encode_state()"
+        )
+    spec = tokenizer.spec
+    begun, width = state.step > 0 and not spec.apart, spec.window_for(count_frames(clip))
+    first = spec.group if begun else spec.first
+    runs = whole_groups([clip], first=first, group=spec.group, window=width)
+    options: dict[str, Any] = {"window": width, "sample": sample}
+    return Tokens.join([encode_run(tokenizer, run, clip, state, **options) for run in runs])
+
+
+def decode_next(
+    tokenizer: Any, tokens: Tokens | Tensor, state: DecodeState, *, last: bool
+) -> Video | Tensor | None:
+    """The frames that are due once `tokens` have come; None where none are."""
+    if isinstance(tokens, Tensor):
+        ids = not tokens.is_floating_point()
+        z = tokenizer.lookup(tokens.to(tokenizer.device)) if ids else tokens
+        x = decode_latents(tokenizer, z, state, {}, last=last)
+        return x if x.shape[2] else None
+    check_tokens(tokens, tokenizer)
+    parts = mark_last(whole_windows([tokens], tokenizer.spec))
+    made = [decode_run(tokenizer, part, state, last=last and end) for part, end in parts]
+    if last:
+        require_all(state.due)
+    frames = [each for each in made if each is not None]
+    return join_frames(frames, 0) if frames else None

@@ -1,0 +1,183 @@
+"""Coding in chunks with a state: equal to whole clips, two streams at a time, and exported."""
+
+import io
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+
+from reeltok.models.presets import COMPACT
+from reeltok.models.reftok.injection import RefTokConfig
+from reeltok.models.reftok.network import RefTok
+from reeltok.models.vidtok.network import VidTok
+from reeltok.nn.layers import Conv
+from reeltok.nn.past import Past
+from reeltok.tokenizer.contract import Tokenizer
+from reeltok.video.record import Video
+
+SMALL = replace(COMPACT, width=8)
+CONFIGS = {
+    "compact": SMALL,
+    "looks ahead": replace(SMALL, upsampling="trilinear", sampler="blend"),
+    "zeros first": replace(SMALL, edge="past-zeros", sampler="plain"),
+}
+
+
+def build(kind: str = "compact") -> Tokenizer:
+    torch.manual_seed(0)
+    if kind == "reftok":
+        return RefTok(RefTokConfig(body=SMALL, width=4)).eval()
+    return VidTok(CONFIGS[kind]).eval()
+
+
+def clip(frames: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(1, 3, frames, 16, 24, generator=generator) * 2 - 1
+
+
+def chunks(model: Tokenizer, x: Tensor) -> list[Tensor]:
+    """The clip in chunks of one and of two groups."""
+    first, group = model.spec.first, model.spec.group
+    cuts = [0, first, first + group, *range(first + 3 * group, x.shape[2], 2 * group), x.shape[2]]
+    return [x[:, :, a:b] for a, b in pairwise(cuts)]
+
+
+@pytest.mark.parametrize("kind", [*CONFIGS, "reftok"])
+def test_chunks_are_the_whole(kind: str) -> None:
+    model, x = build(kind), clip(1 + 5 * 4 + 2)
+    whole = model.encode(x)
+    state = model.new_encode_state()
+    coded = [model.encode_chunk(part, state) for part in chunks(model, x)]
+    assert torch.equal(torch.cat([part.ids for part in coded], dim=1), whole.ids)
+    assert [part.step for part in coded] == [0, 1, 2, 4, 6]
+    with pytest.raises(ValueError, match="ended"):
+        model.encode_chunk(x[:, :, :4], state)
+    back = model.new_decode_state()
+    made = [model.decode_chunk(part, back, last=part is coded[-1]) for part in coded]
+    frames = torch.cat([each for each in made if each is not None], dim=2)
+    assert torch.allclose(frames, model.decode(whole), atol=1e-5)
+    assert (made[0] is None) == (kind == "looks ahead")
+
+
+def test_chunks_of_a_video_are_videos_with_their_times() -> None:
+    model = build("looks ahead")
+    video = Video.of(clip(9), fps=10.0)
+    state, back = model.new_encode_state(), model.new_decode_state(tile=16)
+    parts = [model.encode_chunk(video[a:b], state) for a, b in ((0, 1), (1, 5), (5, 9))]
+    made = [model.decode_chunk(part, back, last=part is parts[-1]) for part in parts]
+    assert made[0] is None
+    assert [len(each) for each in made[1:]] == [1, 8]
+    assert isinstance(made[2], Video)
+    assert back.due == 0
+
+
+def test_bare_tokens_are_frames_of_whole_groups() -> None:
+    model = build()
+    tokens = model.encode(clip(9))
+    state = model.new_decode_state()
+    shown = [model.decode_chunk(tokens.ids[:, i : i + 1], state) for i in range(3)]
+    assert [each.shape[2] for each in shown] == [1, 4, 4]
+    assert torch.allclose(torch.cat(shown, dim=2), model.decode(tokens), atol=1e-5)
+
+
+def test_two_streams_share_a_model_and_leave_nothing_in_it() -> None:
+    model = build()
+    before = set(model.state_dict())
+    clips = [clip(9, seed=i) for i in range(2)]
+    states = [model.new_encode_state() for _ in clips]
+    coded = [
+        [
+            model.encode_chunk(x[:, :, a:b], state).ids
+            for x, state in zip(clips, states, strict=True)
+        ]
+        for a, b in ((0, 1), (1, 5), (5, 9))
+    ]
+    for x, ids in zip(clips, zip(*coded, strict=True), strict=True):
+        assert torch.equal(torch.cat(ids, dim=1), model.encode(x).ids)
+    assert set(model.state_dict()) == before
+
+
+def test_tokens_that_end_early_are_said_to() -> None:
+    model = build()
+    tokens, state = model.encode(clip(9)), model.new_decode_state()
+    model.decode_chunk(tokens.part(0, 1, frames=(0, 1)), state)
+    wrong = tokens.part(1, 2, frames=(1, 9))
+    with pytest.raises(ValueError, match="end 4 frames before"):
+        model.decode_chunk(wrong, state, last=True)
+
+
+@torch.no_grad()
+def test_a_past_is_a_tree_of_tensors_keyed_by_the_names_of_layers() -> None:
+    model, past = build(), Past()
+    model.encode_part(clip(5), past)
+    names = {name for name, _ in model.named_modules()}
+    assert set(past.kept) <= set(past.begun) <= names
+    assert all(tensor.numel() for tensor in past.kept.values())
+    leaves, tree = tree_flatten(past)
+    again = tree_unflatten(leaves, tree)
+    more = clip(4, seed=3)
+    assert torch.equal(model.encode_part(more, past).z, model.encode_part(more, again).z)
+    state = model.new_decode_state()
+    model.decode_chunk(model.encode(clip(5)), state)
+    assert all(isinstance(leaf, Tensor) or leaf is None for leaf in tree_leaves(state))
+
+
+def test_a_layer_without_a_name_cannot_stream() -> None:
+    with pytest.raises(ValueError, match="name_layers"):
+        Conv(3, 3, (3, 1, 1))(torch.zeros(1, 2, 4, 4, 3), Past())
+
+
+class DecodeStep(nn.Module):
+    def __init__(self, model: Tokenizer) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, z: Tensor, state):
+        return self.model.decode_chunk(z, state), state
+
+
+class EncodeStep(nn.Module):
+    def __init__(self, model: Tokenizer) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor, past: Past):
+        quantized = self.model.encode_part(x, past)
+        return quantized.z, quantized.ids, past
+
+
+def copied(tree):
+    return tree_unflatten(*tree_flatten(tree))
+
+
+@torch.no_grad()
+def test_torch_export_takes_a_step_of_decoding() -> None:
+    model = build()
+    z = model.encode(clip(13)).latents
+    state = model.new_decode_state()
+    model.decode_chunk(z[:, :, :1], state)
+    program = torch.export.export(DecodeStep(model), (z[:, :, 1:2], copied(state)))
+    torch.export.save(program, file := io.BytesIO())
+    file.seek(0)
+    program, exported = torch.export.load(file).module(), copied(state)
+    for step in (1, 2, 3):
+        here = z[:, :, step : step + 1]
+        frames, exported = program(here, exported)
+        assert torch.allclose(frames, model.decode_chunk(here, state), atol=1e-5)
+
+
+@torch.no_grad()
+def test_torch_export_takes_a_step_of_encoding() -> None:
+    model, x, past = build(), clip(13), Past()
+    model.encode_part(x[:, :, :1], past)
+    program = torch.export.export(EncodeStep(model), (x[:, :, 1:5], copied(past))).module()
+    exported = copied(past)
+    for at in (1, 5, 9):
+        here = x[:, :, at : at + 4]
+        z, ids, exported = program(here, exported)
+        eager = model.encode_part(here, past)
+        assert torch.allclose(z, eager.z, atol=1e-5)
+        assert torch.equal(ids, eager.ids)
