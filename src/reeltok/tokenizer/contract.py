@@ -240,7 +240,7 @@ class Tokenizer(nn.Module):
 
     def encode_chunk(
         self,
-        x: Video | Float[Tensor, "b c t h w"],
+        x: ClipLike,
         state: EncodeState,
         *,
         sample: torch.Generator | None = None,

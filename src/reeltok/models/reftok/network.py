@@ -213,7 +213,7 @@ class RefTok(BlockCoder):
     def new_decode_state(self, *, reference: Any = None, **options: Any) -> DecodeState:
         return super().new_decode_state(reference=as_frame(reference), **options)
 
-    def encode_chunk(self, x: Video | Tensor, state: EncodeState, **options: Any) -> Tokens:
+    def encode_chunk(self, x: ClipLike, state: EncodeState, **options: Any) -> Tokens:
         view = self if state.reference is None else self.under(start="given")
         return Tokenizer.encode_chunk(view, x, state, **options)
 
