@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from reeltok.tokenizer.spec import Spec
-from reeltok.tokenizer.streaming import coded_window, give, mark_last, require_grid
+from reeltok.tokenizer.streaming import coded_window, mark_last, require_grid, to_input_type
 from reeltok.tokens.record import Tokens
 
 SPEC = Spec(
@@ -37,13 +37,13 @@ def test_a_window_is_a_number_of_frames(window: object) -> None:
 
 def test_frames_are_given_as_what_holds_frames() -> None:
     x = torch.zeros(1, 3, 5, 16, 24)
-    assert give(x, tokens(settings={"given": "bfloat16"}), None).dtype == torch.bfloat16
+    assert to_input_type(x, tokens(settings={"given": "bfloat16"}), None).dtype == torch.bfloat16
     for given in ("load", "int8", "nothing", 5):
         with pytest.raises(ValueError, match="cannot be given as"):
-            give(x, tokens(settings={"given": given}), None)
+            to_input_type(x, tokens(settings={"given": given}), None)
     for odd in ({"colour": {"hue": 1}}, {"settings": {"given": "video", "start": []}}):
         with pytest.raises(ValueError, match="colour or start"):
-            give(x, tokens(fps=10.0, **odd), None)
+            to_input_type(x, tokens(fps=10.0, **odd), None)
 
 
 def test_the_grid_is_that_of_the_size() -> None:

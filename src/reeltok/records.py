@@ -13,7 +13,7 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 Kind = TypeVar("Kind")
 
 
-class Late:
+class LazyField:
     """A field that may be given as a function, called when the value is first asked for."""
 
     def __set_name__(self, owner: type, name: str) -> None:

@@ -16,10 +16,10 @@ from reeltok.tokenizer.streaming import (
     Frames,
     count_frames,
     crop,
-    give,
     join_frames,
     mark_last,
     require_all,
+    to_input_type,
     whole_groups,
     whole_windows,
 )
@@ -114,7 +114,7 @@ def decode_run(
         return None
     state.due -= count
     state.times = None if times is None else times[count:]
-    return give(x, part, *moments_of(times, part.last, 0, count))
+    return to_input_type(x, part, *moments_of(times, part.last, 0, count))
 
 
 def decode_latents(

@@ -291,7 +291,7 @@ def type_name(x: Video | Tensor) -> str:
     return "video" if isinstance(x, Video) else str(x.dtype).removeprefix("torch.")
 
 
-def give(
+def to_input_type(
     x: Tensor, part: Tokens, times: Tensor | None, last: float | None = None
 ) -> Video | Tensor:
     """Decoded frames as what had been encoded: a `Video`, or a tensor of the given dtype."""

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from reeltok.records import Late, register
+from reeltok.records import LazyField, register
 from reeltok.tokens.header import bits_for
 from reeltok.tokens.ids import check_ids, check_latents, floats, integers
 from reeltok.video.timing import moments_of
@@ -52,7 +52,7 @@ class Tokens:
     width: int
     fps: float | None = None
     model: str = ""
-    weights: Any = Late()  # noqa: RUF009 - str or None; a function that gives it may be put in
+    weights: Any = LazyField()  # noqa: RUF009 - str, None, or a function that gives it
     settings: Mapping[str, Any] = field(default_factory=dict)
     vocabulary: int | None = None
     reference_bits: int = 0

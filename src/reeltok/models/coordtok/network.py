@@ -23,7 +23,7 @@ from reeltok.tokenizer.chunks import DecodeState
 from reeltok.tokenizer.contract import Reconstruction, Tokenizer, frame_range, join_frames
 from reeltok.tokenizer.inputs import ClipLike, TokensLike, as_tokens, take, with_axes
 from reeltok.tokenizer.spec import Spec
-from reeltok.tokenizer.streaming import give
+from reeltok.tokenizer.streaming import to_input_type
 from reeltok.tokenizer.tiling import ran_out_of_memory
 from reeltok.tokens.record import Tokens, by
 from reeltok.tokens.reel import Reel
@@ -335,7 +335,9 @@ class CoordTok(Tokenizer):
                 pixels = self.decode_window(
                     z, here, frames=part.frames, slices=slices, context=context
                 )
-            parts.append(give(pixels, part, *moments_of(part.times, part.last, first, last)))
+            parts.append(
+                to_input_type(pixels, part, *moments_of(part.times, part.last, first, last))
+            )
         return with_axes(join_frames(parts, 0), tokens.settings.get("axes"))
 
     def decode_window(

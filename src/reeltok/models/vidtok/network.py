@@ -23,7 +23,7 @@ from reeltok.nn.quantizers import Quantized
 from reeltok.tokenizer.contract import Reconstruction, Tokenizer
 from reeltok.tokenizer.inputs import record_tokens, take
 from reeltok.tokenizer.spec import Spec
-from reeltok.tokenizer.streaming import Frames, give, require_all
+from reeltok.tokenizer.streaming import Frames, require_all, to_input_type
 from reeltok.tokens.record import Tokens
 from reeltok.video.record import Video, unit_frames
 
@@ -210,7 +210,9 @@ class VidTok(Tokenizer):
         first = x[:, :, :1].expand(-1, -1, self.config.factors[0] - 1, -1, -1)
         x = torch.cat([first, x], dim=2)[:, :, -tokens.frames :]
         require_all(tokens.frames - x.shape[2])
-        return give(x[..., : tokens.height, : tokens.width], tokens, tokens.times, tokens.last)
+        return to_input_type(
+            x[..., : tokens.height, : tokens.width], tokens, tokens.times, tokens.last
+        )
 
     def lookup(self, ids: Int[Tensor, "b t h w"]) -> Float[Tensor, "b d t h w"]:
         return rearrange(self.quantizer.lookup(ids), "b t h w d -> b d t h w")
