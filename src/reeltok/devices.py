@@ -1,11 +1,13 @@
 """Where tensors live: a device from its name, or one sentence that says why not."""
 
+from typing import Any
+
 import torch
 
 KINDS = ("cpu", "cuda", "mps", "xpu")  # that networks run on; torch knows more, such as meta
 
 
-def pick_device(device: str | int | torch.device) -> torch.device:
+def pick_device(device: Any) -> torch.device:
     """A device by name; "auto" is cuda, mps or cpu, the first that is there.
 
     ValueError for a name that no device has, or whose device is not here.

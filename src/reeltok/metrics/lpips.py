@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from reeltok.files.atomic import cache_folder, replacing
@@ -162,7 +162,9 @@ class LPIPS(nn.Module):
         self.heads = nn.ParameterList(_heads(net, read_weights(HEADS[net], heads)))
         self.requires_grad_(False)
 
-    def forward(self, x: Frames, y: Frames) -> Float[Tensor, "n"]:
+    def forward(
+        self, x: Shaped[Tensor, "n 3 h w"], y: Shaped[Tensor, "n 3 h w"]
+    ) -> Float[Tensor, "n"]:
         """The distance of each pair of frames, floats in [-1, 1] or uint8; gradients reach both.
 
         Raises ValueError for other types and ranges, but as a loss, where gradients are asked for,

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from reeltok.devices import pick_device
@@ -158,7 +158,7 @@ def fit(x: Videos, side: int, *, size: tuple[int, int] | None = None) -> Squares
     return rearrange(flat, "(b t) c h w -> b c t h w", b=len(x))
 
 
-def i3d_input(x: Videos, side: int = FVD_SIDE) -> Squares:
+def i3d_input(x: Shaped[Tensor, "b 3 t h w"], side: int = FVD_SIDE) -> Squares:
     """A video in [-1, 1], rounded to bytes, at the size and range of I3D ([-1, 1])."""
     return fit(as_bytes(x), side)
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from reeltok.metrics.lpips import LPIPS
 from reeltok.video.frames import OVERSHOOT
-from reeltok.video.record import Video, unit_frames
+from reeltok.video.record import unit_frames
 
 PSNR_EPS = 1e-8  # keeps identical frames finite: at most 80 dB
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5  # Wang et al. 2004
@@ -44,7 +44,7 @@ def unit(x: Videos) -> Videos:
     return x.add_(1).mul_(0.5).clamp_(0, 1)
 
 
-def check(x: Video | Tensor, y: Video | Tensor) -> tuple[Videos, Videos]:
+def check(x: Any, y: Any) -> tuple[Videos, Videos]:
     """An original and its reconstruction as floats, in [-1, 1] but for what a decoder overshoots.
 
     Both may be uint8 or a `Video`. Raises ValueError unless they are of one shape, for NaN, and for
@@ -59,7 +59,7 @@ def check(x: Video | Tensor, y: Video | Tensor) -> tuple[Videos, Videos]:
     return a, b
 
 
-def as_bytes(x: Video | Tensor) -> Videos:
+def as_bytes(x: Any) -> Videos:
     """A video in [-1, 1], clamped and rounded to the 256 levels that a file of bytes can hold."""
     return _levels(unit(unit_frames(x, slack=OVERSHOOT))) / 127.5 - 1
 
@@ -111,7 +111,7 @@ class FrameMetric(Generic[R]):
         self.of = of
         update_wrapper(self, of)
 
-    def __call__(self, x: Video | Tensor, y: Video | Tensor, **how: Any) -> R:
+    def __call__(self, x: Any, y: Any, **how: Any) -> R:
         """The metric of an original and its reconstruction; ValueError where they do not fit."""
         x, y = check(x, y)
         return self.of(Pair(unit(x), unit(y)), **how)
@@ -188,7 +188,7 @@ def detail(pair: Pair, *, share: float = DETAIL_SHARE) -> PerFrame:
     return rearrange(_decibel(mse), "(b t) -> b t", b=len(pair.a))
 
 
-def lpips(net: LPIPS, x: Video | Tensor, y: Video | Tensor) -> PerFrame:
+def lpips(net: LPIPS, x: Any, y: Any) -> PerFrame:
     """LPIPS per frame; say which backbone wherever it is printed."""
     x, y = check(x, y)
     a, b = (_frames(v.float().clamp(-1, 1)) for v in (x, y))

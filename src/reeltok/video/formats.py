@@ -7,6 +7,7 @@ for, whatever its name says, so what may be opened is listed here and nothing el
 
 import errno
 from collections.abc import Mapping
+from io import BytesIO
 from typing import BinaryIO
 
 import av
@@ -42,7 +43,7 @@ _LISTS = (b"ffconcat", b"#EXTM3U", b"v=0", b"<MPD", b"<?xml", b"[playlist]", b"[
 
 
 def open_container(
-    file: str | BinaryIO,
+    file: str | BinaryIO | BytesIO,
     name: str,
     *,
     form: str | None = None,
@@ -77,7 +78,7 @@ def open_container(
         raise ValueError(f"{name} is not a video, or its header is cut off or damaged") from error
 
 
-def _is_list(file: str | BinaryIO) -> bool:
+def _is_list(file: str | BinaryIO | BytesIO) -> bool:
     if isinstance(file, str):
         with open(file.removeprefix("file:"), "rb") as opened:
             return _is_list(opened)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
 ROUNDING = 1e-3  # beyond [-1, 1]: what arithmetic in half precision may add
@@ -21,7 +21,7 @@ def to_unit(frames: UInt8[Tensor, "t h w c"]) -> Float[Tensor, "1 c t h w"]:
     return frames.permute(3, 0, 1, 2)[None].to(torch.float32).div_(127.5).sub_(1)
 
 
-def to_bytes(x: Float[Tensor, "1 c t h w"]) -> UInt8[Tensor, "t h w c"]:
+def to_bytes(x: Shaped[Tensor, "b c t h w"]) -> UInt8[Tensor, "t h w c"]:
     """Values in [-1, 1] to bytes in [0, 255]: clamped, then rounded to the nearest.
 
     Raises ValueError for more than one clip, for NaN, which no picture can show, and for values

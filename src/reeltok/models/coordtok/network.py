@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from reeltok.models.coordtok.triplane import CoordTokConfig, Decoder, Encoder, Planes, assemble
@@ -238,7 +238,7 @@ class CoordTok(Tokenizer):
 
     def forward(
         self,
-        x: Float[Tensor, "b c t h w"],
+        x: Shaped[Tensor, "b c t h w"],
         *,
         step: int | None = None,
         generator: torch.Generator | None = None,

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from pydantic import ValidationError
 from torch import Tensor, nn
 
@@ -81,7 +81,7 @@ class RefTok(BlockCoder):
 
     def forward(
         self,
-        x: Float[Tensor, "b c t h w"],
+        x: Shaped[Tensor, "b c t h w"],
         *,
         step: int | None = None,
         generator: torch.Generator | None = None,

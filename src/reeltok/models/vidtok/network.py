@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from reeltok.models.vidtok.stages import BOTH, Down, Patch, Up, VidTokConfig, block, middle
@@ -219,7 +219,7 @@ class VidTok(Tokenizer):
 
     def forward(
         self,
-        x: Float[Tensor, "b c t h w"],
+        x: Shaped[Tensor, "b c t h w"],
         *,
         step: int | None = None,
         generator: torch.Generator | None = None,
