@@ -12,6 +12,8 @@ import torch
 
 from reeltok.generate import masked
 from reeltok.generate.prior import Prior
+from reeltok.train.build import build_model
+from reeltok.train.checks import require_groups
 from reeltok.video.record import Video, write
 
 ROOT = Path(__file__).parent.parent
@@ -84,7 +86,7 @@ def test_a_study_writes_what_it_found_and_uses_its_runs_again(
 @pytest.mark.parametrize("setting", ["tiny", "full"])
 def test_every_line_of_every_study_can_be_built(load, name: str, setting: str) -> None:
     study = load(name).STUDY
-    launch, display = import_module("reeltok.train.launch"), load("display")
+    display = load("display")
     lines = study.rows(setting, 0)
     assert len({line.name for line in lines}) == len(lines)
     for line in lines:
@@ -93,7 +95,7 @@ def test_every_line_of_every_study_can_be_built(load, name: str, setting: str) -
         with torch.device("meta"):
             for stage in line.stages:
                 fresh = replace(stage, start="fresh")
-                launch.require_groups(fresh, launch.build(fresh))
+                require_groups(fresh, build_model(fresh))
 
 
 def test_bad_input_is_one_sentence(load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
