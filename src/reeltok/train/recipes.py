@@ -118,6 +118,34 @@ def default_gpu() -> Recipe:
     )
 
 
+def default_long() -> Recipe:
+    """The bundled default trained on, on a CPU: 18,100 steps at a constant rate, then the cooldown.
+
+    A tenth of the batches has 256 pixels. docs/log.md says how far the run has come.
+    """
+    recipe = default_cpu()
+    windows = (
+        Window(frames=9, size=128, batch=8, share=0.45),
+        Window(frames=17, size=128, batch=4, share=0.45),
+        Window(frames=9, size=256, batch=2, share=0.1),
+    )
+    return replace(
+        recipe,
+        name="default_long",
+        start="trained",
+        settings={"quantizer": {"rounding_from": 0}},
+        data=replace(recipe.data, windows=windows),
+        losses=replace(recipe.losses, l1_steps=0),
+        loop=replace(
+            recipe.loop,
+            optimizer=replace(recipe.loop.optimizer, lr=1.5e-3),
+            schedule=ScheduleConfig(steps=18_100, warmup=200, cooldown=0.3),
+            ema=0.999,
+            validate_every=250,
+        ),
+    )
+
+
 def default() -> Recipe:
     """`default_gpu` where torch sees a GPU, else `default_cpu`."""
     import torch
@@ -288,6 +316,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         default,
         default_cpu,
         default_gpu,
+        default_long,
         perceptual,
         small,
         finetune,
