@@ -159,7 +159,8 @@ def test_a_reel_and_back(cosmos: Path, clip: Path, tmp_path: Path) -> None:
     wanted = tok.decode(tok.encode(reeltok.read(clip)))
     assert (whole.frames.int() - wanted.frames.int()).abs().max() <= 1  # latents are float16
     assert main([*decode, "--start", "4", "--stop", "7", "--force"]) == 0
-    assert torch.equal(reeltok.read(out).frames, whole.frames[4:7])
+    part = reeltok.read(out).frames  # read from another place of the file, so rounding may differ
+    assert (part.int() - whole.frames[4:7].int()).abs().max() <= 1
     assert main(["info", str(reel)]) == 0
 
 

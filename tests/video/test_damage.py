@@ -100,8 +100,12 @@ def test_a_hole_in_the_middle_says_how_far_it_got(clip: Clip) -> None:
     assert 5 < len(got) < 35
 
 
+# On a busy machine, x264's thread that looks ahead was seen to give other bytes.
+ALONE = {"x264-params": "lookahead-threads=1:sync-lookahead=0"}
+
+
 def test_pictures_that_the_decoder_had_to_mend_are_damage(clip: Clip) -> None:
-    path = clip(frames=rough(), layout="yuv420p", options={"g": "100", "threads": "1"})
+    path = clip(frames=rough(), layout="yuv420p", options={"g": "100", "threads": "1", **ALONE})
     data = bytearray(path.read_bytes())
     for at in range(len(data) // 2, len(data) // 2 + 8000, 125):
         data[at] ^= 0x55
