@@ -8,6 +8,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -104,8 +105,13 @@ def place(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def timed(page: Path) -> Any:
+    """A page as a parameter; the tutorial trains, which takes a quarter of a minute."""
+    return pytest.param(page, marks=pytest.mark.slow) if page.name == "tutorial.md" else page
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("page", PAGES, ids=names)
+@pytest.mark.parametrize("page", [timed(page) for page in PAGES], ids=names)
 def test_a_page_runs(page: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     held: dict[str, object] = {"video": reeltok.read("clip.mp4")}
     for language, text in blocks(page, "python", "bash", "sh"):

@@ -8,14 +8,14 @@ import mutate
 import pytest
 from campaign import fuzz, table
 
-COUNTS = {  # about three seconds each on a quiet core, but for a worker's start
-    "reel_header": 1500,
-    "reel_hashed": 150,
-    "records": 300,
-    "model_folders": 150,
-    "checkpoints": 300,
-    "containers": 150,
-    "command_lines": 15,
+COUNTS = {  # about two seconds each on a quiet core, but for a worker's start
+    "reel_header": 1000,
+    "reel_hashed": 100,
+    "records": 200,
+    "model_folders": 80,
+    "checkpoints": 200,
+    "containers": 100,
+    "command_lines": 10,
     "kills": 3,
 }
 FREE = ("command_lines", "kills")  # have no first check
