@@ -1,18 +1,15 @@
 """Small models in folders, small clips, and a way to run a command inside the test."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from moving_clips import moving
 from ran import Ran
+from small_models import CAUSAL, DISCRETE, NONCAUSAL, save_random
 
 import reeltok
 from reeltok.cli.main import main
-from reeltok.models.presets import COMPACT, VIDTOK
-from reeltok.models.vidtok.network import VidTok, VidTokConfig
 
 
 @pytest.fixture
@@ -27,24 +24,13 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
     return run_command
 
 
-SMALL = {"width": 8, "multipliers": (1, 1), "blocks": (1, 1)}
-SMALL_KL = {"width": 8, "multipliers": (1, 1, 1, 1), "blocks": (1, 1, 1, 1)}
-CONFIGS: dict[str, VidTokConfig] = {
-    "discrete": replace(COMPACT, **SMALL),
-    "causal": replace(VIDTOK["vidtok_kl_causal_488_4chn"], **SMALL_KL),
-    "noncausal": replace(VIDTOK["vidtok_kl_noncausal_488_4chn"], **SMALL_KL),
-}
+CONFIGS = {"discrete": DISCRETE, "causal": CAUSAL, "noncausal": NONCAUSAL}
 
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Folders of models with random weights."""
-    folder = tmp_path_factory.mktemp("models")
-    torch.manual_seed(1)
-    return {
-        name: VidTok(config, name).eval().save_pretrained(folder / name)
-        for name, config in CONFIGS.items()
-    }
+    return save_random(CONFIGS, tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="session")
