@@ -19,7 +19,7 @@ from reeltok.cli.main import main
 from reeltok.generate.folder import open_tokenizer
 from reeltok.models.foreign.diffusers import read_scale
 from reeltok.models.foreign.names import parse_foreign
-from reeltok.models.foreign.network import Scale
+from reeltok.tokenizer.scale import Scale
 from reeltok.tokens.reel import Reel, save
 from reeltok.video.record import Video
 

@@ -39,6 +39,7 @@ from reeltok.tokenizer.inputs import (
     stored_latents,
     with_axes,
 )
+from reeltok.tokenizer.scale import Scale
 from reeltok.tokenizer.spec import Spec
 from reeltok.tokenizer.streaming import (
     Frames,
@@ -88,6 +89,7 @@ class Tokenizer(nn.Module):
 
     family: str
     loops = False  # whether encoding decodes too
+    scale = Scale()  # from latents of the decoder to those of tokens
 
     def __init__(self, config: Any, name: str) -> None:
         super().__init__()
@@ -391,10 +393,7 @@ class Tokenizer(nn.Module):
 
     def save_pretrained(self, folder: str | Path, *, small: bool = False) -> Path:
         """Write config.json and model.safetensors; `small`: 8-bit weights, which are others."""
+        beside = {"statistics": self.statistics, "reads": self.reads}
         record: dict[str, Any] = {"family": self.family, "name": self.name}
-        record["config"] = dump_config(self.config)
-        if self.statistics is not None:
-            record["statistics"] = self.statistics
-        if self.reads:
-            record["reads"] = self.reads
+        record |= {"config": dump_config(self.config)} | {k: v for k, v in beside.items() if v}
         return write_folder(folder, record, self.state_dict(), small=small)

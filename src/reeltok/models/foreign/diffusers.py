@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from reeltok.files.checkpoints import load_weights
 from reeltok.files.parsing import parse_config, read_object
 from reeltok.files.text import printable
-from reeltok.models.foreign.network import Foreign, Scale
+from reeltok.models.foreign.network import Foreign
 from reeltok.models.foreign.shape import PROBE, Coded, Shape, find_group, find_shape
 from reeltok.tokenizer.folder import dump_config, hash_weights, write_folder
+from reeltok.tokenizer.scale import Scale
 
 FAMILY = "diffusers"
 
@@ -224,7 +225,8 @@ def encode(net: Any, x: Tensor, sample: torch.Generator | None = None) -> Coded:
     """What a network makes of clips "b 3 t h w"."""
     if by_frame(net):
         coded = read_code(net.encode(_scatter(x)), sample)
-        return Coded(z=_gather(coded.z, len(x)))
+        spread = None if coded.logvar is None else _gather(coded.logvar, len(x))
+        return Coded(z=_gather(coded.z, len(x)), logvar=spread)
     if one_tile(net):  # the clips that show how it counts end within a group: it takes whole ones
         group = net.config.temporal_compression_ratio
         x = x[:, :, : x.shape[2] // group * group]
@@ -278,18 +280,26 @@ def _gather(x: Tensor, batch: int) -> Tensor:
 
 def read_code(out: Any, sample: torch.Generator | None = None) -> Coded:
     """What `encode` gave: a distribution (its mode, or a draw), latents, or latents with ids."""
-    draw = lambda dist: dist.mode() if sample is None else dist.sample(sample)
     if hasattr(out, "latent_dist"):
-        return Coded(z=draw(out.latent_dist))
+        return draw(out.latent_dist, sample)
     if isinstance(out, Mapping) and "latent" in out:  # AutoencoderDC
         return Coded(z=out["latent"])
     parts = (out,) if isinstance(out, Tensor) else tuple(getattr(out, "to_tuple", lambda: out)())
     tensors = [part for part in parts if isinstance(part, Tensor)]
     if not isinstance(parts[0], Tensor):  # a distribution
-        return Coded(z=draw(parts[0]))
+        return draw(parts[0], sample)
     ids = [part for part in tensors if not part.is_floating_point()]
     floats = [part for part in tensors if part.is_floating_point()]
     return Coded(z=floats[0], ids=ids[0] if ids and ids[0].ndim == 4 else None)
+
+
+def draw(dist: Any, sample: torch.Generator | None) -> Coded:
+    """The mode of a distribution, or a draw; its log-variance where it is a Gaussian."""
+    z, logvar = (
+        dist.mode() if sample is None else dist.sample(sample),
+        getattr(dist, "logvar", None),
+    )
+    return Coded(z=z, logvar=None if logvar is None else logvar.expand_as(z))
 
 
 def read_sample(out: Any) -> Tensor:

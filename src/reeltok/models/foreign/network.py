@@ -5,7 +5,6 @@ coded at once, with it `chunk` frames at a time, each as a clip of its own. Fram
 does not take are completed (the last frame and the edges repeated) and cropped back.
 """
 
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,51 +20,12 @@ from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokenizer.spec import Spec
 
 
-@dataclass(frozen=True, kw_only=True)
-class Scale:
-    """What a latent is shifted and scaled by: (z - mean) * factor / std, as its config says.
-
-    `mean` and `std` have a number for each channel, or one for each channel and step.
-    """
-
-    factor: float = 1.0
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
-
-    def apply(self, z: Float[Tensor, "b d t h w"]) -> Float[Tensor, "b d t h w"]:
-        """Normalised latents of a clip."""
-        z = z - self._per_channel(self.mean, z) if self.mean else z
-        z = z * self.factor if self.factor != 1 else z
-        return z / self._per_channel(self.std, z) if self.std else z
-
-    def undo(self, z: Float[Tensor, "b d t h w"]) -> Float[Tensor, "b d t h w"]:
-        """The latents that the decoder takes."""
-        z = z * self._per_channel(self.std, z) if self.std else z
-        z = z / self.factor if self.factor != 1 else z
-        return z + self._per_channel(self.mean, z) if self.mean else z
-
-    @staticmethod
-    def _per_channel(values: tuple[float, ...], z: Tensor) -> Tensor:
-        """Values for each channel and step; the last step's go on where a clip is longer."""
-        table = z.new_tensor(values).view(1, z.shape[1], -1, 1, 1)
-        steps = torch.arange(z.shape[2], device=z.device).clamp(max=table.shape[2] - 1)
-        return table[:, :, steps]
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """What tokens say of it; nothing where latents are as the encoder gives them."""
-        found: dict[str, Any] = {"scaling_factor": self.factor} if self.factor != 1 else {}
-        found |= {"latents_mean": list(self.mean)} if self.mean else {}
-        return found | ({"latents_std": list(self.std)} if self.std else {})
-
-
 class Foreign(Tokenizer):
     """What a kind of foreign tokenizer supplies: `code`, `frames_of`, `find`, and `about`."""
 
     place: Tensor
     vocabulary: int | None = None
     trained = True  # False: random weights
-    scale = Scale()
 
     def __init__(self, config: Any, name: str) -> None:
         super().__init__(config, name)
@@ -129,7 +89,8 @@ class Foreign(Tokenizer):
         coded = self.code(x, sample)
         z = self.scale.apply(coded.z)
         ids = None if coded.ids is None else coded.ids.long()
-        return Quantized(z=z, ids=ids, loss=z.new_zeros(()))
+        logvar = None if coded.logvar is None else self.scale.apply_logvar(coded.logvar)
+        return Quantized(z=z, ids=ids, loss=z.new_zeros(()), logvar=logvar)
 
     def decode_part(
         self, z: Float[Tensor, "b d t h w"], past: Past | None = None, *, last: bool = True

@@ -39,10 +39,14 @@ class Shape:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Coded:
-    """What an encoder gave: a tensor for the decoder, integers where it is discrete."""
+    """What an encoder gave: a tensor for the decoder, integers where it is discrete.
+
+    `logvar` is the log-variance of a Gaussian whose mean, or a draw of which, `z` is.
+    """
 
     z: Tensor
     ids: Tensor | None = None
+    logvar: Tensor | None = None
 
 
 def find_shape(

@@ -233,7 +233,9 @@ class VidTok(Tokenizer):
 
 def channels_first(quantized: Quantized) -> Quantized:
     """The same record with z as `b d t h w`, as public tensors are."""
-    return replace(quantized, z=rearrange(quantized.z, "b t h w d -> b d t h w"))
+    turn = lambda x: rearrange(x, "b t h w d -> b d t h w")
+    logvar = None if quantized.logvar is None else turn(quantized.logvar)
+    return replace(quantized, z=turn(quantized.z), logvar=logvar)
 
 
 def reach(decoder: Decoder) -> int:

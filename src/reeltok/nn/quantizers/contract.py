@@ -22,7 +22,8 @@ SCORES = 2**22  # at most so many distances to codes are held at once (16 MiB in
 class Quantized:
     """What a quantizer gives: `z` for the decoder, `ids` (None if continuous), and its losses.
 
-    `z` is "b *grid d" where a quantizer makes it, "b d t h w" where a network hands it on.
+    `z` is "b *grid d" where a quantizer makes it, "b d t h w" where a network hands it on. Where
+    it is drawn from a Gaussian, or its mean, `logvar` of the same shape is the log-variance.
 
     `loss` is the sum of `terms` (each already weighted): "kl", or "commitment", "entropy" and
     "codebook". In evaluation it is zero and `terms` is empty.
@@ -32,9 +33,10 @@ class Quantized:
     ids: Int[Tensor, "b *grid"] | None
     loss: Float[Tensor, ""]
     terms: dict[str, Tensor] = field(default_factory=dict)
+    logvar: Float[Tensor, "b ..."] | None = None
 
 
-register(Quantized, "z", "ids", "loss", "terms")
+register(Quantized, "z", "ids", "loss", "terms", "logvar")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -61,10 +63,12 @@ class Regularized:
         return start + (self.entropy - start) * step / self.entropy_steps
 
 
-def gather(z: Tensor, ids: Tensor | None, terms: dict[str, Tensor]) -> Quantized:
+def gather(
+    z: Tensor, ids: Tensor | None, terms: dict[str, Tensor], logvar: Tensor | None = None
+) -> Quantized:
     """The record, its loss the sum of the terms."""
     loss = sum(terms.values(), start=torch.zeros((), device=z.device))
-    return Quantized(z=z, ids=ids, loss=loss, terms=terms)
+    return Quantized(z=z, ids=ids, loss=loss, terms=terms, logvar=logvar)
 
 
 def join(parts: Sequence[Quantized]) -> Quantized:
@@ -79,7 +83,9 @@ def join(parts: Sequence[Quantized]) -> Quantized:
         share = part.z.shape[1] / z.shape[1] if ids else 1.0
         for name, term in part.terms.items():
             terms[name] = terms.get(name, torch.zeros_like(term)) + share * term
-    return gather(z, torch.cat(ids, dim=1) if ids else None, terms)
+    spread = [part.logvar for part in parts if part.logvar is not None]
+    logvar = torch.cat(spread, dim=1) if spread else None
+    return gather(z, torch.cat(ids, dim=1) if ids else None, terms, logvar)
 
 
 def full_precision(z: Tensor) -> AbstractContextManager:
