@@ -20,7 +20,7 @@ help:  ## list the targets
 	touch $@
 
 .venv/made-for-tests: .venv/made
-	$(INSTALL) --editable '.[dev,diffusers,plot]'
+	$(INSTALL) --editable '.[dev,diffusers,plot,sim]'
 	touch $@
 
 demo: .venv/made  ## a real video to tokens and back, into out/ (VIDEO=clip.mp4 for your own)

@@ -37,6 +37,7 @@ ORDER = [
     "recipes",
     "conversion",
     "demo",
+    "worlds",
     "viewer",
     "cli",
 ]

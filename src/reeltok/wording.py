@@ -12,6 +12,7 @@ EXTRAS = {
     "ray": "ray",
     "gradio": "ui",
     "fsspec": "remote",
+    "mujoco": "sim",
 }
 """Packages that a command may miss, and the extra of reeltok that brings them."""
 LESS = {

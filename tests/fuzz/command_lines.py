@@ -63,6 +63,7 @@ GOOD = {  # lines that succeed, or nearly
     "bair": "prior clips",
     "data check": "clips --out made",
     "data bair": "clips made",
+    "data push": "made --episodes 1 --frames 2 --size 16",
 }
 
 

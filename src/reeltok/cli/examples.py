@@ -21,4 +21,5 @@ EXAMPLES = {
     "view": "reeltok view --model my_model/ --port 8000",
     "data check": "reeltok data check clips/ --out lists/",
     "data bair": "reeltok data bair bair/train/ --out clips/",
+    "data push": "reeltok data push push/ --episodes 1000 --jobs 2",
 }

@@ -57,6 +57,7 @@ COMMANDS = {
         "Decode all clips to the end, and list the intact ones.",
     ),
     "data bair": ("bair_clips", "unpack_bair", "Unpack BAIR's TFRecords into clips and actions."),
+    "data push": ("push_clips", "make_push", "Simulate robot pushing: clips, actions, positions."),
 }
 EPILOG = (
     "Every command also takes --json (print one JSON object instead of text) and --debug (show the "

@@ -98,14 +98,16 @@ class Container:
     options: Mapping[str, str] = field(default_factory=dict)
 
 
+# Without it, Matroska's segments and tracks get random numbers: the same video, other bytes.
+_SAME_BYTES = {"fflags": "+bitexact"}
 # What players expect in each, which is less than what FFmpeg would put there.
 _MP4 = ("h264", "hevc", "av1", "vp9", "mpeg4")
 CONTAINERS = {
     ".mp4": Container(muxer="mp4", codecs=_MP4),
     ".m4v": Container(muxer="mp4", codecs=_MP4),
     ".mov": Container(muxer="mov", codecs=("h264", "hevc", "prores", "mpeg4")),
-    ".mkv": Container(muxer="matroska", codecs=(*_MP4, "prores", "ffv1")),
-    ".webm": Container(muxer="webm", codecs=("vp9", "av1")),
+    ".mkv": Container(muxer="matroska", codecs=(*_MP4, "prores", "ffv1"), options=_SAME_BYTES),
+    ".webm": Container(muxer="webm", codecs=("vp9", "av1"), options=_SAME_BYTES),
     ".avi": Container(muxer="avi", codecs=("h264", "mpeg4", "ffv1"), stamps=False),
     ".ts": Container(muxer="mpegts", codecs=("h264", "hevc", "mpeg4"), ends=False),
     ".gif": Container(muxer="gif", codecs=("gif",), options={"loop": "0"}),
@@ -113,7 +115,7 @@ CONTAINERS = {
 _PIPE = Container(
     muxer="mp4", codecs=_MP4, options={"movflags": "frag_keyframe+empty_moov+default_base_moof"}
 )
-_LOSSLESS_PIPE = Container(muxer="matroska", codecs=("ffv1",), options={"live": "1"})
+_LOSSLESS_PIPE = Container(muxer="matroska", codecs=("ffv1",), options={"live": "1", **_SAME_BYTES})
 
 
 @dataclass(frozen=True, kw_only=True)

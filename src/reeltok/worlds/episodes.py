@@ -1,0 +1,194 @@
+"""Episodes of the pushing world as files: a lossless clip, its actions, and true positions beside.
+
+NAME.mkv and NAME.actions.npy are in the form that `reeltok data bair` writes.
+"""
+
+import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import cache
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from reeltok.data.clip import Clip
+from reeltok.data.find import MANIFEST
+from reeltok.data.lists import write_list
+from reeltok.data.push import read_truth, truth_path
+from reeltok.files.atomic import write_file
+from reeltok.files.parsing import read_object
+from reeltok.video.record import Video, write
+from reeltok.worlds.push import open_mujoco, play
+from reeltok.worlds.scene import FPS
+
+if TYPE_CHECKING:
+    from reeltok.worlds.pictures import Camera
+
+SETTINGS = "push.json"
+SIDES = (16, 512)  # pixels of a picture that make sense
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushPlan:
+    """Which episodes a folder is to hold: numbers 0 to `episodes` of a `seed`."""
+
+    folder: Path
+    episodes: int
+    frames: int = 30
+    size: int = 64
+    seed: int = 0
+    shadows: bool = True
+
+    def __post_init__(self) -> None:
+        least = {"episodes": 1, "frames": 2, "seed": 0}
+        for name, low in least.items():
+            if getattr(self, name) < low:
+                raise ValueError(f"--{name} {getattr(self, name)} is too few: give {low} or more")
+        if not SIDES[0] <= self.size <= SIDES[1] or self.size % 2:
+            raise ValueError(
+                f"--size {self.size} is no size of a picture here: give an even number of pixels "
+                f"from {SIDES[0]} to {SIDES[1]}"
+            )
+
+    def clip(self, number: int) -> Path:
+        """The file of an episode."""
+        return self.folder / f"push-{self.seed}-{number:05d}.mkv"
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """What all clips of a folder have in common."""
+        return {"frames": self.frames, "size": self.size, "shadows": self.shadows}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """How many episodes were written, and how many were there before."""
+
+    written: int
+    kept: int
+
+
+def make_episodes(
+    plan: PushPlan,
+    *,
+    jobs: int = 1,
+    replace: bool = False,
+    on_frames: Callable[[int, int], object] = lambda frames, of: None,
+    on_episode: Callable[[], object] = lambda: None,
+) -> Made:
+    """Write the episodes that are missing, by `jobs` processes; then the list of all clips there.
+
+    Those that are there are kept, unless `replace`. ValueError where the folder holds episodes of
+    other settings; ImportError without MuJoCo or OpenGL.
+    """
+    if jobs < 1:
+        raise ValueError(f"--jobs {jobs} does nothing: give 1 or more")
+    open_mujoco()
+    _check_settings(plan, replace=replace)
+    missing = [n for n in range(plan.episodes) if replace or not plan.clip(n).exists()]
+    for _ in range(plan.episodes - len(missing)):
+        on_episode()
+    for _ in _in_processes(plan, missing, jobs):
+        on_frames(plan.frames, plan.frames)
+        on_episode()
+    write_manifest(plan.folder)
+    return Made(written=len(missing), kept=plan.episodes - len(missing))
+
+
+def _check_settings(plan: PushPlan, *, replace: bool) -> None:
+    path = plan.folder / SETTINGS
+    if path.exists() and not replace:
+        found = read_object(path)
+        if found != plan.settings:
+            raise ValueError(
+                f"{plan.folder} holds episodes with {_told(found)}, asked for are those with "
+                f"{_told(plan.settings)}: give another folder, or --force to make them again"
+            )
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    write_file(path, json.dumps(plan.settings))
+
+
+def _told(settings: dict[str, object]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in settings.items()) or "no settings"
+
+
+def write_manifest(folder: Path) -> Path:
+    """The list of all clips in a folder, their number of objects as group; its path."""
+    clips, side = [], read_object(folder / SETTINGS)["size"]
+    for path in sorted(folder.glob("push-*.mkv")):
+        truth = read_truth(path)
+        clips.append(
+            Clip(
+                path=path,
+                group=f"{len(truth.shapes)} objects",
+                frames=len(truth.gripper),
+                fps=FPS,
+                height=side,
+                width=side,
+            )
+        )
+    write_list(folder / MANIFEST, clips)
+    return folder / MANIFEST
+
+
+# ---------------------------------------------------------------- processes
+
+
+def _in_processes(plan: PushPlan, numbers: list[int], jobs: int) -> Iterator[int]:
+    """Write episodes, by this process alone for one job; their numbers as they are done."""
+    workers = min(jobs, len(numbers))
+    if workers <= 1:
+        for number in numbers:
+            write_episode(plan, number)
+            yield number
+        return
+    context = multiprocessing.get_context("spawn")  # OpenGL and torch do not survive a fork
+    pool = ProcessPoolExecutor(workers, context, _begin)
+    try:
+        for done in as_completed([pool.submit(write_episode, plan, n) for n in numbers]):
+            yield done.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin() -> None:
+    """What a process does first: leave Ctrl-C to the one that started it, and use one thread."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ["LP_NUM_THREADS"] = "0"  # Mesa's renderer
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def write_episode(plan: PushPlan, number: int) -> int:
+    """Play an episode and write its files, the clip last; its number."""
+    shadows = 512 if plan.shadows else 0
+    episode = play(
+        plan.seed,
+        number,
+        frames=plan.frames,
+        side=plan.size,
+        shadows=shadows,
+        picture=camera_of(plan.size),
+    )
+    assert episode.frames is not None, "a camera was given"
+    clip, held = plan.clip(number), BytesIO()
+    np.save(held, episode.actions)
+    episode.truth.save(truth_path(clip))
+    write_file(clip.with_suffix(".actions.npy"), held.getvalue())
+    write(Video.of(episode.frames, fps=FPS), clip, lossless=True)
+    return number
+
+
+@cache
+def camera_of(side: int) -> "Camera":
+    """The one camera of this process for pictures of `side` pixels."""
+    from reeltok.worlds.pictures import Camera
+
+    return Camera(side)

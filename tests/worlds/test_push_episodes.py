@@ -1,0 +1,123 @@
+"""Episodes as files, with pictures: skipped, with the package, where nothing draws."""
+
+import ctypes
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import reeltok
+from reeltok.cli.main import main
+from reeltok.data.bair import FPS
+from reeltok.data.find import find_clips
+from reeltok.data.push import read_truth
+from reeltok.generate.conditions import read_actions
+from reeltok.worlds import pictures
+from reeltok.worlds.episodes import PushPlan, make_episodes
+from reeltok.worlds.scene import HAND
+
+Draws = Callable[[], None]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _drawing() -> None:
+    pytest.importorskip("mujoco", reason="needs mujoco (extra sim)")
+    try:
+        pictures.Camera(16).close()
+    except ImportError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    plan = PushPlan(folder=tmp_path_factory.mktemp("push"), episodes=3, frames=10)
+    assert make_episodes(plan).written == 3
+    return plan.folder
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_a_folder_is_what_bairs_is(made: Path) -> None:
+    clips = find_clips(made)
+    assert [clip.name for clip in clips] == [f"push-0-0000{n}.mkv" for n in range(3)]
+    for clip in clips:
+        video, truth = reeltok.read(clip.path), read_truth(clip.path)
+        assert tuple(video.frames.shape) == (10, 64, 64, 3)
+        assert video.fps == FPS
+        assert read_actions(clip.path.with_suffix(".actions.npy")).shape == (1, 10, 4)
+        assert clip.group == f"{len(truth.shapes)} objects"
+
+
+def test_the_gripper_is_where_the_truth_says(made: Path) -> None:
+    """The middle of what has the palm's colour lies within 1.5 pixels of its projection."""
+    for clip in find_clips(made):
+        frames, truth = reeltok.read(clip.path).frames.numpy().astype(float), read_truth(clip.path)
+        red = frames[..., 0] - frames[..., 1:].max(-1)
+        weight = np.where(red > 80, red, 0.0)
+        assert HAND[0] > 2 * max(HAND[1:])
+        rows, columns = np.mgrid[:64, :64] + 0.5
+        total = weight.sum((1, 2))
+        found = [(weight * along).sum((1, 2)) / total for along in (columns, rows)]
+        away = np.stack(found, -1) - truth.gripper_pixels
+        assert np.hypot(*away.T).mean() < 1.5
+
+
+def test_the_same_seed_gives_the_same_bytes(made: Path, tmp_path: Path) -> None:
+    make_episodes(PushPlan(folder=tmp_path, episodes=3, frames=10))
+    assert files(tmp_path) == files(made)
+
+
+def test_what_is_missing_is_made_and_nothing_else(made: Path, tmp_path: Path) -> None:
+    plan, done = PushPlan(folder=tmp_path, episodes=2, frames=10), []
+    make_episodes(plan)
+    plan.clip(1).unlink()
+    before = plan.clip(0).stat().st_mtime_ns
+    found = make_episodes(
+        PushPlan(folder=tmp_path, episodes=3, frames=10), on_episode=lambda: done.append(1)
+    )
+    assert (found.written, found.kept, len(done)) == (2, 1, 3)
+    assert plan.clip(0).stat().st_mtime_ns == before
+    assert files(tmp_path) == files(made)
+
+
+def test_settings_do_not_mix(made: Path) -> None:
+    with pytest.raises(ValueError, match=r"frames 10, size 64.*asked for .* frames 12.*--force"):
+        make_episodes(PushPlan(folder=made, episodes=3, frames=12))
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_same(made: Path, tmp_path: Path) -> None:
+    make_episodes(PushPlan(folder=tmp_path, episodes=3, frames=10), jobs=2)
+    assert files(tmp_path) == files(made)
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["data", "push", str(tmp_path / "p"), "--episodes", "1", "--frames", "3", "--size"]
+    assert main([*words, "32"]) == 0
+    assert "1 episode written" in capsys.readouterr().out
+    assert main([*words, "32"]) == 0
+    assert "0 episodes written" in capsys.readouterr().out
+    assert main([*words, "31"]) == 2
+    assert "give an even number of pixels from 16 to 512" in capsys.readouterr().err
+    assert main([*words, "64"]) == 2
+    assert "give another folder" in capsys.readouterr().err
+    assert main([*words, "32", "--jobs", "0"]) == 2
+    assert "give 1 or more" in capsys.readouterr().err
+
+
+def test_without_opengl_one_sentence_names_the_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> ctypes.CDLL:
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(pictures.ctypes, "CDLL", absent)
+    monkeypatch.setattr(pictures, "find_library", lambda name: None)
+    with pytest.raises(ImportError, match=r"apt-get install libosmesa6"):
+        pictures.find_backend()
+    monkeypatch.setenv("MUJOCO_GL", "osmesa")
+    assert pictures.find_backend() == "osmesa"
