@@ -45,7 +45,7 @@ def train_step(run: Run, batch: Any) -> dict[str, float]:
             terms.add(losses)
             made.append(getattr(losses, "made", None))
     result = run.optimizer_step("model")
-    finite = result.finite
+    finite, norms = result.finite, {"norm": result.norm}
     if finite and run.adversarial_active():
         set_lr(run.optimizers["discriminator"], config.discriminator.lr * factor)
         for number, part in enumerate(made):
@@ -56,13 +56,13 @@ def train_step(run: Run, batch: Any) -> dict[str, float]:
             terms.add(losses, total="discriminator_loss")
         other = run.optimizer_step("discriminator")
         finite = other.finite
-        terms.set(discriminator_norm=other.norm)
+        norms |= {"discriminator_norm": other.norm}
     if run.scaler.is_enabled():
         run.scaler.update()
     if result.finite and run.ema:
         run.ema.update(run.model, step)
     run.count(finite)
-    return terms.numbers() | {"norm": result.norm, "lr": config.optimizer.lr * factor}
+    return terms.numbers() | norms | {"lr": config.optimizer.lr * factor}
 
 
 class Terms:
@@ -76,11 +76,12 @@ class Terms:
         for name, value in {total: losses.total, **losses.terms}.items():
             self.sums[name] = self.sums.get(name, 0) + value.detach().float() / self.parts
 
-    def set(self, **values: float) -> None:
-        self.sums |= {name: torch.tensor(value) for name, value in values.items()}
-
     def numbers(self) -> dict[str, float]:
-        return {name: float(value) for name, value in self.sums.items()}
+        """All of them, fetched at once: each fetch waits for the device."""
+        if not self.sums:
+            return {}
+        values = torch.stack([value.reshape(()) for value in self.sums.values()])
+        return dict(zip(self.sums, values.tolist(), strict=True))
 
 
 @contextmanager
@@ -114,6 +115,7 @@ def run_task(
     """
     out = Path(out)
     torch.set_flush_denormal(True)  # softmax over a codebook makes them: 170 times slower on a CPU
+    torch.backends.cudnn.benchmark = True  # batches have few shapes
     run = Run(task, config, at)
     last = last_checkpoint(out) if resume else None
     if last is not None:

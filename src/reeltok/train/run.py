@@ -1,5 +1,6 @@
 """A task under training: optimizers, mean weights, counters; all that a checkpoint holds."""
 
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -163,7 +164,8 @@ class Run:
         self.frozen = freeze(self.model, config.freeze)
         checkpoint_activations(self.model, config.activation_checkpointing)
         for name in config.compile:
-            part_of(self.model, name, "loop.compile")[0].compile()
+            # Windows have few shapes; guessing which axes vary fails on the folds of time.
+            part_of(self.model, name, "loop.compile")[0].compile(dynamic=False)
         self.loss = wrap(self.model, task.loss, config.strategy)
         self.optimizers = {"model": build_optimizers(self.model, config.optimizer)}
         if isinstance(task, AdversarialTask) and task.discriminator is not None:
@@ -210,17 +212,15 @@ class Run:
         for optimizer in optimizers:
             self.scaler.unscale_(optimizer)
         grads = [p.grad for p in module.parameters() if p.grad is not None]
-        norm = total_norm(grads)
-        finite = bool(torch.isfinite(norm))
+        norm = float(total_norm(grads))
+        finite = math.isfinite(norm)
         if finite and self.config.grad_clip:
-            torch._foreach_mul_(
-                grads, float((self.config.grad_clip / (norm + 1e-6)).clamp(max=1.0))
-            )
+            torch._foreach_mul_(grads, min(1.0, self.config.grad_clip / (norm + 1e-6)))
         for optimizer in optimizers:
             if finite or self.scaler.is_enabled():
                 self.scaler.step(optimizer)
             optimizer.zero_grad(set_to_none=True)
-        return StepResult(norm=float(norm), finite=finite)
+        return StepResult(norm=norm, finite=finite)
 
     def count(self, finite: bool) -> None:
         """One more step is done; if its gradients were not finite, it was skipped."""
@@ -234,7 +234,8 @@ class Run:
 
     def validate(self) -> dict[str, float]:
         """The task's scores of the mean weights."""
-        with self.ema_weights(), unsharded(self.loss), self.autocast():
+        eager = torch.compiler.set_stance("force_eager")  # else every held-out size compiles anew
+        with self.ema_weights(), unsharded(self.loss), self.autocast(), eager:
             scores = self.task.validate(self.step)
         self.train()
         return scores
