@@ -107,7 +107,7 @@ def tiny(
 def plain_parts(model: str, settings: dict[str, Any]) -> tuple[str, ...]:
     """What AdamW moves: the last layer, and a codebook that is learned."""
     kind = settings.get("quantizer", {}).get("kind") or quantizer_of(model)
-    return ("decoder.leave", "quantizer") if kind == "vq" else ("decoder.leave",)
+    return ("decoder.conv_out", "quantizer") if kind == "vq" else ("decoder.conv_out",)
 
 
 def quantizer_of(model: str) -> str | None:

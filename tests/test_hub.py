@@ -111,7 +111,7 @@ def test_peers_of_diffusers_are_read_alike(saved: tuple[Path, bool]) -> None:
     assert peer.trained
     found = peer.network.state_dict()
     for name, tensor in reeltok.load(folder).state_dict().items():
-        if name == "encoder.enter.bias":
+        if name == "encoder.conv_in.bias":
             torch.testing.assert_close(found["encoder.conv_in.conv.bias"], tensor)
 
 

@@ -131,7 +131,7 @@ def test_leaning_compares_ways_to_code(load, tmp_path: Path) -> None:
     model = reeltok.load("reftok-robot", weights="random")
     with torch.no_grad():  # untrained injections are zero: nothing leans yet
         for name, weight in model.named_parameters():
-            if "_lean" in name:
+            if "_injection" in name:
                 weight.normal_(std=0.3)
     shots = [
         study.Shot(

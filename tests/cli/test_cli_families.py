@@ -32,7 +32,7 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         model = RefTok(RefTokConfig(body=BODY, width=4, start=request.param), request.param)
         with torch.no_grad():
             for name, weight in model.named_parameters():
-                if "_lean" in name:
+                if "_injection" in name:
                     weight.normal_(std=0.3)
     return model.eval().save_pretrained(tmp_path_factory.mktemp("family") / request.param)
 

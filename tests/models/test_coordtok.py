@@ -67,7 +67,7 @@ def test_parity(fixture, dtype: torch.dtype, outputs: str, limit: float) -> None
             close(planes[name], f"z_{name}")
         whole, _, bias = prepare(x, frames, model.config)
         close(bias[:, 0, 0], "key_padding_additive_mask", "mid")
-        seen = model.encoder.see(whole)
+        seen = model.encoder.run_vit(whole)
         close(seen, "vit_features", outputs if dtype == torch.float64 else "mid")
         close(model.decode_patches(planes, tensors["in.coords_grid_index"]), "patches_grid")
         free = tensors["in.coords_free"].clone()

@@ -10,7 +10,7 @@ from torch import Tensor
 from reeltok import zoo
 from reeltok.models.presets import COMPACT, PRESETS
 from reeltok.models.reftok import reference
-from reeltok.models.reftok.injection import Attend, RefTokConfig
+from reeltok.models.reftok.injection import CrossAttention, RefTokConfig
 from reeltok.models.reftok.network import RefTok
 from reeltok.models.reftok.reference import Reference
 from reeltok.models.vidtok.network import VidTok
@@ -41,7 +41,7 @@ def build(config: RefTokConfig = TINY, *, shaken: bool = True) -> RefTok:
     if shaken:
         with torch.no_grad():
             for name, weight in model.named_parameters():
-                if "_lean" in name and not weight.any():
+                if "_injection" in name and not weight.any():
                     weight.normal_(std=0.5)
     return model
 
@@ -72,7 +72,7 @@ def pieces(x: Tensor, lengths: list[int]) -> list[Tensor]:
 def test_zero_start_is_the_plain_tokenizer(inject: str, block: int) -> None:
     model = build(replace(TINY, inject=inject, block=block, cuts="ignore"), shaken=False)
     plain = VidTok(BODY).eval()
-    plain.load_state_dict({k: v for k, v in model.state_dict().items() if "_lean" not in k})
+    plain.load_state_dict({k: v for k, v in model.state_dict().items() if "_injection" not in k})
     x = clip(1 + 2 * block)
     tokens = model.encode(x)
     stream = list(plain.stream_encode(pieces(x, [1, block, block])))
@@ -84,7 +84,7 @@ def test_zero_start_is_the_plain_tokenizer(inject: str, block: int) -> None:
 def test_policy_none_is_the_plain_tokenizer_however_trained() -> None:
     model, x = build(replace(TINY, cuts="ignore")).under(policy="none"), clip(9)
     plain = VidTok(BODY).eval()
-    plain.load_state_dict({k: v for k, v in model.state_dict().items() if "_lean" not in k})
+    plain.load_state_dict({k: v for k, v in model.state_dict().items() if "_injection" not in k})
     tokens = model.encode(x)
     assert torch.equal(tokens.ids, plain.encode(x).ids)
     assert torch.allclose(model.decode(tokens), plain.decode(plain.encode(x)), atol=1e-5)
@@ -93,8 +93,8 @@ def test_policy_none_is_the_plain_tokenizer_however_trained() -> None:
 @pytest.mark.parametrize("where", ["none", "encoder", "decoder", "both"])
 def test_where_names_the_parts_that_exist(where: str) -> None:
     model = build(replace(TINY, where=where))
-    assert (model.encoder_lean is not None) == (where in ("encoder", "both"))
-    assert (model.decoder_lean is not None) == (where in ("decoder", "both"))
+    assert (model.encoder_injection is not None) == (where in ("encoder", "both"))
+    assert (model.decoder_injection is not None) == (where in ("decoder", "both"))
     x = clip(9)
     assert model.decode(model.encode(x)).shape == x.shape
 
@@ -174,7 +174,7 @@ def test_presets_have_plain_twins(name: str) -> None:
     family, twin = PRESETS[f"{name.removesuffix('-default')}-none"]
     assert family == model.family
     assert twin == replace(model.config, policy="none")
-    body = sum(p.numel() for n, p in model.named_parameters() if "_lean" not in n)
+    body = sum(p.numel() for n, p in model.named_parameters() if "_injection" not in n)
     assert 4 * (model.parameter_count() - body) <= 8 * 2**20
 
 
@@ -403,7 +403,7 @@ def test_gradients_cross_the_blocks() -> None:
     made = model(x)
     model.zero_grad()
     made.x[:, :, 5:].square().mean().backward()
-    weights = [p.grad for n, p in model.named_parameters() if n.startswith("decoder_lean")]
+    weights = [p.grad for n, p in model.named_parameters() if n.startswith("decoder_injection")]
     assert all(grad is not None for grad in weights)
     stored = model(x, references={0: Reference(x[:, :, :1], torch.tensor([True]), start=True)})
     assert torch.equal(stored.x[:, :, :1], x[:, :, :1])
@@ -412,8 +412,8 @@ def test_gradients_cross_the_blocks() -> None:
 
 def test_clips_that_may_not_lean_are_plain() -> None:
     model, x = build().train(), clip(9, batch=2)
-    leans = torch.tensor([True, False])
-    made = model(x, leans=leans)
+    mask = torch.tensor([True, False])
+    made = model(x, reference_mask=mask)
     assert torch.equal(made.x[1], model.under(policy="none")(x).x[1])
     assert torch.equal(made.x[0], model(x).x[0])
     assert not torch.equal(made.x[0], model.under(policy="none")(x).x[0])
@@ -469,12 +469,12 @@ def test_damaged_references_are_found(tmp_path: Path) -> None:
 
 def test_attention_sees_its_surroundings_only() -> None:
     model = build(replace(TINY, inject="attend"))
-    attend = model.decoder_lean.attend
-    assert isinstance(attend, Attend)
+    attend = model.decoder_injection.cross_attention
+    assert isinstance(attend, CrossAttention)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, 1, 20, 20, 16, generator=generator)
     coarse = torch.randn(1, 1, 20, 20, 8, generator=generator)
-    seen = model.decoder_lean.read(torch.zeros(1, 1, 40, 40, 96), torch.zeros(1, 1, 40, 40, 8))
+    seen = model.decoder_injection.read(torch.zeros(1, 1, 40, 40, 96), torch.zeros(1, 1, 40, 40, 8))
     far, near = coarse.clone(), coarse.clone()
     far[:, :, 19, 19] += 1
     near[:, :, 3, 4] += 1

@@ -293,7 +293,7 @@ def test_tokens_of_another_tokenizer_are_refused() -> None:
     with pytest.raises(ValueError, match="vocabulary of 262144"):
         MODELS["non-causal"].decode(tokens)
     other = build("default")
-    nn.init.normal_(other.decoder.enter.weight)
+    nn.init.normal_(other.decoder.conv_in.weight)
     with pytest.raises(ValueError, match="other weights"):
         other.decode(tokens)
     with pytest.raises(ValueError, match="frames 3 to 9"):

@@ -94,7 +94,10 @@ def test_a_window_that_ends_before_it_begins_is_refused() -> None:
             {"loop.activation_checkpointing": '["Residual", "Resdual"]'},
             r"activation_checkpointing names 'Resdual'.*'Residual'",
         ),
-        ({"loop.optimizer.plain": '["decoder.leaf"]'}, r"plain names 'decoder.leaf'.*leave"),
+        (
+            {"loop.optimizer.plain": '["decoder.conv_uot"]'},
+            r"plain names 'decoder.conv_uot'.*conv_out",
+        ),
         ({"data.weights": '{"a": 1, "zz": 1}'}, r"data.weights names zz.*there are a, b"),
     ],
 )
@@ -173,7 +176,7 @@ def test_finetuning_holds_out() -> None:
 
 
 def test_a_variant_of_reftok_may_name_its_own_parts() -> None:
-    changes = {"settings.inject": "attend", "loop.optimizer.plain": '["attend.out"]'}
+    changes = {"settings.inject": "attend", "loop.optimizer.plain": '["cross_attention.out"]'}
     recipe = change(replace(find_recipe("reftok_robot"), warm=None), changes)
     task = reconstruction()(build_model(recipe), recipe, None)
     assert Run(task, recipe.loop, Rank(device=torch.device("cpu"))).optimizers

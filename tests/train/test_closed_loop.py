@@ -21,12 +21,12 @@ from reeltok.train.clips import Batch, DataConfig, Window
 from reeltok.train.launch import train
 from reeltok.train.optimizers import OptimizerConfig, ScheduleConfig
 from reeltok.train.reconstruct import LossConfig
-from reeltok.train.reftok import ClosedLoop, LeanConfig, degrade, draw_references
+from reeltok.train.reftok import ClosedLoop, DegradationConfig, degrade, draw_references
 from reeltok.train.run import LoopConfig, Task
 
 BODY = replace(COMPACT, width=8, quantizer=FSQConfig(levels=(8, 8, 5), regularization=False))
 TINY = RefTokConfig(body=BODY, width=4)
-NEVER = LeanConfig(drop=0.0, anew=0.0, stored=0.0)
+NEVER = DegradationConfig(drop=0.0, reset=0.0, stored=0.0)
 
 
 def batch(frames: int = 9, clips: int = 4) -> Batch:
@@ -44,7 +44,7 @@ def build() -> RefTok:
 
 
 def test_a_task_trains_both_sides() -> None:
-    task = ClosedLoop(build(), LossConfig(pixel="l1"), lean=NEVER)
+    task = ClosedLoop(build(), LossConfig(pixel="l1"), degradation=NEVER)
     assert isinstance(task, Task)
     optimizer = torch.optim.SGD(task.parameters().parameters(), lr=0.01)
     for _ in range(2):  # the zero-started ends move first, then what lies behind them
@@ -54,15 +54,18 @@ def test_a_task_trains_both_sides() -> None:
         optimizer.step()
     still = [n for n, p in task.parameters().named_parameters() if p.grad is None]
     assert not still
-    for side in ("encoder_lean", "decoder_lean"):
-        assert all(p.grad.any() for p in getattr(task.trained.tokenizer, side).tower.parameters())
+    for side in ("encoder_injection", "decoder_injection"):
+        assert all(
+            p.grad.any()
+            for p in getattr(task.trained.tokenizer, side).reference_encoder.parameters()
+        )
 
 
 def test_a_step_is_a_function_of_its_generator() -> None:
-    lean = LeanConfig(drop=0.5, anew=0.5, stored=0.5)
-    task = ClosedLoop(build(), LossConfig(pixel="l2"), lean=lean)
+    degradation = DegradationConfig(drop=0.5, reset=0.5, stored=0.5)
+    task = ClosedLoop(build(), LossConfig(pixel="l2"), degradation=degradation)
     with torch.no_grad():
-        weights = task.trained.tokenizer.decoder_lean.fine.conv.weight
+        weights = task.trained.tokenizer.decoder_injection.fine.conv.weight
         weights.normal_(std=0.5)
         found = [task.loss(batch(), 5, seeded(seed)).total.item() for seed in (1, 1, 2)]
     assert found[0] == found[1] != found[2]
@@ -71,21 +74,23 @@ def test_a_step_is_a_function_of_its_generator() -> None:
 def test_references_are_drawn_as_often_as_asked() -> None:
     x = batch(frames=13).x
     none = draw_references(x, 4, NEVER, seeded())
-    every = draw_references(x, 4, LeanConfig(anew=1.0, stored=1.0), seeded())
+    every = draw_references(x, 4, DegradationConfig(reset=1.0, stored=1.0), seeded())
     assert none == {}
     assert sorted(every) == [0, 5, 9]
     assert every[0].start
     assert every[5].frame is None
     assert every[5].clips.all()
     generator = seeded()
-    begun = sum(0 in draw_references(x, 4, LeanConfig(stored=0.3), generator) for _ in range(200))
+    begun = sum(
+        0 in draw_references(x, 4, DegradationConfig(stored=0.3), generator) for _ in range(200)
+    )
     assert 40 < begun < 80
 
 
 def test_degraded_frames_stay_near_and_in_range() -> None:
     smooth = torch.nn.functional.interpolate(batch(1).x[:1, :, 0], (64, 64), mode="bicubic")
     x, generator = smooth.clamp(-1, 1)[:, :, None], seeded()
-    made = [degrade(x, LeanConfig(), generator) for _ in range(24)]
+    made = [degrade(x, DegradationConfig(), generator) for _ in range(24)]
     apart = [(y - x).abs().mean().item() for y in made]
     assert all(y.shape == x.shape and y.abs().max() <= 1.05 for y in made)
     assert min(apart) == 0 < max(apart) < 0.3
@@ -95,12 +100,16 @@ def test_dropped_references_give_the_plain_loss() -> None:
     model = build()
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            if "_lean" in name and not weight.any():
+            if "_injection" in name and not weight.any():
                 weight.normal_(std=0.5)
-    always = LeanConfig(drop=1.0, anew=0.0, stored=0.0)
+    always = DegradationConfig(drop=1.0, reset=0.0, stored=0.0)
     found: list[Tensor] = []
-    for tokenizer, lean in ((model, always), (model.under(policy="none"), NEVER), (model, NEVER)):
-        task = ClosedLoop(tokenizer, LossConfig(pixel="l1"), lean=lean)
+    for tokenizer, degradation in (
+        (model, always),
+        (model.under(policy="none"), NEVER),
+        (model, NEVER),
+    ):
+        task = ClosedLoop(tokenizer, LossConfig(pixel="l1"), degradation=degradation)
         with torch.no_grad():
             found.append(task.loss(batch(), 0, seeded()).total)
     assert torch.equal(found[0], found[1])

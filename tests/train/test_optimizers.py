@@ -66,13 +66,13 @@ def test_parts_go_where_they_belong() -> None:
 
 @pytest.mark.parametrize("kind", ["muon", "adam"])
 def test_a_part_that_no_parameter_has_is_refused(kind: str) -> None:
-    module = nn.ModuleDict({"decoder": nn.ModuleDict({"leave": nn.Linear(2, 2)})})
-    build_optimizers(module, OptimizerConfig(kind=kind, plain=("decoder.leave", "bias")))
+    module = nn.ModuleDict({"decoder": nn.ModuleDict({"conv_out": nn.Linear(2, 2)})})
+    build_optimizers(module, OptimizerConfig(kind=kind, plain=("decoder.conv_out", "bias")))
     with pytest.raises(
-        ValueError, match=r"loop.discriminator.plain names 'decoder.leaf'.*'decoder.leave'"
+        ValueError, match=r"loop.discriminator.plain names 'decoder.conv_uot'.*'decoder.conv_out'"
     ):
         build_optimizers(
-            module, OptimizerConfig(kind=kind, plain=("decoder.leaf",)), "loop.discriminator"
+            module, OptimizerConfig(kind=kind, plain=("decoder.conv_uot",)), "loop.discriminator"
         )
 
 

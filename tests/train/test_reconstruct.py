@@ -244,12 +244,12 @@ class Other(Tokenizer):
 
 
 FAMILIES = {
-    "vidtok": (tiny, (5, 32, 32), "decoder.leave.weight"),
+    "vidtok": (tiny, (5, 32, 32), "decoder.conv_out.weight"),
     "coordtok": (lambda: CoordTok(COORDTOK), (8, 16, 24), "decoder.pixels.weight"),
     "reftok": (
         lambda: RefTok(RefTokConfig(body=SMALL, width=4)),
         (5, 32, 32),
-        "decoder.leave.weight",
+        "decoder.conv_out.weight",
     ),
     "other": (Other, (5, 32, 32), "up.weight"),
 }

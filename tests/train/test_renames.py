@@ -11,6 +11,8 @@ from safetensors.torch import load_file, save_file
 from small_run import small_recipe
 
 import reeltok
+from reeltok import zoo
+from reeltok.generate.clip_spec import ClipSpec
 from reeltok.recipes import find_recipe
 from reeltok.train import renames
 from reeltok.train.checkpoint import Saver, find_checkpoints, load_tensors
@@ -110,22 +112,61 @@ def test_a_recipe_without_an_adversary_and_a_generators() -> None:
     assert renames.rename_recipe(old)["loop"]["schedule"]["cooldown"] == 0.5
 
 
-def test_renamed_layers_decode_the_files_of_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As when a layer is renamed: here the bundled default's own names stand for new ones."""
-    model = reeltok.load("default", weights="random")
-    model.save_pretrained(tmp_path / "model")
-    monkeypatch.setattr(renames, "LAYERS", {"vidtok": {"decoder.leave": "decoder.last"}})
-    renames.rename_folder(tmp_path / "model", tmp_path / "renamed")
-    names = load_file(tmp_path / "renamed" / "model.safetensors")
-    assert "decoder.last.weight" in names
-    assert not any("decoder.leave" in name for name in names)
-    assert json.loads((tmp_path / "renamed" / "config.json").read_text())["reads"] == [model.hash()]
-    tensor = "model@tokenizer.decoder.leave.weight@exp_avg"
-    assert renames.rename_tensor(tensor, "vidtok") == "model@tokenizer.decoder.last.weight@exp_avg"
-    recipe = renames.rename_recipe({"loop": {"optimizer": {"plain": ["decoder.leave"]}}}, "vidtok")
-    assert recipe["loop"]["optimizer"]["plain"] == ["decoder.last"]
+def with_old_names(folder: Path, out: Path) -> None:
+    """Write the model in `folder` with its layers called as they were before."""
+    record = json.loads((folder / "config.json").read_text())
+    table = {new: old for old, new in renames.LAYERS[record["family"]].items()}
+    shutil.copytree(folder, out)
+    weights = load_file(folder / "model.safetensors")
+    old = {rename_by(table, name): value for name, value in weights.items()}
+    assert set(old) != set(weights)
+    save_file(old, out / "model.safetensors")
+    (out / "config.json").write_text(json.dumps(record | {"reads": None}))
+
+
+def rename_by(table: dict[str, str], name: str) -> str:
+    return ".".join(table.get(word, word) for word in name.split("."))
+
+
+@pytest.mark.parametrize("name", ["default", "reftok-default"])
+def test_bundled_models_of_before_are_brought_up_to_date(name: str, tmp_path: Path) -> None:
+    """The bundled weights under the names they were published with: the hash is that of then."""
+    with_old_names(zoo.BUNDLED / name, tmp_path / "old")
+    renames.rename_folder(tmp_path / "old", tmp_path / "new")
+    model, found = reeltok.load(name), reeltok.load(tmp_path / "new")
+    assert found.hash() == model.hash()
+    assert found.reads == model.reads
+
+
+def test_a_model_whose_layers_have_the_names_of_today_stays(tmp_path: Path) -> None:
+    for family in ("coordtok-default", "default"):
+        reeltok.load(family, weights="random").save_pretrained(tmp_path / family)
+        renames.rename_folder(tmp_path / family, tmp_path / "new" / family)
+        for file in ("config.json", "model.safetensors"):
+            before = (tmp_path / family / file).read_bytes()
+            assert before == (tmp_path / "new" / family / file).read_bytes()
+
+
+def test_the_tokenizer_of_a_generators_run_is_renamed_too(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "recipe.json").write_text(json.dumps({"generator": "prior"}))
+    with_old_names(zoo.BUNDLED / "default", run / "tokenizer")
+    renames.rename_folder(run, tmp_path / "new")
+    found, old = reeltok.load(tmp_path / "new" / "tokenizer"), reeltok.load("default").reads[0]
+    spec = {"tokenizer": "default", "frames": 1, "height": 8, "width": 8, "grid": (1, 1, 1)}
+    ClipSpec(**spec, weights=old).require(found)
+    with pytest.raises(ValueError, match="this generator makes tokens of 'default'"):
+        ClipSpec(**spec, weights="0" * 64).require(found)
+
+
+def test_the_family_of_a_run_that_saved_no_model(tmp_path: Path) -> None:
+    (tmp_path / "recipe.json").write_text(json.dumps({"model": "reftok-default"}))
+    assert renames.family_of_run(tmp_path) == "reftok"
+    recipe = {"loop": {"freeze": ["decoder_lean"], "optimizer": {"plain": ["_lean.differ"]}}}
+    loop = renames.rename_recipe(recipe, "reftok")["loop"]
+    assert loop["freeze"] == ["decoder_injection"]
+    assert loop["optimizer"]["plain"] == ["_injection.difference_out"]
 
 
 def test_what_cannot_be_renamed_is_one_sentence(
@@ -172,10 +213,19 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
         ("flow", "time_embed.0.weight", "time_embed.0.weight"),
         ("masked", "codes.0", "token_embed.0"),
         ("masked", "guess.0.weight", "head.0.weight"),
-        ("vidtok", "decoder.leave.weight", "decoder.leave.weight"),
+        ("vidtok", "decoder.leave.weight", "decoder.conv_out.weight"),
+        (
+            "reftok",
+            "encoder_lean.tower.enter.bias",
+            "encoder_injection.reference_encoder.conv_in.bias",
+        ),
+        ("reftok", "decoder_lean.attend.place", "decoder_injection.cross_attention.position_bias"),
+        ("coordtok", "encoder.look.0.mlp.0.bias", "encoder.vit.0.mlp.0.bias"),
+        ("coordtok", "encoder.memory_position", "encoder.memory_pos_embed"),
+        ("coordtok", "decoder.position.tables.0", "decoder.pos_embed.tables.0"),
     ],
 )
-def test_layers_of_generators_are_renamed_in_models_and_runs(
+def test_layers_are_renamed_in_models_and_runs(
     family: str, before: str, today: str, tmp_path: Path
 ) -> None:
     (tmp_path / "model").mkdir()
@@ -184,6 +234,8 @@ def test_layers_of_generators_are_renamed_in_models_and_runs(
     save_file({before: torch.ones(2)}, tmp_path / "model" / "model.safetensors")
     renames.rename_folder(tmp_path / "model", tmp_path / "new")
     assert set(load_file(tmp_path / "new" / "model.safetensors")) == {today}
-    assert json.loads((tmp_path / "new" / "config.json").read_text()) == record
+    found = json.loads((tmp_path / "new" / "config.json").read_text())
+    noted = len(found.pop("reads", ()))
+    assert (found, noted) == (record, family not in (renames.FLOW, renames.MASKED))
     assert renames.rename_tensor(f"model@{before}@exp_avg", family) == f"model@{today}@exp_avg"
     assert renames.rename_tensor(f"ema.{before}", family) == f"ema.{today}"

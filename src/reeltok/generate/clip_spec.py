@@ -10,6 +10,7 @@ from torch import Tensor
 
 from reeltok.nn.bounds import Side
 from reeltok.tokenizer.contract import Tokenizer
+from reeltok.tokenizer.inputs import made_by
 from reeltok.tokens.record import Tokens
 
 
@@ -31,7 +32,7 @@ class ClipSpec:
 
     def require(self, tokenizer: Tokenizer) -> None:
         """ValueError for a tokenizer with other weights than the generator was trained on."""
-        if self.weights not in (None, tokenizer.hash()):
+        if self.weights is not None and not made_by(self.weights, tokenizer):
             raise ValueError(
                 f"this generator makes tokens of {self.tokenizer!r} ({str(self.weights)[:12]}), "
                 f"not of {tokenizer.name!r} ({tokenizer.hash()[:12]}): load that tokenizer"

@@ -60,7 +60,7 @@ def is_public(family: str, keys: Iterable[str]) -> bool:
     return family in MARKS and any(MARKS[family] in plain_name(key) for key in keys)
 
 
-MARKS = {"vidtok": "encoder.conv_in.", "coordtok": "weight_tokens_xy"}
+MARKS = {"vidtok": "encoder.down.", "coordtok": "weight_tokens_xy"}
 """A key that only the public layout of a family has."""
 
 
@@ -97,7 +97,11 @@ def vidtok_name(ours: str, config: VidTokConfig) -> str:
     side, place, rest = ours.split(".", 2)
     inner = "conv." if config.causal else ""
     layer = ".norm" if config.groups is None else ""
-    ends = {"enter": f"conv_in.{inner}", "leave": f"conv_out.{inner}", "norm": f"norm_out{layer}."}
+    ends = {
+        "conv_in": f"conv_in.{inner}",
+        "conv_out": f"conv_out.{inner}",
+        "norm": f"norm_out{layer}.",
+    }
     if place in ends:
         return f"{side}.{ends[place]}{rest}".replace("..", ".")
     if place == "middle":

@@ -16,19 +16,19 @@ from reeltok.tokenizer.folder import build_empty
 
 NAMES = (
     (r"^encoder\.planes\.", "weight_tokens_"),
-    (r"^encoder\.memory_position$", "encoder.cross_pos_emb"),
-    (r"^encoder\.extra$", "encoder.encoder.cls_token"),
-    (r"^encoder\.position$", "encoder.encoder.pos_emb"),
-    (r"^encoder\.patches\.", "encoder.encoder.patch_embed.proj."),
-    (r"^encoder\.look_norm\.", "encoder.encoder.norm."),
-    (r"^encoder\.look\.", "encoder.encoder.layers."),
+    (r"^encoder\.memory_pos_embed$", "encoder.cross_pos_emb"),
+    (r"^encoder\.cls_token$", "encoder.encoder.cls_token"),
+    (r"^encoder\.pos_embed$", "encoder.encoder.pos_emb"),
+    (r"^encoder\.patch_embed\.", "encoder.encoder.patch_embed.proj."),
+    (r"^encoder\.vit_norm\.", "encoder.encoder.norm."),
+    (r"^encoder\.vit\.", "encoder.encoder.layers."),
     (r"^encoder\.queries\.(\w+)\.", r"encoder.patch_embeds_\1.proj."),
     (r"^encoder\.heads\.", "encoder.projectors_"),
-    (r"^encoder\.gather_norm\.", "encoder.transformer.norm."),
-    (r"^encoder\.gather\.(\d+)\.mlp_norm\.", r"encoder.transformer.layers.\1.norm3."),
-    (r"^encoder\.gather\.(\d+)\.mlp\.2\.", r"encoder.transformer.layers.\1.mlp.3."),
-    (r"^encoder\.gather\.(\d+)\.mlp\.0\.", r"encoder.transformer.layers.\1.mlp.0."),
-    (r"^encoder\.gather\.", "encoder.transformer.layers."),
+    (r"^encoder\.query_norm\.", "encoder.transformer.norm."),
+    (r"^encoder\.query_transformer\.(\d+)\.mlp_norm\.", r"encoder.transformer.layers.\1.norm3."),
+    (r"^encoder\.query_transformer\.(\d+)\.mlp\.2\.", r"encoder.transformer.layers.\1.mlp.3."),
+    (r"^encoder\.query_transformer\.(\d+)\.mlp\.0\.", r"encoder.transformer.layers.\1.mlp.0."),
+    (r"^encoder\.query_transformer\.", "encoder.transformer.layers."),
     (r"\.cross_norm\.", ".norm1."),
     (r"\.self_norm\.", ".norm2."),
     (r"\.cross\.", ".cross_attn."),
@@ -36,7 +36,7 @@ NAMES = (
     (r"_attn\.qkv\.weight$", "_attn.in_proj_weight"),
     (r"_attn\.out\.", "_attn.out_proj."),
     (r"^decoder\.features\.", "decoder.transformer.patch_embed."),
-    (r"^decoder\.position\.tables\.0$", "decoder.transformer.pos_embed"),
+    (r"^decoder\.pos_embed\.tables\.0$", "decoder.transformer.pos_embed"),
     (r"^decoder\.blocks\.", "decoder.transformer.layers."),
     (r"^decoder\.norm\.", "decoder.transformer.norm."),
     (r"^decoder\.pixels\.", "decoder.projector."),
@@ -57,12 +57,12 @@ def public_name(ours: str) -> str:
 
 def public_shape(ours: str, tensor: Tensor, config: CoordTokConfig) -> tuple[int, ...]:
     """The public shape of one parameter: patches are read by convolutions, tables have a batch."""
-    if ours == "encoder.patches.weight":
+    if ours == "encoder.patch_embed.weight":
         return (len(tensor), 3, *config.patch)
     if ours.startswith("encoder.queries.") and ours.endswith(".weight"):
         axes = config.planes[ours.split(".")[2]]
         return (len(tensor), config.channels, *(config.cell_patch[axis] for axis in axes))
-    if ours.startswith("encoder.planes.") or ours == "decoder.position.tables.0":
+    if ours.startswith("encoder.planes.") or ours == "decoder.pos_embed.tables.0":
         return (1, *tensor.shape)
     return tuple(tensor.shape)
 

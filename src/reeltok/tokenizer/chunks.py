@@ -85,7 +85,9 @@ def encode_run(
     side = tokenizer.side_information(run, state.step, state.before, state.reference)
     with tokenizer.gradient(run.x):
         options = {"sample": sample, **side.options}
-        quantized = runner_for(tokenizer, state).encode(tokenizer.enter(run.x), run.real, options)
+        quantized = runner_for(tokenizer, state).encode(
+            tokenizer.network_input(run.x), run.real, options
+        )
     tokens = record_tokens(tokenizer, quantized, run, given, window)
     tokens = tokens.with_(
         step=state.step,

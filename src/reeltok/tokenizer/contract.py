@@ -343,7 +343,7 @@ class Tokenizer(nn.Module):
             raise ValueError(f"{self.name} codes whole frames: leave tile=None")
         return {"tile": tile, "independent": spec.apart}
 
-    def enter(self, x: Tensor) -> Tensor:
+    def network_input(self, x: Tensor) -> Tensor:
         """Frames as the network takes them: its device and dtype, whole cells."""
         spec = self.spec
         if spec.size is not None and tuple(x.shape[3:]) != spec.size:

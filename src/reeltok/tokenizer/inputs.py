@@ -163,7 +163,7 @@ def check_tokens(tokens: Tokens | Reel, tokenizer: Coder) -> None:
             f"{spec.name} has a vocabulary of {spec.vocabulary}, these tokens come from "
             f"{tokens.model!r} with {tokens.vocabulary}: load that tokenizer"
         )
-    if tokens.weights is not None and tokens.weights not in (tokenizer.hash(), *tokenizer.reads):
+    if tokens.weights is not None and not made_by(tokens.weights, tokenizer):
         theirs, ours = printable(tokens.weights[:12]), tokenizer.hash()[:12]
         raise ValueError(
             f"these tokens come from {tokens.model!r} with other weights "
@@ -172,6 +172,11 @@ def check_tokens(tokens: Tokens | Reel, tokenizer: Coder) -> None:
         )
     if latents is not None:
         check_latents(latents)
+
+
+def made_by(weights: str | None, tokenizer: Coder) -> bool:
+    """Whether `weights` is the hash of `tokenizer`, or of one that makes the same tokens."""
+    return weights in (tokenizer.hash(), *tokenizer.reads)
 
 
 def stored_latents(tokens: Tokens, tokenizer: Coder) -> Tensor:

@@ -51,7 +51,7 @@ def encode_posterior(tokenizer: Tokenizer, x: ClipLike, *, tile: int | None = No
     (run,) = groups
     with tokenizer.gradient(run.x):
         runner = replace(runner_for(tokenizer, state), network=Parameters(tokenizer))
-        z = runner.encode(tokenizer.enter(run.x), run.real, {"sample": None}).z
+        z = runner.encode(tokenizer.network_input(run.x), run.real, {"sample": None}).z
     mean, logvar = z.chunk(2, dim=1)
     scale = tokenizer.scale
     return Posterior(mean=scale.undo(mean), logvar=scale.undo_logvar(logvar))

@@ -12,7 +12,7 @@ from reeltok.train.patches import STAGE_1, STAGE_2, PatchConfig
 from reeltok.train.recipe import Recipe
 from reeltok.train.run import LoopConfig
 
-PLANES = ("planes", "position", "extra", "pixels")
+PLANES = ("planes", "pos_embed", "cls_token", "pixels")
 """Parts of a CoordTok that are tables or ends: AdamW moves them, Muon the matrices between."""
 
 

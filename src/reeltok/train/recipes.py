@@ -88,7 +88,7 @@ def default_cpu() -> Recipe:
         losses=LossConfig(pixel="log-mse", l1_steps=100),
         loop=LoopConfig(
             optimizer=OptimizerConfig(
-                kind="muon", lr=2e-3, betas=(0.9, 0.99), plain=("decoder.leave",)
+                kind="muon", lr=2e-3, betas=(0.9, 0.99), plain=("decoder.conv_out",)
             ),
             schedule=ScheduleConfig(steps=3500, warmup=50, cooldown=0.514),
             ema=0.998,
@@ -262,12 +262,12 @@ def reftok_cpu() -> Recipe:
         Window(frames=17, size=128, batch=3, share=0.4, since=150),
     )
     joins = (
-        "_lean.fine",
-        "_lean.coarse",
-        "_lean.differ",
-        "_lean.copy",
-    )  # with inject="attend", "attend.out" too
-    optimizer = replace(recipe.loop.optimizer, lr=4e-4, plain=("decoder.leave", *joins))
+        "_injection.fine",
+        "_injection.coarse",
+        "_injection.difference_out",
+        "_injection.copy_gate",
+    )  # with inject="attend", "cross_attention.out" too
+    optimizer = replace(recipe.loop.optimizer, lr=4e-4, plain=("decoder.conv_out", *joins))
     schedule = ScheduleConfig(steps=2_000, warmup=50, cooldown=0.7)
     return replace(
         recipe,
@@ -288,7 +288,7 @@ def reftok_none_cpu() -> Recipe:
 
 def without_reference(recipe: Recipe, name: str, model: str) -> Recipe:
     """The same run of a model's twin, whose parts for references rest."""
-    unused = replace(recipe.loop, freeze=("encoder_lean", "decoder_lean"))
+    unused = replace(recipe.loop, freeze=("encoder_injection", "decoder_injection"))
     return replace(recipe, name=name, model=model, loop=unused)
 
 

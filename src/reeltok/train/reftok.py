@@ -1,7 +1,7 @@
 """The task of RefTok: give back a clip in closed loop, on references that are sometimes poor.
 
 The network meets its own decoded frames by running over all blocks of a clip, with gradients
-through them. Beside those it meets stored first frames, blocks that begin anew, and no reference.
+through them. Beside those it meets stored first frames, blocks that are reset, and no reference.
 """
 
 from typing import Any
@@ -19,17 +19,17 @@ from reeltok.train.reconstruct import LossConfig, Reconstruct
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
-class LeanConfig:
+class DegradationConfig:
     """How often references are worse than in plain closed loop.
 
-    A clip has none at all with probability `drop`; each block but the first begins anew with
-    `anew`. A batch begins with stored frames with probability `stored`: one in four is the
+    A clip has none at all with probability `drop`; each block but the first is reset with
+    `reset`. A batch begins with stored frames with probability `stored`: one in four is the
     original, the others are a WebP of a random quality in `qualities`, noisy (up to `noise`, in
     [-1, 1]), or as blurred as at a quarter of the size.
     """
 
     drop: float = Field(default=0.1, ge=0, le=1)
-    anew: float = Field(default=0.05, ge=0, le=1)
+    reset: float = Field(default=0.05, ge=0, le=1)
     stored: float = Field(default=0.2, ge=0, le=1)
     qualities: tuple[int, int] = (10, 90)
     noise: float = Field(default=0.15, ge=0)
@@ -43,11 +43,11 @@ class ClosedLoop(Reconstruct):
         tokenizer: RefTok,
         config: LossConfig,
         *,
-        lean: LeanConfig | None = None,
+        degradation: DegradationConfig | None = None,
         **options: Any,
     ) -> None:
         super().__init__(tokenizer, config, **options)
-        self.lean = lean or LeanConfig()
+        self.degradation = degradation or DegradationConfig()
 
     def make(
         self, x: Float[Tensor, "b c t h w"], step: int, generator: torch.Generator | None
@@ -55,10 +55,14 @@ class ClosedLoop(Reconstruct):
         tokenizer = self.trained.tokenizer
         if tokenizer.config.policy == "none":
             return tokenizer(x, step=step, generator=generator)
-        leans = draw(len(x), generator) >= self.lean.drop
-        references = draw_references(x, tokenizer.config.block, self.lean, generator)
+        mask = draw(len(x), generator) >= self.degradation.drop
+        references = draw_references(x, tokenizer.config.block, self.degradation, generator)
         return tokenizer(
-            x, step=step, generator=generator, references=references, leans=leans.to(x.device)
+            x,
+            step=step,
+            generator=generator,
+            references=references,
+            reference_mask=mask.to(x.device),
         )
 
 
@@ -71,24 +75,24 @@ def draw(count: int, generator: torch.Generator | None) -> Float[Tensor, " n"]:
 def draw_references(
     x: Float[Tensor, "b c t h w"],
     block: int,
-    config: LeanConfig,
+    config: DegradationConfig,
     generator: torch.Generator | None,
 ) -> dict[int, Reference]:
-    """What a batch begins with, and which clips begin anew where, by frame."""
+    """What a batch begins with, and which clips are reset where, by frame."""
     everyone: Bool[Tensor, " b"] = torch.ones(len(x), dtype=torch.bool)
     references: dict[int, Reference] = {}
     if draw(1, generator) < config.stored:
         frame = torch.cat([degrade(one[None], config, generator) for one in x[:, :, :1]])
         references[0] = Reference(frame, everyone, start=True)
     for at in range(1 + block, x.shape[2], block):
-        clips = draw(len(x), generator) < config.anew
+        clips = draw(len(x), generator) < config.reset
         if clips.any():
             references[at] = Reference(None, clips)
     return references
 
 
 def degrade(
-    x: Float[Tensor, "1 c 1 h w"], config: LeanConfig, generator: torch.Generator | None
+    x: Float[Tensor, "1 c 1 h w"], config: DegradationConfig, generator: torch.Generator | None
 ) -> Float[Tensor, "1 c 1 h w"]:
     """A frame as a decoder might hold it."""
     kind, much = draw(2, generator).tolist()

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from reeltok.files.atomic import replacing, sha256
 from reeltok.files.parsing import read_object
+from reeltok.models.presets import PRESETS
 from reeltok.tokenizer.folder import hash_weights, unpack_rows
 from reeltok.train.checkpoint import Checkpoint, find_checkpoints, verify
 from reeltok.train.logbook import read_lines
@@ -64,7 +65,31 @@ MODULES = {"critic": "discriminator"}
 """Of what a checkpoint holds beside the model, by the first word of its tensors' names."""
 
 FLOW, MASKED = "flow", "masked"  # the families of generators
+CONVOLUTIONS = {"enter": "conv_in", "leave": "conv_out"}
 LAYERS: dict[str, dict[str, str]] = {
+    "vidtok": CONVOLUTIONS,
+    "reftok": CONVOLUTIONS
+    | {
+        "encoder_lean": "encoder_injection",
+        "decoder_lean": "decoder_injection",
+        "_lean": "_injection",
+        "tower": "reference_encoder",
+        "attend": "cross_attention",
+        "place": "position_bias",
+        "compare": "difference_in",
+        "differ": "difference_out",
+        "copy": "copy_gate",
+    },
+    "coordtok": {
+        "patches": "patch_embed",
+        "position": "pos_embed",
+        "memory_position": "memory_pos_embed",
+        "extra": "cls_token",
+        "look": "vit",
+        "look_norm": "vit_norm",
+        "gather": "query_transformer",
+        "gather_norm": "query_norm",
+    },
     FLOW: {
         "enter": "patch_embed",
         "kind": "type_embed",
@@ -176,7 +201,8 @@ def rename_folder(old: str | Path, new: str | Path) -> Path:
         )
     with replacing(new, folder=True) as part:
         shutil.copytree(old, part, dirs_exist_ok=True)
-        for folder in [part, part / "model", part / "best"] if is_run else [part]:
+        within = [part / name for name in ("model", "best", "tokenizer")]
+        for folder in [part, *within] if is_run else [part]:
             if (folder / "config.json").is_file():
                 rename_model(folder)
         if is_run:
@@ -197,12 +223,14 @@ def rename_run(run: Path) -> None:
 
 
 def family_of_run(run: Path) -> str:
-    """The family of the model that a run trains; "" where it never saved one."""
-    generator = read_object(run / "recipe.json").get("generator")
-    if generator is not None:
-        return FLOW if generator == FLOW else MASKED
+    """The family of the model that a run trains; "" where neither it nor the recipe says so."""
+    recipe = read_object(run / "recipe.json")
+    if recipe.get("generator") is not None:
+        return FLOW if recipe["generator"] == FLOW else MASKED
     saved = run / "model" / "config.json"
-    return str(read_object(saved).get("family")) if saved.is_file() else ""
+    if saved.is_file():
+        return str(read_object(saved).get("family"))
+    return PRESETS[recipe["model"]][0] if recipe.get("model") in PRESETS else ""
 
 
 def rewrite(path: Path, change: Callable[[Mapping[str, Any]], dict[str, Any]]) -> None:

@@ -12,6 +12,7 @@ import torch
 from reeltok.data.clip import Clip
 from reeltok.files.places import PIPE
 from reeltok.tokenizer.contract import Tokenizer
+from reeltok.tokenizer.inputs import made_by
 from reeltok.tokens.reel import Reel, ReelWriter
 from reeltok.transcode.options import USUAL, WHOLE, Coding, Cut, OnProgress
 from reeltok.video.record import Stream, stream
@@ -172,7 +173,8 @@ def is_encoded(
             return (
                 deciding == wanted
                 and (reel.vocabulary is not None or reel.dtype == getattr(torch, coding.latents))
-                and (reel.model, reel.weights) == (tokenizer.name, tokenizer.hash())
+                and reel.model == tokenizer.name
+                and made_by(reel.weights, tokenizer)
                 and (reel.frames, reel.fps) == (video.frames, video.fps)
                 and (reel.height, reel.width) == (video.height, video.width)
                 and reel.damaged == video.damaged

@@ -16,6 +16,7 @@ import torch
 
 from reeltok.nn.quantizers.usage import Usage
 from reeltok.tokenizer.contract import Tokenizer
+from reeltok.tokenizer.inputs import made_by
 from reeltok.tokens.record import by
 from reeltok.tokens.reel import Reel, ReelWriter
 from reeltok.transcode.clock import Clock
@@ -112,7 +113,7 @@ class Offer:
         named = []
         for label in sorted(self.places, key=lambda label: label != reel.model):
             with self.use(label) as tokenizer:
-                if tokenizer.hash() == reel.weights:
+                if made_by(reel.weights, tokenizer):
                     return label
                 named += [label] if tokenizer.name == reel.model else []
         if named:

@@ -128,14 +128,14 @@ class Encoder(nn.Module):
         }
         features = config.quantizer.features if config.quantizer else config.channels
 
-        self.patches = nn.Linear(3 * math.prod(config.patch), width)
-        self.position = nn.Parameter(torch.randn(1, looked, width))
-        self.extra = nn.Parameter(torch.randn(1, 1, width))
-        self.look = nn.ModuleList(
+        self.patch_embed = nn.Linear(3 * math.prod(config.patch), width)
+        self.pos_embed = nn.Parameter(torch.randn(1, looked, width))
+        self.cls_token = nn.Parameter(torch.randn(1, 1, width))
+        self.vit = nn.ModuleList(
             Block(width, config.heads, qkv_bias=False) for _ in range(config.vit_depth)
         )
-        self.look_norm = nn.LayerNorm(width, eps=1e-5)
-        self.memory_position = nn.Parameter(torch.randn(1, looked, width))
+        self.vit_norm = nn.LayerNorm(width, eps=1e-5)
+        self.memory_pos_embed = nn.Parameter(torch.randn(1, looked, width))
 
         self.planes = nn.ParameterDict(
             {name: torch.randn(*grid, config.channels) for name, grid in config.grids.items()}
@@ -143,8 +143,10 @@ class Encoder(nn.Module):
         self.queries = nn.ModuleDict(
             {name: nn.Linear(area * config.channels, width) for name, area in areas.items()}
         )
-        self.gather = nn.ModuleList(CrossBlock(width, config.heads) for _ in range(config.depth))
-        self.gather_norm = nn.LayerNorm(width, eps=1e-6)
+        self.query_transformer = nn.ModuleList(
+            CrossBlock(width, config.heads) for _ in range(config.depth)
+        )
+        self.query_norm = nn.LayerNorm(width, eps=1e-6)
         self.heads = nn.ModuleDict(
             {name: nn.Linear(width, area * features) for name, area in areas.items()}
         )
@@ -157,13 +159,13 @@ class Encoder(nn.Module):
         `frames` counts each clip's real frames (default: all); what stands behind them is not read.
         """
         x, seen, bias = prepare(x, frames, self.config)
-        memory = self.see(x, seen)
-        memory = memory + self.memory_position[:, : memory.shape[1]]
+        memory = self.run_vit(x, seen)
+        memory = memory + self.memory_pos_embed[:, : memory.shape[1]]
         q = torch.cat([self._queries(name) for name in self.config.planes], dim=1)
         q = q.expand(len(x), -1, -1)
-        for block in self.gather:
+        for block in self.query_transformer:
             q = block(q, memory, bias if seen is None else seen[..., 1:])
-        q = self.gather_norm(q)
+        q = self.query_norm(q)
         counts = [self._grid(name) for name in self.config.planes]
         parts = q.split([rows * columns for rows, columns in counts], dim=1)
         return {
@@ -171,17 +173,17 @@ class Encoder(nn.Module):
             for name, part in zip(self.config.planes, parts, strict=True)
         }
 
-    def see(
+    def run_vit(
         self, x: Float[Tensor, "b c t h w"], seen: Bool[Tensor, "b 1 1 m"] | None = None
     ) -> Float[Tensor, "b n d"]:
-        """What the ViT makes of the clip, one vector per patch; its extra token is dropped."""
+        """What the ViT makes of the clip, one vector per patch; its class token is dropped."""
         p, q, r = self.config.patch
         tokens = rearrange(x, "b c (t p) (h q) (w r) -> b (t h w) (c p q r)", p=p, q=q, r=r)
-        tokens = self.patches(tokens) + self.position[:, : tokens.shape[1]]
-        tokens = torch.cat([self.extra.expand(len(x), -1, -1), tokens], dim=1)
-        for block in self.look:
+        tokens = self.patch_embed(tokens) + self.pos_embed[:, : tokens.shape[1]]
+        tokens = torch.cat([self.cls_token.expand(len(x), -1, -1), tokens], dim=1)
+        for block in self.vit:
             tokens = block(tokens, seen)
-        return self.look_norm(tokens)[:, 1:]
+        return self.vit_norm(tokens)[:, 1:]
 
     def _grid(self, name: str) -> tuple[int, int]:
         """Query tokens of a plane along its two axes."""
@@ -273,7 +275,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.config, width = config, config.decoder_width
         self.features = nn.Linear(len(config.planes) * config.channels, width)
-        self.position = Position(config)
+        self.pos_embed = Position(config)
         self.blocks = nn.ModuleList(
             Block(width, config.decoder_heads, qkv_bias=True) for _ in range(config.decoder_depth)
         )
@@ -298,7 +300,7 @@ class Decoder(nn.Module):
             coordinates = locate(index, self.config, exact(self.pixels.weight))
         read = self.look_up(planes, coordinates.to(exact(self.pixels.weight)))
         x = self.features(read)
-        x = x + self.position(index).to(x.dtype)
+        x = x + self.pos_embed(index).to(x.dtype)
         if budget is None or torch.is_grad_enabled():
             for block in self.blocks:
                 x = block(x)

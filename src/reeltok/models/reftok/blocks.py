@@ -16,13 +16,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from reeltok.models.reftok.injection import (
-    Lean,
+    ReferenceFeatures,
+    ReferenceInjection,
     RefTokConfig,
-    Seen,
     along_batch,
     both,
-    decoder_frontier,
-    encoder_frontier,
+    decoder_shape,
+    encoder_shape,
     parted,
     still_patches,
 )
@@ -56,10 +56,12 @@ class BlockCoder(Tokenizer):
         self.decoder = Decoder(config.body)
         both = config.where == "both"
         encodes, decodes = both or config.where == "encoder", both or config.where == "decoder"
-        frontier = decoder_frontier(config, self.decoder)
-        self.decoder_lean = Lean(frontier, config, copied=frontier.carried) if decodes else None
-        frontier = encoder_frontier(config, self.encoder)
-        self.encoder_lean = Lean(frontier, config, copied=None) if encodes else None
+        shape = decoder_shape(config, self.decoder)
+        self.decoder_injection = (
+            ReferenceInjection(shape, config, copied=shape.carried) if decodes else None
+        )
+        shape = encoder_shape(config, self.encoder)
+        self.encoder_injection = ReferenceInjection(shape, config, copied=None) if encodes else None
 
     # One block through the network.
 
@@ -67,73 +69,75 @@ class BlockCoder(Tokenizer):
         self,
         x: Float[Tensor, "b t h w c"],
         past: Past,
-        leans: Bool[Tensor, " b"] | None = None,
+        reference_mask: Bool[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b t2 h2 w2 d"]:
         """What the quantizer reads of a block; the plain encoder where nothing is known yet."""
-        lean, encoder = self.encoder_lean, self.encoder
-        seen = self._see(lean, past, encoder.patch)
+        injection, encoder = self.encoder_injection, self.encoder
+        reference = self._read_references(injection, past, encoder.patch)
         patches = encoder.patch(x, past)
-        y = encoder.enter(patches, past)
-        if lean is not None and seen is not None:
-            y = lean.join_fine(y, seen, leans, patches=patches)
+        y = encoder.conv_in(patches, past)
+        if injection is not None and reference is not None:
+            y = injection.join_fine(y, reference, reference_mask, patches=patches)
         early, late = parted(running_order(encoder), Down)
         for stage in early:
             y = stage(y, past)
-        if lean is not None and seen is not None:
-            y, _ = lean.join_coarse(y, seen, leans)
+        if injection is not None and reference is not None:
+            y, _ = injection.join_coarse(y, reference, reference_mask)
         for stage in late:
             y = stage(y, past)
-        return encoder.leave(encoder.norm(y), past)
+        return encoder.conv_out(encoder.norm(y), past)
 
     def decode_block(
         self,
         z: Float[Tensor, "b t h w d"],
         past: Past,
-        leans: Bool[Tensor, " b"] | None = None,
+        reference_mask: Bool[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b t2 h2 w2 c"]:
         """The frames of a block; the plain decoder's where nothing is known yet."""
-        lean, decoder, along = self.decoder_lean, self.decoder, None
-        seen = self._see(lean, past, decoder.patch)
-        y = decoder.enter(z, past)
-        if lean is not None and seen is not None:
-            y, along = lean.join_coarse(y, seen, leans)
+        injection, decoder, along = self.decoder_injection, self.decoder, None
+        reference = self._read_references(injection, past, decoder.patch)
+        y = decoder.conv_in(z, past)
+        if injection is not None and reference is not None:
+            y, along = injection.join_coarse(y, reference, reference_mask)
         early, late = parted(running_order(decoder), Up)
         for stage in early:
             y = stage(y, past)
-        if lean is not None and seen is not None:
-            y = lean.join_fine(y, seen, leans, along=along)
+        if injection is not None and reference is not None:
+            y = injection.join_fine(y, reference, reference_mask, along=along)
         for stage in late:
             y = stage(y, past)
         features = F.layer_norm(y, y.shape[-1:])
         past.kept[FEATURES] = features[:, -1:].clone()
-        patches = decoder.leave(decoder.norm(y), past)
-        if lean is not None and seen is not None:
-            patches = lean.copy_pixels(patches, features, seen, leans)
+        patches = decoder.conv_out(decoder.norm(y), past)
+        if injection is not None and reference is not None:
+            patches = injection.copy_pixels(patches, features, reference, reference_mask)
         return decoder.patch.inverse(patches, past)
 
     # What a stream remembers beside its layers' own.
 
-    def _see(self, lean: Lean | None, past: Past, patch: Patch) -> Seen | None:
+    def _read_references(
+        self, injection: ReferenceInjection | None, past: Past, patch: Patch
+    ) -> ReferenceFeatures | None:
         """Features of the references, for one side; None where it has no use for them."""
-        if lean is None or REFERENCES not in past.kept or self.config.policy == "none":
+        if injection is None or REFERENCES not in past.kept or self.config.policy == "none":
             return None
         stills, errors = still_patches(patch, past.kept[REFERENCES]), None
-        if lean is self.encoder_lean:
+        if injection is self.encoder_injection:
             errors = still_patches(patch, past.kept[ORIGINALS]) - stills
-        return lean.read(stills, past.kept[FEATURES], errors)
+        return injection.read(stills, past.kept[FEATURES], errors)
 
     def _remember(
         self,
         past: Past,
         slot: str,
         frame: Float[Tensor, "b 1 h w c"],
-        anew: Bool[Tensor, " b"] | None = None,
+        reset: Bool[Tensor, " b"] | None = None,
     ) -> None:
-        """Keep a frame for later blocks as the policy says; clips that begin `anew` do so."""
+        """Keep a frame for later blocks as the policy says; those of `reset` clips are replaced."""
         policy, old = self.config.policy, past.kept.get(slot)
         frames = frame.expand(-1, self.config.references, -1, -1, -1)
         if old is not None and policy.startswith("first"):
-            stay = old if anew is None else torch.where(along_batch(anew, old), frames, old)
+            stay = old if reset is None else torch.where(along_batch(reset, old), frames, old)
             frames = torch.cat([frame, stay[:, 1:]], dim=1) if "+" in policy else stay
         past.kept[slot] = frames.clone()
 
@@ -144,7 +148,7 @@ class BlockCoder(Tokenizer):
         frame = torch.zeros_like(like)
         if begin.frame is not None:
             frame = rearrange(begin.frame, "b c t h w -> b t h w c").to(like).contiguous()
-        quantized = self._told(self.quantizer(self.encode_block(frame, past)))
+        quantized = self.round_to_stored(self.quantizer(self.encode_block(frame, past)))
         self.decode_block(quantized.z, past)
         self._remember(past, REFERENCES, frame)
         return frame
@@ -152,7 +156,7 @@ class BlockCoder(Tokenizer):
     def _forget(
         self, begin: Reference, past: Past, like: Tensor, original: Tensor | None = None
     ) -> Bool[Tensor, " b"] | None:
-        """Let some clips begin anew, on a stored frame or on grey; which clips lean (None: all)."""
+        """Reset clips to a stored frame or to grey; which clips have a reference (None: all)."""
         clips, fresh = begin.clips.to(like.device), Past()
         self._prime(begin, fresh, like)
         if original is not None:
@@ -163,7 +167,7 @@ class BlockCoder(Tokenizer):
         past.begun += [name for name in fresh.begun if name not in past.begun]
         return None if begin.frame is not None else ~clips
 
-    def _told(self, quantized: Quantized) -> Quantized:
+    def round_to_stored(self, quantized: Quantized) -> Quantized:
         """What the decoder will get: latents as the 16-bit numbers that a file keeps."""
         if quantized.ids is not None:
             return quantized
@@ -178,7 +182,7 @@ class BlockCoder(Tokenizer):
         references: References = NOTHING,
         *,
         given: bool = False,
-        leans: Bool[Tensor, " b"] | None = None,
+        reference_mask: Bool[Tensor, " b"] | None = None,
         step: int | None = None,
         sample: torch.Generator | None = None,
         decode: bool = True,
@@ -186,25 +190,27 @@ class BlockCoder(Tokenizer):
         """Code whole groups of frames, one after another.
 
         `references` come before the frames of their number; `given`: the first is none of the
-        clip's own frames. `leans` says which clips may lean at all. Without `decode` no frames are
-        made.
+        clip's own frames. `reference_mask` says which clips may use references. Without `decode` no
+        frames are made.
         """
         at, draw = 0, {"step": step, "sample": sample}
-        if not past.has_begun(self.encoder.enter):
+        if not past.has_begun(self.encoder.conv_in):
             at, coded = self._begin(x, past, references.get(0), given, draw)
             yield coded
         for first in range(at, x.shape[1], self.config.block):
             block, begin = x[:, first : first + self.config.block], references.get(first)
-            may, anew = leans, None
+            mask, reset = reference_mask, None
             if begin is not None and not begin.start:
-                anew = begin.clips.to(x.device)
-                may = both(leans, self._forget(begin, past, block[:, :1], block[:, :1]))
-            quantized = self._told(self.quantizer(self.encode_block(block, past, may), **draw))
+                reset = begin.clips.to(x.device)
+                mask = both(reference_mask, self._forget(begin, past, block[:, :1], block[:, :1]))
+            quantized = self.round_to_stored(
+                self.quantizer(self.encode_block(block, past, mask), **draw)
+            )
             frames = block[:, :0]
             if decode:
-                frames = self.decode_block(quantized.z, past, may)
-                self._remember(past, ORIGINALS, block[:, -1:], anew)
-                self._remember(past, REFERENCES, frames[:, -1:], anew)
+                frames = self.decode_block(quantized.z, past, mask)
+                self._remember(past, ORIGINALS, block[:, -1:], reset)
+                self._remember(past, REFERENCES, frames[:, -1:], reset)
             yield Coded(quantized, frames)
 
     def _begin(
@@ -215,7 +221,7 @@ class BlockCoder(Tokenizer):
             frame = self._prime(begin, past, x[:, :1])
             self._remember(past, ORIGINALS, frame if given else x[:, :1])
             return (0, Coded(None, frame[:, :0])) if given else (1, Coded(None, frame))
-        quantized = self._told(self.quantizer(self.encode_block(x[:, :1], past), **draw))
+        quantized = self.round_to_stored(self.quantizer(self.encode_block(x[:, :1], past), **draw))
         frames = self.decode_block(quantized.z, past)
         self._remember(past, ORIGINALS, x[:, :1])
         self._remember(past, REFERENCES, frames)

@@ -1,6 +1,6 @@
 """What a network takes from reference frames, its configuration, and where references join.
 
-    references, errors, carried ─ Tower ─┬─ fine (the scale of the patch front)
+    references, errors, carried ─ ReferenceEncoder ─┬─ fine (the scale of the patch front)
                                          └─ coarse (the scale of the tokens)
 
 Everything ends in weights that start at zero, so that training starts from the plain network.
@@ -39,9 +39,9 @@ class RefTokConfig:
 
     `body` is the plain network, `block` the frames of a block. `inject` and `where` say how and on
     which side references join, `references` how many the network sees, `width` is that of their
-    features. A block leans on the decoded frame before it, on the first frame, on both, or on none
+    features. A block refers to the decoded frame before it, to the first frame, to both, or to none
     (`policy`). The first frame is coded as plain tokens, stored as a picture (WebP of `quality`),
-    or `given` by the caller. At a scene cut a block leans on nothing ("plain") or on a new stored
+    or `given` by the caller. At a scene cut a block has no reference ("plain") or a new stored
     frame; one bit a block says so. `refresh` makes every so many blocks plain, for access to long
     files.
     """
@@ -101,7 +101,7 @@ class RefTokConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Frontier:
+class InjectionShape:
     """The shape of the place where references join a network.
 
     `fine` and `coarse` are the widths there, `steps` = (fine, coarse) time steps of a block; space
@@ -118,7 +118,7 @@ class Frontier:
 
 
 @dataclass(frozen=True)
-class Seen:
+class ReferenceFeatures:
     """What was read from the references: features, and the first one's patches, held still."""
 
     fine: Float[Tensor, "b 1 h w r"]
@@ -126,13 +126,13 @@ class Seen:
     still: Float[Tensor, "b 1 h w d"]
 
 
-class Tower(nn.Module):
+class ReferenceEncoder(nn.Module):
     """Features of still frames at the fine scale and, halved down, at the coarse one; normed."""
 
     def __init__(self, channels_in: int, width: int, halvings: int) -> None:
         super().__init__()
         widths = [min(2, 2**i) * width for i in range(halvings + 1)]
-        self.enter = Conv(channels_in, width, SPACE)
+        self.conv_in = Conv(channels_in, width, SPACE)
         self.fine = Residual(width, width, SPACE, edge="past-first")
         self.down = nn.ModuleList(Conv(a, b, SPACE, stride=(1, 2, 2)) for a, b in pairwise(widths))
         self.coarse = Residual(widths[-1], widths[-1], SPACE, edge="past-first")
@@ -140,14 +140,14 @@ class Tower(nn.Module):
         self.widths = width, widths[-1]
 
     def forward(self, x: Float[Tensor, "b 1 h w c"]) -> tuple[Tensor, Tensor]:
-        fine = self.fine(self.enter(x))
+        fine = self.fine(self.conv_in(x))
         coarse = fine
         for down in self.down:
             coarse = down(coarse)
         return self.norms[0](fine), self.norms[1](self.coarse(coarse))
 
 
-class Spread(nn.Module):
+class Broadcast(nn.Module):
     """Still features onto the time steps of a block: a 1x1 convolution for each, from zero."""
 
     def __init__(self, channels_in: int, channels_out: int, steps: int) -> None:
@@ -161,35 +161,35 @@ class Spread(nn.Module):
         return rearrange(y, "b 1 h w (t c) -> b t h w c", t=self.steps)[:, :steps]
 
 
-class Attend(nn.Module):
+class CrossAttention(nn.Module):
     """Each cell looks at the reference's cells around its own place, and takes their features.
 
     With `transfer` it takes their fine features along, which join at the fine scale.
     """
 
-    def __init__(self, frontier: Frontier, tower: Tower, *, transfer: bool) -> None:
+    def __init__(self, shape: InjectionShape, widths: tuple[int, int], *, transfer: bool) -> None:
         super().__init__()
-        fine, coarse = tower.widths
-        self.ratio = 2**frontier.halvings
+        fine, coarse = widths
+        self.ratio = 2**shape.halvings
         self.carries = fine * self.ratio**2 if transfer else 0
-        self.norm = Norm(frontier.coarse, act=False)
-        self.query = Conv(frontier.coarse, coarse, ONE)
+        self.norm = Norm(shape.coarse, act=False)
+        self.query = Conv(shape.coarse, coarse, ONE)
         self.key = Conv(coarse, coarse, ONE)
         self.value = Conv(coarse, coarse, ONE)
-        self.out = Conv(coarse, frontier.coarse, ONE, zero=True)
-        self.fine = Conv(fine, frontier.fine, ONE, zero=True) if transfer else None
-        self.place = nn.Parameter(torch.zeros(HEADS, (2 * (WINDOW + HALO) - 1) ** 2))
+        self.out = Conv(coarse, shape.coarse, ONE, zero=True)
+        self.fine = Conv(fine, shape.fine, ONE, zero=True) if transfer else None
+        self.position_bias = nn.Parameter(torch.zeros(HEADS, (2 * (WINDOW + HALO) - 1) ** 2))
 
     def forward(
-        self, x: Float[Tensor, "b t h w c"], seen: Seen
+        self, x: Float[Tensor, "b t h w c"], reference: ReferenceFeatures
     ) -> tuple[Float[Tensor, "b t h w c"], Float[Tensor, "b t2 h2 w2 c2"] | None]:
         """What joins `x`, and what joins at the fine scale (one time step for each of x's)."""
-        values = [self.value(seen.coarse)]
+        values = [self.value(reference.coarse)]
         if self.fine is not None:
             folded = "b t (h i) (w j) c -> b t h w (c i j)"
-            values.append(rearrange(seen.fine, folded, i=self.ratio, j=self.ratio))
+            values.append(rearrange(reference.fine, folded, i=self.ratio, j=self.ratio))
         taken = look_around(
-            self.query(self.norm(x)), self.key(seen.coarse), torch.cat(values, -1), self.bias()
+            self.query(self.norm(x)), self.key(reference.coarse), torch.cat(values, -1), self.bias()
         )
         coarse, fine = taken.split([taken.shape[-1] - self.carries, self.carries], dim=-1)
         if self.fine is None:
@@ -199,11 +199,11 @@ class Attend(nn.Module):
 
     def bias(self) -> Float[Tensor, "heads q k"]:
         """The learned preference for each distance between a query and a key."""
-        query = torch.arange(WINDOW, device=self.place.device)
-        key = torch.arange(-HALO, WINDOW + HALO, device=self.place.device)
+        query = torch.arange(WINDOW, device=self.position_bias.device)
+        key = torch.arange(-HALO, WINDOW + HALO, device=self.position_bias.device)
         far = key[None, :] - query[:, None] + WINDOW + HALO - 1
         index = far[:, None, :, None] * (2 * (WINDOW + HALO) - 1) + far[None, :, None, :]
-        return self.place[:, index.flatten(2).flatten(0, 1)]
+        return self.position_bias[:, index.flatten(2).flatten(0, 1)]
 
 
 def look_around(
@@ -217,11 +217,11 @@ def look_around(
     rows, columns = -h % WINDOW, -w % WINDOW
     inside = key.new_ones(1, 1, h, w, 1)
     q = windows(F.pad(query, (0, 0, 0, columns, 0, rows)).flatten(0, 1), WINDOW, 0)
-    k, v, seen = (
+    k, v, visible = (
         windows(F.pad(each[:, 0], (0, 0, 0, columns, 0, rows)), WINDOW + 2 * HALO, HALO)
         for each in (key, value, inside)
     )
-    mask = torch.where(seen[0, :, None, None, :, 0] > 0, 0.0, -torch.inf).to(bias) + bias
+    mask = torch.where(visible[0, :, None, None, :, 0] > 0, 0.0, -torch.inf).to(bias) + bias
     k, v = (each.repeat_interleave(t, 0) for each in (k, v))
     q, k, v = (each.unflatten(-1, (HEADS, -1)).transpose(2, 3) for each in (q, k, v))
     y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.dtype))
@@ -244,7 +244,7 @@ def windows(x: Float[Tensor, "b h w d"], size: int, halo: int) -> Float[Tensor, 
     return rearrange(x, "b m n d i j -> b (m n) (i j) d")
 
 
-class Lean(nn.Module):
+class ReferenceInjection(nn.Module):
     """One side's use of the references: reads them once a block, joins them at two places.
 
     The encoder (`copied=None`) also compares the block with the held reference, and is shown
@@ -252,37 +252,37 @@ class Lean(nn.Module):
     by features of `copied` channels.
     """
 
-    def __init__(self, frontier: Frontier, config: RefTokConfig, *, copied: int | None) -> None:
+    def __init__(self, shape: InjectionShape, config: RefTokConfig, *, copied: int | None) -> None:
         super().__init__()
-        encodes, self.patch = copied is None, frontier.patch
-        shown = config.references * self.patch * (2 if encodes else 1) + frontier.carried
-        self.tower = Tower(shown, config.width, frontier.halvings)
-        fine, coarse = self.tower.widths
-        self.fine = Spread(fine, frontier.fine, frontier.steps[0])
-        self.coarse = Spread(coarse, frontier.coarse, frontier.steps[1])
+        encodes, self.patch = copied is None, shape.patch
+        shown = config.references * self.patch * (2 if encodes else 1) + shape.carried
+        self.reference_encoder = ReferenceEncoder(shown, config.width, shape.halvings)
+        fine, coarse = widths = self.reference_encoder.widths
+        self.fine = Broadcast(fine, shape.fine, shape.steps[0])
+        self.coarse = Broadcast(coarse, shape.coarse, shape.steps[1])
         transfer = config.inject == "attend+transfer"
         attends = config.inject != "concatenate"
-        self.attend = Attend(frontier, self.tower, transfer=transfer) if attends else None
-        self.compare = Conv(self.patch + fine, fine, SPACE) if encodes else None
-        self.differ = Conv(fine, frontier.fine, ONE, zero=True) if encodes else None
-        self.copy = None if copied is None else Conv(copied, self.patch, ONE, zero=True)
+        self.cross_attention = CrossAttention(shape, widths, transfer=transfer) if attends else None
+        self.difference_in = Conv(self.patch + fine, fine, SPACE) if encodes else None
+        self.difference_out = Conv(fine, shape.fine, ONE, zero=True) if encodes else None
+        self.copy_gate = None if copied is None else Conv(copied, self.patch, ONE, zero=True)
 
     def read(
         self,
         stills: Float[Tensor, "b 1 h w nd"],
         carried: Float[Tensor, "b 1 h w e"],
         errors: Float[Tensor, "b 1 h w nd"] | None = None,
-    ) -> Seen:
+    ) -> ReferenceFeatures:
         """Features of the references' patches, their errors and the features carried over."""
         shown = [stills, carried] if errors is None else [stills, carried, errors]
-        fine, coarse = self.tower(torch.cat(shown, dim=-1))
-        return Seen(fine=fine, coarse=coarse, still=stills[..., : self.patch])
+        fine, coarse = self.reference_encoder(torch.cat(shown, dim=-1))
+        return ReferenceFeatures(fine=fine, coarse=coarse, still=stills[..., : self.patch])
 
     def join_fine(
         self,
         x: Float[Tensor, "b t h w c"],
-        seen: Seen,
-        leans: Tensor | None,
+        reference: ReferenceFeatures,
+        reference_mask: Tensor | None,
         *,
         patches: Float[Tensor, "b t h w d"] | None = None,
         along: Float[Tensor, "b t2 h w c"] | None = None,
@@ -291,37 +291,42 @@ class Lean(nn.Module):
 
         `along` came from `join_coarse`, one step for several of these.
         """
-        y = self.fine(seen.fine, x.shape[1])
+        y = self.fine(reference.fine, x.shape[1])
         if along is not None:
             y = y + along.repeat_interleave(x.shape[1] // along.shape[1], dim=1)
-        if self.compare is not None and self.differ is not None:
+        if self.difference_in is not None and self.difference_out is not None:
             assert patches is not None
-            around = seen.fine.expand(-1, x.shape[1], -1, -1, -1)
-            y = y + self.differ(
-                F.silu(self.compare(torch.cat([patches - seen.still, around], dim=-1)))
+            around = reference.fine.expand(-1, x.shape[1], -1, -1, -1)
+            y = y + self.difference_out(
+                F.silu(self.difference_in(torch.cat([patches - reference.still, around], dim=-1)))
             )
-        return x + size(x) * only(leans, y)
+        return x + size(x) * masked(reference_mask, y)
 
     def join_coarse(
-        self, x: Float[Tensor, "b t h w c"], seen: Seen, leans: Tensor | None
+        self,
+        x: Float[Tensor, "b t h w c"],
+        reference: ReferenceFeatures,
+        reference_mask: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:
         """`x` with what the references say, and what comes along for the fine scale."""
-        y, along = self.coarse(seen.coarse, x.shape[1]), None
-        if self.attend is not None:
-            more, along = self.attend(x, seen)
+        y, along = self.coarse(reference.coarse, x.shape[1]), None
+        if self.cross_attention is not None:
+            more, along = self.cross_attention(x, reference)
             y = y + more
-        return x + size(x) * only(leans, y), along
+        return x + size(x) * masked(reference_mask, y), along
 
     def copy_pixels(
         self,
         patches: Float[Tensor, "b t h w d"],
         features: Float[Tensor, "b t h w c"],
-        seen: Seen,
-        leans: Tensor | None,
+        reference: ReferenceFeatures,
+        reference_mask: Tensor | None,
     ) -> Float[Tensor, "b t h w d"]:
         """Patches moved towards the reference's, by a share that `features` choose."""
-        assert self.copy is not None
-        return patches + only(leans, self.copy(features) * (seen.still - patches))
+        assert self.copy_gate is not None
+        return patches + masked(
+            reference_mask, self.copy_gate(features) * (reference.still - patches)
+        )
 
 
 def size(x: Float[Tensor, "b t h w c"]) -> Float[Tensor, "b t h w 1"]:
@@ -329,30 +334,30 @@ def size(x: Float[Tensor, "b t h w c"]) -> Float[Tensor, "b t h w 1"]:
     return x.detach().square().mean(-1, keepdim=True).sqrt()
 
 
-def only(leans: Bool[Tensor, " b"] | None, y: Tensor) -> Tensor:
-    """`y` for the clips that lean on a reference, zero for the others; None: all do."""
-    return y if leans is None else y * leans.to(y.dtype).view(-1, *[1] * (y.ndim - 1))
+def masked(mask: Bool[Tensor, " b"] | None, y: Tensor) -> Tensor:
+    """`y` for the clips that have a reference by the mask, zero for the others; None: all do."""
+    return y if mask is None else y * mask.to(y.dtype).view(-1, *[1] * (y.ndim - 1))
 
 
-def encoder_frontier(config: RefTokConfig, encoder: Encoder) -> Frontier:
+def encoder_shape(config: RefTokConfig, encoder: Encoder) -> InjectionShape:
     """Where references join the encoder: behind its first convolution and its last halving."""
     early, _ = parted(running_order(encoder), Down)
     fine = config.body.width
     coarse = early[-1].after if early else fine
-    return frontier(config, fine=fine, coarse=coarse)
+    return injection_shape(config, fine=fine, coarse=coarse)
 
 
-def decoder_frontier(config: RefTokConfig, decoder: Decoder) -> Frontier:
+def decoder_shape(config: RefTokConfig, decoder: Decoder) -> InjectionShape:
     """Where references join the decoder: behind its first convolution and its last doubling."""
     early, _ = parted(running_order(decoder), Up)
     coarse = config.body.width * config.body.multipliers[-1]
     fine = early[-1].after if early else coarse
-    return frontier(config, fine=fine, coarse=coarse)
+    return injection_shape(config, fine=fine, coarse=coarse)
 
 
-def frontier(config: RefTokConfig, *, fine: int, coarse: int) -> Frontier:
+def injection_shape(config: RefTokConfig, *, fine: int, coarse: int) -> InjectionShape:
     body, patch = config.body, config.body.patch
-    return Frontier(
+    return InjectionShape(
         fine=fine,
         coarse=coarse,
         steps=(config.block // patch[0], config.steps),

@@ -77,7 +77,7 @@ class RefTok(BlockCoder):
         )
 
     def last_weight(self) -> nn.Parameter:
-        return self.get_parameter("decoder.leave.weight")
+        return self.get_parameter("decoder.conv_out.weight")
 
     def forward(
         self,
@@ -86,14 +86,18 @@ class RefTok(BlockCoder):
         step: int | None = None,
         generator: torch.Generator | None = None,
         references: References = NOTHING,
-        leans: Bool[Tensor, " b"] | None = None,
+        reference_mask: Bool[Tensor, " b"] | None = None,
     ) -> Reconstruction:
         """The differentiable path of training: a first frame and blocks, in closed loop.
 
-        `references` and `leans` as for `run`: a stored first frame, blocks that begin anew.
+        `references` and `reference_mask` as for `run`: a stored first frame, blocks that are reset.
         """
         rows = rearrange(take(x, self), "b c t h w -> b t h w c").contiguous()
-        coded = list(self.run(rows, Past(), references, leans=leans, step=step, sample=generator))
+        coded = list(
+            self.run(
+                rows, Past(), references, reference_mask=reference_mask, step=step, sample=generator
+            )
+        )
         frames = rearrange(torch.cat([each.frames for each in coded], 1), "b t h w c -> b c t h w")
         return Reconstruction(x=frames, quantized=self._joined(coded, x))
 
@@ -110,7 +114,7 @@ class RefTok(BlockCoder):
     ) -> Quantized:
         past, config = Past() if past is None else past, self.config
         rows = rearrange(x, "b c t h w -> b t h w c").contiguous()
-        closed = config.policy != "none" and self.encoder_lean is not None
+        closed = config.policy != "none" and self.encoder_injection is not None
         options: dict[str, Any] = {"given": config.start == "given", "decode": closed}
         return self._joined(list(self.run(rows, past, references, sample=sample, **options)), x)
 
@@ -127,7 +131,7 @@ class RefTok(BlockCoder):
         (_, fh, fw), (b, _, h, w, _), begin = self.config.factors, z.shape, references.get(0)
         grey = z.new_zeros(b, 1, h * fh, w * fw, self.config.body.colours)
         at, made = 0, [grey[:, :0]]
-        if not past.has_begun(self.decoder.enter) and (begin is None or begin.start):
+        if not past.has_begun(self.decoder.conv_in) and (begin is None or begin.start):
             if begin is None:
                 at, frame = 1, self.decode_block(z[:, :1], past)
                 self._remember(past, REFERENCES, frame)
@@ -135,12 +139,17 @@ class RefTok(BlockCoder):
                 frame = self._prime(begin, past, grey)
             made.append(frame[:, :0] if self.config.start == "given" else frame)
         for first in range(at, z.shape[1], steps):
-            block, begin, may, anew = z[:, first : first + steps], references.get(first), None, None
+            block, begin, mask, reset = (
+                z[:, first : first + steps],
+                references.get(first),
+                None,
+                None,
+            )
             assert block.shape[1] == steps, "whole_blocks cuts streams into blocks"
             if begin is not None and not begin.start:
-                anew, may = begin.clips.to(z.device), self._forget(begin, past, grey)
-            made.append(self.decode_block(block, past, may))
-            self._remember(past, REFERENCES, made[-1][:, -1:], anew)
+                reset, mask = begin.clips.to(z.device), self._forget(begin, past, grey)
+            made.append(self.decode_block(block, past, mask))
+            self._remember(past, REFERENCES, made[-1][:, -1:], reset)
         return rearrange(torch.cat(made, dim=1), "b t h w c -> b c t h w")
 
     def lookup(self, ids: Int[Tensor, "b t h w"]) -> Float[Tensor, "b d t h w"]:
@@ -233,11 +242,13 @@ class RefTok(BlockCoder):
         return Tokens.join(list(whole_blocks([tokens], self.config.opening, self.config.steps)))
 
     def span(self, tokens: Tokens | Reel, first: int, end: int) -> Span:
-        """From the last block up to frame `first` at which all clips begin anew."""
+        """From the last block up to frame `first` at which all clips are reset."""
         spec, kept = self.as_coded(tokens).spec, kept_clips(tokens.extras)
-        anew = [int(at) for at, clips in kept.items() if at != START and len(clips) == tokens.batch]
+        resets = [
+            int(at) for at, clips in kept.items() if at != START and len(clips) == tokens.batch
+        ]
         here = spec.steps(first + 1) - spec.group_steps
-        early = max((step for step in anew if step <= here), default=0)
+        early = max((step for step in resets if step <= here), default=0)
         late = min(tokens.grid[0], spec.steps(end))
         return Span(early, late, spec.frames(early) if early else 0)
 
@@ -251,8 +262,8 @@ class RefTok(BlockCoder):
         return self._entered(recall(self.config, part, reference))
 
     def crop_options(self, options: Options, rows: slice, columns: slice) -> Options:
-        seen = {at: each.crop(rows, columns) for at, each in references_of(options).items()}
-        return {**options, "references": seen}
+        cropped = {at: each.crop(rows, columns) for at, each in references_of(options).items()}
+        return {**options, "references": cropped}
 
     def cut_options(self, options: Options, at: int) -> tuple[Options, Options]:
         early, late = cut_references(references_of(options), at)
@@ -261,7 +272,7 @@ class RefTok(BlockCoder):
     def _entered(self, references: References) -> Options:
         """References as the network takes frames."""
         entered = {
-            at: each if each.frame is None else replace(each, frame=self.enter(each.frame))
+            at: each if each.frame is None else replace(each, frame=self.network_input(each.frame))
             for at, each in references.items()
         }
         return {"references": entered}

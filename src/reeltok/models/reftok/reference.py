@@ -1,7 +1,7 @@
 """Reference frames outside the network: kept as pictures, told apart by hashes, renewed at cuts.
 
 A reference that is stored or given is an 8-bit picture on both sides, so that encoder and decoder
-lean on the same values whatever the device.
+see the same values whatever the device.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ class Reference:
     """A frame "b c 1 h w" in [-1, 1] that encoder and decoder both know before they go on.
 
     It counts for those `clips` ("b", bool) of the batch, which forget what came before;
-    `frame=None` leaves them with nothing to lean on. `start`: the clip itself begins with it.
+    `frame=None` leaves them without a reference. `start`: the clip itself begins with it.
     """
 
     frame: Tensor | None
@@ -161,7 +161,7 @@ def keep(
 
 
 def keep_nothing(clips: Bool[Tensor, " b"], where: str) -> Kept:
-    """For clips that begin anew and lean on nothing: pictures without bytes."""
+    """For clips that are reset and have no reference: pictures without bytes."""
     names = [f"reference.{where}.{clip}" for clip in clips.nonzero().flatten().tolist()]
     return Kept(Reference(None, clips), {name: torch.empty(0, dtype=torch.uint8) for name in names})
 
@@ -246,7 +246,7 @@ def renewed(
     block: Float[Tensor, "b c t h w"],
     step: int,
 ) -> Kept | None:
-    """What a block at token step `step` begins anew with: where it is its turn, or after a cut."""
+    """What a block at token step `step` is reset to: where it is its turn, or after a cut."""
     where, number = f"{step:06d}", (step - config.opening) // config.steps
     if config.refresh and number > 0 and number % config.refresh == 0:
         return keep_nothing(everyone(block), where)
@@ -302,7 +302,7 @@ def require_same(reference: Tensor | None, part: Tokens) -> None:
     wanted = str(part.settings.get("reference", ""))
     if reference is None:
         raise ValueError(
-            f"these tokens lean on a reference frame that they do not hold (SHA-256 "
+            f"these tokens need a reference frame that they do not hold (SHA-256 "
             f"{wanted[:12]}): give reference="
         )
     found = hash_frame(reference)
@@ -321,7 +321,7 @@ def everyone(x: Tensor) -> Bool[Tensor, " b"]:
 
 
 def whole_blocks(parts: Iterable[Tokens], opening: int, steps: int) -> Iterator[Tokens]:
-    """The parts of a stream cut anew, so that each holds whole blocks of `steps` steps.
+    """The parts of a stream cut again, so that each holds whole blocks of `steps` steps.
 
     ValueError where the last block is not complete.
     """

@@ -1,7 +1,7 @@
 """VidTok: a video autoencoder of 2-D and 1-D convolutions, with 3-D ones where they count.
 
-    frames ─ patch ─ enter ─ levels (blocks, then halve space and time) ─ middle ─ leave ─ z
-    z ─ enter ─ middle ─ levels (blocks, then double space and time) ─ leave ─ unpatch ─ frames
+    frames ─ patch ─ conv_in ─ levels (blocks, then halve space and time) ─ middle ─ conv_out ─ z
+    z ─ conv_in ─ middle ─ levels (blocks, then double space and time) ─ conv_out ─ unpatch ─ frames
 
 Tang et al. 2024, "VidTok: A Versatile and Open-Source Video Tokenizer", section 3 and figure 2.
 Everything a published configuration or an ablation of table 2 changes is a value of
@@ -37,7 +37,7 @@ class Encoder(Layer):
         self.zeros_first = config.edge == "past-zeros"
         self.factor = config.factors[0]
         self.patch = Patch(config)
-        self.enter = Conv(self.patch.channels, config.width, BOTH, edge=config.edge)
+        self.conv_in = Conv(self.patch.channels, config.width, BOTH, edge=config.edge)
         self.levels = nn.ModuleList()
         before = config.width
         for level, width in enumerate(widths):
@@ -53,7 +53,7 @@ class Encoder(Layer):
             self.levels.append(stages)
         self.middle = middle(before, config)
         self.norm = Norm(before, groups=config.groups, kernel=BOTH, edge=config.edge)
-        self.leave = Conv(before, config.quantizer.features, BOTH, edge=config.edge)
+        self.conv_out = Conv(before, config.quantizer.features, BOTH, edge=config.edge)
 
     def forward(
         self, x: Float[Tensor, "b t h w c"], past: Past | None = None
@@ -61,10 +61,10 @@ class Encoder(Layer):
         if self.zeros_first and (past is None or past.begin(self)):
             # Parity: v1.0 fills the first group with copies of frame 0.
             x = torch.cat([x[:, :1].expand(-1, self.factor - 1, -1, -1, -1), x], dim=1)
-        x = self.enter(self.patch(x, past), past)
+        x = self.conv_in(self.patch(x, past), past)
         for stage in running_order(self):
             x = stage(x, past)
-        return self.leave(self.norm(x), past)
+        return self.conv_out(self.norm(x), past)
 
 
 class Decoder(Layer):
@@ -76,7 +76,7 @@ class Decoder(Layer):
         self.zeros_first = config.edge == "past-zeros"
         self.factor = config.factors[0]
         before = widths[-1]
-        self.enter = Conv(config.quantizer.channels, before, BOTH, edge=config.edge)
+        self.conv_in = Conv(config.quantizer.channels, before, BOTH, edge=config.edge)
         self.middle = middle(before, config)
         self.levels = nn.ModuleList()
         for level in reversed(range(len(widths))):
@@ -92,16 +92,16 @@ class Decoder(Layer):
             self.levels.append(stages)
         self.norm = Norm(before, groups=config.groups, kernel=BOTH, edge=config.edge)
         self.patch = Patch(config)
-        self.leave = Conv(before, self.patch.channels, BOTH, edge=config.edge)
+        self.conv_out = Conv(before, self.patch.channels, BOTH, edge=config.edge)
 
     def forward(
         self, z: Float[Tensor, "b t h w d"], past: Past | None = None
     ) -> Float[Tensor, "b t2 h2 w2 c"]:
         first = past is None or past.begin(self)
-        x = self.enter(z, past)
+        x = self.conv_in(z, past)
         for stage in running_order(self):
             x = stage(x, past)
-        x = self.patch.inverse(self.leave(self.norm(x), past), past)
+        x = self.patch.inverse(self.conv_out(self.norm(x), past), past)
         # Parity: v1.0 drops what it made of the copies of frame 0.
         return x[:, self.factor - 1 :] if self.zeros_first and first else x
 
@@ -151,7 +151,7 @@ class VidTok(Tokenizer):
         )
 
     def last_weight(self) -> nn.Parameter:
-        return self.get_parameter("decoder.leave.weight")
+        return self.get_parameter("decoder.conv_out.weight")
 
     def encode_part(
         self,
@@ -196,7 +196,7 @@ class VidTok(Tokenizer):
         past.whole = True
         copies = given[:, :, :1].expand(-1, -1, -given.shape[2] % self.config.factors[0], -1, -1)
         with self.gradient(given):
-            entered = self.enter(torch.cat([copies, given], dim=2))
+            entered = self.network_input(torch.cat([copies, given], dim=2))
             quantized = self.encode_part(entered, past, sample=sample)
         moments = (x.times, x.last) if isinstance(x, Video) else ()
         tokens = record_tokens(self, quantized, Frames(given, given.shape[2], *moments), x, None)
@@ -241,7 +241,7 @@ def channels_first(quantized: Quantized) -> Quantized:
 def reach(decoder: Decoder) -> int:
     """How many latent steps before its own a frame depends on: kernels summed at their scales."""
     steps, scale = 0.0, 1
-    convs = {id(m): m for m in [decoder.enter, *running_order(decoder), decoder.leave]}
+    convs = {id(m): m for m in [decoder.conv_in, *running_order(decoder), decoder.conv_out]}
     for stage in convs.values():
         if isinstance(stage, Up) and stage.doubles:
             steps += stage.linear / scale
