@@ -31,6 +31,7 @@ ORDER = [
     "hub",
     "models",
     "zoo",
+    "export",
     "transcode",
     "train",
     ("evaluate", "generate"),

@@ -20,10 +20,12 @@ _HOME = {
     "Tokenizer": "tokenizer.contract",
     "load": "zoo",
     "presets": "zoo",
+    "to_diffusers": "export",
 }
 __all__ = [*_HOME, "__version__"]  # noqa: PLE0604
 
 if TYPE_CHECKING:
+    from reeltok.export import to_diffusers as to_diffusers
     from reeltok.tokenizer.contract import Tokenizer as Tokenizer
     from reeltok.tokens.record import Tokens as Tokens
     from reeltok.video.record import Video as Video

@@ -52,6 +52,7 @@ class Extras:
     reads: tuple[str, ...] | None = None
 
 
+DIFFUSERS_CLASS = "AutoencoderReeltok"  # ours, as diffusers saves it
 BUNDLED = Path(__file__).parent / "weights"
 HUB = "microsoft/VidTok"
 
@@ -224,7 +225,10 @@ def load_folder(folder: Path, *, variant: str | None = None) -> Tokenizer:
     folder = model_folder(folder)
     record = read_model(folder)
     path = find_file(folder, variant)
-    weights = unpack_rows(read_checkpoint(path))
+    weights = {
+        name.removeprefix(record.get("prefix", "")): tensor
+        for name, tensor in unpack_rows(read_checkpoint(path)).items()
+    }
     model = fill(record["family"], record["config"], record["name"], weights, source=str(path))
     model.statistics = record.get("statistics")
     model.reads = tuple(record.get("reads") or ())
@@ -245,6 +249,9 @@ def read_model(folder: Path) -> dict[str, Any]:
             said = first_error(error)
             raise ValueError(f"{path} describes no network of ours ({said}): copy it") from error
         return {"family": "vidtok", "name": folder.name, "config": config}
+    prefix = ""
+    if record.get("_class_name") == DIFFUSERS_CLASS:
+        record, prefix = from_diffusers(record), "tokenizer."
     family, name = record.get("family"), record.get("name")
     if not isinstance(family, str) or family not in FAMILIES:
         raise ValueError(
@@ -257,7 +264,29 @@ def read_model(folder: Path) -> dict[str, Any]:
     extras = parse_config(
         {key: record[key] for key in ("statistics", "reads") if key in record}, Extras, str(path)
     )
-    return {"family": family, "name": name, "config": config} | vars(extras)
+    return {"family": family, "name": name, "config": config, "prefix": prefix} | vars(extras)
+
+
+def from_diffusers(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Our own record of what `reeltok.export.diffusers` saved as an autoencoder of diffusers."""
+    found = {key: record.get(key) for key in ("family", "name")} | {"config": record.get("network")}
+    mean, std = record.get("latents_mean"), record.get("latents_std")
+    measured = isinstance(mean, list) and isinstance(std, list) and (any(mean) or set(std) != {1.0})
+    return found | ({"statistics": {"mean": mean, "std": std}} if measured else {})
+
+
+def build_described(record: Mapping[str, Any]) -> Tokenizer:
+    """A tokenizer without trained weights, from the family, name and config that a file says.
+
+    ValueError for a family that this version does not have, or a config of another one.
+    """
+    family, name = str(record["family"]), str(record["name"])
+    if family not in FAMILIES:
+        raise ValueError(
+            f"{name} is a model of {named_family(record)}: this version reads {', '.join(FAMILIES)}"
+        )
+    kind, network = FAMILIES[family]
+    return network(parse_config(record["config"], kind, name), name)
 
 
 def named_family(record: Mapping[str, Any]) -> str:
