@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from machine import describe
 
 from reeltok.evaluate.clips import clips
-from reeltok.metrics.distances import FeatureMoments, appearance_features, frechet_distance
+from reeltok.metrics.distances import appearance_features, feature_moments, frechet_distance
 from reeltok.metrics.lpips import BACKBONES, Backbone, load_state, read_weights
+from reeltok.nn.moments import Moments
 
 Change = Callable[[torch.Tensor], torch.Tensor]
 
@@ -63,11 +64,11 @@ def measure(data: Path) -> dict[str, list[float]]:
         for _, change, steps in LADDERS.values()
         for step in steps
     ]
-    sums: list[FeatureMoments | None] = [None] * len(changes)
+    sums: list[Moments | None] = [None] * len(changes)
     for clip in clips("shared-eval", data):
         x = clip.video.tensor()[0].transpose(0, 1)
         for i, change in enumerate(changes):
-            found = FeatureMoments.of(appearance_features(net(change(x))[-1]))
+            found = feature_moments(appearance_features(net(change(x))[-1]))
             held = sums[i]
             sums[i] = found if held is None else held + found
         print(clip.name, flush=True)

@@ -11,7 +11,6 @@ Differences from `exact` are in levels; cost is processor time for each frame, o
 import argparse
 import json
 import os
-import subprocess
 import time
 from collections.abc import Callable
 from itertools import islice
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from machine import describe
 
 from reeltok.video.colour import Colour, ToRGB
 
@@ -73,11 +73,9 @@ def main() -> None:
             row[f"{name}_ms"] = cost(way, frames)
         rows.append(row)
     columns = [key for key in rows[0] if key != "clip"]
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
     result = {
         "clips": len(rows),
-        "commit": commit.stdout.strip(),
-        "cores": os.cpu_count(),
+        "machine": describe(),
         "mean": {key: round(float(np.mean([row[key] for row in rows])), 3) for key in columns},
         "worst": {key: round(float(np.max([row[key] for row in rows])), 3) for key in columns},
         "ms_ratio": round(sum(r["ours_ms"] for r in rows) / sum(r["fast_ms"] for r in rows), 2),

@@ -12,14 +12,14 @@ the ratios of CPU time say more than those of the clock. Writes JSON and prints 
 import argparse
 import json
 import os
-import platform
-import resource
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from machine import describe
 
 BARS = {"time": 1.0, "memory": 0.6, "error": 1e-4, "slices": 5.0}
 
@@ -28,6 +28,7 @@ def work(way: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """One measurement: seconds, bytes of activations; the pixels go to a file."""
     import torch
 
+    from reeltok.devices import peak_memory
     from reeltok.models.coordtok.network import PRESETS, decode_box
     from reeltok.models.coordtok.triplane import Decoder
 
@@ -61,7 +62,7 @@ def work(way: str, arguments: argparse.Namespace) -> dict[str, Any]:
             torch.cuda.synchronize()
         seconds, cpu = time.perf_counter() - began, time.process_time() - worked
     torch.save(x[:, :, :: max(1, arguments.frames // 8)].cpu(), arguments.pixels)
-    return {"seconds": seconds, "cpu": cpu, "activations": peak(device) - before}
+    return {"seconds": seconds, "cpu": cpu, "activations": peak_memory(device) - before}
 
 
 def held(device: Any) -> int:
@@ -75,15 +76,6 @@ def held(device: Any) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def peak(device: Any) -> int:
-    """The most bytes that were in use at once."""
-    import torch
-
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 def spawn(way: str, pixels: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     command = [sys.executable, __file__, "--way", way, "--pixels", str(pixels)]
     for name in ("frames", "size", "threads", "device"):
@@ -92,22 +84,6 @@ def spawn(way: str, pixels: Path, arguments: argparse.Namespace) -> dict[str, An
     if done.returncode:
         sys.exit(done.stderr)
     return json.loads(done.stdout)
-
-
-def machine(device: str) -> dict[str, Any]:
-    """What the numbers were measured on."""
-    import torch
-
-    name = platform.processor() or platform.machine()
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            name = line.split(":")[1].strip()
-    if device.startswith("cuda"):
-        name = torch.cuda.get_device_name()
-    commit = ["git", "rev-parse", "--short", "HEAD"]
-    here = Path(__file__).parent
-    said = subprocess.run(commit, capture_output=True, text=True, cwd=here).stdout.strip()
-    return {"machine": name, "torch": torch.__version__, "commit": said}
 
 
 def compare(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -135,7 +111,7 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
         for name, value in ratios.items()
     }
     return {
-        **machine(arguments.device),
+        "machine": describe(),
         **{name: getattr(arguments, name) for name in ("size", "frames", "threads", "repeats")},
         "seconds": best,
         "cpu_seconds": cpu,

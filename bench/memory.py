@@ -8,14 +8,13 @@ as streams, and thrown away. The ratio is to the shortest; flat means within 5 %
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
 
 import torch
-from machine import describe
+from machine import describe, peak_mib
 
 import reeltok
 from reeltok.video.record import Video
@@ -37,7 +36,7 @@ def run(model: str, frames: int, size: int) -> None:
     tok = reeltok.load(model, weights="random")
     shown = sum(len(part) for part in tok.stream_decode(tok.stream_encode(made(frames, size))))
     assert shown == frames
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    print(peak_mib())
 
 
 def main() -> None:
@@ -55,7 +54,7 @@ def main() -> None:
         command = [sys.executable, __file__, "--run", str(frames), "--size", str(options.size)]
         command += ["--model", options.model]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-        peaks[frames] = int(done.stdout) / 1024
+        peaks[frames] = int(done.stdout)
     first = peaks[options.frames[0]]
     rows = {n: {"peak MiB": round(p), "ratio": round(p / first, 4)} for n, p in peaks.items()}
     print(json.dumps({"machine": describe(), "model": options.model, "frames": rows}, indent=1))

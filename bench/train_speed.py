@@ -10,7 +10,6 @@ clock that a real run spent on waiting for data.
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from machine import describe
+from machine import describe, peak_mib
 
 from reeltok.recipes import find_recipe
 from reeltok.train import Recipe, change, train
@@ -96,7 +95,7 @@ def peak(way: str, recipe: Recipe) -> None:
     step, batch = stepper(way, recipe), noise(recipe)
     for _ in range(2):
         step(batch)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    print(peak_mib())
 
 
 def main() -> None:
@@ -121,7 +120,7 @@ def main() -> None:
         rows[way] = {
             "seconds": round(statistics.median(found[way]), 3),
             "speed to plain": round(statistics.median(a / b for a, b in pairs), 3),
-            "peak MiB": round(int(said) / 1024),
+            "peak MiB": int(said),
         }
     report = {"machine": describe(), "window": repr(recipe.data.windows[0]), "ways": rows}
     if options.data:

@@ -8,7 +8,7 @@ from pathlib import Path
 from display import table
 from lab import Lab, Result, Study
 
-from reeltok.evaluate.results import describe_machine
+from reeltok.devices import describe_machine
 
 
 def run(study: Study) -> None:

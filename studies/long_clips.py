@@ -21,9 +21,8 @@ import torch
 from display import finish
 
 from reeltok import load
+from reeltok.devices import describe_machine, peak_memory, pick_device, reset_peak_memory
 from reeltok.evaluate.published import PUBLISHED
-from reeltok.evaluate.results import describe_machine
-from reeltok.evaluate.run import peak_memory, start_memory
 from reeltok.generate import flow, masked, sit
 from reeltok.generate.latents import FlowTask, Latents, measure
 from reeltok.generate.prior import Prior
@@ -83,10 +82,11 @@ def sample_of(way: str) -> Callable[[], object]:
 
 def taken(act: Callable[[], object]) -> dict[str, float]:
     """Seconds and MiB of one call."""
-    start_memory()
-    before, began = peak_memory(), time.process_time()
+    device = pick_device("auto")
+    reset_peak_memory(device)
+    before, began = peak_memory(device), time.process_time()
     act()
-    grown = max(0, peak_memory() - before)
+    grown = max(0, peak_memory(device) - before)
     return {"processor_s": time.process_time() - began, "mib": grown / 2**20}
 
 

@@ -25,15 +25,16 @@ from torch import Tensor
 
 from reeltok import load
 from reeltok.data.find import find_clips
-from reeltok.evaluate.results import describe_machine
+from reeltok.devices import describe_machine
 from reeltok.files.atomic import cache_folder
 from reeltok.generate import masked
 from reeltok.generate.prior import Prior
 from reeltok.generate.recipes import GeneratorRecipe
 from reeltok.generate.schedule import Sampling
 from reeltok.metrics import paired as metrics
-from reeltok.metrics.distances import FeatureMoments, appearance_features, frechet_distance
+from reeltok.metrics.distances import appearance_features, feature_moments, frechet_distance
 from reeltok.metrics.lpips import LPIPS
+from reeltok.nn.moments import Moments
 from reeltok.recipes import find_recipe
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.train.data import ClipSource
@@ -93,15 +94,15 @@ class Judged:
     """What one prior came to over all windows."""
 
     rows: list[dict[str, float]]
-    real: list[FeatureMoments]
-    made: list[FeatureMoments]
+    real: list[Moments]
+    made: list[Moments]
     first: list[Tensor]  # of each window, the first sample
 
 
-def moments(net: LPIPS, x: Tensor) -> FeatureMoments:
+def moments(net: LPIPS, x: Tensor) -> Moments:
     """The appearance features of clips "n c t h w"."""
     maps = [net.backbone(clip.transpose(0, 1))[-1] for clip in x]
-    return FeatureMoments.of(torch.cat([appearance_features(m) for m in maps]))
+    return feature_moments(torch.cat([appearance_features(m) for m in maps]))
 
 
 @torch.no_grad()

@@ -201,3 +201,31 @@ def test_processes_are_spoken_of_in_one_module() -> None:
         if "import torch.distributed as dist" in path.read_text()
     }
     assert users == {"parallel.py", "train/parallel.py", "train/checkpoint.py"}
+
+
+def test_hashes_are_made_in_one_module() -> None:
+    """But for the blocks of a stream, which are hashed as they are written."""
+    users = {path.relative_to(SOURCE).as_posix() for path in FILES if "hashlib" in names_of(path)}
+    assert users == {"files/hashes.py", "tokens/payload.py"}
+
+
+def test_the_nearest_name_is_found_in_one_module() -> None:
+    users = {path.relative_to(SOURCE).as_posix() for path in FILES if "difflib" in names_of(path)}
+    assert users == {"files/text.py"}
+
+
+def test_memory_and_machine_are_read_in_one_module() -> None:
+    words = {"resource", "platform"}
+    users = {path.relative_to(SOURCE).as_posix() for path in FILES if words & names_of(path)}
+    assert users == {"devices.py"}
+
+
+def names_of(path: Path) -> set[str]:
+    """The modules that a file imports, by their first names."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add((node.module or "").split(".")[0])
+    return found

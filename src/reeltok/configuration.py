@@ -5,15 +5,14 @@
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
-from difflib import get_close_matches
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from reeltok.files.parsing import Kind
-from reeltok.files.text import printable
+from reeltok.files.text import hint, printable
 
 KIND = "kind"
 """The key of a network's table that says which other keys the table has."""
@@ -134,16 +133,3 @@ def _leaves(tree: Mapping[str, Any], before: str = "") -> Iterator[str]:
             yield from _leaves(value, f"{before}{name}.")
         else:
             yield f"{before}{name}"
-
-
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """What `word` was probably meant to be: what begins with it, else what looks much like it."""
-    known = list(known)
-    begun = [name for name in known if word and name.startswith(word)]
-    return next(iter(begun or get_close_matches(word, known, n=1, cutoff=0.5)), None)
-
-
-def hint(word: str, known: Iterable[str]) -> str:
-    """What to write instead of `word`: the nearest that is known, or all there are."""
-    near = nearest(word, known := list(known))
-    return f"did you mean {near!r}?" if near else f"there are {', '.join(known) or 'none'}"

@@ -1,8 +1,20 @@
-"""Where tensors live: a device from its name, or one sentence that says why not."""
+"""Where tensors live: a device by its name, how much memory was used on it, and what machine it is.
 
+A device that is not here is one sentence that says why not.
+"""
+
+import os
+import platform
+import resource
+import sys
+from pathlib import Path
 from typing import Any
 
 import torch
+
+from reeltok import __version__
+
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")  # of Linux
 
 KINDS = ("cpu", "cuda", "mps", "xpu")  # that networks run on; torch knows more, such as meta
 
@@ -36,3 +48,42 @@ def pick_device(device: Any) -> torch.device:
 def unknown(device: object) -> ValueError:
     """The error for what names no device."""
     return ValueError(f"there is no device {str(device)!r}: give auto, cpu, cuda, cuda:0 or mps")
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Let `peak_memory` count from here on, where the system can."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif CLEAR.exists():
+        CLEAR.write_text("5")  # proc(5): resets the peak of resident memory
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes at most since `reset_peak_memory`, or so far: of the GPU, or else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if STATUS.exists():
+        line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
+
+
+def describe_machine() -> dict[str, str]:
+    """What a speed was measured on; no names of people or hosts."""
+    name = platform.processor()
+    if (info := Path("/proc/cpuinfo")).is_file():
+        lines = (line.partition(":") for line in info.read_text().splitlines())
+        name = next((value.strip() for key, _, value in lines if "model name" in key), name)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return {
+        "cpu": name or platform.machine(),
+        "cores": str(cores),
+        "threads": str(torch.get_num_threads()),
+        "gpu": gpu,
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "reeltok": __version__,
+    }

@@ -10,7 +10,6 @@ is looked up by `load_preset`, which knows neither folders nor repositories.
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +21,7 @@ from reeltok.devices import pick_device
 from reeltok.files.atomic import cache_folder
 from reeltok.files.checkpoints import find_file, load_weights, read_checkpoint
 from reeltok.files.parsing import first_error, parse_config, read_object
+from reeltok.files.text import nearest
 from reeltok.hub import fetch_repository, from_hub, is_repository, model_folder
 from reeltok.models import convert
 from reeltok.models.coordtok.network import CoordTok, CoordTokConfig
@@ -196,8 +196,8 @@ def find_folder(
         raise FileNotFoundError(missing_weights(str(name)))
     if is_repository(str(name)):
         return fetch_repository(str(name), revision=revision, variant=variant)
-    near = get_close_matches(str(name), [*PRESETS], n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}?" if near else "`reeltok models` lists the names"
+    near = nearest(str(name), PRESETS, cutoff=0.4)
+    hint = f"did you mean {near!r}?" if near else "`reeltok models` lists the names"
     raise ValueError(f"there is no model or folder {str(name)!r}: {hint}")
 
 

@@ -11,7 +11,7 @@ from ran import Ran
 
 import reeltok
 from reeltok.evaluate import scores
-from reeltok.metrics.distances import FeatureMoments, frechet_distance
+from reeltok.metrics.distances import feature_moments, frechet_distance
 from reeltok.metrics.networks import Extractor
 
 Run = Callable[..., Ran]
@@ -21,6 +21,7 @@ Run = Callable[..., Ran]
 def sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     """Three real and two made clips of 6 frames, longer than `short`, which knows no weights."""
     monkeypatch.setenv("REELTOK_SHARED", str(tmp_path / "absent"))
+    monkeypatch.delenv("REELTOK_WEIGHTS", raising=False)
     monkeypatch.setenv("REELTOK_CACHE", str(tmp_path / "cache"))
     for name, count in {"real": 3, "made": 2}.items():
         (tmp_path / name).mkdir()
@@ -45,7 +46,7 @@ def test_fvd_of_two_folders(
     assert (record["made"], record["real"]) == (2, 3)
     assert set(record["missing"]) == {"fvd-styleganv", "appearance"}
     features = [torch.cat([feature(p) for p in sorted(place.iterdir())]) for place in sets]
-    wanted = frechet_distance(*(FeatureMoments.of(each) for each in features))
+    wanted = frechet_distance(*(feature_moments(each) for each in features))
     assert record["distances"]["fvd-i3d-test"] == pytest.approx(wanted, rel=1e-4, abs=1e-9)
     same = run("fvd", sets[1], sets[1], "--json")
     assert same.json["distances"]["fvd-i3d-test"] == pytest.approx(0, abs=1e-6)

@@ -10,7 +10,7 @@ from reeltok.evaluate import scores
 from reeltok.evaluate.scores import ClipScore, Scorer, Scores, difference, estimate, open_scorer
 from reeltok.evaluate.sets import describe
 from reeltok.metrics import paired as metrics
-from reeltok.metrics.distances import FeatureMoments, appearance_features, frechet_distance
+from reeltok.metrics.distances import appearance_features, feature_moments, frechet_distance
 from reeltok.metrics.lpips import LPIPS, PLANS, Backbone
 from reeltok.metrics.networks import Extractor
 from reeltok.metrics.paired import Box
@@ -118,7 +118,7 @@ def test_sets_stream_and_merge_into_the_same_distances() -> None:
         assert left.summary()[key].mean == pytest.approx(value.mean, abs=1e-9)
     real = torch.cat([s.features["fvd-test-mean"][0] for s in made])
     fake = torch.cat([s.features["fvd-test-mean"][1] for s in made])
-    of = FeatureMoments.of
+    of = feature_moments
     assert whole.summary()["fvd-test-mean-n6"].mean == pytest.approx(
         frechet_distance(of(real), of(fake)), abs=1e-9
     )

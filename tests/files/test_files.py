@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from reeltok.files import atomic as files
+from reeltok.files.hashes import hash_files, hash_parts, hash_text
 
 HOLD = """
 import sys, time
@@ -254,12 +255,13 @@ def test_the_same_file_under_other_names(tmp_path: Path) -> None:
     assert files.same_file(tmp_path / "new.mp4", tmp_path / "x" / ".." / "new.mp4")
 
 
-def test_sha256(tmp_path: Path) -> None:
+def test_hashes_are_sha256(tmp_path: Path) -> None:
     for name, text in (("one", "a"), ("two", "bc")):
         (tmp_path / name).write_text(text)
     whole = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2: "abc"
-    assert files.sha256(tmp_path / "one", tmp_path / "two") == whole
-    assert files.digest("abc", 8) == whole[:8]
+    assert hash_files(tmp_path / "one", tmp_path / "two") == whole
+    assert hash_text("abc") == whole == hash_parts(["a", b"bc"])
+    assert hash_text("abc", 8) == whole[:8]
 
 
 def test_one_rule_for_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,19 +8,18 @@ import torch
 from safetensors.torch import load_file
 
 from reeltok.metrics.distances import (
-    FeatureMoments,
     appearance_features,
+    feature_moments,
     frechet_distance,
 )
 from reeltok.metrics.lpips import Backbone, load_state
+from reeltok.nn.moments import Moments
 
 
 @pytest.mark.weights
 def test_frechet_distance_equals_the_reference_code(shared: Path) -> None:
     stored = load_file(shared / "parity/coordtok/fvd_math.safetensors")
-    found = frechet_distance(
-        FeatureMoments.of(stored["in.real"]), FeatureMoments.of(stored["in.fake"])
-    )
+    found = frechet_distance(feature_moments(stored["in.real"]), feature_moments(stored["in.fake"]))
     assert found == pytest.approx(stored["out.fd"].item(), rel=1e-5)  # that code is float32
 
 
@@ -29,7 +28,7 @@ def test_frechet_distance_equals_the_matrix_square_root(count: int) -> None:
     from scipy.linalg import sqrtm
 
     real, fake = torch.randn(count, 8), torch.randn(count, 8) * 1.5 + 0.3
-    a, b = FeatureMoments.of(real), FeatureMoments.of(fake)
+    a, b = feature_moments(real), feature_moments(fake)
     root = sqrtm((a.covariance @ b.covariance).numpy()).real.trace()
     wanted = (a.mean - b.mean).square().sum() + (a.covariance + b.covariance).trace() - 2 * root
     tolerance = 1e-9 if count > 8 else 1e-5  # scipy's root of a singular matrix is the loose one
@@ -39,8 +38,8 @@ def test_frechet_distance_equals_the_matrix_square_root(count: int) -> None:
 
 def test_moments_of_a_stream_equal_those_of_the_whole() -> None:
     features = torch.randn(20, 6) + 100
-    whole = FeatureMoments.of(features)
-    parts = [FeatureMoments.of(p) for p in features.split([1, 7, 12])]
+    whole = feature_moments(features)
+    parts = [feature_moments(p) for p in features.split([1, 7, 12])]
     total = parts[0] + parts[1] + parts[2]
     assert total.count == 20
     torch.testing.assert_close(total.mean, whole.mean, atol=1e-12, rtol=0)
@@ -55,11 +54,11 @@ def test_nan_is_no_distance(wrong: float) -> None:
     good, bad = torch.randn(20, 6), torch.randn(20, 6)
     bad[3, 2] = wrong
     with pytest.raises(ValueError, match=r"i3d of a\.mp4: 1 of 20 feature vectors hold NaN"):
-        FeatureMoments.of(bad, "i3d of a.mp4")
-    whole = FeatureMoments.of(good)
+        feature_moments(bad, "i3d of a.mp4")
+    whole = feature_moments(good)
     for broken in (
-        FeatureMoments(20, torch.full((6,), wrong).double(), whole.scatter),
-        FeatureMoments(20, whole.mean, torch.full((6, 6), wrong).double()),
+        Moments(20, torch.full((6,), wrong).double(), whole.scatter),
+        Moments(20, whole.mean, torch.full((6, 6), wrong).double()),
     ):
         with pytest.raises(ValueError, match="the first set hold NaN or infinity"):
             frechet_distance(broken, whole)
@@ -74,9 +73,9 @@ def test_appearance_distance_orders_blur_noise_and_swaps(shared: Path) -> None:
     load_state(net, state, "AlexNet")
     clips = [smooth(torch.rand(9, 3, 64, 64), 1.5) * 4 - 2 for _ in range(6)]
 
-    def moments(change: Callable[[torch.Tensor], torch.Tensor]) -> FeatureMoments:
+    def moments(change: Callable[[torch.Tensor], torch.Tensor]) -> Moments:
         maps = [net(change(x).clamp(-1, 1))[-1] for x in clips]
-        return FeatureMoments.of(torch.cat([appearance_features(m) for m in maps]))
+        return feature_moments(torch.cat([appearance_features(m) for m in maps]))
 
     real = moments(lambda x: x)
     distance = lambda change: frechet_distance(real, moments(change))

@@ -14,7 +14,7 @@ import torch
 from test_loop import Line, feed
 from torch.distributed.checkpoint import metadata as written
 
-from reeltok.files.atomic import sha256
+from reeltok.files.hashes import hash_files
 from reeltok.train import change, train
 from reeltok.train.checkpoint import Saver, find_checkpoints, load_tensors
 from reeltok.train.logbook import draw_runs
@@ -38,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
 def sign(folder: Path) -> None:
     """Sums that fit whatever the files hold, as an attacker would write them."""
     names = [file.name for file in folder.iterdir() if file.name != "sums.json"]
-    (folder / "sums.json").write_text(json.dumps({n: sha256(folder / n) for n in names}))
+    (folder / "sums.json").write_text(json.dumps({n: hash_files(folder / n) for n in names}))
 
 
 def resume(folder: Path) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from reeltok.cli import process
 from reeltok.cli.examples import EXAMPLES
 from reeltok.files.atomic import named
-from reeltok.files.text import printable
+from reeltok.files.text import nearest, printable
 from reeltok.wording import explain
 
 if TYPE_CHECKING:
@@ -148,10 +148,8 @@ def find_command(words: Sequence[str]) -> str:
     inner = [name for name in COMMANDS if name.startswith(f"{words[0]} ")]
     if inner:
         raise ValueError(f"`reeltok {words[0]}` is incomplete: give `reeltok {inner[0]}`")
-    from difflib import get_close_matches
-
-    near = get_close_matches(words[0], COMMANDS, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else "`reeltok --help` lists them"
+    near = nearest(words[0], COMMANDS)
+    hint = f"did you mean {near}?" if near else "`reeltok --help` lists them"
     raise ValueError(f"there is no command {words[0]!r}: {hint}")
 
 

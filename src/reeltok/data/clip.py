@@ -1,6 +1,5 @@
 """The record `Clip`: where a clip lies, what is said of it, and how it is opened."""
 
-import hashlib
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -11,6 +10,7 @@ from typing import Any
 from reeltok.data.kinds import is_picture, is_video
 from reeltok.data.tar import Part, find_member, plain_name, unpack
 from reeltok.files.atomic import scratch
+from reeltok.files.hashes import hash_text
 from reeltok.video.record import Stream, Video, stream
 
 
@@ -86,8 +86,7 @@ class Clip:
     @property
     def lot(self) -> float:
         """Where in [0, 1) the hash of the clip's source lies: larger shares hold it out."""
-        digest = hashlib.sha256(self.source.encode()).digest()
-        return int.from_bytes(digest[:8], "big") / 2**64
+        return int(hash_text(self.source, 16), 16) / 2**64
 
     def held_out(self, share: float) -> bool:
         """Whether the clip is kept for validation: a fixed function of its source alone."""

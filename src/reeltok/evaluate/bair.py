@@ -20,7 +20,8 @@ from reeltok.data.clip import Clip
 from reeltok.evaluate.protocols import PROTOCOLS
 from reeltok.evaluate.scores import Scorer, open_scorer
 from reeltok.metrics import paired as metrics
-from reeltok.metrics.distances import FeatureMoments, frechet_distance
+from reeltok.metrics.distances import feature_moments, frechet_distance
+from reeltok.nn.moments import Moments
 
 BAIR = PROTOCOLS["bair"]
 METRICS = ("lpips-vgg", "fvd-i3d", "fvd-styleganv")  # those that need a network's weights
@@ -99,8 +100,8 @@ class Scene:
 class Round:
     """One repeat over all clips: sums of features, and the best scores of each clip."""
 
-    real: dict[str, FeatureMoments] = field(default_factory=dict)
-    fake: dict[str, FeatureMoments] = field(default_factory=dict)
+    real: dict[str, Moments] = field(default_factory=dict)
+    fake: dict[str, Moments] = field(default_factory=dict)
     best: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
     def scores(self) -> dict[str, float]:
@@ -209,10 +210,10 @@ def judge_scene(
 
 def features(
     scorer: Scorer, x: Float[Tensor, "n c t h w"], device: torch.device | str
-) -> dict[str, FeatureMoments]:
+) -> dict[str, Moments]:
     """What FVD compares, of every network that has weights."""
     each = scorer.extractors.items()
-    return {f"fvd-{name}": FeatureMoments.of(apply(x.to(device))) for name, apply in each}
+    return {f"fvd-{name}": feature_moments(apply(x.to(device))) for name, apply in each}
 
 
 def compare(
@@ -235,7 +236,7 @@ def grey(x: Float[Tensor, "n c t h w"]) -> Float[Tensor, "n c t h w"]:
     return (x * weights).sum(1, keepdim=True).expand(-1, 3, -1, -1, -1)
 
 
-def merge(sums: dict[str, FeatureMoments], more: dict[str, FeatureMoments]) -> None:
+def merge(sums: dict[str, Moments], more: dict[str, Moments]) -> None:
     """Count further features."""
     for name, moments in more.items():
         sums[name] = sums[name] + moments if name in sums else moments

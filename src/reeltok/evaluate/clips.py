@@ -4,7 +4,6 @@ Each is cut, filled, resized and cropped as the protocol's record says, and carr
 pixels, so that two results can show that they were judged on the same clips.
 """
 
-import hashlib
 import math
 import random
 from collections.abc import Container, Iterable, Iterator
@@ -19,6 +18,7 @@ from torch import Tensor
 from reeltok.data.clip import Clip as Found
 from reeltok.data.find import find_clips
 from reeltok.evaluate.protocols import Protocol, find_protocol
+from reeltok.files.hashes import hash_parts
 from reeltok.metrics.paired import Box
 from reeltok.video.record import Video
 
@@ -294,6 +294,4 @@ def resize(
 
 def hash_of(video: Video) -> str:
     """The sha256 of a video's shape and pixels: equal for equal clips on every machine."""
-    digest = hashlib.sha256(repr(tuple(video.frames.shape)).encode())
-    digest.update(video.frames.contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    return hash_parts([repr(tuple(video.frames.shape)), video.frames.contiguous().numpy().data])

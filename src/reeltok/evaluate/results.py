@@ -4,19 +4,16 @@ Tables are made of results under one protocol and of the same clips; for any oth
 which fields differ.
 """
 
-import os
-import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from reeltok import __version__
+from reeltok.devices import describe_machine
 from reeltok.evaluate.protocols import Protocol
 from reeltok.evaluate.scores import ClipRecord, ClipScore, Estimate, Scores
 from reeltok.files.atomic import write_file
@@ -213,26 +210,6 @@ def with_new_names(tree: Any) -> Any:
     if (way := tree["protocol"].get("readback")) in ("float", "mp4"):
         protocol["via_mp4"] = way == "mp4"
     return {**tree, "protocol": protocol}
-
-
-def describe_machine() -> dict[str, str]:
-    """What a speed was measured on; no names of people or hosts."""
-    name = platform.processor()
-    if (info := Path("/proc/cpuinfo")).is_file():
-        lines = (line.partition(":") for line in info.read_text().splitlines())
-        name = next((value.strip() for key, _, value in lines if "model name" in key), name)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    return {
-        "cpu": name or platform.machine(),
-        "cores": str(cores),
-        "threads": str(torch.get_num_threads()),
-        "gpu": gpu,
-        "system": platform.system(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "reeltok": __version__,
-    }
 
 
 # ---------------------------------------------------------------- tables

@@ -4,10 +4,7 @@ Every finished clip is kept in a folder of its own, so that an interrupted run g
 stopped; under torchrun each process takes its share of the videos. What breaks is counted.
 """
 
-import hashlib
 import json
-import resource
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -20,17 +17,20 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import reeltok
+from reeltok.devices import peak_memory, pick_device, reset_peak_memory
 from reeltok.evaluate.candidates.candidate import Candidate, CodedClip, Macs, read_back
 from reeltok.evaluate.clips import Clip, ClipCache, Clips, clips
 from reeltok.evaluate.protocols import DEFAULT, Protocol, find_protocol
 from reeltok.evaluate.results import Result
 from reeltok.evaluate.scores import ClipScore, Scorer, Scores, open_scorer
-from reeltok.files.atomic import digest, replacing, sweep, write_file
+from reeltok.files.atomic import replacing, sweep, write_file
+from reeltok.files.hashes import hash_files, hash_text
 from reeltok.files.parsing import first_error, parse_config, read_json
 from reeltok.nn.quantizers import Usage
 from reeltok.parallel import gather, rank_and_world
 
 MAX_BROKEN = 5  # clips
+UNSCORED = ("cli", "viewer")  # rooms of this package that no score depends on
 RANDOM = "no weights: it runs with random ones, for speed and memory only"
 
 
@@ -66,13 +66,13 @@ class ResultCache:
             "code": code_hash(),
         }
         text = json.dumps(made_of, sort_keys=True, default=str)
-        self.folder = None if folder is None else folder / digest(text)
+        self.folder = None if folder is None else folder / hash_text(text, 24)
         if self.folder is not None:
             sweep(self.folder)
 
     def path(self, clip: Clip) -> Path | None:
         """Where the score of a clip is kept."""
-        name = digest(f"{clip.name} {clip.sha256}")
+        name = hash_text(f"{clip.name} {clip.sha256}", 24)
         return None if self.folder is None else self.folder / f"{name}.safetensors"
 
     def find(self, clip: Clip) -> tuple[ClipScore, Tensor | None] | None:
@@ -143,8 +143,9 @@ def evaluate(
     found = clips(
         plan, data, root=root, causal=candidate.causal, shard=rank_and_world(), cache=cache
     )
-    name = Path(data).resolve().name
-    run = Run(candidate, plan, scorer, ResultCache(work, candidate, plan, scorer), found, data=name)
+    kept_scores = ResultCache(work, candidate, plan, scorer)
+    run = Run(candidate, plan, scorer, kept_scores, found, pick_device(device))
+    run.data = Path(data).resolve().name
     for clip in found:
         try:
             again = run.take(clip, keep, kept)
@@ -167,11 +168,11 @@ class Run:
         scorer: Scorer,
         results: ResultCache,
         found: Clips,
-        *,
-        data: str = "",
+        device: torch.device,
     ) -> None:
         self.candidate, self.plan, self.scorer = candidate, plan, scorer
-        self.results, self.found, self.data = results, found, data
+        self.results, self.found, self.device = results, found, device
+        self.data = ""
         self.scores = Scores(scorer.missing)
         self.usage = None if candidate.vocabulary is None else Usage(candidate.vocabulary)
         self.facts: dict[str, float] | None = None
@@ -200,7 +201,8 @@ class Run:
             coded, self.facts = self.first(clip)
         else:
             coded = self.candidate.reconstruct(clip)
-        self.facts["peak_memory_bytes"] = max(peak_memory(), self.facts.get("peak_memory_bytes", 0))
+        most = max(peak_memory(self.device), self.facts.get("peak_memory_bytes", 0))
+        self.facts["peak_memory_bytes"] = most
         device = scorer_device(self.scorer)
         x = clip.video.tensor(device=device)
         y = read_back(coded.x, clip.video.fps) if self.plan.via_mp4 else coded.x
@@ -218,7 +220,7 @@ class Run:
 
     def first(self, clip: Clip) -> tuple[CodedClip, dict[str, float]]:
         """What came of the first clip, and what is measured once: parameters, its MACs."""
-        start_memory()
+        reset_peak_memory(self.device)
         with Macs() as macs:
             coded = self.candidate.reconstruct(clip)
         if torch.cuda.is_available():  # the first pass chooses kernels: it is not timed
@@ -298,11 +300,9 @@ def describe(candidate: Candidate) -> dict[str, Any]:
 @cache
 def code_hash() -> str:
     """The hash of this package's sources: other code may give other scores."""
-    folder, found = Path(reeltok.__file__).parent, hashlib.sha256()
-    for path in sorted(folder.rglob("*.py")):
-        if path.parent.name != "commands":
-            found.update(path.read_bytes())
-    return found.hexdigest()
+    folder = Path(reeltok.__file__).parent
+    files = sorted(folder.rglob("*.py"))
+    return hash_files(*(f for f in files if f.relative_to(folder).parts[0] not in UNSCORED))
 
 
 def named(score: ClipScore, name: str) -> ClipScore:
@@ -326,24 +326,3 @@ def scorer_device(scorer: Scorer) -> torch.device:
     for net in scorer.lpips:
         return next(net.parameters()).device
     return torch.device("cpu")
-
-
-def start_memory() -> None:
-    """Forget earlier peaks, where the system can."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    clear = Path("/proc/self/clear_refs")
-    if clear.exists():
-        clear.write_text("5")  # proc(5): resets the peak of resident memory
-
-
-def peak_memory() -> int:
-    """Bytes at most since `start_memory`: of the GPU where there is one, else of the process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024

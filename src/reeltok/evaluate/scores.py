@@ -25,10 +25,11 @@ from reeltok.devices import pick_device
 from reeltok.files.atomic import replacing
 from reeltok.files.parsing import first_error, parse_config, parse_json
 from reeltok.metrics import paired as metrics
-from reeltok.metrics.distances import FeatureMoments, appearance_features, frechet_distance
+from reeltok.metrics.distances import appearance_features, feature_moments, frechet_distance
 from reeltok.metrics.lpips import LPIPS, PLANS, Network
 from reeltok.metrics.networks import Extractor, load_i3d, load_styleganv
 from reeltok.metrics.paired import Box, FrameMetric, Pair, Videos
+from reeltok.nn.moments import Moments
 
 # Measured at once, whatever the clip: on a CPU so little that it stays in the caches.
 CPU_PIXELS, GPU_PIXELS = 4 * 256 * 256, 64 * 256 * 256
@@ -279,7 +280,7 @@ class Scores:
 
     def __init__(self, missing: Mapping[str, str] | None = None) -> None:
         self.clips: dict[str, ClipScore] = {}
-        self.moments: dict[str, tuple[FeatureMoments, FeatureMoments]] = {}
+        self.moments: dict[str, tuple[Moments, Moments]] = {}
         self.broken: dict[str, str] = {}  # clips that could not be scored, with the reason
         self.missing = dict(missing or {})
 
@@ -294,7 +295,7 @@ class Scores:
             if not math.isfinite(value):
                 raise ValueError(f"{score.name}: its {key} is {value}, which no mean may hold")
         found = {
-            key: tuple(FeatureMoments.of(side, f"{key} of {score.name}") for side in pair)
+            key: tuple(feature_moments(side, f"{key} of {score.name}") for side in pair)
             for key, pair in score.features.items()
         }
         self.clips[score.name] = replace(score, features={})
@@ -311,7 +312,7 @@ class Scores:
         for key, pair in other.moments.items():
             self._count(key, pair)
 
-    def _count(self, key: str, pair: tuple[FeatureMoments, FeatureMoments]) -> None:
+    def _count(self, key: str, pair: tuple[Moments, Moments]) -> None:
         held = self.moments.get(key)
         self.moments[key] = pair if held is None else (held[0] + pair[0], held[1] + pair[1])
 

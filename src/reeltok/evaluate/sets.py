@@ -13,8 +13,9 @@ from reeltok.evaluate.clips import Clip, clips
 from reeltok.evaluate.protocols import Protocol
 from reeltok.evaluate.run import check_broken
 from reeltok.evaluate.scores import Scorer, open_scorer
-from reeltok.metrics.distances import FeatureMoments, appearance_features, frechet_distance
+from reeltok.metrics.distances import appearance_features, feature_moments, frechet_distance
 from reeltok.metrics.paired import Videos
+from reeltok.nn.moments import Moments
 
 ALWAYS = ("lpips-alex", "appearance")  # beside the protocol's own: its weights are free
 
@@ -45,13 +46,13 @@ def set_distances(
     clips, or more than `max_broken` break; a metric without weights is `missing`.
     """
     scorer = open_scorer((*protocol.metrics, *ALWAYS), frames=protocol.fvd_frames, device=device)
-    sums: list[dict[str, FeatureMoments]] = []
+    sums: list[dict[str, Moments]] = []
     counts, broken = [], dict[str, str]()
     for data in (real, made):
-        held, found, number = clips(protocol, data), dict[str, list[FeatureMoments]](), 0
+        held, found, number = clips(protocol, data), dict[str, list[Moments]](), 0
         for clip in held:
             for name, features in describe(clip.video.tensor().to(device), scorer).items():
-                of_clip = FeatureMoments.of(features, f"{name} of {clip.name}")
+                of_clip = feature_moments(features, f"{name} of {clip.name}")
                 found.setdefault(name, []).append(of_clip)
             number += 1
             progress(clip)

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, named in errors, hashed, and one place for the cache.
+"""Files: written whole or not at all, named in errors, and one place for the cache.
 
 Whatever is made stands in a hidden folder `.HEX.part` beside its place until it is complete. That
 folder holds a file `lock`, locked as long as its process lives. So what a killed process left is
@@ -7,7 +7,6 @@ told from what is on its way, and removed by the next one that makes the same th
 
 import errno
 import fcntl
-import hashlib
 import os
 import re
 import shutil
@@ -20,6 +19,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, BinaryIO
 from uuid import getnode
+
+from reeltok.files.hashes import hash_text
 
 PART = re.compile(r"\.[0-9a-f]{12}\.part")  # the name of what is on its way
 SCRATCH = re.compile(r"reeltok-[0-9a-f]{12}")  # the name of a temporary folder
@@ -148,7 +149,7 @@ def sweep(folder: str | Path, pattern: re.Pattern[str] = PART) -> None:
 def _names(target: Path) -> list[Path]:
     """The hidden names under which `target` may be made: the same ones in every run."""
     texts = (f"{target.name} {number}" for number in range(MOST))
-    return [target.with_name(f".{digest(text, 12)}.part") for text in texts]
+    return [target.with_name(f".{hash_text(text, 12)}.part") for text in texts]
 
 
 @contextmanager
@@ -351,22 +352,7 @@ def is_pipe(path: str | Path) -> bool:
     return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
-# ---------------------------------------------------------------- hashes and the cache
-
-
-def sha256(*paths: str | Path) -> str:
-    """The sha256, in hex, of a file's bytes; of several files' one after the other."""
-    whole = hashlib.sha256()
-    for path in paths:
-        with open(path, "rb") as file:
-            while block := file.read(2**20):
-                whole.update(block)
-    return whole.hexdigest()
-
-
-def digest(text: str, digits: int = 24) -> str:
-    """A short name that stands for a text: the first digits of its sha256."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:digits]
+# ---------------------------------------------------------------- the cache
 
 
 def cache_folder(*names: str) -> Path:

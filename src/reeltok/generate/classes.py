@@ -1,7 +1,8 @@
 """What can be asked of a generator by name."""
 
 from collections.abc import Sequence
-from difflib import get_close_matches
+
+from reeltok.files.text import nearest
 
 
 def find_class(classes: Sequence[str], name: str) -> int:
@@ -10,8 +11,7 @@ def find_class(classes: Sequence[str], name: str) -> int:
         return list(classes).index(name)
     if not classes:
         raise ValueError(f"class {name!r} was given, but the model is unconditional: leave it out")
-    near = get_close_matches(name, classes, n=1, cutoff=0.6)
-    if near:
-        raise ValueError(f"there is no class {name!r}: did you mean {near[0]!r}?")
+    if near := nearest(name, classes, cutoff=0.6):
+        raise ValueError(f"there is no class {name!r}: did you mean {near!r}?")
     few = ", ".join(classes[:8]) + (", ..." if len(classes) > 8 else "")
     raise ValueError(f"there is no class {name!r}: name one of {few}")

@@ -14,7 +14,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from reeltok.data.clip import Clip
-from reeltok.files.atomic import cache_folder, digest, write_file
+from reeltok.files.atomic import cache_folder, write_file
+from reeltok.files.hashes import hash_text
 from reeltok.generate.conditions import give, read_actions
 from reeltok.generate.ids import Example, tabulate
 from reeltok.generate.prior import PriorConfig
@@ -128,7 +129,7 @@ def key_of(recipe: GeneratorRecipe, tokenizer: Tokenizer, source: ClipSource) ->
     said |= {"damage": data.damage}
     clips = {"train": source.train, "held": source.held}
     said["clips"] = {name: [marks(clip) for clip in part] for name, part in clips.items()}
-    return digest(json.dumps(said, default=str), 16)
+    return hash_text(json.dumps(said, default=str), 16)
 
 
 def marks(clip: Clip) -> tuple[Any, ...]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from reeltok.generate import flow
 from reeltok.generate.clip_spec import ClipSpec
 from reeltok.generate.sit import Flow, FlowConfig, Statistics
-from reeltok.nn.quantizers import Moments
+from reeltok.nn.moments import Moments
 from reeltok.tokens.reel import Reel
 from reeltok.train.losses import Losses
 
@@ -101,9 +101,9 @@ def measure(latents: Latents, config: FlowConfig) -> Statistics:
     """Mean and deviation of each group and channel; a channel that never varies counts as 1."""
     means, deviations = [], []
     for part in latents.values.split([group.cells for group in config.groups], dim=2):
-        moments = Moments(config.channels)
+        moments = Moments.none(config.channels)
         for some in part.split(256):
-            moments.update(some, axis=1)
+            moments += Moments.of(some, axis=1)
         means.append(tuple(moments.mean.tolist()))
         std = moments.std
         deviations.append(tuple(torch.where(std > 1e-6, std, 1.0).tolist()))

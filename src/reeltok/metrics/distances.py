@@ -1,55 +1,30 @@
 """What is measured between two sets of clips, from the features of a network.
 
-Sets are compared by feature statistics (`FeatureMoments`), whose size does not grow with the set.
+Sets are compared by feature statistics (`Moments`), whose size does not grow with the set.
 """
-
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-
-@dataclass(frozen=True, eq=False)
-class FeatureMoments:
-    """The mean and scatter (sum of outer products about the mean) of feature vectors, float64."""
-
-    count: int
-    mean: Float[Tensor, "d"]
-    scatter: Float[Tensor, "d d"]
-
-    @classmethod
-    def of(cls, features: Float[Tensor, "n d"], what: str = "these") -> "FeatureMoments":
-        """The moments of one batch of feature vectors, called `what` in errors.
-
-        ValueError where any is not finite: such a set would be at no distance from any other.
-        """
-        features = features.detach().cpu().double()
-        wrong = int((~features.isfinite()).any(dim=1).sum())
-        if wrong:
-            raise ValueError(
-                f"{what}: {wrong} of {len(features)} feature vectors hold NaN or infinity: look at "
-                "the clip and the network that they come from"
-            )
-        mean = features.mean(dim=0)
-        return cls(len(features), mean, (features - mean).T @ (features - mean))
-
-    def __add__(self, other: "FeatureMoments") -> "FeatureMoments":
-        """The moments of both batches together (Chan et al. 1979): streams and ranks merge so."""
-        count, apart = self.count + other.count, other.mean - self.mean
-        mean = self.mean + apart * (other.count / count)
-        between = torch.outer(apart, apart) * (self.count * other.count / count)
-        return FeatureMoments(count, mean, self.scatter + other.scatter + between)
-
-    @property
-    def covariance(self) -> Float[Tensor, "d d"]:
-        """The unbiased covariance; ValueError for fewer than two vectors."""
-        if self.count < 2:
-            raise ValueError(f"a covariance needs 2 feature vectors or more, found {self.count}")
-        return self.scatter / (self.count - 1)
+from reeltok.nn.moments import Moments
 
 
-def frechet_distance(a: FeatureMoments, b: FeatureMoments) -> float:
+def feature_moments(features: Float[Tensor, "n d"], what: str = "these") -> Moments:
+    """The moments of one batch of feature vectors, called `what` in errors.
+
+    ValueError where any is not finite: such a set would be at no distance from any other.
+    """
+    wrong = int((~features.isfinite()).any(dim=1).sum())
+    if wrong:
+        raise ValueError(
+            f"{what}: {wrong} of {len(features)} feature vectors hold NaN or infinity: look at "
+            "the clip and the network that they come from"
+        )
+    return Moments.of(features, pairs=True)
+
+
+def frechet_distance(a: Moments, b: Moments) -> float:
     """|mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)) with unbiased covariances, in float64.
 
     The trace of the root is the sum of singular values of R_a' R_b, where A = R_a R_a': exact for

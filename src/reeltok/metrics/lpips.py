@@ -20,8 +20,8 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from reeltok.files.atomic import cache_folder, replacing
-from reeltok.files.atomic import sha256 as sha256_of
 from reeltok.files.checkpoints import find_part, read_checkpoint
+from reeltok.files.hashes import hash_files
 from reeltok.files.text import printable
 from reeltok.video.frames import OVERSHOOT, as_values
 
@@ -313,14 +313,14 @@ def download(url: str, sha256: str | None, folder: Path, *, timeout: float = 60)
     if sha256 is None:
         raise ValueError(f"downloading {url} needs the sha256 of the file, to check what arrives")
     target = folder / Path(urlsplit(url).path).name
-    if target.is_file() and sha256_of(target) == sha256.lower():
+    if target.is_file() and hash_files(target) == sha256.lower():
         return target
     try:
         with replacing(target) as part:
             with part.open("wb") as out, urllib.request.urlopen(url, timeout=timeout) as reply:
                 while block := reply.read(1 << 20):
                     out.write(block)
-            if (found := sha256_of(part)) != sha256.lower():
+            if (found := hash_files(part)) != sha256.lower():
                 raise ValueError(
                     f"{url} should have sha256 {sha256}, but has {found}: it was not kept"
                 )

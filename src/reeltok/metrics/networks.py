@@ -18,7 +18,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from reeltok.devices import pick_device
-from reeltok.files.atomic import sha256 as sha256_of
+from reeltok.files.hashes import hash_files
 from reeltok.metrics.lpips import WeightFile, find_weights, load_state, read_weights
 from reeltok.metrics.paired import as_bytes
 from reeltok.video.frames import OVERSHOOT
@@ -207,7 +207,7 @@ def load_i3d(
     load_state(network, read_weights(I3D_FILE, path), "I3D with 400 classes")
     network.to(device).eval().requires_grad_(False)
     apply = lambda x: network(i3d_input(x.to(device)))
-    return Extractor(name=f"i3d-{sha256_of(path)[:8]}", apply=apply, frames=frames)
+    return Extractor(name=f"i3d-{hash_files(path)[:8]}", apply=apply, frames=frames)
 
 
 def load_styleganv(
@@ -234,4 +234,4 @@ def load_styleganv(
         pixels = ((as_bytes(x) + 1) * 127.5).round().to(device)
         return network(pixels, rescale=True, resize=True, return_features=True)
 
-    return Extractor(name=f"i3d-styleganv-{sha256_of(path)[:8]}", apply=apply, frames=frames)
+    return Extractor(name=f"i3d-styleganv-{hash_files(path)[:8]}", apply=apply, frames=frames)

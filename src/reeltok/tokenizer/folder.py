@@ -1,8 +1,7 @@
 """A model on disk: a folder with config.json and model.safetensors, and the hash of its weights."""
 
-import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from reeltok.files.atomic import replacing, write_file
+from reeltok.files.hashes import hash_parts
 
 Network = TypeVar("Network", bound=nn.Module)
 SCALE = ".row-scale"  # behind a tensor's name: its rows' scales
@@ -93,8 +93,9 @@ def build_empty(build: Callable[[], Network], what: str) -> Network:
 
 def hash_weights(weights: dict[str, Tensor]) -> str:
     """SHA-256 over names, types, shapes and bytes, in the order of the names."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(weights.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return hash_parts(part for name in sorted(weights) for part in _parts_of(name, weights[name]))
+
+
+def _parts_of(name: str, tensor: Tensor) -> Iterator[str | memoryview]:
+    yield f"{name} {tensor.dtype} {tuple(tensor.shape)}"
+    yield tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data

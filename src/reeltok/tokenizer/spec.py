@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from reeltok.tokens.ids import bits_for
+
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
@@ -43,7 +45,7 @@ class Spec:
         """Bits of one token: of its id, or 16 for each latent value."""
         if self.vocabulary is None:
             return 16 * self.channels
-        return (self.vocabulary - 1).bit_length()
+        return bits_for(self.vocabulary)
 
     def window_for(self, chunk: int) -> int | None:
         """Frames that are coded apart where `chunk` are asked for; None: it makes no difference."""

@@ -4,7 +4,6 @@ Everything that a file says is checked here, once, before anything is made of it
 described in docs/tokens.md.
 """
 
-import hashlib
 import json
 import math
 from typing import Annotated, Any, Literal
@@ -13,7 +12,9 @@ import torch
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from reeltok.files.hashes import hash_text
 from reeltok.files.parsing import parse_config, parse_json
+from reeltok.tokens.ids import bits_for
 from reeltok.video.colour import Colour
 
 VERSION = 1
@@ -42,11 +43,6 @@ Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Ratio = Annotated[str, Field(pattern="^[1-9][0-9]{0,8}:[1-9][0-9]{0,8}$")]
 LATEST = 1e9  # seconds: decades, in units that a video file counts in
 Moment = Annotated[float, Field(ge=-LATEST, le=LATEST)]
-
-
-def bits_for(vocabulary: int) -> int:
-    """Bits of one id: ceil(log2 vocabulary), at least 1."""
-    return max(1, (vocabulary - 1).bit_length())
 
 
 # Where tensors lie.
@@ -122,8 +118,7 @@ def header_bytes(entries: dict[str, Entry], about: dict[str, Any]) -> bytes:
 
 def description_hash(said: str, table: dict[str, Any]) -> str:
     """SHA-256, in hex, of what the header says about the tokens and about where tensors lie."""
-    text = said + json.dumps(table, sort_keys=True)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return hash_text(said + json.dumps(table, sort_keys=True))
 
 
 # What is said about the tokens.

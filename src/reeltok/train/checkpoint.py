@@ -24,7 +24,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.optim import Optimizer
 
-from reeltok.files.atomic import sha256
+from reeltok.files.hashes import hash_files
 from reeltok.files.parsing import read_object
 from reeltok.files.text import printable
 from reeltok.parallel import rank_and_world
@@ -158,7 +158,7 @@ def damage(checkpoint: Checkpoint) -> str | None:
         file = checkpoint.folder / Path(name).name
         if file.name != name or not file.is_file():
             return f"{name} is missing"
-        if sha256(file) != expected:
+        if hash_files(file) != expected:
             return f"{name} was cut or altered"
     return None
 
@@ -250,7 +250,7 @@ class Saver:
             if self.first:
                 numbers = json.dumps({"step": now.step, **now.numbers}) + "\n"
                 (now.part / "run.json").write_text(numbers)
-                sums = {file.name: sha256(file) for file in sorted(now.part.iterdir())}
+                sums = {file.name: hash_files(file) for file in sorted(now.part.iterdir())}
                 (now.part / "sums.json").write_text(json.dumps(sums, indent=1) + "\n")
                 shutil.rmtree(now.folder, ignore_errors=True)
                 now.part.rename(now.folder)

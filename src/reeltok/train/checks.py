@@ -7,8 +7,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from reeltok.configuration import hint
 from reeltok.data.clip import Clip
+from reeltok.files.text import hint
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.train.clips import DataConfig
 from reeltok.train.recipe import Planned, Recipe

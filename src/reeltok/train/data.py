@@ -4,7 +4,6 @@ Everything random is a function of (seed, step, index): no worker, process count
 changes what a step sees. A clip that cannot be decoded is reported, counted and absent.
 """
 
-import hashlib
 import sys
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
@@ -18,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from reeltok.data.clip import Clip
+from reeltok.files.hashes import hash_text
 from reeltok.files.text import printable
 from reeltok.train.clips import Batch, ClipError, DataConfig, Window
 from reeltok.train.frames import ClipFrames
@@ -208,7 +208,7 @@ def collate(made: list[tuple[Tensor, Clip]]) -> Batch:
 
 def balance_groups(clips: list[Clip], limit: int) -> list[Clip]:
     """At most `limit` clips, one of each group in turn, in a fixed order."""
-    order = sorted(clips, key=lambda clip: hashlib.sha256(clip.name.encode()).digest())
+    order = sorted(clips, key=lambda clip: hash_text(clip.name))
     turn = Counter[str]()
     ranked = []
     for clip in order:

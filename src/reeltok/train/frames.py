@@ -19,7 +19,8 @@ from torch import Tensor
 from reeltok.data.clip import Clip, said_of
 from reeltok.data.find import find_clips, folder_of
 from reeltok.data.lists import write_list
-from reeltok.files.atomic import digest, replacing, write_file
+from reeltok.files.atomic import replacing, write_file
+from reeltok.files.hashes import hash_text
 from reeltok.files.parsing import read_array
 from reeltok.train.clips import DataConfig
 from reeltok.video.decode import Damage
@@ -139,7 +140,7 @@ def _keep(
     clip, size = found.clip, _kept_size(found.clip, config)
     key = f"{clip.path.resolve()}|{clip.member}|{clip.record}|{clip.start}|{clip.changed}"
     key += f"|{clip.path.stat().st_size}|{size}|{cap}|{config.fps}|{config.damage}"
-    target = cache / f"{digest(key)}.npy"
+    target = cache / f"{hash_text(key, 24)}.npy"
     held = _held(target) if config.cache == "disk" else None
     if held is None:
         try:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
-from reeltok.configuration import hint
+from reeltok.files.text import hint
 from reeltok.train.parallel import whole_of
 
 NEWTON_SCHULZ = (

@@ -10,8 +10,9 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from reeltok.configuration import nearest, override, parse
+from reeltok.configuration import override, parse
 from reeltok.files.parsing import Kind
+from reeltok.files.text import nearest
 from reeltok.train.clips import DataConfig
 from reeltok.train.patches import PatchConfig
 from reeltok.train.reconstruct import LossConfig

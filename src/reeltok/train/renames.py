@@ -20,7 +20,8 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from reeltok.files.atomic import replacing, sha256
+from reeltok.files.atomic import replacing
+from reeltok.files.hashes import hash_files
 from reeltok.files.parsing import read_object
 from reeltok.models.presets import PRESETS
 from reeltok.tokenizer.folder import hash_weights, unpack_rows
@@ -255,7 +256,7 @@ def rename_checkpoint(checkpoint: Checkpoint, family: str) -> None:
     (folder / METADATA).write_bytes(pickle.dumps(record))
     numbers = rename_keys(read_object(folder / "run.json"), COUNTERS)
     (folder / "run.json").write_text(json.dumps(numbers) + "\n")
-    sums = {name: sha256(folder / name) for name in read_object(folder / "sums.json")}
+    sums = {name: hash_files(folder / name) for name in read_object(folder / "sums.json")}
     (folder / "sums.json").write_text(json.dumps(sums, indent=1) + "\n")
 
 

@@ -15,7 +15,8 @@ from pydantic.dataclasses import dataclass as config_dataclass
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
-from reeltok.configuration import hint, parse
+from reeltok.configuration import parse
+from reeltok.files.text import hint
 from reeltok.parallel import Rank
 from reeltok.train import checkpoint as checkpoints
 from reeltok.train.optimizers import OptimizerConfig, ScheduleConfig, build_optimizers

@@ -4,8 +4,6 @@ A batch that is too large to be tried is estimated from two small ones: what a s
 clips, and what each clip adds, in seconds and in memory.
 """
 
-import resource
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,6 +11,7 @@ from typing import Any
 
 import torch
 
+from reeltok.devices import peak_memory
 from reeltok.metrics.lpips import random_lpips
 from reeltok.parallel import Rank, init_distributed
 from reeltok.train.build import build_model
@@ -109,7 +108,8 @@ def try_batch(run: Run, batch: Any) -> TimedBatch:
     began = time.monotonic()
     train_step(run, batch.to(run.at.device))  # reads its loss, so it has ended
     seconds = time.monotonic() - began
-    return TimedBatch(clips=len(batch), seconds=seconds, memory_gb=peak_memory_gb(run.at.device))
+    memory_gb = peak_memory(run.at.device) / 1e9
+    return TimedBatch(clips=len(batch), seconds=seconds, memory_gb=memory_gb)
 
 
 def extrapolate(small: TimedBatch, large: TimedBatch, *, clips: int) -> TimedBatch:
@@ -126,11 +126,3 @@ def extrapolate(small: TimedBatch, large: TimedBatch, *, clips: int) -> TimedBat
         seconds=large.seconds + left * each,
         memory_gb=large.memory_gb + left * each_gb,
     )
-
-
-def peak_memory_gb(device: torch.device) -> float:
-    """The most memory so far: of the GPU, or of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reeltok.data.clip import Clip
-from reeltok.nn.quantizers import Moments
+from reeltok.nn.moments import Moments
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.transcode.encode import open_source
 from reeltok.transcode.options import USUAL, WHOLE, Coding, Cut, OnProgress, Watcher
@@ -35,11 +35,11 @@ def measure_latents(
     ValueError for a discrete tokenizer, and where no clip could be read.
     """
     check_continuous(tokenizer)
-    moments, broken = Moments(tokenizer.spec.channels), []
+    moments, broken = Moments.none(tokenizer.spec.channels), []
     for clip in clips:
         on_progress = None if watcher is None else watcher.of_file()
         try:
-            moments.merge(moments_of(tokenizer, clip, cut, coding, on_progress))
+            moments += moments_of(tokenizer, clip, cut, coding, on_progress)
         except (ValueError, OSError) as error:
             warnings.warn(left_out(clip.name, one_line(error)), UserWarning, stacklevel=2)
             broken.append(clip.name)
@@ -63,11 +63,11 @@ def moments_of(
     tokenizer: Tokenizer, clip: Clip, cut: Cut, coding: Coding, on_progress: OnProgress | None
 ) -> Moments:
     """Those of one clip; the errors are those of `Clip.stream`."""
-    moments, done = Moments(tokenizer.spec.channels), 0
+    moments, done = Moments.none(tokenizer.spec.channels), 0
     with open_source(clip, cut) as video:
         video.chunk = coding.chunk_for(video.height, video.width)
         for part in tokenizer.stream_encode(video, window=coding.chunk, tile=coding.tile):
-            moments.update(part.first_tensor, axis=1)
+            moments += Moments.of(part.first_tensor, axis=1)
             done += part.frames
             if on_progress is not None:
                 on_progress(done, video.frames)

@@ -1,6 +1,5 @@
 """Pictures into one video stream: the containers and codecs that are known, and the encoding."""
 
-import difflib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -13,6 +12,7 @@ import numpy as np
 from av.container import OutputContainer
 from av.filter import Graph
 
+from reeltok.files.text import nearest
 from reeltok.video.colour import Colour, FromRGB, Pixels
 from reeltok.video.size import by, ratio_text
 from reeltok.video.sound import Sound
@@ -163,7 +163,7 @@ def choose(
     name = codec or ("ffv1" if lossless else container.codecs[0])
     name = _ALSO.get(name, name)
     if name not in CODECS:
-        near = difflib.get_close_matches(name, [*CODECS, *_ALSO], n=1, cutoff=0)[0]
+        near = nearest(name, [*CODECS, *_ALSO], cutoff=0)
         raise ValueError(f"unknown codec {name!r}: did you mean {near}? ({', '.join(CODECS)})")
     if lossless and name != "ffv1":
         raise ValueError(f"lossless is FFV1, not {name}: leave out one of the two")

@@ -11,6 +11,7 @@ from reeltok.evaluate.candidates.candidate import CodedClip, complete, timed
 from reeltok.evaluate.clips import Clip
 from reeltok.evaluate.results import Kind
 from reeltok.models.foreign.shape import check_frames
+from reeltok.tokens.ids import bits_for
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -50,7 +51,7 @@ class Reconstructor:
         y, ids = out if isinstance(out, tuple) else (out, None)
         bits = None
         if ids is not None and self.vocabulary:
-            bits = ids.numel() * (self.vocabulary - 1).bit_length()
+            bits = ids.numel() * bits_for(self.vocabulary)
         y = check_frames(self.name, y, tuple(given.shape))
         y = y[:, :, : x.shape[2], : x.shape[3], : x.shape[4]]
         return CodedClip(

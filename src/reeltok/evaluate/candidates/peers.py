@@ -1,13 +1,13 @@
 """From a peer's name to what is judged: codecs, the resize, foreign autoencoders, functions."""
 
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 
 import torch
 
 from reeltok.evaluate.candidates.candidate import Candidate, TokenizerCandidate
 from reeltok.evaluate.candidates.codecs import CODERS, RateTarget, Resize, open_codecs
 from reeltok.evaluate.candidates.functions import Reconstructor
+from reeltok.files.text import nearest
 from reeltok.models.foreign import function
 from reeltok.models.foreign.names import HOW as FOREIGN
 from reeltok.models.foreign.names import ForeignName, parse_foreign
@@ -46,8 +46,8 @@ def find_peer(name: str) -> Open:
     foreign = parse_foreign(name)
     if foreign is not None:
         return lambda like, at: [open_peer(foreign, at)]
-    near = get_close_matches(name, [*CODERS, "resize"], n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
+    near = nearest(name, [*CODERS, "resize"])
+    hint = f"did you mean {near}? " if near else ""
     raise ValueError(f"there is no peer {name!r}: {hint}{HOW}")
 
 

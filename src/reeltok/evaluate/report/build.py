@@ -22,7 +22,8 @@ from reeltok.evaluate.published import PUBLISHED
 from reeltok.evaluate.results import METRICS, Result, all_left_out, describe, tabulate
 from reeltok.evaluate.scores import difference
 from reeltok.evaluate.candidates.candidate import Candidate, CodedClip
-from reeltok.files.atomic import digest, replacing, write_file
+from reeltok.files.atomic import replacing, write_file
+from reeltok.files.hashes import hash_text
 from reeltok.files.parsing import parse_config, read_json
 from reeltok.video.record import Video, write
 
@@ -40,7 +41,7 @@ def slug(name: str, *more: Any) -> str:
     """A name that is safe in paths and addresses, and stays unlike others (or others' `more`)."""
     plain = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower()[:40]
     text = json.dumps([name, *more], sort_keys=True, default=str) if more else name
-    return f"{plain}-{digest(text, 6)}"
+    return f"{plain}-{hash_text(text, 6)}"
 
 
 def slug_of(made: Candidate | Result) -> str:

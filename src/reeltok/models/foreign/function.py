@@ -2,7 +2,6 @@
 
 import sys
 from dataclasses import dataclass
-from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from reeltok.files.hashes import hash_text
 from reeltok.models.foreign.network import Foreign
 from reeltok.models.foreign.shape import Coded, Shape, check_frames, find_shape
 
@@ -52,7 +52,7 @@ class Function(Foreign):
 
     def hash(self) -> str:
         """SHA-256 of the name: what a function computes cannot be seen from here."""
-        return sha256(self.config.name.encode()).hexdigest()
+        return hash_text(self.config.name)
 
     def find(self) -> Shape:
         group = getattr(self.function, "group", None)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from reeltok.files.atomic import sha256
+from reeltok.files.hashes import hash_files
 from reeltok.files.parsing import read_object
 from reeltok.models.foreign.network import Foreign
 from reeltok.models.foreign.shape import PROBE, PROBE_SIZE, Coded, Shape, find_shape
@@ -57,7 +57,7 @@ class TorchScript(Foreign):
     def hash(self) -> str:
         """SHA-256 of the two files."""
         if self._hash is None:
-            self._hash = sha256(*self.paths)
+            self._hash = hash_files(*self.paths)
         return self._hash
 
     def to(self, *args: Any, **options: Any) -> "TorchScript":

@@ -4,11 +4,11 @@ A reference that is stored or given is an 8-bit picture on both sides, so that e
 see the same values whatever the device.
 """
 
-import hashlib
 import io
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from reeltok.files.hashes import hash_parts
 from reeltok.models.reftok.injection import RefTokConfig
 from reeltok.tokenizer.streaming import SideInformation
 from reeltok.tokens.record import Tokens
@@ -96,10 +97,8 @@ def on_bytes(x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c t h w"]:
 
 def hash_frame(x: Float[Tensor, "b c 1 h w"]) -> str:
     """SHA-256, hex, of a frame's 8-bit values and shape."""
-    digest = hashlib.sha256(str(tuple(x.shape)).encode())
-    for one in x:
-        digest.update(to_bytes(one[None]).cpu().numpy().tobytes())
-    return digest.hexdigest()
+    pixels = (to_bytes(one[None]).cpu().contiguous().numpy().data for one in x)
+    return hash_parts(chain([str(tuple(x.shape))], pixels))
 
 
 def require_fit(reference: Tensor, x: Float[Tensor, "b c t h w"]) -> None:

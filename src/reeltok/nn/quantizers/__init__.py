@@ -17,7 +17,7 @@ from reeltok.nn.quantizers.contract import (
 )
 from reeltok.nn.quantizers.gaussian import Gaussian, GaussianConfig
 from reeltok.nn.quantizers.lattice import FSQ, LFQ, FSQConfig, LFQConfig
-from reeltok.nn.quantizers.usage import Moments, Usage
+from reeltok.nn.quantizers.usage import Usage
 from reeltok.nn.quantizers.vector import VQ, VQConfig
 
 Quantizer = Annotated[
@@ -32,7 +32,6 @@ __all__ = [
     "Gaussian",
     "GaussianConfig",
     "LFQConfig",
-    "Moments",
     "Quantized",
     "Quantizer",
     "Regularized",
