@@ -20,7 +20,7 @@ help:  ## list the targets
 	touch $@
 
 .venv/made-for-tests: .venv/made
-	$(INSTALL) --editable '.[dev,diffusers,plot,sim]'
+	$(INSTALL) --editable '.[dev,diffusers,plot,corpus,codec,sim,onnx,remote]'
 	touch $@
 
 demo: .venv/made  ## a real video to tokens and back, into out/ (VIDEO=clip.mp4 for your own)

@@ -33,6 +33,7 @@ ORDER = [
     "zoo",
     "export",
     "transcode",
+    "corpus",
     "train",
     ("evaluate", "generate"),
     "recipes",

@@ -13,6 +13,8 @@ EXTRAS = {
     "gradio": "ui",
     "fsspec": "remote",
     "mujoco": "sim",
+    "pyarrow": "corpus",
+    "scenedetect": "scenes",
 }
 """Packages that a command may miss, and the extra of reeltok that brings them."""
 LESS = {

@@ -19,6 +19,8 @@ EXAMPLES = {
     "probe": "reeltok probe default clips/ --labels manifest.csv:group",
     "bair": "reeltok bair runs/prior/model bair/test/ --out standard.json",
     "view": "reeltok view --model my_model/ --port 8000",
+    "corpus build": "reeltok corpus build clips/ tokens/ --frames 17 --size 256x256",
+    "corpus finish": "reeltok corpus finish tokens/",
     "data check": "reeltok data check clips/ --out lists/",
     "data bair": "reeltok data bair bair/train/ --out clips/",
     "data push": "reeltok data push push/ --episodes 1000 --jobs 2",

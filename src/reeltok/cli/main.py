@@ -51,6 +51,8 @@ COMMANDS = {
     "probe": ("probe", "probe", "Train a linear classifier on tokens, and print its accuracy."),
     "bair": ("bair", "bair", "Evaluate a prior's predictions under the BAIR protocol."),
     "view": ("view", "view", "Open a web page to try tokenizers on."),
+    "corpus build": ("corpus", "build", "Encode a data set as shards of tokens."),
+    "corpus finish": ("corpus", "finish", "Make the index of a corpus whose shards are done."),
     "data check": (
         "training",
         "check_data",

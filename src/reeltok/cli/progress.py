@@ -53,9 +53,14 @@ class Progress:
 
     def finish_file(self) -> None:
         """Count a file as done, however far it got."""
+        self.finish_files(1)
+
+    def finish_files(self, files: int) -> None:
+        """Count files as done, of which nothing else is known."""
         with self._lock:
-            self._finished += 1
+            self._finished += files
             self.done = max(self.done, self._finished)
+        self.advance(0, of=1)
 
     @property
     def seconds(self) -> float:

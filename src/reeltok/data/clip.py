@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from math import ceil
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -12,6 +13,8 @@ from reeltok.data.tar import Part, find_member, plain_name, unpack
 from reeltok.files.atomic import scratch
 from reeltok.files.hashes import hash_text
 from reeltok.video.record import Stream, Video, stream
+
+NEAR = 5e-4  # seconds: as far as lists write times
 
 
 def said_of(name: str, why: str) -> str:
@@ -39,6 +42,7 @@ class Clip:
     parts: tuple[Part, ...] = field(default=(), compare=False, repr=False)
     record: int | None = None
     start: float = 0.0  # seconds of the file that are not part of the clip
+    end: float | None = None  # seconds of the file at which the clip ends; None: with it
     group: str = ""
     source: str = ""  # clips of one source are held out together
     row: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
@@ -118,12 +122,33 @@ class Clip:
         """
         with self.opened() as path:
             try:
-                with stream(path, start=self.start + start, **options) as opened:
+                with self._begun(path, self.start + start, options) as opened:
                     yield opened
             except ValueError as error:
                 if path in (self.path, self.address):
                     raise
                 raise ValueError(str(error).replace(str(path), self.name)) from error
+
+    def _begun(self, path: Path | str, start: float, options: dict[str, Any]) -> Stream:
+        """The stream from `start` seconds of the file to where the clip ends."""
+        if self.end is None:
+            return stream(path, start=start, **options)
+        most, left = options.pop("frames", None), self.end - start
+        if left <= 0:
+            raise ValueError(f"{self.name} ends at {self.end:g} s: start={start:g} lies past that")
+        rate = options.get("fps")
+        if rate is None:  # as many frames as the first ones suggest, or all where that is too few
+            with stream(path, start=start, frames=2, **options) as first:
+                rate = first.fps or 1.0
+        count = ceil(left * rate - NEAR * rate)
+        opened = stream(path, start=start, frames=min(count + 2, most or count + 2), **options)
+        if opened.times is not None and opened.frames == count + 2 and opened.times[-1] < left:
+            opened.close()
+            opened = stream(path, start=start, frames=most, **options)
+        if opened.times is not None:
+            count = int((opened.times < left - NEAR).sum())
+        opened.limit(max(1, count))
+        return opened
 
     def read(self, **options: Any) -> Video:
         """`video.read` of the clip; the options are those of `stream`."""

@@ -25,6 +25,7 @@ from reeltok.data.kinds import (
     is_shard,
     is_video,
 )
+from reeltok.data.lerobot import is_lerobot, read_episodes
 from reeltok.data.lists import read_list
 from reeltok.data.tar import HERE, members_of
 from reeltok.video.inputs import is_address
@@ -106,9 +107,9 @@ def distinct(clips: Sequence[Clip], what: str) -> list[Clip]:
     """The clips, each once (a note says so), with a number behind a name that several have."""
     once: dict[tuple[Any, ...], Clip] = {}
     for clip in clips:
-        once.setdefault((clip.path, clip.member, clip.record, clip.start), clip)
+        once.setdefault(_mark(clip), clip)
     if len(once) < len(clips):
-        often = Counter((c.path, c.member, c.record, c.start) for c in clips).most_common(1)[0][0]
+        often = Counter(_mark(clip) for clip in clips).most_common(1)[0][0]
         warnings.warn(
             f"{what} names {len(clips) - len(once)} of {len(clips)} clips again, such as "
             f"{once[often].name}: each is taken once",
@@ -120,6 +121,11 @@ def distinct(clips: Sequence[Clip], what: str) -> list[Clip]:
         again = f"{clip.name} ({seen[clip.name]})" if seen[clip.name] > 1 else clip.name
         kept.append(replace(clip, name=again))
     return kept
+
+
+def _mark(clip: Clip) -> tuple[Any, ...]:
+    """What tells a clip from others, whatever it is called."""
+    return (clip.path, clip.address, clip.member, clip.record, clip.start, clip.end)
 
 
 # One thing that is there.
@@ -181,6 +187,9 @@ def _clips_in(folder: Path, label: str, column: str, root: str | Path | None) ->
     """
     if (folder / MANIFEST).is_file():
         found = _clips_at(folder / MANIFEST, "", column, root)
+        return [replace(c, name=f"{label}/{c.name}") for c in found] if label else found
+    if is_lerobot(folder):
+        found = read_episodes(folder)
         return [replace(c, name=f"{label}/{c.name}") for c in found] if label else found
     files = list(_files(folder))
     films = [file for file in files if _holds_clips(file)]

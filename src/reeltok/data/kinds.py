@@ -13,7 +13,8 @@ VIDEOS = (
 )
 SHARD = ".tar"
 RECORDS = (".tfrecord", ".tfrecords")
-LISTS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt", ".lst", ".list")
+PARQUET = ".parquet"
+LISTS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt", ".lst", ".list", PARQUET)
 MANIFEST = "manifest.csv"  # in a folder, the list of what is in it
 FOREIGN = ("__MACOSX",)  # what archivers leave beside files; names with a dot in front are hidden
 

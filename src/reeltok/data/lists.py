@@ -11,16 +11,18 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from reeltok.data.clip import Clip
-from reeltok.data.kinds import is_hidden, is_video
+from reeltok.data.kinds import PARQUET, is_hidden, is_video
 from reeltok.files.atomic import replacing
 from reeltok.files.text import printable
 
 COLUMNS = (
     *("file", "filename", "file_name", "filepath", "file_path", "video", "videos", "video_path"),
-    *("path", "name"),
+    *("path", "url", "video_url", "uri", "name"),
 )
 """Columns that may hold the file, the best first; capitals do not matter."""
-WRITTEN = (*("member", "record", "start", "group", "source", "frames", "fps", "height", "width"),)
+WRITTEN = (
+    *("member", "record", "start", "end", "group", "source", "frames", "fps", "height", "width"),
+)
 Row = Mapping[str, str]
 
 
@@ -28,8 +30,8 @@ def read_list(path: Path, *, root: Path, column: str) -> list[Clip]:
     """The clips that a list names, whether or not they are there; `column` holds their group.
 
     Files lie in `root`. Optional columns: `member` (of a tar shard), `record` (of a TFRecord file,
-    the byte at which it begins), `start` in seconds, `repo` and `path` or `source` (what is held
-    out together). Raises ValueError for what is no such list.
+    the byte at which it begins), `start` and `end` in seconds, `repo` and `path` or `source` (what
+    is held out together). Raises ValueError for what is no such list.
     """
     rows = read_rows(path)
     if not rows:
@@ -58,6 +60,8 @@ def write_list(path: Path, clips: Iterable[Clip]) -> None:
 
 def read_rows(path: Path) -> list[dict[str, str]]:
     """The rows of a list by column; of plain text the column is "". ValueError if it is none."""
+    if path.suffix.lower() == PARQUET:
+        return [_plain_row(row, path) for row in _parquet_rows(path)]
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -96,6 +100,21 @@ def _csv_rows(text: str, path: Path) -> list[dict[str, str]]:
     return rows
 
 
+def _parquet_rows(path: Path) -> list[dict[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(
+            f"the list {path} is no parquet file, or damaged: copy it again"
+        ) from error
+    if not len(table):
+        file_column(table.column_names, path)
+    return table.to_pylist()
+
+
 def _json_values(text: str, path: Path) -> list[Any]:
     lines = text.splitlines() if path.suffix.lower() != ".json" else [text]
     values = []
@@ -119,7 +138,7 @@ def _plain_row(value: Any, path: Path) -> dict[str, str]:
         return {COLUMNS[0]: value}
     if not isinstance(value, dict):
         raise ValueError(f"an entry of the list {path} is {value!r}: give objects or names")
-    texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in value.items()}
+    texts = {k: v if isinstance(v, str) else json.dumps(v, default=str) for k, v in value.items()}
     return {key: "" if value[key] is None else text for key, text in texts.items()}
 
 
@@ -128,6 +147,9 @@ def _of_row(row: Row, key: str, root: Path, column: str, where: str) -> Clip:
     if not name:
         raise ValueError(f"{where}: the column {key} is empty, it must name a video")
     path = root / name
+    start, end = _seconds(row, "start", where) or 0.0, _seconds(row, "end", where)
+    if end is not None and end <= start:
+        raise ValueError(f"{where}: it ends at {end:g} s, before it starts at {start:g} s")
     origin = "/".join(row[k] for k in ("repo", "path") if k in row and k != key)
     member, record = row.get("member", "").strip(), row.get("record", "").strip()
     if not PurePosixPath(name).name:  # the folder of the list, whose pictures are the clip
@@ -137,21 +159,25 @@ def _of_row(row: Row, key: str, root: Path, column: str, where: str) -> Clip:
         name=f"{name}/{member}" if member else f"{name}#{record}" if record else name,
         member=member,
         record=int(record) if record.isdecimal() else None,
-        start=_seconds(row, where),
+        start=start,
+        end=end,
         group=row.get(column, ""),
         source=origin or row.get("source") or (f"{name}/{member}" if member else name),
         row=row,
     )
 
 
-def _seconds(row: Row, where: str) -> float:
-    text = row.get("start", "").strip()
+def _seconds(row: Row, column: str, where: str) -> float | None:
+    """A time of a row; None where it says none."""
+    text = row.get(column, "").strip()
+    if not text:
+        return None
     try:
-        seconds = float(text or 0)
+        seconds = float(text)
     except ValueError:
         seconds = -1.0
     if not 0 <= seconds < inf:
-        raise ValueError(f"{where}: `start` is in seconds, not {text!r}")
+        raise ValueError(f"{where}: `{column}` is in seconds, not {text!r}")
     return seconds
 
 

@@ -250,6 +250,10 @@ class Stream(Iterable[Video]):
         with self:
             return self._part(self._take(self.frames), 0)
 
+    def limit(self, frames: int) -> None:
+        """End after `frames` frames, if there are more."""
+        self.frames = min(self.frames, frames)
+
     def close(self) -> None:
         """Let go of the file; nothing more can be read."""
         self._closed = True
@@ -309,8 +313,9 @@ def read(
     for standard input, bytes, or a binary file, which is read from its beginning and left open.
     `start`: seconds from the first frame; the first picture is the first frame not before it.
     `frames`: at most so many pictures. `fps`: resample, each picture the latest frame on show.
-    `size`: short side in pixels, or (height, width). `raw`: "96x64:25:yuv420p", width x height,
-    frames per second and pixel format of raw pictures (.yuv), which say nothing themselves.
+    `size`: short side in pixels, (height, width), or a function of both. `raw`:
+    "96x64:25:yuv420p", width x height, frames per second and pixel format of raw pictures (.yuv),
+    which say nothing themselves.
     `damage`: "refuse" what cannot be decoded; "stop" there and keep what comes before; "skip" it
     and keep the time stamps of the rest. Warns of interlaced and HDR video. Raises
     FileNotFoundError or OSError where nothing can be fetched, or ValueError for what is not a

@@ -39,7 +39,7 @@ def shape_notes(
             return ()
         advice = f"the short side alone, {min(size)}, keeps it"
         return (f"{name} is {by(*found)}{pixels}: {by(*size)} distorts its shape ({advice})",)
-    if aspect == 1:
+    if aspect == 1 or callable(size):
         return ()
     return (f"{name} is {by(*found)}{pixels}, read as they are stored: writing keeps the ratio",)
 

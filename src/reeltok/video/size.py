@@ -3,13 +3,15 @@
 Heights come first everywhere.
 """
 
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, SupportsFloat
 
 from reeltok.video.colour import Display
 
-Size = int | tuple[int, int] | None
+Size = int | tuple[int, int] | Callable[[int, int], tuple[int, int]] | None
 
+SQUARE = Fraction(1)  # the aspect of a pixel
 _ALIKE = 0.01  # a share of a side by which a shape may change unsaid
 _FLATTEST = 8  # ratios beyond this are taken for damage
 _NOT_TAKEN = {"gif", "apng", "mjpeg"}  # browsers, too, show their pixels as they are
@@ -27,8 +29,8 @@ def ratio_text(ratio: Fraction) -> str:
 
 def check_size(size: Any) -> Size:
     """The size that is asked for in whole pixels; ValueError for what is none."""
-    if size is None:
-        return None
+    if size is None or callable(size):
+        return size
     pair = isinstance(size, tuple | list)
     sides = [_whole(side) for side in (size if pair else [size])]
     if len(sides) != 1 + pair or None in sides:
@@ -44,10 +46,15 @@ def _whole(side: Any) -> int | None:
     return int(value) if value.is_integer() and value >= 1 else None
 
 
-def fit(height: int, width: int, size: Size) -> tuple[int, int]:
-    """The (height, width) that `size` asks for; beside a short side, the long one is made even."""
+def fit(height: int, width: int, size: Size, aspect: Fraction = SQUARE) -> tuple[int, int]:
+    """The (height, width) that `size` asks for; beside a short side, the long one is made even.
+
+    A function is asked with the height and width of the picture in square pixels.
+    """
     if size is None:
         return height, width
+    if callable(size):
+        return size(height, max(1, round(width * aspect)))
     if isinstance(size, tuple):
         return size
     if height == width:

@@ -160,7 +160,7 @@ def _open_video(
     display = display_of(first)
     stored = upright_size(first, display)
     aspect = pixel_aspect(reading.stream, display)
-    target = fit(*stored, size)
+    target = fit(*stored, size, aspect)
     frames = chain([(place, first)], reading.frames)
     rated = reading.plan.count > 1 or not _is_picture(reading.container, taken)
     return Source(
@@ -174,7 +174,7 @@ def _open_video(
         damaged=reading.damaged,
         notes=remarks_on(first, reading.stream, name),
         shape=shape_notes(name, stored, aspect, target, size),
-        aspect=Fraction(1) if isinstance(size, tuple) else aspect,
+        aspect=Fraction(1) if isinstance(size, tuple) or callable(size) else aspect,
         sound=sound_in(reading.container),
         close=stack.pop_all().close,
     )

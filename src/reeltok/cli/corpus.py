@@ -1,0 +1,236 @@
+"""`corpus build` and `corpus finish`: data sets to tokens, in shards."""
+
+from typing import Annotated, Any
+
+import typer
+
+from reeltok.cli import options as given
+from reeltok.cli.progress import Progress
+from reeltok.cli.report import Report, facts, note_all
+from reeltok.wording import count, duration
+
+Data = Annotated[str, typer.Argument(metavar="DATA", show_default=False)]
+Out = Annotated[str, typer.Argument(metavar="OUT", show_default=False)]
+Place = Annotated[str, typer.Argument(metavar="CORPUS", show_default=False)]
+Windows = Annotated[
+    int | None, typer.Option(metavar="N", help="Frames of a window; by default whole clips.")
+]
+Stride = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Frames from one window to the next; by default as --frames."),
+]
+Buckets = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WxHxF,...",
+        help="Sizes and frames of windows, such as 448x256x17,256x448x17; each clip goes to the"
+        " nearest shape. By default --size and --frames say them.",
+    ),
+]
+Shortest = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Leave out clips of fewer frames; by default none."),
+]
+Scenes = Annotated[bool, typer.Option("--scenes", help="Look for cuts; no window goes across one.")]
+Keep = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ids|latents|moments",
+        help="What to keep: ids, latents, or mean and log-variance; by default ids of a discrete"
+        " tokenizer and latents of another.",
+    ),
+]
+Latents = Annotated[
+    str, typer.Option(metavar="NAME", help="Precision of kept latents: fp16, bf16 or fp32.")
+]
+Text = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Folder with an embedding for each clip, NAME.npy or NAME.safetensors; by default"
+        " there are none.",
+    ),
+]
+Batch = Annotated[int, typer.Option(metavar="N", help="Windows to code at a time.")]
+Clips = Annotated[int, typer.Option(metavar="N", help="Clips of a shard.")]
+Threads = Annotated[int, typer.Option(metavar="N", help="Threads of each encoder.")]
+Root = Annotated[
+    str | None,
+    typer.Option(metavar="FOLDER", help="Folder of a list's files; by default the list's own."),
+]
+Column = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Column of a list that holds the class; by default group, class or label.",
+    ),
+]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Shards to make at a time, each by its own process; by default one for each"
+        " accelerator, or 1.",
+    ),
+]
+Decoders = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Processes that decode ahead of each encoder; by default 0 on the CPU, up to 8 for"
+        " an accelerator.",
+    ),
+]
+Share = Annotated[
+    str | None,
+    typer.Option(
+        metavar="I/N",
+        help="Make the share I of N of the shards, counted from 0; by default as torchrun, SLURM"
+        " or Kubernetes say, or all.",
+    ),
+]
+Retry = Annotated[
+    bool, typer.Option("--retry-failed", help="Try clips again that could not be read.")
+]
+
+
+def build(
+    data: Data,
+    out: Out,
+    *,
+    model: given.Model = "default",
+    weights: given.Weights = None,
+    frames: Windows = None,
+    stride: Stride = None,
+    fps: given.Rate = None,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="256|HxW",
+            help="Pixels of the short side, or height x width, for which the middle is cut out;"
+            " by default the size is kept.",
+        ),
+    ] = None,
+    buckets: Buckets = None,
+    shortest: Shortest = None,
+    scenes: Scenes = False,
+    damage: given.Damage = "refuse",
+    keep: Keep = None,
+    latents: Latents = "fp16",
+    text: Text = None,
+    batch: Batch = 8,
+    shard_clips: Clips = 64,
+    threads: Threads = 1,
+    tile: given.Tile = None,
+    root: Root = None,
+    column: Column = None,
+    device: given.Device = "auto",
+    dtype: given.Dtype = "fp32",
+    jobs: Jobs = None,
+    decoders: Decoders = None,
+    shard: Share = None,
+    retry_failed: Retry = False,
+) -> Report:
+    """Encode a data set as shards of tokens, or what is missing of them.
+
+    DATA is a folder, a pattern, a list (.csv, .jsonl, .parquet) whose columns are carried along, a
+    .tar shard or a LeRobot data set; OUT is a folder or an address such as s3://bucket/tokens. A
+    clip that cannot be read is among the failures, and the run goes on. Run it again to go on with
+    what was interrupted; several machines at once each make their share.
+    """
+    from reeltok.corpus import Coding, Engine, Named, build_corpus, plan_corpus
+    from reeltok.corpus.shaping import Bucket, Shaping
+
+    precision = lambda name, option: str(given.parse_dtype(name, option)).removeprefix("torch.")
+    shaping = Shaping(
+        frames=frames,
+        stride=stride,
+        fps=fps,
+        size=given.parse_size(size),
+        buckets=tuple(Bucket.of(each) for each in buckets.split(",")) if buckets else (),
+        shortest=shortest,
+        scenes=scenes,
+        damage=damage,
+    )
+    coding = Coding(
+        keep=parse_keep(keep),
+        dtype=precision(latents, "--latents"),
+        batch=batch,
+        threads=threads,
+        tile=tile,
+        clips=shard_clips,
+    )
+    share, engine = parse_share(shard), Engine(device=device, jobs=jobs, decoders=decoders)
+    opener = Named(load=model, weights=weights, precision=precision(dtype, "--dtype"))
+    plan = plan_corpus(
+        data, opener, shaping=shaping, coding=coding, root=root, column=column, texts=text
+    )
+    note_all(plan.notes)
+    with Progress("encoding", len(plan.sources)) as watcher:
+        built = build_corpus(
+            plan,
+            out,
+            opener,
+            engine=engine,
+            share=share,
+            retry=retry_failed,
+            on_clips=watcher.finish_files,
+        )
+    return report_of(built)
+
+
+def finish(corpus: Place) -> Report:
+    """Make the index, the list of failures and the manifest of a corpus whose shards are done."""
+    from reeltok.corpus.finish import finish_corpus
+    from reeltok.corpus.place import Place as Where
+
+    manifest = finish_corpus(Where(corpus))
+    return Report(data=manifest, text=as_text(manifest))
+
+
+def report_of(built: Any) -> Report:
+    """What a run did."""
+    data = {"place": built.place, "made": built.made, "shards": built.shards}
+    data |= {"missing": built.missing, "manifest": built.manifest}
+    made = f"{built.place}: {count(built.made, 'shard')} made, {built.shards - built.missing} of "
+    lines = [f"{made}{built.shards} are there"]
+    if built.manifest is None:
+        lines.append("the corpus is finished by the run that makes the last of them")
+        return Report(data=data, text="\n".join(lines))
+    lines.append(as_text(built.manifest))
+    failed = built.manifest["failed"]
+    said = f"{failed} of {built.manifest['clips']} clips could not be read: see failed.parquet"
+    return Report(data=data, text="\n".join(lines), failed=said if failed else None)
+
+
+def as_text(manifest: dict[str, Any]) -> str:
+    """A corpus in a few lines for people."""
+    kept, pixels = manifest["build"]["keep"], max(1, manifest["pixels"])
+    shown = {
+        "clips": manifest["clips"],
+        "left out": f"{manifest['failed']} broken, {manifest['short']} too short",
+        "rows": manifest["rows"],
+        "video": duration(manifest["seconds"]),
+        "tokens": f"{manifest['tokens']:,} ({kept} of {manifest['tokenizer']['name']})",
+        "bits per pixel": round(manifest["bits"] / pixels, 5),
+        "bytes": manifest["bytes"],
+        "buckets": ", ".join(f"{name} ({n:,})" for name, n in manifest["buckets"].items()),
+    }
+    return facts(shown)
+
+
+def parse_share(text: str | None) -> tuple[int, int] | None:
+    """ "0/4" as (0, 4); ValueError for what is none."""
+    if text is None:
+        return None
+    index, slash, total = text.partition("/")
+    if not (slash and index.isdecimal() and total.isdecimal() and int(index) < int(total)):
+        raise ValueError(f"--shard {text} is no share: give I/N, from 0/N up to N-1/N")
+    return int(index), int(total)
+
+
+def parse_keep(text: str | None) -> Any:
+    """What is kept; ValueError for another word."""
+    if text not in (None, "ids", "latents", "moments"):
+        raise ValueError(f"--keep {text} is not known: give ids, latents or moments")
+    return text

@@ -1,0 +1,50 @@
+"""Data sets as tokens: built once by any number of processes, read by whoever trains on them.
+
+>>> from reeltok.corpus import Corpus
+>>> corpus = Corpus("tokens/")  # made by `reeltok corpus build clips/ tokens/`
+>>> corpus[0].ids, corpus[0].caption
+
+Names are fetched when first used, as in the package's own `__init__`. Needs pyarrow (extra
+`corpus`).
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+_HOME = {
+    "Bucket": "shaping",
+    "Built": "run",
+    "Coding": "plan",
+    "Corpus": "read",
+    "Engine": "engines",
+    "Held": "opening",
+    "Named": "opening",
+    "Plan": "plan",
+    "Row": "row",
+    "Shaping": "shaping",
+    "build_corpus": "run",
+    "finish_corpus": "finish",
+    "plan_corpus": "run",
+}
+__all__ = list(_HOME)
+
+if TYPE_CHECKING:
+    from reeltok.corpus.engines import Engine as Engine
+    from reeltok.corpus.finish import finish_corpus as finish_corpus
+    from reeltok.corpus.opening import Held as Held
+    from reeltok.corpus.opening import Named as Named
+    from reeltok.corpus.plan import Coding as Coding
+    from reeltok.corpus.plan import Plan as Plan
+    from reeltok.corpus.read import Corpus as Corpus
+    from reeltok.corpus.row import Row as Row
+    from reeltok.corpus.run import Built as Built
+    from reeltok.corpus.run import build_corpus as build_corpus
+    from reeltok.corpus.run import plan_corpus as plan_corpus
+    from reeltok.corpus.shaping import Bucket as Bucket
+    from reeltok.corpus.shaping import Shaping as Shaping
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"reeltok.corpus has no {name!r}; it has {', '.join(__all__)}")
+    return getattr(import_module(f"reeltok.corpus.{_HOME[name]}"), name)

@@ -1,0 +1,158 @@
+"""Windows to rows: batches of one bucket through the encoder, and what is kept of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reeltok.corpus.plan import Plan
+from reeltok.corpus.row import FLOATS, Row
+from reeltok.corpus.sidecar import Sums
+from reeltok.corpus.sources import Source
+from reeltok.corpus.windows import Window
+from reeltok.tokenizer.contract import Tokenizer
+from reeltok.tokenizer.posterior import encode_posterior
+from reeltok.tokens.record import Tokens
+from reeltok.transcode.options import Coding as Chunks
+from reeltok.video.record import to_unit
+
+LONG = 64  # frames; a longer window is coded in parts by a tokenizer that streams
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Taken:
+    """A window on its way to a row: of which clip of the shard, and which window of it."""
+
+    clip: int
+    source: Source
+    window: Window
+
+    @property
+    def bucket(self) -> tuple[int, ...]:
+        """Frames, height and width: what a batch has in common."""
+        return self.window.frames.shape[:3]
+
+
+@torch.no_grad()
+def code_windows(plan: Plan, tokenizer: Tokenizer, batch: Sequence[Taken]) -> list[Row]:
+    """The rows of windows of one bucket, in their order."""
+    x = torch.cat([to_unit(torch.from_numpy(each.window.frames)) for each in batch])
+    x = x.to(tokenizer.device)
+    frames, height, width = x.shape[2:]
+    chunk = None
+    if frames > LONG and not tokenizer.spec.apart:
+        chunk = Chunks().chunk_for(height, width)
+    tokens = tokenizer.encode(x, chunk=chunk, tile=plan.coding.tile)
+    settings = {k: v for k, v in tokens.settings.items() if k not in ("axes", "start")}
+    tokens = tokens.with_(settings={**settings, "given": "video"})
+    kept = kept_of(plan, tokenizer, tokens, x)
+    return [row_of(each, tokens, kept, i) for i, each in enumerate(batch)]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Kept:
+    """What is kept of a batch; the batch axis first."""
+
+    ids: Tensor | None = None
+    latents: Tensor | None = None
+    log_variance: Tensor | None = None
+
+
+def kept_of(plan: Plan, tokenizer: Tokenizer, tokens: Tokens, x: Tensor) -> Kept:
+    """Ids, or raw latents and their log-variance, as they are stored."""
+    if plan.coding.keep == "ids":
+        assert tokens.ids is not None
+        return Kept(ids=tokens.ids.cpu())
+    stored = lambda z: _stored(z, plan.coding.dtype)
+    if plan.coding.keep == "moments":
+        posterior = encode_posterior(tokenizer, x, tile=plan.coding.tile)
+        return Kept(latents=stored(posterior.mean), log_variance=stored(posterior.logvar))
+    latents = tokens.latents if tokens.latents is not None else tokenizer.find_latents(tokens)
+    return Kept(latents=stored(tokenizer.scale.undo(latents.float())))
+
+
+def _stored(latents: Tensor, dtype: str) -> Tensor:
+    """Latents in the type in which they are kept. ValueError where it does not hold them."""
+    kept = latents.float().cpu().to(FLOATS[dtype])
+    if not kept.isfinite().all():
+        raise ValueError(f"its latents are beyond what {dtype} holds: give --latents fp32")
+    return kept
+
+
+def row_of(taken: Taken, tokens: Tokens, kept: Kept, number: int) -> Row:
+    """The row of one window of a batch."""
+    window, source = taken.window, taken.source
+    part = lambda tensor: None if tensor is None else tensor[number]
+    return Row(
+        id=f"{source.name}#{window.number:04d}",
+        source=source.name,
+        group=source.group,
+        start=window.start,
+        fps=window.fps,
+        frames=tokens.frames,
+        height=tokens.height,
+        width=tokens.width,
+        source_height=window.source_height,
+        source_width=window.source_width,
+        caption=source.caption,
+        settings=tokens.settings,
+        ids=part(kept.ids),
+        latents=part(kept.latents),
+        log_variance=part(kept.log_variance),
+        extras={name: value.cpu() for name, value in tokens.extras.items()},
+        further=source.further,
+    )
+
+
+# ---------------------------------------------------------------- statistics
+
+
+class Totals:
+    """Sums of latents by channel, in float64."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.sum: Tensor | None = None
+        self.square: Tensor | None = None
+
+    def add(self, latents: Tensor | None) -> None:
+        """Count the latents "c *grid" of a row."""
+        if latents is None:
+            return
+        values = latents.double().flatten(1)
+        one, two = values.sum(1), values.square().sum(1)
+        self.count += values.shape[1]
+        self.sum = one if self.sum is None else self.sum + one
+        self.square = two if self.square is None else self.square + two
+
+    @property
+    def record(self) -> Sums | None:
+        """The sums; None where there were no latents."""
+        if self.sum is None or self.square is None:
+            return None
+        return Sums(
+            count=self.count, sum=tuple(self.sum.tolist()), square=tuple(self.square.tolist())
+        )
+
+
+def measured(sums: Sequence[Sums | None]) -> dict[str, Any] | None:
+    """Mean and deviation by channel, of the sums of any number of shards; None where all have none.
+
+    A channel that never varies counts as 1.
+    """
+    found = [each for each in sums if each is not None]
+    if not found:
+        return None
+    count = sum(each.count for each in found)
+    total = lambda name: torch.tensor([getattr(e, name) for e in found], dtype=torch.float64).sum(0)
+    mean = total("sum") / count
+    std = (total("square") / count - mean.square()).clamp(min=0).sqrt()
+    std = torch.where(std > 1e-6, std, 1.0)
+    return {"from": "measured", "mean": mean.tolist(), "std": std.tolist()}
+
+
+def without_pixels(taken: Taken) -> Taken:
+    """The same once its frames are coded."""
+    return replace(taken, window=replace(taken.window, frames=taken.window.frames[:0]))

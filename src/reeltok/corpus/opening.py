@@ -1,0 +1,48 @@
+"""How a worker gets its tokenizer: by a name that it can load, or a copy of the one at hand."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from reeltok import zoo
+from reeltok.devices import pick_device
+from reeltok.tokenizer.contract import Tokenizer
+
+
+class Open(Protocol):
+    """What opens a tokenizer on a device, in any process that it is sent to."""
+
+    @property
+    def load(self) -> str:
+        """The name that loads it."""
+
+    def __call__(self, device: str) -> Tokenizer: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Named:
+    """A tokenizer as commands name it: a preset, a folder, a repository, one of another library.
+
+    `weights` is a file or "random"; `precision` the name of a torch dtype.
+    """
+
+    load: str
+    weights: str | None = None
+    precision: str = "float32"
+
+    def __call__(self, device: str) -> Tokenizer:
+        import torch
+
+        tokenizer = zoo.load(self.load, weights=self.weights, device=pick_device(device))
+        kind = getattr(torch, self.precision)
+        return tokenizer if kind == tokenizer.dtype else zoo.cast(tokenizer, kind)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Held:
+    """A tokenizer that is there already, and is copied to other processes."""
+
+    tokenizer: Tokenizer
+    load: str = ""
+
+    def __call__(self, device: str) -> Tokenizer:
+        return self.tokenizer.to(pick_device(device)).eval()

@@ -1,0 +1,152 @@
+"""Where a corpus lies: a folder, or an address that fsspec opens (s3://..., gs://..., memory://...).
+
+A file appears under its name when it is whole: in a folder it is renamed, at an address it is put
+there by one call. What fails, or does not answer, is an OSError of one sentence.
+"""
+
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Thread
+from typing import IO, Any, TypeVar
+
+from reeltok.files.atomic import replacing, scratch, write_file
+from reeltok.video.inputs import is_address
+
+Result = TypeVar("Result")
+PATIENCE = 60.0  # seconds that a remote may take to answer
+SLOWEST = 2**19  # bytes per second: a transfer may take so much longer than an answer
+
+
+class Place:
+    """A folder or an address, and the files in it by their names."""
+
+    def __init__(self, path: "str | Path | Place", *, patience: float = PATIENCE) -> None:
+        self.text, self.patience = str(path), patience
+        self.folder = None if is_address(self.text) else Path(self.text)
+        self._files: Any = None
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __fspath__(self) -> str:
+        return self.text
+
+    def where(self, name: str) -> str:
+        """The path or address of a file."""
+        return str(self.folder / name) if self.folder else f"{self.text.rstrip('/')}/{name}"
+
+    def names(self) -> set[str]:
+        """The files that are there; none where the place itself is not."""
+        if self.folder is not None:
+            found = self.folder.iterdir() if self.folder.is_dir() else ()
+            return {file.name for file in found}
+        remote, root = self._remote()
+
+        def ask() -> set[str]:
+            remote.invalidate_cache()
+            if not remote.exists(root):
+                return set()
+            return {str(each).rstrip("/").rpartition("/")[2] for each in remote.ls(root, False)}
+
+        return self._within(ask, self.text)
+
+    def has(self, name: str) -> bool:
+        """Whether a file is there."""
+        if self.folder is not None:
+            return (self.folder / name).is_file()
+        remote, root = self._remote()
+        return self._within(lambda: bool(remote.exists(f"{root}/{name}")), self.where(name))
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a file. FileNotFoundError where there is none."""
+        if self.folder is not None:
+            return (self.folder / name).read_bytes()
+        remote, root = self._remote()
+        return self._within(lambda: remote.cat_file(f"{root}/{name}"), self.where(name))
+
+    def write(self, name: str, data: str | bytes) -> None:
+        """Write text (UTF-8) or bytes as a whole file."""
+        if self.folder is not None:
+            write_file(self.folder / name, data)
+            return
+        remote, root = self._remote()
+        whole = data.encode() if isinstance(data, str) else data
+        put = lambda: remote.pipe_file(f"{root}/{name}", whole)
+        self._within(put, self.where(name), size=len(whole))
+
+    @contextmanager
+    def making(self, name: str) -> Iterator[Path]:
+        """A path to make a file at, which gets its name when all went well."""
+        if self.folder is not None:
+            with replacing(self.folder / name) as part:
+                yield part
+            return
+        remote, root = self._remote()
+        with scratch() as held:
+            part = held / name
+            yield part
+            put = lambda: remote.put_file(str(part), f"{root}/{name}")
+            self._within(put, self.where(name), size=part.stat().st_size)
+
+    @contextmanager
+    def opened(self, name: str) -> Iterator[IO[bytes]]:
+        """A file open for reading at any position. FileNotFoundError where there is none."""
+        if self.folder is not None:
+            with (self.folder / name).open("rb") as file:
+                yield file
+            return
+        remote, root = self._remote()
+        opens = lambda: remote.open(f"{root}/{name}", "rb")
+        with self._within(opens, self.where(name)) as file:
+            yield file
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        if self.folder is not None:
+            (self.folder / name).unlink(missing_ok=True)
+        elif self.has(name):
+            remote, root = self._remote()
+            self._within(lambda: remote.rm_file(f"{root}/{name}"), self.where(name))
+
+    def _remote(self) -> tuple[Any, str]:
+        """fsspec's file system of the address, and the path there. ImportError without fsspec."""
+        if self._files is None:
+            from fsspec.core import url_to_fs
+
+            try:
+                self._files = url_to_fs(self.text)
+            except (ValueError, ImportError) as error:  # a kind that is unknown, or not installed
+                raise ValueError(f"{self.text} cannot be used: {error}") from error
+        remote, root = self._files
+        return remote, root.rstrip("/")
+
+    def _within(self, work: Callable[[], Result], name: str, *, size: int = 0) -> Result:
+        """What `work` gives, in time. OSError that names the file where it fails or hangs."""
+        held: dict[str, Any] = {}
+
+        def run() -> None:
+            try:
+                held["result"] = work()
+            except Exception as error:  # each of fsspec's many backends has errors of its own
+                held["error"] = error
+
+        thread = Thread(target=run, daemon=True)
+        thread.start()
+        limit = self.patience + size / SLOWEST
+        thread.join(limit)
+        if thread.is_alive():
+            raise OSError(f"{name} does not answer within {limit:.0f} s: run it again later")
+        error = held.get("error")
+        if isinstance(error, FileNotFoundError):
+            raise FileNotFoundError(f"there is no file {name}") from error
+        if error is not None:
+            said = " ".join(str(error).split()) or type(error).__name__
+            raise OSError(f"{name} cannot be reached: {said}") from error
+        return held["result"]
+
+
+def as_file(data: bytes) -> IO[bytes]:
+    """Bytes as an open file."""
+    return io.BytesIO(data)

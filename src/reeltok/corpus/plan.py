@@ -1,0 +1,231 @@
+"""What a corpus is to be: its clips in shards, how they are shaped and coded, by which tokenizer.
+
+`plan.json` is written before the first shard. A later run has to agree with it, so that any number
+of runs, one after another or at once, make one corpus.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from math import ceil
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass as checked_dataclass
+
+from reeltok.corpus.place import Place
+from reeltok.corpus.row import FLOATS
+from reeltok.corpus.shaping import Shaping
+from reeltok.corpus.sources import Source, digest_of
+from reeltok.files.atomic import digest
+from reeltok.files.parsing import parse_json
+from reeltok.tokenizer.contract import Tokenizer
+
+PLAN = "plan.json"
+VERSION = 1
+Keep = Literal["ids", "latents", "moments"]
+
+
+@checked_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class Coding:
+    """How windows are coded, and what of it is kept.
+
+    `keep` None: ids where the tokenizer is discrete, else latents, in `dtype`. `batch` windows of a
+    bucket are coded at once, by `threads` threads, in tiles of `tile` pixels; `clips` are in a
+    shard. All of these decide the bytes.
+    """
+
+    keep: Keep | None = None
+    dtype: str = "float16"
+    batch: int = Field(default=8, ge=1)
+    threads: int = Field(default=1, ge=1)
+    tile: int | None = Field(default=None, ge=1)
+    clips: int = Field(default=64, ge=1)
+
+    def __post_init__(self) -> None:
+        if self.dtype not in FLOATS:
+            raise ValueError(f"latents are kept in {', '.join(FLOATS)}, not {self.dtype!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """Which tokenizer a corpus is of: enough to read its tokens, and the name that loads it."""
+
+    name: str
+    weights: str
+    family: str
+    load: str
+    precision: str
+    vocabulary: int | None
+    channels: int
+    factors: tuple[int, int, int]
+    first: int
+    group: int
+    causal: bool
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, load: str = "") -> "Model":
+        """That of a tokenizer, which `load` names."""
+        spec = tokenizer.spec
+        return cls(
+            name=spec.name,
+            weights=tokenizer.hash(),
+            family=spec.family,
+            load=load or spec.name,
+            precision=str(tokenizer.dtype).removeprefix("torch."),
+            vocabulary=spec.vocabulary,
+            channels=spec.channels,
+            factors=spec.factors,
+            first=spec.first,
+            group=spec.group,
+            causal=spec.causal,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The whole of a corpus before it is made.
+
+    `extras`: tokens come with more tensors. `texts` is the folder of embeddings, or None.
+    `statistics` are those that the tokenizer says its latents have, where latents are kept.
+    `notes` are a sentence each for people.
+    """
+
+    model: Model
+    shaping: Shaping
+    coding: Coding
+    sources: tuple[Source, ...]
+    extras: bool = False
+    texts: str | None = None
+    statistics: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def further(self) -> tuple[str, ...]:
+        """The further columns of the manifest, in order of their names."""
+        return tuple(sorted({name for source in self.sources for name in source.further}))
+
+    @property
+    def count(self) -> int:
+        """How many shards there are."""
+        return ceil(len(self.sources) / self.coding.clips)
+
+    def shard(self, number: int) -> tuple[Source, ...]:
+        """The clips of one shard."""
+        size = self.coding.clips
+        return self.sources[number * size : (number + 1) * size]
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """What plan.json holds: all that decides the bytes, in JSON's own kinds."""
+        shaping = {**asdict(self.shaping), "buckets": [str(b) for b in self.shaping.buckets]}
+        build = {**shaping, **asdict(self.coding), "text": self.texts is not None}
+        record = {
+            "version": VERSION,
+            "tokenizer": asdict(self.model),
+            "build": build,
+            "columns": self.further,
+            "statistics": self.statistics,
+            "clips": {"count": len(self.sources), "digest": digest_of(self.sources)},
+            "shards": self.count,
+        }
+        return json.loads(json.dumps(record))
+
+    @cached_property
+    def digest(self) -> str:
+        """What stands for the plan in shards and sidecars."""
+        return plan_digest(self.record)
+
+
+def plan_digest(record: dict[str, Any]) -> str:
+    """The hash of a plan's record, whatever else is said beside it."""
+    return digest(json.dumps(record, sort_keys=True), 64)
+
+
+def make_plan(
+    sources: Sequence[Source],
+    tokenizer: Tokenizer,
+    *,
+    shaping: Shaping,
+    coding: Coding,
+    load: str = "",
+    texts: str | None = None,
+) -> Plan:
+    """The plan of a corpus. ValueError for windows or kinds that the tokenizer does not make."""
+    spec = tokenizer.spec
+    keep = coding.keep or ("latents" if spec.vocabulary is None else "ids")
+    if keep == "ids" and spec.vocabulary is None:
+        raise ValueError(f"{spec.name} is continuous and has no ids: give --keep latents")
+    if keep == "moments" and spec.vocabulary is not None:
+        raise ValueError(f"{spec.name} is discrete and has no variance: give --keep ids or latents")
+    notes = shaping.check(spec)
+    own = tokenizer.scale.statistics(spec.channels) or tokenizer.statistics
+    leans = type(tokenizer).side_information is not Tokenizer.side_information
+    return Plan(
+        model=Model.of(tokenizer, load),
+        shaping=shaping,
+        coding=replace(coding, keep=keep, batch=1 if leans else coding.batch),
+        sources=tuple(sources),
+        extras=leans,
+        texts=texts,
+        notes=notes,
+        statistics={"from": "tokenizer", **own} if own and keep != "ids" else None,
+    )
+
+
+def write_plan(plan: Plan, place: Place) -> None:
+    """Write plan.json, or find it as it would be. ValueError where another plan is there."""
+    wanted = plan.record
+    if place.has(PLAN):
+        held = read_plan(place)
+        if held != wanted:
+            raise ValueError(f"{place} was begun differently: {_difference(held, wanted)}")
+        return
+    place.write(PLAN, json.dumps(wanted, indent=1, sort_keys=True) + "\n")
+
+
+def read_plan(place: Place) -> dict[str, Any]:
+    """The record of plan.json. FileNotFoundError where there is none."""
+    try:
+        record = parse_json(place.read(PLAN), place.where(PLAN))
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{place} holds no corpus (no {PLAN}): `reeltok corpus build` makes one"
+        ) from None
+    keys = {"version", "tokenizer", "build", "columns", "clips", "shards", "statistics"}
+    if not isinstance(record, dict) or not keys <= {*record}:
+        raise ValueError(f"{place.where(PLAN)} was altered: copy it again")
+    if record["version"] > VERSION:
+        raise ValueError(
+            f"{place} has version {record['version']} and this reeltok reads up to {VERSION}: "
+            "upgrade reeltok"
+        )
+    return record
+
+
+def _difference(held: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """The first thing in which two plans differ, in words that name both."""
+    advice = "go on as it was begun, or name another folder"
+    one, other = held["tokenizer"], wanted["tokenizer"]
+    if one != other:
+        names = (f"{m.get('name')} ({str(m.get('weights'))[:12]})" for m in (one, other))
+        before, now = names
+        if before == now:
+            key = next(k for k in other if one.get(k) != other[k])
+            before, now = f"{before} with {key} {one.get(key)}", f"with {key} {other[key]}"
+        return f"by the tokenizer {before}, now it is {now}; {advice}"
+    for key, value in wanted["build"].items():
+        if held["build"].get(key) != value:
+            return f"with {key} {said(held['build'].get(key))}, now it is {said(value)}; {advice}"
+    before, now = held["clips"], wanted["clips"]
+    if before["count"] != now["count"]:
+        return f"from {before['count']} clips, now there are {now['count']}; {advice}"
+    return f"from other clips, or other captions and columns of them; {advice}"
+
+
+def said(value: Any) -> str:
+    """A setting for people."""
+    if isinstance(value, list | tuple):
+        return " ".join(map(str, value)) or "none"
+    return "none" if value is None else str(value)

@@ -1,0 +1,195 @@
+"""A finished corpus, to be read: a map-style data set of its rows, and what is said of it."""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from torch.utils.data import Dataset
+
+from reeltok.corpus.finish import INDEX, MANIFEST
+from reeltok.corpus.place import Place
+from reeltok.corpus.plan import PLAN
+from reeltok.corpus.row import Row, of_columns, tokens_of
+from reeltok.corpus.shard import FileReader
+from reeltok.files.parsing import parse_json
+from reeltok.tokenizer.contract import Tokenizer
+from reeltok.tokens.record import Tokens
+from reeltok.video.record import Video
+
+OPEN_FILES, OPEN_GROUPS = 16, 8  # held at a time
+
+
+class Corpus(Dataset):
+    """The rows of a finished corpus at `path`, a folder or an address; `corpus[i]` is a `Row`.
+
+    The index is read at once, rows when they are asked for, a row group (4 MB) at a time: rows that
+    follow one another are cheap. It can be pickled, so that the workers of a `DataLoader` read too.
+    Raises FileNotFoundError where there is no corpus, ValueError where it is not finished, or a
+    file of it was altered.
+    """
+
+    def __init__(self, path: "str | Path | Place") -> None:
+        self.place = path if isinstance(path, Place) else Place(path)
+        self.manifest = read_manifest(self.place)
+        self.tokenizer: Mapping[str, Any] = self.manifest["tokenizer"]
+        self.statistics: dict[str, Any] | None = self.manifest["statistics"]
+        self._read_index()
+        self._forget()
+
+    def _read_index(self) -> None:
+        """Where each row is: the number of its file, and its place there."""
+        columns = ["shard", "part", "row", "bucket"]
+        try:
+            with self.place.opened(INDEX) as file:
+                table = pq.read_table(file, columns=columns, read_dictionary=["bucket"])
+        except (pa.ArrowInvalid, FileNotFoundError, KeyError) as error:
+            raise ValueError(
+                f"{self.place.where(INDEX)} is missing or damaged: `reeltok corpus finish "
+                f"{self.place}` makes it again"
+            ) from error
+        bucket = table["bucket"].combine_chunks()
+        self.bucket_names: list[str] = bucket.dictionary.to_pylist() if len(table) else []
+        self.bucket_of = (
+            bucket.indices.to_numpy() if len(table) else np.empty(0, np.int32)
+        )  # of each row, the number of its bucket's name
+        names = [file["name"] for file in self.manifest["files"]]
+        self.files = names
+        rows = np.array([file["rows"] for file in self.manifest["files"]], np.int64)
+        self.begins = np.concatenate([[0], np.cumsum(rows)])  # the first row of each file
+        if self.begins[-1] != len(table):
+            raise ValueError(
+                f"{self.place.where(INDEX)} lists {len(table)} rows and {MANIFEST} "
+                f"{self.begins[-1]}: `reeltok corpus finish {self.place}` makes both again"
+            )
+
+    def _forget(self) -> None:
+        self._readers = OrderedDict[int, tuple[FileReader, ExitStack]]()
+        self._groups = OrderedDict[tuple[int, int], list[dict[str, Any]]]()
+
+    def __len__(self) -> int:
+        return int(self.begins[-1])
+
+    def __getitem__(self, number: int) -> Row:
+        if not -len(self) <= number < len(self):
+            raise IndexError(f"row {number} of {len(self)}")
+        number %= len(self)
+        file = int(np.searchsorted(self.begins, number, side="right")) - 1
+        values = self._record(file, number - int(self.begins[file]))
+        return of_columns(values, vocabulary=self.tokenizer["vocabulary"])
+
+    def __iter__(self) -> Iterator[Row]:
+        """All rows in the order of the files, a row group in memory at a time."""
+        for name in self.files:
+            with self.place.opened(name) as file:
+                yield from FileReader(file, self.place.where(name)).rows()
+
+    def bucket(self, number: int) -> str:
+        """The bucket of a row, without reading it."""
+        return self.bucket_names[self.bucket_of[number]]
+
+    def _record(self, file: int, row: int) -> dict[str, Any]:
+        """The columns of a row of a file."""
+        reader = self._reader(file)
+        ends = reader.ends
+        group = int(np.searchsorted(ends, row, side="right"))
+        if (file, group) not in self._groups:
+            self._groups[file, group] = reader.group(group)
+            while len(self._groups) > OPEN_GROUPS:
+                self._groups.popitem(last=False)
+        self._groups.move_to_end((file, group))
+        return self._groups[file, group][row - (int(ends[group - 1]) if group else 0)]
+
+    def _reader(self, file: int) -> FileReader:
+        if file not in self._readers:
+            stack, name = ExitStack(), self.files[file]
+            opened = stack.enter_context(self.place.opened(name))
+            self._readers[file] = FileReader(opened, self.place.where(name)), stack
+            while len(self._readers) > OPEN_FILES:
+                self._readers.popitem(last=False)[1][1].close()
+        self._readers.move_to_end(file)
+        return self._readers[file][0]
+
+    def groups(self, file: int) -> np.ndarray:
+        """The rows of a file after which its row groups end, counted in the file."""
+        return self._reader(file).ends
+
+    def close(self) -> None:
+        """Let go of open files."""
+        for _, stack in self._readers.values():
+            stack.close()
+        self._forget()
+
+    def __getstate__(self) -> dict[str, Any]:
+        held = ("_readers", "_groups")  # each process opens files for itself
+        return {name: value for name, value in vars(self).items() if name not in held}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._forget()
+
+    # Back to frames.
+
+    def load(self, *, weights: str | None = None, device: str | None = None) -> Tokenizer:
+        """The tokenizer that made it. ValueError where what its name loads is another by now."""
+        from reeltok import zoo
+
+        tokenizer = zoo.load(self.tokenizer["load"], weights=weights, device=device)
+        return self.require_own(tokenizer)
+
+    def require_own(self, tokenizer: Tokenizer) -> Tokenizer:
+        """The tokenizer, if it is the corpus's own; else ValueError that names both."""
+        if tokenizer.hash() != self.tokenizer["weights"]:
+            raise ValueError(
+                f"{self.place} holds tokens of {self.tokenizer['name']} "
+                f"({self.tokenizer['weights'][:12]}), this is {tokenizer.name} "
+                f"({tokenizer.hash()[:12]}): give the one that made them"
+            )
+        return tokenizer
+
+    def tokens(self, number: int, tokenizer: Tokenizer | None = None) -> Tokens:
+        """The tokens of a row, as `Tokenizer.decode` takes them.
+
+        Latents of a tokenizer that normalises need it: `tokenizer`.
+        """
+        return tokens_of(
+            self[number], self.tokenizer, None if tokenizer is None else tokenizer.scale
+        )
+
+    def decode(self, number: int, tokenizer: Tokenizer) -> Video:
+        """The frames that a row stands for. ValueError where the tokenizer is another."""
+        made = self.require_own(tokenizer).decode(self.tokens(number, tokenizer))
+        assert isinstance(made, Video)
+        return made
+
+
+def read_manifest(place: Place) -> dict[str, Any]:
+    """The manifest of a finished corpus, in a few sentences where there is none."""
+    if not place.has(MANIFEST):
+        if place.has(PLAN):
+            raise ValueError(
+                f"{place} is not finished: `reeltok corpus build` goes on with it, and `reeltok "
+                f"corpus finish {place}` says what is missing"
+            )
+        raise FileNotFoundError(
+            f"{place} holds no corpus (no {MANIFEST}): `reeltok corpus build` makes one"
+        )
+    manifest = parse_json(place.read(MANIFEST), place.where(MANIFEST))
+    wanted = {"version", "tokenizer", "build", "columns", "files", "rows", "buckets", "statistics"}
+    if not isinstance(manifest, dict) or not wanted <= {*manifest}:
+        raise ValueError(
+            f"{place.where(MANIFEST)} was altered: `reeltok corpus finish {place}` makes it again"
+        )
+    return manifest
+
+
+def is_corpus(path: str | Path) -> bool:
+    """Whether a folder or an address holds a finished corpus, or one that was begun."""
+    place = Place(path)
+    if place.folder is not None:
+        return (place.folder / MANIFEST).is_file() or (place.folder / PLAN).is_file()
+    return place.has(MANIFEST) or place.has(PLAN)

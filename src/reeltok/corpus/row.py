@@ -1,0 +1,192 @@
+"""One row of a corpus: a window of a clip in tokens, and how tensors are stored in it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from reeltok.tokens.header import bits_for
+from reeltok.tokens.payload import pack, tensor_bytes, unpack
+from reeltok.tokens.record import Tokens
+
+PLAIN = {
+    "id": "string",
+    "source": "string",
+    "group": "string",
+    "start": "float64",
+    "fps": "float64",
+    "frames": "int32",
+    "height": "int32",
+    "width": "int32",
+    "source_height": "int32",
+    "source_width": "int32",
+    "bucket": "string",
+    "caption": "string",
+    "settings": "string",
+}
+"""Columns that every shard has, and their types."""
+PAYLOADS = {
+    "ids": ("ids_bytes", "ids_shape"),
+    "latents": ("latents_bytes", "latents_shape", "latents_dtype"),
+    "moments": ("latents_bytes", "latents_shape", "latents_dtype", "log_variance_bytes"),
+}
+"""By what is kept: the columns of the tokens."""
+TEXT = ("text_bytes", "text_shape", "text_dtype")
+EXTRAS = "extras_bytes"
+FLOATS = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Row:
+    """A window of `frames` frames of `height` x `width` pixels as ids or raw latents.
+
+    It begins at `start` seconds of `source`; `fps` in Hz is None for a picture. `latents` are on
+    the tokenizer's own scale and not normalised; with `log_variance` they are means. `text` is an
+    embedding of the caption. `further` are the other columns of the manifest.
+    """
+
+    id: str
+    source: str
+    group: str = ""
+    start: float = 0.0
+    fps: float | None = None
+    frames: int
+    height: int
+    width: int
+    source_height: int
+    source_width: int
+    caption: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    ids: Int64[Tensor, "*grid"] | None = None
+    latents: Float[Tensor, "c *grid"] | None = None
+    log_variance: Float[Tensor, "c *grid"] | None = None
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+    text: Float[Tensor, "l d"] | None = None
+    further: Mapping[str, str | None] = field(default_factory=dict)
+
+    @property
+    def bucket(self) -> str:
+        """Width, height and frames: rows of one bucket can be one batch."""
+        return bucket_name(self.width, self.height, self.frames)
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens it has."""
+        if self.ids is not None:
+            return self.ids.numel()
+        assert self.latents is not None
+        return prod(self.latents.shape[1:])
+
+
+def bucket_name(width: int, height: int, frames: int) -> str:
+    """The name of a bucket: 448x256x17 is width x height x frames."""
+    return f"{width}x{height}x{frames}"
+
+
+# ---------------------------------------------------------------- to and from columns
+
+
+def to_columns(row: Row, *, vocabulary: int | None) -> dict[str, Any]:
+    """A row's values by column; ids are packed by the vocabulary."""
+    values: dict[str, Any] = {name: getattr(row, name) for name in PLAIN}
+    values["settings"] = json.dumps(dict(row.settings), sort_keys=True)
+    if row.ids is not None:
+        packed = pack(row.ids.reshape(-1).numpy(), bits_for(vocabulary or 1))
+        values |= {"ids_bytes": packed.tobytes(), "ids_shape": list(row.ids.shape)}
+    if row.latents is not None:
+        values |= _stored("latents", row.latents)
+    if row.log_variance is not None:
+        values["log_variance_bytes"] = tensor_bytes(row.log_variance)
+    if row.text is not None:
+        values |= _stored("text", row.text)
+    if row.extras:
+        values[EXTRAS] = save_tensors({k: v.contiguous() for k, v in row.extras.items()})
+    return values | dict(row.further)
+
+
+def of_columns(values: Mapping[str, Any], *, vocabulary: int | None) -> Row:
+    """The row of a record of columns. ValueError where bytes and shapes disagree."""
+    ids, latents = None, _loaded("latents", values)
+    if values.get("ids_bytes") is not None:
+        ids = _loaded_ids(values, vocabulary or 1)
+    variance = values.get("log_variance_bytes")
+    extras = values.get(EXTRAS)
+    known = {*PLAIN, *TEXT, EXTRAS, *(name for names in PAYLOADS.values() for name in names)}
+    plain = {name: values[name] for name in PLAIN if name not in ("bucket", "settings")}
+    return Row(
+        **plain,
+        settings=json.loads(values["settings"]),
+        ids=ids,
+        latents=latents,
+        log_variance=None if variance is None else _floats(variance, values, "latents"),
+        extras={} if extras is None else load_tensors(extras),
+        text=_loaded("text", values),
+        further={name: value for name, value in values.items() if name not in known},
+    )
+
+
+def _stored(name: str, tensor: Tensor) -> dict[str, Any]:
+    """Bytes, shape and dtype of a tensor of floats."""
+    return {
+        f"{name}_bytes": tensor_bytes(tensor),
+        f"{name}_shape": list(tensor.shape),
+        f"{name}_dtype": str(tensor.dtype).removeprefix("torch."),
+    }
+
+
+def _loaded(name: str, values: Mapping[str, Any]) -> Tensor | None:
+    data = values.get(f"{name}_bytes")
+    return None if data is None else _floats(data, values, name)
+
+
+def _floats(data: bytes, values: Mapping[str, Any], name: str) -> Tensor:
+    """A tensor of floats from its bytes; shape and dtype are those of the columns `name`."""
+    shape, dtype = values[f"{name}_shape"], FLOATS.get(values[f"{name}_dtype"])
+    if dtype is None or len(data) != prod(shape) * dtype.itemsize:
+        raise ValueError(
+            f"row {values.get('id')} was altered: its {name} are {len(data)} bytes for "
+            f"{'x'.join(map(str, shape))} of {values[f'{name}_dtype']}; build its shard again"
+        )
+    return torch.frombuffer(bytearray(data), dtype=dtype).reshape(tuple(shape))
+
+
+def _loaded_ids(values: Mapping[str, Any], vocabulary: int) -> Tensor:
+    shape, bits = values["ids_shape"], bits_for(vocabulary)
+    count, packed = prod(shape), np.frombuffer(values["ids_bytes"], np.uint8)
+    if len(packed) != -(-count * bits // 8):
+        raise ValueError(
+            f"row {values.get('id')} was altered: {len(packed)} bytes are not {count} ids of "
+            f"{bits} bits; build its shard again"
+        )
+    return torch.from_numpy(unpack(packed, bits, count)).reshape(tuple(shape))
+
+
+# ---------------------------------------------------------------- to tokens
+
+
+def tokens_of(row: Row, tokenizer: Mapping[str, Any], scale: Any = None) -> Tokens:
+    """The tokens of a row, as the tokenizer made them; `scale` is that of a foreign tokenizer."""
+    latents = None if row.latents is None else row.latents.float()[None]
+    if latents is not None and scale is not None:
+        latents = scale.apply(latents)
+    return Tokens(
+        ids=None if row.ids is None else row.ids[None],
+        latents=latents,
+        frames=row.frames,
+        height=row.height,
+        width=row.width,
+        fps=row.fps,
+        model=tokenizer["name"],
+        weights=tokenizer["weights"],
+        vocabulary=tokenizer["vocabulary"],
+        settings={**row.settings, "start": row.start},
+        extras=dict(row.extras),
+    )

@@ -1,0 +1,110 @@
+"""`build_corpus`: from clips to a corpus, or what is still missing of one."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reeltok.corpus.build import OnClips
+from reeltok.corpus.engines import Engine, rank_here, run_shards, share_of
+from reeltok.corpus.finish import MANIFEST, finish_corpus, missing_shards
+from reeltok.corpus.opening import Open
+from reeltok.corpus.place import Place
+from reeltok.corpus.plan import Coding, Plan, make_plan, write_plan
+from reeltok.corpus.read import read_manifest
+from reeltok.corpus.shaping import Shaping
+from reeltok.corpus.shard import sidecar_name
+from reeltok.corpus.sidecar import done_shards, read_sidecar
+from reeltok.corpus.sources import find_sources
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """What a run did: shards that it made, of how many that are there or are still missing.
+
+    `manifest` is that of the whole corpus, None while shards are missing.
+    """
+
+    place: str
+    made: int
+    shards: int
+    missing: int
+    manifest: dict[str, Any] | None
+
+
+def plan_corpus(
+    data: str | Path,
+    opener: Open,
+    *,
+    shaping: Shaping,
+    coding: Coding,
+    root: str | Path | None = None,
+    column: str | None = None,
+    texts: str | Path | None = None,
+) -> Plan:
+    """The plan of a corpus of `data`; nothing is decoded or written.
+
+    Raises FileNotFoundError or ValueError where there are no clips, or the tokenizer does not take
+    such windows.
+    """
+    sources = find_sources(data, root=root, column=column)
+    if texts is not None and not Path(texts).is_dir():
+        raise FileNotFoundError(f"there is no folder {texts} of embeddings")
+    tokenizer = opener("cpu")
+    return make_plan(
+        sources,
+        tokenizer,
+        shaping=shaping,
+        coding=coding,
+        load=opener.load,
+        texts=None if texts is None else str(texts),
+    )
+
+
+def build_corpus(
+    plan: Plan,
+    out: str | Path | Place,
+    opener: Open,
+    *,
+    engine: Engine | None = None,
+    share: tuple[int, int] | None = None,
+    retry: bool = False,
+    on_clips: OnClips | None = None,
+) -> Built:
+    """Make what is missing of a corpus in the folder or at the address `out`.
+
+    `share` is (rank, ranks): which shards are this run's; by default what torchrun, SLURM or
+    Kubernetes say. `retry`: shards with clips that could not be read are made again. When all
+    shards are there, index and manifest are made. ValueError where `out` was begun differently,
+    OSError where nothing can be written.
+    """
+    place = out if isinstance(out, Place) else Place(out)
+    write_plan(plan, place)
+    index, count = share or rank_here()
+    mine = share_of(range(plan.count), index, count)
+    done = done_shards(place.names())
+    if retry:
+        done -= forget_broken(place, [number for number in mine if number in done])
+    todo = [number for number in mine if number not in done]
+    run_shards(plan, todo, opener, place, engine or Engine(), on_clips=on_clips)
+    missing = len(missing_shards(place))
+    manifest = None
+    if not missing:
+        stands = not todo and place.has(MANIFEST)
+        manifest = read_manifest(place) if stands else finish_corpus(place)
+    return Built(
+        place=str(place),
+        made=len(todo),
+        shards=plan.count,
+        missing=missing,
+        manifest=manifest,
+    )
+
+
+def forget_broken(place: Place, numbers: list[int]) -> set[int]:
+    """The shards that hold clips that could not be read; they count as not made from now on."""
+    found = {number for number in numbers if read_sidecar(place, number).broken}
+    if found:
+        place.remove(MANIFEST)
+    for number in found:
+        place.remove(sidecar_name(number))
+    return found

@@ -1,0 +1,150 @@
+"""What a corpus is built from: clips with their captions, classes and what else is said of them.
+
+A list says it in its columns, a tar shard in the files of a sample (key.txt, key.json, key.cls), a
+folder in a text beside the video (a.mp4, a.txt).
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+from reeltok.corpus.row import EXTRAS, PAYLOADS, PLAIN, TEXT
+from reeltok.data.clip import Clip
+from reeltok.data.find import COLUMN, find_clips
+from reeltok.data.kinds import is_shard
+from reeltok.data.lists import COLUMNS
+from reeltok.data.tar import Part, index_shard
+from reeltok.files.atomic import digest
+from reeltok.files.parsing import parse_json
+from reeltok.video.inputs import is_address
+
+CAPTIONS = ("caption", "captions", "text", "prompt")
+"""Columns that may hold the caption, the best first."""
+CLASSES = ("group", "class", "label")
+"""Columns that may hold the class where none is named."""
+USED = ("start", "end", "member", "record")  # columns that say where a clip lies
+TAKEN = {*PLAIN, *TEXT, EXTRAS, *(name for names in PAYLOADS.values() for name in names)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A clip, its class and caption, and the other columns of its manifest."""
+
+    clip: Clip
+    group: str = ""
+    caption: str | None = None
+    further: Mapping[str, str | None] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """How the data name it: a path in them, or an address."""
+        return self.clip.address or self.clip.name
+
+    @property
+    def mark(self) -> str:
+        """A text that differs between clips, or where other things are said of one."""
+        clip = self.clip
+        where = (self.name, clip.member, clip.record, clip.start, clip.end)
+        return repr((where, self.group, self.caption, sorted(self.further.items())))
+
+
+def find_sources(
+    data: str | Path, *, root: str | Path | None = None, column: str | None = None
+) -> list[Source]:
+    """The clips of `data`, those of one file together; `column` of a list holds their class.
+
+    Raises FileNotFoundError or ValueError as `find_clips` does.
+    """
+    clips = find_clips(data, root=root, column=column or COLUMN)
+    said = _Samples()
+    sources = [_source(clip, column, said) for clip in clips]
+    names = sorted({name for source in sources for name in source.further})
+    places = {source.clip.path: number for number, source in reversed([*enumerate(sources)])}
+    ordered = sorted(sources, key=lambda source: places[source.clip.path])
+    return [replace(s, further={name: s.further.get(name) for name in names}) for s in ordered]
+
+
+def digest_of(sources: Iterable[Source]) -> str:
+    """A text that stands for all clips and what is said of them."""
+    return digest("\n".join(source.mark for source in sources), 64)
+
+
+def _source(clip: Clip, column: str | None, samples: "_Samples") -> Source:
+    row = {key: value for key, value in clip.row.items() if key}
+    if not row:
+        row = samples.said_of(clip)
+    lower = {key.strip().lower(): key for key in reversed(row)}
+    first = lambda names: next((lower[name] for name in names if name in lower), None)
+    file, caption = first(COLUMNS), first(CAPTIONS)
+    classes = column if column in row else first(CLASSES)
+    used = {file, caption, classes, *(lower.get(name) for name in USED)}
+    named = row.get(file or "", "")
+    if is_address(named):
+        clip = replace(clip, address=named, path=Path(PurePosixPath(urlsplit(named).path)))
+    return Source(
+        clip=clip,
+        group=clip.group if clip.group or classes is None else row[classes],
+        caption=(row[caption] or None) if caption else None,
+        further={_free(key): value for key, value in row.items() if key not in used},
+    )
+
+
+def _free(name: str) -> str:
+    """A further column under its own name, or another where shards have one of that name."""
+    return f"given_{name}" if name in TAKEN else name
+
+
+class _Samples:
+    """What tar shards and folders say of their clips; every shard is gone through once."""
+
+    def __init__(self) -> None:
+        self.shards: dict[Path, dict[str, dict[str, Part]]] = {}
+
+    def said_of(self, clip: Clip) -> dict[str, str]:
+        if clip.member and is_shard(clip.path):
+            return self._in_shard(clip)
+        if clip.address or clip.member or clip.record is not None or not clip.path.is_file():
+            return {}
+        beside = clip.path.with_suffix(".txt")
+        if not beside.is_file():
+            return {}
+        return {"caption": beside.read_text(encoding="utf-8", errors="replace").strip()}
+
+    def _in_shard(self, clip: Clip) -> dict[str, str]:
+        if clip.path not in self.shards:
+            found: dict[str, dict[str, Part]] = {}
+            for name, part in index_shard(clip.path).items():
+                found.setdefault(_key(name), {})[PurePosixPath(name).suffix.lower()] = part
+            self.shards = {clip.path: found}  # clips of one shard come together
+        files = self.shards[clip.path].get(_key(clip.member), {})
+        row: dict[str, str] = {}
+        if ".json" in files:
+            held = parse_json(_bytes_of(clip.path, files[".json"]), f"{clip.path}/{clip.member}")
+            row |= _texts(held) if isinstance(held, dict) else {}
+        for suffix, name in ((".txt", "caption"), (".cls", "group")):
+            if suffix in files:
+                text = _bytes_of(clip.path, files[suffix]).decode("utf-8", "replace")
+                row[name] = text.strip()
+        return row
+
+
+def _key(name: str) -> str:
+    """What the files of one sample share: the name up to its first dot."""
+    path = PurePosixPath(name)
+    return str(path.with_name(path.name.split(".")[0] or path.name))
+
+
+def _bytes_of(shard: Path, part: Part) -> bytes:
+    with shard.open("rb") as file:
+        file.seek(part.begin)
+        return file.read(part.size)
+
+
+def _texts(values: dict[str, Any]) -> dict[str, str]:
+    """Values as a list has them: text."""
+    import json
+
+    plain = {k: v if isinstance(v, str) else json.dumps(v) for k, v in values.items()}
+    return {key: "" if values[key] is None else text for key, text in plain.items()}

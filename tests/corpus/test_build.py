@@ -1,0 +1,83 @@
+"""Clips to a corpus: what is in it, what a second run does, what is refused."""
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from corpus_clips import build, opener, write_clips
+
+from reeltok.corpus import Corpus, Shaping
+from reeltok.corpus.place import Place
+from reeltok.video.record import Video, read
+
+
+def test_rows_are_the_tokens_of_their_windows(tmp_path: Path) -> None:
+    clips = write_clips(tmp_path / "clips", (9, 5, 11))
+    build(clips, tmp_path / "out", Shaping(frames=5, size=(32, 32)))
+    corpus, tokenizer = Corpus(tmp_path / "out"), opener()("cpu")
+    assert [row.id for row in corpus] == ["0.mkv#0000", "1.mkv#0000", "2.mkv#0000", "2.mkv#0001"]
+    assert [corpus[i].start for i in range(4)] == [0.0, 0.0, 0.0, 0.5]
+    again = corpus.decode(3, tokenizer)
+    assert (len(again), again.height, again.width, again.fps) == (5, 32, 32, 10)
+    clip = read(clips / "2.mkv")[5:10]
+    ids = tokenizer.encode(Video(clip.frames[:, :, 4:36], clip.fps)).ids
+    assert ids is not None
+    assert torch.equal(corpus[3].ids, ids[0])
+
+
+def test_a_broken_clip_is_a_failure_and_no_row(tmp_path: Path) -> None:
+    clips = write_clips(tmp_path / "clips", (5, 5))
+    (clips / "9.mp4").write_bytes(b"nothing")
+    write_clips(clips, (3,), first=7)
+    made = build(clips, tmp_path / "out", Shaping(frames=5))
+    assert made.manifest is not None
+    assert (made.manifest["rows"], made.manifest["failed"], made.manifest["short"]) == (2, 1, 1)
+    failed = pq.read_table(tmp_path / "out" / "failed.parquet").to_pylist()
+    assert [row["source"] for row in failed] == ["7.mkv", "9.mp4"]
+    assert failed[0]["reason"] == "it has 3 frames, too short: windows have 5 frames"
+    assert failed[1]["reason"].startswith("it is not a video")
+
+
+def test_a_second_run_makes_what_is_missing_and_nothing_else(tmp_path: Path) -> None:
+    clips, out = write_clips(tmp_path / "clips", (5, 5, 5, 5)), tmp_path / "out"
+    build(clips, out, Shaping(frames=5), clips_each=1)
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    for name in ("shard-000002.json", "manifest.json"):
+        (out / name).unlink()
+    stamps = {file.name: file.stat().st_mtime_ns for file in out.iterdir()}
+    made = build(clips, out, Shaping(frames=5), clips_each=1)
+    assert made.made == 1
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+    kept = [n for n in stamps if n.startswith(("shard-000000", "shard-000001", "shard-000003"))]
+    assert all((out / name).stat().st_mtime_ns == stamps[name] for name in kept)
+
+
+def test_another_shaping_is_refused_and_both_are_named(tmp_path: Path) -> None:
+    clips = write_clips(tmp_path / "clips", (9,))
+    build(clips, tmp_path / "out", Shaping(frames=5))
+    with pytest.raises(ValueError, match="begun differently: with frames 5, now it is 9"):
+        build(clips, tmp_path / "out", Shaping(frames=9))
+    write_clips(clips, (9,), first=5)
+    with pytest.raises(ValueError, match="from 1 clips, now there are 2"):
+        build(clips, tmp_path / "out", Shaping(frames=5))
+
+
+def test_an_address_holds_a_corpus_too(tmp_path: Path) -> None:
+    clips = write_clips(tmp_path / "clips", (5, 5))
+    build(clips, tmp_path / "out", Shaping(frames=5), clips_each=1)
+    build(clips, "memory://corpus/here", Shaping(frames=5), clips_each=1)
+    place = Place("memory://corpus/here")
+    assert place.names() == {file.name for file in (tmp_path / "out").iterdir()}
+    for file in (tmp_path / "out").iterdir():
+        assert place.read(file.name) == file.read_bytes()
+    assert [row.id for row in Corpus(place)] == ["0.mkv#0000", "1.mkv#0000"]
+
+
+def test_nothing_in_a_corpus_says_when_or_where_it_was_made(tmp_path: Path) -> None:
+    clips = write_clips(tmp_path / "clips", (5,))
+    build(clips, tmp_path / "out", Shaping(frames=5))
+    for name in ("manifest.json", "shard-000000.json", "shard-000000.parquet"):
+        assert str(tmp_path).encode() not in (tmp_path / "out" / name).read_bytes()
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["rows"] == 1
