@@ -28,10 +28,11 @@ from reeltok.corpus.sources import Source
 from reeltok.corpus.texts import read_text
 from reeltok.corpus.windows import Short, Window, cut_windows
 from reeltok.data.clip import said_of
-from reeltok.files.atomic import REASONS, sha256
+from reeltok.files.atomic import REASONS
+from reeltok.files.hashes import hash_files
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokenizer.spec import Spec
-from reeltok.tokens.header import bits_for
+from reeltok.tokens.ids import bits_for
 from reeltok.wording import one_line
 
 
@@ -298,7 +299,7 @@ class OpenFile:
             made = ShardFile(
                 name=self.name,
                 bytes=self.path.stat().st_size,
-                sha256=sha256(self.path),
+                sha256=hash_files(self.path),
                 rows=self.writer.rows,
             )
         return made

@@ -18,7 +18,7 @@ from reeltok.corpus.place import Place
 from reeltok.corpus.row import FLOATS
 from reeltok.corpus.shaping import Shaping
 from reeltok.corpus.sources import Source, digest_of
-from reeltok.files.atomic import digest
+from reeltok.files.hashes import hash_text
 from reeltok.files.parsing import parse_json
 from reeltok.tokenizer.contract import Tokenizer
 
@@ -140,7 +140,7 @@ class Plan:
 
 def plan_digest(record: dict[str, Any]) -> str:
     """The hash of a plan's record, whatever else is said beside it."""
-    return digest(json.dumps(record, sort_keys=True), 64)
+    return hash_text(json.dumps(record, sort_keys=True), 64)
 
 
 def make_plan(

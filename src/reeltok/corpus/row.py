@@ -13,7 +13,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from reeltok.tokens.header import bits_for
+from reeltok.tokens.ids import bits_for
 from reeltok.tokens.payload import pack, tensor_bytes, unpack
 from reeltok.tokens.record import Tokens
 

@@ -16,7 +16,7 @@ from reeltok.data.find import COLUMN, find_clips
 from reeltok.data.kinds import is_shard
 from reeltok.data.lists import COLUMNS
 from reeltok.data.tar import Part, index_shard
-from reeltok.files.atomic import digest
+from reeltok.files.hashes import hash_text
 from reeltok.files.parsing import parse_json
 from reeltok.video.inputs import is_address
 
@@ -68,7 +68,7 @@ def find_sources(
 
 def digest_of(sources: Iterable[Source]) -> str:
     """A text that stands for all clips and what is said of them."""
-    return digest("\n".join(source.mark for source in sources), 64)
+    return hash_text("\n".join(source.mark for source in sources), 64)
 
 
 def _source(clip: Clip, column: str | None, samples: "_Samples") -> Source:
