@@ -57,7 +57,8 @@ def make_flow(tokenizer: Tokenizer, folder: Path, *, known: bool = True, **value
 def make_prior(tokenizer: Tokenizer, folder: Path, *, frames: int, **values) -> Path:
     """A prior in a folder."""
     torch.manual_seed(0)
-    config = masked.config_for(tokenizer, frames=frames, size=SIZE, fps=10.0, **NETWORK, **values)
+    values = {"size": SIZE, "fps": 10.0, **NETWORK, **values}
+    config = masked.config_for(tokenizer, frames=frames, **values)
     prior = Prior(config)
     with torch.no_grad():
         for name, weight in prior.named_parameters():

@@ -61,6 +61,7 @@ GOOD = {  # lines that succeed, or nearly
     "fvd": "clips clips",
     "probe": "discrete clips",
     "bair": "prior clips",
+    "push": "discrete clips --frames 2",
     "data check": "clips --out made",
     "data bair": "clips made",
     "data push": "made --episodes 1 --frames 2 --size 16",

@@ -18,6 +18,7 @@ EXAMPLES = {
     "fvd": "reeltok fvd samples/ ucf101/ --protocol ucf-128",
     "probe": "reeltok probe default clips/ --labels manifest.csv:group",
     "bair": "reeltok bair runs/prior/model bair/test/ --out standard.json",
+    "push": "reeltok push runs/prior/model held/ --frames 16 --out prior.json",
     "view": "reeltok view --model my_model/ --port 8000",
     "corpus build": "reeltok corpus build clips/ tokens/ --frames 17 --size 256x256",
     "corpus finish": "reeltok corpus finish tokens/",

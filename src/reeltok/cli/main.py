@@ -50,6 +50,7 @@ COMMANDS = {
     "fvd": ("fvd", "fvd", "Measure the distance of generated videos from real ones."),
     "probe": ("probe", "probe", "Train a linear classifier on tokens, and print its accuracy."),
     "bair": ("bair", "bair", "Evaluate a prior's predictions under the BAIR protocol."),
+    "push": ("push", "push", "Evaluate a tokenizer or a prior on simulated robot pushing."),
     "view": ("view", "view", "Open a web page to try tokenizers on."),
     "corpus build": ("corpus", "build", "Encode a data set as shards of tokens."),
     "corpus finish": ("corpus", "finish", "Make the index of a corpus whose shards are done."),

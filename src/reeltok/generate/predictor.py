@@ -73,3 +73,37 @@ class PriorPredictor:
             actions=actions,
         )
         return torch.cat([part.cpu() for part in parts], dim=2).clamp(-1, 1)
+
+    def follow(
+        self,
+        start: UInt8[Tensor, "b h w 3"],
+        actions: Float[Tensor, "b n a"] | None,
+        *,
+        frames: int,
+        seed: int = 0,
+        first: int = 0,
+    ) -> Float[Tensor, "b c t s s"]:
+        """`frames` frames in [-1, 1], on the CPU, that go on from each of several first ones.
+
+        Block after block where the prior's clips are shorter; further than `actions` reach, none
+        is done. Clip i depends on `seed` and `first` + i alone.
+        """
+        x = torch.cat([self.prepare(frame[None]) for frame in start])
+        new = self.frames - 1
+        blocks = -(-(frames - 1) // new)
+        if actions is not None:
+            missing = blocks * new + 1 - actions.shape[1]
+            actions = torch.nn.functional.pad(actions, (0, 0, 0, max(0, missing)))
+        parts = continue_video(
+            self.prior,
+            self.tokenizer,
+            x,
+            count=len(x),
+            blocks=blocks,
+            seed=seed,
+            first=first,
+            batch=len(x),
+            sampling=self.sampling,
+            actions=actions,
+        )
+        return torch.cat([part.cpu() for part in parts], dim=2)[:, :, :frames].clamp(-1, 1)

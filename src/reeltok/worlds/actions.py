@@ -12,7 +12,7 @@ from reeltok.worlds.scene import HEIGHT, OPENING, REACH
 
 STRIDE = (0.05, 0.05, 0.04, 0.012)  # metres a frame, at 1
 WIDTH = 4
-LOW = 0.045  # metres over the table: below, the fingers push what stands there
+LOW = 0.03  # metres over the table: below, the fingers push what stands there
 
 
 def steer(target: np.ndarray, action: np.ndarray) -> np.ndarray:
@@ -66,7 +66,7 @@ class Policy:
         goal = self.draw.uniform(-0.34, 0.34, 2)
         if self.seeks:
             way = things[self.aim, :2] - target[:2]
-            beyond = way / max(float(np.hypot(*way)), 1e-6) * 0.08
+            beyond = way / max(float(np.hypot(*way)), 1e-6) * 0.1
             goal = things[self.aim, :2] + beyond + self.draw.normal(0, 0.025, 2)
         way = goal - target[:2]
         span = float(np.hypot(*way))
@@ -78,6 +78,6 @@ class Policy:
     def climb(self, target: np.ndarray) -> float:
         """Down to push in most cases, up in others, over the frames for which it is held."""
         goal = self.draw.uniform(HEIGHT[0], LOW)
-        if self.draw.random() < (0.15 if self.seeks else 0.4):
+        if self.draw.random() < (0.12 if self.seeks else 0.3):
             goal = self.draw.uniform(LOW, HEIGHT[1])
         return float(np.clip((goal - target[2]) / (self.left * STRIDE[2]), -1, 1))

@@ -59,7 +59,7 @@ class Scene:
 
 def draw_scene(draw: np.random.Generator) -> Scene:
     """A scene with 3 to 6 objects of random shape, size, colour and weight."""
-    gripper = (*draw.uniform(-0.22, 0.22, 2).tolist(), float(draw.uniform(0.02, 0.16)))
+    gripper = (*draw.uniform(-0.22, 0.22, 2).tolist(), float(draw.uniform(0.015, 0.1)))
     taken = [(gripper[0], gripper[1])]
     things = [draw_thing(draw, taken) for _ in range(int(draw.integers(3, 7)))]
     table, light = draw_pale(draw, 0.35, 0.85), float(draw.uniform(-0.12, 0.12))

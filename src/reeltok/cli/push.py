@@ -1,0 +1,170 @@
+"""`push`: judge a tokenizer or a prior on held-out episodes of the pushing world."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from reeltok.cli import options as given
+from reeltok.cli.progress import Progress
+from reeltok.cli.report import Report, facts, save_record, table
+from reeltok.files.places import check_free, check_place
+
+if TYPE_CHECKING:
+    from reeltok.evaluate.push.candidates import Coded, Make
+    from reeltok.evaluate.push.judge import PushScores
+    from reeltok.generate.predictor import PriorPredictor
+
+SHOWN = ("psnr", "changing", "false", "gripper", "missing", "moved", "share", "gone", "twice")
+"""Measures that people see; programs see all of them."""
+
+
+def push(
+    model: Annotated[str, typer.Argument(metavar="MODEL", show_default=False)],
+    data: Annotated[str, typer.Argument(metavar="DATA", show_default=False)],
+    *,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Tokenizer of a prior, a name or a folder; by default the one that MODEL names.",
+        ),
+    ] = None,
+    frames: Annotated[
+        int, typer.Option(min=2, metavar="N", help="Frames of an episode to judge, the first too.")
+    ] = 16,
+    episodes: Annotated[
+        int, typer.Option(min=2, metavar="N", help="Number of episodes to use at most.")
+    ] = 256,
+    steps: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Steps in which a prior decodes a block.")
+    ] = 8,
+    guidance: Annotated[
+        float, typer.Option(metavar="S", help="How strongly a prior follows its conditions.")
+    ] = 1.0,
+    seed: Annotated[
+        int, typer.Option(metavar="N", help="Random seed: the same seed gives the same results.")
+    ] = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.json", help="File to write the whole result to, as JSON; by default none."
+        ),
+    ] = None,
+    device: given.Device = "auto",
+    force: given.Force = False,
+) -> Report:
+    """Judge a tokenizer or a prior on episodes of `reeltok data push` that it has not seen.
+
+    MODEL is a tokenizer, or the folder of a prior, which goes on from each first frame by the true
+    actions and by those of another episode. Beside it stand the first frame and the mean frame as
+    still pictures, and H.264 at the tokenizer's bits. docs/push.md says what is measured.
+    """
+    if out is not None:
+        check_free([str(out)], force=force, inputs=[model, data])
+        check_place(str(out))
+    from reeltok.data.find import find_clips
+    from reeltok.devices import pick_device
+    from reeltok.evaluate.push.candidates import Tiled, repeat_first, repeat_mean
+    from reeltok.evaluate.push.judge import judge_episodes
+
+    place = pick_device(device)
+    clips = find_clips(data)[:episodes]
+    coded, more = open_judged(model, tokenizer, place, (steps, guidance, seed))
+    tiled = Tiled(bits=coded.bits)
+    still = {"first frame": repeat_first, "mean frame": repeat_mean}
+    candidates: dict[str, Make] = {
+        **more,
+        "h264 at its bits": tiled,
+        **still,
+    }  # after what it takes the bits of
+    with Progress("judging", len(clips)) as progress:
+        found = judge_episodes(candidates, clips, frames=frames, on_episode=progress.finish_file)
+    spent = {"model": coded.bits, "h264": tiled.spent}
+    bits = {name: sum(each.values()) / len(clips) for name, each in spent.items()}
+    record = {"model": model, "steps": steps, "guidance": guidance, "seed": seed, "bits": bits}
+    record |= asdict(found)
+    if out is not None:
+        save_record(record, out)
+    return Report(data=record, text=told(found, bits))
+
+
+def open_judged(
+    model: str, tokenizer: str | None, device: Any, how: tuple[int, float, int]
+) -> "tuple[Coded, dict[str, Make]]":
+    """What gives the bits, and the candidates that MODEL stands for."""
+    from reeltok import zoo
+    from reeltok.evaluate.push.candidates import Coded
+    from reeltok.files.parsing import read_object
+
+    config = Path(model) / "config.json"
+    if not config.is_file() or read_object(config).get("family") != "masked":
+        coded = Coded(tokenizer=zoo.load(model, device=device))
+        return coded, {"tokenizer": coded}
+    from reeltok.generate.masked import following
+    from reeltok.generate.predictor import PriorPredictor
+    from reeltok.generate.schedule import Sampling
+
+    steps, guidance, _ = how
+    sampling = Sampling(steps=steps, guidance=guidance)
+    prior = PriorPredictor(model, tokenizer=tokenizer, sampling=sampling, device=device)
+    has_reference = prior.prior.config.reference is not None
+    coded = Coded(tokenizer=following(prior.tokenizer), given=has_reference)
+    found = {"prior": follower(prior, how[2], shift=0)}
+    if prior.knows_actions:
+        found["prior, other actions"] = follower(prior, how[2], shift=1)
+    return coded, {**found, "ceiling": coded}
+
+
+def follower(prior: "PriorPredictor", seed: int, *, shift: int) -> "Make":
+    """A prior as a candidate; with `shift`, by the actions of the episode so far ahead."""
+    import numpy as np
+    import torch
+
+    from reeltok.evaluate.push.candidates import Clips, EpisodeBatch, as_frames
+    from reeltok.video.size import by
+
+    def make(batch: EpisodeBatch) -> Clips:
+        found, wanted = batch.frames.shape[2:4], (prior.size, prior.size)
+        if found != wanted:
+            raise ValueError(
+                f"this prior makes frames of {by(*wanted)}, the episodes are {by(*found)}: make "
+                f"them with --size {prior.size}"
+            )
+        actions = torch.from_numpy(np.roll(batch.actions, shift, axis=0))
+        made = prior.follow(
+            torch.from_numpy(batch.frames[:, 0]),
+            actions if prior.knows_actions else None,
+            frames=batch.frames.shape[1],
+            seed=seed,
+            first=batch.first,
+        )
+        return as_frames(made)
+
+    return make
+
+
+def told(found: "PushScores", bits: dict[str, float]) -> str:
+    """The world's facts, and a table for every horizon."""
+    world = asdict(found.world)
+    world["offset"] = ", ".join(f"{value:.2f}" for value in found.world.offset)
+    parts = [facts(world)]
+    horizons = list(next(iter(found.scores.values()))["psnr"])
+    for horizon in horizons:
+        rows = [
+            {"candidate": name, **{m: cell(each[m].get(horizon)) for m in SHOWN}}
+            for name, each in found.scores.items()
+        ]
+        parts.append(f"frames {horizon}\n{table(rows)}")
+    spent = {f"bits of an episode, {name}": round(value) for name, value in bits.items()}
+    return "\n\n".join([*parts, facts(spent)])
+
+
+def cell(found: dict[str, Any] | None) -> str:
+    """A mean, and half of its interval."""
+    if found is None:
+        return "-"
+    low, high = found["low"], found["high"]
+    half = "" if low is None else f" ±{(high - low) / 2:.2g}"
+    return f"{found['mean']:.3g}{half}"

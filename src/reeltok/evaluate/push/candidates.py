@@ -1,0 +1,116 @@
+"""What is judged on the pushing world: a tokenizer, and what costs nothing to beat."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float32, UInt8
+
+from reeltok.data.push import Truth
+from reeltok.evaluate.candidates.codecs import CODERS, decode, encode, nearest
+from reeltok.tokenizer.contract import Tokenizer
+from reeltok.video.record import to_bytes, to_unit
+
+Clips = UInt8[np.ndarray, "b t h w 3"]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class EpisodeBatch:
+    """Some episodes of one length: frames, the actions after them, and true positions.
+
+    `first` counts the episodes before these.
+    """
+
+    frames: Clips
+    actions: Float32[np.ndarray, "b t 4"]
+    truths: tuple[Truth, ...]
+    first: int
+
+
+Make = Callable[[EpisodeBatch], Clips]
+"""What is judged, as a function: the frames that it makes of some episodes."""
+
+
+def repeat_first(batch: EpisodeBatch) -> Clips:
+    """The given frame, over and over."""
+    return np.broadcast_to(batch.frames[:, :1], batch.frames.shape)
+
+
+def repeat_mean(batch: EpisodeBatch) -> Clips:
+    """The mean of all frames, which is the best still picture."""
+    mean = batch.frames.mean(1, keepdims=True).round().astype(np.uint8)
+    return np.broadcast_to(mean, batch.frames.shape)
+
+
+@dataclass(eq=False, kw_only=True)
+class Coded:
+    """A tokenizer's reconstructions; `bits` of each batch, by its first episode.
+
+    `given`: frame 0 is the reference that both sides have, as for a prior; it costs no bits.
+    """
+
+    tokenizer: Tokenizer
+    bits: dict[int, int] = field(default_factory=dict)
+    given: bool = False
+
+    def __call__(self, batch: EpisodeBatch) -> Clips:
+        """Encode and decode all episodes at once."""
+        device, since = self.tokenizer.device, int(self.given)
+        x = torch.cat([to_unit(torch.from_numpy(clip)) for clip in batch.frames]).to(device)
+        reference = x[:, :, :1] if self.given else None
+        with torch.no_grad():
+            tokens = self.tokenizer.encode(x[:, :, since:], reference=reference)
+            made = self.tokenizer.decode(tokens, reference=reference)
+        assert isinstance(made, torch.Tensor)
+        self.bits[batch.first] = len(x) * tokens.bits * int(np.prod(tokens.grid))
+        self.bits[batch.first] += tokens.reference_bits
+        frames = as_frames(made)
+        return np.concatenate([batch.frames[:, :since], frames], axis=1)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Tiled:
+    """H.264 at the `bits` of a tokenizer, by first episode: a batch side by side in one video.
+
+    So its headers, which are larger than a small episode, are paid once. `spent` are its own bits.
+    """
+
+    bits: dict[int, int]
+    spent: dict[int, int] = field(default_factory=dict)
+
+    def __call__(self, batch: EpisodeBatch) -> Clips:
+        """Code the tiles at the quality whose bits are nearest, and cut them apart."""
+        coder, sheet = CODERS["h264"], tile(batch.frames)
+        video = torch.from_numpy(np.ascontiguousarray(sheet))
+
+        def bits_at(quality: float) -> int:
+            return 8 * sum(packet.size for packet in encode(coder, video, quality))
+
+        quality = nearest(bits_at, self.bits[batch.first], coder)
+        self.spent[batch.first] = bits_at(quality)
+        return untile(decode(coder, encode(coder, video, quality)).numpy(), batch.frames.shape)
+
+
+def tile(clips: Clips) -> UInt8[np.ndarray, "t i j 3"]:
+    """Clips in a square of tiles, row by row; black where there are too few."""
+    count, frames, height, width, _ = clips.shape
+    side = int(np.ceil(np.sqrt(count)))
+    rows = int(np.ceil(count / side))
+    sheet = np.zeros((side * rows, frames, height, width, 3), np.uint8)
+    sheet[:count] = clips
+    grid = sheet.reshape(rows, side, frames, height, width, 3)
+    return grid.transpose(2, 0, 3, 1, 4, 5).reshape(frames, rows * height, side * width, 3)
+
+
+def untile(sheet: UInt8[np.ndarray, "t i j 3"], shape: Sequence[int]) -> Clips:
+    """The inverse of `tile`, for clips of this shape."""
+    count, frames, height, width, _ = shape
+    rows, side = sheet.shape[1] // height, sheet.shape[2] // width
+    grid = sheet.reshape(frames, rows, height, side, width, 3)
+    return grid.transpose(1, 3, 0, 2, 4, 5).reshape(-1, frames, height, width, 3)[:count]
+
+
+def as_frames(x: torch.Tensor) -> Clips:
+    """Videos "b c t h w" in [-1, 1] as bytes."""
+    return np.stack([to_bytes(one[None].float().clamp(-1, 1)).cpu().numpy() for one in x])

@@ -1,0 +1,162 @@
+"""Judging on held-out episodes of the pushing world: by horizon, with intervals over episodes."""
+
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from reeltok.data.clip import Clip
+from reeltok.data.push import read_truth
+from reeltok.evaluate.push.candidates import EpisodeBatch, Make
+from reeltok.evaluate.push.measures import MOVED, Real, measure
+from reeltok.evaluate.scores import estimate
+from reeltok.files.parsing import read_array
+
+TOGETHER = 16  # episodes of a batch, which H.264 codes in one video
+HORIZONS = ((1, 8), (8, 16), (16, 32), (32, 64))  # frames [a, b); frame 0 is given
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorldFacts:
+    """What the episodes themselves are, and how sure the gripper's colour is.
+
+    `changing`: share of pixels that differ by more than 10 levels between frames 0 and 8; `moving`:
+    share of episodes in which an object moves by more than 2 pixels; `followed`: share of objects
+    whose colour finds them. The gripper is found `offset` pixels (x, y) from its palm's projection,
+    give or take `scatter`.
+    """
+
+    episodes: int
+    frames: int
+    changing: float
+    moving: float
+    followed: float
+    offset: tuple[float, float]
+    scatter: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushScores:
+    """`scores[candidate][measure]` is a dict of horizon ("8-15") to mean, low, high and clips.
+
+    `by_frame` has the mean of every frame.
+    """
+
+    world: WorldFacts
+    scores: dict[str, dict[str, dict[str, Any]]]
+    by_frame: dict[str, dict[str, list[float | None]]]
+
+
+def batches_of(clips: Sequence[Clip], frames: int) -> Iterator[EpisodeBatch]:
+    """The first `frames` frames of episodes, up to sixteen at a time.
+
+    ValueError for one that is too short, or of another size.
+    """
+    count = -(-len(clips) // TOGETHER)
+    edges = [len(clips) * number // count for number in range(count + 1)]
+    for first, stop in pairwise(edges):
+        some = clips[first:stop]
+        videos = [clip.read(frames=frames).frames.numpy() for clip in some]
+        for clip, video in zip(some, videos, strict=True):
+            if len(video) < frames:
+                raise ValueError(
+                    f"{clip.name} has {len(video)} frames, {frames} are to be judged: give fewer"
+                )
+            if video.shape != videos[0].shape:
+                raise ValueError(f"{clip.name} has another size than {some[0].name}: give one size")
+        yield EpisodeBatch(
+            frames=np.stack(videos),
+            actions=np.stack([actions_of(clip, frames) for clip in some]),
+            truths=tuple(read_truth(clip.path) for clip in some),
+            first=first,
+        )
+
+
+def actions_of(clip: Clip, frames: int) -> np.ndarray:
+    """The actions after the first `frames` frames. ValueError for those of another world."""
+    path = clip.path.with_suffix(".actions.npy")
+    found = read_array(path)
+    if found.ndim != 2 or len(found) < frames or found.shape[1] != 4:
+        raise ValueError(
+            f"{path} has shape {found.shape}: the pushing world has 4 numbers for each of "
+            f"{frames} frames"
+        )
+    return found[:frames].astype(np.float32)
+
+
+def judge_episodes(
+    candidates: Mapping[str, Make],
+    clips: Sequence[Clip],
+    *,
+    frames: int,
+    on_episode: Callable[[], object] = lambda: None,
+) -> PushScores:
+    """Let every candidate make the episodes, and measure what it made.
+
+    ValueError for fewer than two episodes, and for those that are not of the pushing world.
+    """
+    if len(clips) < 2:
+        raise ValueError(f"an interval needs two episodes or more, there are {len(clips)}")
+    rows: dict[str, dict[str, list[np.ndarray]]] = {name: defaultdict(list) for name in candidates}
+    reals: list[Real] = []
+    for batch in batches_of(clips, frames):
+        now = [Real.of(*pair) for pair in zip(batch.frames, batch.truths, strict=True)]
+        for name, make in candidates.items():
+            for real, made in zip(now, make(batch), strict=True):
+                for measured, row in measure(real, made).items():
+                    rows[name][measured].append(row)
+        reals += now
+        for _ in now:
+            on_episode()
+    tables = {n: {m: np.stack(v) for m, v in found.items()} for n, found in rows.items()}
+    return PushScores(
+        world=facts_of(reals),
+        scores={n: {m: by_horizon(v) for m, v in t.items()} for n, t in tables.items()},
+        by_frame={n: {m: by_frame(v) for m, v in t.items()} for n, t in tables.items()},
+    )
+
+
+def facts_of(reals: Sequence[Real]) -> WorldFacts:
+    """What the real episodes are."""
+    late = min(8, len(reals[0].frames) - 1)
+    places = [real.truth.objects_pixels[: len(real.frames)] for real in reals]
+    moved = [np.linalg.norm(place - place[0], axis=-1).max() > MOVED for place in places]
+    offsets = np.concatenate([real.offsets for real in reals])
+    offsets = offsets[~np.isnan(offsets[:, 0])]
+    x, y = offsets.mean(0).tolist()
+    return WorldFacts(
+        episodes=len(reals),
+        frames=len(reals[0].frames),
+        changing=float(np.mean([real.changed[late].mean() for real in reals])),
+        moving=float(np.mean(moved)),
+        followed=sum(len(r.colours) for r in reals) / sum(len(r.truth.shapes) for r in reals),
+        offset=(x, y),
+        scatter=float(np.sqrt(((offsets - offsets.mean(0)) ** 2).sum(-1).mean())),
+    )
+
+
+def by_horizon(table: np.ndarray) -> dict[str, Any]:
+    """The mean over episodes, of each one's mean over the frames of a horizon, and of the last."""
+    last = table.shape[1] - 1
+    spans = {f"{a}-{min(b, last + 1) - 1}": table[:, a:b] for a, b in HORIZONS if a < last}
+    spans[f"{last}"] = table[:, last:]
+    found = {}
+    for name, part in spans.items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # an episode of which nothing is known
+            values = np.nanmean(part, axis=1)
+        values = values[~np.isnan(values)]
+        if len(values):
+            found[name] = asdict(estimate(values.tolist(), [1] * len(values)))
+    return found
+
+
+def by_frame(table: np.ndarray) -> list[float | None]:
+    """The mean of every frame over the episodes of which it is known."""
+    known = ~np.isnan(table)
+    total, count = np.where(known, table, 0.0).sum(0), known.sum(0)
+    return [float(t / c) if c else None for t, c in zip(total, count, strict=True)]

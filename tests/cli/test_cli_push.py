@@ -1,0 +1,77 @@
+"""`push`: a tokenizer and priors with and without actions, and what is refused."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from push_episodes import write_episodes
+from ran import Ran
+from small_generators import make_prior, make_tokenizers
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture(scope="module")
+def held(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_episodes(tmp_path_factory.mktemp("push") / "held", 3, 9)
+
+
+@pytest.fixture(scope="module")
+def priors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    base, toks = tmp_path_factory.mktemp("priors"), make_tokenizers()
+    made = {
+        "plain": make_prior(toks["plain"], base / "plain" / "model", frames=5, size=(32, 32)),
+        "leaning": make_prior(
+            toks["leaning"], base / "leaning" / "model", frames=4, size=(32, 32), actions=4
+        ),
+    }
+    for name in made:
+        toks[name].save_pretrained(base / name / "tokenizer")
+    return made
+
+
+def test_a_tokenizer(run: Run, priors: dict[str, Path], held: Path, tmp_path: Path) -> None:
+    out = tmp_path / "found.json"
+    words = (priors["plain"].parent / "tokenizer", held, "--frames", 9, "--device", "cpu")
+    found = run("push", *words, "--out", out)
+    assert found.code == 0, found.err
+    assert "h264 at its bits" in found.out
+    record = json.loads(out.read_text())
+    assert set(record["scores"]) == {"tokenizer", "h264 at its bits", "first frame", "mean frame"}
+    assert record["bits"]["model"] > 0
+    assert record["world"]["episodes"] == 3
+
+
+@pytest.mark.parametrize("name", ["plain", "leaning"])
+def test_a_prior(run: Run, priors: dict[str, Path], held: Path, name: str) -> None:
+    """Nine frames are two blocks of both; the same seed gives the same."""
+    words = ("push", priors[name], held, "--frames", 9, "--steps", 2, "--device", "cpu", "--json")
+    found = run(*words)
+    assert found.code == 0, found.err
+    scores = found.json["scores"]
+    assert ("prior, other actions" in scores) == (name == "leaning")
+    assert scores["prior"]["psnr"]["1-7"]["clips"] == 3
+    assert run(*words).json["scores"]["prior"] == scores["prior"]
+    if name == "leaning":  # random weights, yet actions decide
+        other = scores["prior, other actions"]["psnr"]
+        assert other["1-7"]["mean"] != scores["prior"]["psnr"]["1-7"]["mean"]
+
+
+def test_another_size(run: Run, held: Path, tmp_path: Path) -> None:
+    tokenizer = make_tokenizers()["plain"]
+    prior = make_prior(tokenizer, tmp_path / "model", frames=5)
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    found = run("push", prior, held, "--frames", 5)
+    said = "makes frames of 16x16, the episodes are 32x32: make them with --size 16"
+    assert (found.code, said in found.err) == (2, True)
+
+
+def test_what_is_refused(run: Run, priors: dict[str, Path], held: Path, tmp_path: Path) -> None:
+    tokenizer = priors["plain"].parent / "tokenizer"
+    found = run("push", tokenizer, held, "--frames", 99)
+    assert "has 9 frames, 99 are to be judged: give fewer" in found.err.splitlines()[-1]
+    bare = write_episodes(tmp_path / "bare", 2, 4)
+    (bare / "push-0-00001.truth.safetensors").unlink()
+    found = run("push", tokenizer, bare, "--frames", 4)
+    assert "there are no true positions of push-0-00001.mkv" in found.err.splitlines()[-1]

@@ -1,0 +1,127 @@
+"""Judging the pushing world: what is found by colour, each measure by a case, the command."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from push_episodes import COLOURS, draw_episode, write_episodes
+
+from reeltok.data.find import find_clips
+from reeltok.evaluate.push.candidates import (
+    EpisodeBatch,
+    Tiled,
+    repeat_first,
+    repeat_mean,
+    tile,
+    untile,
+)
+from reeltok.evaluate.push.judge import batches_of, judge_episodes
+from reeltok.evaluate.push.locate import find_gripper, find_objects
+from reeltok.evaluate.push.measures import Real, measure
+
+
+@pytest.fixture
+def real() -> Real:
+    return Real.of(*draw_episode(10))
+
+
+def test_what_is_drawn_is_found(real: Real) -> None:
+    np.testing.assert_allclose(real.gripper, real.truth.gripper_pixels, atol=1e-6)
+    np.testing.assert_allclose(real.objects, real.truth.objects_pixels, atol=1e-6)
+    np.testing.assert_allclose(real.offsets, 0, atol=1e-6)
+    empty = np.full((2, 8, 8, 3), 120, np.uint8)
+    assert np.isnan(find_gripper(empty)).all()
+    found = find_objects(empty, COLOURS.astype(float), np.array([[2.0, 2], [5, 5]]))
+    assert np.isnan(found.places).all()
+    assert found.pixels.sum() == 0
+
+
+def test_an_object_that_the_table_resembles_is_not_judged() -> None:
+    frames, truth = draw_episode(4)
+    frames[:, :, 16:][frames[:, :, 16:] == 120] = 119
+    frames[:, 16:, :8] = COLOURS[1]  # a whole corner of the second object's colour
+    assert len(Real.of(frames, truth).colours) == 1
+
+
+def test_a_perfect_video(real: Real) -> None:
+    found = measure(real, real.frames.copy())
+    assert found["psnr"].min() == 99
+    for name in ("false", "gripper", "missing", "moved", "still", "gone", "twice"):
+        assert np.nanmax(found[name]) == 0, name
+    assert np.isnan(found["share"][:3]).all()  # nothing has moved by more than two pixels yet
+    np.testing.assert_allclose(found["share"][3:], 1)
+
+
+def test_a_still_picture(real: Real) -> None:
+    found = measure(real, np.broadcast_to(real.frames[:1], real.frames.shape))
+    np.testing.assert_allclose(found["gripper"], np.arange(10))
+    np.testing.assert_allclose(found["moved"][3:], np.arange(3, 10))
+    np.testing.assert_allclose(found["share"][3:], 0)
+    assert found["false"].max() == 0
+    assert found["changing"][9] < found["psnr"][9]
+    assert np.isnan(found["changing"][0])  # no pixel has changed
+
+
+def test_what_vanishes_doubles_or_changes_elsewhere(real: Real) -> None:
+    gone = real.frames.copy()
+    gone[5:][(gone[5:] == COLOURS[0].astype(np.uint8)).all(-1)] = 120
+    found = measure(real, gone)
+    np.testing.assert_allclose(found["gone"][[4, 5]], [0, 0.5])
+    twice = real.frames.copy()
+    twice[7, 26:31, 6:12] = COLOURS[0]
+    twice[7, 2:6, 26:31] = COLOURS[0]
+    found = measure(real, twice)
+    np.testing.assert_allclose(found["twice"][[6, 7]], [0, 0.5])
+    assert found["false"][6] == 0
+    assert found["false"][7] == pytest.approx(50 / (~real.changed[7]).sum())
+    without = real.frames.copy()
+    without[3][(without[3] == [220, 20, 30]).all(-1)] = 120
+    found = measure(real, without)
+    assert (found["missing"][3], found["gripper"][3]) == (1, 16)
+    with pytest.raises(ValueError, match="what was made is"):
+        measure(real, real.frames[:4])
+
+
+def test_tiles_come_apart_again_and_take_the_bits_asked_for() -> None:
+    clips = np.stack([draw_episode(6, number=n)[0] for n in range(5)])
+    assert tile(clips).shape == (6, 64, 96, 3)
+    np.testing.assert_array_equal(untile(tile(clips), clips.shape), clips)
+    batch = EpisodeBatch(frames=clips, actions=np.zeros((5, 6, 4), np.float32), truths=(), first=0)
+    tiled = Tiled(bits={0: 16_000})
+    made = tiled(batch)
+    assert made.shape == clips.shape
+    assert tiled.spent[0] == pytest.approx(16_000, rel=0.1)
+    worse = Tiled(bits={0: 4_000})
+    error = lambda x: float(((x.astype(float) - clips) ** 2).mean())
+    assert error(worse(batch)) > error(made)
+
+
+def test_horizons_and_intervals(tmp_path: Path) -> None:
+    clips = find_clips(write_episodes(tmp_path / "held", 5, 12))
+    still = {"first": repeat_first, "mean": repeat_mean}
+    found = judge_episodes(still, clips, frames=12)
+    gripper = found.scores["first"]["gripper"]
+    assert set(gripper) == {"1-7", "8-11", "11"}
+    assert gripper["1-7"]["mean"] == pytest.approx(4)
+    assert gripper["11"] == {"mean": 11.0, "low": 11.0, "high": 11.0, "clips": 5}
+    assert found.by_frame["first"]["gripper"] == pytest.approx(list(range(12)))
+    assert found.by_frame["first"]["share"][:3] == [None, None, None]
+    world = found.world
+    assert (world.episodes, world.moving, world.followed) == (5, 1, 1)
+    assert world.changing > 0.03
+    psnr = found.scores["mean"]["psnr"]["8-11"]
+    assert psnr["low"] <= psnr["mean"] <= psnr["high"]
+    with pytest.raises(ValueError, match="12 frames, 20 are to be judged"):
+        list(batches_of(clips, 20))
+    with pytest.raises(ValueError, match="needs two episodes"):
+        judge_episodes(still, clips[:1], frames=4)
+    np.save(tmp_path / "held" / "push-0-00003.actions.npy", np.zeros((12, 7), np.float32))
+    with pytest.raises(ValueError, match="has 4 numbers for each of 12 frames"):
+        list(batches_of(clips, 12))
+
+
+def test_no_batch_is_of_one_episode(tmp_path: Path) -> None:
+    """Else the actions of another episode would be its own."""
+    clips = find_clips(write_episodes(tmp_path / "held", 17, 2))
+    assert [len(batch.frames) for batch in batches_of(clips, 2)] == [8, 9]
+    assert [batch.first for batch in batches_of(clips, 2)] == [0, 8]
