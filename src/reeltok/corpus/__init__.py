@@ -12,6 +12,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 _HOME = {
+    "Batch": "row",
+    "Batches": "batches",
     "Bucket": "shaping",
     "Built": "run",
     "Coding": "plan",
@@ -29,6 +31,7 @@ _HOME = {
 __all__ = list(_HOME)
 
 if TYPE_CHECKING:
+    from reeltok.corpus.batches import Batches as Batches
     from reeltok.corpus.engines import Engine as Engine
     from reeltok.corpus.finish import finish_corpus as finish_corpus
     from reeltok.corpus.opening import Held as Held
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from reeltok.corpus.plan import Coding as Coding
     from reeltok.corpus.plan import Plan as Plan
     from reeltok.corpus.read import Corpus as Corpus
+    from reeltok.corpus.row import Batch as Batch
     from reeltok.corpus.row import Row as Row
     from reeltok.corpus.run import Built as Built
     from reeltok.corpus.run import build_corpus as build_corpus

@@ -14,9 +14,9 @@ import torch
 
 from reeltok.corpus.coding import (
     Taken,
-    Totals,
     code_windows,
     measured,
+    spread_of,
     without_pixels,
 )
 from reeltok.corpus.place import Place
@@ -30,6 +30,7 @@ from reeltok.corpus.windows import Short, Window, cut_windows
 from reeltok.data.clip import said_of
 from reeltok.files.atomic import REASONS
 from reeltok.files.hashes import hash_files
+from reeltok.nn.moments import Moments
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokenizer.spec import Spec
 from reeltok.tokens.ids import bits_for
@@ -211,10 +212,8 @@ class Files:
         self.bits = plan_bits(plan)
         self.files: list[ShardFile] = []
         self.order: list[tuple[str, str, int]] = []
-        self.totals, self.counts = (
-            Totals(),
-            dict.fromkeys(("rows", "frames", "tokens", "pixels"), 0),
-        )
+        self.moments: Moments | None = None
+        self.counts = dict.fromkeys(("rows", "frames", "tokens", "pixels"), 0)
         self.extra_bits, self.seconds = 0, 0.0
         self.open: OpenFile | None = None
 
@@ -225,15 +224,13 @@ class Files:
         if self.open is None:
             self.open = OpenFile(self, len(self.files))
         self.open.writer.add(row)
-        self.totals.add(row.latents)
-        pixels = row.frames * row.height * row.width
-        for name, more in {
-            "rows": 1,
-            "frames": row.frames,
-            "tokens": row.tokens,
-            "pixels": pixels,
-        }.items():
-            self.counts[name] += more
+        if row.latents is not None:
+            more = Moments.of(row.latents[None], axis=1)
+            self.moments = more if self.moments is None else self.moments + more
+        self.counts["rows"] += 1
+        self.counts["frames"] += row.frames
+        self.counts["tokens"] += row.tokens
+        self.counts["pixels"] += row.frames * row.height * row.width
         self.extra_bits += 8 * sum(t.nelement() * t.element_size() for t in row.extras.values())
         self.seconds += row.frames / row.fps if row.fps else 0.0
 
@@ -247,7 +244,7 @@ class Files:
             "plan": self.plan.digest,
             "tokenizer": record["tokenizer"],
             "build": record["build"],
-            "statistics": self.plan.statistics or measured([self.totals.record]),
+            "statistics": self.plan.statistics or measured([spread_of(self.moments)]),
         }
 
     def _close_file(self) -> None:
@@ -269,7 +266,7 @@ class Files:
             bits=self.counts["tokens"] * self.bits + self.extra_bits,
             seconds=round(self.seconds, 6),
             failures=failures,
-            sums=self.totals.record,
+            spread=spread_of(self.moments),
             ids=tuple(id for id, _, _ in self.order),
             buckets=tuple(bucket for _, bucket, _ in self.order),
             **self.counts,

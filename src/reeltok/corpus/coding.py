@@ -9,9 +9,10 @@ from torch import Tensor
 
 from reeltok.corpus.plan import Plan
 from reeltok.corpus.row import FLOATS, Row
-from reeltok.corpus.sidecar import Sums
+from reeltok.corpus.sidecar import Spread
 from reeltok.corpus.sources import Source
 from reeltok.corpus.windows import Window
+from reeltok.nn.moments import Moments
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokenizer.posterior import encode_posterior
 from reeltok.tokens.record import Tokens
@@ -109,48 +110,32 @@ def row_of(taken: Taken, tokens: Tokens, kept: Kept, number: int) -> Row:
 # ---------------------------------------------------------------- statistics
 
 
-class Totals:
-    """Sums of latents by channel, in float64."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.sum: Tensor | None = None
-        self.square: Tensor | None = None
-
-    def add(self, latents: Tensor | None) -> None:
-        """Count the latents "c *grid" of a row."""
-        if latents is None:
-            return
-        values = latents.double().flatten(1)
-        one, two = values.sum(1), values.square().sum(1)
-        self.count += values.shape[1]
-        self.sum = one if self.sum is None else self.sum + one
-        self.square = two if self.square is None else self.square + two
-
-    @property
-    def record(self) -> Sums | None:
-        """The sums; None where there were no latents."""
-        if self.sum is None or self.square is None:
-            return None
-        return Sums(
-            count=self.count, sum=tuple(self.sum.tolist()), square=tuple(self.square.tolist())
-        )
+def spread_of(moments: Moments | None) -> Spread | None:
+    """Moments as a sidecar holds them."""
+    if moments is None:
+        return None
+    return Spread(
+        count=moments.count,
+        mean=tuple(moments.mean.tolist()),
+        scatter=tuple(moments.scatter.tolist()),
+    )
 
 
-def measured(sums: Sequence[Sums | None]) -> dict[str, Any] | None:
-    """Mean and deviation by channel, of the sums of any number of shards; None where all have none.
+def measured(spreads: Sequence[Spread | None]) -> dict[str, Any] | None:
+    """Mean and deviation by channel, over any number of shards; None where all have none.
 
     A channel that never varies counts as 1.
     """
-    found = [each for each in sums if each is not None]
-    if not found:
+    whole: Moments | None = None
+    for each in spreads:
+        if each is not None:
+            mean, scatter = torch.tensor([each.mean, each.scatter], dtype=torch.float64)
+            part = Moments(each.count, mean, scatter)
+            whole = part if whole is None else whole + part
+    if whole is None:
         return None
-    count = sum(each.count for each in found)
-    total = lambda name: torch.tensor([getattr(e, name) for e in found], dtype=torch.float64).sum(0)
-    mean = total("sum") / count
-    std = (total("square") / count - mean.square()).clamp(min=0).sqrt()
-    std = torch.where(std > 1e-6, std, 1.0)
-    return {"from": "measured", "mean": mean.tolist(), "std": std.tolist()}
+    std = torch.where(whole.std > 1e-6, whole.std, 1.0)
+    return {"from": "measured", "mean": whole.mean.tolist(), "std": std.tolist()}
 
 
 def without_pixels(taken: Taken) -> Taken:

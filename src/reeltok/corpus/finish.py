@@ -98,5 +98,5 @@ def manifest_of(plan: dict[str, Any], sidecars: Sequence[Sidecar]) -> dict[str, 
         "failed": sum(len(s.broken) for s in sidecars),
         "short": sum(len(s.failures) - len(s.broken) for s in sidecars),
         "buckets": dict(sorted(buckets.items())),
-        "statistics": plan["statistics"] or measured([s.sums for s in sidecars]),
+        "statistics": plan["statistics"] or measured([s.spread for s in sidecars]),
     }

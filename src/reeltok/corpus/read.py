@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,9 @@ from reeltok.files.parsing import parse_json
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokens.record import Tokens
 from reeltok.video.record import Video
+
+if TYPE_CHECKING:
+    from reeltok.corpus.batches import Batches
 
 OPEN_FILES, OPEN_GROUPS = 16, 8  # held at a time
 
@@ -87,6 +90,12 @@ class Corpus(Dataset):
         for name in self.files:
             with self.place.opened(name) as file:
                 yield from FileReader(file, self.place.where(name)).rows()
+
+    def batches(self, size: int, **options: Any) -> "Batches":
+        """Shuffled batches of one bucket each: `Batches` of this corpus."""
+        from reeltok.corpus.batches import Batches
+
+        return Batches(self, size, **options)
 
     def bucket(self, number: int) -> str:
         """The bucket of a row, without reading it."""

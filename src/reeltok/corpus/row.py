@@ -1,7 +1,7 @@
 """One row of a corpus: a window of a clip in tokens, and how tensors are stored in it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -13,6 +13,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from reeltok.records import register
 from reeltok.tokens.ids import bits_for
 from reeltok.tokens.payload import pack, tensor_bytes, unpack
 from reeltok.tokens.record import Tokens
@@ -190,3 +191,64 @@ def tokens_of(row: Row, tokenizer: Mapping[str, Any], scale: Any = None) -> Toke
         settings={**row.settings, "start": row.start},
         extras=dict(row.extras),
     )
+
+
+# ---------------------------------------------------------------- batches
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Batch:
+    """Rows of one bucket: ids "b *grid" or latents "b c *grid", and what is said of each row."""
+
+    ids: Int64[Tensor, "b *grid"] | None = None
+    latents: Float[Tensor, "b c *grid"] | None = None
+    log_variance: Float[Tensor, "b c *grid"] | None = None
+    rows: tuple[Row, ...] = field(default=(), repr=False)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def bucket(self) -> str:
+        """Width, height and frames of all its windows."""
+        return self.rows[0].bucket
+
+    @property
+    def captions(self) -> list[str | None]:
+        """The caption of each row."""
+        return [row.caption for row in self.rows]
+
+    @property
+    def groups(self) -> list[str]:
+        """The class of each row."""
+        return [row.group for row in self.rows]
+
+    @property
+    def texts(self) -> list[Tensor | None]:
+        """The embedding of each row's caption, each of its own length."""
+        return [row.text for row in self.rows]
+
+
+def stack_rows(rows: Sequence[Row]) -> Batch:
+    """One batch of rows. ValueError for rows of several buckets."""
+    buckets = sorted({row.bucket for row in rows})
+    if len(buckets) > 1:
+        raise ValueError(
+            f"rows of one batch have one bucket, found {' and '.join(buckets[:2])}: read them as "
+            "`corpus.batches(...)`, or give collate_fn=list"
+        )
+    return Batch(
+        ids=_stacked([row.ids for row in rows]),
+        latents=_stacked([row.latents for row in rows]),
+        log_variance=_stacked([row.log_variance for row in rows]),
+        rows=tuple(rows),
+    )
+
+
+def _stacked(tensors: list[Tensor | None]) -> Tensor | None:
+    found = [tensor for tensor in tensors if tensor is not None]
+    return torch.stack(found) if found else None
+
+
+register(Row, "ids", "latents", "log_variance", "text", collate=stack_rows)
+register(Batch, "ids", "latents", "log_variance")

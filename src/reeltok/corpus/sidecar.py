@@ -30,12 +30,12 @@ class ShardFile:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sums:
-    """Of latents by channel: how many values, their sum and the sum of their squares."""
+class Spread:
+    """Of latents by channel: how many values, their mean, and their squared deviations summed."""
 
     count: int
-    sum: tuple[float, ...]
-    square: tuple[float, ...]
+    mean: tuple[float, ...]
+    scatter: tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class Sidecar:
     bits: int
     pixels: int
     failures: tuple[Failure, ...] = ()
-    sums: Sums | None = None
+    spread: Spread | None = None
     ids: tuple[str, ...] = field(default=(), repr=False)
     buckets: tuple[str, ...] = field(default=(), repr=False)
 
@@ -83,12 +83,12 @@ def read_sidecar(place: Place, shard: int) -> Sidecar:
 def of_record(record: dict[str, Any]) -> Sidecar:
     """The record of a JSON object. TypeError where it is another."""
     tupled = lambda kind, values: tuple(kind(**value) for value in values)
-    sums = record["sums"]
+    held = record["spread"]
     inner = {
         "files": tupled(ShardFile, record["files"]),
         "failures": tupled(Failure, record["failures"]),
-        "sums": sums
-        and Sums(count=sums["count"], sum=tuple(sums["sum"]), square=tuple(sums["square"])),
+        "spread": held
+        and Spread(count=held["count"], mean=tuple(held["mean"]), scatter=tuple(held["scatter"])),
         "ids": tuple(record["ids"]),
         "buckets": tuple(record["buckets"]),
     }

@@ -1,0 +1,96 @@
+"""A corpus read back: rows in batches, by ranks and workers, from where a run stopped."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from corpus_clips import build, write_clips
+from torch.utils.data import DataLoader
+
+from reeltok.corpus import Batches, Bucket, Corpus, Shaping
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus of two buckets: 14 windows of 5 frames and 6 of 9."""
+    base = tmp_path_factory.mktemp("corpus")
+    clips = write_clips(base / "clips", (5, 9, 5, 20, 5, 5, 9, 9, 5, 5, 5, 18, 5, 5, 5, 5, 5, 5))
+    buckets = (Bucket.of("32x32x5"), Bucket.of("32x32x9"))
+    build(clips, base / "out", Shaping(buckets=buckets), clips_each=4)
+    return base / "out"
+
+
+def ids_of(stream: Any) -> list[list[str]]:
+    return [[row.id for row in batch.rows] for batch in stream]
+
+
+def test_batches_are_of_one_bucket_and_every_row_comes_once(made: Path) -> None:
+    corpus = Corpus(made)
+    buckets = corpus.manifest["buckets"]
+    assert sum(buckets.values()) == len(corpus)
+    stream = corpus.batches(2, seed=3)
+    got = list(stream)
+    assert len(got) == len(stream) == sum(count // 2 for count in buckets.values())
+    for batch in got:
+        assert {row.bucket for row in batch.rows} == {batch.bucket}
+        assert batch.ids is not None
+        assert torch.equal(batch.ids[1], batch.rows[1].ids)
+    names = [row.id for batch in got for row in batch.rows]
+    assert len(set(names)) == len(names)
+    assert ids_of(corpus.batches(2, seed=3)) == ids_of(got) != ids_of(corpus.batches(2, seed=4))
+
+
+def test_ranks_have_as_many_batches_and_share_none(made: Path) -> None:
+    corpus = Corpus(made)
+    whole = ids_of(corpus.batches(2))
+    parts = [ids_of(corpus.batches(2, rank=rank, ranks=3)) for rank in range(3)]
+    assert {len(part) for part in parts} == {len(whole) // 3}
+    assert [parts[i % 3][i // 3] for i in range(len(whole) // 3 * 3)] == whole[
+        : len(whole) // 3 * 3
+    ]
+
+
+def test_workers_change_nothing(made: Path) -> None:
+    corpus = Corpus(made)
+    loader = DataLoader(corpus.batches(2), batch_size=None, num_workers=2)
+    assert ids_of(loader) == ids_of(corpus.batches(2))
+
+
+def test_a_stream_goes_on_where_it_stopped(made: Path) -> None:
+    corpus = Corpus(made)
+    whole = ids_of(corpus.batches(2, epochs=2))
+    stream = corpus.batches(2, epochs=2)
+    begun = iter(stream)
+    first = [[row.id for row in next(begun).rows] for _ in range(3)]
+    again = Batches(Corpus(made), 2, epochs=2)
+    again.load_state_dict(stream.state_dict())
+    assert first + ids_of(again) == whole
+    again.skip_to(0, len(again) + 1)
+    assert ids_of(again) == whole[len(again) + 1 :]
+    with pytest.raises(ValueError, match="this stream has seed 5 and the state 0"):
+        corpus.batches(2, seed=5).load_state_dict(stream.state_dict())
+    with pytest.raises(ValueError, match=r"no bucket of .* fills 1 batches of 99 rows"):
+        corpus.batches(99)
+
+
+def test_the_map_style_reader_goes_through_a_loader(made: Path) -> None:
+    corpus = Corpus(made)
+    same = [i for i in range(len(corpus)) if corpus.bucket(i) == "32x32x5"]
+    loader = DataLoader(torch.utils.data.Subset(corpus, same), batch_size=4, num_workers=1)
+    batch = next(iter(loader))
+    assert batch.ids.shape == (4, *corpus[same[0]].ids.shape)
+    assert [row.id for row in batch.rows] == [corpus[i].id for i in same[:4]]
+    with pytest.raises(ValueError, match="rows of one batch have one bucket"):
+        next(iter(DataLoader(corpus, batch_size=len(corpus))))
+
+
+@pytest.mark.slow
+def test_datasets_reads_the_shards(made: Path) -> None:
+    datasets = pytest.importorskip("datasets", reason="needs datasets (extra readers)")
+    files = sorted(str(file) for file in made.glob("shard-*.parquet"))
+    found = datasets.load_dataset(
+        "parquet", data_files=files, split="train", cache_dir=str(made.parent / "cache")
+    )
+    assert found["id"][:] == [row.id for row in Corpus(made)]
+    assert found[0]["ids_shape"] == [*Corpus(made)[0].ids.shape]
