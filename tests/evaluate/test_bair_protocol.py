@@ -8,7 +8,12 @@ from torch import Tensor
 
 import reeltok
 from reeltok.data.find import find_clips
-from reeltok.evaluate.bair import PredictionPlan, PredictionScores, judge_predictions
+from reeltok.evaluate.bair import (
+    PROTOCOLS_OF,
+    PredictionPlan,
+    PredictionScores,
+    judge_predictions,
+)
 from reeltok.video.record import Video, to_unit
 
 
@@ -44,8 +49,8 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "clips"
 
 
-def judged(still: Still, data: Path, **values: int) -> PredictionScores:
-    settings = {"windows": False, "samples": 3, "repeats": 2, "batch": 2} | values
+def judged(still: Still, data: Path, kind: str = "standard") -> PredictionScores:
+    settings = {"protocol": PROTOCOLS_OF[kind], "samples": 3, "repeats": 2, "batch": 2}
     with pytest.warns(UserWarning, match=r"2.mkv left out: it has 3 frames, 4 are needed"):
         return judge_predictions(still, find_clips(data), PredictionPlan(**settings))
 
@@ -63,14 +68,14 @@ def test_any_predictor_is_judged(data: Path) -> None:
 
 
 def test_windows_and_noise(data: Path) -> None:
-    many = judged(Still(0.2), data, windows=True)
+    many = judged(Still(0.2), data, "debiased")
     assert (many.videos, many.clips) == (2, 5)
     assert many.metrics["psnr"].mean < judged(Still(0.1), data).metrics["psnr"].mean
 
 
 def test_progress_hears_every_clip(data: Path) -> None:
     heard, videos = list[tuple[int, int]](), list[int]()
-    plan = PredictionPlan(windows=True, samples=1, repeats=1)
+    plan = PredictionPlan(protocol=PROTOCOLS_OF["debiased"], repeats=1)
     clips = find_clips(data)[:2]
     judge_predictions(
         Still(0.1),
@@ -81,3 +86,10 @@ def test_progress_hears_every_clip(data: Path) -> None:
     )
     assert heard == [(4, 8)] * 2 + [(4, 12)] * 3
     assert len(videos) == 2
+
+
+def test_the_protocols_say_how_often_and_what_is_measured() -> None:
+    standard, debiased = (PredictionPlan(protocol=rule) for rule in PROTOCOLS_OF.values())
+    assert (standard.predictions, standard.rounds) == (100, 4)  # MAGVIT, appendix: 25,600 of 256
+    assert (debiased.predictions, debiased.rounds) == (1, 4)
+    assert PredictionPlan(samples=7, repeats=2).predictions == 7

@@ -13,8 +13,8 @@ from reeltok.evaluate.published import PUBLISHED
 
 def test_every_protocol_of_the_page_is_here() -> None:
     assert set(PROTOCOLS) == {
-        *("vidtok", "vidtok-long", "coordtok", "bair", "ucf-cg", "k600-fp", "davis", "davis-240"),
-        *("tokenbench", "ucf-128", "shared-eval", "shared-eval-whole"),
+        *("vidtok", "vidtok-long", "coordtok", "ucf-cg", "k600-fp", "davis", "davis-240"),
+        *("bair", "bair-debiased", "tokenbench", "ucf-128", "shared-eval", "shared-eval-whole"),
     }
     assert PROTOCOLS[DEFAULT].frames == 17
     known = (*scores.FRAME_METRICS, "appearance", "lpips-alex", "lpips-vgg")

@@ -32,8 +32,13 @@ def bair(
         ),
     ] = None,
     videos: Annotated[
-        int, typer.Option(min=2, metavar="N", help="Number of videos to use at most.")
-    ] = 256,
+        int | None,
+        typer.Option(
+            min=2,
+            metavar="N",
+            help="Number of videos to use at most; by default the protocol's 256.",
+        ),
+    ] = None,
     samples: Annotated[
         int | None,
         typer.Option(
@@ -43,14 +48,14 @@ def bair(
         ),
     ] = None,
     repeats: Annotated[
-        int,
+        int | None,
         typer.Option(
             min=1,
             metavar="N",
             help="Number of times to repeat the whole measurement, with other seeds, for mean "
-            "and deviation.",
+            "and deviation; by default the protocol's 4.",
         ),
-    ] = 4,
+    ] = None,
     seed: Annotated[
         int, typer.Option(metavar="N", help="Random seed: the same seed gives the same results.")
     ] = 0,
@@ -77,23 +82,22 @@ def bair(
         check_place(str(out))
     from reeltok.data.find import find_clips
     from reeltok.devices import pick_device
-    from reeltok.evaluate.bair import BAIR, SAMPLES, PredictionPlan, judge_predictions
+    from reeltok.evaluate.bair import PROTOCOLS_OF, PredictionPlan, judge_predictions
     from reeltok.generate.predictor import PriorPredictor
     from reeltok.generate.schedule import BAIR_DEBIASED, BAIR_STANDARD
 
-    if protocol not in SAMPLES:
+    if protocol not in PROTOCOLS_OF:
         raise ValueError(f"--protocol {protocol} is not known: give standard or debiased")
-    debiased, samples = protocol == "debiased", samples or SAMPLES[protocol]
-    plan = PredictionPlan(
-        windows=debiased, samples=samples, repeats=repeats, seed=seed, batch=batch
-    )
-    place, sampling = pick_device(device), BAIR_DEBIASED if debiased else BAIR_STANDARD
+    rule = PROTOCOLS_OF[protocol]
+    plan = PredictionPlan(protocol=rule, samples=samples, repeats=repeats, seed=seed, batch=batch)
+    place = pick_device(device)
+    sampling = BAIR_DEBIASED if protocol == "debiased" else BAIR_STANDARD
     predictor = PriorPredictor(model, tokenizer=tokenizer, sampling=sampling, device=place)
-    if predictor.frames != BAIR.frames:
-        length = f"{predictor.frames} frames, BAIR's {BAIR.frames}"
+    if predictor.frames != rule.frames:
+        length = f"{predictor.frames} frames, BAIR's {rule.frames}"
         note(f"this prior's clips have {length}: not comparable")
-    clips = find_clips(data)[:videos]
-    with Progress("predicting", len(clips) * repeats) as progress:
+    clips = find_clips(data)[: videos or rule.clips]
+    with Progress("predicting", len(clips) * plan.rounds) as progress:
         found = judge_predictions(
             predictor,
             clips,
@@ -103,14 +107,15 @@ def bair(
             on_clip=lambda frames, of: progress.advance(frames, of=of),
             on_video=progress.finish_file,
         )
-    settings = {"protocol": protocol, "samples": samples, "repeats": repeats, "seed": seed}
+    settings = {"protocol": rule.name, "samples": plan.predictions, "repeats": plan.rounds}
+    settings["seed"] = seed
     record = settings | asdict(found)
     if out is not None:
         save_record(record, out)
-    return Report(data=record, text=told(record))
+    return Report(data=record, text=as_text(record))
 
 
-def told(record: dict[str, Any]) -> str:
+def as_text(record: dict[str, Any]) -> str:
     """The record for people: every metric with its deviation over the repeats."""
     shown = {key: record[key] for key in ("protocol", "videos", "clips")}
     shown |= {name: f"{v['mean']:.4g} ± {v['std']:.2g}" for name, v in record["metrics"].items()}

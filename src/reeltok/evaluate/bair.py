@@ -1,7 +1,7 @@
-"""MAGVIT's BAIR protocol: predictions of robot video from one frame, standard or debiased.
+"""Predictions of robot video from one frame, by the protocols `bair` and `bair-debiased` (MAGVIT).
 
 Whatever predicts is handed over as a `Predictor`. FVD compares all real with all predicted clips;
-PSNR, SSIM (grey) and LPIPS are those of the best prediction of each clip, without the given frame.
+the metrics of frames are those of the best prediction of each clip, without the given frame.
 """
 
 import statistics
@@ -18,16 +18,14 @@ from torch import Tensor
 from reeltok.data.bair import read_push
 from reeltok.data.clip import Clip
 from reeltok.evaluate.protocols import PROTOCOLS
-from reeltok.evaluate.scores import Scorer, open_scorer
+from reeltok.evaluate.protocols import Protocol as VideoProtocol
+from reeltok.evaluate.scores import FRAME_METRICS, Scorer, open_scorer
 from reeltok.metrics import paired as metrics
 from reeltok.metrics.distances import feature_moments, frechet_distance
 from reeltok.nn.moments import Moments
 
-BAIR = PROTOCOLS["bair"]
-METRICS = ("lpips-vgg", "fvd-i3d", "fvd-styleganv")  # those that need a network's weights
+PROTOCOLS_OF = {"standard": PROTOCOLS["bair"], "debiased": PROTOCOLS["bair-debiased"]}
 WHOLE = 30  # frames of a BAIR video
-SAMPLES = {"standard": 100, "debiased": 1}
-"""MAGVIT, appendix: 25,600 predictions of 256 beginnings; of all 15 windows, one each (ours)."""
 
 
 @runtime_checkable
@@ -58,15 +56,26 @@ class Predictor(Protocol):
 class PredictionPlan:
     """Which clips of a video are judged, and how many predictions of each.
 
-    `windows`: every window of the video, not its beginning alone. Repeat k has the seed
-    `seed` + 1000 k; `batch` clips are predicted at a time.
+    `protocol` says which windows of a video are clips, and what is measured; `samples` and
+    `repeats` are its own where they are None. Repeat k has the seed `seed` + 1000 k; `batch` clips
+    are predicted at a time.
     """
 
-    windows: bool
-    samples: int
-    repeats: int = BAIR.repeats
+    protocol: VideoProtocol = PROTOCOLS["bair"]
+    samples: int | None = None
+    repeats: int | None = None
     seed: int = 0
     batch: int = 20
+
+    @property
+    def predictions(self) -> int:
+        """Of each clip."""
+        return self.samples or self.protocol.samples
+
+    @property
+    def rounds(self) -> int:
+        """Repeats of the whole measurement."""
+        return self.repeats or self.protocol.repeats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,10 +135,10 @@ def judge_predictions(
     A video that is too short is left out with a warning. ValueError, with the name of the `source`,
     for fewer than two clips.
     """
-    scorer = open_scorer(METRICS, device=device)
+    scorer = open_scorer(plan.protocol.metrics, device=device)
     rounds: dict[str, list[float]] = defaultdict(list)
     used, count = set[str](), 0
-    for repeat in range(plan.repeats):
+    for repeat in range(plan.rounds):
         found, count = Round(), 0
         for scene in scenes_of(predictor, clips, plan, on_clip, on_video):
             used.add(scene.name)
@@ -144,8 +153,9 @@ def judge_predictions(
         name: MeanStd(mean=statistics.fmean(values), std=statistics.pstdev(values))
         for name, values in rounds.items()
     }
-    missing = {name: why for name, why in scorer.missing.items() if name in METRICS}
-    return PredictionScores(videos=len(used), clips=count, metrics=means, missing=missing)
+    return PredictionScores(
+        videos=len(used), clips=count, metrics=means, missing=dict(scorer.missing)
+    )
 
 
 def scenes_of(
@@ -164,7 +174,8 @@ def scenes_of(
         if last < 0:
             said = f"it has {video.shape[2]} frames, {length} are needed"
             warnings.warn(f"{clip.name} left out: {said}", stacklevel=2)
-        for start in range(last + 1 if plan.windows else min(1, last + 1)):
+        every = plan.protocol.window == "every"
+        for start in range(last + 1 if every else min(1, last + 1)):
             stop = start + length
             acts = None if actions is None else actions[:, start:stop]
             yield Scene(name=clip.name, x=video[:, :, start:stop], actions=acts)
@@ -188,21 +199,21 @@ def judge_scene(
     found: Round,
     device: torch.device | str,
 ) -> None:
-    """Predict one clip `plan.samples` times; add its features and its best scores to `found`.
+    """Predict one clip `plan.predictions` times; add its features and its best scores to `found`.
 
     `at` counts the repeats and the clips before this one.
     """
     (repeat, number), scores = at, defaultdict[str, list[float]](list)
-    for since in range(0, plan.samples, plan.batch):
+    for since in range(0, plan.predictions, plan.batch):
         y = predictor.predict(
             scene.x,
             scene.actions,
-            count=min(plan.batch, plan.samples - since),
+            count=min(plan.batch, plan.predictions - since),
             seed=plan.seed + 1000 * repeat,
-            first=number * plan.samples + since,
+            first=number * plan.predictions + since,
         )
         merge(found.fake, features(scorer, y, device))
-        for name, values in compare(scorer, scene.x, y, device).items():
+        for name, values in compare(scorer, plan.protocol, scene.x, y, device).items():
             scores[name] += values
     for name, values in scores.items():
         found.best[name].append(min(values) if name.startswith("lpips") else max(values))
@@ -218,22 +229,18 @@ def features(
 
 def compare(
     scorer: Scorer,
+    protocol: VideoProtocol,
     x: Float[Tensor, "1 c t h w"],
     y: Float[Tensor, "n c t h w"],
     device: torch.device | str,
 ) -> dict[str, list[float]]:
-    """PSNR, grey SSIM and LPIPS of each prediction, meaned over the frames not given."""
-    a, b = x[:, :, 1:].expand(len(y), -1, -1, -1, -1), y[:, :, 1:]
-    each = {"psnr": metrics.psnr(a, b), "ssim-grey": metrics.ssim(grey(a), grey(b))}
+    """The protocol's metrics of frames of each prediction, meaned over the frames not given."""
+    since = protocol.context_frames
+    a, b = x[:, :, since:].expand(len(y), -1, -1, -1, -1), y[:, :, since:]
+    each = {name: FRAME_METRICS[name](a, b) for name in protocol.metrics if name in FRAME_METRICS}
     for net in scorer.lpips:
         each[f"lpips-{net.net}"] = metrics.lpips(net, a.to(device), b.to(device))
     return {name: values.mean(1).tolist() for name, values in each.items()}
-
-
-def grey(x: Float[Tensor, "n c t h w"]) -> Float[Tensor, "n c t h w"]:
-    """Luma (Rec. 709) in all three channels."""
-    weights = x.new_tensor(metrics.LUMA)[None, :, None, None, None]
-    return (x * weights).sum(1, keepdim=True).expand(-1, 3, -1, -1, -1)
 
 
 def merge(sums: dict[str, Moments], more: dict[str, Moments]) -> None:

@@ -124,7 +124,7 @@ class Clips:
                 )
                 return
             for side in range(plan.crops):
-                several = plan.window in ("consecutive", "spread")
+                several = plan.window in ("consecutive", "spread", "every")
                 index = f"#{number * plan.crops + side}" if several else ""
                 video, moved = frame(fill(part, missing), plan, boxes, side)
                 yield Clip(
@@ -155,7 +155,9 @@ class Clips:
         else:
             assert count is not None
             whole = item.read(fps=fps)[::step]
-            for start in spread(len(whole), count, plan.windows):
+            every = range(max(1, len(whole) - count + 1))
+            each = every if plan.window == "every" else spread(len(whole), count, plan.windows)
+            for start in each:
                 yield whole[start : start + count]
 
 
@@ -290,6 +292,14 @@ def resize(
         x = F.interpolate(x, size=size, mode=kernel, antialias=True, align_corners=False)
         out[i] = x[0].permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8)
     return out
+
+
+def as_scored(video: Video, protocol: Protocol) -> Video:
+    """A clip at the size that a protocol scores generated frames at."""
+    if protocol.scored_size is None:
+        return video
+    size = (protocol.scored_size, protocol.scored_size)
+    return replace(video, frames=resize(video.frames, size, protocol.kernel))
 
 
 def hash_of(video: Video) -> str:

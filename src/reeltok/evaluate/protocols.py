@@ -28,7 +28,7 @@ class Protocol:
     seconds: float | None = None  # of a clip, at most
     fps: float | None = None  # None: native
     rate: Literal["resample", "stride"] = "resample"  # or every round(native / fps)-th frame
-    window: Literal["first", "consecutive", "spread", "whole"] = "first"
+    window: Literal["first", "consecutive", "spread", "every", "whole"] = "first"
     windows: int = 1  # of each video, where they are spread over it
     groups_of: int | None = None  # a whole video is cut to 1 + k x this many frames
     short: Literal["fill", "skip"] = "fill"  # fewer frames: repeat the last one, or leave out
@@ -43,8 +43,16 @@ class Protocol:
     metrics: tuple[str, ...] = PAPER_METRICS
     fvd_frames: int | None = None  # parts that FVD cuts a clip into; None: the whole clip
     context_frames: int = 0  # that a generator sees; 0: reconstruction, or from nothing
-    scored_size: int | None = None  # pixels a side that generated frames are resized to first
+    scored_size: int | None = None  # pixels a side that clips are resized to before features
+    samples: int = 1  # predictions of each clip, the best of which counts
     repeats: int = 1  # of the whole measurement, for a mean and a deviation
+
+    @property
+    def of_made(self) -> "Protocol":
+        """The same for videos that were generated: each is one clip, from its first frame on."""
+        return (
+            replace(self, window="first", windows=1, crops=1) if self.window == "spread" else self
+        )
 
     def clip_frames(self, *, causal: bool = True) -> int | None:
         """Frames of a clip for a tokenizer of this kind; None for whole videos."""
@@ -86,6 +94,19 @@ _UCF = Protocol(
     kernel="bicubic",
     crop=128,
 )
+_BAIR = Protocol(
+    name="bair",
+    data="BAIR robot pushing, 256 test videos of 30 frames",
+    source="MAGVIT, appendix: 25,600 predictions of 256 beginnings",
+    clips=256,
+    frames=16,
+    fps=10,
+    short="skip",
+    context_frames=1,
+    samples=100,
+    repeats=4,
+    metrics=("psnr", "ssim-grey", "lpips-vgg", "fvd-i3d", "fvd-styleganv"),
+)
 _ALL = (
     _SHARED,
     replace(
@@ -111,17 +132,13 @@ _ALL = (
         short="skip",
     ),
     _UCF,
-    Protocol(
-        name="bair",
-        data="BAIR robot pushing, 256 test videos",
-        source="MAGVIT, its standard BAIR protocol",
-        clips=256,
-        frames=16,
-        fps=10,
-        short="skip",
-        context_frames=1,
-        repeats=4,
-        metrics=(*PAPER_METRICS, "fvd-styleganv"),
+    _BAIR,
+    replace(
+        _BAIR,
+        name="bair-debiased",
+        source="MAGVIT, its debiased BAIR protocol: all windows of a video, one prediction each",
+        window="every",
+        samples=1,
     ),
     replace(
         _UCF,

@@ -52,6 +52,11 @@ METRICS: dict[str, Metric] = {
         better="higher",
         digits=4,
     ),
+    "ssim-grey": Metric(
+        definition="ssim of the luma (Rec. 709)",
+        better="higher",
+        digits=4,
+    ),
     "ssim-uniform7": Metric(
         definition="uniform window 7, unbiased variances, per channel, valid padding, of uint8",
         better="higher",

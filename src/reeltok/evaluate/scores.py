@@ -43,6 +43,7 @@ FRAME_METRICS: dict[str, FrameMetric[Any]] = {
     "psnr-uint8": metrics.psnr_bytes,
     "ssim": metrics.ssim,
     "ssim-uniform7": metrics.ssim_uniform,
+    "ssim-grey": metrics.ssim_grey,
     "ms-ssim": metrics.ms_ssim,
     "detail": metrics.detail,
     "flicker": metrics.flicker,

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from reeltok.evaluate.clips import Clip, clips
+from reeltok.evaluate.clips import Clip, as_scored, clips
 from reeltok.evaluate.protocols import Protocol
 from reeltok.evaluate.run import check_broken
 from reeltok.evaluate.scores import Scorer, open_scorer
@@ -42,16 +42,18 @@ def set_distances(
 ) -> SetDistances:
     """Fréchet distances of the protocol's networks, and the appearance distance.
 
-    Each clip's features are added up and forgotten. ValueError where a set gives fewer than two
+    Made videos are one clip each; both sets are compared at the protocol's `scored_size`. Each
+    clip's features are added up and forgotten. ValueError where a set gives fewer than two
     clips, or more than `max_broken` break; a metric without weights is `missing`.
     """
     scorer = open_scorer((*protocol.metrics, *ALWAYS), frames=protocol.fvd_frames, device=device)
     sums: list[dict[str, Moments]] = []
     counts, broken = [], dict[str, str]()
-    for data in (real, made):
-        held, found, number = clips(protocol, data), dict[str, list[Moments]](), 0
+    for plan, data in ((protocol, real), (protocol.of_made, made)):
+        held, found, number = clips(plan, data), dict[str, list[Moments]](), 0
         for clip in held:
-            for name, features in describe(clip.video.tensor().to(device), scorer).items():
+            x = as_scored(clip.video, plan).tensor(device=device)
+            for name, features in describe(x, scorer).items():
                 of_clip = feature_moments(features, f"{name} of {clip.name}")
                 found.setdefault(name, []).append(of_clip)
             number += 1

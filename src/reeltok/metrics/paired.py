@@ -144,6 +144,16 @@ def ssim(pair: Pair) -> PerFrame:
 
 
 @FrameMetric
+def ssim_grey(pair: Pair) -> PerFrame:
+    """SSIM per frame of the luma (Rec. 709)."""
+    return ssim.of(Pair(_luma(pair.a), _luma(pair.b)))
+
+
+def _luma(x: Videos) -> Float[Tensor, "b 1 t h w"]:
+    return (x * x.new_tensor(LUMA)[None, :, None, None, None]).sum(1, keepdim=True)
+
+
+@FrameMetric
 def ssim_uniform(pair: Pair) -> PerFrame:
     """SSIM per frame as scikit-image computes it by default, of values rounded to bytes.
 

@@ -1,0 +1,55 @@
+"""Sets of clips are compared at the size, and by the windows, that a protocol says."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from moving_clips import moving
+from torch import Tensor
+
+import reeltok
+from reeltok.evaluate import scores
+from reeltok.evaluate.protocols import PROTOCOLS
+from reeltok.evaluate.sets import set_distances
+from reeltok.metrics.networks import Extractor
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[int, ...]]:
+    """The shapes of the clips that the network of a distance is given."""
+    shapes: list[tuple[int, ...]] = []
+
+    def features(x: Tensor) -> Tensor:
+        shapes.append(tuple(x.shape[2:]))
+        return x.mean((3, 4)).flatten(1)[:, :8]
+
+    monkeypatch.setenv("REELTOK_SHARED", str(tmp_path / "absent"))
+    monkeypatch.delenv("REELTOK_WEIGHTS", raising=False)
+    network = Extractor(name="test", apply=features, frames=None)
+    monkeypatch.setitem(scores.EXTRACTORS, "i3d", lambda **options: network)
+    for name, frames, size in (("real", 24, (40, 64)), ("made", 16, (32, 32))):
+        for number in range(2):
+            path = tmp_path / name / f"{number}.mkv"
+            path.parent.mkdir(exist_ok=True)
+            reeltok.write(moving(frames + number, *size), path, lossless=True)
+    return shapes
+
+
+def test_generated_clips_are_scored_at_the_protocols_size(
+    seen: list[tuple[int, ...]], tmp_path: Path
+) -> None:
+    """k600-fp: real videos give two windows of three crops, made ones are a clip; all at 64."""
+    plan = replace(PROTOCOLS["k600-fp"], fps=None, size=32, crop=32, scored_size=16)
+    found = set_distances(tmp_path / "real", tmp_path / "made", plan)
+    assert (found.real, found.made) == (12, 2)
+    assert set(seen) == {(16, 16, 16)}
+    assert torch.tensor(found.distances["fvd-i3d-test"]) > 0
+
+
+def test_without_one_they_keep_the_size_of_clips(
+    seen: list[tuple[int, ...]], tmp_path: Path
+) -> None:
+    plan = replace(PROTOCOLS["k600-fp"], fps=None, size=32, crop=32, scored_size=None)
+    set_distances(tmp_path / "made", tmp_path / "made", plan)
+    assert set(seen) == {(16, 32, 32)}
