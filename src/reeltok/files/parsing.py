@@ -4,7 +4,7 @@ import json
 import math
 import tokenize
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
@@ -70,7 +70,11 @@ def read_array(path: str | Path) -> np.ndarray:
         ) from error
 
 
-def parse_config(values: Any, kind: type[Kind], what: str, *, strict: bool = False) -> Kind:
+@overload
+def parse_config(values: Any, kind: type[Kind], what: str, *, strict: bool = False) -> Kind: ...
+@overload  # dict[str, int] and the like, which only pydantic calls types
+def parse_config(values: Any, kind: Any, what: str, *, strict: bool = False) -> Any: ...
+def parse_config(values: Any, kind: Any, what: str, *, strict: bool = False) -> Any:
     """A record of `kind` from what JSON holds. ValueError names `what` and the value that is wrong.
 
     `strict` takes no number for a text, nor the other way round.

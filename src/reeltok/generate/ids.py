@@ -227,7 +227,7 @@ def draw_known(batch: Examples, generator: torch.Generator | None) -> Known | No
 
 
 def ids_errors(
-    scores: list[Float[Tensor, "b n f"]], ids: Int[Tensor, "b n"], factors: tuple[int, ...]
+    scores: list[Float[Tensor, "b n _"]], ids: Int[Tensor, "b n"], factors: tuple[int, ...]
 ) -> Float[Tensor, "b n"]:
     """The cross-entropy of every token: of its factors, summed."""
     digits = split_ids(ids, factors)
@@ -244,7 +244,7 @@ def ids_errors(
 
 
 def ids_right(
-    scores: list[Float[Tensor, "b n f"]], ids: Int[Tensor, "b n"], factors: tuple[int, ...]
+    scores: list[Float[Tensor, "b n _"]], ids: Int[Tensor, "b n"], factors: tuple[int, ...]
 ) -> Bool[Tensor, "b n"]:
     """Which tokens the likeliest factors hit."""
     digits = split_ids(ids, factors)

@@ -7,6 +7,7 @@ of (seed, step), and `FlowTask` is what the training loop runs.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -110,11 +111,23 @@ def measure(latents: Latents, config: FlowConfig) -> Statistics:
     return Statistics(mean=tuple(means), std=tuple(deviations))
 
 
+@runtime_checkable
+class Rows(Protocol):
+    """Examples in rows: latents, or ids with what they are generated from."""
+
+    def __len__(self) -> int: ...
+    def take(self, index: Tensor) -> Any: ...  # of the same kind, as is what `to` gives
+    def to(self, device: torch.device | str) -> Any: ...
+
+
+Kind = TypeVar("Kind", bound=Rows)
+
+
 @dataclass(frozen=True)
-class Feed:
+class Feed(Generic[Kind]):
     """Batches of `batch` clips over all processes, a function of (seed, step) alone."""
 
-    latents: Latents
+    examples: Kind
     batch: int
     seed: int = 0
     rank: int = 0
@@ -128,10 +141,11 @@ class Feed:
                 "choose a multiple"
             )
 
-    def __call__(self, step: int) -> Latents:
+    def __call__(self, step: int) -> Kind:
         random = np.random.default_rng((self.seed, step))
-        drawn = random.integers(len(self.latents), size=self.batch)
-        return self.latents.take(torch.from_numpy(drawn[self.rank :: self.world])).to(self.device)
+        drawn = random.integers(len(self.examples), size=self.batch)
+        mine = torch.from_numpy(drawn[self.rank :: self.world])
+        return self.examples.take(mine).to(self.device)
 
 
 class FlowTask:

@@ -109,9 +109,9 @@ def generate(
     count: int = 1,
     seed: int = 0,
     class_name: str | None = None,
-    actions: Float[Tensor, "b n a"] | None = None,
+    actions: Float[Tensor, "#b n a"] | None = None,
     video: Video | Float[Tensor, "b c t h w"] | None = None,
-    given: Bool[Tensor, "t h w"] | None = None,
+    given: Bool[Tensor, "t2 h w"] | None = None,
     sampling: Sampling | None = None,
     batch: int = 16,
     first: int = 0,
@@ -146,7 +146,7 @@ def condition(
     prior: Prior,
     clip: ClipSpec,
     video: Tensor | None,
-    actions: Float[Tensor, "b n a"] | None,
+    actions: Float[Tensor, "#b n a"] | None,
     label: int,
     count: int,
 ) -> tuple[Conditions, dict[str, str]]:
@@ -182,7 +182,7 @@ def recognise(
     clip: ClipSpec,
     tokenizer: Tokenizer | None,
     video: Float[Tensor, "b c t h w"] | None,
-    given: Bool[Tensor, "t h w"] | None,
+    given: Bool[Tensor, "t2 h w"] | None,
 ) -> Known | None:
     """The tokens of the condition video, for as many clips as `video` has; None without one."""
     if video is None:
@@ -263,7 +263,7 @@ def roll_out(
     clips: int,
     overlap: int = 1,
     seed: int = 0,
-    actions: Float[Tensor, "b n a"] | None = None,
+    actions: Float[Tensor, "#b n a"] | None = None,
     **options: Any,
 ) -> Iterator[Float[Tensor, "b c t h w"]]:
     """New frames that follow `video`, clip after clip, in memory that does not grow.
@@ -301,7 +301,7 @@ def inpaint(
     video: Video | Float[Tensor, "b c t h w"],
     given: Bool[Tensor, "t2 h w"],
     **options: Any,
-) -> Float[Tensor, "b c t h w"]:
+) -> Float[Tensor, "n c t h w"]:
     """Clips that keep the `given` pixels of `video` and are new everywhere else.
 
     Both have the prior's frames, after frame 0 for a RefTok, which is kept whole; `options` are

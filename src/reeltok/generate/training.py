@@ -13,7 +13,7 @@ from reeltok.generate import flow, masked
 from reeltok.generate.clip_spec import ClipSpec
 from reeltok.generate.examples import precompute
 from reeltok.generate.ids import Examples, PriorTask
-from reeltok.generate.latents import Feed, FlowTask, Latents, measure, read_latents
+from reeltok.generate.latents import Feed, FlowTask, Latents, Rows, measure, read_latents
 from reeltok.generate.prior import Prior, PriorConfig
 from reeltok.generate.recipes import GeneratorRecipe
 from reeltok.generate.sit import Flow, FlowConfig
@@ -71,7 +71,7 @@ def train_generator(
         return run_task(made.task, feed, recipe.loop, out=out, resume=resume, at=at, ready=ready)
 
 
-def feed_of(recipe: GeneratorRecipe, examples: Any, at: Rank) -> Feed:
+def feed_of(recipe: GeneratorRecipe, examples: Rows, at: Rank) -> Feed:
     """Batches of the recipe's size, shared by all processes."""
     return Feed(
         examples,

@@ -45,7 +45,7 @@ def pixel_loss(
 
 
 def discriminator_loss(
-    real: Float[Tensor, "b *p"], fake: Float[Tensor, "b *p"], kind: AdversarialLoss
+    real: Float[Tensor, "b *p"], fake: Float[Tensor, "n *q"], kind: AdversarialLoss
 ) -> Float[Tensor, ""]:
     """What a discriminator minimises, given its logits: hinge, else sigmoid cross-entropy."""
     if kind == "hinge":

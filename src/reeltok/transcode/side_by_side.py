@@ -92,7 +92,7 @@ def alongside(original: Iterator[Video], decoded: Iterator[Video]) -> Iterator[P
         yield Video.of(frames[: len(part)], like=part), part
 
 
-def between(pictures: Sequence[Picture], axis: int) -> Picture:
+def between(pictures: Sequence[Picture], axis: int) -> UInt8[np.ndarray, "h2 w2 3"]:
     """Pictures of one size after one another, with a gap between them."""
     shape = list(pictures[0].shape)
     shape[axis] = GAP

@@ -94,7 +94,7 @@ def view(frame: av.VideoFrame, channels: int) -> UInt8[np.ndarray, "h w c"]:
     )
 
 
-def on_black(rgba: UInt8[np.ndarray, "h w 4"]) -> Pixels:
+def on_black(rgba: UInt8[np.ndarray, "*t h w 4"]) -> UInt8[np.ndarray, "*t h w 3"]:
     """Pictures with transparency laid on black, rounded."""
     colour, alpha = rgba[..., :3].astype(np.uint16), rgba[..., 3:].astype(np.uint16)
     return ((colour * alpha + 127) // 255).astype(np.uint8)

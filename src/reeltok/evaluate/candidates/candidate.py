@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
@@ -164,8 +164,8 @@ class TokenizerCandidate:
 
 
 def complete(
-    x: Float[Tensor, "b c t h w"], frames: int, cells: tuple[int, int]
-) -> Float[Tensor, "b c t h w"]:
+    x: Shaped[Tensor, "b c t h w"], frames: int, cells: tuple[int, int]
+) -> Shaped[Tensor, "b c t2 h2 w2"]:
     """`x` with its last frame repeated up to `frames`, and edges up to multiples of `cells`."""
     for dim, missing in (
         (2, frames - x.shape[2]),

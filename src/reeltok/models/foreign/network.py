@@ -94,7 +94,7 @@ class Foreign(Tokenizer):
 
     def decode_part(
         self, z: Float[Tensor, "b d t h w"], past: Past | None = None, *, last: bool = True
-    ) -> Float[Tensor, "b c t h w"]:
+    ) -> Float[Tensor, "b 3 t2 h2 w2"]:
         spec, (b, _, steps, rows, columns) = self.spec, z.shape
         _, fh, fw = spec.factors
         made = self.frames_of(self.scale.undo(z))

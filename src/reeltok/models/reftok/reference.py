@@ -12,7 +12,7 @@ from itertools import chain
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Shaped, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -70,7 +70,7 @@ def store_picture(x: Float[Tensor, "1 c 1 h w"], *, quality: int | None) -> UInt
 
 
 def restore_picture(
-    data: UInt8[Tensor, " bytes"], size: tuple[int, int]
+    data: Shaped[Tensor, "..."], size: tuple[int, int]
 ) -> Float[Tensor, "1 c 1 h w"]:
     """The frame of `store_picture`; ValueError for bytes that are no picture of (height, width)."""
     try:
@@ -206,7 +206,7 @@ def choose(
     x: Float[Tensor, "b c t h w"],
     step: int,
     before: Float[Tensor, "b c 1 h w"] | None,
-    reference: Float[Tensor, "b c 1 h w"] | None,
+    reference: Tensor | None,
 ) -> SideInformation:
     """References for the frames of a run whose first token step is `step`, by the frame's number.
 
