@@ -14,12 +14,12 @@ SPEC = Spec(
     family="vidtok",
     factors=(4, 8, 8),
     causal=True,
-    first=1,
-    group=4,
+    first_frames=1,
+    frames_per_group=4,
     channels=3,
     vocabulary=None,
     parameters=1,
-    reach=None,
+    receptive_steps=None,
 )
 
 

@@ -231,7 +231,7 @@ def shrink(x: Tensor) -> Tensor:
     return x * 0.5
 
 
-shrink.group = 4  # type: ignore[attr-defined]
+shrink.frames_per_group = 4  # type: ignore[attr-defined]
 
 
 def misshapen(x: Tensor) -> Tensor:

@@ -140,10 +140,10 @@ def test_conditions_by_hand(plain: VidTok, leaning: RefTok) -> None:
 
 def test_actions_lead_to_frames() -> None:
     actions = torch.arange(1.0, 9.0).view(1, 8, 1)  # after frames 0 to 7
-    plain = Timing(first=1, first_steps=1, group=4, group_steps=1)
+    plain = Timing(first_frames=1, first_steps=1, frames_per_group=4, steps_per_group=1)
     found = actions_by_step(actions, plain, 6, follows=False)
     assert found.tolist() == [[[0, 0, 0, 0], [1, 2, 3, 4], [5, 0, 0, 0]]]
-    after = Timing(first=4, first_steps=1, group=4, group_steps=1)
+    after = Timing(first_frames=4, first_steps=1, frames_per_group=4, steps_per_group=1)
     found = actions_by_step(actions, after, 6, follows=True)
     assert found.tolist() == [[[1, 2, 3, 4], [5, 6, 0, 0]]]
     with pytest.raises(ValueError, match="8 actions were given for 12 frames: give 11"):
@@ -182,7 +182,7 @@ def test_large_vocabularies_are_split() -> None:
 
 @pytest.mark.parametrize(("size", "millions"), [("s", 15), ("b", 87), ("l", 306)])
 def test_sizes(size: str, millions: int) -> None:
-    timing = Timing(first=4, first_steps=1, group=4, group_steps=1)
+    timing = Timing(first_frames=4, first_steps=1, frames_per_group=4, steps_per_group=1)
     config = PriorConfig(grid=(4, 16, 16), timing=timing, factors=(1024,), **SIZES[size])
     with torch.device("meta"):
         count = sum(p.numel() for p in Prior(config).parameters())
@@ -203,7 +203,7 @@ class Sharp(Prior):
 
 
 def sharp(order: list[int]) -> Sharp:
-    timing = Timing(first=1, first_steps=1, group=4, group_steps=1)
+    timing = Timing(first_frames=1, first_steps=1, frames_per_group=4, steps_per_group=1)
     prior = Sharp(PriorConfig(grid=(1, 2, 4), timing=timing, factors=(4,), **SMALL))
     prior.order = torch.tensor(order)
     return prior

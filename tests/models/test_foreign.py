@@ -255,7 +255,7 @@ def dimmed(x: Tensor) -> Tensor:
     return x * 0.5
 
 
-dimmed.group, dimmed.cells = 4, (4, 2)  # type: ignore[attr-defined]
+dimmed.frames_per_group, dimmed.cells = 4, (4, 2)  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="module")

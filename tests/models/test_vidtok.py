@@ -226,7 +226,7 @@ def test_a_fold_streams_exactly_for_every_chunk(kind: str) -> None:
 def test_a_fold_is_causal(kind: str) -> None:
     """A later frame changes no earlier token, a later token no earlier frame."""
     model = awake(FOLDS[kind])
-    group = model.spec.group
+    group = model.spec.frames_per_group
     x = torch.rand(1, 3, 1 + 3 * group, 16, 16) * 2 - 1
     other = x.clone()
     other[:, :, 1 + 2 * group :] = -x[:, :, 1 + 2 * group :]

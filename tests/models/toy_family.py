@@ -42,12 +42,12 @@ class Toy(Tokenizer):
             family=self.family,
             factors=(T, H, W),
             causal=True,
-            first=T,
-            group=T,
+            first_frames=T,
+            frames_per_group=T,
             channels=quantizer.channels,
             vocabulary=quantizer.vocabulary,
             parameters=self.parameter_count(),
-            reach=1,
+            receptive_steps=1,
         )
 
     def encode_part(

@@ -39,7 +39,7 @@ def clip(frames: int, seed: int = 0) -> Tensor:
 
 def chunks(model: Tokenizer, x: Tensor) -> list[Tensor]:
     """The clip in chunks of one and of two groups."""
-    first, group = model.spec.first, model.spec.group
+    first, group = model.spec.first_frames, model.spec.frames_per_group
     cuts = [0, first, first + group, *range(first + 3 * group, x.shape[2], 2 * group), x.shape[2]]
     return [x[:, :, a:b] for a, b in pairwise(cuts)]
 

@@ -13,6 +13,7 @@ from small_run import small_recipe
 import reeltok
 from reeltok import zoo
 from reeltok.generate.clip_spec import ClipSpec
+from reeltok.generate.conditions import Timing
 from reeltok.recipes import find_recipe
 from reeltok.train import renames
 from reeltok.train.checkpoint import Saver, find_checkpoints, load_tensors
@@ -158,6 +159,19 @@ def test_the_tokenizer_of_a_generators_run_is_renamed_too(tmp_path: Path) -> Non
     ClipSpec(**spec, weights=old).require(found)
     with pytest.raises(ValueError, match="this generator makes tokens of 'default'"):
         ClipSpec(**spec, weights="0" * 64).require(found)
+
+
+def test_a_priors_groups_of_frames_are_renamed(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    before = {"first": 1, "first_steps": 1, "group": 4, "group_steps": 1}
+    record = {"family": "masked", "config": {"timing": before, "heads": 2}}
+    (tmp_path / "old" / "config.json").write_text(json.dumps(record))
+    renames.rename_folder(tmp_path / "old", tmp_path / "new")
+    found = json.loads((tmp_path / "new" / "config.json").read_text())["config"]
+    assert Timing(**found["timing"]) == Timing(
+        first_frames=1, first_steps=1, frames_per_group=4, steps_per_group=1
+    )
+    assert found["heads"] == 2
 
 
 def test_the_family_of_a_run_that_saved_no_model(tmp_path: Path) -> None:

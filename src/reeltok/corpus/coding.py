@@ -43,7 +43,7 @@ def code_windows(plan: Plan, tokenizer: Tokenizer, batch: Sequence[Taken]) -> li
     x = x.to(tokenizer.device)
     frames, height, width = x.shape[2:]
     chunk = None
-    if frames > LONG and not tokenizer.spec.apart:
+    if frames > LONG and not tokenizer.spec.independent:
         chunk = Chunks().chunk_for(height, width)
     tokens = tokenizer.encode(x, chunk=chunk, tile=plan.coding.tile)
     settings = {k: v for k, v in tokens.settings.items() if k not in ("axes", "start")}

@@ -60,8 +60,8 @@ class Model:
     vocabulary: int | None
     channels: int
     factors: tuple[int, int, int]
-    first: int
-    group: int
+    first_frames: int
+    frames_per_group: int
     causal: bool
 
     @classmethod
@@ -77,8 +77,8 @@ class Model:
             vocabulary=spec.vocabulary,
             channels=spec.channels,
             factors=spec.factors,
-            first=spec.first,
-            group=spec.group,
+            first_frames=spec.first_frames,
+            frames_per_group=spec.frames_per_group,
             causal=spec.causal,
         )
 

@@ -87,7 +87,7 @@ class Shaping:
             raise ValueError(f"{spec.name} codes windows of {spec.window} frames, not {frames}")
         whole = spec.frames(spec.steps(frames))
         if strict and whole != frames and frames > 1:
-            below = spec.frames(spec.steps(max(1, frames - spec.group)))
+            below = spec.frames(spec.steps(max(1, frames - spec.frames_per_group)))
             raise ValueError(
                 f"{frames} frames are no whole groups of {spec.name}: give {below} or {whole}"
             )

@@ -27,32 +27,35 @@ Given = Literal["predict", "interpolate", "inpaint", "outpaint"]
 class Timing:
     """Which frames a token step stands for: as in `Spec`, apart from any tokenizer."""
 
-    first: Side
+    first_frames: Side
     first_steps: Side
-    group: Side
-    group_steps: Side
+    frames_per_group: Side
+    steps_per_group: Side
 
     @classmethod
     def of(cls, spec: Spec) -> "Timing":
         """That of a tokenizer."""
         return cls(
-            first=spec.first,
+            first_frames=spec.first_frames,
             first_steps=spec.first_steps,
-            group=spec.group,
-            group_steps=spec.group_steps,
+            frames_per_group=spec.frames_per_group,
+            steps_per_group=spec.steps_per_group,
         )
 
     def steps(self, frames: int) -> int:
         """Token steps for so many frames."""
-        groups = math.ceil(max(0, frames - self.first) / self.group)
-        return self.first_steps + groups * self.group_steps
+        groups = math.ceil(max(0, frames - self.first_frames) / self.frames_per_group)
+        return self.first_steps + groups * self.steps_per_group
 
     def step_of(self, frames: int) -> Int[Tensor, " t"]:
         """The token step that stands for each frame."""
         at = torch.arange(frames)
-        early = at * self.first_steps // self.first
-        late = self.first_steps + (at - self.first) * self.group_steps // self.group
-        return torch.where(at < self.first, early, late)
+        early = at * self.first_steps // self.first_frames
+        late = (
+            self.first_steps
+            + (at - self.first_frames) * self.steps_per_group // self.frames_per_group
+        )
+        return torch.where(at < self.first_frames, early, late)
 
 
 def give_frames(
@@ -130,7 +133,7 @@ def settled_cells(
     until = whole.long().cumprod(0).bool()
     open_steps = Timing.of(spec).step_of(len(given))[~until]
     settled = torch.arange(grid[0]) < (int(open_steps.min()) if len(open_steps) else grid[0])
-    settled = settled & bool(whole.all()) if spec.apart else settled
+    settled = settled & bool(whole.all()) if spec.independent else settled
     return settled[:, None, None].expand(grid)
 
 
@@ -166,7 +169,7 @@ def actions_by_step(
     if not follows:
         leading = torch.cat([torch.zeros_like(actions[:, :1]), leading], dim=1)
     steps, at = timing.steps(frames), timing.step_of(frames)
-    most = max(timing.first, timing.group // timing.group_steps)
+    most = max(timing.first_frames, timing.frames_per_group // timing.steps_per_group)
     table = actions.new_zeros(len(actions), steps, most, actions.shape[2])
     for step in range(steps):
         there = leading[:, at == step]

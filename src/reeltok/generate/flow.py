@@ -80,7 +80,7 @@ def config_for(
         width=size[1],
         fps=fps,
         grid=grid,
-        settings={"window": spec.window or frames} if spec.apart else {},
+        settings={"window": spec.window or frames} if spec.independent else {},
     )
     return FlowConfig(groups=groups, channels=spec.channels, clip=clip, **values)
 

@@ -30,14 +30,14 @@ class Past:
     """What a causal network remembers of the frames before.
 
     `kept` holds the last frames that a layer read, by its name; `begun` names the layers that have
-    read the first frame. `ahead` counts the frames at the end of the present call that belong to
-    the next one; they are read, not kept. A layer that doubles time doubles it. With `whole` the
+    read the first frame. `lookahead` counts the frames at the end of the present call that belong
+    to the next one; they are read, not kept. A layer that doubles time doubles it. With `whole` the
     clip begins with a whole group, where else its first frame stands alone.
     """
 
     kept: dict[str, Tensor] = field(default_factory=dict)
     begun: list[str] = field(default_factory=list)
-    ahead: int = 0
+    lookahead: int = 0
     whole: bool = False
 
     @property
@@ -47,7 +47,7 @@ class Past:
 
     def copy(self) -> "Past":
         """A `Past` that goes on from here by itself; its tensors are shared, never changed."""
-        return Past(dict(self.kept), list(self.begun), self.ahead, self.whole)
+        return Past(dict(self.kept), list(self.begun), self.lookahead, self.whole)
 
     def has_begun(self, layer: Layer) -> bool:
         """Whether `layer` has read the first frame. ValueError for a layer without a name."""
@@ -66,7 +66,7 @@ class Past:
 
     def keep(self, layer: Layer, x: Float[Tensor, "b t h w c"], frames: int) -> None:
         """Remember the last `frames` frames of `x` that are not look-ahead."""
-        end = x.shape[1] - self.ahead
+        end = x.shape[1] - self.lookahead
         self.kept[layer.path] = x[:, end - frames : end].clone()
 
 

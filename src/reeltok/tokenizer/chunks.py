@@ -65,9 +65,9 @@ def runner_for(tokenizer: Any, state: StreamState) -> StreamRunner:
     return StreamRunner(
         network=tokenizer,
         cell=spec.factors[1:],
-        first=spec.first if frames else spec.first_steps,
-        group=spec.group if frames else spec.group_steps,
-        causal=not spec.apart,
+        first_length=spec.first_frames if frames else spec.first_steps,
+        group_length=spec.frames_per_group if frames else spec.steps_per_group,
+        causal=not spec.independent,
         state=state,
     )
 
@@ -138,9 +138,8 @@ def encode_next(
             "new_encode_state()"
         )
     spec = tokenizer.spec
-    begun, width = state.step > 0 and not spec.apart, spec.window_for(count_frames(clip))
-    first = spec.group if begun else spec.first
-    runs = whole_groups([clip], first=first, group=spec.group, window=width)
+    begun, width = state.step > 0 and not spec.independent, spec.window_for(count_frames(clip))
+    runs = whole_groups([clip], spec, window=width, begun=begun)
     options: dict[str, Any] = {"window": width, "sample": sample}
     return Tokens.join([encode_run(tokenizer, run, clip, state, **options) for run in runs])
 

@@ -230,7 +230,7 @@ class Tokenizer(nn.Module):
         width = spec.window_for(window or 16)
         state = self.new_encode_state(tile=tile, reference=reference)
         state.independent |= hold
-        for run in whole_groups(parts, first=spec.first, group=spec.group, window=width, hold=hold):
+        for run in whole_groups(parts, spec, window=width, hold=hold):
             width = run.x.shape[2] if hold and width else width
             yield encode_run(self, run, given, state, window=width, sample=sample)
 
@@ -249,7 +249,7 @@ class Tokenizer(nn.Module):
     ) -> Tokens:
         """The tokens of the next frames of a stream, which `state` then stands behind.
 
-        Give whole groups: the first of `spec.first` frames, the others of `spec.group`. What is
+        Give whole groups: `spec.first_frames`, then multiples of `spec.frames_per_group`. What is
         left over is filled and ends the stream. ValueError after that.
         """
         return encode_next(self, as_clip(x), state, sample=sample)
@@ -284,7 +284,8 @@ class Tokenizer(nn.Module):
         span = self.span(tokens, first, end)
         part = tokens.part(span.early, span.late, frames=(span.before, end))
         hold = chunk is None and spec.window is None
-        pieces = [part] if hold or spec.apart else split_steps(part, spec, chunk or spec.group)
+        width, whole = chunk or spec.frames_per_group, hold or spec.independent
+        pieces = [part] if whole else split_steps(part, spec, width)
         frames = self.stream_decode(pieces, tile=tile, hold=hold, reference=reference)
         return with_axes(join_frames(list(frames), first - span.before), axes)
 
@@ -341,7 +342,7 @@ class Tokenizer(nn.Module):
         spec = self.spec
         if tile is not None and spec.window is not None:
             raise ValueError(f"{self.name} codes whole frames: leave tile=None")
-        return {"tile": tile, "independent": spec.apart}
+        return {"tile": tile, "independent": spec.independent}
 
     def network_input(self, x: Tensor) -> Tensor:
         """Frames as the network takes them: its device and dtype, whole cells."""

@@ -129,7 +129,7 @@ def as_tokens(x: TokensLike, tokenizer: Coder) -> Tokens | Reel:
         ) from error
     spec, floating = tokenizer.spec, tensor.is_floating_point()
     _, fh, fw = spec.factors
-    axes = len(tokenizer.grid_for(spec.first, spec.size or (fh, fw)))
+    axes = len(tokenizer.grid_for(spec.first_frames, spec.size or (fh, fw)))
     tensor = tensor if tensor.ndim != axes + floating else tensor[None]
     if tensor.ndim != 1 + floating + axes or not tensor.numel():
         named = (
@@ -140,10 +140,10 @@ def as_tokens(x: TokensLike, tokenizer: Coder) -> Tokens | Reel:
             f"{by(tensor.shape)}: give those, or Tokens made with frames= and size="
         )
     steps, *cells = tensor.shape[-axes:]
-    if steps < spec.first_steps or (steps - spec.first_steps) % spec.group_steps:
+    if steps < spec.first_steps or (steps - spec.first_steps) % spec.steps_per_group:
         raise ValueError(
-            f"{spec.name} decodes {spec.first_steps} steps and then groups of {spec.group_steps}, "
-            f"found {steps}: give whole groups"
+            f"{spec.name} decodes {spec.first_steps} steps and then groups of "
+            f"{spec.steps_per_group}, found {steps}: give whole groups"
         )
     about: dict[str, Any] = {
         "frames": spec.frames(steps),

@@ -45,10 +45,9 @@ def encode_posterior(tokenizer: Tokenizer, x: ClipLike, *, tile: int | None = No
     The mean is that of `encode`, without the normalisation of a foreign tokenizer. ValueError for
     a tokenizer that is not an encoder of Gaussians, and for what `encode` refuses.
     """
-    spec, state = tokenizer.spec, tokenizer.new_encode_state(tile=tile)
+    state = tokenizer.new_encode_state(tile=tile)
     state.independent = True
-    groups = whole_groups([as_clip(x)], first=spec.first, group=spec.group, hold=True)
-    (run,) = groups
+    (run,) = whole_groups([as_clip(x)], tokenizer.spec, hold=True)
     with tokenizer.gradient(run.x):
         runner = replace(runner_for(tokenizer, state), network=Parameters(tokenizer))
         z = runner.encode(tokenizer.network_input(run.x), run.real, {"sample": None}).z

@@ -10,33 +10,34 @@ from reeltok.tokens.ids import bits_for
 class Spec:
     """What a tokenizer does to a video, in numbers.
 
-    The first `first` frames become `first_steps` steps of the token grid's first axis, each further
-    `group` frames `group_steps`. A token stands for `factors` = (t, h, w) pixels, and has
-    `channels` latent values or is an id below `vocabulary` (None: continuous). A frame depends on
-    at most `reach` steps up to and with its own (None: on all before) and `ahead` after it. A
-    tokenizer that is not causal codes windows apart, of `window` frames where that is fixed; so
-    does one that does not stream, since its network hands nothing on.
+    The first `first_frames` frames become `first_steps` steps of the token grid's first axis, each
+    further group of `frames_per_group` frames `steps_per_group`. A token stands for `factors` =
+    (t, h, w) pixels, and has `channels` latent values or is an id below `vocabulary` (None:
+    continuous). A frame depends on at most `receptive_steps` steps up to and with its own (None: on
+    all before) and `lookahead_steps` after it. A tokenizer that is not causal codes windows as
+    independent clips, of `window` frames where that is fixed; so does one that does not stream,
+    since its network hands nothing on.
     """
 
     name: str
     family: str
     factors: tuple[int, int, int]
     causal: bool
-    first: int
-    group: int
+    first_frames: int
+    frames_per_group: int
     channels: int
     vocabulary: int | None
     parameters: int
-    reach: int | None
-    ahead: int = 0
+    receptive_steps: int | None
+    lookahead_steps: int = 0
     first_steps: int = 1
-    group_steps: int = 1
+    steps_per_group: int = 1
     window: int | None = None
     size: tuple[int, int] | None = None
     streams: bool = True
 
     @property
-    def apart(self) -> bool:
+    def independent(self) -> bool:
         """Whether what is coded at a time is a clip of its own."""
         return not (self.causal and self.streams)
 
@@ -48,14 +49,17 @@ class Spec:
         return bits_for(self.vocabulary)
 
     def window_for(self, chunk: int) -> int | None:
-        """Frames that are coded apart where `chunk` are asked for; None: it makes no difference."""
-        return (self.window or self.frames(self.steps(chunk))) if self.apart else None
+        """Frames of an independent clip where `chunk` are asked for; None where none are."""
+        return (self.window or self.frames(self.steps(chunk))) if self.independent else None
 
     def steps(self, frames: int) -> int:
         """Steps along the token grid's first axis for `frames` frames, the last group filled."""
-        groups = math.ceil(max(0, frames - self.first) / self.group)
-        return self.first_steps + groups * self.group_steps
+        groups = math.ceil(max(0, frames - self.first_frames) / self.frames_per_group)
+        return self.first_steps + groups * self.steps_per_group
 
     def frames(self, steps: int) -> int:
         """Frames that `steps` steps decode to, before cropping."""
-        return self.first + (steps - self.first_steps) // self.group_steps * self.group
+        return (
+            self.first_frames
+            + (steps - self.first_steps) // self.steps_per_group * self.frames_per_group
+        )

@@ -62,19 +62,20 @@ class Frames:
 
 def whole_groups(
     parts: Iterable[Video | Tensor],
+    spec: Spec,
     *,
-    first: int,
-    group: int,
     window: int | None = None,
     hold: bool = False,
+    begun: bool = False,
 ) -> Iterator[Frames]:
-    """The frames of `parts` in runs of whole groups: `first` frames, then multiples of `group`.
+    """The frames of `parts` in runs of whole groups of `spec`.
 
     A run holds all whole groups that have arrived, or exactly `window` frames, or (`hold`)
-    everything. The last run is filled up to a whole group. ValueError when parts differ in size.
+    everything. The last run is filled up to a whole group. `begun`: the first group came before.
+    ValueError when parts differ in size.
     """
     held: Frames | None = None
-    begun = False
+    first, group = spec.first_frames, spec.frames_per_group
     for part in parts:
         held = _append(held, unit_frames(part), part if isinstance(part, Video) else None)
         wanted = window or (group if begun else first)
@@ -206,9 +207,9 @@ def split_frames(x: Video | Tensor, chunk: int) -> Iterator[Video | Tensor]:
 def split_steps(part: Tokens, spec: Spec, chunk: int) -> Iterator[Tokens]:
     """`part` in runs of whole groups of at most `chunk` frames, but at least one group."""
     total, frame = part.grid[0], 0
-    few = max(1, chunk // spec.group) * spec.group_steps
+    few = max(1, chunk // spec.frames_per_group) * spec.steps_per_group
     opening = 0 if part.step else spec.first_steps
-    opening += max(0, (chunk - spec.first) // spec.group) * spec.group_steps
+    opening += max(0, (chunk - spec.first_frames) // spec.frames_per_group) * spec.steps_per_group
     for step in [0, *range(opening or few, total, few)]:
         late = min(total, step + few if step else opening or few)
         end = part.frames if late == total else part.share(0, late)[1]
@@ -218,7 +219,7 @@ def split_steps(part: Tokens, spec: Spec, chunk: int) -> Iterator[Tokens]:
 
 def whole_windows(parts: Iterable[Tokens], spec: Spec) -> Iterator[Tokens]:
     """The parts of a stream as they came, or each in the windows that it was coded in."""
-    if not spec.apart:
+    if not spec.independent:
         yield from parts
         return
     for part in parts:
@@ -245,17 +246,17 @@ def coded_window(tokens: Tokens | Reel, spec: Spec) -> int:
 
 
 def find_span(spec: Spec, tokens: Tokens | Reel, first: int, end: int) -> Span:
-    """The steps to decode for frames `first` to `end`, with all within a decoder's reach."""
+    """The steps to decode for frames `first` to `end`, with all that they depend on."""
     total = tokens.grid[0]
-    if spec.apart:
+    if spec.independent:
         window = coded_window(tokens, spec)
         number, steps = first // window, spec.steps(window)
         late = min(total, -(-end // window) * steps)
         return Span(number * steps, late, number * window)
-    late = min(total, spec.steps(end) + spec.ahead)
-    needed = spec.steps(first + 1) if spec.reach is not None else 0
-    group = max(0, needed - spec.first_steps - (spec.reach or 0)) // spec.group_steps
-    early = spec.first_steps + group * spec.group_steps if group else 0
+    late = min(total, spec.steps(end) + spec.lookahead_steps)
+    needed = spec.steps(first + 1) if spec.receptive_steps is not None else 0
+    group = max(0, needed - spec.first_steps - (spec.receptive_steps or 0)) // spec.steps_per_group
+    early = spec.first_steps + group * spec.steps_per_group if group else 0
     return Span(early, late, spec.frames(late) - spec.frames(late - early))
 
 

@@ -113,14 +113,14 @@ class StreamState:
 class StreamRunner:
     """One stream through `network`, whose tokens stand for `cell` = (height, width) pixels.
 
-    `first` and `group` are the lengths of the first and the further groups, in what is cut when
-    memory runs out: frames or steps. `causal`: runs may be cut.
+    `first_length` and `group_length` are those of the first and the further groups, in what is cut
+    when memory runs out: frames or steps. `causal`: runs may be cut.
     """
 
     network: Network
     cell: tuple[int, int]
-    first: int
-    group: int
+    first_length: int
+    group_length: int
     causal: bool
     state: StreamState
 
@@ -203,10 +203,12 @@ class StreamRunner:
         if not ran_out_of_memory(error):
             raise error
         fresh = all(past.empty for past in saved)
-        groups = (length - (self.first if fresh else self.group)) // self.group
+        groups = (length - (self.first_length if fresh else self.group_length)) // self.group_length
         self.state.pasts = saved
         if self.causal and groups > 0:
-            cut = (self.first if fresh else self.group) + (groups - 1) // 2 * self.group
+            cut = (self.first_length if fresh else self.group_length) + (
+                groups - 1
+            ) // 2 * self.group_length
             self.state.independent = False
             warnings.warn(f"out of memory: going on with {cut} of {length} at a time", stacklevel=4)
             return cut

@@ -48,6 +48,13 @@ KEYS = {
 }
 """Of recipes, in this order: the rows of a table that was renamed follow it under its new name."""
 
+CONFIGS = {
+    "config.timing.first": "config.timing.first_frames",
+    "config.timing.group": "config.timing.frames_per_group",
+    "config.timing.group_steps": "config.timing.steps_per_group",
+}
+"""Of config.json in the folder of a generator."""
+
 COUNTERS = {"schedule.plan.floor": "schedule.plan.min_lr_ratio"}
 """Of the numbers in a checkpoint (run.json)."""
 
@@ -261,10 +268,13 @@ def rename_checkpoint(checkpoint: Checkpoint, family: str) -> None:
 
 
 def rename_model(folder: Path) -> None:
-    """Rename the layers of a model in place, and note its old hash; nothing where all are new."""
+    """Rename a model in place, and note its old hash; nothing where all names are new."""
     path = folder / "model.safetensors"
     weights = load_file(path) if path.is_file() else {}
-    record = read_object(folder / "config.json")
+    saved = read_object(folder / "config.json")
+    record = rename_keys(saved, CONFIGS)
+    if record != saved:
+        (folder / "config.json").write_text(json.dumps(record, indent=2) + "\n")
     family = str(record.get("family"))
     renamed = {rename_layer(name, family): value for name, value in weights.items()}
     if set(renamed) == set(weights):

@@ -134,8 +134,8 @@ def token_parts(
     Windows have their own frames, also beyond `end`.
     """
     spec = tokenizer.spec
-    if not spec.apart:
-        run = max(1, chunk // spec.group) * spec.group_steps
+    if not spec.independent:
+        run = max(1, chunk // spec.frames_per_group) * spec.steps_per_group
         opening = run + (0 if span.early else spec.first_steps)
         cuts = [span.early, *range(span.early + opening, span.late, run), span.late]
         count = len(cuts) - 1

@@ -29,8 +29,8 @@ class Function(Foreign):
     `encode` takes clips "b 3 t h w" in [-1, 1] and gives latents "b d t h w" or ids "b t h w" below
     the attribute `vocabulary`; `decode` takes these. One alone gives a reconstruction, or that
     and more: its tokens are the frames that it gives, each cell's pixels in the channels. It may
-    have attributes `group` (it takes 1 + k x group frames) and `cells` (multiples of these heights
-    and widths).
+    have attributes `frames_per_group` (it takes one frame, then whole groups) and `cells`
+    (multiples of these heights and widths).
     """
 
     family = "function"
@@ -55,7 +55,7 @@ class Function(Foreign):
         return hash_text(self.config.name)
 
     def find(self) -> Shape:
-        group = getattr(self.function, "group", None)
+        group = getattr(self.function, "frames_per_group", None)
         if not self.coded:
             height, width = cells = getattr(self.function, "cells", (1, 1))
             channels = 3 * cells[0] * cells[1]

@@ -27,12 +27,12 @@ class Shape:
     whole: int | None = None  # frames that it takes at a time beyond the first, if not `time`
 
     @property
-    def first(self) -> int:
+    def first_frames(self) -> int:
         """Frames of the first group."""
-        return 1 if self.causal else self.group
+        return 1 if self.causal else self.frames_per_group
 
     @property
-    def group(self) -> int:
+    def frames_per_group(self) -> int:
         """Frames of each further group."""
         return self.whole or self.time
 

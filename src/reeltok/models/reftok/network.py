@@ -66,14 +66,14 @@ class RefTok(BlockCoder):
             family=self.family,
             factors=config.factors,
             causal=config.causal,
-            first=config.block if given else 1,
+            first_frames=config.block if given else 1,
             first_steps=config.steps if given else config.opening,
-            group=config.block,
-            group_steps=config.steps,
+            frames_per_group=config.block,
+            steps_per_group=config.steps,
             channels=config.quantizer.channels,
             vocabulary=config.quantizer.vocabulary,
             parameters=self.parameter_count(),
-            reach=None,
+            receptive_steps=None,
         )
 
     def last_weight(self) -> nn.Parameter:
@@ -247,7 +247,7 @@ class RefTok(BlockCoder):
         resets = [
             int(at) for at, clips in kept.items() if at != START and len(clips) == tokens.batch
         ]
-        here = spec.steps(first + 1) - spec.group_steps
+        here = spec.steps(first + 1) - spec.steps_per_group
         early = max((step for step in resets if step <= here), default=0)
         late = min(tokens.grid[0], spec.steps(end))
         return Span(early, late, spec.frames(early) if early else 0)

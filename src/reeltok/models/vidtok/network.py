@@ -141,13 +141,13 @@ class VidTok(Tokenizer):
             family=self.family,
             factors=(t, h, w),
             causal=config.causal,
-            first=1 if config.causal else t,
-            group=t,
+            first_frames=1 if config.causal else t,
+            frames_per_group=t,
             channels=config.quantizer.channels,
             vocabulary=config.quantizer.vocabulary,
             parameters=self.parameter_count(),
-            reach=reach(self.decoder),
-            ahead=int(config.causal and config.upsampling == "trilinear"),
+            receptive_steps=receptive_steps(self.decoder),
+            lookahead_steps=int(config.causal and config.upsampling == "trilinear"),
         )
 
     def last_weight(self) -> nn.Parameter:
@@ -177,9 +177,9 @@ class VidTok(Tokenizer):
                 b, _, h, w, _ = z.shape
                 _, fh, fw = self.config.factors
                 return z.new_zeros(b, self.config.colours, 0, h * fh, w * fw)
-        past.ahead = 0 if last else 1
+        past.lookahead = 0 if last else 1
         x = self.decoder(z, past)
-        past.ahead = 0
+        past.lookahead = 0
         x = x if last else x[:, : -self.config.factors[0]]
         return rearrange(x, "b t h w c -> b c t h w")
 
@@ -238,7 +238,7 @@ def channels_first(quantized: Quantized) -> Quantized:
     return replace(quantized, z=turn(quantized.z), logvar=logvar)
 
 
-def reach(decoder: Decoder) -> int:
+def receptive_steps(decoder: Decoder) -> int:
     """How many latent steps before its own a frame depends on: kernels summed at their scales."""
     steps, scale = 0.0, 1
     convs = {id(m): m for m in [decoder.conv_in, *running_order(decoder), decoder.conv_out]}

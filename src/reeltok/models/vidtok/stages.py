@@ -245,9 +245,9 @@ class Up(Layer):
         alone = self.alone and (past is None or past.begin(self))
         before = None if past is None else past.kept.get(self.path)
         if past is not None:
-            if self.linear and x.shape[1] - past.ahead > alone:
+            if self.linear and x.shape[1] - past.lookahead > alone:
                 past.keep(self, x, 1)
-            past.ahead *= 2
+            past.lookahead *= 2
         head, x = (x[:, :1], x[:, 1:]) if alone else (x[:, :0], x)
         double = self._interpolate(x, before) if self.linear else x.repeat_interleave(2, dim=1)
         return torch.cat([head, double], dim=1)
