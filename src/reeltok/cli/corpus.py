@@ -1,6 +1,6 @@
 """`corpus build` and `corpus finish`: data sets to tokens, in shards."""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -8,6 +8,9 @@ from reeltok.cli import options as given
 from reeltok.cli.progress import Progress
 from reeltok.cli.report import Report, facts, note_all
 from reeltok.wording import count, duration
+
+if TYPE_CHECKING:
+    from reeltok.corpus import Coding, Named, Shaping
 
 Data = Annotated[str, typer.Argument(metavar="DATA", show_default=False)]
 Out = Annotated[str, typer.Argument(metavar="OUT", show_default=False)]
@@ -18,6 +21,14 @@ Windows = Annotated[
 Stride = Annotated[
     int | None,
     typer.Option(metavar="N", help="Frames from one window to the next; by default as --frames."),
+]
+Size = Annotated[
+    str | None,
+    typer.Option(
+        metavar="256|HxW",
+        help="Pixels of the short side, or height x width, for which the middle is cut out;"
+        " by default the size is kept.",
+    ),
 ]
 Buckets = Annotated[
     str | None,
@@ -103,14 +114,7 @@ def build(
     frames: Windows = None,
     stride: Stride = None,
     fps: given.Rate = None,
-    size: Annotated[
-        str | None,
-        typer.Option(
-            metavar="256|HxW",
-            help="Pixels of the short side, or height x width, for which the middle is cut out;"
-            " by default the size is kept.",
-        ),
-    ] = None,
+    size: Size = None,
     buckets: Buckets = None,
     shortest: Shortest = None,
     scenes: Scenes = False,
@@ -138,30 +142,14 @@ def build(
     clip that cannot be read is among the failures, and the run goes on. Run it again to go on with
     what was interrupted; several machines at once each make their share.
     """
-    from reeltok.corpus import Coding, Engine, Named, build_corpus, plan_corpus
-    from reeltok.corpus.shaping import Bucket, Shaping
+    from reeltok.corpus import Engine, build_corpus, plan_corpus
 
-    precision = lambda name, option: str(given.parse_dtype(name, option)).removeprefix("torch.")
-    shaping = Shaping(
-        frames=frames,
-        stride=stride,
-        fps=fps,
-        size=given.parse_size(size),
-        buckets=tuple(Bucket.of(each) for each in buckets.split(",")) if buckets else (),
-        shortest=shortest,
-        scenes=scenes,
-        damage=damage,
+    shaping = parse_shaping(
+        frames, stride, fps, size, buckets, shortest, scenes=scenes, damage=damage
     )
-    coding = Coding(
-        keep=parse_keep(keep),
-        dtype=precision(latents, "--latents"),
-        batch=batch,
-        threads=threads,
-        tile=tile,
-        clips=shard_clips,
-    )
+    coding = parse_coding(keep, latents, batch, threads, tile, shard_clips)
     share, engine = parse_share(shard), Engine(device=device, jobs=jobs, decoders=decoders)
-    opener = Named(load=model, weights=weights, precision=precision(dtype, "--dtype"))
+    opener = open_named(model, weights, dtype)
     plan = plan_corpus(
         data, opener, shaping=shaping, coding=coding, root=root, column=column, texts=text
     )
@@ -219,6 +207,62 @@ def as_text(manifest: dict[str, Any]) -> str:
     return facts(shown)
 
 
+def parse_shaping(
+    frames: int | None,
+    stride: int | None,
+    fps: float | None,
+    size: str | None,
+    buckets: str | None,
+    shortest: int | None,
+    *,
+    scenes: bool,
+    damage: str,
+) -> "Shaping":
+    """How clips are cut, from options."""
+    from reeltok.corpus.shaping import Bucket, Shaping
+
+    return Shaping(
+        frames=frames,
+        stride=stride,
+        fps=fps,
+        size=given.parse_size(size),
+        buckets=tuple(Bucket.of(each) for each in buckets.split(",")) if buckets else (),
+        shortest=shortest,
+        scenes=scenes,
+        damage=damage,
+    )
+
+
+def parse_coding(
+    keep: str | None, latents: str, batch: int, threads: int, tile: int | None, clips: int
+) -> "Coding":
+    """How windows are coded, from options."""
+    from reeltok.corpus.plan import Coding
+
+    if keep not in (None, "ids", "latents", "moments"):
+        raise ValueError(f"--keep {keep} is not known: give ids, latents or moments")
+    return Coding(
+        keep=keep,  # type: ignore[arg-type]
+        dtype=precision_of(latents, "--latents"),
+        batch=batch,
+        threads=threads,
+        tile=tile,
+        clips=clips,
+    )
+
+
+def precision_of(text: str, option: str) -> str:
+    """The name of torch's dtype; ValueError for what is none."""
+    return str(given.parse_dtype(text, option)).removeprefix("torch.")
+
+
+def open_named(model: str, weights: str | None, dtype: str) -> "Named":
+    """What opens the tokenizer in every process."""
+    from reeltok.corpus.opening import Named
+
+    return Named(load=model, weights=weights, precision=precision_of(dtype, "--dtype"))
+
+
 def parse_share(text: str | None) -> tuple[int, int] | None:
     """ "0/4" as (0, 4); ValueError for what is none."""
     if text is None:
@@ -227,10 +271,3 @@ def parse_share(text: str | None) -> tuple[int, int] | None:
     if not (slash and index.isdecimal() and total.isdecimal() and int(index) < int(total)):
         raise ValueError(f"--shard {text} is no share: give I/N, from 0/N up to N-1/N")
     return int(index), int(total)
-
-
-def parse_keep(text: str | None) -> Any:
-    """What is kept; ValueError for another word."""
-    if text not in (None, "ids", "latents", "moments"):
-        raise ValueError(f"--keep {text} is not known: give ids, latents or moments")
-    return text

@@ -53,6 +53,13 @@ COMMANDS = {
     "push": ("push", "push", "Evaluate a tokenizer or a prior on simulated robot pushing."),
     "view": ("view", "view", "Open a web page to try tokenizers on."),
     "corpus build": ("corpus", "build", "Encode a data set as shards of tokens."),
+    "corpus info": ("corpus_checks", "info", "Describe a corpus: clips, hours, tokens, sizes."),
+    "corpus plan": (
+        "corpus_checks",
+        "plan",
+        "Say how long a corpus would take, and how large it would be.",
+    ),
+    "corpus verify": ("corpus_checks", "verify", "Check the files of a corpus, and a sample."),
     "corpus finish": ("corpus", "finish", "Make the index of a corpus whose shards are done."),
     "data check": (
         "training",

@@ -6,7 +6,7 @@ of runs, one after another or at once, make one corpus.
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from math import ceil
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 
 from reeltok.corpus.place import Place
 from reeltok.corpus.row import FLOATS
-from reeltok.corpus.shaping import Shaping
+from reeltok.corpus.shaping import Bucket, Shaping
 from reeltok.corpus.sources import Source, digest_of
 from reeltok.files.hashes import hash_text
 from reeltok.files.parsing import parse_json
@@ -171,6 +171,23 @@ def make_plan(
         texts=texts,
         notes=notes,
         statistics={"from": "tokenizer", **own} if own and keep != "ids" else None,
+    )
+
+
+def plan_of_record(record: dict[str, Any], sources: Sequence[Source]) -> Plan:
+    """The plan that a manifest or plan.json holds, of clips that are found again."""
+    build = dict(record["build"])
+    shaped, coded = ({f.name: build[f.name] for f in fields(kind)} for kind in (Shaping, Coding))
+    size = shaped["size"]
+    shaped["size"] = tuple(size) if isinstance(size, list) else size
+    shaped["buckets"] = tuple(Bucket.of(each) for each in shaped["buckets"])
+    model = record["tokenizer"]
+    return Plan(
+        model=Model(**{**model, "factors": tuple(model["factors"])}),
+        shaping=Shaping(**shaped),
+        coding=Coding(**coded),
+        sources=tuple(sources),
+        statistics=record["statistics"],
     )
 
 

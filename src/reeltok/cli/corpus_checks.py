@@ -1,0 +1,200 @@
+"""`corpus verify`, `corpus info` and `corpus plan`: what a corpus is, and what one would take."""
+
+from dataclasses import asdict
+from statistics import fmean
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from reeltok.cli import corpus as building
+from reeltok.cli import options as given
+from reeltok.cli.report import Report, facts
+from reeltok.wording import count, duration
+
+if TYPE_CHECKING:
+    from reeltok.corpus.verify import Sample
+
+
+def verify(
+    corpus: building.Place,
+    *,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA",
+            help="What it was built from: sampled rows are compared with their clips; by default"
+            " they are only decoded.",
+        ),
+    ] = None,
+    root: building.Root = None,
+    column: building.Column = None,
+    samples: Annotated[int, typer.Option(metavar="N", help="Rows to decode; 0 for none.")] = 4,
+    seed: Annotated[int, typer.Option(metavar="N", help="Which rows are drawn.")] = 0,
+    sheet: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE.png", help="Picture of the sampled rows; by default none is written."
+        ),
+    ] = None,
+    weights: given.Weights = None,
+    device: given.Device = "auto",
+) -> Report:
+    """Check the files of a corpus against their hashes, and decode a sample of its rows.
+
+    With --data the sample is compared with the clips: PSNR, and the share of ids (or of latents
+    within 1 %) that this machine makes again; between kinds of processors it may be below 1.
+    """
+    from reeltok.corpus.place import Place
+    from reeltok.corpus.read import Corpus
+    from reeltok.corpus.verify import contact_sheet, draw_rows, look, verify_files
+
+    found = verify_files(Place(corpus))
+    lines = [f"{corpus}: {count(found.files, 'file')} with {count(found.rows, 'row')} as written"]
+    lines += found.faults
+    record: dict[str, Any] = asdict(found)
+    if found.faults:
+        said = count(len(found.faults), "fault")
+        return Report(data=record, text="\n".join(lines), failed=f"{corpus} has {said}")
+    if samples and found.rows:
+        opened = Corpus(corpus)
+        tokenizer = opened.load(weights=weights, device=device)
+        plan = None if data is None else plan_again(opened, data, root, column)
+        seen = look(opened, tokenizer, draw_rows(opened, samples, seed), plan)
+        record["samples"] = [said_of(sample) for sample in seen]
+        lines.append(summary(seen))
+        if sheet is not None:
+            lines.append(f"contact sheet: {contact_sheet(seen, sheet)}")
+    return Report(data=record, text="\n".join(lines))
+
+
+def plan_again(opened: Any, data: str, root: str | None, column: str | None) -> Any:
+    """The plan by which a corpus was built, from the clips as they are now."""
+    from reeltok.corpus.plan import plan_of_record
+    from reeltok.corpus.sources import find_sources
+
+    return plan_of_record(opened.manifest, find_sources(data, root=root, column=column))
+
+
+def said_of(sample: "Sample") -> dict[str, Any]:
+    """A sample in numbers."""
+    row = sample.row
+    about = {"id": row.id, "bucket": row.bucket, "start": row.start}
+    return {**about, "psnr": sample.psnr, "same": sample.same}
+
+
+def summary(samples: "list[Sample]") -> str:
+    """What a sample shows, in a line."""
+    told = f"{count(len(samples), 'row')} decoded"
+    values = [sample.psnr for sample in samples if sample.psnr is not None]
+    same = [sample.same for sample in samples if sample.same is not None]
+    if values:
+        told += f", PSNR {fmean(values):.2f} dB ({min(values):.2f} to {max(values):.2f}), "
+        told += f"{fmean(same):.2%} of tokens made again"
+    lost = len(samples) - len(values)
+    return told + (f", {lost} without their clip" if values and lost else "")
+
+
+def info(corpus: building.Place) -> Report:
+    """Describe a corpus: clips, hours, tokens, bits per pixel, lengths and sizes."""
+    from reeltok.corpus.place import Place
+    from reeltok.corpus.read import read_manifest
+
+    manifest = read_manifest(Place(corpus))
+    lengths, sizes = histograms(manifest["buckets"])
+    build, model = manifest["build"], manifest["tokenizer"]
+    shown = {
+        "tokenizer": f"{model['name']} ({model['weights'][:12]})",
+        "windows": windows_of(build),
+        "shards": manifest["shards"],
+        "columns": ", ".join(manifest["columns"]) or None,
+    }
+    text = [building.as_text(manifest), facts(shown)]
+    text += ["rows by frames", bars(lengths), "rows by size (width x height)", bars(sizes)]
+    data = {key: value for key, value in manifest.items() if key != "files"}
+    return Report(data={**data, "lengths": lengths, "sizes": sizes}, text="\n".join(text))
+
+
+def windows_of(build: dict[str, Any]) -> str:
+    """How clips were cut, for people."""
+    if build["buckets"]:
+        return f"buckets {', '.join(build['buckets'])}"
+    if not build["frames"]:
+        return "whole clips"
+    return f"{build['frames']} frames, every {build['stride'] or build['frames']}"
+
+
+def histograms(buckets: dict[str, int]) -> tuple[dict[str, int], dict[str, int]]:
+    """Rows by frames, and by width x height."""
+    lengths: dict[str, int] = {}
+    sizes: dict[str, int] = {}
+    for bucket, rows in buckets.items():
+        size, _, frames = bucket.rpartition("x")
+        lengths[frames] = lengths.get(frames, 0) + rows
+        sizes[size] = sizes.get(size, 0) + rows
+    return dict(sorted(lengths.items(), key=lambda each: int(each[0]))), sizes
+
+
+def bars(rows: dict[str, int], most: int = 20) -> str:
+    """Counts as bars of text; of many only the most frequent."""
+    chosen = sorted(rows, key=lambda name: -rows[name])[:most]
+    top, width = max(rows.values(), default=1), max(map(len, chosen), default=0)
+    lines = [
+        f"  {name:>{width}}  {'#' * max(1, round(40 * rows[name] / top))} {rows[name]:,}"
+        for name in rows
+        if name in chosen
+    ]
+    rest = len(rows) - len(chosen)
+    return "\n".join([*lines, f"  and {rest:,} more"] if rest else lines)
+
+
+def plan(
+    data: building.Data,
+    *,
+    model: given.Model = "default",
+    weights: given.Weights = None,
+    frames: building.Windows = None,
+    stride: building.Stride = None,
+    fps: given.Rate = None,
+    size: building.Size = None,
+    buckets: building.Buckets = None,
+    shortest: building.Shortest = None,
+    scenes: building.Scenes = False,
+    damage: given.Damage = "refuse",
+    keep: building.Keep = None,
+    latents: building.Latents = "fp16",
+    batch: building.Batch = 8,
+    shard_clips: building.Clips = 64,
+    threads: building.Threads = 1,
+    tile: given.Tile = None,
+    root: building.Root = None,
+    column: building.Column = None,
+    device: given.Device = "auto",
+    dtype: given.Dtype = "fp32",
+    workers: Annotated[
+        int, typer.Option(metavar="N", help="Workers that would share the shards.")
+    ] = 1,
+) -> Report:
+    """Say how long `corpus build` would take, and how large the corpus would be.
+
+    One shard is made of clips from all over DATA, and thrown away. What is assumed is said.
+    """
+    from reeltok.corpus import plan_corpus
+    from reeltok.corpus.estimate import measure
+
+    shaping = building.parse_shaping(
+        frames, stride, fps, size, buckets, shortest, scenes=scenes, damage=damage
+    )
+    coding = building.parse_coding(keep, latents, batch, threads, tile, shard_clips)
+    opener = building.open_named(model, weights, dtype)
+    planned = plan_corpus(data, opener, shaping=shaping, coding=coding, root=root, column=column)
+    found = measure(planned, opener, device=device, workers=workers)
+    shown = {
+        "clips": found.all_clips,
+        "shards": found.shards,
+        "rows": found.all_rows,
+        "bytes": found.bytes,
+        "workers": found.workers,
+        "time": duration(found.hours * 3600),
+    }
+    record = {**asdict(found), "hours": found.hours, "bytes": found.bytes, "rows": found.all_rows}
+    return Report(data=record, text="\n".join([facts(shown), found.assumption]))

@@ -1,0 +1,106 @@
+"""What is checked of a corpus, and what is said of one."""
+
+import json
+from pathlib import Path
+
+import pytest
+from corpus_clips import build, opener, write_clips
+
+from reeltok.cli.main import main
+from reeltok.corpus import Coding, Corpus, Shaping, plan_corpus
+from reeltok.corpus.estimate import measure
+from reeltok.corpus.place import Place
+from reeltok.corpus.verify import contact_sheet, draw_rows, look, verify_files
+
+SHAPING = Shaping(frames=5, size=(32, 32))
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    folder = write_clips(tmp_path / "clips", (5, 11, 5))
+    build(folder, tmp_path / "out", SHAPING, clips_each=1)
+    return folder
+
+
+def test_a_whole_corpus_has_no_faults_and_its_rows_are_made_again(clips: Path) -> None:
+    out = clips.parent / "out"
+    found = verify_files(Place(out))
+    assert (found.files, found.rows, found.faults) == (3, 4, ())
+    corpus, held = Corpus(out), opener()
+    plan = plan_corpus(clips, held, shaping=SHAPING, coding=Coding(clips=1))
+    samples = look(corpus, held("cpu"), draw_rows(corpus, 4), plan)
+    assert [sample.row.id for sample in samples] == [row.id for row in corpus]
+    assert all(sample.same == 1.0 and 0 < (sample.psnr or 0) < 60 for sample in samples)
+    sheet = contact_sheet(samples, clips.parent / "sheet.png")
+    assert sheet.stat().st_size > 1000
+    (bare,) = look(corpus, held("cpu"), [0])
+    assert (bare.psnr, len(bare.again)) == (None, 5)
+
+
+def test_a_shard_that_was_altered_or_deleted_is_named(clips: Path) -> None:
+    out = clips.parent / "out"
+    shard = out / "shard-000001.parquet"
+    held = bytearray(shard.read_bytes())
+    held[len(held) // 2] ^= 1
+    shard.write_bytes(held)
+    (out / "shard-000000.parquet").unlink()
+    (out / "shard-000002.json").unlink()
+    faults = verify_files(Place(out)).faults
+    assert [fault.split(": ")[0] for fault in faults] == [
+        "shard 2 is missing",
+        f"{out}/shard-000000.parquet is missing",
+        f"{shard} was altered after it was written",
+    ]
+    assert main(["corpus", "verify", str(out)]) == 2
+    for name in ("shard-000000.json", "shard-000001.json"):
+        (out / name).unlink()
+    build(clips, out, SHAPING, clips_each=1)
+    assert verify_files(Place(out)).faults == ()
+
+
+def test_an_estimate_is_of_clips_from_all_over_the_data(tmp_path: Path) -> None:
+    write_clips(tmp_path, (5,) * 6)
+    held = opener()
+    plan = plan_corpus(tmp_path, held, shaping=SHAPING, coding=Coding(clips=2))
+    found = measure(plan, held, workers=2)
+    assert (found.clips, found.all_clips, found.shards, found.all_rows) == (2, 6, 3, 6)
+    assert found.bytes == 3 * found.size
+    assert found.hours == pytest.approx(2 * found.seconds / 3600)
+    assert "2 such workers" in found.assumption
+
+
+def test_commands_build_describe_and_verify(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clips, out = write_clips(tmp_path / "clips", (17, 20)), tmp_path / "out"
+    options = ["--frames", "17", "--size", "32x32"]
+    assert main(["corpus", "build", str(clips), str(out), *options]) == 0
+    assert "2 shards" not in capsys.readouterr().out
+    assert main(["corpus", "info", str(out), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["rows"], told["lengths"], told["sizes"]) == (2, {"17": 2}, {"32x32": 2})
+    assert main(["corpus", "verify", str(out), "--data", str(clips), "--samples", "1"]) == 0
+    assert "100.00% of tokens made again" in capsys.readouterr().out
+    assert main(["corpus", "plan", str(clips), *options, "--workers", "3"]) == 0
+    assert "3 such workers" in capsys.readouterr().out
+    assert main(["corpus", "build", str(clips), str(out), "--frames", "9"]) == 2
+    assert "begun differently: with frames 17, now it is 9" in capsys.readouterr().err
+
+
+def test_bad_options_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_clips(tmp_path, (5,))
+    for options, said in (
+        (["--buckets", "32x32"], "'32x32' is no bucket: give width x height x frames"),
+        (["--buckets", "32x32x6"], "6 frames are no whole groups of default: give 5 or 9"),
+        (["--buckets", "32x33x5"], "multiples of 8 and 8"),
+        (["--shard", "3/3"], "--shard 3/3 is no share: give I/N, from 0/N up to N-1/N"),
+        (["--keep", "all"], "--keep all is not known: give ids, latents or moments"),
+        (["--keep", "moments"], "is discrete and has no variance"),
+        (["--stride", "5"], "--stride 5 goes with windows"),
+    ):
+        assert main(["corpus", "build", str(tmp_path), str(tmp_path / "out"), *options]) == 2
+        err = capsys.readouterr().err
+        assert said in err, err
+        assert err.count("\n") == 1
+    assert main(["corpus", "info", str(tmp_path)]) == 2
+    assert "holds no corpus" in capsys.readouterr().err
