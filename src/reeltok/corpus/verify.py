@@ -18,7 +18,7 @@ from reeltok.corpus.row import Row
 from reeltok.corpus.shard import FileReader
 from reeltok.corpus.sidecar import Sidecar, read_sidecar, sidecar_name
 from reeltok.corpus.windows import Window
-from reeltok.files.hashes import hash_files
+from reeltok.files.hashes import hash_files, hash_parts
 from reeltok.metrics.paired import psnr
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.video.record import Video, to_unit
@@ -64,9 +64,7 @@ def faults_of(sidecar: Sidecar, plan: str, place: Place) -> list[str]:
         if not place.has(file.name):
             faults.append(f"{where} is missing: {again}")
             continue
-        data = place.read(file.name) if place.folder is None else b""
-        found = _hash(place, file.name, data)
-        if found != file.sha256:
+        if _hash(place, file.name) != file.sha256:
             faults.append(f"{where} was altered after it was written: {again}")
             continue
         with place.opened(file.name) as opened:
@@ -79,12 +77,10 @@ def faults_of(sidecar: Sidecar, plan: str, place: Place) -> list[str]:
     return faults
 
 
-def _hash(place: Place, name: str, data: bytes) -> str:
-    import hashlib
-
+def _hash(place: Place, name: str) -> str:
     if place.folder is not None:
         return hash_files(place.folder / name)
-    return hashlib.sha256(data).hexdigest()
+    return hash_parts([place.read(name)])
 
 
 # ---------------------------------------------------------------- a sample, decoded
