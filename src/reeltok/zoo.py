@@ -2,8 +2,9 @@
 
 `load` looks the name up among the presets, then takes it for a folder, then for a repository; names
 such as diffusers:FOLDER are those of foreign tokenizers (models/foreign/names.py).
-A folder holds config.json and model.safetensors, as `Tokenizer.save_pretrained` writes them; one
-of diffusers' `AutoencoderVidTok` loads as it is, also as the `vae` of a pipeline. What a file names
+A folder holds config.json and model.safetensors, as `Tokenizer.save_pretrained` writes them; where
+config.json names a `base`, only the layers that differ from that preset's. A folder of diffusers'
+`AutoencoderVidTok` loads as it is, also as the `vae` of a pipeline. What a file names
 is looked up by `load_preset`, which knows neither folders nor repositories.
 """
 
@@ -11,17 +12,16 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import FiniteFloat
 from torch import Tensor
 
 from reeltok.devices import pick_device
 from reeltok.files.atomic import cache_folder
 from reeltok.files.checkpoints import find_file, load_weights, read_checkpoint
 from reeltok.files.parsing import first_error, parse_config, read_object
-from reeltok.files.text import nearest
+from reeltok.files.text import nearest, printable
 from reeltok.hub import fetch_repository, from_hub, is_repository, model_folder
 from reeltok.models import convert
 from reeltok.models.coordtok.network import CoordTok, CoordTokConfig
@@ -34,7 +34,7 @@ from reeltok.models.reftok.network import RefTok
 from reeltok.models.vidtok.network import VidTok
 from reeltok.models.vidtok.stages import VidTokConfig
 from reeltok.tokenizer.contract import Tokenizer
-from reeltok.tokenizer.folder import build_empty, unpack_rows
+from reeltok.tokenizer.folder import LatentStatistics, build_empty, unpack_rows
 
 FAMILIES: dict[str, tuple[type, type[Tokenizer]]] = {
     "vidtok": (VidTokConfig, VidTok),
@@ -45,11 +45,20 @@ FAMILIES: dict[str, tuple[type, type[Tokenizer]]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class Base:
+    """The preset that a folder takes all other layers from, and the SHA-256 of its weights."""
+
+    name: str
+    weights: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Extras:
     """What config.json may hold beside the configuration."""
 
-    statistics: dict[Literal["mean", "std"], list[FiniteFloat]] | None = None
+    statistics: LatentStatistics | None = None
     reads: tuple[str, ...] | None = None
+    base: Base | None = None
 
 
 DIFFUSERS_CLASS = "AutoencoderReeltok"  # ours, as diffusers saves it
@@ -225,14 +234,44 @@ def load_folder(folder: Path, *, variant: str | None = None) -> Tokenizer:
     folder = model_folder(folder)
     record = read_model(folder)
     path = find_file(folder, variant)
-    weights = {
+    weights: Mapping[str, Tensor] = {
         name.removeprefix(record.get("prefix", "")): tensor
         for name, tensor in unpack_rows(read_checkpoint(path)).items()
     }
+    if (base := record.get("base")) is not None:
+        weights = complete(weights, base, path)
     model = fill(record["family"], record["config"], record["name"], weights, source=str(path))
     model.statistics = record.get("statistics")
     model.reads = tuple(record.get("reads") or ())
     return model
+
+
+def complete(weights: Mapping[str, Tensor], base: Base, path: Path) -> dict[str, Tensor]:
+    """The weights of `base` with those layers replaced that the file `path` holds.
+
+    FileNotFoundError where the base is not here, ValueError where it has other weights than those
+    that the layers were trained on.
+    """
+    name, folder = repr(printable(base.name)), preset_folder(base.name)
+    if folder is None:
+        raise FileNotFoundError(
+            f"{path} holds only what differs from {name}, whose weights are not here: "
+            "load it where they are"
+        )
+    if read_model(folder).get("base") is not None:
+        raise ValueError(f"{path} builds on {name}, which is not whole itself: copy it again")
+    whole = load_folder(folder)
+    if whole.hash() != base.weights:
+        raise ValueError(
+            f"{path} holds only what differs from {name} with the weights "
+            f"{printable(base.weights[:12])}, which has {whole.hash()[:12]} here: load it with the "
+            "version of reeltok that it came with"
+        )
+    own = whole.state_dict()
+    unknown = [key for key in weights if key not in own]
+    if unknown:
+        raise ValueError(f"{path} holds {printable(unknown[0])}, which {name} lacks: copy it again")
+    return own | dict(weights)
 
 
 def read_model(folder: Path) -> dict[str, Any]:
@@ -262,7 +301,9 @@ def read_model(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path} has no name: copy it again, or write one")
     config = parse_config(record.get("config"), FAMILIES[family][0], str(path))
     extras = parse_config(
-        {key: record[key] for key in ("statistics", "reads") if key in record}, Extras, str(path)
+        {key: record[key] for key in ("statistics", "reads", "base") if key in record},
+        Extras,
+        str(path),
     )
     return {"family": family, "name": name, "config": config, "prefix": prefix} | vars(extras)
 

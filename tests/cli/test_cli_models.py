@@ -163,6 +163,19 @@ def test_statistics_are_exact_and_saved(
     torch.testing.assert_close(torch.tensor(saved["std"]), values.std(0, correction=0).float())
     assert (found.json["clips"], found.json["broken"]) == (2, ["broken.mp4"])
     assert zoo.load(out).hash() == tokenizer.hash()
+    assert sorted(saved) == ["first", "later", "mean", "std"]
+
+
+def test_statistics_leave_the_weights_of_a_folder_as_they_are(
+    run: Run, models: Models, folder: Path, tmp_path: Path
+) -> None:
+    small = zoo.load(models["causal"]).save_pretrained(tmp_path / "small", small=True)
+    before = (small / "model.safetensors").read_bytes()
+    found = run("statistics", small, folder)
+    assert found.code == 0, found.err
+    assert "std, later" in found.out
+    assert (small / "model.safetensors").read_bytes() == before
+    assert len(zoo.load(small).statistics["later"]["std"]) == 4
 
 
 def test_discrete_models_have_no_statistics(

@@ -1,6 +1,7 @@
 """Mean and deviation of latents over clips, from Python."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,26 @@ def test_moments_are_those_of_all_clips(tmp_path: Path) -> None:
             torch.as_tensor(getattr(found.moments, name)).double(), value, rtol=1e-4, atol=1e-5
         )
     assert seen == [(5, 5), (0, 0), (9, 9), (0, 0), (0, 0)]
+    first = torch.cat([each[:, :, :1].transpose(0, 1).flatten(1) for each in latents], dim=1)
+    later = torch.cat([each[:, :, 1:].transpose(0, 1).flatten(1) for each in latents], dim=1)
+    record = found.record()
+    assert record["mean"] == found.moments.mean.tolist()
+    for name, part in (("first", first.double()), ("later", later.double())):
+        close = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-5)
+        close(torch.tensor(record[name]["mean"]).double(), part.mean(1))
+        close(torch.tensor(record[name]["std"]).double(), part.std(1, correction=0))
+
+
+def test_steps_are_told_apart_where_the_first_stands_alone(tmp_path: Path) -> None:
+    tok = VidTok(replace(KL, edge="both"), "kl").eval()
+    reeltok.write(moving(8, 32, 32), tmp_path / "0.mkv", lossless=True)
+    record = measure_latents(tok, find_clips(str(tmp_path))).record()
+    assert sorted(record) == ["mean", "std"]
+    single = tmp_path / "single"
+    reeltok.write(moving(1, 32, 32), single / "0.mkv", lossless=True)
+    record = measure_latents(VidTok(KL, "kl").eval(), find_clips(str(single))).record()
+    assert sorted(record) == ["first", "mean", "std"]
+    assert record["first"]["mean"] == record["mean"]
 
 
 def test_ids_have_no_statistics() -> None:

@@ -14,7 +14,7 @@ from reeltok.transcode.options import Coding, Cut
 from reeltok.wording import count, plain
 
 if TYPE_CHECKING:
-    pass
+    from reeltok.tokenizer.folder import LatentStatistics
 
 
 def models() -> Report:
@@ -94,13 +94,14 @@ def statistics(
     """Measure mean and standard deviation of a continuous model's latents, and save them with it.
 
     DATA is a video, a folder, a pattern, a list or a .tar shard; every channel's mean and standard
-    deviation are exact over all of it. They are saved in config.json, where generators look for
-    them. MODEL may also be a flow, that is a generator: then each plane is measured separately, on
-    the middle squares of the clips.
+    deviation are exact over all of it, of a causal model also of first and of later steps apart.
+    They are saved in config.json, where generators look for them. MODEL may also be a flow, that is
+    a generator: then each plane is measured separately, on the middle squares of the clips.
     """
     if is_flow(model):
         return flow_statistics(model, data, out=out, tokenizer=reader, device=device)
     from reeltok.data.find import find_clips
+    from reeltok.tokenizer.folder import add_statistics
     from reeltok.transcode.statistics import check_continuous, measure_latents
 
     clips = find_clips(data)
@@ -111,15 +112,28 @@ def statistics(
     coding = Coding(chunk=chunk, tile=tile)
     with Progress("measuring", len(clips)) as progress:
         measured = measure_latents(tokenizer, clips, cut=cut, coding=coding, watcher=progress)
-    moments = measured.moments
-    found = {"mean": moments.mean.tolist(), "std": moments.std.tolist()}
-    tokenizer.statistics = found
-    tokenizer.save_pretrained(folder)
-    counts = {"clips": measured.clips, "broken": measured.broken, "latents": moments.count}
-    pairs = zip(found["mean"], found["std"], strict=True)
-    rows = [{"channel": i, "mean": mean, "std": std} for i, (mean, std) in enumerate(pairs)]
+    found = measured.record()
+    if out is None and weights is None and holds_ours(folder):
+        add_statistics(folder, found)
+    else:
+        tokenizer.statistics = found
+        tokenizer.save_pretrained(folder)
+    counts = {"clips": measured.clips, "broken": measured.broken, "latents": measured.moments.count}
+    rows = rows_of(found)
     text = f"{table(rows)}\n\nfrom {count(measured.clips, 'clip')}, saved in {folder}"
     return Report(data={"folder": str(folder), **counts, **found}, text=text)
+
+
+def rows_of(found: "LatentStatistics") -> list[dict[str, Any]]:
+    """A row for each channel: of all steps, and where they are told apart of first and later."""
+    columns = {"mean": found["mean"], "std": found["std"]}
+    for steps, part in (("first", found.get("first")), ("later", found.get("later"))):
+        if part is not None:
+            columns |= {f"mean, {steps}": part["mean"], f"std, {steps}": part["std"]}
+    return [
+        {"channel": i} | {name: values[i] for name, values in columns.items()}
+        for i in range(len(found["mean"]))
+    ]
 
 
 def flow_statistics(model: str, data: str, *, out: Path | None, **options: Any) -> Report:
@@ -146,6 +160,13 @@ def is_flow(model: str) -> bool:
 
     config = Path(model) / "config.json"
     return config.is_file() and read_object(config).get("family") == "flow"
+
+
+def holds_ours(folder: Path) -> bool:
+    """Whether a model lies there in our format, so that its weights can stay as they are."""
+    from reeltok.files.parsing import read_object
+
+    return "family" in read_object(folder / "config.json")
 
 
 def save_place(model: str, out: Path | None) -> Path:

@@ -124,7 +124,15 @@ REFTOK |= {
 }
 """Their twins: the same networks, trained and used without a reference."""
 
-PRESETS: dict[str, tuple[str, Any]] = {"default": ("vidtok", COMPACT)}
+CONTINUOUS = replace(COMPACT, quantizer=GaussianConfig(channels=16))
+"""The default's network around 16 continuous channels."""
+
+PRESETS: dict[str, tuple[str, Any]] = {
+    "default": ("vidtok", COMPACT),
+    "default-sharp": ("vidtok", COMPACT),
+    "default-kl": ("vidtok", CONTINUOUS),
+}
+"""By name. `default-sharp` decodes the default's own ids, more sharply and less exactly."""
 PRESETS |= {name: ("vidtok", config) for name, config in VIDTOK.items()}
 PRESETS |= {name: ("coordtok", config) for name, config in coordtok.PRESETS.items()}
 PRESETS["coordtok-default"] = ("coordtok", coordtok.COMPACT)

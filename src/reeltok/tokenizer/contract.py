@@ -27,7 +27,7 @@ from reeltok.tokenizer.chunks import (
     encode_next,
     encode_run,
 )
-from reeltok.tokenizer.folder import dump_config, hash_weights, write_folder
+from reeltok.tokenizer.folder import LatentStatistics, dump_config, hash_weights, write_folder
 from reeltok.tokenizer.inputs import (
     ClipLike,
     TokensLike,
@@ -94,7 +94,7 @@ class Tokenizer(nn.Module):
     def __init__(self, config: Any, name: str) -> None:
         super().__init__()
         self.config, self.name = config, name
-        self.statistics: dict[str, list[float]] | None = None
+        self.statistics: LatentStatistics | None = None
         self.about: Mapping[str, Any] = {}  # what the settings of its tokens say of it beside
         self.reads: tuple[str, ...] = ()  # hashes of other weights that make the same tokens
         self._hash: str | None = None

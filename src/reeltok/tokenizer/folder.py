@@ -3,20 +3,38 @@
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NotRequired, TypeVar
 
 import torch
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, FiniteFloat, TypeAdapter, with_config
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from typing_extensions import TypedDict  # pydantic takes typing's from Python 3.12 on
 
 from reeltok.files.atomic import replacing, write_file
 from reeltok.files.hashes import hash_parts
+from reeltok.files.parsing import read_object
 
 Network = TypeVar("Network", bound=nn.Module)
 SCALE = ".row-scale"  # behind a tensor's name: its rows' scales
 MOST = 10**11  # parameters
 SMALLEST = 2**-24  # above zero in float16
+
+
+@with_config(ConfigDict(extra="forbid"))
+class ChannelStatistics(TypedDict):
+    """Mean and standard deviation of every channel of latents."""
+
+    mean: list[FiniteFloat]
+    std: list[FiniteFloat]
+
+
+@with_config(ConfigDict(extra="forbid"))
+class LatentStatistics(ChannelStatistics):
+    """Those of all latents; where the first step stands alone, of first and later ones apart."""
+
+    first: NotRequired[ChannelStatistics]
+    later: NotRequired[ChannelStatistics]
 
 
 def write_folder(
@@ -43,6 +61,12 @@ def write_folder(
             save_file(tensors, part / "model.safetensors")
             (part / "config.json").write_text(text)
     return folder
+
+
+def add_statistics(folder: Path, statistics: LatentStatistics) -> None:
+    """Keep the statistics of a model's latents in the config.json of its folder."""
+    record = read_object(folder / "config.json") | {"statistics": statistics}
+    write_file(folder / "config.json", json.dumps(record, indent=2) + "\n")
 
 
 def pack_rows(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

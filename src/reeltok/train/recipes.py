@@ -10,6 +10,7 @@ from reeltok.train.optimizers import OptimizerConfig, ScheduleConfig
 from reeltok.train.recipe import Recipe, as_json, change
 from reeltok.train.reconstruct import LossConfig
 from reeltok.train.run import LoopConfig
+from reeltok.train.sibling_recipes import continuous, on_gpu, sharper
 
 __all__ = ["RECIPES", "Recipe", "as_json", "change"]
 
@@ -165,26 +166,33 @@ def default() -> Recipe:
     return default_gpu() if torch.cuda.is_available() else default_cpu()
 
 
-def perceptual() -> Recipe:
-    """A second decoder for the default's own ids, with an adversarial loss: sharper, less exact."""
-    recipe = default_gpu()
-    discriminator = DiscriminatorConfig(
-        generator_loss="hinge", weight=0.1, first=500, adaptive=True, lecam=0.005
+def default_kl_cpu() -> Recipe:
+    """The continuous `default-kl` from the trained default: windows of 17 and 33 frames.
+
+    A step takes about four seconds of one core with AMX.
+    """
+    return continuous(default_cpu(), "default_kl_cpu")
+
+
+def default_kl_gpu() -> Recipe:
+    """`default-kl` on one large GPU, in minutes; a tenth of the batches has 256 pixels."""
+    windows = (
+        Window(frames=17, size=128, batch=32, share=0.6),
+        Window(frames=33, size=128, batch=16, share=0.3),
+        Window(frames=17, size=256, batch=8, share=0.1),
     )
-    return replace(
-        recipe,
-        name="perceptual",
-        start="trained",
-        data=replace(recipe.data, windows=(Window(frames=17, size=128, batch=32),)),
-        losses=LossConfig(pixel="l1", perceptual=1.0, net="squeeze", discriminator=discriminator),
-        loop=replace(
-            recipe.loop,
-            freeze=("encoder", "quantizer"),
-            optimizer=replace(recipe.loop.optimizer, lr=2e-4),
-            discriminator=OptimizerConfig(kind="adam", lr=2e-4, betas=(0.5, 0.9)),
-            schedule=ScheduleConfig(steps=6_000, warmup=200, cooldown=0.5),
-        ),
-    )
+    return on_gpu(default_kl_cpu(), "default_kl_gpu", windows, steps=4_000)
+
+
+def default_sharp_cpu() -> Recipe:
+    """`default-sharp`, a second decoder for the default's own ids: sharper, less exact."""
+    return sharper(default_cpu(), "default_sharp_cpu")
+
+
+def default_sharp_gpu() -> Recipe:
+    """`default-sharp` on one large GPU, in minutes."""
+    windows = (Window(frames=17, size=128, batch=32),)
+    return on_gpu(default_sharp_cpu(), "default_sharp_gpu", windows, steps=3_000)
 
 
 def small() -> Recipe:
@@ -329,7 +337,10 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         default_cpu,
         default_gpu,
         default_long,
-        perceptual,
+        default_kl_cpu,
+        default_kl_gpu,
+        default_sharp_cpu,
+        default_sharp_gpu,
         small,
         finetune,
         adapt_decoder,
