@@ -18,7 +18,7 @@ from reeltok.train.build import build_model
 from reeltok.train.checks import hold_out, never_reached, require_windows
 from reeltok.train.clips import DataConfig
 from reeltok.train.launch import reconstruction
-from reeltok.train.run import Run
+from reeltok.train.run import Run, part_of
 
 
 @pytest.mark.parametrize("name", [*RECIPES, *GENERATORS])
@@ -113,7 +113,9 @@ def test_names_that_match_nothing_are_refused(
 def test_the_names_in_the_recipes_match(name: str) -> None:
     recipe = replace(find_recipe(name), start="fresh", warm=None)
     task = reconstruction(lpips=random_lpips)(build_model(recipe), recipe, None)
-    Run(task, recipe.loop, Rank(device=torch.device("cpu")))
+    for part in recipe.loop.compile:
+        assert part_of(task.parameters(), part, "loop.compile")
+    Run(task, replace(recipe.loop, compile=()), Rank(device=torch.device("cpu")))
 
 
 def test_a_recipe_keeps_its_own_weights_for_other_groups(
