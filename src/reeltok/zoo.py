@@ -10,7 +10,6 @@ is looked up by `load_preset`, which knows neither folders nor repositories.
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ from reeltok.models.reftok.network import RefTok
 from reeltok.models.vidtok.network import VidTok
 from reeltok.models.vidtok.stages import VidTokConfig
 from reeltok.tokenizer.contract import Tokenizer
-from reeltok.tokenizer.folder import LatentStatistics, build_empty, unpack_rows
+from reeltok.tokenizer.folder import Base, Extras, build_empty, unpack_rows
 
 FAMILIES: dict[str, tuple[type, type[Tokenizer]]] = {
     "vidtok": (VidTokConfig, VidTok),
@@ -42,23 +41,6 @@ FAMILIES: dict[str, tuple[type, type[Tokenizer]]] = {
     "reftok": (RefTokConfig, RefTok),
     of_diffusers.FAMILY: (of_diffusers.DiffusersConfig, of_diffusers.Diffusers),
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Base:
-    """The preset that a folder takes all other layers from, and the SHA-256 of its weights."""
-
-    name: str
-    weights: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Extras:
-    """What config.json may hold beside the configuration."""
-
-    statistics: LatentStatistics | None = None
-    reads: tuple[str, ...] | None = None
-    base: Base | None = None
 
 
 DIFFUSERS_CLASS = "AutoencoderReeltok"  # ours, as diffusers saves it

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired, TypeVar
 
@@ -35,6 +36,23 @@ class LatentStatistics(ChannelStatistics):
 
     first: NotRequired[ChannelStatistics]
     later: NotRequired[ChannelStatistics]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """The preset that a folder takes all other layers from, and the SHA-256 of its weights."""
+
+    name: str
+    weights: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extras:
+    """What config.json may hold beside the configuration."""
+
+    statistics: LatentStatistics | None = None
+    reads: tuple[str, ...] | None = None
+    base: Base | None = None
 
 
 def write_folder(

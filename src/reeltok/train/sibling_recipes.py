@@ -12,7 +12,7 @@ KL_WEIGHT = 1e-7
 """Of the divergence summed over a clip: some 0.01 beside a log-MSE of about -6."""
 
 RESTS = (
-    *("encoder", "quantizer", "decoder.enter"),
+    *("encoder", "quantizer", "decoder.conv_in"),
     *("decoder.levels.0.0", "decoder.levels.0.1"),
 )
 """What a second decoder shares with the default: all but its last block at the scale of tokens and
