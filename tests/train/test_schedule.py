@@ -38,7 +38,7 @@ def test_recipes_keep_their_cooldowns() -> None:
         for name, recipe in ((name, make()) for name, make in (RECIPES | GENERATORS).items())
     }
     assert RECIPES["default_cpu"]().loop.schedule.cooldown == 0.514
-    known = {"default_cpu": 1799, "default_gpu": 6000, "default_sharp_gpu": 1500, "small": 300}
+    known = {"default_cpu": 1799, "default_gpu": 3200, "default_sharp_gpu": 1500, "small": 300}
     known |= {"finetune": 350, "reftok_cpu": 1400, "reftok_robot": 450, "coordtok_cpu": 480}
     assert known | {"sit_cpu": 800, "prior_cpu": 0, "vidtok_stage1": 0} == {
         name: steps[name] for name in (*known, "sit_cpu", "prior_cpu", "vidtok_stage1")

@@ -104,7 +104,7 @@ def measure_latents(
 def stands_alone(tokenizer: Tokenizer) -> bool:
     """Whether the first step stands for fewer frames than a later one."""
     spec = tokenizer.spec
-    return spec.causal and spec.first < spec.group
+    return spec.causal and spec.first_frames < spec.frames_per_group
 
 
 def spread(moments: Moments) -> ChannelStatistics:
