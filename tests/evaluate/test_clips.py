@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from reeltok.evaluate.clips import ClipCache, clips, frame, grouped, hash_of, resize, spread
+from reeltok.evaluate.clips import (
+    ClipCache,
+    clips,
+    crop_to_groups,
+    fit_to_protocol,
+    hash_of,
+    resize,
+    window_starts,
+)
 from reeltok.evaluate.protocols import Protocol
 from reeltok.metrics.paired import Box
 from reeltok.video.record import Video, write
@@ -107,7 +115,7 @@ def test_whole_videos_may_be_cut_to_groups_and_seconds(folder: Path) -> None:
     found = clips(replace(whole, groups_of=3, short="skip"), folder)
     assert [(c.name, len(c.video)) for c in found] == [("a.mkv", 4), ("b.mkv", 10)]
     assert list(found.left_out) == ["c.mkv"]
-    assert [grouped(n, 16) for n in (1, 16, 17, 32, 33)] == [1, 1, 17, 17, 33]
+    assert [crop_to_groups(n, 16) for n in (1, 16, 17, 32, 33)] == [1, 1, 17, 17, 33]
 
 
 def test_windows_and_crops_are_spread(folder: Path) -> None:
@@ -116,11 +124,11 @@ def test_windows_and_crops_are_spread(folder: Path) -> None:
     assert [name for name in found if name[0] == "b"] == [f"b.mkv#{i}" for i in range(6)]
     assert [int(found[f"b.mkv#{i}"].frames[0, 0, 0, 0]) for i in range(6)] == [0, 8, 16, 12, 20, 28]
     assert found["b.mkv#0"].frames.shape == (4, 32, 32, 3)
-    assert spread(10, 4, 3) == [0, 3, 6]
+    assert window_starts(10, 4, 3) == [0, 3, 6]
 
 
 def test_crops_are_even_central_and_at_most_as_asked() -> None:
-    cut = lambda h, w, **more: frame(video(1, h, w), replace(PLAIN, **more))[0]
+    cut = lambda h, w, **more: fit_to_protocol(video(1, h, w), replace(PLAIN, **more))[0]
     assert cut(31, 45, crop=32).frames.shape == (1, 30, 32, 3)
     assert int(cut(32, 48, crop=32).frames[0, 0, 0, 0]) == 8
     assert cut(20, 31, size=10).frames.shape == (1, 10, 15, 3)  # 15.5, rounded down
@@ -133,7 +141,7 @@ def test_boxes_move_with_their_pixels() -> None:
         Box(name="in", left=20, top=4, width=8, height=6),
         Box(name="out", left=0, top=0, width=3, height=3),
     )
-    _, moved = frame(video(1, 16, 48), replace(PLAIN, size=32, crop=32), boxes)
+    _, moved = fit_to_protocol(video(1, 16, 48), replace(PLAIN, size=32, crop=32), boxes)
     assert moved == (Box(name="in", left=8, top=8, width=16, height=12),)
 
 

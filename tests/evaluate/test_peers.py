@@ -11,14 +11,20 @@ from torch import Tensor, nn
 
 from reeltok.evaluate.candidates import codecs
 from reeltok.evaluate.candidates.candidate import TokenizerCandidate
-from reeltok.evaluate.candidates.codecs import CODERS, Codec, RateTarget, Resize, open_codecs
+from reeltok.evaluate.candidates.codecs import (
+    CODERS,
+    CodecCandidate,
+    RateTarget,
+    Resize,
+    open_codecs,
+)
 from reeltok.evaluate.candidates.peers import open_peers
-from reeltok.evaluate.clips import Clip, clips, hash_of
+from reeltok.evaluate.clips import ScoredClip, clips, hash_of
 from reeltok.metrics import paired as metrics
 from reeltok.video.record import Video
 
 
-def moving(frames: int = 9, height: int = 64, width: int = 96, speed: int = 2) -> Clip:
+def moving(frames: int = 9, height: int = 64, width: int = 96, speed: int = 2) -> ScoredClip:
     """Soft noise that slides to the right."""
     draw = torch.Generator().manual_seed(speed)
     noise = torch.rand(1, 3, 12, 24, generator=draw)
@@ -28,10 +34,10 @@ def moving(frames: int = 9, height: int = 64, width: int = 96, speed: int = 2) -
     shown = [wide[:, :, speed * i : speed * i + width] for i in range(frames)]
     pixels = (torch.stack(shown) * 255).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
     video = Video.of(pixels.contiguous(), fps=30)
-    return Clip(name=f"moving{speed}", video=video, sha256=hash_of(video))
+    return ScoredClip(name=f"moving{speed}", video=video, sha256=hash_of(video))
 
 
-def psnr(clip: Clip, x: Tensor) -> float:
+def psnr(clip: ScoredClip, x: Tensor) -> float:
     return metrics.psnr_bytes(clip.video.tensor(), x).mean().item()
 
 
@@ -39,7 +45,7 @@ def psnr(clip: Clip, x: Tensor) -> float:
 def test_a_codec_gives_the_clip_back(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     clip = moving(height=65, width=97)  # odd: a row is added and taken away
     low, high = (
-        Codec(name=name, coder=CODERS[name], quality=q).reconstruct(clip) for q in (50, 20)
+        CodecCandidate(name=name, coder=CODERS[name], quality=q).reconstruct(clip) for q in (50, 20)
     )
     assert low.x.shape == (1, 3, 9, 65, 97)
     assert low.bits is not None
@@ -52,7 +58,7 @@ def test_a_codec_gives_the_clip_back(name: str, capfd: pytest.CaptureFixture[str
 
 
 def test_frames_too_small_for_a_codec_are_refused() -> None:
-    codec = Codec(name="h265", coder=CODERS["h265"], quality=30)
+    codec = CodecCandidate(name="h265", coder=CODERS["h265"], quality=30)
     with pytest.raises(ValueError, match="libx265 takes 64 pixels a side or more, not 40x32"):
         codec.reconstruct(moving(height=32, width=40))
 
@@ -77,9 +83,9 @@ def test_bits_are_matched_by_clip_and_over_the_set() -> None:
 def test_the_nearest_quality_is_found_at_both_ends() -> None:
     coder = CODERS["av1"]
     bits = lambda quality: round(1000 / quality)
-    assert codecs.nearest(bits, 1000 / 40, coder) == 40
-    assert codecs.nearest(bits, 1e9, coder) == coder.low
-    assert codecs.nearest(bits, 1, coder) == coder.high
+    assert codecs.nearest_quality(bits, 1000 / 40, coder) == 40
+    assert codecs.nearest_quality(bits, 1e9, coder) == coder.low
+    assert codecs.nearest_quality(bits, 1, coder) == coder.high
 
 
 @pytest.mark.weights
@@ -96,7 +102,7 @@ def test_the_nearest_quality_is_found_at_both_ends() -> None:
 def test_codec_curves_agree_with_figures_measured_elsewhere(
     shared: Path, name: str, crf: int, decibel: float, bits_per_pixel: float
 ) -> None:
-    codec = Codec(name=name, coder=CODERS[name], quality=crf)
+    codec = CodecCandidate(name=name, coder=CODERS[name], quality=crf)
     found, rates = [], []
     for clip in clips("shared-eval", shared / "data" / "eval"):
         coded = codec.reconstruct(clip)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from reeltok.evaluate.probe import read_labels, run_probe, share_out
+from reeltok.evaluate.probe import assign_folds, read_labels, run_probe
 
 
 def test_what_is_linear_is_read_off_and_noise_is_not() -> None:
@@ -25,7 +25,7 @@ def test_what_is_linear_is_read_off_and_noise_is_not() -> None:
 
 
 def test_every_fold_has_its_share_of_every_label() -> None:
-    fold = share_out([0] * 10 + [1] * 5, 5, seed=0)
+    fold = assign_folds([0] * 10 + [1] * 5, 5, seed=0)
     assert torch.bincount(fold[:10]).tolist() == [2] * 5
     assert torch.bincount(fold[10:]).tolist() == [1] * 5
 

@@ -15,9 +15,9 @@ from reeltok.evaluate.candidates.functions import Reconstructor
 from reeltok.evaluate.protocols import PROTOCOLS
 from reeltok.evaluate.report.build import (
     Media,
-    distinct,
-    gather,
+    distinct_names,
     model_data,
+    page_data,
     slug,
     slug_of,
     write_report,
@@ -115,7 +115,7 @@ def test_the_folder_is_whole_and_needs_no_network(made: tuple[Path, list[Result]
 
 def test_it_says_what_was_judged_and_what_left_out(made: tuple[Path, list[Result]]) -> None:
     folder, results = made
-    data = gather(results, Media(folder), "test")
+    data = page_data(results, Media(folder), "test")
     assert data["judged"] == f"2 clips in {results[0].data}"
     assert results[0].data.startswith("data")
     assert data["left_out"] == {"short.mkv": "5 frames, but 9 are asked for"}
@@ -133,13 +133,13 @@ def test_results_of_two_protocols_do_not_share_a_page(
     results = made[1]
     other = replace(results[1], protocol=replace(PLAN, name="other", frames=5))
     with pytest.raises(ValueError, match=r"do not compare, they differ in name .*frames"):
-        gather([results[0], other], Media(tmp_path), "mixed")
+        page_data([results[0], other], Media(tmp_path), "mixed")
 
 
 def test_two_of_one_name_are_told_apart(made: tuple[Path, list[Result]], tmp_path: Path) -> None:
     first = made[1][0]
     twins = [first, replace(first, weights="abcdef0123456789"), first]
-    assert distinct(twins) == ["halve", "halve (abcdef01)", "halve #2"]
+    assert distinct_names(twins) == ["halve", "halve (abcdef01)", "halve #2"]
     index = write_report(tmp_path, twins[:2], Media(made[0]))
     assert "halve (abcdef01)" in index.read_text()
     assert len(list((tmp_path / "results").iterdir())) == 2

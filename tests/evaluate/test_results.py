@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from reeltok.evaluate.protocols import PROTOCOLS, Protocol
-from reeltok.evaluate.results import METRICS, Result, describe, note_left_out, printed, tabulate
+from reeltok.evaluate.results import (
+    METRICS,
+    Result,
+    build_table,
+    find_metric,
+    format_value,
+    note_left_out,
+)
 from reeltok.evaluate.scores import DEFAULT_METRICS, FRAME_METRICS, ClipScore, Scores, difference
 
 SHARED = PROTOCOLS["shared-eval"]
@@ -90,21 +97,21 @@ def test_odd_fields_of_clips_are_refused_with_the_name_of_the_file(tmp_path: Pat
 
 def test_every_metric_is_defined_and_printed() -> None:
     for key in (*FRAME_METRICS, *DEFAULT_METRICS):
-        assert describe(key).definition
-        assert describe(key).better
-    assert describe("fvd-i3d-12345678-n22") == METRICS["fvd"]
-    assert describe("lpips-alex-text") == METRICS["lpips"]
-    assert describe("parameters").definition == ""
+        assert find_metric(key).definition
+        assert find_metric(key).better
+    assert find_metric("fvd-i3d-12345678-n22") == METRICS["fvd"]
+    assert find_metric("lpips-alex-text") == METRICS["lpips"]
+    assert find_metric("parameters").definition == ""
 
 
 def test_a_table_prints_intervals_and_no_weights() -> None:
-    text = tabulate([result(), result("peer", 28, extra={"utilization": 0.5})]).text()
+    text = build_table([result(), result("peer", 28, extra={"utilization": 0.5})]).text()
     assert text.splitlines()[0] == "shared-eval (version 1), 4 clips"
     assert "| ours | 31.50 [30.50, 32.50] |" in text
     assert "| 0.5000 |" in text
     assert text.count("no weights |") == 2
     assert "fvd-i3d: FVD has no weights: put i3d.pt into the cache" in text
-    assert tabulate([result()], ["psnr"]).columns == ["psnr"]
+    assert build_table([result()], ["psnr"]).columns == ["psnr"]
 
 
 def test_mixed_protocols_are_refused_by_their_fields() -> None:
@@ -112,39 +119,39 @@ def test_mixed_protocols_are_refused_by_their_fields() -> None:
     with pytest.raises(
         ValueError, match=r"ours and b do not .* frames \(17 and 9\), crop \(256 and"
     ):
-        tabulate([result(), other])
+        build_table([result(), other])
     with pytest.raises(ValueError, match=r"latent \('mode' and 'sample'\)"):
-        tabulate([result(), result("b", protocol=replace(SHARED, latent="sample"))])
+        build_table([result(), result("b", protocol=replace(SHARED, latent="sample"))])
     with pytest.raises(ValueError, match=r"causal \(True and False\)"):
-        tabulate([result(), result("b", causal=False)])
+        build_table([result(), result("b", causal=False)])
     with pytest.raises(ValueError, match=r"the originals of 1 clips, such as clip2"):
-        tabulate([result(), result("b", scores=gather(30, clip2="other"))])
+        build_table([result(), result("b", scores=gather(30, clip2="other"))])
     with pytest.raises(ValueError, match="at least one result"):
-        tabulate([])
+        build_table([])
 
 
 def test_means_are_over_the_clips_that_all_have() -> None:
-    table = tabulate([result(), result("broken", scores=gather(30, count=2))])
+    table = build_table([result(), result("broken", scores=gather(30, count=2))])
     assert table.clips == 2
     assert [row.values["psnr"].mean for row in table.rows] == [30.5, 30.5]
     assert "over the 2 clips" in table.notes[-1]
     empty = Scores()
     with pytest.raises(ValueError, match="no clip was scored by all"):
-        tabulate([result(), result("none", scores=empty)])
+        build_table([result(), result("none", scores=empty)])
 
 
 def test_protocols_of_ones_own_are_possible() -> None:
     own = Protocol(name="mine", data="my clips", source="me", frames=9)
-    assert tabulate([result(protocol=own)]).protocol == own
+    assert build_table([result(protocol=own)]).protocol == own
 
 
 def test_small_values_keep_two_digits() -> None:
-    assert printed("encode_fps", 0.031) == "0.031"
-    assert printed("encode_fps", 0.0312345) == "0.031"
-    assert printed("encode_fps", 12.34) == "12.3"
-    assert printed("encode_fps", 0.0) == "0.0"
-    assert printed("psnr", 31.237) == "31.24"
-    assert printed("peak_bytes_of_something", 324882432.0) == "324,882,432"
+    assert format_value("encode_fps", 0.031) == "0.031"
+    assert format_value("encode_fps", 0.0312345) == "0.031"
+    assert format_value("encode_fps", 12.34) == "12.3"
+    assert format_value("encode_fps", 0.0) == "0.0"
+    assert format_value("psnr", 31.237) == "31.24"
+    assert format_value("peak_bytes_of_something", 324882432.0) == "324,882,432"
 
 
 def test_clips_left_out_stand_below_the_table() -> None:

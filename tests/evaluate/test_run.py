@@ -13,12 +13,12 @@ from reeltok.evaluate.candidates.candidate import (
     CodedClip,
     Macs,
     TokenizerCandidate,
-    complete,
     count_macs,
+    pad_clip,
 )
-from reeltok.evaluate.clips import Clip
+from reeltok.evaluate.clips import ScoredClip
 from reeltok.evaluate.protocols import PROTOCOLS, Protocol
-from reeltok.evaluate.results import Kind, Result
+from reeltok.evaluate.results import CandidateKind, Result
 from reeltok.evaluate.run import ClipProgress, evaluate, kept_ids
 from reeltok.evaluate.scores import Scorer
 from reeltok.models.coordtok.network import CoordTok
@@ -39,13 +39,13 @@ class Dim:
     fault: str = ""
     asked: list[str] = field(default_factory=list)
     trained: bool = True
-    kind: Kind = "peer"
+    kind: CandidateKind = "peer"
     weights: str | None = None
     causal: bool = True
     vocabulary: int | None = 16
     settings: Mapping[str, Any] = field(default_factory=dict)
 
-    def reconstruct(self, clip: Clip) -> CodedClip:
+    def reconstruct(self, clip: ScoredClip) -> CodedClip:
         self.asked.append(clip.name)
         x = clip.video.tensor() * 0.5
         if self.fault == "NaN":
@@ -57,7 +57,7 @@ class Dim:
         ids = torch.arange(8).reshape(2, 2, 2)
         return CodedClip(x=x, bits=32, ids=ids, seconds={"encode": 0.5, "decode": 0.25})
 
-    def facts(self, clip: Clip) -> dict[str, float]:
+    def facts(self, clip: ScoredClip) -> dict[str, float]:
         return {"parameters": 3.0}
 
 
@@ -167,7 +167,7 @@ def test_macs_of_a_real_pass_equal_those_of_a_pass_without_numbers(vidtok: bool)
         model = CoordTok(COORDTOK, "tiny").eval()
     frames, height, width = COORDTOK.size
     video = Video.of(torch.zeros(frames, height, width, 3, dtype=torch.uint8), fps=10)
-    clip = Clip(name="a", video=video, sha256="")
+    clip = ScoredClip(name="a", video=video, sha256="")
     with Macs() as macs:
         TokenizerCandidate(tokenizer=model, name="tiny").reconstruct(clip)
     assert macs.total == count_macs(model, clip) > 1e5
@@ -175,7 +175,7 @@ def test_macs_of_a_real_pass_equal_those_of_a_pass_without_numbers(vidtok: bool)
 
 def test_clips_are_completed_by_repeating_edges() -> None:
     x = torch.randn(1, 3, 4, 5, 6)
-    whole = complete(x, 6, (4, 4))
+    whole = pad_clip(x, 6, (4, 4))
     assert whole.shape == (1, 3, 6, 8, 8)
     assert torch.equal(whole[:, :, :4, :5, :6], x)
     assert torch.equal(whole[:, :, 5, :5, :6], x[:, :, 3])

@@ -8,7 +8,7 @@ import torch
 
 from reeltok.evaluate import scores
 from reeltok.evaluate.scores import ClipScore, Scorer, Scores, difference, estimate, open_scorer
-from reeltok.evaluate.sets import describe
+from reeltok.evaluate.sets import clip_features
 from reeltok.metrics import paired as metrics
 from reeltok.metrics.distances import appearance_features, feature_moments, frechet_distance
 from reeltok.metrics.lpips import LPIPS, PLANS, Backbone
@@ -148,11 +148,11 @@ def test_appearance_is_alexnet_s_whatever_stands_first(order: tuple[str, str]) -
         heads = {f"lin{i}.model.1.weight": torch.ones(w) for i, w in enumerate(PLANS[net].widths)}
         nets[net] = LPIPS(net, backbone=Backbone(net).state_dict(), heads=heads)
     x, _ = pair(3)
-    found = describe(x, Scorer(lpips=[nets[net] for net in order]))["appearance"]
+    found = clip_features(x, Scorer(lpips=[nets[net] for net in order]))["appearance"]
     assert found.shape == (2, 512)
     expected = appearance_features(nets["alex"].backbone(x[0].transpose(0, 1))[-1])
     torch.testing.assert_close(found, expected)
-    assert "appearance" not in describe(x, Scorer(lpips=[nets["squeeze"]]))
+    assert "appearance" not in clip_features(x, Scorer(lpips=[nets["squeeze"]]))
 
 
 def test_intervals_are_seeded_and_of_the_right_width() -> None:

@@ -11,8 +11,8 @@ import torch
 
 from reeltok.data.lists import read_list
 from reeltok.evaluate.protocols import find_protocol
-from reeltok.evaluate.report.build import Media, gather
-from reeltok.evaluate.results import Result, tabulate
+from reeltok.evaluate.report.build import Media, page_data
+from reeltok.evaluate.results import Result, build_table
 from reeltok.evaluate.scores import ClipScore, Scores
 from reeltok.generate.conditions import read_actions
 from reeltok.recipes import find_recipe
@@ -158,8 +158,8 @@ class Target:
         """Put a result into tables and a page."""
         result.scores().summary()
         with contextlib.suppress(ValueError):  # of other clips, or under another protocol
-            tabulate([self.good, result]).text()
+            build_table([self.good, result]).text()
         if not result.clips:  # all of them broke: there is no page
             return
-        page = gather([result], Media(Path("none")), "one")
+        page = page_data([result], Media(Path("none")), "one")
         json.dumps(page, allow_nan=False)

@@ -122,13 +122,13 @@ def check_report(out: Path, *, force: bool) -> None:
 def report_on(results: "list[Result]", out: Path, media: "Media") -> Report:
     """Write the page, and say what stands in its table."""
     from reeltok.evaluate.report.build import write_report
-    from reeltok.evaluate.results import tabulate
+    from reeltok.evaluate.results import build_table
 
     tell_broken(results)
     rows = [r for r in results if r.settings.get("role") != "curve"]
     title = f"{len(rows)} results on {len(results[0].clips)} clips"
     index = write_report(out, results, media, title=title)
-    table = replace(tabulate(rows), columns=SHOWN)
+    table = replace(build_table(rows), columns=SHOWN)
     return Report(
         data={"report": str(index), "results": [judging.flat(r) for r in results]},
         text=f"{table.text()}\n\nreport: {index}",

@@ -179,7 +179,7 @@ def flat(result: "Result") -> dict[str, Any]:
 
 def as_text(result: "Result") -> str:
     """A result for people: a metric a line."""
-    from reeltok.evaluate.results import describe, describe_data, note_left_out, printed
+    from reeltok.evaluate.results import describe_data, find_metric, format_value, note_left_out
 
     lines = [
         f"{result.model} under {result.protocol.name} (version {result.protocol.version}): "
@@ -190,9 +190,13 @@ def as_text(result: "Result") -> str:
     rows += [(key, value, None, None) for key, value in result.extra.items()]
     width = max(len(key) for key in (*(row[0] for row in rows), *result.missing))
     for key, mean, low, high in rows:
-        metric = describe(key)
-        shown = printed(key, mean) if metric.definition else plain(mean)
-        ends = "" if low is None or high is None else f"{printed(key, low)}, {printed(key, high)}"
+        metric = find_metric(key)
+        shown = format_value(key, mean) if metric.definition else plain(mean)
+        ends = (
+            ""
+            if low is None or high is None
+            else f"{format_value(key, low)}, {format_value(key, high)}"
+        )
         interval = f"  [{ends}]" if ends else ""
         better = f"  {metric.better} is better" if metric.better else ""
         lines.append(f"{key:<{width}}  {shown:>10} {metric.unit:<3}{interval}{better}".rstrip())

@@ -39,7 +39,7 @@ def probe(
     named = probing.read_labels(labels, data)
     tokenizer = given.open_model(model, weights=weights, device=device, dtype=dtype)
     found = clips(protocol, data, root=root, causal=tokenizer.spec.causal)
-    x, y, unnamed = probing.gather(tokenizer, found, named)
+    x, y, unnamed = probing.collect_features(tokenizer, found, named)
     result = probing.run_probe(x, y)
     passed = {**found.left_out, **unnamed}
     for name, why in found.broken.items():

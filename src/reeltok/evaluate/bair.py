@@ -97,7 +97,7 @@ class PredictionScores:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scene:
+class PredictionCase:
     """A clip to predict, and the actions after its frames if the predictor knows any."""
 
     name: str
@@ -140,10 +140,10 @@ def judge_predictions(
     used, count = set[str](), 0
     for repeat in range(plan.rounds):
         found, count = Round(), 0
-        for scene in scenes_of(predictor, clips, plan, on_clip, on_video):
+        for scene in prediction_cases(predictor, clips, plan, on_clip, on_video):
             used.add(scene.name)
-            merge(found.real, features(scorer, scene.x, device))
-            judge_scene(scorer, predictor, scene, plan, (repeat, count), found, device)
+            merge_moments(found.real, features(scorer, scene.x, device))
+            judge_case(scorer, predictor, scene, plan, (repeat, count), found, device)
             count += 1
         if count < 2:
             raise ValueError(f"{source} holds {count} clips of {predictor.frames} frames: give 2")
@@ -158,18 +158,18 @@ def judge_predictions(
     )
 
 
-def scenes_of(
+def prediction_cases(
     predictor: Predictor,
     clips: Sequence[Clip],
     plan: PredictionPlan,
     on_clip: Callable[[int, int], object],
     on_video: Callable[[], object],
-) -> Iterator[Scene]:
+) -> Iterator[PredictionCase]:
     """The windows of all videos that are judged."""
     length = predictor.frames
     for clip in clips:
         video = predictor.prepare(clip.read(frames=WHOLE).frames)
-        actions = read_actions(clip) if predictor.knows_actions else None
+        actions = actions_of_clip(clip) if predictor.knows_actions else None
         last = video.shape[2] - length
         if last < 0:
             said = f"it has {video.shape[2]} frames, {length} are needed"
@@ -178,22 +178,22 @@ def scenes_of(
         for start in range(last + 1 if every else min(1, last + 1)):
             stop = start + length
             acts = None if actions is None else actions[:, start:stop]
-            yield Scene(name=clip.name, x=video[:, :, start:stop], actions=acts)
+            yield PredictionCase(name=clip.name, x=video[:, :, start:stop], actions=acts)
             on_clip(length, length * max(1, last + 1))
         on_video()
 
 
-def read_actions(clip: Clip) -> Float[Tensor, "1 t a"]:
+def actions_of_clip(clip: Clip) -> Float[Tensor, "1 t a"]:
     """The actions of a record of BAIR's files. ValueError for any other clip."""
     if clip.record is None:
         raise ValueError(f"this prior generates from actions and {clip.name} has none: give BAIR's")
     return read_push(clip.path, clip.record).actions[None, :WHOLE]
 
 
-def judge_scene(
+def judge_case(
     scorer: Scorer,
     predictor: Predictor,
-    scene: Scene,
+    scene: PredictionCase,
     plan: PredictionPlan,
     at: tuple[int, int],
     found: Round,
@@ -212,8 +212,8 @@ def judge_scene(
             seed=plan.seed + 1000 * repeat,
             first=number * plan.predictions + since,
         )
-        merge(found.fake, features(scorer, y, device))
-        for name, values in compare(scorer, plan.protocol, scene.x, y, device).items():
+        merge_moments(found.fake, features(scorer, y, device))
+        for name, values in score_prediction(scorer, plan.protocol, scene.x, y, device).items():
             scores[name] += values
     for name, values in scores.items():
         found.best[name].append(min(values) if name.startswith("lpips") else max(values))
@@ -227,7 +227,7 @@ def features(
     return {f"fvd-{name}": feature_moments(apply(x.to(device))) for name, apply in each}
 
 
-def compare(
+def score_prediction(
     scorer: Scorer,
     protocol: VideoProtocol,
     x: Float[Tensor, "1 c t h w"],
@@ -243,7 +243,7 @@ def compare(
     return {name: values.mean(1).tolist() for name, values in each.items()}
 
 
-def merge(sums: dict[str, Moments], more: dict[str, Moments]) -> None:
+def merge_moments(sums: dict[str, Moments], more: dict[str, Moments]) -> None:
     """Count further features."""
     for name, moments in more.items():
         sums[name] = sums[name] + moments if name in sums else moments

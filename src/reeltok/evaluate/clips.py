@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import UInt8
 from torch import Tensor
 
-from reeltok.data.clip import Clip as Found
+from reeltok.data.clip import Clip
 from reeltok.data.find import find_clips
 from reeltok.evaluate.protocols import Protocol, find_protocol
 from reeltok.files.hashes import hash_parts
@@ -26,7 +26,7 @@ HELD = 128 * 2**20  # bytes of pixels kept between candidates: 40 clips of 17x25
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Clip:
+class ScoredClip:
     """A piece of video as a protocol wants it, ready to be judged."""
 
     name: str  # of the video; with "#k" where a video gives several
@@ -46,9 +46,9 @@ class ClipCache:
 
     def __init__(self, limit: int = HELD) -> None:
         self.left = limit
-        self.kept: dict[tuple[str, int | None], list[Clip]] = {}
+        self.kept: dict[tuple[str, int | None], list[ScoredClip]] = {}
 
-    def keep(self, key: tuple[str, int | None], clips: list[Clip]) -> None:
+    def keep(self, key: tuple[str, int | None], clips: list[ScoredClip]) -> None:
         """Keep all clips of a video, if they fit."""
         size = size_of(clips)
         if clips and size <= self.left:
@@ -56,7 +56,7 @@ class ClipCache:
             self.left -= size
 
 
-class Clips:
+class ScoredClips:
     """The clips of a set under a protocol, made one at a time while they are asked for.
 
     What could not be used stands in `broken` (unreadable) and `left_out` (too short or too small
@@ -66,7 +66,7 @@ class Clips:
     def __init__(
         self,
         protocol: Protocol,
-        items: list[Found],
+        items: list[Clip],
         *,
         causal: bool = True,
         done: Container[str] = (),
@@ -81,7 +81,7 @@ class Clips:
         self.left_out: dict[str, str] = {}
         self.filled = 0
 
-    def __iter__(self) -> Iterator[Clip]:
+    def __iter__(self) -> Iterator[ScoredClip]:
         """Every clip that is not yet `done`."""
         for item in self.items:
             if item.name in self.done:  # its only clip: the video need not be opened
@@ -94,9 +94,9 @@ class Clips:
             except (ValueError, OSError) as error:
                 self.broken[item.name] = str(error)
 
-    def _once(self, item: Found) -> Iterator[Clip]:
+    def _once(self, item: Clip) -> Iterator[ScoredClip]:
         """The clips of a video: those that are held, or made and, where all is well, held."""
-        key, made = (item.name, self.frames), list[Clip]()
+        key, made = (item.name, self.frames), list[ScoredClip]()
         if key in self.cache.kept:
             yield from self.cache.kept[key]
             return
@@ -108,7 +108,7 @@ class Clips:
         if fits and item.name not in self.left_out:  # else the reason must be found again
             self.cache.keep(key, made)
 
-    def _of(self, item: Found) -> Iterator[Clip]:
+    def _of(self, item: Clip) -> Iterator[ScoredClip]:
         plan, boxes = self.protocol, boxes_of(item)
         for number, part in enumerate(self._windows(item)):
             if min(part.height, part.width) < plan.smallest:
@@ -126,8 +126,8 @@ class Clips:
             for side in range(plan.crops):
                 several = plan.window in ("consecutive", "spread", "every")
                 index = f"#{number * plan.crops + side}" if several else ""
-                video, moved = frame(fill(part, missing), plan, boxes, side)
-                yield Clip(
+                video, moved = fit_to_protocol(repeat_last_frame(part, missing), plan, boxes, side)
+                yield ScoredClip(
                     name=item.name + index,
                     video=video,
                     sha256=hash_of(video),
@@ -136,44 +136,46 @@ class Clips:
                     row=dict(item.row),
                 )
 
-    def _windows(self, item: Found) -> Iterator[Video]:
+    def _windows(self, item: Clip) -> Iterator[Video]:
         """The pieces of time that a video gives, the last of them perhaps too short."""
         plan, count = self.protocol, self.frames
         fps = plan.fps if plan.rate == "resample" else None
         step = 1
         if plan.rate == "stride" and plan.fps:
-            step = max(1, round((rate_of(item) or plan.fps) / plan.fps))
+            step = max(1, round((frame_rate(item) or plan.fps) / plan.fps))
         if plan.window == "consecutive":
             assert count is not None
-            yield from (part[::step] for part in parts_of(item, count * step, fps=fps))
+            yield from (part[::step] for part in decode_parts(item, count * step, fps=fps))
         elif plan.window == "first":
             yield item.read(frames=count and count * step, fps=fps)[::step]
         elif plan.window == "whole":
-            limit = math.floor(plan.seconds * (rate_of(item) or 25)) if plan.seconds else None
+            limit = math.floor(plan.seconds * (frame_rate(item) or 25)) if plan.seconds else None
             video = item.read(frames=limit, fps=fps)[::step]
-            yield video[: grouped(len(video), plan.groups_of)]
+            yield video[: crop_to_groups(len(video), plan.groups_of)]
         else:
             assert count is not None
             whole = item.read(fps=fps)[::step]
             every = range(max(1, len(whole) - count + 1))
-            each = every if plan.window == "every" else spread(len(whole), count, plan.windows)
+            each = (
+                every if plan.window == "every" else window_starts(len(whole), count, plan.windows)
+            )
             for start in each:
                 yield whole[start : start + count]
 
 
-def rate_of(item: Found) -> float | None:
+def frame_rate(item: Clip) -> float | None:
     """Its own rate in frames per second; None where none is known (pictures in a folder)."""
     with item.stream() as opened:
         return opened.fps
 
 
-def parts_of(item: Found, length: int, *, fps: float | None = None) -> Iterator[Video]:
+def decode_parts(item: Clip, length: int, *, fps: float | None = None) -> Iterator[Video]:
     """All of it in parts of `length` frames, the last perhaps shorter; one is held."""
     with item.stream(fps=fps, chunk=length) as opened:
         yield from opened
 
 
-def boxes_of(item: Found) -> tuple[Box, ...]:
+def boxes_of(item: Clip) -> tuple[Box, ...]:
     """The regions in its list's column `boxes`: "text:left,top,width,height; ..."."""
     texts = [text.strip() for text in item.row.get("boxes", "").split(";")]
     return tuple(_box(text, item.name) for text in texts if text)
@@ -199,7 +201,7 @@ def clips(
     shard: tuple[int, int] = (0, 1),
     done: Container[str] = (),
     cache: ClipCache | None = None,
-) -> Clips:
+) -> ScoredClips:
     """The clips of a data set under a protocol; see `find_clips` for what a data set may be.
 
     `causal` chooses between the protocol's two clip lengths; `shard` is (rank, number of ranks);
@@ -214,27 +216,27 @@ def clips(
     if wanted < len(items):
         chosen = sorted(random.Random(0).sample(range(len(items)), wanted))
         items = [items[i] for i in chosen]
-    return Clips(plan, items[shard[0] :: shard[1]], causal=causal, done=done, cache=cache)
+    return ScoredClips(plan, items[shard[0] :: shard[1]], causal=causal, done=done, cache=cache)
 
 
-def size_of(clips: Iterable[Clip]) -> int:
+def size_of(clips: Iterable[ScoredClip]) -> int:
     """The bytes that the pixels of clips hold in memory."""
     return sum(clip.video.frames.untyped_storage().nbytes() for clip in clips)
 
 
-def spread(total: int, length: int, count: int) -> list[int]:
+def window_starts(total: int, length: int, count: int) -> list[int]:
     """Where `count` windows of `length` begin, from the first frame to the last."""
     if count == 1 or total <= length:
         return [0]
     return [round(i * (total - length) / (count - 1)) for i in range(count)]
 
 
-def grouped(frames: int, size: int | None) -> int:
+def crop_to_groups(frames: int, size: int | None) -> int:
     """The largest 1 + k x `size` that is not above `frames`; all of them without a size."""
     return frames if size is None else 1 + (frames - 1) // size * size
 
 
-def fill(video: Video, missing: int) -> Video:
+def repeat_last_frame(video: Video, missing: int) -> Video:
     """A video with its last frame repeated `missing` times."""
     if not missing:
         return video
@@ -242,7 +244,7 @@ def fill(video: Video, missing: int) -> Video:
     return replace(video, frames=frames, times=None)
 
 
-def frame(
+def fit_to_protocol(
     video: Video, protocol: Protocol, boxes: tuple[Box, ...] = (), side: int = 0
 ) -> tuple[Video, tuple[Box, ...]]:
     """A video resized and cropped as the protocol says, with the boxes that are still in it.

@@ -11,7 +11,7 @@ from reeltok.devices import pick_device
 from reeltok.evaluate.candidates.candidate import Candidate
 from reeltok.evaluate.candidates.codecs import RateTarget
 from reeltok.evaluate.candidates.peers import open_peers
-from reeltok.evaluate.clips import Clip, ClipCache, clips
+from reeltok.evaluate.clips import ClipCache, ScoredClip, clips
 from reeltok.evaluate.protocols import Protocol
 from reeltok.evaluate.report.build import Media
 from reeltok.evaluate.results import Result
@@ -90,7 +90,7 @@ class Comparison:
                 )
         return RateTarget(clips=partial(self._clips, True))
 
-    def _clips(self, causal: bool) -> Iterable[Clip]:
+    def _clips(self, causal: bool) -> Iterable[ScoredClip]:
         return clips(
             self.plan,
             self.data,

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from reeltok.data.find import find_clips
-from reeltok.evaluate.clips import Clip
+from reeltok.evaluate.clips import ScoredClip
 from reeltok.evaluate.scores import Estimate, estimate
 from reeltok.tokenizer.contract import Tokenizer
 
@@ -56,7 +56,7 @@ def read_labels(where: str, data: str | Path) -> dict[str, str]:
 
 
 @torch.no_grad()
-def describe_clip(tokenizer: Tokenizer, clip: Clip) -> Float[Tensor, " n"]:
+def describe_clip(tokenizer: Tokenizer, clip: ScoredClip) -> Float[Tensor, " n"]:
     """Mean and deviation over the token grid of each of the decoder's input channels."""
     tokens = tokenizer.encode(clip.video.tensor(device=tokenizer.device))
     z = tokens.latents
@@ -67,8 +67,8 @@ def describe_clip(tokenizer: Tokenizer, clip: Clip) -> Float[Tensor, " n"]:
     return torch.cat([flat.mean(dim=1), flat.std(dim=1, correction=0)])
 
 
-def gather(
-    tokenizer: Tokenizer, clips: Iterable[Clip], labels: Mapping[str, str]
+def collect_features(
+    tokenizer: Tokenizer, clips: Iterable[ScoredClip], labels: Mapping[str, str]
 ) -> tuple[Float[Tensor, "b n"], list[str], dict[str, str]]:
     """Vectors and labels of the clips that have one, and why others are left out."""
     rows, names, left_out = [], [], dict[str, str]()
@@ -101,11 +101,11 @@ def run_probe(
         )
     chosen = [i for i, name in enumerate(labels) if name in kept]
     x, y = x[chosen], torch.tensor([kept.index(labels[i]) for i in chosen])
-    fold = share_out(y.tolist(), folds, seed)
+    fold = assign_folds(y.tolist(), folds, seed)
     right = torch.zeros(len(y))
     for number in range(folds):
         held = fold == number
-        weights = fit(x[~held], y[~held], len(kept))
+        weights = fit_classifier(x[~held], y[~held], len(kept))
         right[held] = (weights(x[held]).argmax(dim=1) == y[held]).float()
     few = {name: f"only {n} clips" for name, n in counts.items() if n < folds}
     used = {name: counts[name] for name in kept}
@@ -118,7 +118,7 @@ def run_probe(
     )
 
 
-def share_out(y: Sequence[int], folds: int, seed: int) -> Tensor:
+def assign_folds(y: Sequence[int], folds: int, seed: int) -> Tensor:
     """The fold of every clip: each label is spread over all of them."""
     draw, fold = random.Random(seed), torch.zeros(len(y), dtype=torch.long)
     for label in sorted(set(y)):
@@ -142,7 +142,7 @@ class Linear:
         return (x - self.mean) / self.std @ self.weights + self.bias
 
 
-def fit(x: Float[Tensor, "b n"], y: Tensor, classes: int) -> Linear:
+def fit_classifier(x: Float[Tensor, "b n"], y: Tensor, classes: int) -> Linear:
     """Logistic regression with weight decay, to convergence."""
     mean, std = x.mean(dim=0), x.std(dim=0, correction=0).clamp(min=1e-6)
     weights = torch.zeros(x.shape[1], classes, requires_grad=True)

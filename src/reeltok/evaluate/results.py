@@ -19,7 +19,7 @@ from reeltok.evaluate.scores import ClipRecord, ClipScore, Estimate, Scores
 from reeltok.files.atomic import write_file
 from reeltok.files.parsing import parse_config, parse_json
 
-Kind = Literal["tokenizer", "peer", "codec", "resize"]
+CandidateKind = Literal["tokenizer", "peer", "codec", "resize"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +119,7 @@ METRICS: dict[str, Metric] = {
 }
 
 
-def describe(key: str) -> Metric:
+def find_metric(key: str) -> Metric:
     """The metric behind a column such as "lpips-alex-text" or "fvd-i3d-1a2b3c4d-n22"."""
     if key in METRICS:
         return METRICS[key]
@@ -133,7 +133,7 @@ class Result:
     """One model judged under one protocol."""
 
     model: str
-    kind: Kind
+    kind: CandidateKind
     data: str = ""  # what was judged: the name of its folder or list; "" in older results
     weights: str | None  # sha256; None where there are none (codecs), or where they are random
     protocol: Protocol
@@ -156,7 +156,7 @@ class Result:
         scores: Scores,
         *,
         model: str,
-        kind: Kind,
+        kind: CandidateKind,
         protocol: Protocol,
         weights: str | None = None,
         **more: Any,
@@ -173,7 +173,7 @@ class Result:
             clips=[clip.record() for clip in scores.clips.values()],
             broken=dict(scores.broken),
             missing=dict(scores.missing),
-            definitions={key: text for key in columns if (text := describe(key).definition)},
+            definitions={key: text for key in columns if (text := find_metric(key).definition)},
             machine=describe_machine(),
             made=datetime.now(UTC).isoformat(timespec="seconds"),
             **more,
@@ -221,11 +221,11 @@ def with_new_names(tree: Any) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class TableRow:
     """One model of a table; a metric that is not given has its reason in `missing`."""
 
     model: str
-    kind: Kind
+    kind: CandidateKind
     values: dict[str, Estimate]
     missing: dict[str, str]
 
@@ -238,7 +238,7 @@ class Table:
     judged: str  # such as "3 clips in mine"
     clips: int
     columns: list[str]
-    rows: list[Row]
+    rows: list[TableRow]
     notes: list[str]
 
     def text(self) -> str:
@@ -253,9 +253,9 @@ class Table:
         return "\n".join([title, "", *(f"| {line} |" for line in lines), "", *self.notes]).rstrip()
 
 
-def printed(key: str, value: float) -> str:
+def format_value(key: str, value: float) -> str:
     """A metric's value with its digits; with two that count where those would leave fewer."""
-    metric = describe(key)
+    metric = find_metric(key)
     if not metric.definition and abs(value) >= 1000:
         return f"{value:,.0f}"
     if 0 < abs(value) < 10.0 ** (1 - metric.digits):
@@ -263,17 +263,17 @@ def printed(key: str, value: float) -> str:
     return f"{value:.{metric.digits}f}"
 
 
-def _cell(row: Row, column: str) -> str:
+def _cell(row: TableRow, column: str) -> str:
     if column in row.values:
         value = row.values[column]
         if value.low is None or value.high is None:
-            return printed(column, value.mean)
-        low, high = printed(column, value.low), printed(column, value.high)
-        return f"{printed(column, value.mean)} [{low}, {high}]"
+            return format_value(column, value.mean)
+        low, high = format_value(column, value.low), format_value(column, value.high)
+        return f"{format_value(column, value.mean)} [{low}, {high}]"
     return "no weights" if column in row.missing else "-"
 
 
-def tabulate(results: Sequence[Result], columns: Iterable[str] | None = None) -> Table:
+def build_table(results: Sequence[Result], columns: Iterable[str] | None = None) -> Table:
     """Put results side by side.
 
     Means are taken over the clips that all of them scored; where that leaves some out, a note
@@ -290,7 +290,7 @@ def tabulate(results: Sequence[Result], columns: Iterable[str] | None = None) ->
         raise ValueError("no clip was scored by all of these models: there is nothing to compare")
     whole = all(len(common) == len(found) for found in names)
     rows = [
-        Row(
+        TableRow(
             model=result.model,
             kind=result.kind,
             values=(result.summary if whole else _over(result, common)) | _plain(result.extra),

@@ -19,7 +19,7 @@ from torch import Tensor
 import reeltok
 from reeltok.devices import peak_memory, pick_device, reset_peak_memory
 from reeltok.evaluate.candidates.candidate import Candidate, CodedClip, Macs, read_back
-from reeltok.evaluate.clips import Clip, ClipCache, Clips, clips
+from reeltok.evaluate.clips import ClipCache, ScoredClip, ScoredClips, clips
 from reeltok.evaluate.protocols import DEFAULT, Protocol, find_protocol
 from reeltok.evaluate.results import Result
 from reeltok.evaluate.scores import ClipScore, Scorer, Scores, open_scorer
@@ -47,7 +47,7 @@ class ClipProgress:
 
 
 OnClip = Callable[[ClipProgress], None]
-Keep = Callable[[Clip, CodedClip], None]
+OnScored = Callable[[ScoredClip, CodedClip], None]
 
 
 class ResultCache:
@@ -60,7 +60,7 @@ class ResultCache:
         self, folder: Path | None, candidate: Candidate, plan: Protocol, scorer: Scorer
     ) -> None:
         made_of = {
-            **describe(candidate),
+            **describe_candidate(candidate),
             "protocol": asdict(plan),
             "metrics": [*scorer.metrics, *sorted(scorer.missing), *sorted(scorer.extractors)],
             "code": code_hash(),
@@ -70,12 +70,12 @@ class ResultCache:
         if self.folder is not None:
             sweep(self.folder)
 
-    def path(self, clip: Clip) -> Path | None:
+    def path(self, clip: ScoredClip) -> Path | None:
         """Where the score of a clip is kept."""
         name = hash_text(f"{clip.name} {clip.sha256}", 24)
         return None if self.folder is None else self.folder / f"{name}.safetensors"
 
-    def find(self, clip: Clip) -> tuple[ClipScore, Tensor | None] | None:
+    def find(self, clip: ScoredClip) -> tuple[ClipScore, Tensor | None] | None:
         """The score and the ids that an earlier run kept; None where it did not get there."""
         path = self.path(clip)
         if path is None or not path.exists():
@@ -83,7 +83,7 @@ class ResultCache:
         beside = path.with_suffix(".ids")
         return ClipScore.load(path), kept_ids(beside) if beside.exists() else None
 
-    def keep(self, clip: Clip, score: ClipScore, ids: Tensor | None) -> None:
+    def keep(self, clip: ScoredClip, score: ClipScore, ids: Tensor | None) -> None:
         """Keep a score; the ids first, so that a score never lacks them."""
         path = self.path(clip)
         if path is not None:
@@ -123,8 +123,8 @@ def evaluate(
     work: Path | None = None,
     max_broken: int = MAX_BROKEN,
     progress: OnClip | None = None,
-    keep: Keep | None = None,
-    kept: Callable[[Clip], bool] = lambda clip: True,
+    keep: OnScored | None = None,
+    kept: Callable[[ScoredClip], bool] = lambda clip: True,
     cache: ClipCache | None = None,
 ) -> Result:
     """Judge a candidate on the clips that a protocol makes of a data set.
@@ -144,7 +144,7 @@ def evaluate(
         plan, data, root=root, causal=candidate.causal, shard=rank_and_world(), cache=cache
     )
     kept_scores = ResultCache(work, candidate, plan, scorer)
-    run = Run(candidate, plan, scorer, kept_scores, found, pick_device(device))
+    run = Evaluation(candidate, plan, scorer, kept_scores, found, pick_device(device))
     run.data = Path(data).resolve().name
     for clip in found:
         try:
@@ -158,7 +158,7 @@ def evaluate(
     return run.result(max_broken)
 
 
-class Run:
+class Evaluation:
     """A run on its way: what was scored, counted and measured so far, on this process."""
 
     def __init__(
@@ -167,7 +167,7 @@ class Run:
         plan: Protocol,
         scorer: Scorer,
         results: ResultCache,
-        found: Clips,
+        found: ScoredClips,
         device: torch.device,
     ) -> None:
         self.candidate, self.plan, self.scorer = candidate, plan, scorer
@@ -178,7 +178,9 @@ class Run:
         self.facts: dict[str, float] | None = None
         self.videos: set[str] = set()
 
-    def take(self, clip: Clip, keep: Keep | None, kept: Callable[[Clip], bool]) -> bool:
+    def take(
+        self, clip: ScoredClip, keep: OnScored | None, kept: Callable[[ScoredClip], bool]
+    ) -> bool:
         """Score a clip, or find its score; whether it was found."""
         self.videos.add(clip.name.rpartition("#")[0] or clip.name)
         known = self.results.find(clip)
@@ -195,7 +197,7 @@ class Run:
             self.usage.update(ids.long())
         return again
 
-    def judged(self, clip: Clip) -> tuple[CodedClip, ClipScore]:
+    def judged(self, clip: ScoredClip) -> tuple[CodedClip, ClipScore]:
         """What came of a clip, and its score. ValueError names the candidate that is at fault."""
         if self.facts is None:
             coded, self.facts = self.first(clip)
@@ -216,9 +218,9 @@ class Run:
             seconds=coded.seconds,
             notes=[f"its last frame was repeated {clip.filled} times"] if clip.filled else [],
         )
-        return coded, named(score, clip.name)
+        return coded, with_name(score, clip.name)
 
-    def first(self, clip: Clip) -> tuple[CodedClip, dict[str, float]]:
+    def first(self, clip: ScoredClip) -> tuple[CodedClip, dict[str, float]]:
         """What came of the first clip, and what is measured once: parameters, its MACs."""
         reset_peak_memory(self.device)
         with Macs() as macs:
@@ -228,7 +230,7 @@ class Run:
         counted = {"macs": macs.total} if macs.total else {}
         return coded, counted | self.candidate.facts(clip)
 
-    def progress(self, clip: Clip, again: bool) -> ClipProgress:
+    def progress(self, clip: ScoredClip, again: bool) -> ClipProgress:
         """How far this is."""
         seen = self.videos | self.found.broken.keys() | self.found.left_out.keys()
         return ClipProgress(
@@ -286,7 +288,7 @@ class Run:
 # ---------------------------------------------------------------- small pieces
 
 
-def describe(candidate: Candidate) -> dict[str, Any]:
+def describe_candidate(candidate: Candidate) -> dict[str, Any]:
     """What decides a candidate's reconstructions."""
     return {
         "name": candidate.name,
@@ -305,7 +307,7 @@ def code_hash() -> str:
     return hash_files(*(f for f in files if f.relative_to(folder).parts[0] not in UNSCORED))
 
 
-def named(score: ClipScore, name: str) -> ClipScore:
+def with_name(score: ClipScore, name: str) -> ClipScore:
     """The score under the clip's own name."""
     return ClipScore(**score.record() | {"name": name}, features=score.features)
 

@@ -58,7 +58,7 @@ Features = tuple[Tensor, Tensor]  # of the original and of its reconstruction
 
 # ---------------------------------------------------------------- one clip
 
-Count = Annotated[int, Field(ge=1, le=2**53)]
+NonNegative = Annotated[int, Field(ge=1, le=2**53)]
 Value = Annotated[float, Field(ge=-1e30, le=1e30)]  # sums of these stay finite
 
 
@@ -68,8 +68,8 @@ class ClipRecord(TypedDict):
 
     name: str
     sha256: str | None
-    frames: Count
-    pixels: Count
+    frames: NonNegative
+    pixels: NonNegative
     values: dict[str, Value]
     psnr: list[Value]
     bits: Annotated[int, Field(ge=0, le=2**53)] | None

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from reeltok.evaluate.clips import Clip, as_scored, clips
+from reeltok.evaluate.clips import ScoredClip, as_scored, clips
 from reeltok.evaluate.protocols import Protocol
 from reeltok.evaluate.run import check_broken
 from reeltok.evaluate.scores import Scorer, open_scorer
@@ -38,7 +38,7 @@ def set_distances(
     *,
     device: torch.device | str = "cpu",
     max_broken: int = 5,
-    progress: Callable[[Clip], object] = lambda clip: None,
+    progress: Callable[[ScoredClip], object] = lambda clip: None,
 ) -> SetDistances:
     """Fréchet distances of the protocol's networks, and the appearance distance.
 
@@ -53,7 +53,7 @@ def set_distances(
         held, found, number = clips(plan, data), dict[str, list[Moments]](), 0
         for clip in held:
             x = as_scored(clip.video, plan).tensor(device=device)
-            for name, features in describe(x, scorer).items():
+            for name, features in clip_features(x, scorer).items():
                 of_clip = feature_moments(features, f"{name} of {clip.name}")
                 found.setdefault(name, []).append(of_clip)
             number += 1
@@ -76,7 +76,7 @@ def set_distances(
 
 
 @torch.no_grad()
-def describe(x: Videos, scorer: Scorer) -> dict[str, Tensor]:
+def clip_features(x: Videos, scorer: Scorer) -> dict[str, Tensor]:
     """The features "n d" of one clip by every network of a judge."""
     found = {f"fvd-{key}-{e.name}": e(x) for key, e in scorer.extractors.items()}
     alex = next((net for net in scorer.lpips if net.net == "alex"), None)

@@ -108,7 +108,7 @@ def result_values(page: Page, room: Room, label: str) -> list[Any]:
     ]
 
 
-def build(page: Page) -> Any:
+def build_page(page: Page) -> Any:
     """The page as gradio Blocks."""
     import gradio as gr
 
@@ -291,7 +291,7 @@ def serve(page: Page, *, host: str, port: int | None, ready: Callable[[str], Non
         import gradio as gr
         from starlette.middleware import Middleware
 
-        blocks = build(page).queue(max_size=WAITING)
+        blocks = build_page(page).queue(max_size=WAITING)
         theme = gr.themes.Default(font=FONT, font_mono=MONO)
         check_port(host, port)
         _, address, _ = blocks.launch(

@@ -10,7 +10,15 @@ from threading import Lock
 
 from reeltok.viewer.pictures import draw_map, steps_of
 from reeltok.viewer.rooms import Room, Rooms
-from reeltok.viewer.work import Limits, Offer, OnShare, Result, check_video, open_reel, round_trip
+from reeltok.viewer.work import (
+    Limits,
+    Offer,
+    OnShare,
+    RoundTrip,
+    check_video,
+    open_reel,
+    round_trip,
+)
 from reeltok.wording import explain
 
 SIDES = {"128": 128, "256": 256, "512": 512, "as it is": None}
@@ -88,7 +96,7 @@ class Page:
                 write(render_clip(), path, lossless=True)
         return path
 
-    def draw_step(self, result: Result, step: int, room: Room) -> Path | None:
+    def draw_step(self, result: RoundTrip, step: int, room: Room) -> Path | None:
         """A picture of the tokens of a step, counted from 1; None where there are no tokens."""
         from PIL import Image
 

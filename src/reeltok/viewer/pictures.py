@@ -10,7 +10,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from reeltok.tokens.reel import Reel
-from reeltok.viewer.work import Result
+from reeltok.viewer.work import RoundTrip
 from reeltok.wording import plain
 
 SIDE = 512  # pixels of the longer side of a map, at least
@@ -20,14 +20,14 @@ WIDTH, HEIGHT = 512, 128  # of a histogram
 Picture = UInt8[np.ndarray, "h w 3"]
 
 
-def steps_of(result: Result) -> int:
+def steps_of(result: RoundTrip) -> int:
     """How many maps there are: steps in time, or where tokens lie in a row, runs of a square."""
     if len(result.grid) == 3:
         return result.grid[0]
     return math.ceil(result.tokens / SIDE**2) if result.tokens else 0
 
 
-def draw_map(result: Result, step: int) -> Picture:
+def draw_map(result: RoundTrip, step: int) -> Picture:
     """The tokens of one step (0 to steps - 1): ids in colours of their own, latents as red, green
     and blue of their first three channels. ValueError for a step that is not there."""
     if not 0 <= step < steps_of(result):
@@ -40,7 +40,7 @@ def draw_map(result: Result, step: int) -> Picture:
             part = reel.part(start, min(start + SIDE**2, reel.grid[0]), frames=(0, 0))
         cells = part.first_tensor[0] if part.ids is None else part.ids[0]
     colours = colours_of_latents(cells) if part.ids is None else colours_of_ids(cells)
-    return enlarge(fold(colours, len(result.grid)))
+    return enlarge(arrange_tokens(colours, len(result.grid)))
 
 
 def colours_of_ids(ids: Int[Tensor, "..."]) -> UInt8[np.ndarray, "... 3"]:
@@ -62,7 +62,7 @@ def colours_of_latents(latents: Float[Tensor, "d ..."]) -> UInt8[np.ndarray, "..
     return bytes_.T.reshape(*latents.shape[1:], 3).numpy()
 
 
-def fold(colours: UInt8[np.ndarray, "... 3"], axes: int) -> Picture:
+def arrange_tokens(colours: UInt8[np.ndarray, "... 3"], axes: int) -> Picture:
     """One step as a picture: as it lies, or a row of tokens in lines of a square."""
     if axes == 3:
         return colours[0]
@@ -80,7 +80,7 @@ def enlarge(picture: Picture) -> Picture:
     return picture.repeat(times, 0).repeat(times, 1)
 
 
-def draw_histogram(result: Result) -> str:
+def draw_histogram(result: RoundTrip) -> str:
     """How tokens are spread, as an SVG picture with its description."""
     top, width = max(*result.bars, 1), WIDTH / len(result.bars)
     bars = "".join(
@@ -99,12 +99,12 @@ def draw_histogram(result: Result) -> str:
     )
 
 
-def axis(result: Result) -> str:
+def axis(result: RoundTrip) -> str:
     """What a histogram counts."""
     return "latent value" if result.vocabulary is None else "token id"
 
 
-def codebook_usage(result: Result) -> str:
+def codebook_usage(result: RoundTrip) -> str:
     """How the codebook is used, in a sentence."""
     if result.vocabulary is None or result.used is None or result.perplexity is None:
         return f"{result.tokens:,} tokens of latent values: there is no codebook."
@@ -119,7 +119,7 @@ def codebook_usage(result: Result) -> str:
 COLUMNS = ("tokenizer", "bits per pixel", "PSNR", "SSIM", "tokens", "grid", "encode", "decode")
 
 
-def draw_table(results: Iterable[Result]) -> str:
+def draw_table(results: Iterable[RoundTrip]) -> str:
     """The numbers of all results, a row each, as an HTML table."""
     head = "".join(f'<th scope="col">{column}</th>' for column in (*COLUMNS, ".reel"))
     rows = "".join(
@@ -131,7 +131,7 @@ def draw_table(results: Iterable[Result]) -> str:
     return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
 
 
-def cells(result: Result) -> list[str]:
+def cells(result: RoundTrip) -> list[str]:
     """One row of the table, without its name."""
     seconds = (result.seconds.get(stage) for stage in ("encode", "decode"))
     return [
@@ -145,7 +145,7 @@ def cells(result: Result) -> list[str]:
     ]
 
 
-def caption(result: Result) -> str:
+def caption(result: RoundTrip) -> str:
     """What the video shows."""
     rate = f" at {result.fps:g} per second" if result.fps else ""
     what = f"{result.frames} frames of {plain(result.size)}{rate}"

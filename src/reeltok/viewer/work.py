@@ -125,7 +125,7 @@ class Offer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
+class RoundTrip:
     """What one tokenizer made of a clip; quality is None where there is no original.
 
     `video` shows both (or the frames of a .reel file), `decoded` only the reconstruction. `bars`
@@ -188,7 +188,7 @@ def check_sign(path: Path) -> None:
 
 def round_trip(
     offer: Offer, label: str, source: Path, cut: Cut, room: Room, tell: OnShare
-) -> Result:
+) -> RoundTrip:
     """A clip to a .reel file in the room, from it back to a video, and the two compared."""
     name = f"{source.stem}-{label}"
     reel, decoded, both = (
@@ -204,7 +204,7 @@ def round_trip(
         advance((1 + done / total) / 2, "decoding")
 
     with offer.use(label) as tokenizer:
-        encode(tokenizer, source, cut, reel, clock, advance)
+        write_tokens(tokenizer, source, cut, reel, clock, advance)
         with Reel(reel) as opened, stream(source, **asdict(cut)) as video:
             video.chunk = USUAL.chunk_for(video.height, video.width)
             parts = clock.around("decode", decode_frames(tokenizer, opened, 0, opened.frames))
@@ -213,10 +213,10 @@ def round_trip(
             write((part for _, part in also_beside(pairs, str(both))), decoded, pad_even=True)
             seconds = {stage: clock.seconds[stage] for stage in ("encode", "decode")}
             found = reel_record(label, opened) | comparison.record()
-            return Result(decoded=decoded, video=both, seconds=seconds, **found)
+            return RoundTrip(decoded=decoded, video=both, seconds=seconds, **found)
 
 
-def encode(
+def write_tokens(
     tokenizer: Tokenizer, source: Path, cut: Cut, reel: Path, clock: Clock, tell: OnShare
 ) -> None:
     """Write the tokens of a clip to the file `reel`."""
@@ -231,7 +231,7 @@ def encode(
 # A .reel file.
 
 
-def open_reel(offer: Offer, path: Path, limits: Limits, room: Room, tell: OnShare) -> Result:
+def open_reel(offer: Offer, path: Path, limits: Limits, room: Room, tell: OnShare) -> RoundTrip:
     """The video that a .reel file holds. ValueError for one that is damaged, or not for here."""
     limits.check_file(path)
     clock = Clock("write")
@@ -252,7 +252,7 @@ def open_reel(offer: Offer, path: Path, limits: Limits, room: Room, tell: OnShar
             parts = clock.around("decode", decode_frames(tokenizer, reel, 0, reel.frames))
             write(counted(parts, advance, reel.frames), decoded, pad_even=True)
         seconds_by = {"decode": clock.seconds["decode"]}
-        return Result(
+        return RoundTrip(
             decoded=decoded, video=decoded, seconds=seconds_by, **reel_record(label, reel)
         )
 

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from reeltok.evaluate.clips import Clip
-from reeltok.evaluate.results import Kind
+from reeltok.evaluate.clips import ScoredClip
+from reeltok.evaluate.results import CandidateKind
 from reeltok.files.atomic import scratch
 from reeltok.models.foreign.network import Foreign
 from reeltok.tokenizer.contract import Tokenizer
@@ -54,7 +54,7 @@ class Candidate(Protocol):
         ...
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> CandidateKind:
         """What sort of thing it is."""
         ...
 
@@ -83,11 +83,11 @@ class Candidate(Protocol):
         """How it is used: all that decides its output but the weights."""
         ...
 
-    def reconstruct(self, clip: Clip) -> CodedClip:
+    def reconstruct(self, clip: ScoredClip) -> CodedClip:
         """Code a clip there and back. ValueError where it does not take such a clip."""
         ...
 
-    def facts(self, clip: Clip) -> dict[str, float]:
+    def facts(self, clip: ScoredClip) -> dict[str, float]:
         """What does not depend on pixels: parameters, and MACs that are not to be counted."""
         ...
 
@@ -103,7 +103,7 @@ class TokenizerCandidate:
     tile: int | None = None
     sample: bool = False  # draw the latent instead of taking its mode
 
-    kind: Kind = "tokenizer"
+    kind: CandidateKind = "tokenizer"
 
     @property
     def weights(self) -> str | None:
@@ -134,7 +134,7 @@ class TokenizerCandidate:
             **({"source": source} if (source := self.tokenizer.about.get("source")) else {}),
         }
 
-    def reconstruct(self, clip: Clip) -> CodedClip:
+    def reconstruct(self, clip: ScoredClip) -> CodedClip:
         """Encode and decode, timed apart; nothing is rounded on the way."""
         tokenizer, seconds = self.tokenizer, dict[str, float]()
         device = tokenizer.device
@@ -151,7 +151,7 @@ class TokenizerCandidate:
         y = y.float().clamp(-1, 1)
         return CodedClip(x=y, bits=bits, ids=ids, seconds=seconds)
 
-    def facts(self, clip: Clip) -> dict[str, float]:
+    def facts(self, clip: ScoredClip) -> dict[str, float]:
         """The number of parameters; MACs of one pass over this clip where coding it takes more.
 
         In parts it does, and where encoding decodes what the next block needs.
@@ -163,7 +163,7 @@ class TokenizerCandidate:
         return found
 
 
-def complete(
+def pad_clip(
     x: Shaped[Tensor, "b c t h w"], frames: int, cells: tuple[int, int]
 ) -> Shaped[Tensor, "b c t2 h2 w2"]:
     """`x` with its last frame repeated up to `frames`, and edges up to multiples of `cells`."""
@@ -177,7 +177,7 @@ def complete(
     return x
 
 
-def count_macs(tokenizer: Tokenizer, clip: Clip) -> float | None:
+def count_macs(tokenizer: Tokenizer, clip: ScoredClip) -> float | None:
     """Multiply-adds of one pass over a clip, counted without computing (by a second of imports).
 
     None where the tokenizer cannot run on the meta device.
@@ -188,7 +188,7 @@ def count_macs(tokenizer: Tokenizer, clip: Clip) -> float | None:
         ghost = type(tokenizer)(tokenizer.config, tokenizer.name).eval()
     spec, shape = ghost.spec, (1, 3, len(clip.video), clip.video.height, clip.video.width)
     whole = spec.frames(spec.steps(shape[2]))
-    x = complete(torch.empty(shape, device="meta"), whole, spec.factors[1:])
+    x = pad_clip(torch.empty(shape, device="meta"), whole, spec.factors[1:])
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             ghost(x)

@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from jaxtyping import UInt8
 from torch import Tensor
 
-from reeltok.evaluate.candidates.candidate import CodedClip, complete, timed
-from reeltok.evaluate.clips import Clip
-from reeltok.evaluate.results import Kind
+from reeltok.evaluate.candidates.candidate import CodedClip, pad_clip, timed
+from reeltok.evaluate.clips import ScoredClip
+from reeltok.evaluate.results import CandidateKind
 from reeltok.parallel import sum_over_ranks
 from reeltok.video.record import to_unit
 
@@ -29,7 +29,7 @@ FPS = 30  # told to every encoder: rates here are per pixel, not per second
 
 
 @dataclass(frozen=True, kw_only=True)
-class Coder:
+class CodecSettings:
     """An encoder and its decoder: settings, and the grid of qualities (crf; lower is better)."""
 
     encoder: str
@@ -46,7 +46,7 @@ class Coder:
 # PyAV's own choice on two cores, with which the figures in tests/evaluate/test_peers.py were
 # measured; with one thread libx264 takes 5 % fewer bits at crf 34 (.0486 for .0512, same PSNR).
 CODERS = {
-    "h264": Coder(
+    "h264": CodecSettings(
         encoder="libx264",
         decoder="h264",
         options={"preset": "slow", "threads": "2"},
@@ -55,7 +55,7 @@ CODERS = {
         step=0.125,
         curve=(26, 30, 34, 38),
     ),
-    "h265": Coder(
+    "h265": CodecSettings(
         encoder="libx265",
         decoder="hevc",
         options={
@@ -68,7 +68,7 @@ CODERS = {
         curve=(26, 30, 34, 38),
         smallest=64,  # its largest block: libx265 writes past its memory at 40x32
     ),
-    "av1": Coder(
+    "av1": CodecSettings(
         encoder="libsvtav1",
         decoder="libdav1d",
         options={"preset": "4", "svtav1-params": "lp=1"},
@@ -77,7 +77,7 @@ CODERS = {
         step=1,
         curve=(40, 45, 50, 55),
     ),
-    "vp9": Coder(
+    "vp9": CodecSettings(
         encoder="libvpx-vp9",
         decoder="vp9",
         options={"b": "0", "deadline": "good", "cpu-used": "1"},
@@ -89,7 +89,9 @@ CODERS = {
 }
 
 
-def encode(coder: Coder, frames: UInt8[Tensor, "t h w 3"], quality: float) -> list[av.Packet]:
+def encode_packets(
+    coder: CodecSettings, frames: UInt8[Tensor, "t h w 3"], quality: float
+) -> list[av.Packet]:
     """The packets of a clip at a quality. ValueError where the encoder refuses the size."""
     if min(frames.shape[1:3]) < coder.smallest:
         size = f"{frames.shape[2]}x{frames.shape[1]}"
@@ -116,7 +118,7 @@ def encode(coder: Coder, frames: UInt8[Tensor, "t h w 3"], quality: float) -> li
     return packets
 
 
-def decode(coder: Coder, packets: Iterable[av.Packet]) -> UInt8[Tensor, "t h w 3"]:
+def decode_packets(coder: CodecSettings, packets: Iterable[av.Packet]) -> UInt8[Tensor, "t h w 3"]:
     """The frames of packets."""
     context: Any = av.CodecContext.create(coder.decoder, "r")
     frames = [frame for packet in packets for frame in context.decode(packet)]
@@ -125,13 +127,13 @@ def decode(coder: Coder, packets: Iterable[av.Packet]) -> UInt8[Tensor, "t h w 3
     return torch.from_numpy(np.stack([picture.to_ndarray() for picture in pictures]))
 
 
-def even(frames: UInt8[Tensor, "t h w 3"]) -> UInt8[Tensor, "t h w 3"]:
+def to_even_size(frames: UInt8[Tensor, "t h w 3"]) -> UInt8[Tensor, "t h w 3"]:
     """Frames with a row or column repeated where their size is odd: chroma is halved."""
     x = frames.permute(3, 0, 1, 2)[None]
-    return complete(x, x.shape[2], (2, 2))[0].permute(1, 2, 3, 0).contiguous()
+    return pad_clip(x, x.shape[2], (2, 2))[0].permute(1, 2, 3, 0).contiguous()
 
 
-def nearest(bits_at: Callable[[float], int], target: float, coder: Coder) -> float:
+def nearest_quality(bits_at: Callable[[float], int], target: float, coder: CodecSettings) -> float:
     """The quality on the coder's grid whose bits are nearest to `target`, by bisection."""
     low, high = 0, round((coder.high - coder.low) / coder.step)
     quality = lambda i: coder.low + i * coder.step
@@ -150,21 +152,21 @@ def nearest(bits_at: Callable[[float], int], target: float, coder: Coder) -> flo
 class Sizes:
     """Bits of clips at qualities, each encoded once."""
 
-    def __init__(self, coder: Coder) -> None:
+    def __init__(self, coder: CodecSettings) -> None:
         self.coder = coder
         self.held: dict[tuple[str, float], int] = {}
 
-    def of(self, clip: Clip, quality: float) -> int:
+    def of(self, clip: ScoredClip, quality: float) -> int:
         """Bits of all packets of a clip."""
         key = clip.sha256, quality
         if key not in self.held:
-            packets = encode(self.coder, even(clip.video.frames), quality)
+            packets = encode_packets(self.coder, to_even_size(clip.video.frames), quality)
             self.held[key] = 8 * sum(packet.size for packet in packets)
         return self.held[key]
 
 
 def match_set(
-    sizes: Sizes, clips: Callable[[], Iterable[Clip]], target: Mapping[str, int]
+    sizes: Sizes, clips: Callable[[], Iterable[ScoredClip]], target: Mapping[str, int]
 ) -> float:
     """The one quality at which all clips together take the bits of `target`, by clip name.
 
@@ -175,22 +177,22 @@ def match_set(
         chosen = (clip for clip in clips() if clip.name in target)
         return int(sum_over_ranks(torch.tensor(sum(sizes.of(c, quality) for c in chosen))))
 
-    return nearest(total, sum(target.values()), sizes.coder)
+    return nearest_quality(total, sum(target.values()), sizes.coder)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Codec:
+class CodecCandidate:
     """A codec as a candidate: at `quality`, or every clip at its bits of `target`."""
 
     name: str
-    coder: Coder
+    coder: CodecSettings
     quality: float | None = None
     target: Mapping[str, int] | None = None  # bits by clip name
     sizes: Sizes | None = None
     causal: bool = True  # which of a protocol's clip lengths it is given
     role: str = "quality"  # or "set", "clip", "curve": how the quality was chosen
 
-    kind: Kind = "codec"
+    kind: CandidateKind = "codec"
     weights: None = None
     vocabulary: None = None
     trained: bool = True
@@ -209,28 +211,28 @@ class Codec:
             "av": av.__version__,
         }
 
-    def reconstruct(self, clip: Clip) -> CodedClip:
+    def reconstruct(self, clip: ScoredClip) -> CodedClip:
         """Encode and decode; searching for the quality is not timed."""
-        frames, seconds = even(clip.video.frames), dict[str, float]()
+        frames, seconds = to_even_size(clip.video.frames), dict[str, float]()
         quality = self._quality_for(clip)
         with timed(seconds, "encode"):
-            packets = encode(self.coder, frames, quality)
+            packets = encode_packets(self.coder, frames, quality)
         with timed(seconds, "decode"):
-            out = decode(self.coder, packets)
+            out = decode_packets(self.coder, packets)
         bits = 8 * sum(packet.size for packet in packets)
         x = to_unit(out[:, : clip.video.height, : clip.video.width])
         return CodedClip(x=x, bits=bits, seconds=seconds)
 
-    def _quality_for(self, clip: Clip) -> float:
+    def _quality_for(self, clip: ScoredClip) -> float:
         if self.target is None:
             assert self.quality is not None
             return self.quality
         if clip.name not in self.target:
             raise ValueError(f"the bits of {clip.name} are not known: the tokenizer broke on it")
         sizes = self.sizes or Sizes(self.coder)
-        return nearest(lambda q: sizes.of(clip, q), self.target[clip.name], self.coder)
+        return nearest_quality(lambda q: sizes.of(clip, q), self.target[clip.name], self.coder)
 
-    def facts(self, clip: Clip) -> dict[str, float]:
+    def facts(self, clip: ScoredClip) -> dict[str, float]:
         """Nothing: it has no parameters."""
         return {}
 
@@ -247,7 +249,7 @@ class Resize:
     factors: tuple[int, int, int] = (4, 8, 8)
     causal: bool = True
 
-    kind: Kind = "resize"
+    kind: CandidateKind = "resize"
     weights: None = None
     vocabulary: None = None
     trained: bool = True
@@ -262,7 +264,7 @@ class Resize:
             "time": "linear",
         }
 
-    def reconstruct(self, clip: Clip) -> CodedClip:
+    def reconstruct(self, clip: ScoredClip) -> CodedClip:
         """Thin, shrink, round, enlarge, and fill in frames."""
         frames, seconds = clip.video.frames, dict[str, float]()
         time, tall, wide = self.factors
@@ -281,7 +283,7 @@ class Resize:
             out = torch.lerp(big[first], big[after], share).round().to(torch.uint8)
         return CodedClip(x=to_unit(out.permute(0, 2, 3, 1)), bits=8 * low.numel(), seconds=seconds)
 
-    def facts(self, clip: Clip) -> dict[str, float]:
+    def facts(self, clip: ScoredClip) -> dict[str, float]:
         """Nothing: it has no parameters."""
         return {}
 
@@ -292,11 +294,11 @@ class RateTarget:
 
     bits: Mapping[str, int] = field(default_factory=dict)
     factors: tuple[int, int, int] = (4, 8, 8)
-    clips: Callable[[], Iterable[Clip]] = tuple
+    clips: Callable[[], Iterable[ScoredClip]] = tuple
     causal: bool = True
 
 
-def open_codecs(name: str, like: RateTarget) -> list[Codec]:
+def open_codecs(name: str, like: RateTarget) -> list[CodecCandidate]:
     """A codec at both matchings to `like` and along its curve; "h264@34" is that quality alone."""
     key, _, asked = name.partition("@")
     coder = CODERS[key]
@@ -306,14 +308,16 @@ def open_codecs(name: str, like: RateTarget) -> list[Codec]:
         except ValueError:
             raise ValueError(f"{name}: behind @ stands a crf, such as {key}@34") from None
         return [
-            Codec(name=f"{key} crf {quality:g}", coder=coder, quality=quality, causal=like.causal)
+            CodecCandidate(
+                name=f"{key} crf {quality:g}", coder=coder, quality=quality, causal=like.causal
+            )
         ]
     found = []
     if like.bits:
         sizes = Sizes(coder)
         quality = match_set(sizes, like.clips, like.bits)
         found += [
-            Codec(
+            CodecCandidate(
                 name=f"{key}, bits of each clip",
                 coder=coder,
                 target=like.bits,
@@ -321,7 +325,7 @@ def open_codecs(name: str, like: RateTarget) -> list[Codec]:
                 role="clip",
                 causal=like.causal,
             ),
-            Codec(
+            CodecCandidate(
                 name=f"{key}, bits of the set",
                 coder=coder,
                 quality=quality,
@@ -330,7 +334,9 @@ def open_codecs(name: str, like: RateTarget) -> list[Codec]:
             ),
         ]
     curve = [
-        Codec(name=f"{key} crf {q:g}", coder=coder, quality=q, role="curve", causal=like.causal)
+        CodecCandidate(
+            name=f"{key} crf {q:g}", coder=coder, quality=q, role="curve", causal=like.causal
+        )
         for q in coder.curve
     ]
     return found + curve

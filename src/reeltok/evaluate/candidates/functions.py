@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reeltok.evaluate.candidates.candidate import CodedClip, complete, timed
-from reeltok.evaluate.clips import Clip
-from reeltok.evaluate.results import Kind
+from reeltok.evaluate.candidates.candidate import CodedClip, pad_clip, timed
+from reeltok.evaluate.clips import ScoredClip
+from reeltok.evaluate.results import CandidateKind
 from reeltok.models.foreign.shape import check_frames
 from reeltok.tokens.ids import bits_for
 
@@ -18,14 +18,14 @@ from reeltok.tokens.ids import bits_for
 class Reconstructor:
     """A function from a clip "1 3 t h w" in [-1, 1] to its reconstruction, or that and ids.
 
-    It may have attributes `group` (it takes 1 + k x group frames), `cells` (it takes multiples of
-    these heights and widths) and `vocabulary` (of its ids).
+    It may have attributes `frames_per_group` (it takes one frame, then whole groups), `cells` (it
+    takes multiples of these heights and widths) and `vocabulary` (of its ids).
     """
 
     name: str
     function: Callable[[Tensor], Any]
 
-    kind: Kind = "peer"
+    kind: CandidateKind = "peer"
     weights: None = None
     trained: bool = True
     causal: bool = True
@@ -37,15 +37,15 @@ class Reconstructor:
     @property
     def settings(self) -> Mapping[str, Any]:
         """How it is used."""
-        found = {key: getattr(self.function, key, None) for key in ("group", "cells")}
+        found = {key: getattr(self.function, key, None) for key in ("frames_per_group", "cells")}
         return found | {"vocabulary": self.vocabulary, "source": "function"}
 
-    def reconstruct(self, clip: Clip) -> CodedClip:
+    def reconstruct(self, clip: ScoredClip) -> CodedClip:
         """Call it. ValueError naming it where it gives frames of another shape."""
         x, seconds = clip.video.tensor(), dict[str, float]()
-        group = getattr(self.function, "group", 1)
+        group = getattr(self.function, "frames_per_group", 1)
         frames = 1 + -(-(x.shape[2] - 1) // group) * group
-        given = complete(x, frames, getattr(self.function, "cells", (1, 1)))
+        given = pad_clip(x, frames, getattr(self.function, "cells", (1, 1)))
         with torch.no_grad(), timed(seconds, "both"):
             out = self.function(given)
         y, ids = out if isinstance(out, tuple) else (out, None)
@@ -58,6 +58,6 @@ class Reconstructor:
             x=y.float(), bits=bits, ids=None if ids is None else ids.cpu(), seconds=seconds
         )
 
-    def facts(self, clip: Clip) -> dict[str, float]:
+    def facts(self, clip: ScoredClip) -> dict[str, float]:
         """Nothing that a function tells."""
         return {}

@@ -19,7 +19,7 @@ HOW = (
 )
 
 
-Open = Callable[[RateTarget, torch.device], Sequence[Candidate]]
+OpenCandidates = Callable[[RateTarget, torch.device], Sequence[Candidate]]
 """What a name stands for: the candidates, matched to a rate target, on a device."""
 
 
@@ -33,7 +33,7 @@ def open_peers(
     return [*find_peer(name)(like or RateTarget(), torch.device(device))]
 
 
-def find_peer(name: str) -> Open:
+def find_peer(name: str) -> OpenCandidates:
     """What opens a peer, before anything is judged. ValueError for a name that is none."""
     key, _, rest = name.partition("@")
     key = ALSO.get(key, key)

@@ -8,7 +8,12 @@ import torch
 from jaxtyping import Float32, UInt8
 
 from reeltok.data.push import Truth
-from reeltok.evaluate.candidates.codecs import CODERS, decode, encode, nearest
+from reeltok.evaluate.candidates.codecs import (
+    CODERS,
+    decode_packets,
+    encode_packets,
+    nearest_quality,
+)
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.video.record import to_bytes, to_unit
 
@@ -85,11 +90,13 @@ class Tiled:
         video = torch.from_numpy(np.ascontiguousarray(sheet))
 
         def bits_at(quality: float) -> int:
-            return 8 * sum(packet.size for packet in encode(coder, video, quality))
+            return 8 * sum(packet.size for packet in encode_packets(coder, video, quality))
 
-        quality = nearest(bits_at, self.bits[batch.first], coder)
+        quality = nearest_quality(bits_at, self.bits[batch.first], coder)
         self.spent[batch.first] = bits_at(quality)
-        return untile(decode(coder, encode(coder, video, quality)).numpy(), batch.frames.shape)
+        return untile(
+            decode_packets(coder, encode_packets(coder, video, quality)).numpy(), batch.frames.shape
+        )
 
 
 def tile(clips: Clips) -> UInt8[np.ndarray, "t i j 3"]:

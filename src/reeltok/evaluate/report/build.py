@@ -16,10 +16,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from reeltok.evaluate.clips import Clip
+from reeltok.evaluate.clips import ScoredClip
 from reeltok.evaluate.candidates.codecs import CODERS
 from reeltok.evaluate.published import PUBLISHED
-from reeltok.evaluate.results import METRICS, Result, all_left_out, describe, tabulate
+from reeltok.evaluate.results import METRICS, Result, all_left_out, find_metric, build_table
 from reeltok.evaluate.scores import difference
 from reeltok.evaluate.candidates.candidate import Candidate, CodedClip
 from reeltok.files.atomic import replacing, write_file
@@ -77,18 +77,18 @@ class Media:
         """Where something of a clip lies; both by their slugs."""
         return self.folder / candidate / f"{clip}{kind}"
 
-    def kept(self, candidate: Candidate) -> Callable[[Clip], bool]:
+    def kept(self, candidate: Candidate) -> Callable[[ScoredClip], bool]:
         """Whether the video of a clip is there already; the original is written on the way."""
 
-        def there(clip: Clip) -> bool:
+        def there(clip: ScoredClip) -> bool:
             return self.place(slug_of(candidate), self.see(clip)).exists()
 
         return there
 
-    def keep(self, candidate: Candidate) -> Callable[[Clip, CodedClip], None]:
+    def keep(self, candidate: Candidate) -> Callable[[ScoredClip, CodedClip], None]:
         """Writes what came of a clip."""
 
-        def save(clip: Clip, coded: CodedClip) -> None:
+        def save(clip: ScoredClip, coded: CodedClip) -> None:
             mine, name = slug_of(candidate), self.see(clip)
             if coded.ids is not None and candidate.vocabulary and coded.ids.ndim == 3:
                 path = self.place(mine, name, ".png")
@@ -100,7 +100,7 @@ class Media:
 
         return save
 
-    def see(self, clip: Clip) -> str:
+    def see(self, clip: ScoredClip) -> str:
         """Write the original of a clip, and what it is, where it is not there yet; its slug."""
         video = clip.video
         shown = Shown(
@@ -163,7 +163,7 @@ def write_report(
 
     Raises ValueError, naming what differs, for results of more than one protocol.
     """
-    data = gather(results, media or Media(folder), title)
+    data = page_data(results, media or Media(folder), title)
     for name in ("page.css", "page.js", "player.js"):
         write_file(folder / name, (PAGE / name).read_bytes())
     for result in results:
@@ -174,11 +174,11 @@ def write_report(
     return write_file(folder / "index.html", page)
 
 
-def gather(results: Sequence[Result], media: Media, title: str) -> dict[str, Any]:
+def page_data(results: Sequence[Result], media: Media, title: str) -> dict[str, Any]:
     """Everything that the page shows, as JSON values."""
-    table = tabulate(results)
+    table = build_table(results)
     keys = in_order({key for row in table.rows for key in (*row.values, *row.missing)})
-    labels = distinct(results)
+    labels = distinct_names(results)
     models = [
         model_data(result, label, row.values, media)
         for result, label, row in zip(results, labels, table.rows, strict=True)
@@ -194,7 +194,7 @@ def gather(results: Sequence[Result], media: Media, title: str) -> dict[str, Any
         "clips": [clips[name] for name in sorted(clips)],
         "common": table.clips,
         "models": models,
-        "metrics": {key: asdict(describe(key)) for key in keys},
+        "metrics": {key: asdict(find_metric(key)) for key in keys},
         "notes": table.notes,
         "paired": paired(results, labels),
         "published": [
@@ -213,7 +213,7 @@ def in_order(keys: Iterable[str]) -> list[str]:
     return sorted(keys, key=lambda key: (place(key), key))
 
 
-def distinct(results: Sequence[Result]) -> list[str]:
+def distinct_names(results: Sequence[Result]) -> list[str]:
     """What a page calls the results: by their models, told apart where two have one name."""
     names = [result.model for result in results]
     found: list[str] = []
