@@ -100,6 +100,18 @@ Share = Annotated[
         " or Kubernetes say, or all.",
     ),
 ]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        metavar="here|auto|ADDRESS",
+        help="Make the shards on a Ray cluster: a new one here, the one at hand, or that at an"
+        " address. By default this machine makes them.",
+    ),
+]
+Gpus = Annotated[
+    int,
+    typer.Option(metavar="N", help="With --ray, encode on so many GPUs; 0: encode on CPUs."),
+]
 Retry = Annotated[
     bool, typer.Option("--retry-failed", help="Try clips again that could not be read.")
 ]
@@ -133,6 +145,8 @@ def build(
     jobs: Jobs = None,
     decoders: Decoders = None,
     shard: Share = None,
+    ray: Ray = None,
+    gpus: Gpus = 0,
     retry_failed: Retry = False,
 ) -> Report:
     """Encode a data set as shards of tokens, or what is missing of them.
@@ -142,13 +156,16 @@ def build(
     clip that cannot be read is among the failures, and the run goes on. Run it again to go on with
     what was interrupted; several machines at once each make their share.
     """
-    from reeltok.corpus import Engine, build_corpus, plan_corpus
+    from reeltok.corpus import Cluster, Engine, build_corpus, plan_corpus
 
     shaping = parse_shaping(
         frames, stride, fps, size, buckets, shortest, scenes=scenes, damage=damage
     )
     coding = parse_coding(keep, latents, batch, threads, tile, shard_clips)
-    share, engine = parse_share(shard), Engine(device=device, jobs=jobs, decoders=decoders)
+    share = parse_share(shard)
+    engine: Engine | Cluster = Engine(device=device, jobs=jobs, decoders=decoders)
+    if ray is not None:
+        engine = Cluster(address=None if ray == "here" else ray, gpus=gpus, most=jobs)
     opener = open_named(model, weights, dtype)
     plan = plan_corpus(
         data, opener, shaping=shaping, coding=coding, root=root, column=column, texts=text

@@ -16,6 +16,7 @@ _HOME = {
     "Batches": "batches",
     "Bucket": "shaping",
     "Built": "run",
+    "Cluster": "cluster",
     "Coding": "plan",
     "Corpus": "read",
     "Engine": "engines",
@@ -32,6 +33,7 @@ __all__ = list(_HOME)
 
 if TYPE_CHECKING:
     from reeltok.corpus.batches import Batches as Batches
+    from reeltok.corpus.cluster import Cluster as Cluster
     from reeltok.corpus.engines import Engine as Engine
     from reeltok.corpus.finish import finish_corpus as finish_corpus
     from reeltok.corpus.opening import Held as Held

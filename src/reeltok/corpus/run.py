@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from reeltok.corpus.build import OnClips
+from reeltok.corpus.cluster import Cluster, run_on_ray
 from reeltok.corpus.engines import Engine, rank_here, run_shards, share_of
 from reeltok.corpus.finish import MANIFEST, finish_corpus, missing_shards
 from reeltok.corpus.opening import Open
@@ -65,16 +66,17 @@ def build_corpus(
     out: str | Path | Place,
     opener: Open,
     *,
-    engine: Engine | None = None,
+    engine: Engine | Cluster | None = None,
     share: tuple[int, int] | None = None,
     retry: bool = False,
     on_clips: OnClips | None = None,
 ) -> Built:
     """Make what is missing of a corpus in the folder or at the address `out`.
 
-    `share` is (rank, ranks): which shards are this run's; by default what torchrun, SLURM or
-    Kubernetes say. `retry`: shards with clips that could not be read are made again. When all
-    shards are there, index and manifest are made. ValueError where `out` was begun differently,
+    `engine` is this machine or a Ray cluster. `share` is (rank, ranks): which shards are this
+    run's; by default what torchrun, SLURM or Kubernetes say. `retry`: shards with clips that could
+    not be read are made again. When all shards are there, index and manifest are made. ValueError
+    where `out` was begun differently,
     OSError where nothing can be written.
     """
     place = out if isinstance(out, Place) else Place(out)
@@ -85,7 +87,10 @@ def build_corpus(
     if retry:
         done -= forget_broken(place, [number for number in mine if number in done])
     todo = [number for number in mine if number not in done]
-    run_shards(plan, todo, opener, place, engine or Engine(), on_clips=on_clips)
+    if isinstance(engine, Cluster):
+        run_on_ray(plan, todo, opener, place, engine, on_clips=on_clips)
+    else:
+        run_shards(plan, todo, opener, place, engine or Engine(), on_clips=on_clips)
     missing = len(missing_shards(place))
     manifest = None
     if not missing:

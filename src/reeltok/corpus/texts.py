@@ -28,7 +28,7 @@ def read_text(folder: Path, stem: str) -> Tensor | None:
 
 def _load(path: Path) -> Tensor:
     if path.suffix == ".npy":
-        return torch.from_numpy(np.ascontiguousarray(read_array(path)))
+        return torch.from_numpy(np.array(read_array(path)))
     try:
         found = load_file(path)
     except SafetensorError as error:

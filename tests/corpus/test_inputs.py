@@ -1,0 +1,217 @@
+"""What a corpus is built from: lists, shards, pictures, LeRobot's episodes, and what is said."""
+
+import json
+import tarfile
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from corpus_clips import build, opener, write_clips
+from moving_clips import moving
+
+from reeltok.corpus import Bucket, Corpus, Row, Shaping
+from reeltok.data.find import find_clips
+from reeltok.video.record import Video, write
+
+WINDOWS = Shaping(frames=5)
+
+
+def rows_of(data: Any, out: Path, shaping: Shaping = WINDOWS, **options: Any) -> list[Row]:
+    build(data, out, shaping, **options)
+    return list(Corpus(out))
+
+
+def test_a_list_says_where_clips_lie_and_what_they_show(tmp_path: Path) -> None:
+    clips = write_clips(tmp_path / "clips", (30, 12))
+    address = (clips / "1.mkv").as_uri()
+    lines = [
+        {"video": "0.mkv", "start": 1.0, "end": 2.0, "caption": "waves", "class": "a", "fps": 9},
+        {"video": address, "caption": None, "class": "b", "fps": None, "stars": 5},
+    ]
+    (clips / "list.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    rows = rows_of(clips / "list.jsonl", tmp_path / "out")
+    about = [(row.id, row.start, row.group, row.caption) for row in rows]
+    assert about == [
+        ("0.mkv#0000", 1.0, "a", "waves"),
+        ("0.mkv#0001", 1.5, "a", "waves"),
+        (f"{address}#0000", 0.0, "b", None),
+        (f"{address}#0001", 0.5, "b", None),
+    ]
+    assert [dict(row.further) for row in rows[::2]] == [
+        {"given_fps": "9", "stars": None},
+        {"given_fps": "", "stars": "5"},
+    ]
+    table = pa.Table.from_pylist([{"path": "1.mkv", "text": "a text", "n": 3}])
+    pq.write_table(table, clips / "list.parquet")
+    (row, _) = rows_of(clips / "list.parquet", tmp_path / "other")
+    assert (row.caption, dict(row.further)) == ("a text", {"n": "3"})
+
+
+def test_a_list_without_a_column_of_files_says_what_it_has(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("clip,words\n0.mkv,none\n")
+    with pytest.raises(ValueError, match=r"list.csv has the columns clip, words: one of file, "):
+        build(tmp_path / "list.csv", tmp_path / "out", WINDOWS)
+
+
+def test_an_end_cuts_a_clip_at_its_time(tmp_path: Path) -> None:
+    clips = write_clips(tmp_path / "clips", (30,))
+    (clips / "list.csv").write_text("file,start,end\n0.mkv,0.5,1.2\n0.mkv,2.5,9\n")
+    first, second = find_clips(clips / "list.csv")
+    whole = find_clips(clips / "0.mkv")[0].read()
+    assert torch.equal(first.read().frames, whole.frames[5:12])
+    assert len(first.read(fps=5)) == 4
+    assert len(first.read(start=0.3)) == 4
+    assert len(second.read()) == 5
+    (clips / "bad.csv").write_text("file,start,end\n0.mkv,2,1\n")
+    with pytest.raises(ValueError, match="row 1: it ends at 1 s, before it starts at 2 s"):
+        find_clips(clips / "bad.csv")
+
+
+def test_a_shard_carries_what_is_said_of_its_samples(tmp_path: Path) -> None:
+    clips = write_clips(tmp_path / "clips", (5, 5))
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name, data in (
+            ("x/0.mkv", (clips / "0.mkv").read_bytes()),
+            ("x/0.txt", b"a caption\n"),
+            ("x/0.json", json.dumps({"robot": "arm", "n": 2}).encode()),
+            ("x/1.mkv", (clips / "1.mkv").read_bytes()),
+            ("x/1.cls", b"7"),
+        ):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            tar.addfile(entry, BytesIO(data))
+    first, second = rows_of(tmp_path / "a.tar", tmp_path / "out")
+    assert (first.id, first.caption) == ("a.tar/x/0.mkv#0000", "a caption")
+    assert dict(first.further) == {"n": "2", "robot": "arm"}
+    assert (second.caption, dict(second.further)) == (None, {"n": None, "robot": None})
+
+
+def test_a_text_beside_a_video_is_its_caption(tmp_path: Path) -> None:
+    clips = write_clips(tmp_path / "clips", (5, 5))
+    (clips / "1.txt").write_text("beside it\n")
+    assert [row.caption for row in rows_of(clips, tmp_path / "out")] == [None, "beside it"]
+
+
+def lerobot(folder: Path, lengths: tuple[int, ...]) -> Path:
+    """A data set of LeRobot's version 3: all episodes in one mp4 (here mkv, without loss)."""
+    camera = "observation.images.top"
+    inner = f"videos/{camera}/chunk-000/file-000.mkv"
+    (folder / inner).parent.mkdir(parents=True)
+    write(moving(sum(lengths)), folder / inner, lossless=True)
+    info = {
+        "codebase_version": "v3.0",
+        "fps": 10,
+        "features": {camera: {"dtype": "video"}, "action": {"dtype": "float32"}},
+        "video_path": "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mkv",
+    }
+    begin, rows = 0, []
+    for number, length in enumerate(lengths):
+        about = {"chunk_index": 0, "file_index": 0}
+        about |= {"from_timestamp": begin / 10, "to_timestamp": (begin + length) / 10}
+        videos = {f"videos/{camera}/{name}": value for name, value in about.items()}
+        rows.append({"episode_index": number, "tasks": [f"task {number}"], **videos})
+        begin += length
+    (folder / "meta/episodes/chunk-000").mkdir(parents=True)
+    (folder / "meta/info.json").write_text(json.dumps(info))
+    table = pa.Table.from_pylist(rows)
+    pq.write_table(table, folder / "meta/episodes/chunk-000/file-000.parquet")
+    return folder
+
+
+def test_episodes_of_lerobot_are_cut_out_of_their_file(tmp_path: Path) -> None:
+    folder = lerobot(tmp_path / "robot", (10, 7, 13))
+    clips = find_clips(folder)
+    whole = moving(30).frames
+    for clip, (begin, end) in zip(clips, ((0, 10), (10, 17), (17, 30)), strict=True):
+        assert torch.equal(clip.read().frames, whole[begin:end])
+    rows = rows_of(folder, tmp_path / "out")
+    assert [row.start for row in rows] == [0.0, 0.5, 1.0, 1.7, 2.2]
+    assert rows[2].caption == "task 1"
+    assert rows[2].further == {"episode_index": "1", "video_key": "observation.images.top"}
+    (folder / "meta/info.json").write_text('{"codebase_version": "v2.1"}')
+    with pytest.raises(ValueError, match=r"LeRobot data set of version v2.1: convert it to v3.0"):
+        find_clips(folder)
+
+
+def test_pictures_are_clips_of_one_frame_in_their_own_bucket(tmp_path: Path) -> None:
+    clips = write_clips(tmp_path / "clips", (9,))
+    write(Video(moving(1, 48, 64).frames), clips / "still.png")
+    (clips / "list.csv").write_text("file\n0.mkv\nstill.png\n")
+    buckets = tuple(map(Bucket.of, ("32x32x5", "40x32x9", "32x24x1", "24x32x1")))
+    still, video = rows_of(clips / "list.csv", tmp_path / "out", Shaping(buckets=buckets))
+    assert (video.bucket, video.fps) == ("40x32x9", 10.0)
+    assert (still.bucket, still.fps, still.start) == ("32x24x1", None, 0.0)
+    assert (still.source_height, still.source_width) == (48, 64)
+    plain = rows_of(clips / "list.csv", tmp_path / "plain", Shaping(frames=9, size=(32, 32)))
+    assert [row.bucket for row in plain] == ["32x32x1", "32x32x9"]
+
+
+def test_windows_are_cut_as_asked(tmp_path: Path) -> None:
+    clips = write_clips(tmp_path / "clips", (23,))
+    starts = lambda **how: [
+        round(row.start * 10) for row in rows_of(clips, tmp_path / str(how), Shaping(**how))
+    ]
+    assert starts(frames=5) == [0, 5, 10, 15]
+    assert starts(frames=5, stride=9) == [0, 9, 18]
+    assert starts(frames=9, stride=3) == [0, 3, 6, 9, 12]
+    assert starts(frames=5, fps=5.0) == [0, 10]
+    (whole,) = rows_of(clips, tmp_path / "whole", Shaping())
+    assert (whole.frames, whole.bucket) == (21, "40x32x21")
+    (small,) = rows_of(clips, tmp_path / "small", Shaping(size=16))
+    assert small.bucket == "16x16x21"
+    assert rows_of(clips, tmp_path / "long", Shaping(frames=5, shortest=24)) == []
+
+
+def test_no_window_goes_across_a_cut(tmp_path: Path) -> None:
+    pytest.importorskip("scenedetect", reason="needs scenedetect (extra scenes)")
+    dark, bright = torch.full((20, 32, 40, 3), 10), torch.full((24, 32, 40, 3), 240)
+    bright[..., 0] = 20
+    frames = torch.cat([dark, bright]).to(torch.uint8)
+    (tmp_path / "clips").mkdir()
+    write(Video(frames, 10.0), tmp_path / "clips" / "a.mkv", lossless=True)
+    cut = lambda name, **how: [
+        (round(r.start * 10), r.frames)
+        for r in rows_of(tmp_path / "clips", tmp_path / name, Shaping(scenes=True, **how))
+    ]
+    assert cut("windows", frames=9) == [(0, 9), (9, 9), (20, 9), (29, 9)]
+    assert cut("whole") == [(0, 17), (20, 21)]
+    assert cut("long", frames=9, shortest=22) == [(20, 9), (29, 9)]
+
+
+def test_latents_and_moments_are_raw_and_measured(tmp_path: Path) -> None:
+    clips, held = write_clips(tmp_path / "clips", (5, 9)), opener(continuous=True)
+    options: dict[str, Any] = {"held": held, "coding": {"dtype": "float32", "batch": 2}}
+    build(clips, tmp_path / "latents", WINDOWS, **options)
+    corpus, tokenizer = Corpus(tmp_path / "latents"), held("cpu")
+    latents = [row.latents.double() for row in corpus if row.latents is not None]
+    values = torch.cat([each.flatten(1) for each in latents], dim=1)
+    assert corpus.statistics is not None
+    assert corpus.statistics["from"] == "measured"
+    assert torch.allclose(values.mean(1), torch.tensor(corpus.statistics["mean"]).double())
+    assert len(corpus.decode(0, tokenizer)) == 5
+    options["coding"]["keep"] = "moments"
+    (mean, _) = rows_of(clips, tmp_path / "moments", **options)
+    assert mean.latents is not None
+    assert mean.log_variance is not None
+    assert torch.allclose(mean.latents.double(), latents[0], atol=1e-5)
+    assert mean.log_variance.shape == mean.latents.shape
+    with pytest.raises(ValueError, match="continuous and has no ids: give --keep latents"):
+        build(clips, tmp_path / "ids", WINDOWS, held=held, coding={"keep": "ids"})
+
+
+def test_an_embedding_for_each_clip_is_carried_along(tmp_path: Path) -> None:
+    clips = write_clips(tmp_path / "clips", (5, 5, 5))
+    (tmp_path / "texts").mkdir()
+    np.save(tmp_path / "texts" / "0.npy", np.arange(6, dtype=np.float32).reshape(2, 3))
+    np.save(tmp_path / "texts" / "2.npy", np.arange(6))
+    first, second = rows_of(clips, tmp_path / "out", texts=tmp_path / "texts")
+    assert first.text is not None
+    assert first.text.tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert second.text is None
+    (failed,) = pq.read_table(tmp_path / "out" / "failed.parquet").to_pylist()
+    assert "an embedding is l d" in failed["reason"]
