@@ -128,7 +128,13 @@ def test_warm_start_is_the_plain_tokenizer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "twin"), [("reftok_cpu", "reftok_none_cpu"), ("reftok_robot", "reftok_robot_none")]
+    ("name", "twin"),
+    [
+        ("reftok_cpu", "reftok_none_cpu"),
+        ("reftok_robot", "reftok_robot_none"),
+        ("reftok_push", "reftok_push_none"),
+        ("reftok_push_gpu", "reftok_push_none_gpu"),
+    ],
 )
 def test_recipes_fit_their_models(name: str, twin: str) -> None:
     recipe, other = find_recipe(name), find_recipe(twin)

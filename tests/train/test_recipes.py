@@ -153,7 +153,10 @@ def test_missing_perceptual_weights_stop_before_the_first_step(
     assert not (tmp_path / "run" / "log.jsonl").exists()
 
 
-@pytest.mark.parametrize("name", ["sit_cpu", "sit_b", "sit_l", "prior_cpu", "prior_b", "prior_l"])
+@pytest.mark.parametrize(
+    "name",
+    ["sit_cpu", "sit_b", "sit_l", "prior_cpu", "prior_b", "prior_l", "prior_push", "sit_push_gpu"],
+)
 def test_recipes_of_generators_are_found_too(name: str, tmp_path: Path) -> None:
     recipe = find_recipe(name)
     (tmp_path / "recipe.json").write_text(as_json(recipe))

@@ -16,6 +16,7 @@ from torch import Tensor
 from reeltok.data.clip import Clip
 from reeltok.files.atomic import cache_folder, write_file
 from reeltok.files.hashes import hash_text
+from reeltok.generate.chains import tabulate_chains
 from reeltok.generate.conditions import give, read_actions
 from reeltok.generate.ids import Example, tabulate
 from reeltok.generate.prior import PriorConfig
@@ -44,7 +45,7 @@ def pieces_of(recipe: GeneratorRecipe, source: ClipSource, clips: list[Clip]) ->
         if recipe.groups and clip.group not in recipe.groups:
             continue
         stride = source.strides[0]
-        span, side = (window.frames - 1) * stride + 1, clip.short
+        span, side = (recipe.frames - 1) * stride + 1, clip.short
         if side < window.size:
             continue
         square = ((clip.height - side) // 2, (clip.width - side) // 2, side)
@@ -109,7 +110,7 @@ def precompute(
         print(f"{name}: {counts[name]} examples in tokens", file=sys.stderr)
     if not counts["train"]:
         raise ValueError(
-            f"no clip to train on has {recipe.window.frames} frames of {recipe.window.size} pixels "
+            f"no clip to train on has {recipe.frames} frames of {recipe.window.size} pixels "
             f"in groups {', '.join(recipe.groups) or 'of any name'}: lower data.windows.0"
         )
     names, fps = class_names(recipe, source), rate_of(source, source.train)
@@ -126,7 +127,8 @@ def key_of(recipe: GeneratorRecipe, tokenizer: Tokenizer, source: ClipSource) ->
     said |= {"groups": recipe.groups, "classes": recipe.classes, "given": recipe.given}
     said |= {"tasks": recipe.tasks, "actions": recipe.actions}
     said |= {"fps": data.fps, "strides": data.strides, "cache": (data.cache, data.cache_size)}
-    said |= {"damage": data.damage}
+    said |= {"damage": data.damage, "chain": (recipe.chain, recipe.disturbed)}
+    said |= {"mirrored": recipe.mirrored}
     clips = {"train": source.train, "held": source.held}
     said["clips"] = {name: [marks(clip) for clip in part] for name, part in clips.items()}
     return hash_text(json.dumps(said, default=str), 16)
@@ -173,23 +175,36 @@ def keep_ids(
     name: str,
 ) -> int:
     """One file of all examples' ids; how many there are."""
-    examples = (
-        Example(
-            x=piece.x.to(tokenizer.device),
-            actions=actions_of(piece, recipe.actions),
-            label=classes.index(piece.clip.group) if classes else 0,
-        )
-        for piece in pieces
-        if not classes or piece.clip.group in classes
-    )
+    examples = examples_of(recipe, tokenizer, classes, pieces)
     first = next(examples, None)
     if first is None:
         return 0
-    given = masks_of(recipe, config)
-    found = tabulate(tokenizer, config, chain([first], examples), given=given)
+    clips = chain([first], examples)
+    if recipe.chain > 1:
+        links, disturbed = recipe.chain, recipe.disturbed
+        found = tabulate_chains(tokenizer, config, clips, links=links, disturbed=disturbed)
+    else:
+        found = tabulate(tokenizer, config, clips, given=masks_of(recipe, config))
     folder.mkdir(parents=True, exist_ok=True)
     found.save(folder / f"{name}.safetensors")
     return len(found)
+
+
+def examples_of(
+    recipe: GeneratorRecipe, tokenizer: Tokenizer, classes: list[str], pieces: Iterator[Piece]
+) -> Iterator[Example]:
+    """Pieces with their actions and classes; each also mirrored, where the recipe asks for it."""
+    for piece in pieces:
+        if classes and piece.clip.group not in classes:
+            continue
+        label = classes.index(piece.clip.group) if classes else 0
+        x, actions = piece.x.to(tokenizer.device), actions_of(piece, recipe.actions)
+        yield Example(x=x, actions=actions, label=label)
+        if recipe.mirrored is not None:
+            if actions is not None:
+                actions = actions.clone()
+                actions[:, :, list(recipe.mirrored)] *= -1
+            yield Example(x=x.flip(4), actions=actions, label=label)
 
 
 def masks_of(recipe: GeneratorRecipe, config: PriorConfig) -> list[Bool[Tensor, "t h w"]]:

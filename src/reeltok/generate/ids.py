@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Bool, Float, Int, UInt8
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -27,6 +28,8 @@ from reeltok.tokenizer.contract import Tokenizer
 from reeltok.train.losses import Losses
 from reeltok.video.record import to_bytes, to_unit
 
+NOISY = 0.2
+"""The share of references that a task's noise is added to."""
 SMOOTHING = 1e-4
 """Label smoothing (MAGVIT, appendix)."""
 
@@ -141,11 +144,20 @@ class PriorTask:
 
     The share follows a cosine; the loss is the cross-entropy over all tokens (masked, refined and
     visible ones, as MAGVIT does), each factor's summed. `held_out` is scored with the same
-    masks each time.
+    masks each time; "rare" is the loss on masked cells whose id is not its commonest one.
+    `noise` is added to a fifth of the references.
     """
 
-    def __init__(self, prior: Prior, *, held_out: Examples | None = None, batch: int = 16) -> None:
-        self.prior, self.held_out, self.batch = prior, held_out, batch
+    def __init__(
+        self,
+        prior: Prior,
+        *,
+        held_out: Examples | None = None,
+        batch: int = 16,
+        noise: float = 0.0,
+    ) -> None:
+        self.prior, self.held_out, self.batch, self.noise = prior, held_out, batch, noise
+        self.usual = None if held_out is None else int(held_out.ids.flatten().mode().values)
 
     def parameters(self) -> nn.Module:
         return self.prior
@@ -167,6 +179,9 @@ class PriorTask:
             "masked": (errors * weights).sum() / weights.sum(),
             "accuracy": (right.float() * weights).sum() / weights.sum(),
         }
+        if self.usual is not None:  # most cells have one id where little moves: the others count
+            rare = weights * (ids != self.usual)
+            terms["rare"] = (errors * rare).sum() / rare.sum().clamp(min=1)
         return Losses(errors.mean(), terms)
 
     def conditions(self, batch: Examples, generator: torch.Generator | None) -> Conditions:
@@ -176,11 +191,24 @@ class PriorTask:
             device = "cpu" if generator is None else generator.device
             dropped = torch.rand(len(batch), generator=generator, device=device) < share
         if batch.references is not None:
-            reference = torch.cat([to_unit(one[None]) for one in batch.references])
+            reference = rearrange(to_unit(batch.references), "1 c b h w -> b c 1 h w")
+            reference = self.spoil(reference, generator) if self.noise else reference
         labels = batch.labels if self.prior.config.classes else None
         return Conditions(
             labels=labels, actions=batch.actions, reference=reference, dropped=dropped
         )
+
+    def spoil(
+        self, reference: Float[Tensor, "b c 1 h w"], generator: torch.Generator | None
+    ) -> Float[Tensor, "b c 1 h w"]:
+        """References, a fifth of them with noise of a random strength up to `noise`."""
+        if not self.prior.training:
+            return reference
+        device = "cpu" if generator is None else generator.device
+        chosen, much = torch.rand(2, len(reference), generator=generator, device=device)
+        strength = ((chosen < NOISY) * much * self.noise).to(reference).view(-1, 1, 1, 1, 1)
+        noise = torch.randn(reference.shape, generator=generator, device=device).to(reference)
+        return (reference + strength * noise).clamp(-1, 1)
 
     @torch.no_grad()
     def validate(self, step: int) -> dict[str, float]:

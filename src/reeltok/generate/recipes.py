@@ -28,7 +28,11 @@ class GeneratorRecipe:
     `given` frames; a RefTok's reference is the first of them. Of several `tasks` each example
     draws one ("interpolate": the last frame is given too; "inpaint" and "outpaint": a box in the
     middle is hidden, or is all that is given). `actions` numbers after each frame, read from
-    CLIP.actions.npy beside CLIP.mp4, tell a prior what was done.
+    CLIP.actions.npy beside CLIP.mp4, tell a prior what was done. A RefTok's prior learns from
+    `chain` examples in a row that follow decoded frames (chains.py), of which a share `disturbed`
+    is decoded with errors; `noise` (up to so much, in [-1, 1]) is added to a fifth of the
+    references. `mirrored`: each example also left to right, with these numbers of its actions
+    negated.
     """
 
     name: str
@@ -40,6 +44,10 @@ class GeneratorRecipe:
     given: int = Field(default=0, ge=0)
     tasks: tuple[Given, ...] = Field(default=("predict",), min_length=1)
     actions: int = Field(default=0, ge=0)
+    chain: int = Field(default=1, ge=1)
+    disturbed: float = Field(default=0.0, ge=0, le=1)
+    noise: float = Field(default=0.0, ge=0)
+    mirrored: tuple[int, ...] | None = None
     every: int | None = Field(default=None, ge=1)
     most: int | None = Field(default=None, ge=1)
     data: DataConfig = DataConfig()
@@ -51,6 +59,7 @@ class GeneratorRecipe:
         if self.window.since or self.window.until is not None:
             raise ValueError("a generator draws its one window in every step: no since, no until")
         asked = {"given": self.given, "actions": self.actions, "tasks": self.tasks[1:]}
+        asked |= {"chain": self.chain - 1, "mirrored": self.mirrored}
         wrong = [f"{name}={getattr(self, name)}" for name, value in asked.items() if value]
         if self.generator == "flow" and wrong:
             raise ValueError(f"{wrong[0]} is for priors, this is a flow: leave it out")
@@ -64,6 +73,17 @@ class GeneratorRecipe:
                 f"actions are those after each frame, data.fps={self.data.fps} makes other frames: "
                 f"leave it out"
             )
+
+        if self.mirrored and max(self.mirrored) >= self.actions:
+            raise ValueError(
+                f"mirrored={self.mirrored} names number {max(self.mirrored)} of an action, which "
+                f"has {self.actions}: count from 0"
+            )
+
+    @property
+    def frames(self) -> int:
+        """Frames of a clip that an example, or a chain of them, is made of."""
+        return 1 + self.chain * (self.window.frames - 1)
 
     @property
     def window(self) -> Window:
@@ -163,6 +183,92 @@ def prior_l() -> GeneratorRecipe:
     return replace(prior_b(), name="prior_l", settings={**prior.SIZES["l"]})
 
 
+def prior_push() -> GeneratorRecipe:
+    """A prior of the pushing world: the next four frames from one and four actions; five hours.
+
+    Set `tokenizer` to the folder of a run of `reftok_push`.
+    """
+    return GeneratorRecipe(
+        name="prior_push",
+        generator="prior",
+        tokenizer="reftok-push",
+        settings={"width": 240, "depth": 6, "heads": 6, "dropout": 0.1},
+        given=1,
+        actions=4,
+        chain=4,
+        disturbed=0.25,
+        noise=0.1,
+        mirrored=(0,),
+        every=16,
+        data=DataConfig(
+            windows=(Window(frames=5, size=64, batch=64),), holdout=0.02, cache_size=64
+        ),
+        loop=LoopConfig(
+            optimizer=OptimizerConfig(lr=5e-4, betas=(0.9, 0.96), weight_decay=0.045),
+            schedule=ScheduleConfig(steps=20_000, warmup=500, shape="cosine"),
+            ema=0.999,
+            best="score",
+        ),
+    )
+
+
+def decoded(data: DataConfig, window: Window) -> DataConfig:
+    """The clips in memory for as long as their tokens are made, which is once."""
+    return replace(data, windows=(window,), cache="memory", cache_gb=40.0, workers=12)
+
+
+def prior_push_gpu() -> GeneratorRecipe:
+    """`prior_push` on one large GPU: 1,024 examples a step."""
+    small = prior_push()
+    schedule = ScheduleConfig(steps=8_000, warmup=500, shape="cosine")
+    optimizer = replace(small.loop.optimizer, lr=1e-3)
+    return replace(
+        small,
+        name="prior_push_gpu",
+        data=decoded(small.data, Window(frames=5, size=64, batch=1024)),
+        loop=replace(small.loop, optimizer=optimizer, schedule=schedule, save_async=True),
+    )
+
+
+def sit_push() -> GeneratorRecipe:
+    """A SiT of the pushing world: 128 frames at once, by the number of objects; four hours.
+
+    Set `tokenizer` to the folder of a run of `coordtok_push`.
+    """
+    small = sit_cpu()
+    return replace(
+        small,
+        name="sit_push",
+        tokenizer="coordtok-push",
+        settings={"width": 160, "depth": 6, "heads": 5, "patch": 2, "label_dropout": 0.1},
+        classes=True,
+        every=16,
+        data=replace(small.data, holdout=0.02, cache_size=64),
+        loop=replace(small.loop, schedule=ScheduleConfig(steps=20_000, warmup=200, cooldown=0.4)),
+    )
+
+
+def sit_push_gpu() -> GeneratorRecipe:
+    """`sit_push` on one large GPU: 256 examples a step."""
+    small = sit_push()
+    return replace(
+        small,
+        name="sit_push_gpu",
+        data=decoded(small.data, Window(frames=128, size=64, batch=256)),
+        loop=replace(
+            small.loop,
+            optimizer=OptimizerConfig(lr=8e-4),
+            schedule=ScheduleConfig(steps=12_000, warmup=500, cooldown=0.4),
+            ema=0.9995,
+            save_async=True,
+        ),
+    )
+
+
 GENERATORS: dict[str, Callable[[], GeneratorRecipe]] = {
-    recipe.__name__: recipe for recipe in (sit_cpu, sit_b, sit_l, prior_cpu, prior_b, prior_l)
+    recipe.__name__: recipe
+    for recipe in (
+        *(sit_cpu, sit_b, sit_l, prior_cpu, prior_b, prior_l),
+        *(prior_push, prior_push_gpu, sit_push, sit_push_gpu),
+    )
 }

@@ -114,7 +114,7 @@ def make(recipe: GeneratorRecipe, config: FlowConfig | PriorConfig, folder: Path
     prior = Prior(replace(config, classes=tuple(record["classes"])))
     held = folder / "held.safetensors"
     held_out = Examples.load(held) if held.is_file() else None
-    task = PriorTask(prior, held_out=held_out, batch=recipe.window.batch)
+    task = PriorTask(prior, held_out=held_out, batch=recipe.window.batch, noise=recipe.noise)
     return Made(task=task, examples=Examples.load(folder / "train.safetensors"))
 
 
@@ -184,4 +184,6 @@ def noise_ids(config: PriorConfig, count: int) -> Examples:
         shape = (count, config.clip.height, config.clip.width, 3)
         references = torch.zeros(shape, dtype=torch.uint8)
     ids = torch.randint(config.vocabulary, (count, config.cells))
-    return Examples(ids=ids, labels=torch.zeros(count, dtype=torch.long), references=references)
+    labels = torch.zeros(count, dtype=torch.long)
+    actions = torch.zeros(count, config.grid[0], config.actions) if config.actions else None
+    return Examples(ids=ids, labels=labels, actions=actions, references=references)

@@ -102,9 +102,11 @@ COMPACT = VidTokConfig(
 
 LEANING = replace(COMPACT, quantizer=FIFTEEN_BITS)
 ROBOT = replace(COMPACT, width=96, quantizer=replace(FIFTEEN_BITS, levels=(8, 5, 5, 5)))
+PUSH = replace(ROBOT, width=64, quantizer=replace(FIFTEEN_BITS, levels=(8, 5, 5, 5), even=0.0))
 REFTOK: dict[str, RefTokConfig] = {
     "reftok-default": RefTokConfig(body=LEANING),
     "reftok-robot": RefTokConfig(body=ROBOT, width=48),
+    "reftok-push": RefTokConfig(body=PUSH, width=32),
     "reftok-41616": RefTokConfig(
         body=replace(
             LEANING,
@@ -117,7 +119,8 @@ REFTOK: dict[str, RefTokConfig] = {
         )
     ),
 }
-"""The default and a 4x16x16 one on reference frames; for robot video of 64 pixels, 1,000 ids."""
+"""The default and a 4x16x16 one on reference frames; for robot video of 64 pixels, 1,000 ids, and
+for the simulated pushing world (worlds/), where most cells may have the same id."""
 REFTOK |= {
     f"{name.removesuffix('-default')}-none": replace(config, policy="none")
     for name, config in REFTOK.items()
@@ -136,4 +139,5 @@ PRESETS: dict[str, tuple[str, Any]] = {
 PRESETS |= {name: ("vidtok", config) for name, config in VIDTOK.items()}
 PRESETS |= {name: ("coordtok", config) for name, config in coordtok.PRESETS.items()}
 PRESETS["coordtok-default"] = ("coordtok", coordtok.COMPACT)
+PRESETS["coordtok-push"] = ("coordtok", coordtok.PUSH)
 PRESETS |= {name: ("reftok", config) for name, config in REFTOK.items()}

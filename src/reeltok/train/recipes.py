@@ -7,6 +7,14 @@ from reeltok.train.clips import DataConfig, Window
 from reeltok.train.coordtok_recipes import coordtok_cpu, coordtok_stage1, coordtok_stage2
 from reeltok.train.discriminators import DiscriminatorConfig
 from reeltok.train.optimizers import OptimizerConfig, ScheduleConfig
+from reeltok.train.push_recipes import (
+    coordtok_push,
+    coordtok_push_gpu,
+    reftok_push,
+    reftok_push_gpu,
+    reftok_push_none,
+    reftok_push_none_gpu,
+)
 from reeltok.train.recipe import Recipe, as_json, change
 from reeltok.train.reconstruct import LossConfig
 from reeltok.train.run import LoopConfig
@@ -352,5 +360,11 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         coordtok_cpu,
         coordtok_stage1,
         coordtok_stage2,
+        reftok_push,
+        reftok_push_none,
+        reftok_push_gpu,
+        reftok_push_none_gpu,
+        coordtok_push,
+        coordtok_push_gpu,
     )
 }

@@ -82,6 +82,14 @@ COMPACT = CoordTokConfig(
 With vectors this narrow, the paper's 12 queries could not carry 10,240 numbers; patches of 4x4
 cells make 80 of them.
 """
+PUSH = replace(
+    COMPACT,
+    patch=(4, 8, 8),
+    decoder_patch=(1, 4, 4),
+    decoder_width=192,
+    decoder_heads=6,
+)
+"""For the simulated pushing world, whose objects are five pixels wide: patches half as large."""
 
 
 def decode_box(
