@@ -164,8 +164,8 @@ def test_a_report_beside_a_pipe_goes_to_standard_error(
 
 def test_a_flag_after_two_dashes_is_a_name() -> None:
     words = ["encode", "--json", "--", "--json"]
-    assert cli.take(words, "--json")
-    assert not cli.take(words, "--json")
+    assert cli.take_flag(words, "--json")
+    assert not cli.take_flag(words, "--json")
     assert words == ["encode", "--", "--json"]
 
 

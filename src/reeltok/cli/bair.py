@@ -68,8 +68,8 @@ def bair(
             metavar="FILE.json", help="File to write the whole result to, as JSON; by default none."
         ),
     ] = None,
-    device: given.Device = "auto",
-    force: given.Force = False,
+    device: given.DeviceOption = "auto",
+    force: given.ForceOption = False,
 ) -> Report:
     """Evaluate a prior's predictions from one frame, under MAGVIT's BAIR protocol.
 

@@ -18,7 +18,7 @@ def unpack_bair(
     out: Annotated[
         Path, typer.Option(metavar="FOLDER", help="Folder to write the clips to; required.")
     ],
-    force: given.Force = False,
+    force: given.ForceOption = False,
 ) -> Report:
     """Unpack BAIR's TFRecord files: each record becomes a clip and a file of its actions.
 

@@ -40,17 +40,17 @@ def compare(
             "diffusers:FOLDER, cosmos:FOLDER or module:function; may be repeated; by default none.",
         ),
     ] = None,
-    protocol: judging.Plan = "shared-eval",
-    root: judging.Root = None,
-    max_broken: judging.Broken = 5,
-    work: judging.Work = None,
-    again: judging.Again = False,
-    weights: given.Weights = None,
-    device: given.Device = "auto",
-    dtype: given.Dtype = "fp32",
-    chunk: given.Chunk = None,
-    tile: given.Tile = None,
-    force: given.Force = False,
+    protocol: judging.PlanOption = "shared-eval",
+    root: judging.RootOption = None,
+    max_broken: judging.BrokenOption = 5,
+    work: judging.WorkOption = None,
+    again: judging.AgainOption = False,
+    weights: given.WeightsOption = None,
+    device: given.DeviceOption = "auto",
+    dtype: given.DtypeOption = "fp32",
+    chunk: given.ChunkOption = None,
+    tile: given.TileOption = None,
+    force: given.ForceOption = False,
 ) -> Report:
     """Compare tokenizers and other coders on the same clips, and write a report with videos.
 
@@ -75,7 +75,7 @@ def compare(
     results = [load_result(each, words) for each in named if each.source.endswith(".json")]
     with gloo_group():
         if data is not None:
-            run = Comparison(plan, data, media, device, root, kept, max_broken, watch=shown)
+            run = Comparison(plan, data, media, device, root, kept, max_broken, watch=show_judging)
             for each in named:
                 if not each.source.endswith(".json"):
                     how = (weights, device, dtype, chunk, tile)
@@ -84,12 +84,12 @@ def compare(
             results += run.judge_peers(peer or (), results)
         if rank_and_world()[0] > 0:
             return Report(data={}, text="")
-        return report_on(results, out, media)
+        return report_comparison(results, out, media)
 
 
-def shown(name: str) -> "AbstractContextManager[OnClip]":
+def show_judging(name: str) -> "AbstractContextManager[OnClip]":
     """Inside, a bar shows how far the judging of one candidate is."""
-    return judging.shown(f"judging {name}", 1)
+    return judging.show_progress(f"judging {name}", 1)
 
 
 def load_result(named: "Labelled", words: list[str]) -> "Result":
@@ -119,7 +119,7 @@ def check_report(out: Path, *, force: bool) -> None:
     check_place(str(out))
 
 
-def report_on(results: "list[Result]", out: Path, media: "Media") -> Report:
+def report_comparison(results: "list[Result]", out: Path, media: "Media") -> Report:
     """Write the page, and say what stands in its table."""
     from reeltok.evaluate.report.build import write_report
     from reeltok.evaluate.results import build_table
@@ -130,7 +130,7 @@ def report_on(results: "list[Result]", out: Path, media: "Media") -> Report:
     index = write_report(out, results, media, title=title)
     table = replace(build_table(rows), columns=SHOWN)
     return Report(
-        data={"report": str(index), "results": [judging.flat(r) for r in results]},
+        data={"report": str(index), "results": [judging.plain_values(r) for r in results]},
         text=f"{table.text()}\n\nreport: {index}",
     )
 

@@ -27,7 +27,7 @@ def convert(
             "folder of diffusers.",
         ),
     ] = None,
-    changes: given.Changes = None,
+    changes: given.ChangesOption = None,
     family: Annotated[
         str | None,
         typer.Option(
@@ -50,7 +50,7 @@ def convert(
             help="Format to write: a model folder of ours, or a public checkpoint.",
         ),
     ] = "ours",
-    force: given.Force = False,
+    force: given.ForceOption = False,
 ) -> Report:
     """Convert a public checkpoint to a model folder, or a model to a public checkpoint.
 

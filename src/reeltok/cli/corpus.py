@@ -12,17 +12,17 @@ from reeltok.wording import count, duration
 if TYPE_CHECKING:
     from reeltok.corpus import Coding, Named, Shaping
 
-Data = Annotated[str, typer.Argument(metavar="DATA", show_default=False)]
-Out = Annotated[str, typer.Argument(metavar="OUT", show_default=False)]
-Place = Annotated[str, typer.Argument(metavar="CORPUS", show_default=False)]
-Windows = Annotated[
+DataArgument = Annotated[str, typer.Argument(metavar="DATA", show_default=False)]
+OutArgument = Annotated[str, typer.Argument(metavar="OUT", show_default=False)]
+PlaceArgument = Annotated[str, typer.Argument(metavar="CORPUS", show_default=False)]
+WindowsOption = Annotated[
     int | None, typer.Option(metavar="N", help="Frames of a window; by default whole clips.")
 ]
-Stride = Annotated[
+StrideOption = Annotated[
     int | None,
     typer.Option(metavar="N", help="Frames from one window to the next; by default as --frames."),
 ]
-Size = Annotated[
+SizeOption = Annotated[
     str | None,
     typer.Option(
         metavar="256|HxW",
@@ -30,7 +30,7 @@ Size = Annotated[
         " by default the size is kept.",
     ),
 ]
-Buckets = Annotated[
+BucketsOption = Annotated[
     str | None,
     typer.Option(
         metavar="WxHxF,...",
@@ -38,12 +38,14 @@ Buckets = Annotated[
         " nearest shape. By default --size and --frames say them.",
     ),
 ]
-Shortest = Annotated[
+ShortestOption = Annotated[
     int | None,
     typer.Option(metavar="N", help="Leave out clips of fewer frames; by default none."),
 ]
-Scenes = Annotated[bool, typer.Option("--scenes", help="Look for cuts; no window goes across one.")]
-Keep = Annotated[
+ScenesOption = Annotated[
+    bool, typer.Option("--scenes", help="Look for cuts; no window goes across one.")
+]
+KeepOption = Annotated[
     str | None,
     typer.Option(
         metavar="ids|latents|moments",
@@ -51,10 +53,10 @@ Keep = Annotated[
         " tokenizer and latents of another.",
     ),
 ]
-Latents = Annotated[
+LatentsOption = Annotated[
     str, typer.Option(metavar="NAME", help="Precision of kept latents: fp16, bf16 or fp32.")
 ]
-Text = Annotated[
+TextOption = Annotated[
     str | None,
     typer.Option(
         metavar="FOLDER",
@@ -62,21 +64,21 @@ Text = Annotated[
         " there are none.",
     ),
 ]
-Batch = Annotated[int, typer.Option(metavar="N", help="Windows to code at a time.")]
-Clips = Annotated[int, typer.Option(metavar="N", help="Clips of a shard.")]
-Threads = Annotated[int, typer.Option(metavar="N", help="Threads of each encoder.")]
-Root = Annotated[
+BatchOption = Annotated[int, typer.Option(metavar="N", help="Windows to code at a time.")]
+ClipsOption = Annotated[int, typer.Option(metavar="N", help="Clips of a shard.")]
+ThreadsOption = Annotated[int, typer.Option(metavar="N", help="Threads of each encoder.")]
+RootOption = Annotated[
     str | None,
     typer.Option(metavar="FOLDER", help="Folder of a list's files; by default the list's own."),
 ]
-Column = Annotated[
+ColumnOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
         help="Column of a list that holds the class; by default group, class or label.",
     ),
 ]
-Jobs = Annotated[
+JobsOption = Annotated[
     int | None,
     typer.Option(
         metavar="N",
@@ -84,7 +86,7 @@ Jobs = Annotated[
         " accelerator, or 1.",
     ),
 ]
-Decoders = Annotated[
+DecodersOption = Annotated[
     int | None,
     typer.Option(
         metavar="N",
@@ -92,7 +94,7 @@ Decoders = Annotated[
         " an accelerator.",
     ),
 ]
-Share = Annotated[
+ShareOption = Annotated[
     str | None,
     typer.Option(
         metavar="I/N",
@@ -100,7 +102,7 @@ Share = Annotated[
         " or Kubernetes say, or all.",
     ),
 ]
-Ray = Annotated[
+RayOption = Annotated[
     str | None,
     typer.Option(
         metavar="here|auto|ADDRESS",
@@ -108,46 +110,46 @@ Ray = Annotated[
         " address. By default this machine makes them.",
     ),
 ]
-Gpus = Annotated[
+GpusOption = Annotated[
     int,
     typer.Option(metavar="N", help="With --ray, encode on so many GPUs; 0: encode on CPUs."),
 ]
-Retry = Annotated[
+RetryOption = Annotated[
     bool, typer.Option("--retry-failed", help="Try clips again that could not be read.")
 ]
 
 
 def build(
-    data: Data,
-    out: Out,
+    data: DataArgument,
+    out: OutArgument,
     *,
-    model: given.Model = "default",
-    weights: given.Weights = None,
-    frames: Windows = None,
-    stride: Stride = None,
-    fps: given.Rate = None,
-    size: Size = None,
-    buckets: Buckets = None,
-    shortest: Shortest = None,
-    scenes: Scenes = False,
-    damage: given.Damage = "refuse",
-    keep: Keep = None,
-    latents: Latents = "fp16",
-    text: Text = None,
-    batch: Batch = 8,
-    shard_clips: Clips = 64,
-    threads: Threads = 1,
-    tile: given.Tile = None,
-    root: Root = None,
-    column: Column = None,
-    device: given.Device = "auto",
-    dtype: given.Dtype = "fp32",
-    jobs: Jobs = None,
-    decoders: Decoders = None,
-    shard: Share = None,
-    ray: Ray = None,
-    gpus: Gpus = 0,
-    retry_failed: Retry = False,
+    model: given.ModelOption = "default",
+    weights: given.WeightsOption = None,
+    frames: WindowsOption = None,
+    stride: StrideOption = None,
+    fps: given.RateOption = None,
+    size: SizeOption = None,
+    buckets: BucketsOption = None,
+    shortest: ShortestOption = None,
+    scenes: ScenesOption = False,
+    damage: given.DamageOption = "refuse",
+    keep: KeepOption = None,
+    latents: LatentsOption = "fp16",
+    text: TextOption = None,
+    batch: BatchOption = 8,
+    shard_clips: ClipsOption = 64,
+    threads: ThreadsOption = 1,
+    tile: given.TileOption = None,
+    root: RootOption = None,
+    column: ColumnOption = None,
+    device: given.DeviceOption = "auto",
+    dtype: given.DtypeOption = "fp32",
+    jobs: JobsOption = None,
+    decoders: DecodersOption = None,
+    shard: ShareOption = None,
+    ray: RayOption = None,
+    gpus: GpusOption = 0,
+    retry_failed: RetryOption = False,
 ) -> Report:
     """Encode a data set as shards of tokens, or what is missing of them.
 
@@ -184,7 +186,7 @@ def build(
     return report_of(built)
 
 
-def finish(corpus: Place) -> Report:
+def finish(corpus: PlaceArgument) -> Report:
     """Make the index, the list of failures and the manifest of a corpus whose shards are done."""
     from reeltok.corpus.finish import finish_corpus
     from reeltok.corpus.place import Place as Where

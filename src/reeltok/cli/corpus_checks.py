@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def verify(
-    corpus: building.Place,
+    corpus: building.PlaceArgument,
     *,
     data: Annotated[
         str | None,
@@ -26,8 +26,8 @@ def verify(
             " they are only decoded.",
         ),
     ] = None,
-    root: building.Root = None,
-    column: building.Column = None,
+    root: building.RootOption = None,
+    column: building.ColumnOption = None,
     samples: Annotated[int, typer.Option(metavar="N", help="Rows to decode; 0 for none.")] = 4,
     seed: Annotated[int, typer.Option(metavar="N", help="Which rows are drawn.")] = 0,
     sheet: Annotated[
@@ -36,8 +36,8 @@ def verify(
             metavar="FILE.png", help="Picture of the sampled rows; by default none is written."
         ),
     ] = None,
-    weights: given.Weights = None,
-    device: given.Device = "auto",
+    weights: given.WeightsOption = None,
+    device: given.DeviceOption = "auto",
 ) -> Report:
     """Check the files of a corpus against their hashes, and decode a sample of its rows.
 
@@ -94,7 +94,7 @@ def summary(samples: "list[Sample]") -> str:
     return told + (f", {lost} without their clip" if values and lost else "")
 
 
-def info(corpus: building.Place) -> Report:
+def info(corpus: building.PlaceArgument) -> Report:
     """Describe a corpus: clips, hours, tokens, bits per pixel, lengths and sizes."""
     from reeltok.corpus.place import Place
     from reeltok.corpus.read import read_manifest
@@ -148,28 +148,28 @@ def bars(rows: dict[str, int], most: int = 20) -> str:
 
 
 def plan(
-    data: building.Data,
+    data: building.DataArgument,
     *,
-    model: given.Model = "default",
-    weights: given.Weights = None,
-    frames: building.Windows = None,
-    stride: building.Stride = None,
-    fps: given.Rate = None,
-    size: building.Size = None,
-    buckets: building.Buckets = None,
-    shortest: building.Shortest = None,
-    scenes: building.Scenes = False,
-    damage: given.Damage = "refuse",
-    keep: building.Keep = None,
-    latents: building.Latents = "fp16",
-    batch: building.Batch = 8,
-    shard_clips: building.Clips = 64,
-    threads: building.Threads = 1,
-    tile: given.Tile = None,
-    root: building.Root = None,
-    column: building.Column = None,
-    device: given.Device = "auto",
-    dtype: given.Dtype = "fp32",
+    model: given.ModelOption = "default",
+    weights: given.WeightsOption = None,
+    frames: building.WindowsOption = None,
+    stride: building.StrideOption = None,
+    fps: given.RateOption = None,
+    size: building.SizeOption = None,
+    buckets: building.BucketsOption = None,
+    shortest: building.ShortestOption = None,
+    scenes: building.ScenesOption = False,
+    damage: given.DamageOption = "refuse",
+    keep: building.KeepOption = None,
+    latents: building.LatentsOption = "fp16",
+    batch: building.BatchOption = 8,
+    shard_clips: building.ClipsOption = 64,
+    threads: building.ThreadsOption = 1,
+    tile: given.TileOption = None,
+    root: building.RootOption = None,
+    column: building.ColumnOption = None,
+    device: given.DeviceOption = "auto",
+    dtype: given.DtypeOption = "fp32",
     workers: Annotated[
         int, typer.Option(metavar="N", help="Workers that would share the shards.")
     ] = 1,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from reeltok.tokens.reel import Reel
 
 
-Named = Annotated[
+NamedOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
@@ -27,15 +27,15 @@ Named = Annotated[
         " file names.",
     ),
 ]
-Start = Annotated[
+StartOption = Annotated[
     int | None,
     typer.Option(metavar="N", help="First frame to decode, counted from 0; by default 0."),
 ]
-Stop = Annotated[
+StopOption = Annotated[
     int | None,
     typer.Option(metavar="N", help="Frame to stop before, counted from 0; by default the end."),
 ]
-Rate = Annotated[
+RateOption = Annotated[
     float | None,
     typer.Option(
         metavar="RATE",
@@ -43,11 +43,11 @@ Rate = Annotated[
         "is dropped.",
     ),
 ]
-Sound = Annotated[
+SoundOption = Annotated[
     str | None,
     typer.Option(metavar="FILE", help="Video whose sound is copied; by default there is no sound."),
 ]
-Suffix = Annotated[
+SuffixOption = Annotated[
     str | None,
     typer.Option(
         metavar=".mp4",
@@ -58,26 +58,26 @@ Suffix = Annotated[
 
 
 def decode(
-    inputs: given.Inputs,
+    inputs: given.InputsArgument,
     out: Annotated[str, typer.Argument(metavar="OUT", show_default=False)],
     *,
-    model: Named = None,
-    weights: given.Weights = None,
-    start: Start = None,
-    stop: Stop = None,
-    fps: Rate = None,
-    lossless: given.Lossless = False,
-    codec: given.Codec = None,
-    crf: given.Crf = None,
-    pad_even: given.PadEven = False,
-    audio_from: Sound = None,
-    suffix: Suffix = None,
-    device: given.Device = "auto",
-    dtype: given.Dtype = "fp32",
-    chunk: given.Chunk = None,
-    tile: given.Tile = None,
-    jobs: given.Jobs = 1,
-    force: given.Force = False,
+    model: NamedOption = None,
+    weights: given.WeightsOption = None,
+    start: StartOption = None,
+    stop: StopOption = None,
+    fps: RateOption = None,
+    lossless: given.LosslessOption = False,
+    codec: given.CodecOption = None,
+    crf: given.CrfOption = None,
+    pad_even: given.PadEvenOption = False,
+    audio_from: SoundOption = None,
+    suffix: SuffixOption = None,
+    device: given.DeviceOption = "auto",
+    dtype: given.DtypeOption = "fp32",
+    chunk: given.ChunkOption = None,
+    tile: given.TileOption = None,
+    jobs: given.JobsOption = 1,
+    force: given.ForceOption = False,
 ) -> Report:
     """Decode .reel files to videos.
 

@@ -32,11 +32,11 @@ def demo(
         ),
     ] = None,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder to write to.")] = Path("out"),
-    model: given.Model = "default",
-    weights: given.Weights = None,
-    device: given.Device = "auto",
-    dtype: given.Dtype = "fp32",
-    force: given.Force = False,
+    model: given.ModelOption = "default",
+    weights: given.WeightsOption = None,
+    device: given.DeviceOption = "auto",
+    dtype: given.DtypeOption = "fp32",
+    force: given.ForceOption = False,
 ) -> Report:
     """Encode a short clip, decode it again, and show the result.
 

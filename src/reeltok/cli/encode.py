@@ -18,26 +18,26 @@ if TYPE_CHECKING:
 
 
 def encode(
-    inputs: given.Inputs,
+    inputs: given.InputsArgument,
     out: Annotated[str, typer.Argument(metavar="OUT.reel|FOLDER", show_default=False)],
     *,
-    model: given.Model = "default",
-    weights: given.Weights = None,
-    start: given.Start = 0.0,
-    frames: given.Frames = None,
-    fps: given.Rate = None,
-    size: given.Side = None,
-    raw: given.Raw = None,
-    damage: given.Damage = "refuse",
-    device: given.Device = "auto",
-    dtype: given.Dtype = "fp32",
+    model: given.ModelOption = "default",
+    weights: given.WeightsOption = None,
+    start: given.StartOption = 0.0,
+    frames: given.FramesOption = None,
+    fps: given.RateOption = None,
+    size: given.SideOption = None,
+    raw: given.RawOption = None,
+    damage: given.DamageOption = "refuse",
+    device: given.DeviceOption = "auto",
+    dtype: given.DtypeOption = "fp32",
     latents: Annotated[
         str, typer.Option(metavar="NAME", help="Precision of stored latents: fp16, bf16 or fp32.")
     ] = "fp16",
-    chunk: given.Chunk = None,
-    tile: given.Tile = None,
-    jobs: given.Jobs = 1,
-    force: given.Force = False,
+    chunk: given.ChunkOption = None,
+    tile: given.TileOption = None,
+    jobs: given.JobsOption = 1,
+    force: given.ForceOption = False,
 ) -> Report:
     """Encode videos as .reel files of tokens.
 

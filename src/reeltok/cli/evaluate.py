@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from reeltok.evaluate.results import Result
     from reeltok.evaluate.run import ClipProgress, OnClip
 
-Data = Annotated[str, typer.Argument(metavar="DATA", show_default=False)]
-Plan = Annotated[
+DataArgument = Annotated[str, typer.Argument(metavar="DATA", show_default=False)]
+PlanOption = Annotated[
     str,
     typer.Option(
         metavar="NAME",
@@ -26,7 +26,7 @@ Plan = Annotated[
         "(docs/protocols.md).",
     ),
 ]
-Root = Annotated[
+RootOption = Annotated[
     Path | None,
     typer.Option(
         metavar="FOLDER",
@@ -34,20 +34,20 @@ Root = Annotated[
         "of the list.",
     ),
 ]
-Broken = Annotated[
+BrokenOption = Annotated[
     int,
     typer.Option(
         metavar="N", help="Number of clips that may fail to decode before the command fails."
     ),
 ]
-Work = Annotated[
+WorkOption = Annotated[
     Path | None,
     typer.Option(
         metavar="FOLDER",
         help="Folder that keeps the results of finished clips; by default in the cache.",
     ),
 ]
-Again = Annotated[
+AgainOption = Annotated[
     bool,
     typer.Option("--again", help="Measure all clips again, also those that were finished before."),
 ]
@@ -55,25 +55,25 @@ Again = Annotated[
 
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", show_default=False)],
-    data: Data,
+    data: DataArgument,
     *,
-    protocol: Plan = "shared-eval",
+    protocol: PlanOption = "shared-eval",
     out: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE.json", help="File to write the whole result to, as JSON; by default none."
         ),
     ] = None,
-    root: Root = None,
-    max_broken: Broken = 5,
-    work: Work = None,
-    again: Again = False,
-    weights: given.Weights = None,
-    device: given.Device = "auto",
-    dtype: given.Dtype = "fp32",
-    chunk: given.Chunk = None,
-    tile: given.Tile = None,
-    force: given.Force = False,
+    root: RootOption = None,
+    max_broken: BrokenOption = 5,
+    work: WorkOption = None,
+    again: AgainOption = False,
+    weights: given.WeightsOption = None,
+    device: given.DeviceOption = "auto",
+    dtype: given.DtypeOption = "fp32",
+    chunk: given.ChunkOption = None,
+    tile: given.TileOption = None,
+    force: given.ForceOption = False,
 ) -> Report:
     """Evaluate a tokenizer on the clips of DATA: a folder, a pattern, a list or a .tar shard.
 
@@ -90,7 +90,7 @@ def evaluate(
     from reeltok.parallel import gloo_group, rank_and_world
 
     plan = find_protocol(protocol)
-    with gloo_group(), shown(f"judging {model}", 1) as progress:
+    with gloo_group(), show_progress(f"judging {model}", 1) as progress:
         candidate = open_own(
             model, weights, device, dtype, chunk, tile, sample=plan.latent == "sample"
         )
@@ -105,17 +105,17 @@ def evaluate(
             progress=progress,
         )
         if rank_and_world()[0] > 0:
-            return Report(data=flat(result), text="")
-    return report_on(result, out)
+            return Report(data=plain_values(result), text="")
+    return report_result(result, out)
 
 
-def report_on(result: "Result", out: Path | None) -> Report:
+def report_result(result: "Result", out: Path | None) -> Report:
     """Say what broke, save the record where it is wanted, and what people read of it."""
     for name, why in result.broken.items():
         note(left_out(name, why))
     if out is not None:
         result.save(out)
-    return Report(data=flat(result), text=as_text(result))
+    return Report(data=plain_values(result), text=as_text(result))
 
 
 def open_own(
@@ -149,7 +149,7 @@ def place_work(asked: Path | None) -> Path:
 
 
 @contextmanager
-def shown(what: str, candidates: int) -> "Iterator[OnClip]":
+def show_progress(what: str, candidates: int) -> "Iterator[OnClip]":
     """Inside, a bar shows how far the judging is, with the time left."""
     passed: dict[str, int] = {}
     bar: Progress | None = None
@@ -170,7 +170,7 @@ def shown(what: str, candidates: int) -> "Iterator[OnClip]":
             bar.__exit__(None, None, None)
 
 
-def flat(result: "Result") -> dict[str, Any]:
+def plain_values(result: "Result") -> dict[str, Any]:
     """A result as plain values."""
     from pydantic import TypeAdapter
 
@@ -183,7 +183,7 @@ def as_text(result: "Result") -> str:
 
     lines = [
         f"{result.model} under {result.protocol.name} (version {result.protocol.version}): "
-        f"{describe_data([result], len(result.clips))}" + counted(result),
+        f"{describe_data([result], len(result.clips))}" + say_losses(result),
         "",
     ]
     rows = [(key, value.mean, value.low, value.high) for key, value in result.summary.items()]
@@ -207,7 +207,7 @@ def as_text(result: "Result") -> str:
     return "\n".join(lines)
 
 
-def counted(result: "Result") -> str:
+def say_losses(result: "Result") -> str:
     """What is not among the clips, or not as it was."""
     parts = []
     if result.left_out:

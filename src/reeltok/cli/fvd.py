@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from reeltok.cli import options as given
-from reeltok.cli.evaluate import Broken, Plan
+from reeltok.cli.evaluate import BrokenOption, PlanOption
 from reeltok.cli.progress import Progress
 from reeltok.cli.report import Report, facts, note, save_record
 from reeltok.files.places import check_free, check_place
@@ -18,16 +18,16 @@ def fvd(
     made: Annotated[str, typer.Argument(metavar="MADE", show_default=False)],
     real: Annotated[str, typer.Argument(metavar="REAL", show_default=False)],
     *,
-    protocol: Plan = "ucf-128",
+    protocol: PlanOption = "ucf-128",
     out: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE.json", help="File to write the whole result to, as JSON; by default none."
         ),
     ] = None,
-    max_broken: Broken = 5,
-    device: given.Device = "auto",
-    force: given.Force = False,
+    max_broken: BrokenOption = 5,
+    device: given.DeviceOption = "auto",
+    force: given.ForceOption = False,
 ) -> Report:
     """Compare generated videos with real ones as two sets, by FVD.
 

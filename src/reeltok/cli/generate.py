@@ -11,30 +11,30 @@ from reeltok.cli.progress import Progress
 from reeltok.cli.report import Report, table
 from reeltok.files.places import check_free, check_place
 
-Count = Annotated[int, typer.Option(min=1, metavar="N", help="Number of videos to make.")]
-Seed = Annotated[
+CountOption = Annotated[int, typer.Option(min=1, metavar="N", help="Number of videos to make.")]
+SeedOption = Annotated[
     int, typer.Option(metavar="N", help="Random seed: the same seed gives the same videos.")
 ]
-ClassName = Annotated[
+ClassNameOption = Annotated[
     str | None,
     typer.Option(
         "--class", metavar="NAME", help="Class to generate, by its name; by default no class."
     ),
 ]
-Reader = Annotated[
+ReaderOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
         help="Tokenizer to decode with, a name or a folder; by default the one that MODEL names.",
     ),
 ]
-Steps = Annotated[
+StepsOption = Annotated[
     int | None,
     typer.Option(
         metavar="N", help="Number of sampling steps; by default 250 for a flow, 12 for a prior."
     ),
 ]
-Guidance = Annotated[
+GuidanceOption = Annotated[
     float,
     typer.Option(
         metavar="W",
@@ -42,7 +42,7 @@ Guidance = Annotated[
         "more closely.",
     ),
 ]
-Sampler = Annotated[
+SamplerOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
@@ -50,7 +50,7 @@ Sampler = Annotated[
         "default euler-maruyama.",
     ),
 ]
-Schedule = Annotated[
+ScheduleOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
@@ -58,11 +58,11 @@ Schedule = Annotated[
         "default cosine.",
     ),
 ]
-Temperature = Annotated[
+TemperatureOption = Annotated[
     float | None,
     typer.Option(metavar="T", help="Temperature of a prior's sampling; by default 4.5."),
 ]
-Given = Annotated[
+GivenOption = Annotated[
     Path | None,
     typer.Option(
         "--given",
@@ -71,13 +71,13 @@ Given = Annotated[
         "parts they fill; by default none.",
     ),
 ]
-GivenFrames = Annotated[
+GivenFramesOption = Annotated[
     int | None,
     typer.Option(
         metavar="N", help="Number of frames to take from the start of --given; by default 1."
     ),
 ]
-LastFrames = Annotated[
+LastFramesOption = Annotated[
     int | None,
     typer.Option(
         min=1,
@@ -86,7 +86,7 @@ LastFrames = Annotated[
         " in between are generated; by default 0.",
     ),
 ]
-Inpaint = Annotated[
+InpaintOption = Annotated[
     str | None,
     typer.Option(
         metavar="T,L,B,R",
@@ -94,7 +94,7 @@ Inpaint = Annotated[
         "and right; the rest is taken from --given. By default none.",
     ),
 ]
-Outpaint = Annotated[
+OutpaintOption = Annotated[
     str | None,
     typer.Option(
         metavar="T,L,B,R",
@@ -102,7 +102,7 @@ Outpaint = Annotated[
         " By default none.",
     ),
 ]
-Blocks = Annotated[
+BlocksOption = Annotated[
     int | None,
     typer.Option(
         min=1,
@@ -110,7 +110,7 @@ Blocks = Annotated[
         help="Number of blocks to generate, each continuing the one before; by default 1.",
     ),
 ]
-Actions = Annotated[
+ActionsOption = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE.npy",
@@ -118,10 +118,10 @@ Actions = Annotated[
         "default none.",
     ),
 ]
-Batch = Annotated[
+BatchOption = Annotated[
     int, typer.Option(min=1, metavar="N", help="Number of videos to generate at the same time.")
 ]
-Rate = Annotated[
+RateOption = Annotated[
     float | None,
     typer.Option(
         metavar="RATE",
@@ -129,7 +129,7 @@ Rate = Annotated[
         "was trained on.",
     ),
 ]
-Suffix = Annotated[
+SuffixOption = Annotated[
     str, typer.Option(metavar=".mp4", help="Suffix of the videos, which chooses the container.")
 ]
 
@@ -140,28 +140,28 @@ def generate(
     out: Annotated[
         Path, typer.Option(metavar="FOLDER", help="Folder to write the videos to; required.")
     ],
-    count: Count = 1,
-    seed: Seed = 0,
-    class_name: ClassName = None,
-    tokenizer: Reader = None,
-    steps: Steps = None,
-    guidance: Guidance = 1.0,
-    sampler: Sampler = None,
-    schedule: Schedule = None,
-    temperature: Temperature = None,
-    given_clip: Given = None,
-    given_frames: GivenFrames = None,
-    last_frames: LastFrames = None,
-    inpaint: Inpaint = None,
-    outpaint: Outpaint = None,
-    blocks: Blocks = None,
-    actions: Actions = None,
-    batch: Batch = 4,
-    fps: Rate = None,
-    suffix: Suffix = ".mp4",
-    lossless: given.Lossless = False,
-    device: given.Device = "auto",
-    force: given.Force = False,
+    count: CountOption = 1,
+    seed: SeedOption = 0,
+    class_name: ClassNameOption = None,
+    tokenizer: ReaderOption = None,
+    steps: StepsOption = None,
+    guidance: GuidanceOption = 1.0,
+    sampler: SamplerOption = None,
+    schedule: ScheduleOption = None,
+    temperature: TemperatureOption = None,
+    given_clip: GivenOption = None,
+    given_frames: GivenFramesOption = None,
+    last_frames: LastFramesOption = None,
+    inpaint: InpaintOption = None,
+    outpaint: OutpaintOption = None,
+    blocks: BlocksOption = None,
+    actions: ActionsOption = None,
+    batch: BatchOption = 4,
+    fps: RateOption = None,
+    suffix: SuffixOption = ".mp4",
+    lossless: given.LosslessOption = False,
+    device: given.DeviceOption = "auto",
+    force: given.ForceOption = False,
 ) -> Report:
     """Generate videos with a flow on latents, or with a masked prior on ids.
 

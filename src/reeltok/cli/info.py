@@ -16,8 +16,8 @@ from reeltok.video.inputs import is_address
 def info(
     what: Annotated[str, typer.Argument(metavar="FILE|MODEL", show_default=False)],
     *,
-    raw: given.Raw = None,
-    damage: given.Damage = "refuse",
+    raw: given.RawOption = None,
+    damage: given.DamageOption = "refuse",
 ) -> Report:
     """Describe a .reel file, a video or a model.
 

@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     gc.set_threshold(200_000)  # the usual 700 makes loading torch a tenth slower
     words = list(sys.argv[1:] if argv is None else argv)
-    as_json, debug = take(words, "--json"), take(words, "--debug")
+    as_json, debug = take_flag(words, "--json"), take_flag(words, "--debug")
     process.fill_descriptors()
     try:
         with process.ended_by_signals(), notes_on_stderr():
@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         process.drop_unsaid()
 
 
-def take(words: list[str], flag: str) -> bool:
+def take_flag(words: list[str], flag: str) -> bool:
     """Remove `flag` from the words before "--"; whether it was there."""
     end = words.index("--") if "--" in words else len(words)
     if flag not in words[:end]:

@@ -73,11 +73,11 @@ def statistics(
         Path | None,
         typer.Option(metavar="FOLDER", help="Folder to save the model in; by default its own."),
     ] = None,
-    frames: given.Frames = None,
-    fps: given.Rate = None,
-    size: given.Side = None,
-    damage: given.Damage = "refuse",
-    weights: given.Weights = None,
+    frames: given.FramesOption = None,
+    fps: given.RateOption = None,
+    size: given.SideOption = None,
+    damage: given.DamageOption = "refuse",
+    weights: given.WeightsOption = None,
     reader: Annotated[
         str | None,
         typer.Option(
@@ -87,9 +87,9 @@ def statistics(
             "generator names.",
         ),
     ] = None,
-    device: given.Device = "auto",
-    chunk: given.Chunk = None,
-    tile: given.Tile = None,
+    device: given.DeviceOption = "auto",
+    chunk: given.ChunkOption = None,
+    tile: given.TileOption = None,
 ) -> Report:
     """Measure mean and standard deviation of a continuous model's latents, and save them with it.
 

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
     from reeltok.tokenizer.contract import Tokenizer
 
-Inputs = Annotated[list[str], typer.Argument(metavar="IN", show_default=False)]
-Model = Annotated[
+InputsArgument = Annotated[list[str], typer.Argument(metavar="IN", show_default=False)]
+ModelOption = Annotated[
     str,
     typer.Option(
         metavar="NAME",
@@ -20,32 +20,32 @@ Model = Annotated[
         "another library: diffusers:FOLDER, cosmos:FOLDER or module:function.",
     ),
 ]
-Weights = Annotated[
+WeightsOption = Annotated[
     str | None,
     typer.Option(
         metavar="FILE|random",
         help="File of weights for the model, or `random`; by default the model's own weights.",
     ),
 ]
-Device = Annotated[
+DeviceOption = Annotated[
     str, typer.Option(metavar="NAME", help="Device to compute on: auto, cpu, cuda, cuda:1 or mps.")
 ]
-Dtype = Annotated[
+DtypeOption = Annotated[
     str, typer.Option(metavar="NAME", help="Precision of the network: fp32, bf16 or fp16.")
 ]
-Start = Annotated[
+StartOption = Annotated[
     float, typer.Option(metavar="SECONDS", help="Seconds to skip at the beginning of the video.")
 ]
-Frames = Annotated[
+FramesOption = Annotated[
     int | None, typer.Option(metavar="N", help="Number of frames to use at most; by default all.")
 ]
-Rate = Annotated[
+RateOption = Annotated[
     float | None,
     typer.Option(
         metavar="RATE", help="Frames per second to resample to; by default the rate of the video."
     ),
 ]
-Side = Annotated[
+SideOption = Annotated[
     str | None,
     typer.Option(
         metavar="256|HxW",
@@ -53,7 +53,7 @@ Side = Annotated[
         "default the size is kept.",
     ),
 ]
-Raw = Annotated[
+RawOption = Annotated[
     str | None,
     typer.Option(
         metavar="WxH:FPS:LAYOUT",
@@ -61,7 +61,7 @@ Raw = Annotated[
         "pictures (.yuv), such as 1920x1080:25:yuv420p; by default IN is not raw.",
     ),
 ]
-Damage = Annotated[
+DamageOption = Annotated[
     str,
     typer.Option(
         metavar="refuse|stop|skip",
@@ -69,7 +69,7 @@ Damage = Annotated[
         " them, or skip them.",
     ),
 ]
-Chunk = Annotated[
+ChunkOption = Annotated[
     int | None,
     typer.Option(
         metavar="N",
@@ -77,7 +77,7 @@ Chunk = Annotated[
         "pixels at other sizes.",
     ),
 ]
-Tile = Annotated[
+TileOption = Annotated[
     int | None,
     typer.Option(
         metavar="PIXELS",
@@ -85,14 +85,14 @@ Tile = Annotated[
         " are coded whole.",
     ),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace output files that exist.")]
-Jobs = Annotated[
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace output files that exist.")]
+JobsOption = Annotated[
     int, typer.Option(metavar="N", help="Number of files to process at the same time.")
 ]
-Lossless = Annotated[
+LosslessOption = Annotated[
     bool, typer.Option("--lossless", help="Write without loss, as FFV1 (.mkv, .avi) or PNG.")
 ]
-Codec = Annotated[
+CodecOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
@@ -100,7 +100,7 @@ Codec = Annotated[
         "suffix, h264 for .mp4.",
     ),
 ]
-Crf = Annotated[
+CrfOption = Annotated[
     float | None,
     typer.Option(
         metavar="N",
@@ -108,11 +108,11 @@ Crf = Annotated[
         "and as good for others.",
     ),
 ]
-PadEven = Annotated[
+PadEvenOption = Annotated[
     bool,
     typer.Option("--pad-even", help="Add a row or column to odd sizes, which some players need."),
 ]
-Changes = Annotated[
+ChangesOption = Annotated[
     list[str] | None,
     typer.Option(
         "--set",

@@ -13,7 +13,7 @@ from reeltok.wording import left_out
 
 def probe(
     model: Annotated[str, typer.Argument(metavar="MODEL", show_default=False)],
-    data: judging.Data,
+    data: judging.DataArgument,
     *,
     labels: Annotated[
         str,
@@ -22,11 +22,11 @@ def probe(
             help="List of labels and the column to read, required; the list may lie in DATA.",
         ),
     ],
-    protocol: judging.Plan = "shared-eval",
-    root: judging.Root = None,
-    weights: given.Weights = None,
-    device: given.Device = "auto",
-    dtype: given.Dtype = "fp32",
+    protocol: judging.PlanOption = "shared-eval",
+    root: judging.RootOption = None,
+    weights: given.WeightsOption = None,
+    device: given.DeviceOption = "auto",
+    dtype: given.DtypeOption = "fp32",
 ) -> Report:
     """Train a linear classifier on the tokens of labelled clips, and print its accuracy.
 

@@ -52,8 +52,8 @@ def push(
             metavar="FILE.json", help="File to write the whole result to, as JSON; by default none."
         ),
     ] = None,
-    device: given.Device = "auto",
-    force: given.Force = False,
+    device: given.DeviceOption = "auto",
+    force: given.ForceOption = False,
 ) -> Report:
     """Judge a tokenizer or a prior on episodes of `reeltok data push` that it has not seen.
 

@@ -32,7 +32,7 @@ def make_push(
     jobs: Annotated[
         int, typer.Option(metavar="N", help="Number of processes that make episodes.")
     ] = 1,
-    force: given.Force = False,
+    force: given.ForceOption = False,
 ) -> Report:
     """Simulate a robot that pushes objects on a table, filmed as in BAIR's data set.
 

@@ -33,7 +33,7 @@ def train(
         Path | None,
         typer.Option(metavar="RUN", help="Folder of the run; no default, needed unless --dry-run."),
     ] = None,
-    changes: given.Changes = None,
+    changes: given.ChangesOption = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue from the last checkpoint in RUN.")
     ] = False,
@@ -54,7 +54,7 @@ def train(
     exit_on_term: Annotated[
         int | None, typer.Option(metavar="CODE", help="Exit code after SIGTERM; by default 143.")
     ] = None,
-    device: given.Device = "auto",
+    device: given.DeviceOption = "auto",
 ) -> Report:
     """Train a tokenizer or a generator from a recipe.
 
@@ -116,8 +116,8 @@ def check_data(
             help="Folder to write check.json and clean.csv to; by default the folder of the clips.",
         ),
     ] = None,
-    damage: given.Damage = "refuse",
-    jobs: given.Jobs = 2,
+    damage: given.DamageOption = "refuse",
+    jobs: given.JobsOption = 2,
 ) -> Report:
     """Decode every clip to its end, and list the clips that are intact.
 

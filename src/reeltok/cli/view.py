@@ -56,8 +56,8 @@ def view(
         float,
         typer.Option(metavar="N", help="Size in megabytes of the largest file that is accepted."),
     ] = 200.0,
-    device: given.Device = "auto",
-    dtype: given.Dtype = "fp32",
+    device: given.DeviceOption = "auto",
+    dtype: given.DtypeOption = "fp32",
 ) -> Report:
     """Open a web page to try tokenizers on.
 
