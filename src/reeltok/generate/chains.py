@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 
 import torch
+from einops import rearrange
 from jaxtyping import Int
 from torch import Tensor
 
@@ -21,7 +22,7 @@ from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokens.record import Tokens
 from reeltok.video.record import to_bytes
 
-TOGETHER = 64  # clips that are coded at a time
+TOGETHER = 128  # clips that are coded at a time
 WORST = 0.2  # share of ids that is exchanged at most where a frame is disturbed
 
 
@@ -93,7 +94,7 @@ def actions_of_link(some: list[Example], config: PriorConfig, link: int) -> Tens
 
 def to_frames(reference: Tensor) -> Tensor:
     """References "b c 1 h w" in [-1, 1] as bytes "b h w c"."""
-    return torch.cat([to_bytes(one[None]) for one in reference]).cpu()
+    return to_bytes(rearrange(reference, "b c 1 h w -> 1 c b h w")).cpu()
 
 
 def disturb(tokens: Tokens, share: float, rng: torch.Generator) -> Tokens:
