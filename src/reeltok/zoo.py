@@ -34,6 +34,7 @@ from reeltok.models.vidtok.network import VidTok
 from reeltok.models.vidtok.stages import VidTokConfig
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokenizer.folder import Base, Extras, build_empty, unpack_rows
+from reeltok.tokens.packing.model import NAME as PACKING
 
 FAMILIES: dict[str, tuple[type, type[Tokenizer]]] = {
     "vidtok": (VidTokConfig, VidTok),
@@ -225,6 +226,8 @@ def load_folder(folder: Path, *, variant: str | None = None) -> Tokenizer:
     model = fill(record["family"], record["config"], record["name"], weights, source=str(path))
     model.statistics = record.get("statistics")
     model.reads = tuple(record.get("reads") or ())
+    packing = folder / PACKING
+    model.packing = packing if packing.is_file() else None
     return model
 
 

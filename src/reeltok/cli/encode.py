@@ -34,6 +34,10 @@ def encode(
     latents: Annotated[
         str, typer.Option(metavar="NAME", help="Precision of stored latents: fp16, bf16 or fp32.")
     ] = "fp16",
+    pack: Annotated[
+        bool,
+        typer.Option("--pack", help="Pack ids without loss, by the packing model of --model."),
+    ] = False,
     chunk: given.ChunkOption = None,
     tile: given.TileOption = None,
     jobs: given.JobsOption = 1,
@@ -63,7 +67,7 @@ def encode(
         damage=damage,
     )
     store = str(given.parse_dtype(latents, "--latents")).removeprefix("torch.")
-    coding = Coding(chunk=chunk, tile=tile, latents=store)
+    coding = Coding(chunk=chunk, tile=tile, latents=store, pack=pack)
     if not plan.jobs:  # other processes have them
         return summarize((), done="encoded")
     tokenizer = given.open_model(model, weights=weights, device=device, dtype=dtype)
@@ -102,7 +106,15 @@ def as_text(record: dict[str, Any]) -> str:
         of = f"ids below {record['vocabulary']:,}" if record["vocabulary"] else "latents"
         what += (
             f", {plain(record['tokens'])} {of} by {record['model']}\n"
-            f"{record['bits_per_pixel']:.4f} bits per pixel, {record['bytes']:,} bytes"
+            f"{said_bits(record)}, {record['bytes']:,} bytes"
         )
     speed = rate(record["frames"], record["seconds"])
     return f"{what}\n{record['seconds']:.2f} s, {speed} frames per second"
+
+
+def said_bits(record: dict[str, Any]) -> str:
+    """Bits per pixel in words; nominal and stored ones are told apart where ids are packed."""
+    if not record.get("packing"):
+        return f"{record['bits_per_pixel']:.4f} bits per pixel"
+    stored, nominal = record["stored_bits_per_pixel"], record["bits_per_pixel"]
+    return f"{stored:.4f} bits per pixel stored, {nominal:.4f} nominal"

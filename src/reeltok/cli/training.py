@@ -14,8 +14,7 @@ from reeltok.files.places import check_place
 from reeltok.wording import count, duration, rate
 
 if TYPE_CHECKING:
-    from reeltok.generate.recipes import GeneratorRecipe
-    from reeltok.train.recipe import Recipe
+    from reeltok.recipes import AnyRecipe
 
 
 def train(
@@ -56,7 +55,7 @@ def train(
     ] = None,
     device: given.DeviceOption = "auto",
 ) -> Report:
-    """Train a tokenizer or a generator from a recipe.
+    """Train a tokenizer, a packing model or a generator from a recipe.
 
     RECIPE is a name, a recipe.json, or the folder of a run that has one; --set changes its values.
     RUN/model is the latest model, RUN/best the best; `--model` takes both. After SIGTERM or Ctrl-C,
@@ -86,7 +85,7 @@ def train(
     return Report(data=record, text=text if first else "")
 
 
-def try_some_steps(recipe: "Recipe | GeneratorRecipe", device: str | None) -> Report:
+def try_some_steps(recipe: "AnyRecipe", device: str | None) -> Report:
     """What a run of this recipe will need."""
     from reeltok.recipes import try_recipe
     from reeltok.train import as_json

@@ -97,6 +97,7 @@ class Tokenizer(nn.Module):
         self.statistics: LatentStatistics | None = None
         self.about: Mapping[str, Any] = {}  # what the settings of its tokens say of it beside
         self.reads: tuple[str, ...] = ()  # hashes of other weights that make the same tokens
+        self.packing: Path | None = None  # the file of a model that packs its ids
         self._hash: str | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -37,6 +37,7 @@ class Coder(Protocol):
 
     name: str
     reads: tuple[str, ...]
+    packing: Path | None
     training: bool
     about: Mapping[str, Any]
 
@@ -115,12 +116,13 @@ def as_tokens(x: TokensLike, tokenizer: Coder) -> Tokens | Reel:
     the batch. Raises ValueError for shapes that no such clip has.
     """
     if isinstance(x, Reel):
+        x.packing = x.packing or tokenizer.packing
         return x
     if isinstance(x, Tokens):
         grid = tokenizer.grid_for(x.frames, (x.height, x.width))
         return x.on_grid(grid) if x.grid == (math.prod(grid),) else x
     if isinstance(x, str | Path):
-        return load(x)
+        return load(x, packing=tokenizer.packing)
     try:
         tensor = torch.as_tensor(x)
     except (TypeError, ValueError, RuntimeError) as error:

@@ -6,6 +6,7 @@ described in docs/tokens.md.
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import torch
@@ -17,7 +18,8 @@ from reeltok.files.parsing import parse_config, parse_json
 from reeltok.tokens.ids import bits_for
 from reeltok.video.colour import Colour
 
-VERSION = 1
+VERSION = 2  # the newest that is read; `version_of` says which one is written
+SEGMENT = 16  # steps that are packed together
 BLOCK = 2**16  # bytes of payload under one hash: what a range read checks beyond its own ends
 LONGEST_HEADER = 2**25  # bytes: 100,000 stored references, and seconds to read
 MOST_CELLS = 2**48  # of a tensor, empty axes counted as one: its strides fit an integer
@@ -102,7 +104,7 @@ def header_bytes(entries: dict[str, Entry], about: dict[str, Any]) -> bytes:
     said = json.dumps(about, sort_keys=True)
     metadata = {
         "format": "reel",
-        "version": str(VERSION),
+        "version": str(version_of(about)),
         "about": said,
         "sha256": description_hash(said, table),
     }
@@ -114,6 +116,11 @@ def header_bytes(entries: dict[str, Entry], about: dict[str, Any]) -> bytes:
             "can be read: write several files"
         )
     return len(raw).to_bytes(8, "little") + raw
+
+
+def version_of(about: Mapping[str, Any]) -> int:
+    """The earliest version of the format that has what is said: 1 but for packing and damage."""
+    return 2 if about.get("packing") or about.get("damaged") else 1
 
 
 def description_hash(said: str, table: dict[str, Any]) -> str:
@@ -132,6 +139,14 @@ class Payload:
     bytes: Count
     block: Literal[65536]
     sha256: Hash
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class Packing:
+    """How ids were packed: by which model (its hash), in segments of how many steps."""
+
+    model: Hash
+    steps: Literal[16]
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="allow"))
@@ -171,6 +186,7 @@ class About:
     tensors: dict[str, Hash]
     last: Annotated[float, Field(gt=0, le=1e9)] | None = None
     damaged: Count = 0
+    packing: Packing | None = None
 
     def __post_init__(self) -> None:
         parse_config(self.settings, Settings, "settings", strict=True)
@@ -188,8 +204,17 @@ class About:
             raise ValueError("its bits are not those of its vocabulary")
         if self.last is not None and "times" not in self.tensors:
             raise ValueError("its last frame has a duration of its own, but there are no times")
-        if self.payload.bytes != -(-math.prod(cells) * self.bits // 8):
+        if self.packing is not None and (self.channels is not None or len(self.grid) != 3):
+            raise ValueError("ids of steps, rows and columns are packed, these are others")
+        plain = -(-math.prod(cells) * self.bits // 8)
+        most = plain + 2 * self.segments  # each says in a byte how it is packed, and is whole bytes
+        if self.payload.bytes != plain if self.packing is None else self.payload.bytes > most:
             raise ValueError("its grid does not take its bytes")
+
+    @property
+    def segments(self) -> int:
+        """How many segments packed ids have; 0 where they are not packed."""
+        return 0 if self.packing is None else -(-self.grid[0] // self.packing.steps)
 
     def stored_shape(self) -> tuple[int, ...]:
         """The shape of the payload's tensor."""
@@ -201,7 +226,8 @@ class About:
         """ValueError unless the file's tensors are those that are spoken of."""
         if {*entries} != {self.payload.name, *self.tensors} or "blocks" not in self.tensors:
             raise ValueError("its tensors are others")
-        payload, blocks, times = (entries.get(n) for n in (self.payload.name, "blocks", "times"))
+        names = (self.payload.name, "blocks", "times", "segments")
+        payload, blocks, times, ends = (entries.get(name) for name in names)
         assert payload is not None
         assert blocks is not None
         kind = DTYPES[payload.dtype]
@@ -213,6 +239,9 @@ class About:
             raise ValueError("its hashes are not one a block")
         if times is not None and (times.dtype, times.shape) != ("F64", (self.frames,)):
             raise ValueError("its times are not one a frame")
+        found = None if ends is None else (ends.dtype, ends.shape)
+        if found != (("I64", (self.segments,)) if self.packing else None):
+            raise ValueError("the ends of its segments are others")
 
 
 def read_about(said: str) -> About:

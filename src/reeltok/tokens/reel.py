@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,24 +17,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reeltok.tokens.header import DTYPES, LATEST, NAMES
+from reeltok.tokens.header import DTYPES, LATEST, NAMES, SEGMENT
 from reeltok.tokens.ids import check_ids, check_latents
+from reeltok.tokens.packing.model import PackingModel
+from reeltok.tokens.packing.segments import Packer, Unpacker, open_packed
 from reeltok.tokens.payload import ReelSink, ReelSource, pack, tensor_bytes, unpack
 from reeltok.tokens.record import Tokens, require_same
 
 
-def save(tokens: Tokens, path: str | Path, *, dtype: torch.dtype = torch.float16) -> None:
+def save(
+    tokens: Tokens,
+    path: str | Path,
+    *,
+    dtype: torch.dtype = torch.float16,
+    packing: PackingModel | None = None,
+) -> None:
     """Write a .reel file ("-": standard output): the ids, or where there are none, the latents.
 
-    Latents are stored as `dtype`: float16, bfloat16 or float32. For errors see `ReelWriter`.
+    Latents are stored as `dtype`: float16, bfloat16 or float32. Ids are packed where there is a
+    model for it. For errors see `ReelWriter`.
     """
-    with ReelWriter(path, dtype=dtype) as writer:
+    with ReelWriter(path, dtype=dtype, packing=packing) as writer:
         writer.write(tokens)
 
 
-def load(path: str | Path) -> Tokens:
-    """Read a whole .reel file ("-": standard input). For errors see `Reel`."""
-    with Reel(path) as reel:
+def load(path: str | Path, *, packing: str | Path | None = None) -> Tokens:
+    """Read a whole .reel file ("-": standard input). For `packing` and errors see `Reel`."""
+    with Reel(path, packing=packing) as reel:
         return reel.tokens()
 
 
@@ -44,14 +54,22 @@ class ReelWriter:
     ...     for part in tok.stream_encode(frames):
     ...         writer.write(part)
 
-    Nothing is written under the final name before the block ends well. Raises OSError when the
-    folder is missing or not writable, ValueError for parts that do not belong together.
+    `packing` packs ids without loss. Nothing is written under the final name before the block ends
+    well. Raises OSError when the folder is missing or not writable, ValueError for parts that do
+    not belong together, and for ids that `packing` is not for.
     """
 
-    def __init__(self, path: str | Path, *, dtype: torch.dtype = torch.float16) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        dtype: torch.dtype = torch.float16,
+        packing: PackingModel | None = None,
+    ) -> None:
         if dtype not in (torch.float16, torch.bfloat16, torch.float32):
             raise ValueError(f"latents are stored as float16, bfloat16 or float32, not {dtype}")
         self.dtype = dtype
+        self.packer = None if packing is None else Packer(packing)
         self.sink = ReelSink(path)
         self.first: Tokens | None = None
         self.steps = self.frames = self.reference_bits = 0
@@ -72,8 +90,7 @@ class ReelWriter:
             if part.vocabulary is None:
                 raise ValueError("ids are saved with their vocabulary, and none is known; give one")
             check_ids(part.ids, part.vocabulary)
-            ids = part.ids.movedim(1, 0).reshape(-1).cpu().numpy()
-            self.put(np.concatenate([self.waiting, ids]), part.bits, whole=False)
+            self.put_ids(part.ids, part)
         for name in part.extras:
             if f"extras.{name}" not in self.sink.entries:
                 self.sink.add_tensor(f"extras.{name}", part.extras[name])
@@ -82,6 +99,19 @@ class ReelWriter:
         self.steps += part.grid[0]
         self.frames += part.frames
         self.reference_bits += part.reference_bits
+
+    def put_ids(self, ids: Tensor, part: Tokens) -> None:
+        """Append ids, packed or bit by bit."""
+        if self.packer is None:
+            flat = ids.movedim(1, 0).reshape(-1).cpu().numpy()
+            return self.put(np.concatenate([self.waiting, flat]), part.bits, whole=False)
+        made_for = self.packer.model.config.vocabulary
+        if part.vocabulary != made_for:
+            raise ValueError(
+                f"the packing model is for ids below {made_for}, these are below "
+                f"{part.vocabulary}: give the one of their tokenizer"
+            )
+        self.sink.add(self.packer.add(ids))
 
     def put(self, ids: np.ndarray, bits: int, *, whole: bool) -> None:
         count = len(ids) if whole else len(ids) - len(ids) % 8
@@ -93,7 +123,11 @@ class ReelWriter:
         first = self.first
         if first is None or self.frames == 0:
             raise ValueError(f"no tokens were written to {self.sink.target}, so it was not made")
-        if first.ids is not None:
+        packed = None if first.ids is None else self.packer
+        if packed is not None:
+            self.sink.add(packed.finish())
+            self.sink.add_tensor("segments", torch.tensor(packed.ends, dtype=torch.int64))
+        elif first.ids is not None:
             self.put(self.waiting, first.bits, whole=True)
         if self.times:
             self.sink.add_tensor("times", torch.cat(self.times).double())
@@ -117,6 +151,8 @@ class ReelWriter:
         # Of clips without these, files are what they were before there were any.
         about |= {"last": self.last} if self.times and self.last else {}
         about |= {"damaged": first.damaged} if first.damaged else {}
+        if packed is not None:
+            about["packing"] = {"model": packed.model.hash, "steps": SEGMENT}
         if channels is None:
             self.sink.finish("ids", "U8", (self.sink.length,), about)
         else:
@@ -162,9 +198,13 @@ class Reel:
     record of the whole clip with tensors on the meta device: shapes without values. Raises
     FileNotFoundError, and ValueError in one sentence for a file that is not a .reel, is cut off,
     was altered, or has a newer version. What is not read is not checked either.
+
+    Packed ids are read with the packing model that packed them: the one in the file `packing`, or
+    of a model that comes with this package or was downloaded.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, packing: str | Path | None = None) -> None:
+        self.packing = None if packing is None else Path(packing)
         self.source = ReelSource(path)
         with ExitStack() as stack:  # closes the file where something is wrong with it
             stack.callback(self.close)
@@ -263,6 +303,16 @@ class Reel:
         return self.info.bits_per_pixel
 
     @property
+    def stored_bits(self) -> int:
+        """Bits of what the file holds of tokens and references: fewer where ids are packed."""
+        return 8 * self.about.payload.bytes + self.info.reference_bits
+
+    @property
+    def packed(self) -> bool:
+        """Whether ids are packed."""
+        return self.about.packing is not None
+
+    @property
     def batch(self) -> int:
         return self.info.batch
 
@@ -278,6 +328,8 @@ class Reel:
         """Steps start..stop as `Tokens.part` gives them; reads and checks only their bytes."""
         part = self.info.part(start, stop, frames=frames)
         about = self.about
+        if about.packing is not None:
+            return part.with_(ids=self.unpacker.steps(start, stop))
         each = about.batch * math.prod(about.grid[1:]) * (about.channels or 1) * about.bits
         data = self.source.read(start * each // 8, -(-stop * each // 8))
         shape = (stop - start, about.batch, *about.grid[1:])
@@ -289,6 +341,11 @@ class Reel:
         values = torch.frombuffer(bytearray(data), dtype=self.dtype) if data else empty
         values = values.reshape(stop - start, about.batch, about.channels, *about.grid[1:])
         return part.with_(latents=values.movedim(0, 2).contiguous())
+
+    @cached_property
+    def unpacker(self) -> Unpacker:
+        """Reads packed ids. ValueError where constriction or the packing model is not here."""
+        return open_packed(self.source, self.packing)
 
     def parts(self, steps: int) -> Iterator[Tokens]:
         """All tokens in order, `steps` steps of the streaming axis at a time."""

@@ -1,7 +1,7 @@
 """What is refused or said before the first step: data, windows and counts that do not fit."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -11,6 +11,7 @@ from reeltok.data.clip import Clip
 from reeltok.files.text import hint
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.train.clips import DataConfig
+from reeltok.train.packing_recipes import PACKINGS
 from reeltok.train.recipe import Planned, Recipe
 from reeltok.train.recipes import RECIPES
 
@@ -139,7 +140,8 @@ def unmatched_weights(recipe: Planned, clips: Iterable[Clip]) -> str | None:
     if not unknown:
         return None
     found = f"data.weights names {', '.join(unknown)}, but no clip is of such a group"
-    given = RECIPES.get(recipe.name)
+    recipes: dict[str, Callable[[], Planned]] = {**RECIPES, **PACKINGS}
+    given = recipes.get(recipe.name)
     if given is not None and given().data.weights == recipe.data.weights:
         return f"{found}; there are {', '.join(named)}" if named else None
     near = hint(unknown[0], named) if named else "the clips have no groups (data.column names them)"

@@ -75,6 +75,7 @@ def decode_file(
             )
     began, name = time.monotonic(), str(source.source.path)
     first, end = frame_range(source.frames, start, stop)
+    source.packing = source.packing or tokenizer.packing
     coding.hint(tokenizer, source.height, source.width)
     parts = naming(name, decode_frames(tokenizer, source, first, end, coding=coding))
     written = write(counted(parts, on_progress, end - first), target, **asdict(writing))

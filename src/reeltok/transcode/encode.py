@@ -15,6 +15,7 @@ from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokenizer.inputs import made_by
 from reeltok.tokens.reel import Reel, ReelWriter
 from reeltok.transcode.options import USUAL, WHOLE, Coding, Cut, OnProgress
+from reeltok.transcode.packing import packing_for
 from reeltok.video.record import Stream, stream
 
 
@@ -22,7 +23,9 @@ from reeltok.video.record import Stream, stream
 class ReelFacts:
     """What a .reel file holds; `size` is height and width in pixels, `tokens` its grid.
 
-    `fps` in Hz. `bits_per_pixel` counts tokens, `bytes` and `file_bits_per_pixel` the whole file.
+    `fps` in Hz. `bits_per_pixel` counts the nominal bits of tokens, `stored_bits_per_pixel` those
+    that the file holds them in, `bytes` and `file_bits_per_pixel` the whole file. `packing` is the
+    hash of the model that packed them.
     """
 
     model: str
@@ -34,6 +37,8 @@ class ReelFacts:
     vocabulary: int | None
     channels: int | None
     bits_per_pixel: float
+    stored_bits_per_pixel: float
+    packing: str | None
     bytes: int
     file_bits_per_pixel: float
 
@@ -51,6 +56,8 @@ class ReelFacts:
             vocabulary=reel.vocabulary,
             channels=reel.about.channels,
             bits_per_pixel=reel.bits_per_pixel,
+            stored_bits_per_pixel=reel.stored_bits / pixels,
+            packing=None if reel.about.packing is None else reel.about.packing.model,
             bytes=reel.source.size,
             file_bits_per_pixel=8 * reel.source.size / pixels,
         )
@@ -89,7 +96,7 @@ def encode_file(
 
     `source` is whatever `video.stream` opens ("-": standard input), or a clip that was found.
     `target` "-" is standard output; a file stands there when it is whole, and one that was there
-    is replaced. `cut` says which frames are taken, `coding` how many at a time, and how latents
+    is replaced. `cut` says which frames are taken, `coding` how many at a time, and how tokens
     are stored. Notes on the video are warnings.
 
     Raises FileNotFoundError or ValueError for what is no video, ValueError where it is damaged (and
@@ -97,9 +104,10 @@ def encode_file(
     can be written.
     """
     began, settings = time.monotonic(), own_settings(tokenizer, coding)
+    packing = packing_for(tokenizer) if coding.pack else None
     with (
         open_source(source, cut) as video,
-        ReelWriter(target, dtype=getattr(torch, coding.latents)) as writer,
+        ReelWriter(target, dtype=getattr(torch, coding.latents), packing=packing) as writer,
     ):
         coding.hint(tokenizer, video.height, video.width)
         video.chunk = coding.chunk_for(video.height, video.width)
@@ -170,8 +178,10 @@ def is_encoded(
             spec = tokenizer.spec
             window = spec.window_for(coding.chunk or (16 if spec.streams else video.frames))
             wanted = own_settings(tokenizer, coding) | ({"window": window} if window else {})
+            packed = reel.about.packing and reel.about.packing.model
             return (
                 deciding == wanted
+                and packed == (packing_for(tokenizer).hash if coding.pack else None)
                 and (reel.vocabulary is not None or reel.dtype == getattr(torch, coding.latents))
                 and reel.model == tokenizer.name
                 and made_by(reel.weights, tokenizer)

@@ -53,15 +53,17 @@ class Cut:
 
 @dataclass(frozen=True, kw_only=True)
 class Coding:
-    """How a tokenizer is used: frames and pixels at a time, and how latents are stored.
+    """How a tokenizer is used: frames and pixels at a time, and how its tokens are stored.
 
     `chunk` frames at a time (by default as many as `FRAME_PIXELS` allows), in tiles of `tile`
-    pixels. `latents` is the name of a torch dtype. ValueError for a chunk or tile below 1.
+    pixels. `latents` is the name of a torch dtype. `pack`: ids are packed without loss. ValueError
+    for a chunk or tile below 1.
     """
 
     chunk: int | None = None
     tile: int | None = None
     latents: str = "float16"
+    pack: bool = False
 
     def __post_init__(self) -> None:
         for name in ("chunk", "tile"):

@@ -1,0 +1,1 @@
+"""Lossless packing of ids: a small network says how likely each id is, a range coder uses that."""

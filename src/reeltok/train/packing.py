@@ -1,0 +1,297 @@
+"""Training a packing network: the ids of clips, then the loop on how many bits they take.
+
+The recipe draws clips as those of tokenizers do. Their ids are computed once and kept in the run's
+folder; a step sees one step of the grid with up to two before it, of `batch` clips.
+"""
+
+import math
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from reeltok import zoo
+from reeltok.files.atomic import replacing
+from reeltok.files.checkpoints import read_tensors
+from reeltok.files.hashes import hash_text
+from reeltok.parallel import Rank, in_turn, init_distributed
+from reeltok.tokenizer.contract import Tokenizer
+from reeltok.tokens.packing.model import NAME, PackingModel
+from reeltok.tokens.packing.network import (
+    BEFORE,
+    LARGEST_SYMBOL,
+    STEPS_SEEN,
+    UNIT_NATS,
+    PackingConfig,
+    PackingNetwork,
+    Pass,
+    cells_of,
+    digits_of,
+    known_digits,
+    neighbours,
+    pad_cells,
+    same_digits,
+    split_ids,
+)
+from reeltok.train.checks import require_new, require_shares
+from reeltok.train.clips import ClipError
+from reeltok.train.data import ClipSource
+from reeltok.train.launch import begin, open_clip_source
+from reeltok.train.loop import run_task
+from reeltok.train.losses import Losses
+from reeltok.train.packing_recipes import PackingRecipe
+from reeltok.train.recipe import as_json
+from reeltok.train.run import Run
+from reeltok.train.trial import DryRun, try_steps
+
+
+def train_packing(
+    recipe: PackingRecipe,
+    *,
+    data: str | Path,
+    out: str | Path,
+    resume: bool = False,
+    device: str | None = None,
+) -> Run:
+    """Train a packing model on ids of the clips of `data`; the folder `out` is as that of any run.
+
+    `OUT/model/packing.safetensors` is to be copied beside the weights of the tokenizer. ValueError
+    for a tokenizer without ids of steps, rows and columns.
+    """
+    out = Path(out)
+    require_new(out, resume)
+    with init_distributed(device) as at:
+        require_shares(recipe, at.world)
+        tokenizer = zoo.load(recipe.tokenizer, code=False)
+        config = packing_config(recipe, tokenizer)
+        source = open_clip_source(recipe, data, out, at)
+        with in_turn(at):
+            ids = find_ids(recipe, tokenizer.to(at.device), source, out)
+        torch.manual_seed(recipe.loop.seed)
+        task = PackingTask(PackingNetwork(config), held_out=ids.held)
+        task.to(at.device)
+        feed = Steps(ids.train, recipe.data.windows[0].batch, seed=recipe.loop.seed, at=at)
+
+        def ready() -> None:
+            begin(recipe, out, at)
+
+        return run_task(task, feed, recipe.loop, out=out, resume=resume, at=at, ready=ready)
+
+
+def packing_config(recipe: PackingRecipe, tokenizer: Tokenizer) -> PackingConfig:
+    """The network for a tokenizer's ids. ValueError for one without, or of another grid."""
+    vocabulary = tokenizer.spec.vocabulary
+    if vocabulary is None or len(tokenizer.grid_for(17, tokenizer.spec.size or (256, 256))) != 3:
+        raise ValueError(
+            f"{recipe.tokenizer} has no ids of steps, rows and columns, and only such are packed: "
+            "choose another tokenizer"
+        )
+    body = getattr(tokenizer.config, "body", tokenizer.config)
+    digits = choose_digits(vocabulary, getattr(getattr(body, "quantizer", None), "levels", ()))
+    skips = bool(getattr(tokenizer.config, "skip", 0))
+    return PackingConfig(
+        tokenizer=tokenizer.hash(),
+        vocabulary=vocabulary,
+        digits=digits,
+        groups=choose_groups(digits),
+        skip=centre_of(digits) if skips else None,
+        features=recipe.features,
+        width=recipe.width,
+    )
+
+
+def choose_digits(vocabulary: int, levels: tuple[int, ...]) -> tuple[int, ...]:
+    """The digits of ids: a quantizer's levels, or as few equal ones as hold the vocabulary."""
+    if levels and math.prod(levels) == vocabulary and max(levels) <= LARGEST_SYMBOL:
+        return tuple(levels)
+    count = next(n for n in range(1, 63) if LARGEST_SYMBOL**n >= vocabulary)
+    size = next(s for s in range(2, LARGEST_SYMBOL + 1) if s**count >= vocabulary)
+    return (size,) * count
+
+
+def choose_groups(digits: tuple[int, ...]) -> tuple[int, ...]:
+    """How many digits make a symbol: few symbols, and few values in all."""
+    best: dict[int, tuple[int, int, tuple[int, ...]]] = {0: (0, 0, ())}
+    for end in range(1, len(digits) + 1):
+        found = []
+        for start in range(end):
+            size = math.prod(digits[start:end])
+            if size <= LARGEST_SYMBOL:
+                count, values, groups = best[start]
+                found.append((count + 1, values + size, (*groups, end - start)))
+        best[end] = min(found)
+    return best[len(digits)][2]
+
+
+def centre_of(digits: tuple[int, ...]) -> int:
+    """The id of a lattice's centre, whose code is zero."""
+    strides = [math.prod(digits[:i]) for i in range(len(digits))]
+    return sum(size // 2 * stride for size, stride in zip(digits, strides, strict=True))
+
+
+def try_packing(recipe: PackingRecipe, *, device: str | None = None) -> DryRun:
+    """A few steps on random ids: what a run needs. The tokenizer may be random."""
+    with init_distributed(device) as at:
+        require_shares(recipe, at.world)
+        try:
+            tokenizer = zoo.load(recipe.tokenizer, code=False)
+        except FileNotFoundError:
+            tokenizer = zoo.load(recipe.tokenizer, weights="random", code=False)
+        config, window = packing_config(recipe, tokenizer), recipe.data.windows[0]
+        grid = tokenizer.grid_for(window.frames, (window.size, window.size))
+
+        def noise(clips: int) -> Tensor:
+            steps = min(grid[0], 1 + STEPS_SEEN)
+            return torch.randint(config.vocabulary, (clips, steps, *grid[1:]))
+
+        return try_steps(PackingTask(PackingNetwork(config)), noise, recipe.loop, at, window)
+
+
+# Ids.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ids:
+    """Those to train on, of clips of one size, and those of held-out clips."""
+
+    train: Int[Tensor, "n t h w"]
+    held: list[Int[Tensor, "t h w"]]
+
+
+def find_ids(recipe: PackingRecipe, tokenizer: Tokenizer, source: ClipSource, out: Path) -> Ids:
+    """The ids of the recipe's clips; an interrupted run finds those that it made."""
+    said = [tokenizer.hash(), as_json(recipe.data), recipe.clips, recipe.loop.seed]
+    path = out / f"ids-{hash_text(repr(said), 12)}.safetensors"
+    if not path.is_file():
+        train = torch.stack(list(encoded(tokenizer, source, recipe.clips)))
+        coded = [tokenizer.encode(b.x.to(tokenizer.device)) for b in source.validation()]
+        ids = {f"held.{i:04d}": one.flat()[0].view(one.grid) for i, one in enumerate(coded)}
+        with replacing(path) as part:
+            save_file({k: v.int().cpu() for k, v in {"train": train, **ids}.items()}, part)
+    found = read_tensors(path)
+    held = [found[name].long() for name in sorted(found) if name.startswith("held.")]
+    return Ids(train=found["train"].long(), held=held)
+
+
+def encoded(tokenizer: Tokenizer, source: ClipSource, clips: int) -> Iterator[Tensor]:
+    """The ids of so many samples; those that do not decode are left out, which is said."""
+    for number in range(clips):
+        try:
+            x, _ = source.sample(number, 0)
+        except ClipError as error:
+            print(f"left out: {error}", file=sys.stderr)
+            continue
+        ids = tokenizer.encode(x.to(tokenizer.device)).ids
+        assert ids is not None, "packing_config refuses tokenizers without ids"
+        yield ids[0].cpu()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steps:
+    """Batches, a function of (seed, step): a step of some clips' grids and those before it."""
+
+    ids: Int[Tensor, "n t h w"]
+    batch: int
+    seed: int
+    at: Rank
+
+    def __call__(self, step: int) -> Int[Tensor, "b k h w"]:
+        draw = np.random.default_rng((self.seed, step))
+        last = int(draw.integers(self.ids.shape[1]))
+        rows = torch.from_numpy(draw.integers(len(self.ids), size=self.batch))
+        rows = rows[self.at.rank :: self.at.world]
+        return self.ids[rows, max(0, last - STEPS_SEEN) : last + 1].to(self.at.device)
+
+
+# The task.
+
+
+class PackingTask:
+    """Train a packing network to expect ids; the loss is in bits a token."""
+
+    def __init__(
+        self, network: PackingNetwork, *, held_out: list[Int[Tensor, "t h w"]] | None = None
+    ) -> None:
+        self.network, self.held_out = network, held_out or []
+
+    def parameters(self) -> nn.Module:
+        return self.network
+
+    def to(self, device: torch.device | str) -> None:
+        """Move the network to `device`."""
+        self.network.to(device)
+
+    def loss(
+        self, batch: Int[Tensor, "b k h w"], step: int, generator: torch.Generator | None
+    ) -> Losses:
+        """The bits of the last of the steps, given those before it."""
+        halves = bits_of_step(self.network, batch)
+        terms = {f"half_{number}": bits.mean() for number, bits in enumerate(halves)}
+        return Losses(torch.cat(halves).mean(), terms)
+
+    @torch.no_grad()
+    def validate(self, step: int) -> dict[str, float]:
+        """Bits a token of held-out clips."""
+        if not self.held_out:
+            return {}
+        self.network.eval()
+        means = [bits_of_clip(self.network, ids).mean().item() for ids in self.held_out]
+        return {"bits": sum(means) / len(means)}
+
+    def save(self, folder: Path) -> None:
+        """Write the packing model."""
+        PackingModel.of(self.network).save(folder / NAME)
+
+
+def bits_of_clip(network: PackingNetwork, ids: Int[Tensor, "t h w"]) -> Float[Tensor, "n"]:
+    """The bits of every token of a clip, with rounded weights."""
+    found = []
+    for step in range(len(ids)):
+        found += bits_of_step(network, ids[None, max(0, step - STEPS_SEEN) : step + 1])
+    return torch.cat(found)
+
+
+def bits_of_step(network: PackingNetwork, ids: Int[Tensor, "b k h w"]) -> list[Float[Tensor, "n"]]:
+    """The bits of each id of the last step, half by half, as `coder.walk` codes them."""
+    config, steps = network.config, ids.flip(1).unbind(1)  # the last one first
+    symbols = [split_ids(step, config) for step in steps]
+    digits = [digits_of(step, config.digits) for step in steps]
+    same = [same_digits(*pair) for pair in zip(digits, [*digits[1:], None], strict=True)]
+    maps = [pad_cells(network.describe(*pair)) for pair in zip(symbols, same, strict=True)]
+    maps += [torch.zeros_like(maps[0])] * (1 + STEPS_SEEN - len(maps))
+    found = []
+    for half, part in enumerate(network.passes):
+        inside, padded = cells_of(half, steps[0].shape, ids.device)
+        around = neighbours([*maps[1:], maps[0]], [*BEFORE, part.within], padded)
+        hidden = part.hidden(around, len(steps) - 1)
+        mine, *earlier = (step.flatten(0, 2)[inside] for step in symbols)
+        found.append(
+            bits_of_cells(part, config, hidden, mine, earlier, same[0].flatten(0, 2)[inside])
+        )
+    return found
+
+
+def bits_of_cells(
+    part: Pass,
+    config: PackingConfig,
+    hidden: Float[Tensor, "n d"],
+    symbols: Int[Tensor, "n s"],
+    earlier: list[Int[Tensor, "n s"]],
+    same: Float[Tensor, "n k"],
+) -> Float[Tensor, "n"]:
+    """The bits of some cells: the sum over symbols, where an id is skipped the first alone."""
+    total = torch.zeros(len(symbols), device=symbols.device)
+    for number in range(len(config.alphabets)):
+        known = torch.arange(len(config.digits), device=same.device) < known_digits(number, config)
+        scores = part.scores(hidden, same * known, symbols, earlier, number) * UNIT_NATS
+        bits = F.cross_entropy(scores, symbols[:, number], reduction="none") / math.log(2)
+        coded = number == 0 or config.skip is None
+        total = total + (bits if coded else bits * (symbols[:, 0] == 0))
+    return total

@@ -1,0 +1,48 @@
+"""A small packing model that expects zeros, and ids that are mostly zero."""
+
+import torch
+from torch import Tensor
+
+from reeltok.tokens.packing.model import PackingModel
+from reeltok.tokens.packing.network import PackingConfig, PackingNetwork
+
+WEIGHTS = "ab" * 32
+DIGITS = (16, 4, 4, 2, 2)  # 1,024 ids
+
+
+def small_config(**changes) -> PackingConfig:
+    given = {
+        "tokenizer": WEIGHTS,
+        "vocabulary": 1024,
+        "digits": DIGITS,
+        "groups": (1, 2, 2),
+        "features": 8,
+        "width": 12,
+    }
+    return PackingConfig(**{**given, **changes})
+
+
+def small_network(**changes) -> PackingNetwork:
+    """Random weights; zeros are likely."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = PackingNetwork(small_config(**changes))
+    for part in network.passes:
+        for number, answer in enumerate(part.answer):
+            flag = number == 0 and network.config.skip is not None
+            answer.bias.data[int(flag)] = 4.0
+        for tables in (*part.given, *part.earlier, [part.known]):
+            for table in tables:
+                table.data.normal_(std=0.5, generator=torch.Generator().manual_seed(1))
+    return network
+
+
+def small_packing(**changes) -> PackingModel:
+    return PackingModel.of(small_network(**changes))
+
+
+def sparse_ids(*shape: int, vocabulary: int = 1024, seed: int = 0) -> Tensor:
+    """Ids of which nine in ten are zero."""
+    draw = torch.Generator().manual_seed(seed)
+    ids = torch.randint(vocabulary, shape, generator=draw)
+    return ids * (torch.rand(shape, generator=draw) < 0.1)
