@@ -30,13 +30,13 @@ def work(way: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
     from reeltok.devices import peak_memory
     from reeltok.models.coordtok.network import PRESETS, decode_box
-    from reeltok.models.coordtok.triplane import Decoder
+    from reeltok.models.coordtok.triplane import TriplaneDecoder
 
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     config = PRESETS[f"coordtok_{arguments.size}_1280"]
     device = torch.device(arguments.device)
-    decoder = Decoder(config).to(device).eval()
+    decoder = TriplaneDecoder(config).to(device).eval()
     planes = {
         name: torch.randn(1, *grid, config.channels, device=device)
         for name, grid in config.grids.items()

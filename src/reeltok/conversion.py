@@ -18,7 +18,7 @@ from reeltok.files.atomic import replacing
 from reeltok.files.checkpoints import read_checkpoint, unused
 from reeltok.files.parsing import parse_config
 from reeltok.generate import flow
-from reeltok.generate.public import public_arguments, public_name
+from reeltok.generate.public import public_arguments, sit_name
 from reeltok.generate.sit import Flow
 from reeltok.models.convert import from_public, is_public, to_public
 from reeltok.tokenizer.contract import Tokenizer
@@ -83,11 +83,11 @@ def read_sit(
     shapes that do not fit, and for a tokenizer of other latents.
     """
     weights = read_checkpoint(source)
-    model = flow.from_public(weights, public_arguments(weights) | dict(arguments))
+    model = flow.generator_from_public(weights, public_arguments(weights) | dict(arguments))
     if tokenizer is not None:
         clip = replace(flow.pick_clip(model.config, zoo.load(tokenizer)), fps=FPS)
         model.config = replace(model.config, clip=clip)
-    known = {public_name(key) for key in model.state_dict()}
+    known = {sit_name(key) for key in model.state_dict()}
     return Converted(model=model, dropped=unused(weights, known, means=True))
 
 

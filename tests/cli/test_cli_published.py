@@ -44,7 +44,7 @@ def checkpoints(tmp_path: Path) -> Path:
     extra = {"module.decoder.lpips_loss.x": torch.zeros(1)}
     torch.save({"model": public | extra, "epoch": 3}, tmp_path / "coordtok.pth")
     model = flow.load(make_flow(planes, tmp_path / "made", known=False))
-    mean = flow.to_public(model)
+    mean = flow.generator_to_public(model)
     content = {"model": {k: v + 1 for k, v in mean.items()}, "ema": mean, "opt": {}}
     torch.save({**content, "args": Namespace(lr=1e-4)}, tmp_path / "sit.pt")
     return tmp_path

@@ -57,7 +57,7 @@ def fixture(shared: Path) -> tuple[dict[str, Tensor], Flow]:
         arguments = json.loads(file.metadata()["kwargs"])
     tensors = load_file(path)
     weights = {k[3:]: v for k, v in tensors.items() if k.startswith("sd.")}
-    return tensors, flow.from_public(weights, arguments)
+    return tensors, flow.generator_from_public(weights, arguments)
 
 
 def joined(tensors: dict[str, Tensor], name: str) -> Tensor:
@@ -140,7 +140,7 @@ def test_state_dict_is_the_public_one(shared: Path) -> None:
     config = FlowConfig(groups=plane_groups(grids), channels=8, double_heads=True, **sit.SIZES["l"])
     with torch.device("meta"):
         model = Flow(config)
-    assert {k: list(v.shape) for k, v in flow.to_public(model).items()} == wanted
+    assert {k: list(v.shape) for k, v in flow.generator_to_public(model).items()} == wanted
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_shapes_tell_the_public_arguments(shared: Path) -> None:
     grids = {"xy": (16, 16), "yt": (32, 16), "xt": (32, 16)}
     with torch.device("meta"):
         large = Flow(FlowConfig(groups=plane_groups(grids), channels=8, **sit.SIZES["l"]))
-    assert public_arguments(flow.to_public(large))["num_heads"] == 16
+    assert public_arguments(flow.generator_to_public(large))["num_heads"] == 16
 
 
 def test_public_round_trip_and_its_errors() -> None:
@@ -195,14 +195,14 @@ def test_public_round_trip_and_its_errors() -> None:
         "num_heads": 2,
         "learn_sigma": False,
     }
-    public = flow.to_public(model)
-    again = flow.from_public({f"module.{k}": v for k, v in public.items()}, arguments)
+    public = flow.generator_to_public(model)
+    again = flow.generator_from_public({f"module.{k}": v for k, v in public.items()}, arguments)
     assert again.config == config
     assert all(torch.equal(v, again.state_dict()[k]) for k, v in model.state_dict().items())
     with pytest.raises(ValueError, match=r"final_layer_xy\.linear\.weight has shape"):
-        flow.from_public(public, arguments | {"learn_sigma": True})
+        flow.generator_from_public(public, arguments | {"learn_sigma": True})
     with pytest.raises(ValueError, match=r"no blocks\.1"):
-        flow.from_public(public, arguments | {"depth": 2})
+        flow.generator_from_public(public, arguments | {"depth": 2})
 
 
 @pytest.mark.parametrize(

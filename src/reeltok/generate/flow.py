@@ -16,7 +16,7 @@ from torch import Tensor
 from reeltok.generate.classes import find_class
 from reeltok.generate.clip_spec import ClipSpec
 from reeltok.generate.folder import load_generator, save_generator
-from reeltok.generate.public import from_public, to_public
+from reeltok.generate.public import generator_from_public, generator_to_public
 from reeltok.generate.sampling import rms, sample
 from reeltok.generate.schedule import seeded_generators
 from reeltok.generate.sit import (
@@ -34,11 +34,11 @@ __all__ = [
     "Flow",
     "FlowConfig",
     "config_for",
-    "from_public",
     "generate",
+    "generator_from_public",
+    "generator_to_public",
     "load",
     "save",
-    "to_public",
 ]
 
 

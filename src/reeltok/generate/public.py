@@ -26,12 +26,12 @@ NAMES = (
 """Ours -> the public SiT fork's, applied one after another."""
 
 
-def public_name(ours: str) -> str:
+def sit_name(ours: str) -> str:
     """The public name of one parameter."""
     return rename(ours, NAMES)
 
 
-def public_shape(ours: str, tensor: Tensor, config: FlowConfig) -> tuple[int, ...]:
+def sit_shape(ours: str, tensor: Tensor, config: FlowConfig) -> tuple[int, ...]:
     """The public shape of one parameter: tables have a batch, patches are read by convolutions."""
     if ours == "type_embed" or ours.startswith(("fixed.", "learned.")):
         return (1, *tensor.shape)
@@ -75,7 +75,7 @@ def public_arguments(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def from_public(state_dict: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> Flow:
+def generator_from_public(state_dict: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> Flow:
     """A generator from CoordTok's public SiT: a state dict and its constructor's arguments.
 
     The clip and the latents' statistics are not in it: `replace` them in `model.config`. ValueError
@@ -104,18 +104,18 @@ def from_public(state_dict: Mapping[str, Tensor], arguments: Mapping[str, Any]) 
         model,
         state_dict,
         what="the checkpoint",
-        name=public_name,
-        shape=lambda ours, tensor: public_shape(ours, tensor, config),
+        name=sit_name,
+        shape=lambda ours, tensor: sit_shape(ours, tensor, config),
         advice="give the checkpoint's own arguments",
         means=True,
     )
     return model.eval()
 
 
-def to_public(model: Flow) -> dict[str, Tensor]:
+def generator_to_public(model: Flow) -> dict[str, Tensor]:
     """The public state dict of a generator of three planes."""
     return export_weights(
         model,
-        name=public_name,
-        shape=lambda ours, tensor: public_shape(ours, tensor, model.config),
+        name=sit_name,
+        shape=lambda ours, tensor: sit_shape(ours, tensor, model.config),
     )

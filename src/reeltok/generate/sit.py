@@ -151,7 +151,7 @@ def volume_group(grid: tuple[int, ...], *, patch: tuple[int, ...] = (1, 2, 2)) -
     return (Group(name="z", grid=grid, patch=patch, position="sinusoids", table="z"),)
 
 
-class Block(nn.Module):
+class SiTBlock(nn.Module):
     """A transformer block whose norms and share in the sum the condition sets (adaLN-zero)."""
 
     def __init__(self, config: FlowConfig) -> None:
@@ -238,7 +238,7 @@ class Flow(nn.Module):
         self.time_embed = nn.Sequential(nn.Linear(256, width), nn.SiLU(), nn.Linear(width, width))
         rows = max(1, len(config.classes)) + (config.label_dropout > 0)
         self.label_embed = nn.Embedding(rows, width)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.blocks = nn.ModuleList(SiTBlock(config) for _ in range(config.depth))
         self.final_layer = nn.ModuleDict({g.name: FinalLayer(g, config) for g in config.groups})
         init_weights(self)
 

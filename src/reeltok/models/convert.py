@@ -79,7 +79,7 @@ def vidtok_from_public(
         state_dict,
         what=source,
         name=theirs.__getitem__,
-        shape=lambda ours, tensor: public_shape(theirs[ours], tensor),
+        shape=lambda ours, tensor: vidtok_shape(theirs[ours], tensor),
         advice="give the checkpoint's own preset, or change it by --set",
     )
     return model.eval()
@@ -138,12 +138,12 @@ def vidtok_to_public(model: VidTok) -> dict[str, Tensor]:
         raise ValueError(f"{model.name} has no public layout: only the published blocks have one")
     names, weights = vidtok_names(config), model.state_dict()
     return {
-        theirs: weights[ours].reshape(public_shape(theirs, weights[ours]))
+        theirs: weights[ours].reshape(vidtok_shape(theirs, weights[ours]))
         for ours, theirs in names.items()
     }
 
 
-def public_shape(name: str, weight: Tensor) -> tuple[int, ...]:
+def vidtok_shape(name: str, weight: Tensor) -> tuple[int, ...]:
     """Public 2-D convolutions have no time axis, 1-D ones no space axes; ours have all three."""
     shape = tuple(weight.shape)
     if len(shape) != 5 or ".mid." in name or "conv_in" in name or "conv_out" in name:

@@ -50,12 +50,12 @@ NAMES = (
 """Ours -> theirs, applied one after another."""
 
 
-def public_name(ours: str) -> str:
+def coordtok_name(ours: str) -> str:
     """The public name of one parameter."""
     return rename(ours, NAMES)
 
 
-def public_shape(ours: str, tensor: Tensor, config: CoordTokConfig) -> tuple[int, ...]:
+def coordtok_shape(ours: str, tensor: Tensor, config: CoordTokConfig) -> tuple[int, ...]:
     """The public shape of one parameter: patches are read by convolutions, tables have a batch."""
     if ours == "encoder.patch_embed.weight":
         return (len(tensor), 3, *config.patch)
@@ -132,8 +132,8 @@ def coordtok_from_public(
         model,
         state_dict,
         what=source,
-        name=public_name,
-        shape=lambda ours, tensor: public_shape(ours, tensor, config),
+        name=coordtok_name,
+        shape=lambda ours, tensor: coordtok_shape(ours, tensor, config),
         advice="give the checkpoint's own preset, or change it by --set",
     )
     return model.eval()
@@ -152,6 +152,6 @@ def coordtok_to_public(model: CoordTok) -> dict[str, Tensor]:
         )
     return export_weights(
         model,
-        name=public_name,
-        shape=lambda ours, tensor: public_shape(ours, tensor, config),
+        name=coordtok_name,
+        shape=lambda ours, tensor: coordtok_shape(ours, tensor, config),
     )

@@ -222,7 +222,7 @@ def add(y: Tensor, x: Tensor) -> Tensor:
     return y + x if torch.is_grad_enabled() else y.add_(x)
 
 
-class Attention(nn.Module):
+class FrameAttention(nn.Module):
     """x + attention over the positions of each frame, one head, no mixing over time."""
 
     def __init__(self, channels: int, *, groups: int | None = None) -> None:

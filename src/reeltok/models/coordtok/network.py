@@ -16,7 +16,13 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
-from reeltok.models.coordtok.triplane import CoordTokConfig, Decoder, Encoder, Planes, assemble
+from reeltok.models.coordtok.triplane import (
+    CoordTokConfig,
+    Planes,
+    TriplaneDecoder,
+    TriplaneEncoder,
+    assemble,
+)
 from reeltok.nn.past import Past
 from reeltok.nn.quantizers import FSQConfig, Quantized
 from reeltok.tokenizer.chunks import DecodeState
@@ -32,7 +38,7 @@ from reeltok.video.timing import moments_of
 
 Range = tuple[int, int]
 """A half-open range: from, to."""
-Box = tuple[Range, ...]
+Ranges = tuple[Range, ...]
 """Ranges of (time, row, column)."""
 Context = Literal["region", "slice"]
 
@@ -93,9 +99,9 @@ PUSH = replace(
 
 
 def decode_box(
-    decoder: Decoder,
+    decoder: TriplaneDecoder,
     planes: Planes,
-    box: Box,
+    box: Ranges,
     *,
     frames: int,
     slices: int = 1,
@@ -122,12 +128,14 @@ def decode_box(
         index = torch.cartesian_prod(*(torch.arange(*side, device=device) for side in ask))
         x = assemble(decoder(planes, index[None], budget=budget), ask, patch)
         parts.append(
-            crop(x, box, tuple((a * p, b * p) for (a, b), p in zip(ask, patch, strict=True)))
+            crop_to_box(x, box, tuple((a * p, b * p) for (a, b), p in zip(ask, patch, strict=True)))
         )
     return torch.cat(parts, dim=2)
 
 
-def crop(x: Float[Tensor, "b c t h w"], box: Box, around: Box) -> Float[Tensor, "b c t2 h2 w2"]:
+def crop_to_box(
+    x: Float[Tensor, "b c t h w"], box: Ranges, around: Ranges
+) -> Float[Tensor, "b c t2 h2 w2"]:
     """What lies in `box`, of pixels that fill `around`."""
     for axis, ((a, b), (low, high)) in enumerate(zip(box, around, strict=True), start=2):
         start, stop = max(a, low), min(b, high)
@@ -147,9 +155,9 @@ class CoordTok(Tokenizer):
 
     def __init__(self, config: CoordTokConfig, name: str = "coordtok") -> None:
         super().__init__(config, name)
-        self.encoder = Encoder(config)
+        self.encoder = TriplaneEncoder(config)
         self.quantizer = config.quantizer.build() if config.quantizer else None
-        self.decoder = Decoder(config)
+        self.decoder = TriplaneDecoder(config)
 
     @property
     def spec(self) -> Spec:
@@ -351,7 +359,7 @@ class CoordTok(Tokenizer):
     def decode_window(
         self,
         z: Float[Tensor, "b d n"],
-        box: Box,
+        box: Ranges,
         *,
         frames: int,
         slices: int = 1,

@@ -115,7 +115,7 @@ class CoordTokConfig:
         return t, h, w
 
 
-class Encoder(nn.Module):
+class TriplaneEncoder(nn.Module):
     """Clip -> planes (figure 2, left)."""
 
     def __init__(self, config: CoordTokConfig) -> None:
@@ -268,7 +268,7 @@ class Position(nn.Module):
         return index.new_zeros(1, 1, 1)
 
 
-class Decoder(nn.Module):
+class TriplaneDecoder(nn.Module):
     """Planes and places -> patches (figure 2, right)."""
 
     def __init__(self, config: CoordTokConfig) -> None:

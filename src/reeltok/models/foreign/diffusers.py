@@ -18,7 +18,7 @@ from reeltok.files.checkpoints import load_weights
 from reeltok.files.parsing import parse_config, read_object
 from reeltok.files.text import printable
 from reeltok.models.foreign.network import Foreign
-from reeltok.models.foreign.shape import PROBE, Coded, Shape, find_group, find_shape
+from reeltok.models.foreign.shape import PROBE, EncoderOutput, NetworkShape, find_group, find_shape
 from reeltok.tokenizer.folder import dump_config, hash_weights, write_folder
 from reeltok.tokenizer.scale import Scale
 
@@ -43,26 +43,26 @@ class Diffusers(Foreign):
         import diffusers
 
         super().__init__(config, name)
-        kind = find_class(config.class_name)
+        kind = find_autoencoder_class(config.class_name)
         with quiet():
-            self.network = build(kind, config.arguments).eval()
+            self.network = build_network(kind, config.arguments).eval()
         self.vocabulary = count_ids(self.network)
         self.scale = read_scale(self.network) if self.vocabulary is None else Scale()
         record = self.scale.record
         used = {"latents": record} if record else {}
         self.about = {"source": f"diffusers {diffusers.__version__}", **used}
 
-    def find(self) -> Shape:
+    def find(self) -> NetworkShape:
         try:
-            return count(to_meta(self.network), torch.empty(0, device="meta"))
+            return find_network_shape(to_meta(self.network), torch.empty(0, device="meta"))
         except (RuntimeError, NotImplementedError, TypeError):  # some read values: run it small
-            return count(self.network, next(self.network.parameters()).detach())
+            return find_network_shape(self.network, next(self.network.parameters()).detach())
 
-    def code(self, x: Float[Tensor, "b 3 t h w"], sample: torch.Generator | None) -> Coded:
-        return encode(self.network, x, sample)
+    def code(self, x: Float[Tensor, "b 3 t h w"], sample: torch.Generator | None) -> EncoderOutput:
+        return encode_clips(self.network, x, sample)
 
     def frames_of(self, z: Float[Tensor, "b d t h w"]) -> Any:
-        return decode(self.network, z)
+        return decode_latents(self.network, z)
 
     def latents_of(self, ids: Int[Tensor, "b t h w"]) -> Float[Tensor, "b d t h w"]:
         return self.network.regularization.indices_to_codes(ids).to(self.dtype)
@@ -123,7 +123,7 @@ def read_config(folder: Path, class_name: str | None = None) -> DiffusersConfig:
 # ---------------------------------------------------------------- the network
 
 
-def find_class(name: str) -> Any:
+def find_autoencoder_class(name: str) -> Any:
     """The class of diffusers. ValueError where there is none, or it is no autoencoder."""
     import diffusers
 
@@ -154,7 +154,7 @@ def quiet() -> Any:
         logging.set_verbosity(before)
 
 
-def build(kind: Any, arguments: Mapping[str, Any] | None) -> Any:
+def build_network(kind: Any, arguments: Mapping[str, Any] | None) -> Any:
     """A network of a class of diffusers. ValueError for arguments that are none of it."""
     try:
         return kind() if arguments is None else kind.from_config(dict(arguments))
@@ -172,13 +172,13 @@ def to_meta(model: nn.Module) -> Any:
     return deepcopy(model, {**dict(kept), **{id(b): b.to("meta") for b in model.buffers()}})
 
 
-def count(net: Any, like: Tensor) -> Shape:
+def find_network_shape(net: Any, like: Tensor) -> NetworkShape:
     """How a network counts, on the device of `like`."""
     # The one of VidTok that is not causal drops what is no multiple of 16 frames.
     slow = type(net).__name__ == "AutoencoderVidTok" and not net.config.get("is_causal", True)
     probe = (49, 97) if slow else PROBE
-    shape = find_shape(lambda x: encode(net, x), like, front=count_front(net), probe=probe)
-    return find_group(lambda z: decode(net, z), shape, like)
+    shape = find_shape(lambda x: encode_clips(net, x), like, front=count_front(net), probe=probe)
+    return find_group(lambda z: decode_latents(net, z), shape, like)
 
 
 def count_front(model: Any) -> int:
@@ -221,12 +221,12 @@ def _numbers(values: Any) -> tuple[float, ...]:
 # ---------------------------------------------------------------- there and back
 
 
-def encode(net: Any, x: Tensor, sample: torch.Generator | None = None) -> Coded:
+def encode_clips(net: Any, x: Tensor, sample: torch.Generator | None = None) -> EncoderOutput:
     """What a network makes of clips "b 3 t h w"."""
-    if by_frame(net):
+    if takes_pictures(net):
         coded = read_code(net.encode(_scatter(x)), sample)
         spread = None if coded.logvar is None else _gather(coded.logvar, len(x))
-        return Coded(z=_gather(coded.z, len(x)), logvar=spread)
+        return EncoderOutput(z=_gather(coded.z, len(x)), logvar=spread)
     if one_tile(net):  # the clips that show how it counts end within a group: it takes whole ones
         group = net.config.temporal_compression_ratio
         x = x[:, :, : x.shape[2] // group * group]
@@ -234,9 +234,9 @@ def encode(net: Any, x: Tensor, sample: torch.Generator | None = None) -> Coded:
     return read_code(net.encode(x), sample)
 
 
-def decode(net: Any, z: Tensor) -> Any:
+def decode_latents(net: Any, z: Tensor) -> Any:
     """Frames "b 3 t h w" of latents."""
-    if by_frame(net):
+    if takes_pictures(net):
         more = {"num_frames": z.shape[2]} if "TemporalDecoder" in type(net).__name__ else {}
         return _gather(read_sample(net.decode(_scatter(z), **more)), len(z))
     if one_tile(net):  # and it gives frames before channels
@@ -244,7 +244,7 @@ def decode(net: Any, z: Tensor) -> Any:
     return read_sample(net.decode(z))
 
 
-def by_frame(net: Any) -> bool:
+def takes_pictures(net: Any) -> bool:
     """Whether it takes pictures: those of a clip are then its batch."""
     return not any(isinstance(part, nn.Conv3d) for part in net.encoder.modules())
 
@@ -278,28 +278,28 @@ def _gather(x: Tensor, batch: int) -> Tensor:
     return rearrange(x, "(b t) c h w -> b c t h w", b=batch)
 
 
-def read_code(out: Any, sample: torch.Generator | None = None) -> Coded:
+def read_code(out: Any, sample: torch.Generator | None = None) -> EncoderOutput:
     """What `encode` gave: a distribution (its mode, or a draw), latents, or latents with ids."""
     if hasattr(out, "latent_dist"):
-        return draw(out.latent_dist, sample)
+        return draw_latents(out.latent_dist, sample)
     if isinstance(out, Mapping) and "latent" in out:  # AutoencoderDC
-        return Coded(z=out["latent"])
+        return EncoderOutput(z=out["latent"])
     parts = (out,) if isinstance(out, Tensor) else tuple(getattr(out, "to_tuple", lambda: out)())
     tensors = [part for part in parts if isinstance(part, Tensor)]
     if not isinstance(parts[0], Tensor):  # a distribution
-        return draw(parts[0], sample)
+        return draw_latents(parts[0], sample)
     ids = [part for part in tensors if not part.is_floating_point()]
     floats = [part for part in tensors if part.is_floating_point()]
-    return Coded(z=floats[0], ids=ids[0] if ids and ids[0].ndim == 4 else None)
+    return EncoderOutput(z=floats[0], ids=ids[0] if ids and ids[0].ndim == 4 else None)
 
 
-def draw(dist: Any, sample: torch.Generator | None) -> Coded:
+def draw_latents(dist: Any, sample: torch.Generator | None) -> EncoderOutput:
     """The mode of a distribution, or a draw; its log-variance where it is a Gaussian."""
     z, logvar = (
         dist.mode() if sample is None else dist.sample(sample),
         getattr(dist, "logvar", None),
     )
-    return Coded(z=z, logvar=None if logvar is None else logvar.expand_as(z))
+    return EncoderOutput(z=z, logvar=None if logvar is None else logvar.expand_as(z))
 
 
 def read_sample(out: Any) -> Tensor:

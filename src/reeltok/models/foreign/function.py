@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from reeltok.files.hashes import hash_text
 from reeltok.models.foreign.network import Foreign
-from reeltok.models.foreign.shape import Coded, Shape, check_frames, find_shape
+from reeltok.models.foreign.shape import EncoderOutput, NetworkShape, check_frames, find_shape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,29 +54,29 @@ class Function(Foreign):
         """SHA-256 of the name: what a function computes cannot be seen from here."""
         return hash_text(self.config.name)
 
-    def find(self) -> Shape:
+    def find(self) -> NetworkShape:
         group = getattr(self.function, "frames_per_group", None)
         if not self.coded:
             height, width = cells = getattr(self.function, "cells", (1, 1))
             channels = 3 * cells[0] * cells[1]
-            return Shape(
+            return NetworkShape(
                 time=1, height=height, width=width, causal=True, channels=channels, whole=group
             )
         return find_shape(lambda x: self.code(x, None), self.place)
 
-    def code(self, x: Float[Tensor, "b 3 t h w"], sample: torch.Generator | None) -> Coded:
+    def code(self, x: Float[Tensor, "b 3 t h w"], sample: torch.Generator | None) -> EncoderOutput:
         if not self.coded:
             out = self.function(x)
             made = check_frames(self.name, out[0] if isinstance(out, tuple) else out, (*x.shape,))
             shape = self.shape
             cells = {"p": shape.height, "q": shape.width}
-            return Coded(z=rearrange(made, "b c t (h p) (w q) -> b (c p q) t h w", **cells))
+            return EncoderOutput(z=rearrange(made, "b c t (h p) (w q) -> b (c p q) t h w", **cells))
         out = self.function.encode(x)
         if out.is_floating_point():
-            return Coded(z=out)
+            return EncoderOutput(z=out)
         if self.vocabulary is None:
             raise ValueError(f"{self.name} gives ids: it needs an attribute vocabulary")
-        return Coded(z=out[:, None].to(x.dtype), ids=out)
+        return EncoderOutput(z=out[:, None].to(x.dtype), ids=out)
 
     def frames_of(self, z: Float[Tensor, "b d t h w"]) -> Any:
         if not self.coded:

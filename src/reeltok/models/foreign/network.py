@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from reeltok.models.foreign.shape import Coded, Shape, check_frames
+from reeltok.models.foreign.shape import EncoderOutput, NetworkShape, check_frames
 from reeltok.nn.layers import Past
 from reeltok.nn.quantizers import Quantized
 from reeltok.tokenizer.contract import Tokenizer
@@ -32,7 +32,7 @@ class Foreign(Tokenizer):
         # Where it computes, for a kind that has no parameters.
         self.register_buffer("place", torch.empty(0), persistent=False)
 
-    def code(self, x: Float[Tensor, "b 3 t h w"], sample: torch.Generator | None) -> Coded:
+    def code(self, x: Float[Tensor, "b 3 t h w"], sample: torch.Generator | None) -> EncoderOutput:
         """What the encoder makes of whole groups."""
         raise NotImplementedError
 
@@ -40,12 +40,12 @@ class Foreign(Tokenizer):
         """What the decoder makes of latents."""
         raise NotImplementedError
 
-    def find(self) -> Shape:
+    def find(self) -> NetworkShape:
         """How it counts."""
         raise NotImplementedError
 
     @cached_property
-    def shape(self) -> Shape:
+    def shape(self) -> NetworkShape:
         """How it counts, found once. ValueError where it does not take clips."""
         try:
             return self.find()

@@ -15,7 +15,7 @@ GROUPS = (1, 2, 4, 8)  # steps that a decoder may take at a time
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shape:
+class NetworkShape:
     """How a network counts: groups of `time` frames, after a first of one where `causal`."""
 
     time: int
@@ -38,7 +38,7 @@ class Shape:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Coded:
+class EncoderOutput:
     """What an encoder gave: a tensor for the decoder, integers where it is discrete.
 
     `logvar` is the log-variance of a Gaussian whose mean, or a draw of which, `z` is.
@@ -50,12 +50,12 @@ class Coded:
 
 
 def find_shape(
-    encode: Callable[[Tensor], Coded],
+    encode: Callable[[Tensor], EncoderOutput],
     like: Tensor,
     *,
     front: int = 0,
     probe: tuple[int, int] = PROBE,
-) -> Shape:
+) -> NetworkShape:
     """How an encoder counts, from two clips that it is given on the device of `like`.
 
     Raises ValueError where its latent is not a volume, or its steps are not regular.
@@ -72,12 +72,12 @@ def find_shape(
     time = (probe[1] - probe[0]) // max(1, steps)
     causal = probe[0] == 1 + (found[0][2] - 1) * time
     channels, height, width = found[0][1], PROBE_SIZE // found[0][3], PROBE_SIZE // found[0][4]
-    return Shape(
+    return NetworkShape(
         time=time, height=height, width=width, causal=causal, channels=channels, front=front
     )
 
 
-def find_group(decode: Callable[[Tensor], Any], shape: Shape, like: Tensor) -> Shape:
+def find_group(decode: Callable[[Tensor], Any], shape: NetworkShape, like: Tensor) -> NetworkShape:
     """`shape` with the frames that a decoder takes at a time: one group or several.
 
     CogVideoX decodes two steps at a time, and gives too many frames of clips that hold half of

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from reeltok.files.hashes import hash_files
 from reeltok.files.parsing import read_object
 from reeltok.models.foreign.network import Foreign
-from reeltok.models.foreign.shape import PROBE, PROBE_SIZE, Coded, Shape, find_shape
+from reeltok.models.foreign.shape import PROBE, PROBE_SIZE, EncoderOutput, NetworkShape, find_shape
 
 VOCABULARY = 64_000  # of Cosmos' discrete tokenizers: FSQ of levels 8, 8, 8, 5, 5, 5
 
@@ -67,14 +67,14 @@ class TorchScript(Foreign):
             raise ValueError(f"{self.name} computes in the type it was saved in: leave out --dtype")
         return self if device is None else super().to(device)
 
-    def find(self) -> Shape:
+    def find(self) -> NetworkShape:
         return find_shape(lambda x: self.code(x, None), torch.empty(0, device=self.device))
 
-    def code(self, x: Float[Tensor, "b 3 t h w"], sample: torch.Generator | None) -> Coded:
+    def code(self, x: Float[Tensor, "b 3 t h w"], sample: torch.Generator | None) -> EncoderOutput:
         first = first_of(self.network[0](x.to(self.computes)))
         if first.is_floating_point():
-            return Coded(z=first.float())
-        return Coded(z=first[:, None].float(), ids=first)
+            return EncoderOutput(z=first.float())
+        return EncoderOutput(z=first[:, None].float(), ids=first)
 
     def frames_of(self, z: Float[Tensor, "b d t h w"]) -> Any:
         if self.vocabulary is None:

@@ -20,13 +20,13 @@ from reeltok.models.reftok.injection import (
     ReferenceInjection,
     RefTokConfig,
     along_batch,
-    both,
+    both_masks,
     decoder_shape,
     encoder_shape,
-    parted,
+    split_stages,
     still_patches,
 )
-from reeltok.models.reftok.reference import NOTHING, Reference, References
+from reeltok.models.reftok.reference import NO_REFERENCES, Reference, References
 from reeltok.models.vidtok.network import Decoder, Encoder, running_order
 from reeltok.models.vidtok.stages import Down, Patch, Up
 from reeltok.nn.past import Past
@@ -39,7 +39,7 @@ REFERENCES, ORIGINALS, FEATURES = "references", "originals", "features"
 
 
 @dataclass(frozen=True)
-class Coded:
+class CodedBlock:
     """A block on its way: its tokens (None: it has none) and the frames "b t h w c" made of it."""
 
     quantized: Quantized | None
@@ -78,7 +78,7 @@ class BlockCoder(Tokenizer):
         y = encoder.conv_in(patches, past)
         if injection is not None and reference is not None:
             y = injection.join_fine(y, reference, reference_mask, patches=patches)
-        early, late = parted(running_order(encoder), Down)
+        early, late = split_stages(running_order(encoder), Down)
         for stage in early:
             y = stage(y, past)
         if injection is not None and reference is not None:
@@ -99,7 +99,7 @@ class BlockCoder(Tokenizer):
         y = decoder.conv_in(z, past)
         if injection is not None and reference is not None:
             y, along = injection.join_coarse(y, reference, reference_mask)
-        early, late = parted(running_order(decoder), Up)
+        early, late = split_stages(running_order(decoder), Up)
         for stage in early:
             y = stage(y, past)
         if injection is not None and reference is not None:
@@ -179,14 +179,14 @@ class BlockCoder(Tokenizer):
         self,
         x: Float[Tensor, "b t h w c"],
         past: Past,
-        references: References = NOTHING,
+        references: References = NO_REFERENCES,
         *,
         given: bool = False,
         reference_mask: Bool[Tensor, " b"] | None = None,
         step: int | None = None,
         sample: torch.Generator | None = None,
         decode: bool = True,
-    ) -> Iterator[Coded]:
+    ) -> Iterator[CodedBlock]:
         """Code whole groups of frames, one after another.
 
         `references` come before the frames of their number; `given`: the first is none of the
@@ -202,7 +202,9 @@ class BlockCoder(Tokenizer):
             mask, reset = reference_mask, None
             if begin is not None and not begin.start:
                 reset = begin.clips.to(x.device)
-                mask = both(reference_mask, self._forget(begin, past, block[:, :1], block[:, :1]))
+                mask = both_masks(
+                    reference_mask, self._forget(begin, past, block[:, :1], block[:, :1])
+                )
             quantized = self.round_to_stored(
                 self.quantizer(self.encode_block(block, past, mask), **draw)
             )
@@ -211,18 +213,18 @@ class BlockCoder(Tokenizer):
                 frames = self.decode_block(quantized.z, past, mask)
                 self._remember(past, ORIGINALS, block[:, -1:], reset)
                 self._remember(past, REFERENCES, frames[:, -1:], reset)
-            yield Coded(quantized, frames)
+            yield CodedBlock(quantized, frames)
 
     def _begin(
         self, x: Tensor, past: Past, begin: Reference | None, given: bool, draw: Mapping[str, Any]
-    ) -> tuple[int, Coded]:
+    ) -> tuple[int, CodedBlock]:
         """How many frames come before the first block, and those: plain, stored, or none."""
         if begin is not None:
             frame = self._prime(begin, past, x[:, :1])
             self._remember(past, ORIGINALS, frame if given else x[:, :1])
-            return (0, Coded(None, frame[:, :0])) if given else (1, Coded(None, frame))
+            return (0, CodedBlock(None, frame[:, :0])) if given else (1, CodedBlock(None, frame))
         quantized = self.round_to_stored(self.quantizer(self.encode_block(x[:, :1], past), **draw))
         frames = self.decode_block(quantized.z, past)
         self._remember(past, ORIGINALS, x[:, :1])
         self._remember(past, REFERENCES, frames)
-        return 1, Coded(quantized, frames)
+        return 1, CodedBlock(quantized, frames)

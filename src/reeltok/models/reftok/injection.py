@@ -29,8 +29,8 @@ HEADS, WINDOW, HALO = 4, 8, 4
 """Cross-attention: queries in windows of 8x8 cells see keys of 16x16 around them."""
 
 Inject = Literal["concatenate", "attend", "attend+transfer"]
-Policy = Literal["previous", "first", "first+previous", "none"]
-Start = Literal["plain", "lossless", "webp", "given"]
+ReferencePolicy = Literal["previous", "first", "first+previous", "none"]
+ReferenceStart = Literal["plain", "lossless", "webp", "given"]
 
 
 @config_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -52,8 +52,8 @@ class RefTokConfig:
     where: Literal["none", "encoder", "decoder", "both"] = "both"
     references: Literal[1, 2] = 1
     width: Width = Field(default=64, multiple_of=4)
-    policy: Policy = "previous"
-    start: Start = "plain"
+    policy: ReferencePolicy = "previous"
+    start: ReferenceStart = "plain"
     quality: int = Field(default=30, ge=0, le=100)
     cuts: Literal["ignore", "plain", "stored"] = "plain"
     refresh: int | None = Field(default=None, ge=1)
@@ -300,7 +300,7 @@ class ReferenceInjection(nn.Module):
             y = y + self.difference_out(
                 F.silu(self.difference_in(torch.cat([patches - reference.still, around], dim=-1)))
             )
-        return x + size(x) * masked(reference_mask, y)
+        return x + stream_scale(x) * masked(reference_mask, y)
 
     def join_coarse(
         self,
@@ -313,7 +313,7 @@ class ReferenceInjection(nn.Module):
         if self.cross_attention is not None:
             more, along = self.cross_attention(x, reference)
             y = y + more
-        return x + size(x) * masked(reference_mask, y), along
+        return x + stream_scale(x) * masked(reference_mask, y), along
 
     def copy_pixels(
         self,
@@ -329,7 +329,7 @@ class ReferenceInjection(nn.Module):
         )
 
 
-def size(x: Float[Tensor, "b t h w c"]) -> Float[Tensor, "b t h w 1"]:
+def stream_scale(x: Float[Tensor, "b t h w c"]) -> Float[Tensor, "b t h w 1"]:
     """How large a residual stream is in each place: trained ones reach thousands, behind norms."""
     return x.detach().square().mean(-1, keepdim=True).sqrt()
 
@@ -341,7 +341,7 @@ def masked(mask: Bool[Tensor, " b"] | None, y: Tensor) -> Tensor:
 
 def encoder_shape(config: RefTokConfig, encoder: Encoder) -> InjectionShape:
     """Where references join the encoder: behind its first convolution and its last halving."""
-    early, _ = parted(running_order(encoder), Down)
+    early, _ = split_stages(running_order(encoder), Down)
     fine = config.body.width
     coarse = early[-1].after if early else fine
     return injection_shape(config, fine=fine, coarse=coarse)
@@ -349,7 +349,7 @@ def encoder_shape(config: RefTokConfig, encoder: Encoder) -> InjectionShape:
 
 def decoder_shape(config: RefTokConfig, decoder: Decoder) -> InjectionShape:
     """Where references join the decoder: behind its first convolution and its last doubling."""
-    early, _ = parted(running_order(decoder), Up)
+    early, _ = split_stages(running_order(decoder), Up)
     coarse = config.body.width * config.body.multipliers[-1]
     fine = early[-1].after if early else coarse
     return injection_shape(config, fine=fine, coarse=coarse)
@@ -367,7 +367,7 @@ def injection_shape(config: RefTokConfig, *, fine: int, coarse: int) -> Injectio
     )
 
 
-def parted(stages: list[Any], kind: type[nn.Module]) -> tuple[list[Any], list[Any]]:
+def split_stages(stages: list[Any], kind: type[nn.Module]) -> tuple[list[Any], list[Any]]:
     """The stages up to the last one of a kind, and those behind it."""
     cut = max((i + 1 for i, stage in enumerate(stages) if isinstance(stage, kind)), default=0)
     return stages[:cut], stages[cut:]
@@ -381,7 +381,7 @@ def still_patches(
     return rearrange(folded, "(b n) 1 h w d -> b 1 h w (n d)", b=len(frames))
 
 
-def both(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+def both_masks(one: Tensor | None, other: Tensor | None) -> Tensor | None:
     """What two masks allow; None allows all."""
     return other if one is None else one if other is None else one & other
 

@@ -20,24 +20,24 @@ from jaxtyping import Bool, Float, Int, Shaped
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from reeltok.models.reftok.blocks import REFERENCES, BlockCoder, Coded
+from reeltok.models.reftok.blocks import REFERENCES, BlockCoder, CodedBlock
 from reeltok.models.reftok.injection import (
     RefTokConfig,
 )
 from reeltok.models.reftok.reference import (
-    NOTHING,
+    NO_REFERENCES,
+    SETTINGS,
     START,
-    USED,
     References,
-    choose,
+    choose_references,
     cut_references,
-    kept_clips,
-    recall,
+    recall_references,
+    stored_clips,
     whole_blocks,
 )
 from reeltok.models.vidtok.network import channels_first
 from reeltok.nn.past import Past
-from reeltok.nn.quantizers import Quantized, join
+from reeltok.nn.quantizers import Quantized, join_quantized
 from reeltok.tokenizer.chunks import DecodeState, EncodeState
 from reeltok.tokenizer.contract import Reconstruction, Tokenizer
 from reeltok.tokenizer.inputs import ClipLike, TokensLike, as_clip, as_tokens, take
@@ -85,7 +85,7 @@ class RefTok(BlockCoder):
         *,
         step: int | None = None,
         generator: torch.Generator | None = None,
-        references: References = NOTHING,
+        references: References = NO_REFERENCES,
         reference_mask: Bool[Tensor, " b"] | None = None,
     ) -> Reconstruction:
         """The differentiable path of training: a first frame and blocks, in closed loop.
@@ -110,7 +110,7 @@ class RefTok(BlockCoder):
         *,
         frames: int | None = None,
         sample: torch.Generator | None = None,
-        references: References = NOTHING,
+        references: References = NO_REFERENCES,
     ) -> Quantized:
         past, config = Past() if past is None else past, self.config
         rows = rearrange(x, "b c t h w -> b t h w c").contiguous()
@@ -124,7 +124,7 @@ class RefTok(BlockCoder):
         past: Past | None = None,
         *,
         last: bool = True,
-        references: References = NOTHING,
+        references: References = NO_REFERENCES,
     ) -> Float[Tensor, "b c t2 h2 w2"]:
         past, steps = Past() if past is None else past, self.config.steps
         z = rearrange(z, "b d t h w -> b t h w d").contiguous()
@@ -155,7 +155,7 @@ class RefTok(BlockCoder):
     def lookup(self, ids: Int[Tensor, "b t h w"]) -> Float[Tensor, "b d t h w"]:
         return rearrange(self.quantizer.lookup(ids), "b t h w d -> b d t h w")
 
-    def _joined(self, coded: list[Coded], x: Float[Tensor, "b c t h w"]) -> Quantized:
+    def _joined(self, coded: list[CodedBlock], x: Float[Tensor, "b c t h w"]) -> Quantized:
         """The tokens of blocks as those of one run."""
         parts = [each.quantized for each in coded if each.quantized is not None]
         if not parts:  # a stored frame alone
@@ -163,7 +163,7 @@ class RefTok(BlockCoder):
             z = x.new_zeros(len(x), quantizer.channels, 0, x.shape[3] // fh, x.shape[4] // fw)
             ids = z[:, 0].long() if quantizer.vocabulary is not None else None
             return Quantized(z=z, ids=ids, loss=x.new_zeros(()))
-        return channels_first(join(parts))
+        return channels_first(join_quantized(parts))
 
     # References, and other ways to use the same network.
 
@@ -187,7 +187,7 @@ class RefTok(BlockCoder):
     def as_coded(self, tokens: Tokens | Reel) -> "RefTok":
         """The same network, used as it was for `tokens`."""
         settings = tokens.settings
-        used = {name: settings[key] for key, name in USED.items() if key in settings}
+        used = {name: settings[key] for key, name in SETTINGS.items() if key in settings}
         return self.under(**used)
 
     def stream_encode(
@@ -243,7 +243,7 @@ class RefTok(BlockCoder):
 
     def span(self, tokens: Tokens | Reel, first: int, end: int) -> Span:
         """From the last block up to frame `first` at which all clips are reset."""
-        spec, kept = self.as_coded(tokens).spec, kept_clips(tokens.extras)
+        spec, kept = self.as_coded(tokens).spec, stored_clips(tokens.extras)
         resets = [
             int(at) for at, clips in kept.items() if at != START and len(clips) == tokens.batch
         ]
@@ -255,11 +255,11 @@ class RefTok(BlockCoder):
     def side_information(
         self, run: Frames, step: int, before: Tensor | None, reference: Any
     ) -> SideInformation:
-        chosen = choose(self.config, run.x, step, before, reference)
+        chosen = choose_references(self.config, run.x, step, before, reference)
         return replace(chosen, options=self._entered(chosen.options["references"]))
 
     def decoding_options(self, part: Tokens, reference: Any) -> Options:
-        return self._entered(recall(self.config, part, reference))
+        return self._entered(recall_references(self.config, part, reference))
 
     def crop_options(self, options: Options, rows: slice, columns: slice) -> Options:
         cropped = {at: each.crop(rows, columns) for at, each in references_of(options).items()}
@@ -280,7 +280,7 @@ class RefTok(BlockCoder):
 
 def references_of(options: Options) -> References:
     """The references among arguments; none for bare tokens."""
-    return options.get("references", NOTHING)
+    return options.get("references", NO_REFERENCES)
 
 
 def as_frame(reference: Video | Tensor | None) -> Tensor | None:

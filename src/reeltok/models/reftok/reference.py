@@ -23,7 +23,7 @@ from reeltok.tokens.record import Tokens
 from reeltok.video.record import to_bytes, to_unit
 
 START = "start"
-USED = {"policy": "policy", "reference_start": "start"}  # settings of tokens -> of RefTokConfig
+SETTINGS = {"policy": "policy", "reference_start": "start"}  # settings of tokens -> of RefTokConfig
 CUT, JUMP = 0.2, 2.5
 """A cut moves 16x16 thumbnails by more than CUT (mean difference, in [-1, 1]) from one frame to the
 next, and JUMP times as far as any other step nearby. Of 276 pairs of 23 clips the nearest are 0.27
@@ -51,7 +51,7 @@ class Reference:
 
 References = Mapping[int, Reference]
 """References by the frame (encoding) or step (decoding) before which they come."""
-NOTHING: References = {}
+NO_REFERENCES: References = {}
 
 
 def cut_references(references: References, cut: int) -> tuple[References, References]:
@@ -136,36 +136,38 @@ def thumbnails(x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b t c 16 16"]:
 
 
 @dataclass(frozen=True)
-class Kept:
+class StoredReference:
     """A reference as both sides will know it, and the tensors by which they do."""
 
     reference: Reference
     extras: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def keep(
+def store_reference(
     x: Float[Tensor, "b c 1 h w"],
     clips: Bool[Tensor, " b"],
     where: str,
     *,
     quality: int | None,
-) -> Kept:
+) -> StoredReference:
     """A frame of each of `clips`, stored as a WebP picture of `quality` (None: lossless)."""
     frames, extras = torch.zeros_like(x, dtype=torch.float32), {}
     for clip in clips.nonzero().flatten().tolist():
         data = store_picture(x[clip : clip + 1], quality=quality)
         extras[f"reference.{where}.{clip}"] = data
         frames[clip] = restore_picture(data, (x.shape[3], x.shape[4]))[0]
-    return Kept(Reference(frames, clips, start=where == START), extras)
+    return StoredReference(Reference(frames, clips, start=where == START), extras)
 
 
-def keep_nothing(clips: Bool[Tensor, " b"], where: str) -> Kept:
+def store_reset(clips: Bool[Tensor, " b"], where: str) -> StoredReference:
     """For clips that are reset and have no reference: pictures without bytes."""
     names = [f"reference.{where}.{clip}" for clip in clips.nonzero().flatten().tolist()]
-    return Kept(Reference(None, clips), {name: torch.empty(0, dtype=torch.uint8) for name in names})
+    return StoredReference(
+        Reference(None, clips), {name: torch.empty(0, dtype=torch.uint8) for name in names}
+    )
 
 
-def kept_clips(extras: Mapping[str, Tensor]) -> dict[str, list[int]]:
+def stored_clips(extras: Mapping[str, Tensor]) -> dict[str, list[int]]:
     """The clips of which something is kept, by WHERE."""
     found: dict[str, list[int]] = {}
     for name in extras:
@@ -177,8 +179,8 @@ def kept_clips(extras: Mapping[str, Tensor]) -> dict[str, list[int]]:
     return found
 
 
-def restore(tokens: Tokens, where: str, clips: list[int]) -> Reference:
-    """What `keep` or `keep_nothing` kept. ValueError for a picture that is damaged."""
+def restore_reference(tokens: Tokens, where: str, clips: list[int]) -> Reference:
+    """What `store_reference` or `store_reset` kept. ValueError for a picture that is damaged."""
     whole = where != START or {*clips} == {*range(tokens.batch)}
     if not whole or max(clips) >= tokens.batch:
         raise ValueError(
@@ -201,7 +203,7 @@ def restore(tokens: Tokens, where: str, clips: list[int]) -> Reference:
 # Which references a clip has.
 
 
-def choose(
+def choose_references(
     config: RefTokConfig,
     x: Float[Tensor, "b c t h w"],
     step: int,
@@ -213,21 +215,21 @@ def choose(
     `before` is the frame before the run, None where the clip begins. ValueError where a reference
     is needed and was not given, or does not fit.
     """
-    settings: dict[str, str] = {key: getattr(config, name) for key, name in USED.items()}
-    kept: dict[int, Kept] = {}
+    settings: dict[str, str] = {key: getattr(config, name) for key, name in SETTINGS.items()}
+    kept: dict[int, StoredReference] = {}
     if config.start == "given":
-        fits, settings["reference"] = given(reference, x)
-        kept = {0: Kept(Reference(fits, everyone(x), start=True))}
+        fits, settings["reference"] = given_reference(reference, x)
+        kept = {0: StoredReference(Reference(fits, everyone(x), start=True))}
     elif before is None and config.start != "plain":
         quality = None if config.start == "lossless" else config.quality
-        kept = {0: keep(x[:, :, :1], everyone(x), START, quality=quality)}
+        kept = {0: store_reference(x[:, :, :1], everyone(x), START, quality=quality)}
     alone = before is None and config.start != "given"  # frame 0 lies in no block
     blocks = range(int(alone), x.shape[2], config.block)
     where = step + int(alone and config.start == "plain")
     for number, at in enumerate(blocks):
         last, here = x[:, :, at - 1 : at] if at else before, where + number * config.steps
         if last is not None and here > 0:  # a block at step 0 follows a stored or given frame
-            new = renewed(config, last, x[:, :, at : at + config.block], here)
+            new = renew_reference(config, last, x[:, :, at : at + config.block], here)
             kept |= {} if new is None else {at: new}
     extras = {name: data for each in kept.values() for name, data in each.extras.items()}
     modes = len(x) * len(blocks) if config.cuts != "ignore" or config.refresh else 0
@@ -239,53 +241,53 @@ def choose(
     )
 
 
-def renewed(
+def renew_reference(
     config: RefTokConfig,
     last: Float[Tensor, "b c 1 h w"],
     block: Float[Tensor, "b c t h w"],
     step: int,
-) -> Kept | None:
+) -> StoredReference | None:
     """What a block at token step `step` is reset to: where it is its turn, or after a cut."""
     where, number = f"{step:06d}", (step - config.opening) // config.steps
     if config.refresh and number > 0 and number % config.refresh == 0:
-        return keep_nothing(everyone(block), where)
+        return store_reset(everyone(block), where)
     if config.cuts == "ignore" or config.policy == "none":
         return None
     cut = find_cuts(last, block)
     if not cut.any():
         return None
     if config.cuts == "plain":
-        return keep_nothing(cut, where)
+        return store_reset(cut, where)
     quality = None if config.start == "lossless" else config.quality
-    return keep(block[:, :, :1], cut, where, quality=quality)
+    return store_reference(block[:, :, :1], cut, where, quality=quality)
 
 
-def recall(
+def recall_references(
     config: RefTokConfig, part: Tokens, reference: Float[Tensor, "b c 1 h w"] | None
 ) -> dict[int, Reference]:
-    """The references that `choose` chose, by the step of `part` before which they come.
+    """The references that `choose_references` chose, by the step of `part` before which they come.
 
     ValueError where another reference is given than the tokens were made with, or none.
     """
     found: dict[int, Reference] = {}
     if config.start == "given":
-        require_same(reference, part)
+        require_given_reference(reference, part)
         like = torch.empty(part.batch, 3, 1, part.height, part.width, device="meta")
-        frame, _ = given(reference, like)
+        frame, _ = given_reference(reference, like)
         found[0] = Reference(frame, torch.ones(part.batch, dtype=torch.bool), start=True)
     elif reference is not None:
         raise ValueError(
             f"these tokens of {part.model!r} need no reference: leave reference=None, or encode "
             f"with one"
         )
-    for where, clips in kept_clips(part.extras).items():
+    for where, clips in stored_clips(part.extras).items():
         at = 0 if where == START else int(where) - part.step
         if part.step == 0 if where == START else 0 <= at < part.grid[0]:
-            found[at] = restore(part, where, clips)
+            found[at] = restore_reference(part, where, clips)
     return found
 
 
-def given(reference: Tensor | None, x: Float[Tensor, "b c t h w"]) -> tuple[Tensor, str]:
+def given_reference(reference: Tensor | None, x: Float[Tensor, "b c t h w"]) -> tuple[Tensor, str]:
     """The caller's reference on 8-bit levels for each clip of `x`, and its hash."""
     if reference is None:
         raise ValueError(
@@ -296,7 +298,7 @@ def given(reference: Tensor | None, x: Float[Tensor, "b c t h w"]) -> tuple[Tens
     return frame.expand(len(x), -1, -1, -1, -1), hash_frame(reference)
 
 
-def require_same(reference: Tensor | None, part: Tokens) -> None:
+def require_given_reference(reference: Tensor | None, part: Tokens) -> None:
     """ValueError unless `reference` is the one that the tokens were made with."""
     wanted = str(part.settings.get("reference", ""))
     if reference is None:

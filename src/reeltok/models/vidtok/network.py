@@ -16,7 +16,15 @@ from einops import rearrange
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
-from reeltok.models.vidtok.stages import BOTH, Down, Patch, Up, VidTokConfig, block, middle
+from reeltok.models.vidtok.stages import (
+    BOTH,
+    Down,
+    Patch,
+    Up,
+    VidTokConfig,
+    level_block,
+    middle_stages,
+)
 from reeltok.nn.layers import Conv, Norm
 from reeltok.nn.past import Layer, Past
 from reeltok.nn.quantizers import Quantized
@@ -43,7 +51,7 @@ class Encoder(Layer):
         for level, width in enumerate(widths):
             stages = nn.ModuleList()
             for _ in range(config.blocks[level]):
-                stages.append(block(before, width, config))
+                stages.append(level_block(before, width, config))
                 before = width
             if level in config.space_down:
                 after = widths[level + 1 :][:1] if config.sampler == "fold" else []
@@ -51,7 +59,7 @@ class Encoder(Layer):
                 down = Down(width, before, time=level in config.time_down, config=config)
                 stages.append(nn.ModuleList([down]))
             self.levels.append(stages)
-        self.middle = middle(before, config)
+        self.middle = middle_stages(before, config)
         self.norm = Norm(before, groups=config.groups, kernel=BOTH, edge=config.edge)
         self.conv_out = Conv(before, config.quantizer.features, BOTH, edge=config.edge)
 
@@ -77,12 +85,12 @@ class Decoder(Layer):
         self.factor = config.factors[0]
         before = widths[-1]
         self.conv_in = Conv(config.quantizer.channels, before, BOTH, edge=config.edge)
-        self.middle = middle(before, config)
+        self.middle = middle_stages(before, config)
         self.levels = nn.ModuleList()
         for level in reversed(range(len(widths))):
             stages = nn.ModuleList()
             for _ in range(config.blocks[level] + 1):
-                stages.append(block(before, widths[level], config))
+                stages.append(level_block(before, widths[level], config))
                 before = widths[level]
             if level in config.space_up:
                 after = widths[max(level - 1, 0)] if config.sampler == "fold" else before
@@ -106,16 +114,16 @@ class Decoder(Layer):
         return x[:, self.factor - 1 :] if self.zeros_first and first else x
 
 
-def flat(stage: nn.Module) -> list[nn.Module]:
+def flatten_stages(stage: nn.Module) -> list[nn.Module]:
     """What lists of lists of modules hold, in order."""
     if not isinstance(stage, nn.ModuleList):
         return [stage]
-    return [part for each in stage for part in flat(each)]
+    return [part for each in stage for part in flatten_stages(each)]
 
 
 def running_order(network: Encoder | Decoder) -> list[nn.Module]:
     """The stages between a network's first and last convolution, in the order they run."""
-    levels, after = flat(network.levels), isinstance(network, Encoder)
+    levels, after = flatten_stages(network.levels), isinstance(network, Encoder)
     return [*levels, *network.middle] if after else [*network.middle, *levels]
 
 

@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from reeltok.nn.bounds import LEVELS, Depth, Triple, Width
-from reeltok.nn.layers import Attention, Conv, Edge, Residual, pad_time
+from reeltok.nn.layers import Conv, Edge, FrameAttention, Residual, pad_time
 from reeltok.nn.past import Layer, Past
 from reeltok.nn.quantizers import Quantizer
 
@@ -103,7 +103,7 @@ def haar(size: int) -> Float[Tensor, "size size"]:
     return torch.cat([coarse, fine]) / math.sqrt(2)
 
 
-def fold(
+def space_to_depth(
     x: Float[Tensor, "b t h w c"], patch: tuple[int, int, int]
 ) -> Float[Tensor, "b t2 h2 w2 c p"]:
     """Blocks of `patch` pixels behind the channels, t before h before w."""
@@ -111,10 +111,10 @@ def fold(
     return rearrange(x, "b (t i) (h j) (w k) c -> b t h w c (i j k)", i=i, j=j, k=k)
 
 
-def unfold(
+def depth_to_space(
     x: Float[Tensor, "b t h w c p"], patch: tuple[int, int, int]
 ) -> Float[Tensor, "b t2 h2 w2 c"]:
-    """The inverse of `fold`."""
+    """The inverse of `space_to_depth`."""
     i, j, k = patch
     return rearrange(x, "b t h w c (i j k) -> b (t i) (h j) (w k) c", i=i, j=j, k=k)
 
@@ -137,7 +137,7 @@ class Patch(Layer):
         t = self.patch[0]
         if t > 1 and self.alone:
             x = pad_time(x, self, kernel=t, stride=t, edge="past-first", past=past)
-        x = fold(x, self.patch)
+        x = space_to_depth(x, self.patch)
         if self.haar:
             x = x @ self._basis(x).T
         return x.flatten(-2)
@@ -149,7 +149,7 @@ class Patch(Layer):
         x = x.unflatten(-1, (-1, t * h * w))
         if self.haar:
             x = x @ self._basis(x)
-        x = unfold(x, self.patch)
+        x = depth_to_space(x, self.patch)
         first = past is None or past.begin(self)
         return x[:, t - 1 :] if self.alone and first else x
 
@@ -189,7 +189,7 @@ class Down(Layer):
         if self.folds:
             if self.halves[0] > 1:
                 x = pad_time(x, self, kernel=2, stride=2, edge=self.edge, past=past)
-            x = fold(x, self.halves).flatten(-2)
+            x = space_to_depth(x, self.halves).flatten(-2)
         x = self.space(x, past)
         if self.time is None:
             return x
@@ -237,7 +237,7 @@ class Up(Layer):
     def _unfolded(self, x: Tensor, past: Past | None) -> Tensor:
         """Channels become pixels; a first frame that stands alone is the last of its pair."""
         first = past is None or past.begin(self)
-        x = unfold(x.unflatten(-1, (-1, math.prod(self.patch))), self.patch)
+        x = depth_to_space(x.unflatten(-1, (-1, math.prod(self.patch))), self.patch)
         return x[:, 1:] if self.doubles and first else x
 
     def _double_time(self, x: Tensor, past: Past | None) -> Tensor:
@@ -271,7 +271,7 @@ def double_space(x: Float[Tensor, "b t h w c"]) -> Float[Tensor, "b t h2 w2 c"]:
     return x.reshape(b, t, 2 * h, 2 * w, c)
 
 
-def block(channels_in: int, channels_out: int, config: VidTokConfig) -> nn.ModuleList:
+def level_block(channels_in: int, channels_out: int, config: VidTokConfig) -> nn.ModuleList:
     """One block of a level: over space, then over time; or one over both."""
     residual = partial(Residual, edge=config.edge, groups=config.groups)
     if config.block == "full":
@@ -287,11 +287,11 @@ def block(channels_in: int, channels_out: int, config: VidTokConfig) -> nn.Modul
     return nn.ModuleList([space, residual(channels_out, channels_out, TIME)])
 
 
-def middle(channels: int, config: VidTokConfig) -> nn.ModuleList:
+def middle_stages(channels: int, config: VidTokConfig) -> nn.ModuleList:
     """The coarsest level's own stages: block, attention inside each frame, block."""
     if config.middle == "none":
         return nn.ModuleList()
     residual = partial(Residual, edge=config.edge, groups=config.groups)
     kernels = [BOTH] if config.middle == "full" else [SPACE, TIME]
     before, after = ([residual(channels, channels, k) for k in kernels] for _ in "ab")
-    return nn.ModuleList([*before, Attention(channels, groups=config.groups), *after])
+    return nn.ModuleList([*before, FrameAttention(channels, groups=config.groups), *after])

@@ -13,7 +13,7 @@ from pydantic import Field
 from reeltok.nn.quantizers.contract import (
     Quantized,
     Regularized,
-    join,
+    join_quantized,
 )
 from reeltok.nn.quantizers.gaussian import Gaussian, GaussianConfig
 from reeltok.nn.quantizers.lattice import FSQ, LFQ, FSQConfig, LFQConfig
@@ -37,5 +37,5 @@ __all__ = [
     "Regularized",
     "Usage",
     "VQConfig",
-    "join",
+    "join_quantized",
 ]

@@ -63,7 +63,7 @@ class Regularized:
         return start + (self.entropy - start) * step / self.entropy_steps
 
 
-def gather(
+def with_losses(
     z: Tensor, ids: Tensor | None, terms: dict[str, Tensor], logvar: Tensor | None = None
 ) -> Quantized:
     """The record, its loss the sum of the terms."""
@@ -71,7 +71,7 @@ def gather(
     return Quantized(z=z, ids=ids, loss=loss, terms=terms, logvar=logvar)
 
 
-def join(parts: Sequence[Quantized]) -> Quantized:
+def join_quantized(parts: Sequence[Quantized]) -> Quantized:
     """Parts that follow one another on the first axis of the grid, as one.
 
     Terms are means over tokens; those of a continuous quantizer are sums and stay so.
@@ -85,7 +85,7 @@ def join(parts: Sequence[Quantized]) -> Quantized:
             terms[name] = terms.get(name, torch.zeros_like(term)) + share * term
     spread = [part.logvar for part in parts if part.logvar is not None]
     logvar = torch.cat(spread, dim=1) if spread else None
-    return gather(z, torch.cat(ids, dim=1) if ids else None, terms, logvar)
+    return with_losses(z, torch.cat(ids, dim=1) if ids else None, terms, logvar)
 
 
 def full_precision(z: Tensor) -> AbstractContextManager:

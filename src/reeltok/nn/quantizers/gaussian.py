@@ -13,8 +13,8 @@ from reeltok.nn.quantizers.contract import (
     Quantized,
     as_float,
     full_precision,
-    gather,
     noise_like,
+    with_losses,
 )
 
 
@@ -62,7 +62,7 @@ class Gaussian(nn.Module):
             if self.training:  # summed over all but the batch, as VidTok does
                 kl = 0.5 * (mean.square() + logvar.exp() - 1.0 - logvar).sum() / z.shape[0]
                 terms = {"kl": kl}
-        return gather(drawn.to(z.dtype), None, terms, logvar.to(z.dtype))
+        return with_losses(drawn.to(z.dtype), None, terms, logvar.to(z.dtype))
 
     def lookup(self, ids: Int[Tensor, "b *grid"]) -> Float[Tensor, "b *grid d"]:
         raise ValueError("a Gaussian quantizer has no ids to look up; decode from latents instead")

@@ -17,8 +17,8 @@ from reeltok.nn.quantizers.contract import (
     as_float,
     clamped_entropy,
     full_precision,
-    gather,
     noise_like,
+    with_losses,
 )
 from reeltok.parallel import mean_over_ranks
 from reeltok.tokens.ids import check_ids
@@ -139,7 +139,7 @@ class Lattice(nn.Module):
                 shake = noise_like(bounded, torch.rand, sample) - 0.5
                 out = soft + shake / self.centre_and_half(bounded)[1]
             terms = self.losses(x, codes, step) if self.training else {}
-        return gather(out.to(z.dtype), ids, terms)
+        return with_losses(out.to(z.dtype), ids, terms)
 
     def lookup(self, ids: Int[Tensor, "b *grid"]) -> Float[Tensor, "b *grid d"]:
         """The codes of ids, float32. Raises ValueError naming an id outside the vocabulary."""

@@ -19,8 +19,8 @@ from reeltok.nn.quantizers.contract import (
     as_float,
     clamped_entropy,
     full_precision,
-    gather,
     noise_like,
+    with_losses,
 )
 from reeltok.parallel import from_first, mean_over_ranks, sum_over_ranks
 from reeltok.tokens.ids import check_ids
@@ -93,7 +93,7 @@ class VQ(nn.Module):
             terms = self.losses(x, codes, step) if self.training else {}
             if self.training and self.config.ema is not None:
                 self.follow(x.detach(), ids, self.config.ema, sample)
-        return gather(out.reshape(z.shape).to(z.dtype), ids.reshape(z.shape[:-1]), terms)
+        return with_losses(out.reshape(z.shape).to(z.dtype), ids.reshape(z.shape[:-1]), terms)
 
     def lookup(self, ids: Int[Tensor, "b *grid"]) -> Float[Tensor, "b *grid d"]:
         """The codes of ids. Raises ValueError naming an id outside the vocabulary."""
