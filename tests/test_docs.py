@@ -28,6 +28,8 @@ SKIPPED = {
     r"torchrun": "starts several processes (tests/train/test_parallel.py)",
     r"ffmpeg|ffplay": "needs another program",
     r"\.ckpt|\.pth|coordtok/|my_model/|vidtok_kl|vidtok_fsq\w+ ": "weights that are not here",
+    r"corpus (build|export).* wan": "networks that are not here (tests/corpus)",
+    r"reeltok export": "minutes of tracing (tests/export/test_graphs.py)",
     r"reeltok view": "serves until it is stopped (tests/viewer)",
     r"runs/(prior|sit|robot|planes|one|two|a|adapted|kl|frames|centres|levels|mine|big)\b": (
         "hours of training (tests/cli/test_cli_generate.py, test_cli_train_generators.py)"

@@ -37,6 +37,7 @@ COMMANDS = {
     "info": ("info", "info", "Describe a .reel file, a video or a model."),
     "download": ("models", "download", "Download the published weights of a preset."),
     "convert": ("convert", "convert", "Convert a public checkpoint to a model folder, or back."),
+    "export": ("export", "export", "Write a tokenizer as graphs of torch.export or ONNX."),
     "statistics": (
         "models",
         "statistics",
@@ -61,6 +62,7 @@ COMMANDS = {
     ),
     "corpus verify": ("corpus_checks", "verify", "Check the files of a corpus, and a sample."),
     "corpus finish": ("corpus", "finish", "Make the index of a corpus whose shards are done."),
+    "corpus export": ("corpus_export", "export", "Write a corpus as a trainer reads it."),
     "data check": (
         "training",
         "check_data",

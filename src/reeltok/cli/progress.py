@@ -13,13 +13,13 @@ PATIENCE = 2.0  # seconds before a bar appears
 
 
 class Progress:
-    """Counts frames over `files` files; shows frames per second and the time left.
+    """Counts frames, or another `unit`, over `files` files; shows the rate and the time left.
 
     Threads may share it. It is a `Watcher` of `reeltok.transcode`.
     """
 
-    def __init__(self, what: str, files: int = 1) -> None:
-        self.what, self.files = what, files
+    def __init__(self, what: str, files: int = 1, *, unit: str = "frames") -> None:
+        self.what, self.files, self.unit = what, files, unit
         self.frames, self.done = 0, 0.0
         self._finished = 0
         self.began = time.monotonic()
@@ -34,7 +34,7 @@ class Progress:
             if self._bar is None and self.seconds > PATIENCE and sys.stderr.isatty():
                 self._bar = _start_bar(self.what, self.files)
             if self._bar is not None:
-                told = f"{self.frames:,} frames, {rate(self.frames, self.seconds)} per second"
+                told = f"{self.frames:,} {self.unit}, {rate(self.frames, self.seconds)} per second"
                 self._bar.update(0, completed=self.done, told=told)
 
     def of_file(self) -> Callable[[int, int], None]:

@@ -1,0 +1,1 @@
+"""Corpora in the layouts that trainers read: `export_corpus`, and a module for each format."""

@@ -1,0 +1,198 @@
+"""Tokenizers as graphs: what they take and give, and that they compute what the model does."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_models import CAUSAL, COORDTOK, DISCRETE, NONCAUSAL
+from torch import Tensor
+
+import reeltok
+from reeltok.cli.main import main
+from reeltok.export.graphs import Graph, compare, graphs_of
+from reeltok.export.programs import export_programs, trace, write
+from reeltok.models.coordtok.network import CoordTok
+from reeltok.models.vidtok.network import VidTok
+from reeltok.models.vidtok.stages import VidTokConfig
+from reeltok.nn.quantizers.lattice import FSQConfig
+from reeltok.tokenizer.contract import Tokenizer
+
+pytestmark = pytest.mark.usefixtures("types_unchecked")
+AHEAD = replace(CAUSAL, edge="past-first", upsampling="trilinear")
+LEAST = VidTokConfig(
+    quantizer=FSQConfig(levels=(4, 4, 4)),
+    width=8,
+    multipliers=(1,),
+    blocks=(1,),
+    space_down=(0,),
+    space_up=(0,),
+    time_down=(0,),
+    time_up=(0,),
+    middle="none",
+    block="light",
+    edge="past-first",
+)
+
+
+def build(config: Any) -> Tokenizer:
+    torch.manual_seed(3)
+    return (CoordTok if config is COORDTOK else VidTok)(config, "small").eval()
+
+
+def named(graphs: list[Graph]) -> dict[str, Graph]:
+    return {graph.name: graph for graph in graphs}
+
+
+@torch.no_grad()
+def streamed(graphs: dict[str, Graph], side: str, parts: list[Tensor]) -> list[list[Tensor]]:
+    """What the graphs of a stream make of its parts, one after another, handing the state on."""
+    kinds = ["begin"] + ["step"] * (len(parts) - 1)
+    if f"{side}_end" in graphs:
+        kinds[-1] = "end"
+    made, state = [], []
+    for kind, part in zip(kinds, parts, strict=True):
+        graph = graphs[f"{side}_{kind}"]
+        outputs = graph.module(part, *state)
+        held = [name for name in graph.outputs if name.startswith("next.")]
+        made.append(list(outputs[: len(outputs) - len(held)]))
+        state = list(outputs[len(outputs) - len(held) :])
+    return made
+
+
+# ---------------------------------------------------------------- what is exported
+
+
+@pytest.mark.parametrize("config", [CAUSAL, DISCRETE, AHEAD], ids=["kl", "fsq", "ahead"])
+def test_the_steps_of_a_stream_are_those_of_the_model(config: VidTokConfig) -> None:
+    model = build(config)
+    graphs, time = named(graphs_of(model, 9)), model.spec.factors[0]
+    x = torch.rand(1, 3, 1 + 3 * time, 16, 24) * 2 - 1
+    tokens = model.encode(x)
+    whole = tokens.ids if tokens.latents is None or tokens.ids is not None else tokens.latents
+    made = streamed(graphs, "encoder", [x[:, :, :1], *x[:, :, 1:].split(time, dim=2)])
+    axis = 1 if tokens.ids is not None else 2
+    found = torch.cat([each[-1] for each in made], dim=axis)
+    assert torch.allclose(found.float(), whole.float(), atol=1e-5)
+    first = graphs["decoder_begin"].inputs[graphs["decoder"].inputs.__iter__().__next__()]
+    begin = first.shape[axis]
+    parts = list(whole.split([begin] + [1] * (whole.shape[axis] - begin), dim=axis))
+    frames = torch.cat([each[0] for each in streamed(graphs, "decoder", parts)], dim=2)
+    assert torch.allclose(frames, model.decode(tokens), atol=1e-5)
+    assert ("decoder_end" in graphs) == (config is AHEAD)
+
+
+def test_sizes_are_free_and_frames_are_not() -> None:
+    graphs = named(graphs_of(build(DISCRETE), 9))
+    assert graphs["encoder"].shape_of("frames") == ["batch", 3, 9, "8*rows", "8*columns"]
+    assert graphs["decoder"].shape_of("ids") == ["batch", 3, "rows", "columns"]
+    assert graphs["encoder_step"].shape_of("frames") == ["batch", 3, 4, "8*rows", "8*columns"]
+    shape = graphs["encoder_step"].shape_of("state.encoder.conv_in")
+    assert shape[0] == "batch"
+    assert shape[-1] == 3 * 32
+    assert [*graphs["encoder_begin"].outputs[:2]] == ["latents", "ids"]
+
+
+def test_only_what_streams_has_steps() -> None:
+    for config in (NONCAUSAL, COORDTOK):
+        assert [graph.name for graph in graphs_of(build(config), 8)] == ["encoder", "decoder"]
+
+
+def test_blocks_with_reference_frames_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"codes blocks with reference frames.*no fixed graph"):
+        graphs_of(reeltok.load("reftok-default"), 9)
+
+
+def test_latents_are_compared_where_ids_are_the_same() -> None:
+    ids, latents = torch.tensor([[1, 2]]), torch.zeros(1, 3, 2)
+    far = latents.clone()
+    far[:, :, 1] = 5.0
+    assert compare(["latents", "ids"], [far, ids], [latents, ids]) == (5.0, 1.0)
+    other = torch.tensor([[1, 3]])
+    assert compare(["latents", "ids"], [far, other], [latents, ids]) == (0.0, 0.5)
+
+
+def test_unknown_formats_and_frames_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(ValueError, match="--to tflite is not known: give torch-export or onnx"):
+        export_programs(build(LEAST), out, to="tflite")
+    assert main(["export", "default", str(out), "--to", "onnx", "--frames", "0"]) == 2
+    assert "--frames 0 is no number of frames" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_what_differs_from_its_model_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from reeltok.export import programs
+
+    wrong = lambda program, path: path.write_bytes(b"")
+    monkeypatch.setattr(torch.export, "save", wrong)
+    monkeypatch.setattr(programs, "trace", lambda graph, tokenizer: graph)
+    monkeypatch.setattr(torch.export, "load", lambda path: Shifted())
+    with pytest.raises(ValueError, match="the encoder differs by 1"):
+        export_programs(build(NONCAUSAL), tmp_path / "out", to="torch-export", frames=4)
+    assert not (tmp_path / "out").exists()
+
+
+class Shifted:
+    """A program that gives the model's latents plus one."""
+
+    def module(self) -> Any:
+        model = build(NONCAUSAL)
+        return lambda x: (model.encode_part(x).z.detach() + 1,)
+
+
+# ---------------------------------------------------------------- as programs
+
+
+def test_onnx_decodes_ids_as_the_model_does(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="needs onnxruntime (extra onnx)")
+    model = build(LEAST)
+    graph = named(graphs_of(model, 3))["decoder"]
+    made = write(graph, trace(graph, model), tmp_path, "onnx")
+    assert made.difference < 1e-5
+    assert (tmp_path / "decoder.onnx").is_file()
+
+
+CASES = {"kl": CAUSAL, "fsq": DISCRETE, "ahead": AHEAD, "noncausal": NONCAUSAL, "planes": COORDTOK}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("to", ["torch-export", "onnx"])
+@pytest.mark.parametrize("case", CASES)
+def test_programs_are_equal_to_their_models(case: str, to: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="needs onnxruntime (extra onnx)")
+    model = build(CASES[case])
+    for program in export_programs(model, tmp_path / "out", to=to, frames=9):
+        assert program.difference < 1e-5, program.name
+        assert program.same in (None, 1.0), program.name
+
+
+@pytest.mark.slow
+def test_onnx_streams_by_what_graphs_json_says(tmp_path: Path) -> None:
+    """As a program without this package would: names, shapes and states are in the file."""
+    runtime = pytest.importorskip("onnxruntime", reason="needs onnxruntime (extra onnx)")
+    build(LEAST).save_pretrained(tmp_path / "model")
+    out = tmp_path / "out"
+    assert main(["export", str(tmp_path / "model"), str(out), "--to", "onnx"]) == 0
+    about = json.loads((out / "graphs.json").read_text())
+    files = {graph["name"]: graph["file"] for graph in about["graphs"]}
+    sessions = {
+        name: runtime.InferenceSession(str(out / file), providers=["CPUExecutionProvider"])
+        for name, file in files.items()
+    }
+    x, group = torch.rand(2, 3, 7, 8, 6) * 2 - 1, about["frames_per_group"]
+    state: dict[str, Any] = {}
+    ids, parts = [], [x[:, :, :1], *x[:, :, 1:].split(group, dim=2)]
+    for part, name in zip(parts, ["encoder_begin"] + ["encoder_step"] * 3, strict=True):
+        session = sessions[name]
+        made = session.run(None, {"frames": part.numpy(), **state})
+        found = dict(zip([each.name for each in session.get_outputs()], made, strict=True))
+        ids.append(torch.from_numpy(found["ids"]))
+        state = {f"state.{k[5:]}": v for k, v in found.items() if k.startswith("next.")}
+    assert torch.equal(torch.cat(ids, dim=1), reeltok.load(tmp_path / "model").encode(x).ids)
