@@ -10,6 +10,7 @@ from reeltok.train.losses import (
     LeCAM,
     adaptive_weight,
     discriminator_loss,
+    flicker_loss,
     generator_loss,
     gradient_penalty,
     pixel_loss,
@@ -25,6 +26,15 @@ def test_pixel_losses() -> None:
     assert pixel_loss(x, y, "log-mse").tolist() == [pytest.approx(logs, rel=1e-4)]
     logs = [math.log(0.25 + 0.01), math.log(0.01 + 0.01)]
     assert pixel_loss(x, y, "log-mse", floor=0.01).tolist() == [pytest.approx(logs, rel=1e-4)]
+
+
+def test_flicker_is_of_errors_that_change() -> None:
+    x = torch.rand(1, 3, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    still = flicker_loss(x, x + 0.3)
+    assert still.tolist() == [pytest.approx([0.0, 0.0, 0.0], abs=1e-6)]
+    shift = torch.tensor([0.0, 0.1, -0.1])[None, None, :, None, None]
+    assert flicker_loss(x, x + shift).tolist() == [pytest.approx([0.0, 0.1, 0.2], rel=1e-4)]
+    assert flicker_loss(x[:, :, :1], x[:, :, :1]).tolist() == [[0.0]]
 
 
 def test_hinge() -> None:

@@ -43,6 +43,14 @@ def without_lpips(losses: LossConfig) -> LossConfig:
     return replace(losses, perceptual=0.0)
 
 
+def test_flicker_is_weighed_beside_the_pixels() -> None:
+    plain, weighed = (Reconstruct(tiny(), LossConfig(flicker=w)) for w in (0.0, 5.0))
+    before, after = (task.loss(batch(), 10, None) for task in (plain, weighed))
+    assert "flicker" not in before.terms
+    expected = before.total + 5.0 * after.terms["flicker"]
+    assert after.total.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
 def test_vidtok_sums_over_a_frame_and_learns_its_variance() -> None:
     """Their code: (|x - y| / exp(s) + s) summed over all values, divided by frames; + auxiliary."""
     task = Reconstruct(tiny(), replace(without_lpips(VIDTOK_LOSSES), discriminator=None))

@@ -6,33 +6,17 @@ from pathlib import Path
 import pytest
 import torch
 from small_models import DISCRETE
+from small_siblings import FEW, KL
 from torch import Tensor
 
 import reeltok
-from reeltok import zoo
-from reeltok.models.presets import PRESETS
 from reeltok.models.vidtok.network import VidTok, VidTokConfig
-from reeltok.nn.quantizers import FSQConfig, GaussianConfig
+from reeltok.nn.quantizers import FSQConfig
 from reeltok.recipes import find_recipe
 from reeltok.tokenizer.folder import pack_rows
 from reeltok.train import change, train
 from reeltok.train.build import build_model, warm
 from reeltok.train.run import freeze
-
-KL = replace(DISCRETE, quantizer=GaussianConfig(channels=6))
-FEW = {
-    "loop.schedule.steps": "2",
-    "loop.precision": "fp32",
-    "losses.discriminator.first": "1",
-    "losses.discriminator.width": "8",
-    "losses.perceptual": "0",
-    "data.windows": '[{"frames": 5, "size": 32, "batch": 2}]',
-    "data.validation": '{"frames": 5, "size": 32, "batch": 2}',
-    "data.cache": "memory",
-    "data.scale": "[1.0, 1.0]",
-    "data.weights": "{}",
-    "data.lively": "0.5",
-}
 
 
 def small(config: VidTokConfig, seed: int) -> VidTok:
@@ -82,17 +66,6 @@ def test_a_fresh_gaussian_begins_with_little_noise() -> None:
 def test_what_differs_beyond_the_bottleneck_is_refused(config: VidTokConfig) -> None:
     with pytest.raises(ValueError, match="choose a model of the same body for warm"):
         warm(small(config, 2), small(DISCRETE, 1))
-
-
-@pytest.fixture
-def default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A small network in place of the bundled default, and of what begins with it."""
-    bundled = tmp_path / "weights"
-    folder = small(DISCRETE, 1).save_pretrained(bundled / "default", small=True)
-    monkeypatch.setattr(zoo, "BUNDLED", bundled)
-    for name, config in (("default", DISCRETE), ("default-sharp", DISCRETE), ("default-kl", KL)):
-        monkeypatch.setitem(PRESETS, name, ("vidtok", config))
-    return folder
 
 
 @pytest.mark.parametrize("name", ["default_kl_cpu", "default_kl_gpu"])

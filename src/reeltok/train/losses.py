@@ -44,6 +44,17 @@ def pixel_loss(
     return squared if kind == "l2" else torch.log(squared + floor)
 
 
+def flicker_loss(
+    x: Float[Tensor, "b c t h w"], y: Float[Tensor, "b c t h w"]
+) -> Float[Tensor, "b t"]:
+    """The mean |error| of every frame's difference to the one before; 0 for the first frame.
+
+    An error that stays where it is costs nothing: what it forbids is shimmer.
+    """
+    error = y.float() - x.float()
+    return F.pad(error.diff(dim=2).abs().mean(dim=(1, 3, 4)), (1, 0))
+
+
 def discriminator_loss(
     real: Float[Tensor, "b *p"], fake: Float[Tensor, "n *q"], kind: AdversarialLoss
 ) -> Float[Tensor, ""]:

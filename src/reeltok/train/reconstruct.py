@@ -23,6 +23,7 @@ from reeltok.train.losses import (
     Pixel,
     adaptive_weight,
     discriminator_loss,
+    flicker_loss,
     generator_loss,
     gradient_penalty,
     pixel_loss,
@@ -40,7 +41,8 @@ class LossConfig:
 
     Pixel loss `pixel` (L1 for the first `l1_steps` steps; "log-mse" is log(MSE + `log_mse_floor`),
     which stops rewarding a frame whose MSE is well below the floor, in (value range 2)^2),
-    `perceptual` x LPIPS with network `net` from step `perceptual_first`, the quantizer's terms
+    `perceptual` x LPIPS with network `net` from step `perceptual_first`, `flicker` x the mean error
+    of the differences between frames, the quantizer's terms
     (each times its weight in `terms`, or 1), and the loss against a discriminator. `weights` is
     the file or URL of LPIPS's backbone; None looks in the usual places.
     `log_variance` divides the reconstruction loss by a learned variance (and adds its logarithm).
@@ -54,6 +56,7 @@ class LossConfig:
     log_mse_floor: float = Field(default=LOG_MSE_FLOOR, gt=0)
     perceptual: float = Field(default=0.0, ge=0)
     perceptual_first: int = Field(default=0, ge=0)
+    flicker: float = Field(default=0.0, ge=0)
     net: Network = "squeeze"
     weights: str | None = None
     terms: dict[str, float] = Field(default_factory=lambda: {"kl": 1e-6})
@@ -138,6 +141,10 @@ class Reconstruct:
             distance = self.perceptual(as_images(x), as_images(y)).view(frames.shape)
             terms["lpips"] = distance.mean()
             frames = frames + config.perceptual * distance
+        if config.flicker:
+            shimmer = flicker_loss(x, y)
+            terms["flicker"] = shimmer.mean()
+            frames = frames + config.flicker * shimmer
         kept = self.scaled(frames, x)
         regular = [config.terms.get(k, 1.0) * v for k, v in made.quantized.terms.items()]
         total = kept + sum(regular, start=kept.new_zeros(()))

@@ -61,7 +61,11 @@ def sharper(default: Recipe, name: str) -> Recipe:
         start="trained",
         data=replace(default.data, windows=(Window(frames=9, size=128, batch=4),)),
         losses=LossConfig(
-            pixel="log-mse", perceptual=2.0, net="squeeze", discriminator=discriminator
+            pixel="log-mse",
+            perceptual=2.0,
+            net="squeeze",
+            flicker=10.0,
+            discriminator=discriminator,
         ),
         loop=replace(
             default.loop,

@@ -1,0 +1,169 @@
+"""A trained model as it is bundled: 8-bit rows, only what differs from a base, a model card.
+
+    python -m reeltok.train.bundle RUN OUT --hardware "one NVIDIA H200, 16 cores"
+
+writes the model that the run in the folder RUN ended with as the folder OUT, under OUT's name.
+docs/decisions/0006 says why 8 bits. What OUT holds is loaded again and compared before anything is
+said; figures of the card are of the trained weights, `--result` adds those of the bundled ones.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reeltok import zoo
+from reeltok.files.atomic import write_file
+from reeltok.tokenizer.contract import Tokenizer
+from reeltok.tokenizer.folder import (
+    dump_config,
+    hash_weights,
+    pack_rows,
+    unpack_rows,
+    write_folder,
+)
+from reeltok.train.card import write_card
+
+MEBIBYTE = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundled:
+    """What was written: the folder, its bytes, the hash of the weights, the layers stored."""
+
+    folder: Path
+    bytes: int
+    weights: str
+    layers: tuple[str, ...]
+    of: int  # layers of the whole model
+
+    def __str__(self) -> str:
+        held = "all" if len(self.layers) == self.of else f"{len(self.layers)} of {self.of}"
+        return (
+            f"{self.folder}: {self.bytes / MEBIBYTE:.2f} MiB, {held} layers in 8-bit rows, "
+            f"weights {self.weights[:12]}; it loads back exactly"
+        )
+
+
+def bundle(
+    source: str | Path,
+    out: str | Path,
+    *,
+    hardware: str = "",
+    base: str | None = None,
+    best: bool = False,
+    results: Sequence[str | Path] = (),
+    notes: Sequence[str] = (),
+) -> Bundled:
+    """Write the model of a run, or of a folder, as the folder `out`, small.
+
+    `base` names the preset that it began with: only layers that differ are stored. `best` takes the
+    best model of a run instead of the last. A run's card says the `hardware` that it ran on, its
+    hours, command and curve, then what `reeltok evaluate --out` wrote to `results`, then `notes`.
+    FileNotFoundError or ValueError where `source` is no model, or shares nothing with `base`.
+    """
+    source, out = Path(source), Path(out)
+    is_run = (source / "recipe.json").is_file()
+    if is_run and not hardware:
+        raise ValueError(f"a model card says what {source} was trained on: give --hardware")
+    model = zoo.load_folder(source / ("best" if best else "model") if is_run else source)
+    model.name = out.resolve().name
+    state = model.state_dict()
+    shared = None if base is None else zoo.load(base)
+    stored = state if shared is None else differing(state, shared)
+    record = record_of(model, shared, stored)
+    folder = write_folder(out, record, stored, small=True)
+    again = zoo.load_folder(folder)
+    require_equal(again, state | unpack_rows(pack_rows(stored)), folder)
+    if is_run:
+        write_file(
+            folder / "README.md",
+            write_card(again, source, folder, hardware=hardware, results=results, notes=notes),
+        )
+    return Bundled(
+        folder=folder,
+        bytes=(folder / "model.safetensors").stat().st_size,
+        weights=again.hash(),
+        layers=tuple(sorted(layers(stored))),
+        of=len(layers(state)),
+    )
+
+
+def differing(state: dict[str, Tensor], base: Tokenizer) -> dict[str, Tensor]:
+    """The tensors that are not those of `base`; ValueError where all are, or none fits."""
+    shared = base.state_dict()
+    odd = [k for k, v in state.items() if k not in shared or shared[k].shape != v.shape]
+    if odd or len(shared) != len(state):
+        raise ValueError(
+            f"the model is not of {base.name}'s network ({(odd or ['it lacks layers'])[0]}): "
+            "bundle it without --base"
+        )
+    found = {k: v for k, v in state.items() if not torch.equal(v, shared[k])}
+    if not found:
+        raise ValueError(f"the model is {base.name}: nothing differs, there is nothing to bundle")
+    if not any(x.ndim > 1 for name, x in state.items() if name not in found):
+        raise ValueError(
+            f"no matrix of the model is one of {base.name} as it is here: train it from these "
+            "weights, or bundle it without --base"
+        )
+    return found
+
+
+def record_of(
+    model: Tokenizer, base: Tokenizer | None, stored: dict[str, Tensor]
+) -> dict[str, Any]:
+    """What config.json says of a model whose tensors `stored` are kept.
+
+    One that shares its encoder and quantizer with `base` makes its ids, so it reads its tokens.
+    """
+    record = {"family": model.family, "name": model.name, "config": dump_config(model.config)}
+    if model.statistics is not None:
+        record["statistics"] = model.statistics
+    reads: tuple[str, ...] = ()
+    if base is not None:
+        record["base"] = {"name": base.name, "weights": base.hash()}
+        if not model.loops and all(name.startswith("decoder.") for name in stored):
+            reads = (base.hash(), *base.reads)
+    elif hash_weights(unpack_rows(pack_rows(stored))) == model.hash():
+        reads = model.reads  # in 8 bits already
+    return record | ({"reads": reads} if reads else {})
+
+
+def require_equal(model: Tokenizer, state: dict[str, Tensor], folder: Path) -> None:
+    """OSError unless a folder gives back what was written into it."""
+    found = model.state_dict()
+    wrong = [k for k in state if k not in found or not torch.equal(found[k], state[k])]
+    if wrong or len(found) != len(state):
+        raise OSError(f"{folder} does not give back {wrong or 'all layers'}: write it again")
+
+
+def layers(state: dict[str, Tensor]) -> set[str]:
+    """The layers that weights and biases are of."""
+    return {name.rpartition(".")[0] for name in state}
+
+
+def main(words: Sequence[str]) -> int:
+    """The command: 0, or 2 after an error, which is said in one sentence."""
+    asked = argparse.ArgumentParser(prog="python -m reeltok.train.bundle", description=__doc__)
+    asked.add_argument("source", metavar="RUN", help="folder of a run or of a model")
+    asked.add_argument("out", metavar="OUT", help="folder to write, which gives the name")
+    asked.add_argument("--hardware", default="", help="what the run ran on, for the card")
+    asked.add_argument("--base", help="preset of which only what differs is stored")
+    asked.add_argument("--best", action="store_true", help="best model of the run, not the last")
+    asked.add_argument("--result", dest="results", action="append", default=[], metavar="JSON")
+    asked.add_argument("--note", dest="notes", action="append", default=[], metavar="TEXT")
+    try:
+        print(bundle(**vars(asked.parse_args(words))))
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,169 @@
+"""A trained model as it is bundled: small, exact, with its card; a decoder beside its base."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from small_models import DISCRETE
+from small_siblings import FEW
+
+import reeltok
+from reeltok import zoo
+from reeltok.models.vidtok.network import VidTok
+from reeltok.recipes import find_recipe
+from reeltok.tokenizer.folder import add_statistics, hash_weights, pack_rows, unpack_rows
+from reeltok.train import change, train
+from reeltok.train.bundle import bundle, main
+from reeltok.train.card import command, curve, seconds_of
+
+
+def run_of(name: str, clips: Path, out: Path, **more: str) -> Path:
+    changes = {k: v for k, v in FEW.items() if "sharp" in name or "discriminator" not in k}
+    train(change(find_recipe(name), changes | more), data=clips, out=out, device="cpu")
+    return out
+
+
+@pytest.fixture
+def sharp(default: Path, clips: Path, tmp_path: Path) -> Path:
+    """A run of a second decoder, of which half rests."""
+    frozen = '["encoder", "quantizer", "decoder.conv_in", "decoder.levels.0"]'
+    return run_of("default_sharp_cpu", clips, tmp_path / "run", **{"loop.freeze": frozen})
+
+
+def test_a_run_becomes_a_small_folder_with_its_card(
+    default: Path, clips: Path, tmp_path: Path
+) -> None:
+    run = run_of("default_kl_cpu", clips, tmp_path / "run")
+    statistics = {"mean": [0.0] * 6, "std": [1.0] * 6}
+    add_statistics(run / "model", statistics)
+    made = bundle(run, tmp_path / "mine-kl", hardware="two cores", notes=("**Use.** Tests.",))
+    again, trained = reeltok.load(made.folder), reeltok.load(run / "model")
+    packed = unpack_rows(pack_rows(trained.state_dict()))
+    assert all(torch.equal(x, packed[name]) for name, x in again.state_dict().items())
+    assert (again.name, again.statistics) == ("mine-kl", statistics)
+    assert made.weights == again.hash() == hash_weights(packed)
+    assert made.bytes < 0.5 * (run / "model" / "model.safetensors").stat().st_size
+    card = (made.folder / "README.md").read_text()
+    for said in (
+        "`mine-kl`",
+        "6 continuous channels",
+        "two cores",
+        "2 steps",
+        "1e-07 KL",
+        "Tests.",
+    ):
+        assert said in " ".join(card.split()), said
+    assert "reeltok train default_kl_cpu --data CLIPS --out RUN --set " in card
+    assert max(map(len, card.splitlines()[:8])) <= 110
+    twice = bundle(made.folder, tmp_path / "again")
+    assert twice.weights == made.weights
+    assert not (twice.folder / "README.md").exists()
+
+
+def test_a_card_says_what_an_evaluation_found(default: Path, clips: Path, tmp_path: Path) -> None:
+    run = run_of("default_kl_cpu", clips, tmp_path / "run")
+    found = {"psnr": {"mean": 30.123, "low": 29.0, "high": 31.0, "clips": 2}}
+    record = {"summary": found, "protocol": {"name": "p"}, "clips": [1, 2], "model": "x"}
+    (tmp_path / "r.json").write_text(json.dumps(record))
+    made = bundle(run, tmp_path / "kl", hardware="h", results=[tmp_path / "r.json"])
+    card = " ".join((made.folder / "README.md").read_text().split())
+    assert "`p`, 2 clips, 95 % intervals over clips: PSNR 30.12 dB (29 to 31)." in card
+    assert "reeltok evaluate kl DATA --protocol p" in card
+
+
+def test_the_command_of_a_card_trains_the_same_recipe() -> None:
+    changes = {"loop.schedule.steps": "7", "data.windows.0.batch": "2", "losses.net": "vgg"}
+    recipe = change(find_recipe("default_sharp_cpu"), changes)
+    words = command(json.loads(reeltok_json(recipe))).split("--set ")[1:]
+    pairs = dict(word.strip().strip("'").split("=", 1) for word in words)
+    assert change(find_recipe("default_sharp_cpu"), pairs) == recipe
+
+
+def reeltok_json(recipe: object) -> str:
+    from reeltok.train.recipes import as_json
+
+    return as_json(recipe)
+
+
+def test_hours_are_those_of_all_resumes() -> None:
+    times = [1.0, 5.0, 7.0, 2.0, 4.0]
+    assert seconds_of([{"step": i, "time": t} for i, t in enumerate(times)]) == 11.0
+
+
+def test_a_curve_has_few_rows_and_both_ends() -> None:
+    lines = [{"step": i, "validation": True, "psnr": float(i)} for i in range(1, 101)]
+    rows = curve([*lines, {"step": 100, "loss": 1.0}]).splitlines()[4:]
+    assert len(rows) == 10
+    assert (rows[0], rows[-1]) == ("| 1 | 1 |", "| 100 | 100 |")
+
+
+def test_a_decoder_is_stored_beside_its_base(sharp: Path, default: Path, clips: Path) -> None:
+    made = bundle(sharp, zoo.BUNDLED / "default-sharp", hardware="h", base="default")
+    assert made.layers
+    assert all(layer.startswith("decoder.") for layer in made.layers)
+    assert made.bytes < 0.6 * (default / "model.safetensors").stat().st_size
+    base, second = reeltok.load("default"), reeltok.load("default-sharp")
+    for name, weight in base.state_dict().items():
+        same = torch.equal(weight, second.state_dict()[name])
+        assert same == (name.rpartition(".")[0] not in made.layers)
+    video = reeltok.read(clips / "0.mkv")
+    tokens = base.encode(video)
+    assert torch.equal(tokens.ids, second.encode(video).ids)
+    shown = [tokenizer.decode(tokens).frames for tokenizer in (base, second)]
+    assert not torch.equal(shown[0], shown[1])
+    assert torch.equal(shown[1], second.decode(second.encode(video)).frames)
+
+
+def test_what_has_lost_its_base_is_refused(sharp: Path, tmp_path: Path) -> None:
+    folder = bundle(sharp, tmp_path / "sharp", hardware="h", base="default").folder
+    torch.manual_seed(2)
+    other = VidTok(DISCRETE, "default")
+    other.save_pretrained(zoo.BUNDLED / "default")
+    with pytest.raises(ValueError, match=r"'default' with the weights .* load it with the version"):
+        reeltok.load(folder)
+    shutil.rmtree(zoo.BUNDLED / "default")
+    with pytest.raises(FileNotFoundError, match="what differs from 'default', whose weights are"):
+        reeltok.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("base", "said"),
+    [
+        ({"name": "default-sharp", "weights": "0"}, "'default-sharp', which is not whole itself"),
+        ({"name": "../../etc", "weights": "0"}, r"'../../etc', whose weights are not here"),
+        ({"name": "default"}, "weights"),
+    ],
+)
+def test_odd_bases_are_refused(
+    sharp: Path, tmp_path: Path, base: dict[str, object], said: str
+) -> None:
+    bundle(sharp, zoo.BUNDLED / "default-sharp", hardware="h", base="default")
+    folder = bundle(sharp, tmp_path / "sharp", hardware="h", base="default").folder
+    record = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(record | {"base": base}))
+    with pytest.raises((ValueError, FileNotFoundError), match=said):
+        reeltok.load(folder)
+
+
+def test_only_what_shares_weights_is_stored_beside_a_base(
+    sharp: Path, default: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(3)
+    other = VidTok(DISCRETE, "other").save_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match="nothing differs"):
+        bundle(default, tmp_path / "a", base="default")
+    with pytest.raises(ValueError, match="no matrix of the model is one of default"):
+        bundle(other, tmp_path / "b", base="default")
+    with pytest.raises(ValueError, match="give --hardware"):
+        bundle(sharp, tmp_path / "c", base="default")
+
+
+def test_the_command_says_what_it_wrote(
+    default: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(default), str(tmp_path / "copy")]) == 0
+    assert "MiB, all layers in 8-bit rows" in capsys.readouterr().out
+    assert main([str(tmp_path / "none"), str(tmp_path / "x")]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
