@@ -13,10 +13,10 @@ from ran import Ran
 from small_generators import make_prior, make_tokenizers
 
 import reeltok
+from reeltok.corpus import Corpus
 from reeltok.data.bair import read_push
 from reeltok.evaluate import scores
 from reeltok.generate import masked
-from reeltok.generate.ids import Examples
 from reeltok.metrics.networks import Extractor
 
 sys.path.append(str(Path(__file__).parents[1] / "data"))
@@ -141,9 +141,9 @@ def test_a_prior_is_trained_on_actions(run: Run, priors: dict[str, Path], tmp_pa
     assert run("train", "prior_cpu", *asked).code == 0
     prior = masked.load(tmp_path / "run" / "model")
     assert prior.config.actions == 16  # four frames a token step
-    table = Examples.load(next((tmp_path / "cache" / "examples").rglob("train.safetensors")))
-    assert table.shown.shape[:2] == (len(table), 2)
-    assert torch.equal(table.actions[0, 1], push.actions[:4].flatten())
+    first = next(row for row in Corpus(tmp_path / "run" / "corpus"))
+    assert first.beside["shown"].shape == (1, 2, first.ids.numel())
+    assert torch.equal(first.beside["actions"][0, 1], push.actions[:4].flatten())
     (clips / "train-0001.actions.npy").unlink()
     again = run("train", "prior_cpu", *asked[:3], tmp_path / "b", *asked[4:], "--set", "given=2")
     assert "there are no actions for train-0001.mkv" in again.err.splitlines()[-1]

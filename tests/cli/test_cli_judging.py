@@ -186,6 +186,22 @@ def test_two_processes_share_the_clips(run: Run, models: Models, clips: Path, th
         assert means[0] == pytest.approx(means[1], abs=1e-4 if exact else 0.2)
 
 
+def test_the_probe_reads_a_corpus(run: Run, models: Models, tmp_path: Path) -> None:
+    for number in range(10):
+        place = tmp_path / "clips" / ("odd", "even")[number % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        video = moving(10, 32 if number % 2 else 64, 64)
+        reeltok.write(video, place / f"{number}.mkv", lossless=True)
+    out = tmp_path / "tokens"
+    options = ("--model", models["discrete"], "--frames", 5, "--size", "32x32", "--device", "cpu")
+    assert run("corpus", "build", tmp_path / "clips", out, *options).code == 0
+    found = run("probe", models["discrete"], out, "--labels", "group", "--json")
+    assert found.code == 0, found.err
+    assert (found.json["labels"], found.json["clips"]) == ({"even": 5, "odd": 5}, 10)
+    refused = run("probe", models["discrete"], out, "--labels", "colour")
+    assert "has the columns group: 'colour' is none of them" in refused.err
+
+
 def test_the_probe_leaves_a_broken_clip_out(run: Run, models: Models, tmp_path: Path) -> None:
     lines = ["path,label"]
     for number in range(10):

@@ -14,6 +14,7 @@ from ran import Ran
 from small_generators import make_tokenizers
 
 import reeltok
+from reeltok.corpus import Corpus
 from reeltok.generate import flow, masked
 from reeltok.generate.recipes import GENERATORS
 from reeltok.recipes import find_recipe
@@ -93,8 +94,8 @@ def test_a_flow_from_clips_to_videos(
     assert found.code == 0, found.err
     assert (found.json["recipe"], found.json["steps"]) == ("sit_cpu", 3)
     assert found.json["best"] is not None
-    reels = list((tmp_path / "cache" / "examples").rglob("*.reel"))
-    assert len(reels) == 8 * 3  # twelve frames are three clips of four
+    corpus = Corpus(out / "corpus")
+    assert len(corpus) == 8 * 3  # twelve frames are three clips of four
     model = flow.load(out / "model")
     assert model.config.statistics is not None
     assert model.config.clip is not None
@@ -102,10 +103,9 @@ def test_a_flow_from_clips_to_videos(
     made = run("generate", out / "model", "--steps", 3, "--out", tmp_path / "videos", "--count", 2)
     assert made.code == 0, made.err
     assert len(reeltok.read(tmp_path / "videos" / "001.mp4")) == 4
-    written = [path.stat().st_mtime_ns for path in reels]
-    again = run(*words("sit_cpu", tokenizers["planes"], data, tmp_path / "two", frames=4))
+    again = run(*words("sit_cpu", tokenizers["planes"], out / "corpus", tmp_path / "two", frames=4))
     assert again.code == 0, again.err
-    assert [path.stat().st_mtime_ns for path in reels] == written  # nothing is encoded twice
+    assert not (tmp_path / "two" / "corpus").exists()  # nothing is encoded twice
     assert log_of(out) == log_of(tmp_path / "two")
 
 
@@ -165,6 +165,30 @@ def test_resumed_runs_go_on_as_if_nothing_was(
     assert losses[-1] == resumed[-1]
     one, two = (masked.load(tmp_path / name / "model").state_dict() for name in ("whole", "part"))
     assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_a_prior_is_trained_on_a_corpus(
+    run: Run, tokenizers: dict[str, Path], data: Path, tmp_path: Path
+) -> None:
+    """A corpus holds no condition videos: they are made of decoded frames, which is said."""
+    made = tmp_path / "tokens"
+    options = ("--model", tokenizers["plain"], "--frames", 5, "--size", "16x16", "--device", "cpu")
+    built = run("corpus", "build", data, made, *options)
+    assert built.code == 0, built.err
+    out = tmp_path / "run"
+    found = run(*words("prior_cpu", tokenizers["plain"], made, out, frames=5, given=1))
+    assert found.code == 0, found.err
+    assert "holds no condition videos" in found.err
+    assert masked.load(out / "model").config.clip.fps == 10
+    asked = ["--steps", 2, "--out", tmp_path / "videos", "--given", next(data.rglob("*.mkv"))]
+    assert run("generate", out / "model", *asked, "--given-frames", 1).code == 0
+    for recipe, tokenizer, frames, said in (
+        ("prior_cpu", "leaning", 5, f"{made} holds tokens of plain"),
+        ("prior_cpu", "plain", 9, "has 9 frames of 16 pixels"),
+    ):
+        again = words(recipe, tokenizers[tokenizer], made, tmp_path / "two", frames=frames)
+        refused = run(*again)
+        assert (refused.code, said in refused.err.splitlines()[-1]) == (2, True), refused.err
 
 
 @pytest.mark.slow

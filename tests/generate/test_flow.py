@@ -12,13 +12,12 @@ from small_models import COORDTOK
 from torch import Tensor
 
 from reeltok.generate import flow, sampling, sit
-from reeltok.generate.latents import Feed, FlowTask, flow_errors, measure, read_latents
+from reeltok.generate.latents import Feed, FlowTask, Latents, flow_errors, measure
 from reeltok.generate.public import public_arguments
 from reeltok.generate.sit import Flow, FlowConfig, Group, Statistics, plane_groups, volume_group
 from reeltok.models.coordtok.network import CoordTok
 from reeltok.models.vidtok.network import VidTok, VidTokConfig
 from reeltok.nn.quantizers import FSQConfig, GaussianConfig
-from reeltok.tokens import reel
 
 PLANES = {"xy": (4, 6), "yt": (2, 6), "xt": (2, 4)}
 TINY = FlowConfig(
@@ -364,20 +363,19 @@ def test_any_continuous_tokenizer(kl: VidTok) -> None:
 
 
 @pytest.fixture
-def files(tmp_path: Path, tokenizer: CoordTok) -> Path:
-    for i, name in enumerate(("left", "right", "right")):
-        (tmp_path / name).mkdir(exist_ok=True)
-        frames = (9, 4, 3)[i]
-        x = torch.rand(1, 3, frames, 16, 24, generator=torch.Generator().manual_seed(i)) * 2 - 1
-        reel.save(tokenizer.encode(x), tmp_path / name / f"{i}.reel", dtype=torch.float32)
-    return tmp_path
+def latents(tokenizer: CoordTok) -> Latents:
+    """Of three windows, two of one class and one of another."""
+    values = []
+    for i in range(3):
+        x = torch.rand(1, 3, 4, 16, 24, generator=torch.Generator().manual_seed(i)) * 2 - 1
+        made = tokenizer.encode(x).latents
+        assert made is not None
+        values.append(made[0].flatten(1).detach())
+    return Latents(torch.stack(values), torch.tensor([0, 0, 1]), ("left", "right"))
 
 
-def test_training_from_files(files: Path, tokenizer: CoordTok) -> None:
+def test_training_on_latents(latents: Latents, tokenizer: CoordTok) -> None:
     config = flow.config_for(tokenizer, width=32, depth=1, heads=2)
-    latents = read_latents(files, config.clip, class_of=lambda path: path.parent.name)
-    assert (len(latents), latents.left_out, latents.classes) == (3, 1, ("left", "right"))
-    assert latents.labels.tolist() == [0, 0, 1]
     statistics = measure(latents, config)
     config = replace(config, statistics=statistics, classes=latents.classes, label_dropout=0.5)
     normal = flow.normalise(latents.values, statistics, config.groups)
@@ -403,17 +401,8 @@ def test_training_from_files(files: Path, tokenizer: CoordTok) -> None:
     assert not model.fixed["xy"].grad
 
 
-def test_training_files_that_do_not_fit(files: Path, tokenizer: CoordTok, kl: VidTok) -> None:
-    clip = flow.config_for(tokenizer).clip
-    with pytest.raises(FileNotFoundError, match="encode the clips first"):
-        read_latents(files / "nothing", clip)
-    with pytest.raises(ValueError, match="encode it again"):
-        read_latents(files, flow.config_for(kl, frames=5, size=(16, 24)).clip)
-    with pytest.raises(ValueError, match="encode the clips at that size"):
-        read_latents(files, replace(clip, height=8))
-    with pytest.raises(ValueError, match="encode longer clips"):
-        read_latents(files, replace(clip, frames=50))
+def test_training_that_cannot_be(latents: Latents) -> None:
     with pytest.raises(ValueError, match="does not divide among 3"):
-        Feed(read_latents(files, clip), batch=8, world=3)
+        Feed(latents, batch=8, world=3)
     with pytest.raises(ValueError, match="no latent statistics"):
         FlowTask(build())

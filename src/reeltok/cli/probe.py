@@ -1,7 +1,7 @@
 """`probe`: what tokens hold for understanding."""
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -9,6 +9,9 @@ from reeltok.cli import evaluate as judging
 from reeltok.cli import options as given
 from reeltok.cli.report import Report, facts, note
 from reeltok.wording import left_out
+
+if TYPE_CHECKING:
+    from reeltok.evaluate.probe import Probe
 
 
 def probe(
@@ -19,7 +22,8 @@ def probe(
         str,
         typer.Option(
             metavar="LIST.csv:COLUMN",
-            help="List of labels and the column to read, required; the list may lie in DATA.",
+            help="List of labels and the column to read, required; the list may lie in DATA. A"
+            " corpus has columns itself: give COLUMN alone.",
         ),
     ],
     protocol: judging.PlanOption = "shared-eval",
@@ -32,7 +36,13 @@ def probe(
 
     Cross-validation in five folds: each clip is classified by a model that was not trained on it.
     Labels of fewer than five clips are left out. Chance is the share of the most frequent label.
+    DATA may be a corpus of the model's tokens: then nothing is encoded, and a clip is the mean of
+    its windows.
     """
+    from reeltok.corpus.read import is_corpus
+
+    if is_corpus(data):
+        return probe_corpus(model, data, labels, weights=weights, device=device, dtype=dtype)
     from reeltok.evaluate import probe as probing
     from reeltok.evaluate.clips import clips
 
@@ -44,6 +54,29 @@ def probe(
     passed = {**found.left_out, **unnamed}
     for name, why in found.broken.items():
         note(left_out(name, why))
+    about = {"model": model, "protocol": protocol, "broken": found.broken}
+    return report_of(result, passed, about)
+
+
+def probe_corpus(
+    model: str, data: str, labels: str, *, weights: str | None, device: str, dtype: str
+) -> Report:
+    """The same on the tokens of a corpus, which are the model's."""
+    from reeltok.corpus.read import Corpus
+    from reeltok.evaluate import probe as probing
+
+    corpus = Corpus(data)
+    given_list = ":" in labels
+    named = probing.read_labels(labels, data) if given_list else probing.row_labels(corpus, labels)
+    tokenizer = given.open_model(model, weights=weights, device=device, dtype=dtype)
+    corpus.require_own(tokenizer)
+    x, y, unnamed = probing.collect_rows(tokenizer, corpus, named)
+    about: dict[str, Any] = {"model": model, "protocol": None, "broken": {}}
+    return report_of(probing.run_probe(x, y), unnamed, about)
+
+
+def report_of(result: "Probe", passed: dict[str, str], about: dict[str, Any]) -> Report:
+    """What a probe found."""
     counted = sum(result.labels.values())
     text = facts(
         {
@@ -55,5 +88,5 @@ def probe(
             "left out": f"{len(passed)} clips, {len(result.left_out)} labels",
         }
     )
-    data_out = {**asdict(result), "model": model, "protocol": protocol, "clips": counted}
-    return Report(data={**data_out, "clips_left_out": passed, "broken": found.broken}, text=text)
+    data_out = {**asdict(result), **about, "clips": counted, "clips_left_out": passed}
+    return Report(data=data_out, text=text)

@@ -14,6 +14,7 @@ import torch
 
 from reeltok.corpus.coding import (
     Taken,
+    add_beside,
     code_windows,
     measured,
     spread_of,
@@ -155,6 +156,7 @@ class ShardMaker:
             else:
                 self._fail(batch[0].clip, one_line(error))
             return
+        rows = add_beside(self.plan, self.tokenizer, batch, rows)
         for each, row in zip(map(without_pixels, batch), rows, strict=True):
             if each.clip not in self.failures:
                 self.rows[each.clip][each.window.number] = row
@@ -206,6 +208,7 @@ class Files:
             keep=plan.coding.keep or "ids",
             vocabulary=plan.model.vocabulary,
             extras=plan.extras,
+            beside=plan.beside is not None,
             text=plan.texts is not None,
             further=plan.further,
         )

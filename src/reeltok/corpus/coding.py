@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from reeltok.corpus.plan import Plan
@@ -39,8 +41,7 @@ class Taken:
 @torch.no_grad()
 def code_windows(plan: Plan, tokenizer: Tokenizer, batch: Sequence[Taken]) -> list[Row]:
     """The rows of windows of one bucket, in their order."""
-    x = torch.cat([to_unit(torch.from_numpy(each.window.frames)) for each in batch])
-    x = x.to(tokenizer.device)
+    x = frames_of(batch, tokenizer)
     frames, height, width = x.shape[2:]
     chunk = None
     if frames > LONG and not tokenizer.spec.independent:
@@ -50,6 +51,27 @@ def code_windows(plan: Plan, tokenizer: Tokenizer, batch: Sequence[Taken]) -> li
     tokens = tokens.with_(settings={**settings, "given": "video"})
     kept = kept_of(plan, tokenizer, tokens, x)
     return [row_of(each, tokens, kept, i) for i, each in enumerate(batch)]
+
+
+@torch.no_grad()
+def add_beside(
+    plan: Plan, tokenizer: Tokenizer, batch: Sequence[Taken], rows: Sequence[Row]
+) -> list[Row]:
+    """The rows with what the plan makes of their windows beside the tokens."""
+    beside = plan.beside
+    if beside is None:
+        return [*rows]
+    x = frames_of(batch, tokenizer)
+    made = beside(tokenizer, x, [e.source for e in batch], [e.window.first for e in batch])
+    pairs = zip(rows, made, strict=True)
+    return [replace(row, beside={k: v.cpu() for k, v in tensors.items()}) for row, tensors in pairs]
+
+
+def frames_of(batch: Sequence[Taken], tokenizer: Tokenizer) -> Tensor:
+    """The windows of a batch in [-1, 1], "b c t h w", on the tokenizer's device."""
+    frames = np.stack([each.window.frames for each in batch])
+    x = to_unit(torch.from_numpy(frames).flatten(0, 1).to(tokenizer.device))
+    return rearrange(x, "1 c (b t) h w -> b c t h w", b=len(batch)).contiguous()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -89,6 +111,7 @@ def row_of(taken: Taken, tokens: Tokens, kept: Kept, number: int) -> Row:
     return Row(
         id=f"{source.name}#{window.number:04d}",
         source=source.name,
+        origin=source.clip.source or source.name,
         group=source.group,
         start=window.start,
         fps=window.fps,
@@ -102,9 +125,16 @@ def row_of(taken: Taken, tokens: Tokens, kept: Kept, number: int) -> Row:
         ids=part(kept.ids),
         latents=part(kept.latents),
         log_variance=part(kept.log_variance),
-        extras={name: value.cpu() for name, value in tokens.extras.items()},
+        extras=extras_of(tokens, number),
         further=source.further,
     )
+
+
+def extras_of(tokens: Tokens, number: int) -> dict[str, Tensor]:
+    """The further tensors of one clip of a batch, whose names end in its number there: a.b.2."""
+    parts = {name: name.rpartition(".") for name in tokens.extras}
+    mine = {name: part[0] for name, part in parts.items() if part[2] == str(number)}
+    return {f"{name}.0": tokens.extras[whole].cpu() for whole, name in mine.items()}
 
 
 # ---------------------------------------------------------------- statistics

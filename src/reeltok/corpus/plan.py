@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from math import ceil
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as checked_dataclass
+from torch import Tensor
 
 from reeltok.corpus.place import Place
 from reeltok.corpus.row import FLOATS
@@ -83,13 +84,32 @@ class Model:
         )
 
 
+class Beside(Protocol):
+    """What makes further tensors of a window, beside its tokens; it can be sent to processes.
+
+    `record` says in JSON what it depends on. An error of it ends the run.
+    """
+
+    @property
+    def record(self) -> dict[str, Any]: ...
+
+    def __call__(
+        self,
+        tokenizer: Tokenizer,
+        x: Tensor,
+        sources: Sequence[Source],
+        firsts: Sequence[int],
+    ) -> list[dict[str, Tensor]]:
+        """Tensors by name of each window "c t h w", and at which frame of its clip it begins."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """The whole of a corpus before it is made.
 
-    `extras`: tokens come with more tensors. `texts` is the folder of embeddings, or None.
-    `statistics` are those that the tokenizer says its latents have, where latents are kept.
-    `notes` are a sentence each for people.
+    `extras`: tokens come with more tensors. `beside` makes others of each window. `texts` is the
+    folder of embeddings, or None. `statistics` are those that the tokenizer says its latents have,
+    where latents are kept. `notes` are a sentence each for people.
     """
 
     model: Model
@@ -97,6 +117,7 @@ class Plan:
     coding: Coding
     sources: tuple[Source, ...]
     extras: bool = False
+    beside: "Beside | None" = None
     texts: str | None = None
     statistics: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()
@@ -121,6 +142,7 @@ class Plan:
         """What plan.json holds: all that decides the bytes, in JSON's own kinds."""
         shaping = {**asdict(self.shaping), "buckets": [str(b) for b in self.shaping.buckets]}
         build = {**shaping, **asdict(self.coding), "text": self.texts is not None}
+        build["beside"] = None if self.beside is None else self.beside.record
         record = {
             "version": VERSION,
             "tokenizer": asdict(self.model),
@@ -151,6 +173,7 @@ def make_plan(
     coding: Coding,
     load: str = "",
     texts: str | None = None,
+    beside: Beside | None = None,
 ) -> Plan:
     """The plan of a corpus. ValueError for windows or kinds that the tokenizer does not make."""
     spec = tokenizer.spec
@@ -165,10 +188,11 @@ def make_plan(
     return Plan(
         model=Model.of(tokenizer, load),
         shaping=shaping,
-        coding=replace(coding, keep=keep, batch=1 if leans else coding.batch),
+        coding=replace(coding, keep=keep),
         sources=tuple(sources),
         extras=leans,
         texts=texts,
+        beside=beside,
         notes=notes,
         statistics={"from": "tokenizer", **own} if own and keep != "ids" else None,
     )

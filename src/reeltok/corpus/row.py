@@ -21,6 +21,7 @@ from reeltok.tokens.record import Tokens
 PLAIN = {
     "id": "string",
     "source": "string",
+    "origin": "string",
     "group": "string",
     "start": "float64",
     "fps": "float64",
@@ -41,7 +42,9 @@ PAYLOADS = {
 }
 """By what is kept: the columns of the tokens."""
 TEXT = ("text_bytes", "text_shape", "text_dtype")
-EXTRAS = "extras_bytes"
+EXTRAS, BESIDE = "extras_bytes", "beside_bytes"
+TAKEN = {*PLAIN, *TEXT, EXTRAS, BESIDE, *(name for names in PAYLOADS.values() for name in names)}
+"""Names of columns that no further column can have."""
 FLOATS = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -51,11 +54,13 @@ class Row:
 
     It begins at `start` seconds of `source`; `fps` in Hz is None for a picture. `latents` are on
     the tokenizer's own scale and not normalised; with `log_variance` they are means. `text` is an
-    embedding of the caption. `further` are the other columns of the manifest.
+    embedding of the caption. `further` are the other columns of the manifest. Clips of one `origin`
+    are held out together. `beside` are tensors that a generator has made of the window.
     """
 
     id: str
     source: str
+    origin: str = ""
     group: str = ""
     start: float = 0.0
     fps: float | None = None
@@ -70,6 +75,7 @@ class Row:
     latents: Float[Tensor, "c *grid"] | None = None
     log_variance: Float[Tensor, "c *grid"] | None = None
     extras: Mapping[str, Tensor] = field(default_factory=dict)
+    beside: Mapping[str, Tensor] = field(default_factory=dict)
     text: Float[Tensor, "l d"] | None = None
     further: Mapping[str, str | None] = field(default_factory=dict)
 
@@ -108,8 +114,9 @@ def to_columns(row: Row, *, vocabulary: int | None) -> dict[str, Any]:
         values["log_variance_bytes"] = tensor_bytes(row.log_variance)
     if row.text is not None:
         values |= _stored("text", row.text)
-    if row.extras:
-        values[EXTRAS] = save_tensors({k: v.contiguous() for k, v in row.extras.items()})
+    for name, tensors in ((EXTRAS, row.extras), (BESIDE, row.beside)):
+        if tensors:
+            values[name] = save_tensors({k: v.contiguous() for k, v in tensors.items()})
     return values | dict(row.further)
 
 
@@ -119,8 +126,7 @@ def of_columns(values: Mapping[str, Any], *, vocabulary: int | None) -> Row:
     if values.get("ids_bytes") is not None:
         ids = _loaded_ids(values, vocabulary or 1)
     variance = values.get("log_variance_bytes")
-    extras = values.get(EXTRAS)
-    known = {*PLAIN, *TEXT, EXTRAS, *(name for names in PAYLOADS.values() for name in names)}
+    extras, beside = values.get(EXTRAS), values.get(BESIDE)
     plain = {name: values[name] for name in PLAIN if name not in ("bucket", "settings")}
     return Row(
         **plain,
@@ -129,8 +135,9 @@ def of_columns(values: Mapping[str, Any], *, vocabulary: int | None) -> Row:
         latents=latents,
         log_variance=None if variance is None else _floats(variance, values, "latents"),
         extras={} if extras is None else load_tensors(extras),
+        beside={} if beside is None else load_tensors(beside),
         text=_loaded("text", values),
-        further={name: value for name, value in values.items() if name not in known},
+        further={name: value for name, value in values.items() if name not in TAKEN},
     )
 
 

@@ -44,7 +44,7 @@ class Shaping:
     side: then the long one keeps the picture's shape. `buckets` say size and frames instead: a
     clip goes to the one of the nearest shape, and of the most frames that it has. Clips, or
     `scenes` where a cut is found, of fewer than `shortest` frames are left out. A picture is a
-    clip of one frame.
+    clip of one frame. Of frames every `step`-th is taken, of a clip's windows the first `most`.
     """
 
     frames: int | None = Field(default=None, ge=1)
@@ -54,6 +54,8 @@ class Shaping:
     buckets: tuple[Bucket, ...] = ()
     shortest: int | None = Field(default=None, ge=1)
     scenes: bool = False
+    step: int = Field(default=1, ge=1)
+    most: int | None = Field(default=None, ge=1)
     damage: str = "refuse"
 
     def __post_init__(self) -> None:

@@ -16,7 +16,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int64
 
-from reeltok.corpus.row import EXTRAS, PAYLOADS, PLAIN, TEXT, Row, of_columns, to_columns
+from reeltok.corpus.row import (
+    BESIDE,
+    EXTRAS,
+    PAYLOADS,
+    PLAIN,
+    TEXT,
+    Row,
+    of_columns,
+    to_columns,
+)
 from reeltok.files.parsing import parse_json
 
 VERSION = 1
@@ -25,7 +34,7 @@ GROUP_BYTES = 4_000_000  # of a row group
 GROUP_ROWS = 8  # at least
 FILE_ROWS = 10_000
 FILE_BYTES = 512_000_000
-BINARY = ("ids_bytes", "latents_bytes", "log_variance_bytes", "text_bytes", EXTRAS)
+BINARY = ("ids_bytes", "latents_bytes", "log_variance_bytes", "text_bytes", EXTRAS, BESIDE)
 KINDS = {"string": pa.string(), "float64": pa.float64(), "int32": pa.int32()}
 TABLES = {
     "index": pa.schema(
@@ -50,6 +59,7 @@ class Layout:
     keep: str
     vocabulary: int | None
     extras: bool = False
+    beside: bool = False
     text: bool = False
     further: tuple[str, ...] = ()
 
@@ -58,6 +68,7 @@ class Layout:
         """The columns in their order."""
         fields = [(name, KINDS[kind]) for name, kind in PLAIN.items()]
         names = [*PAYLOADS[self.keep], *([EXTRAS] if self.extras else ())]
+        names += [BESIDE] if self.beside else []
         names += TEXT if self.text else ()
         fields += [(name, _kind_of(name)) for name in names]
         return pa.schema(fields + [(name, pa.string()) for name in self.further])

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-from reeltok.corpus.row import EXTRAS, PAYLOADS, PLAIN, TEXT
+from reeltok.corpus.row import TAKEN
 from reeltok.data.clip import Clip
 from reeltok.data.find import COLUMN, find_clips
 from reeltok.data.kinds import is_shard
@@ -25,7 +25,6 @@ CAPTIONS = ("caption", "captions", "text", "prompt")
 CLASSES = ("group", "class", "label")
 """Columns that may hold the class where none is named."""
 USED = ("start", "end", "member", "record")  # columns that say where a clip lies
-TAKEN = {*PLAIN, *TEXT, EXTRAS, *(name for names in PAYLOADS.values() for name in names)}
 
 
 @dataclass(frozen=True, kw_only=True)

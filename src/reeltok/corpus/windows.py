@@ -22,12 +22,13 @@ PARTS = 32  # frames that are decoded at a time
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Window:
-    """A window of a clip: its number there, its frames, and where it begins in seconds.
+    """A window of a clip: its number there, its frames, and where it begins, in seconds.
 
-    `fps` is None for a picture.
+    `first` is the number of its first frame in the clip. `fps` is None for a picture.
     """
 
     number: int
+    first: int
     frames: UInt8[np.ndarray, "t h w 3"]
     start: float
     fps: float | None
@@ -77,6 +78,11 @@ class Fit:
     found: tuple[int, int] = (0, 0)
     target: tuple[int, int] = (0, 0)
     near: tuple[Bucket, ...] = field(default=())
+
+    @property
+    def step(self) -> int:
+        """Frames of the clip from one that is taken to the next."""
+        return 1 if self.still else self.shaping.step
 
     def choose(self, height: int, width: int) -> tuple[int, int]:
         """The size to decode at: that covers the windows of a picture of this size."""
@@ -167,35 +173,39 @@ def cut_windows(source: Source, shaping: Shaping, spec: Spec) -> Iterator[Window
     with clip.stream(**options) as stream:
         stream.chunk = PARTS
         for scene in scenes_of(stream, fit):
-            for run in windows_of(scene, fit, stream.frames):
+            for run in windows_of(scene, fit, -(-stream.frames // fit.step)):
                 yield Window(
                     number=number,
+                    first=run.first * fit.step,
                     frames=np.ascontiguousarray(run.frames.numpy()),
-                    start=start_of(run, stream),
-                    fps=None if fit.still else stream.fps,
+                    start=start_of(run.first * fit.step, stream),
+                    fps=None if fit.still or not stream.fps else stream.fps / fit.step,
                     source_height=fit.found[0],
                     source_width=fit.found[1],
                 )
                 number += 1
+                if number == shaping.most:
+                    return
         if not number:
             yield Short(reason=f"it has {count(stream.frames, 'frame')}, {fit.wanted}")
 
 
-def start_of(run: Run, stream: Stream) -> float:
-    """Where a run begins in the file, in seconds."""
+def start_of(frame: int, stream: Stream) -> float:
+    """Where a frame of a clip is shown in its file, in seconds."""
     if stream.times is not None:
-        return round(stream.start + float(stream.times[run.first]), 9)
-    return round(stream.start + (run.first / stream.fps if stream.fps else 0.0), 9)
+        return round(stream.start + float(stream.times[frame]), 9)
+    return round(stream.start + (frame / stream.fps if stream.fps else 0.0), 9)
 
 
 def scenes_of(stream: Stream, fit: Fit) -> Iterator[Iterator[Run]]:
     """The parts of a clip between its cuts; all of it, where none are looked for."""
 
     def runs() -> Iterator[Run]:
-        first = 0
+        seen, step = 0, fit.step
         for part in stream:
-            yield Run(fit.middle(part.frames), first)
-            first += len(part)
+            some = fit.middle(part.frames)[-seen % step :: step]
+            yield Run(some, -(-seen // step))
+            seen += len(part)
 
     if not fit.shaping.scenes or fit.still:
         yield runs()

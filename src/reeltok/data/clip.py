@@ -25,6 +25,11 @@ def said_of(name: str, why: str) -> str:
     return f"it {rest}" if found and (not folder or folder.endswith("/")) else why
 
 
+def lot_of(source: str) -> float:
+    """Where in [0, 1) the hash of a source lies."""
+    return int(hash_text(source, 16), 16) / 2**64
+
+
 @dataclass(frozen=True, kw_only=True)
 class Clip:
     """A clip that was found; once opened, also its frames, rate in Hz and size in pixels.
@@ -90,7 +95,7 @@ class Clip:
     @property
     def lot(self) -> float:
         """Where in [0, 1) the hash of the clip's source lies: larger shares hold it out."""
-        return int(hash_text(self.source, 16), 16) / 2**64
+        return lot_of(self.source)
 
     def held_out(self, share: float) -> bool:
         """Whether the clip is kept for validation: a fixed function of its source alone."""

@@ -15,10 +15,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from reeltok.corpus.read import Corpus
+from reeltok.corpus.row import tokens_of
 from reeltok.data.find import find_clips
 from reeltok.evaluate.clips import ScoredClip
 from reeltok.evaluate.scores import Estimate, estimate
 from reeltok.tokenizer.contract import Tokenizer
+from reeltok.tokens.record import Tokens
 
 FOLDS = 5
 DECAY = 1e-2  # on the weights: there are often more numbers than clips
@@ -55,10 +58,30 @@ def read_labels(where: str, data: str | Path) -> dict[str, str]:
     return {clip.name: clip.row[column] for clip in listed if clip.row.get(column)}
 
 
+def row_labels(corpus: Corpus, column: str) -> dict[str, str]:
+    """Labels by clip, from a column of a corpus. ValueError where it has no such column."""
+    columns = ["group", *corpus.manifest["columns"]]
+    if column not in columns:
+        raise ValueError(
+            f"{corpus.place} has the columns {', '.join(columns)}: {column!r} is none of them"
+        )
+    found = {}
+    for row in corpus:
+        label = row.group if column == "group" else row.further.get(column)
+        if label:
+            found[row.source] = label
+    return found
+
+
 @torch.no_grad()
 def describe_clip(tokenizer: Tokenizer, clip: ScoredClip) -> Float[Tensor, " n"]:
     """Mean and deviation over the token grid of each of the decoder's input channels."""
-    tokens = tokenizer.encode(clip.video.tensor(device=tokenizer.device))
+    return describe_tokens(tokenizer, tokenizer.encode(clip.video.tensor(device=tokenizer.device)))
+
+
+@torch.no_grad()
+def describe_tokens(tokenizer: Tokenizer, tokens: Tokens) -> Float[Tensor, " n"]:
+    """The same of tokens that are there already."""
     z = tokens.latents
     if z is None:
         assert tokens.ids is not None
@@ -83,6 +106,24 @@ def collect_features(
     if not rows:
         raise ValueError("no clip has a label: the list should name the files as the folder does")
     return torch.stack(rows), names, left_out
+
+
+def collect_rows(
+    tokenizer: Tokenizer, corpus: Corpus, labels: Mapping[str, str]
+) -> tuple[Float[Tensor, "b n"], list[str], dict[str, str]]:
+    """The same from a corpus, of each clip the mean over its windows."""
+    windows: dict[str, list[Tensor]] = {}
+    left_out = dict[str, str]()
+    for row in corpus:
+        if row.source in labels:
+            tokens = tokens_of(row, corpus.tokenizer, tokenizer.scale).to(tokenizer.device)
+            windows.setdefault(row.source, []).append(describe_tokens(tokenizer, tokens))
+        else:
+            left_out[row.source] = "it has no label"
+    if not windows:
+        raise ValueError("no clip has a label: the list should name the files as the corpus does")
+    rows = [torch.stack(parts).mean(0) for parts in windows.values()]
+    return torch.stack(rows), [labels[name] for name in windows], left_out
 
 
 def run_probe(

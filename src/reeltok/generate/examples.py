@@ -1,220 +1,278 @@
-"""The examples of a generator: clips to pieces, to latents or ids, kept on disk."""
+"""The examples of a generator: the rows of a corpus, which is built first where clips are given."""
 
-import json
+import math
+import shutil
 import statistics
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor
 
-from reeltok.data.clip import Clip
-from reeltok.files.atomic import cache_folder, write_file
-from reeltok.files.hashes import hash_text
-from reeltok.generate.chains import tabulate_chains
-from reeltok.generate.conditions import give, read_actions
-from reeltok.generate.ids import Example, tabulate
+from reeltok.corpus.engines import Engine
+from reeltok.corpus.finish import FAILED
+from reeltok.corpus.opening import Held
+from reeltok.corpus.place import Place
+from reeltok.corpus.plan import PLAN, Coding, Keep, make_plan, read_plan
+from reeltok.corpus.read import Corpus, is_corpus
+from reeltok.corpus.row import Row, tokens_of
+from reeltok.corpus.run import build_corpus
+from reeltok.corpus.shaping import Shaping
+from reeltok.corpus.sources import Source, find_sources
+from reeltok.data.clip import Clip, lot_of
+from reeltok.files.text import printable
+from reeltok.generate import masked
+from reeltok.generate.chains import TOGETHER
+from reeltok.generate.clip_spec import ClipSpec
+from reeltok.generate.conditions import padding_cells
+from reeltok.generate.ids import Examples
+from reeltok.generate.latents import Latents
 from reeltok.generate.prior import PriorConfig
 from reeltok.generate.recipes import GeneratorRecipe
 from reeltok.generate.sit import FlowConfig
+from reeltok.generate.told import Told, masks_of
+from reeltok.parallel import Rank
 from reeltok.tokenizer.contract import Tokenizer
-from reeltok.tokens import reel
-from reeltok.train.data import ClipSource, resize_square
-from reeltok.video.record import to_unit
+from reeltok.train.checks import require_groups_named
+from reeltok.video.record import Video
+
+MADE = "corpus"  # in the folder of a run: the corpus of its clips
 
 
-@dataclass(frozen=True, kw_only=True)
-class Piece:
-    """What an example is made of: a name, its clip and where it begins there, and its frames."""
-
-    name: str
-    clip: Clip
-    start: int
-    x: Float[Tensor, "1 c t h w"]
+# ---------------------------------------------------------------- the corpus
 
 
-def pieces_of(recipe: GeneratorRecipe, source: ClipSource, clips: list[Clip]) -> Iterator[Piece]:
-    """The middle squares of the clips, in their order."""
-    window = recipe.window
-    for number, clip in enumerate(clips):
-        if recipe.groups and clip.group not in recipe.groups:
-            continue
-        stride = source.strides[0]
-        span, side = (recipe.frames - 1) * stride + 1, clip.short
-        if side < window.size:
-            continue
-        square = ((clip.height - side) // 2, (clip.width - side) // 2, side)
-        starts = range(0, clip.frames - span + 1, recipe.every or span)
-        for start in starts[: recipe.most]:
-            cut = source.frames[clip].cut(slice(start, start + span, stride), square)
-            x, name = resize_square(to_unit(cut), window.size), f"{number:05d}-{start:06d}"
-            yield Piece(name=name, clip=clip, start=start, x=x)
-
-
-def actions_of(piece: Piece, each: int) -> Float[Tensor, "1 n a"] | None:
-    """The `each` numbers after every frame of a piece. OSError or ValueError for a bad file."""
-    if not each:
-        return None
-    path = piece.clip.path.with_suffix(".actions.npy")
-    if piece.clip.member or not path.is_file():
-        raise FileNotFoundError(
-            f"there are no actions for {piece.clip.name}: write {each} numbers after each frame to "
-            f"{path.name} beside it, or set actions=0"
-        )
-    actions = read_actions(path)
-    count = piece.x.shape[2] - 1
-    found = actions[:, piece.start : piece.start + count]
-    if found.shape[1:] != (count, each):
-        raise ValueError(
-            f"{path} has {actions.shape[1]} rows of {actions.shape[2]} numbers: frames "
-            f"{piece.start} to {piece.start + count} of the clip need {count} of {each}"
-        )
-    return found
-
-
-def rate_of(source: ClipSource, clips: list[Clip]) -> float | None:
-    """The usual rate of the examples, in frames per second."""
-    rates = [clip.fps / source.strides[0] for clip in clips if clip.fps]
-    return round(statistics.median_low(rates), 3) if rates else None
-
-
-def precompute(
+def open_examples(
     recipe: GeneratorRecipe,
     tokenizer: Tokenizer,
-    config: FlowConfig | PriorConfig,
-    source: ClipSource,
+    config: FlowConfig | PriorConfig | None,
+    data: str | Path,
     out: Path,
-) -> Path:
-    """The folder of the examples' latents or ids, made unless it is there and whole.
+    at: Rank,
+    *,
+    resume: bool = False,
+) -> Corpus:
+    """The corpus at `data`, or that of its clips, which is built in `out`/corpus.
 
-    It lies in the cache, under a name that all it depends on decides. What was made
-    before an interruption is not made again.
+    What is there of it stays. ValueError where a corpus is of another tokenizer, or has no windows
+    as the recipe's.
     """
-    folder = cache_folder("examples", f"{tokenizer.name}-{key_of(recipe, tokenizer, source)}")
-    if (folder / "made.json").is_file():
-        return folder
-    parts = {"train": source.train, "held": source.held}
-    counts = {}
-    for name, clips in parts.items():
-        pieces = pieces_of(recipe, source, clips)
-        if isinstance(config, FlowConfig):
-            counts[name] = keep_latents(tokenizer, pieces, folder / name)
-        else:
-            labels = class_names(recipe, source)
-            counts[name] = keep_ids(recipe, tokenizer, config, labels, pieces, folder, name)
-        print(f"{name}: {counts[name]} examples in tokens", file=sys.stderr)
-    if not counts["train"]:
+    if is_corpus(data):
+        corpus = Corpus(data)
+        corpus.require_own(tokenizer)
+        return corpus
+    place = Place(out / MADE)
+    keep: Keep = "ids" if isinstance(config, PriorConfig) else "latents"
+    plan = make_plan(
+        named_sources(recipe, data),
+        tokenizer,
+        shaping=shaping_of(recipe),
+        coding=Coding(keep=keep, dtype="float32", batch=batch_for(recipe, at)),
+        beside=beside_of(recipe, config),
+    )
+    if not resume and place.has(PLAN) and read_plan(place) != plan.record:
+        shutil.rmtree(out / MADE)  # of a run that never began
+    held, engine = Held(tokenizer=tokenizer), Engine(device=str(at.device), jobs=1, decoders=0)
+    build_corpus(plan, place, held, engine=engine, share=(0, 1))
+    return Corpus(place)
+
+
+def named_sources(recipe: GeneratorRecipe, data: str | Path) -> list[Source]:
+    """The clips of the recipe's groups."""
+    sources = find_sources(data, column=recipe.data.column)
+    require_groups_named(recipe.groups, [source.group for source in sources])
+    return [s for s in sources if not recipe.groups or s.group in recipe.groups]
+
+
+def batch_for(recipe: GeneratorRecipe, at: Rank) -> int:
+    """Windows that are coded at a time: on an accelerator as many as take a few gigabytes."""
+    if at.device.type == "cpu":
+        return 8
+    pixels = recipe.frames * recipe.window.size**2
+    return max(8, min(TOGETHER, 2**25 // pixels))
+
+
+def shaping_of(recipe: GeneratorRecipe) -> Shaping:
+    """The recipe's windows."""
+    window, data = recipe.window, recipe.data
+    return Shaping(
+        frames=recipe.frames,
+        stride=recipe.every or recipe.frames,
+        size=(window.size, window.size),
+        fps=data.fps,
+        step=1 if data.fps else data.strides[0],
+        most=recipe.most,
+        damage=data.damage,
+    )
+
+
+def beside_of(recipe: GeneratorRecipe, config: FlowConfig | PriorConfig | None) -> Told | None:
+    """What is made beside the tokens of each window."""
+    if not isinstance(config, PriorConfig):
+        return None
+    told = Told(recipe=recipe, config=config)
+    return told if told.needed else None
+
+
+# ---------------------------------------------------------------- rows to examples
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Split:
+    """The rows to train on and those held out, their classes, and their usual rate in Hz."""
+
+    train: list[Row]
+    held: list[Row]
+    classes: tuple[str, ...] = ()
+    fps: float | None = None
+
+
+def split_rows(recipe: GeneratorRecipe, corpus: Corpus) -> Split:
+    """The rows that are examples, by what is held out. ValueError where none is to train on."""
+    window, rows = recipe.window, []
+    groups = set()
+    for row in corpus:
+        groups.add(row.group)
+        fits = (row.frames, row.height, row.width) == (recipe.frames, window.size, window.size)
+        if fits and (not recipe.groups or row.group in recipe.groups):
+            rows.append(row)
+    require_groups_named(recipe.groups, groups)
+    share = holdout_share([row.origin for row in rows], recipe.data.holdout)
+    train = [row for row in rows if lot_of(row.origin) >= share]
+    if not train:
+        found = ", ".join(corpus.manifest["buckets"]) or "no windows"
         raise ValueError(
-            f"no clip to train on has {recipe.frames} frames of {recipe.window.size} pixels "
-            f"in groups {', '.join(recipe.groups) or 'of any name'}: lower data.windows.0"
+            f"none of {corpus.manifest['clips']} training clips has {recipe.frames} frames of "
+            f"{window.size} pixels ({corpus.place} holds {found}): lower data.windows.0 or "
+            "data.holdout"
         )
-    names, fps = class_names(recipe, source), rate_of(source, source.train)
-    record = {"examples": counts, "fps": fps, "classes": names}
-    write_file(folder / "made.json", json.dumps(record))
-    return folder
+    held = [row for row in rows if lot_of(row.origin) < share]
+    rates = [row.fps for row in train if row.fps]
+    return Split(
+        train=train,
+        held=held,
+        classes=class_names(recipe, train),
+        fps=round(statistics.median_low(rates), 3) if rates else None,
+    )
 
 
-def key_of(recipe: GeneratorRecipe, tokenizer: Tokenizer, source: ClipSource) -> str:
-    """Sixteen digits that stand for everything that the examples depend on."""
-    data, window = recipe.data, recipe.window
-    said: dict[str, Any] = {"tokenizer": tokenizer.hash(), "kind": recipe.generator}
-    said |= {"window": (window.frames, window.size), "every": recipe.every, "most": recipe.most}
-    said |= {"groups": recipe.groups, "classes": recipe.classes, "given": recipe.given}
-    said |= {"tasks": recipe.tasks, "actions": recipe.actions}
-    said |= {"fps": data.fps, "strides": data.strides, "cache": (data.cache, data.cache_size)}
-    said |= {"damage": data.damage, "chain": (recipe.chain, recipe.disturbed)}
-    said |= {"mirrored": recipe.mirrored}
-    clips = {"train": source.train, "held": source.held}
-    said["clips"] = {name: [marks(clip) for clip in part] for name, part in clips.items()}
-    return hash_text(json.dumps(said, default=str), 16)
+def holdout_share(origins: Iterable[str], share: float) -> float:
+    """The share of origins that is held out; of few, so large that one is, up to a quarter."""
+    lots = sorted({lot_of(origin) for origin in origins})
+    if not share or not lots or lots[0] < share:
+        return share
+    return math.nextafter(lots[0], 1) if len(lots) >= 4 else share
 
 
-def marks(clip: Clip) -> tuple[Any, ...]:
-    """What tells one clip from another."""
-    stat = clip.path.stat()
-    return (str(clip.path), clip.member, stat.st_size, stat.st_mtime_ns, clip.group, clip.frames)
-
-
-def class_names(recipe: GeneratorRecipe, source: ClipSource) -> list[str]:
+def class_names(recipe: GeneratorRecipe, rows: Iterable[Row]) -> tuple[str, ...]:
     """The classes: the groups of the clips to train on, in order of their names."""
-    named = {clip.group for clip in source.train}
-    chosen = sorted(named & set(recipe.groups) if recipe.groups else named)
+    chosen = sorted({row.group for row in rows})
     if recipe.classes and len(chosen) < 2:
         raise ValueError(
             f"classes=true needs two groups of clips, there are {', '.join(chosen) or 'none'}: put "
             "the clips into folders, or name their column by data.column"
         )
-    return chosen if recipe.classes else []
+    return tuple(chosen) if recipe.classes else ()
+
+
+def labels_of(rows: Sequence[Row], classes: tuple[str, ...]) -> Tensor:
+    """The label of each row; 0 where there are no classes."""
+    return torch.tensor([classes.index(row.group) if classes else 0 for row in rows])
+
+
+def latents_of(
+    rows: Sequence[Row], split: Split, corpus: Corpus, tokenizer: Tokenizer, clip: ClipSpec
+) -> Latents | None:
+    """The latents of rows, as a flow is trained on them; None for none, or of no class of its own.
+
+    ValueError for rows that keep ids.
+    """
+    rows = [row for row in rows if not split.classes or row.group in split.classes]
+    if not rows:
+        return None
+    values = []
+    for row in rows:
+        latents = tokens_of(row, corpus.tokenizer, tokenizer.scale).latents
+        if latents is None:
+            raise ValueError(
+                f"{corpus.place} keeps ids, a flow is trained on latents: build with --keep latents"
+            )
+        if tuple(latents.shape[2:]) != clip.grid:
+            raise ValueError(
+                f"{row.id} has latents of {tuple(latents.shape[2:])}, the flow's are {clip.grid}"
+            )
+        values.append(latents[0].flatten(1))
+    return Latents(torch.stack(values), labels_of(rows, split.classes), split.classes)
+
+
+def ids_of(
+    rows: Sequence[Row],
+    split: Split,
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    recipe: GeneratorRecipe,
+    config: PriorConfig,
+) -> Examples | None:
+    """The ids of rows, and what a prior is told beside; None for none, or of no class of its own.
+
+    What the corpus does not hold beside its ids is made of the frames that they stand for.
+    ValueError where that cannot be.
+    """
+    rows = [row for row in rows if not split.classes or row.group in split.classes]
+    if not rows:
+        return None
+    told, found = Told(recipe=recipe, config=config), list[dict[str, Tensor]]()
+    for row, label in zip(rows, labels_of(rows, split.classes), strict=True):
+        if row.ids is None:
+            raise ValueError(
+                f"{corpus.place} keeps latents, a prior is trained on ids: build with --keep ids"
+            )
+        beside = dict(row.beside) or {"ids": row.ids.flatten()[None]}
+        if told.needed and not row.beside:
+            beside = retell(row, told, corpus, tokenizer)
+        found.append(beside | {"labels": label.expand(len(beside["ids"]))})
+    spec = masked.following(tokenizer).spec
+    empty = [padding_cells(m, spec, config.grid).flatten() for m in masks_of(recipe, config)]
+    fields = {name: torch.cat([each[name] for each in found]) for name in found[0]}
+    return Examples(padding=torch.stack(empty) if empty else None, **fields)
 
 
 @torch.no_grad()
-def keep_latents(tokenizer: Tokenizer, pieces: Iterator[Piece], folder: Path) -> int:
-    """One .reel file for each example, in a folder for its group; how many there are."""
-    count = 0
-    for piece in pieces:
-        path = folder / (piece.clip.group or "any") / f"{piece.name}.reel"
-        count += 1
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            reel.save(tokenizer.encode(piece.x.to(tokenizer.device)), path)
-    return count
+def retell(row: Row, told: Told, corpus: Corpus, tokenizer: Tokenizer) -> dict[str, Tensor]:
+    """What is told of a row whose frames are not at hand: of those that its ids stand for."""
+    if told.recipe.actions or told.config.reference is not None:
+        what = "actions" if told.recipe.actions else "reference frames"
+        raise ValueError(
+            f"{corpus.place} has no {what}, which this prior is told: train it on the clips"
+        )
+    video = tokenizer.decode(tokens_of(row, corpus.tokenizer, tokenizer.scale))
+    assert isinstance(video, Video)
+    x = video.tensor(device=tokenizer.device)
+    source = Source(clip=Clip(path=Path(row.source), name=row.source))
+    return told(tokenizer, x, [source], [0])[0]
 
 
-def keep_ids(
-    recipe: GeneratorRecipe,
-    tokenizer: Tokenizer,
-    config: PriorConfig,
-    classes: list[str],
-    pieces: Iterator[Piece],
-    folder: Path,
-    name: str,
-) -> int:
-    """One file of all examples' ids; how many there are."""
-    examples = examples_of(recipe, tokenizer, classes, pieces)
-    first = next(examples, None)
-    if first is None:
-        return 0
-    clips = chain([first], examples)
-    if recipe.chain > 1:
-        links, disturbed = recipe.chain, recipe.disturbed
-        found = tabulate_chains(tokenizer, config, clips, links=links, disturbed=disturbed)
-    else:
-        found = tabulate(tokenizer, config, clips, given=masks_of(recipe, config))
-    folder.mkdir(parents=True, exist_ok=True)
-    found.save(folder / f"{name}.safetensors")
-    return len(found)
+def say_examples(corpus: Corpus, split: Split, at: Rank, *, retold: bool = False) -> None:
+    """How many examples there are, and which clips gave none, on standard error."""
+    if not at.first:
+        return
+    with corpus.place.opened(FAILED) as file:
+        for row in pq.read_table(file).to_pylist():
+            said = printable(f"{row['source']}: {row['reason']}")
+            print(f"left out: {said}", file=sys.stderr)
+    print(f"{len(split.train)} examples to train on, {len(split.held)} held out", file=sys.stderr)
+    if retold:
+        print(
+            f"note: {corpus.place} holds no condition videos: they are made of decoded frames, "
+            "which takes a while; training on the clips themselves makes them of the originals",
+            file=sys.stderr,
+        )
 
 
-def examples_of(
-    recipe: GeneratorRecipe, tokenizer: Tokenizer, classes: list[str], pieces: Iterator[Piece]
-) -> Iterator[Example]:
-    """Pieces with their actions and classes; each also mirrored, where the recipe asks for it."""
-    for piece in pieces:
-        if classes and piece.clip.group not in classes:
-            continue
-        label = classes.index(piece.clip.group) if classes else 0
-        x, actions = piece.x.to(tokenizer.device), actions_of(piece, recipe.actions)
-        yield Example(x=x, actions=actions, label=label)
-        if recipe.mirrored is not None:
-            if actions is not None:
-                actions = actions.clone()
-                actions[:, :, list(recipe.mirrored)] *= -1
-            yield Example(x=x.flip(4), actions=actions, label=label)
-
-
-def masks_of(recipe: GeneratorRecipe, config: PriorConfig) -> list[Bool[Tensor, "t h w"]]:
-    """What is given of an example in each of the recipe's tasks; nothing where it is always none.
-
-    A RefTok's reference is given anyway, and is none of the example's frames.
-    """
-    clip, first = config.clip, max(0, recipe.given - int(config.reference is not None))
-    assert clip is not None, "masked.config_for says what the ids stand for"
-    if recipe.tasks == ("predict",) and not first:
-        return []
-    size = (clip.height, clip.width)
-    return [give(task, clip.frames, size, first=first) for task in recipe.tasks]
+def with_clip(config: Any, recipe: GeneratorRecipe, split: Split) -> Any:
+    """The configuration with the rate of the examples."""
+    return replace(config, clip=replace(config.clip, fps=recipe.data.fps or split.fps))

@@ -12,12 +12,8 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float, Int, UInt8
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from reeltok.files.atomic import replacing
-from reeltok.files.parsing import first_error
 from reeltok.generate import masked
 from reeltok.generate.conditions import actions_by_step, complete, padding_cells
 from reeltok.generate.decoding import Known, apply_mask
@@ -73,23 +69,6 @@ class Examples:
 
     def to(self, device: torch.device | str) -> "Examples":
         return replace(self, **{k: v.to(device) for k, v in vars(self).items() if v is not None})
-
-    def save(self, path: str | Path) -> None:
-        """Write a safetensors file."""
-        tensors = {k: v.contiguous() for k, v in vars(self).items() if v is not None}
-        with replacing(path) as part:
-            save_file(tensors, part)
-
-    @classmethod
-    def load(cls, path: str | Path) -> "Examples":
-        """What `save` wrote. ValueError for another kind of file."""
-        try:
-            found = load_file(path)
-        except SafetensorError as error:
-            raise ValueError(f"{path} is damaged ({first_error(error)}): make it again") from error
-        if not {"ids", "labels"} <= {*found} <= set(cls.__dataclass_fields__):
-            raise ValueError(f"{path} holds no examples for a prior: make them by `tabulate`")
-        return cls(**found)
 
 
 @torch.no_grad()

@@ -1,10 +1,9 @@
-"""Training a flow on latents that were computed beforehand, and kept as .reel files.
+"""Training a flow on latents that were computed beforehand.
 
-`read_latents` collects them, `measure` takes their statistics, `Feed` draws batches as a function
-of (seed, step), and `FlowTask` is what the training loop runs.
+`measure` takes their statistics, `Feed` draws batches as a function of (seed, step), and `FlowTask`
+is what the training loop runs. `examples` collects them from a corpus.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
@@ -15,24 +14,18 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from reeltok.generate import flow
-from reeltok.generate.clip_spec import ClipSpec
 from reeltok.generate.sit import Flow, FlowConfig, Statistics
 from reeltok.nn.moments import Moments
-from reeltok.tokens.reel import Reel
 from reeltok.train.losses import Losses
 
 
 @dataclass(frozen=True)
 class Latents:
-    """Clips' latents, not normalised, their labels, and the names that the labels count.
-
-    `left_out` counts clips or windows too short to be an example.
-    """
+    """Clips' latents, not normalised, their labels, and the names that the labels count."""
 
     values: Float[Tensor, "n d cells"]
     labels: Int[Tensor, "n"]
     classes: tuple[str, ...] = ()
-    left_out: int = 0
 
     def __len__(self) -> int:
         return len(self.values)
@@ -48,54 +41,6 @@ class Latents:
 
     def to(self, device: torch.device | str) -> "Latents":
         return replace(self, values=self.values.to(device), labels=self.labels.to(device))
-
-
-def read_latents(
-    folder: str | Path, clip: ClipSpec, *, class_of: Callable[[Path], str] | None = None
-) -> Latents:
-    """Every whole example in the .reel files below `folder`.
-
-    A file of several windows gives as many examples; one of a causal tokenizer gives its first
-    frames. `class_of` names a file's class (None: all the same). FileNotFoundError where there are
-    no files, ValueError where one is of another tokenizer or all are too short.
-    """
-    paths = sorted(Path(folder).rglob("*.reel"))
-    if not paths:
-        raise FileNotFoundError(f"there are no .reel files in {folder}: encode the clips first")
-    classes = tuple(sorted({class_of(path) for path in paths})) if class_of else ()
-    values, labels, left_out = [], [], 0
-    for path in paths:
-        examples = list(read_examples(path, clip))
-        left_out += not examples
-        values += examples
-        labels += [classes.index(class_of(path)) if class_of else 0] * len(examples)
-    if not values:
-        raise ValueError(f"no file in {folder} holds {clip.frames} frames: encode longer clips")
-    return Latents(torch.stack(values), torch.tensor(labels), classes, left_out)
-
-
-def read_examples(path: Path, clip: ClipSpec) -> list[Float[Tensor, "d cells"]]:
-    """The whole examples of one file."""
-    with Reel(path) as reel:
-        if clip.weights not in (None, reel.weights):
-            raise ValueError(
-                f"{path} holds tokens of {reel.model!r} ({str(reel.weights)[:12]}), the generator "
-                f"needs those of {clip.tokenizer!r} ({str(clip.weights)[:12]}): encode it again"
-            )
-        size = (reel.height, reel.width)
-        if size != (clip.height, clip.width) or tuple(reel.grid[1:]) != clip.grid[1:]:
-            raise ValueError(
-                f"{path} holds frames of {size[0]}x{size[1]}, the generator makes "
-                f"{clip.height}x{clip.width}: encode the clips at that size"
-            )
-        count = reel.frames // clip.frames
-        if "window" not in clip.settings:
-            count = min(count, 1)
-        steps = clip.grid[0]
-        parts = [reel.part(i * steps, (i + 1) * steps).latents for i in range(count)]
-    if any(part is None for part in parts):
-        raise ValueError(f"{path} holds ids: a flow is trained on continuous latents")
-    return [example.flatten(1) for part in parts if part is not None for example in part]
 
 
 def measure(latents: Latents, config: FlowConfig) -> Statistics:

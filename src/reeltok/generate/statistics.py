@@ -8,15 +8,14 @@ import torch
 from reeltok.files.atomic import scratch
 from reeltok.generate import flow
 from reeltok.generate.clip_spec import ClipSpec
-from reeltok.generate.examples import keep_latents, pieces_of
+from reeltok.generate.examples import latents_of, open_examples, say_examples, split_rows
 from reeltok.generate.folder import open_tokenizer
-from reeltok.generate.latents import Latents, measure, read_latents
+from reeltok.generate.latents import Latents, measure
 from reeltok.generate.recipes import GeneratorRecipe
 from reeltok.generate.sit import Statistics
 from reeltok.parallel import Rank
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.train.clips import DataConfig, Window
-from reeltok.train.launch import open_clip_source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +56,7 @@ def measure_flow(
 
 
 def encode_clips(tokenizer: Tokenizer, clip: ClipSpec, data: str | Path) -> Latents:
-    """The latents of all whole examples in `data`."""
+    """The latents of all whole examples in `data`, which is a corpus or clips."""
     if clip.height != clip.width:
         raise ValueError(
             f"this generator makes {clip.height}x{clip.width}: only those of squares are measured"
@@ -67,9 +66,13 @@ def encode_clips(tokenizer: Tokenizer, clip: ClipSpec, data: str | Path) -> Late
         name="statistics",
         generator="flow",
         tokenizer=clip.tokenizer,
-        data=DataConfig(windows=(window,), holdout=0.0, cache="none"),
+        data=DataConfig(windows=(window,), holdout=0.0),
     )
+    at = Rank(device=tokenizer.device)
     with scratch() as base:
-        source = open_clip_source(recipe, data, base / "run", Rank(device=torch.device("cpu")))
-        keep_latents(tokenizer, pieces_of(recipe, source, source.train), base / "latents")
-        return read_latents(base / "latents", clip)
+        corpus = open_examples(recipe, tokenizer, None, data, base, at)
+        split = split_rows(recipe, corpus)
+        say_examples(corpus, split, at)
+        found = latents_of(split.train, split, corpus, tokenizer, clip)
+    assert found is not None
+    return found

@@ -8,20 +8,28 @@ from typing import Any
 import torch
 
 from reeltok import zoo
-from reeltok.files.parsing import read_object
+from reeltok.corpus.read import Corpus
 from reeltok.generate import flow, masked
-from reeltok.generate.clip_spec import ClipSpec
-from reeltok.generate.examples import precompute
+from reeltok.generate.examples import (
+    Split,
+    ids_of,
+    latents_of,
+    open_examples,
+    say_examples,
+    split_rows,
+    with_clip,
+)
 from reeltok.generate.ids import Examples, PriorTask
-from reeltok.generate.latents import Feed, FlowTask, Latents, Rows, measure, read_latents
+from reeltok.generate.latents import Feed, FlowTask, Latents, Rows, measure
 from reeltok.generate.prior import Prior, PriorConfig
 from reeltok.generate.recipes import GeneratorRecipe
 from reeltok.generate.sit import Flow, FlowConfig
+from reeltok.generate.told import Told
 from reeltok.models.reftok.network import RefTok
 from reeltok.parallel import Rank, in_turn, init_distributed
 from reeltok.tokenizer.contract import Tokenizer
-from reeltok.train.checks import require_groups_named, require_new, require_shares
-from reeltok.train.launch import begin, open_clip_source
+from reeltok.train.checks import require_new, require_shares
+from reeltok.train.launch import begin
 from reeltok.train.loop import run_task
 from reeltok.train.run import Run, Task
 from reeltok.train.trial import DryRun, try_steps
@@ -45,8 +53,9 @@ def train_generator(
 ) -> Run:
     """Train a generator on the clips of `data`; the folder `out` is as that of any run.
 
-    Latents or ids are computed once and kept beside the run; under torchrun by the first process of
-    each machine. `OUT/tokenizer` is the tokenizer, unless it is a preset.
+    `data` is a corpus of the recipe's tokenizer and windows, or clips, of which one is built in
+    `out`/corpus; under torchrun by the first process of each machine. `OUT/tokenizer` is the
+    tokenizer, unless it is a preset.
     """
     out = Path(out)
     require_new(out, resume)
@@ -54,11 +63,10 @@ def train_generator(
         require_shares(recipe, at.world)
         tokenizer = zoo.load(recipe.tokenizer, code=False)
         config = generator_config(recipe, tokenizer)
-        source = open_clip_source(recipe, data, out, at)
-        require_groups_named(recipe.groups, (*source.train, *source.held))
+        tokenizer.to(at.device)
         with in_turn(at):
-            folder = precompute(recipe, tokenizer.to(at.device), config, source, out)
-        made = make(recipe, config, folder)
+            corpus = open_examples(recipe, tokenizer, config, data, out, at, resume=resume)
+        made = make(recipe, config, corpus, tokenizer, at)
         if hasattr(made.task, "to"):
             made.task.to(at.device)
 
@@ -110,52 +118,46 @@ def generator_config(recipe: GeneratorRecipe, tokenizer: Tokenizer) -> FlowConfi
 # Examples to a task.
 
 
-def make(recipe: GeneratorRecipe, config: FlowConfig | PriorConfig, folder: Path) -> Made:
+def make(
+    recipe: GeneratorRecipe,
+    config: FlowConfig | PriorConfig,
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    at: Rank,
+) -> Made:
     """The generator with fresh weights, and its examples."""
-    record = read_object(folder / "made.json")
-    assert config.clip is not None
-    clip = replace(config.clip, fps=recipe.data.fps or record["fps"])
-    config = replace(config, clip=clip)
+    split = split_rows(recipe, corpus)
+    config = with_clip(config, recipe, split)
     torch.manual_seed(recipe.loop.seed)
     if isinstance(config, FlowConfig):
-        return make_flow(recipe, config, clip, folder, classed=bool(record["classes"]))
-    prior = Prior(replace(config, classes=tuple(record["classes"])))
-    held = folder / "held.safetensors"
-    held_out = Examples.load(held) if held.is_file() else None
-    task = PriorTask(prior, held_out=held_out, batch=recipe.window.batch, noise=recipe.noise)
-    return Made(task=task, examples=Examples.load(folder / "train.safetensors"))
+        say_examples(corpus, split, at)
+        return make_flow(recipe, config, split, corpus, tokenizer)
+    told = Told(recipe=recipe, config=config)
+    say_examples(corpus, split, at, retold=told.needed and not split.train[0].beside)
+    prior = Prior(replace(config, classes=split.classes))
+    of = partial(
+        ids_of, split=split, corpus=corpus, tokenizer=tokenizer, recipe=recipe, config=config
+    )
+    task = PriorTask(prior, held_out=of(split.held), batch=recipe.window.batch, noise=recipe.noise)
+    return Made(task=task, examples=of(split.train))
 
 
 def make_flow(
-    recipe: GeneratorRecipe, config: FlowConfig, clip: ClipSpec, folder: Path, *, classed: bool
+    recipe: GeneratorRecipe, config: FlowConfig, split: Split, corpus: Corpus, tokenizer: Tokenizer
 ) -> Made:
     """A flow with the statistics of its latents, which may be of several classes."""
-    class_of = (lambda path: path.parent.name) if classed else None
-    latents = read_latents(folder / "train", clip, class_of=class_of)
+    assert config.clip is not None
+    of = partial(latents_of, split=split, corpus=corpus, tokenizer=tokenizer, clip=config.clip)
+    latents = of(split.train)
+    assert latents is not None
     config = replace(
         config,
         classes=latents.classes,
         statistics=measure(latents, config),
         label_dropout=recipe.settings.get("label_dropout", 0.0),
     )
-    held_out = None
-    if (folder / "held").is_dir():
-        found = read_latents(folder / "held", clip, class_of=class_of)
-        held_out = relabelled(found, latents)
-    task = FlowTask(Flow(config), held_out=held_out, batch=recipe.window.batch)
+    task = FlowTask(Flow(config), held_out=of(split.held), batch=recipe.window.batch)
     return Made(task=task, examples=latents)
-
-
-def relabelled(held: Latents, trained: Latents) -> Latents | None:
-    """Held-out latents with the labels of those trained on; of other classes there is nothing."""
-    if not trained.classes:
-        return held
-    known = [i for i, n in enumerate(held.labels.tolist()) if held.classes[n] in trained.classes]
-    if not known:
-        return None
-    part = held.take(torch.tensor(known))
-    names = [trained.classes.index(held.classes[n]) for n in part.labels.tolist()]
-    return replace(part, labels=torch.tensor(names), classes=trained.classes)
 
 
 # Trying it.

@@ -148,9 +148,9 @@ def unmatched_weights(recipe: Planned, clips: Iterable[Clip]) -> str | None:
     raise ValueError(f"{found}: {near}")
 
 
-def require_groups_named(groups: Iterable[str], clips: Iterable[Clip]) -> None:
-    """ValueError where `groups` names one that no clip is of."""
-    known = sorted({clip.group for clip in clips} - {""})
+def require_groups_named(groups: Iterable[str], there: Iterable[str]) -> None:
+    """ValueError where `groups` names one that is not among those of the clips."""
+    known = sorted({*there} - {""})
     for group in groups:
         if group not in known:
             raise ValueError(
