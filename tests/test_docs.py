@@ -30,7 +30,7 @@ SKIPPED = {
     r"\.ckpt|\.pth|coordtok/|my_model/|vidtok_kl|vidtok_fsq\w+ ": "weights that are not here",
     r"corpus (build|export).* wan": "networks that are not here (tests/corpus)",
     r"reeltok export": "minutes of tracing (tests/export/test_graphs.py)",
-    r"reeltok view": "serves until it is stopped (tests/viewer)",
+    r"reeltok (view|drive)": "serves until it is stopped (tests/viewer)",
     r"runs/(prior|sit|robot|planes|one|two|a|adapted|kl|frames|centres|levels|mine|big)\b": (
         "hours of training (tests/cli/test_cli_generate.py, test_cli_train_generators.py)"
     ),

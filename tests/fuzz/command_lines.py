@@ -18,7 +18,7 @@ from reeltok.cli.main import COMMANDS, main
 from reeltok.generate import masked
 from reeltok.generate.prior import Prior
 
-LEFT_OUT = ("view", "download")  # a server, and a network
+LEFT_OUT = ("view", "drive", "download")  # servers, and a network
 VALUES = (
     *(
         "0",

@@ -21,6 +21,7 @@ EXAMPLES = {
     "bair": "reeltok bair runs/prior/model bair/test/ --out standard.json",
     "push": "reeltok push runs/prior/model held/ --frames 16 --out prior.json",
     "view": "reeltok view --model my_model/ --port 8000",
+    "drive": "reeltok drive runs/prior/model --starts held/",
     "corpus build": "reeltok corpus build clips/ tokens/ --frames 17 --size 256x256",
     "corpus info": "reeltok corpus info tokens/",
     "corpus plan": "reeltok corpus plan clips/ --frames 17 --size 256x256 --workers 16",

@@ -53,6 +53,7 @@ COMMANDS = {
     "bair": ("bair", "bair", "Evaluate a prior's predictions under the BAIR protocol."),
     "push": ("push", "push", "Evaluate a tokenizer or a prior on simulated robot pushing."),
     "view": ("view", "view", "Open a web page to try tokenizers on."),
+    "drive": ("drive", "drive", "Open a web page to drive a world that a prior predicts."),
     "corpus build": ("corpus", "build", "Encode a data set as shards of tokens."),
     "corpus info": ("corpus_checks", "info", "Describe a corpus: clips, hours, tokens, sizes."),
     "corpus plan": (

@@ -4,11 +4,13 @@ import os
 import signal
 import sys
 import threading
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from reeltok.cli import options as given
+from reeltok.cli.drive import open_drive
 from reeltok.cli.report import Report, note
 
 GRACE = 5.0  # seconds after the page was closed, for work that is under way
@@ -29,6 +31,21 @@ def view(
             metavar="NAME",
             help="Tokenizer to offer besides the bundled ones, a name or a folder; may be "
             "repeated; by default none.",
+        ),
+    ] = None,
+    prior: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Prior with actions to drive on a page of its own, /drive; by default none.",
+        ),
+    ] = None,
+    starts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Episodes of `reeltok data push` that a drive begins with; by default some are "
+            "simulated.",
         ),
     ] = None,
     host: Annotated[
@@ -83,8 +100,9 @@ def view(
     def ready(address: str) -> None:
         print(f"reeltok: the page is at {address} (Ctrl-C ends it)", file=sys.stderr, flush=True)
 
+    drive = None if prior is None else open_drive(prior, starts, None, (6, 1.0), 0, device)
     try:
-        app.serve(page.Page(offer, limits), host=host, port=port, ready=ready)
+        app.serve(page.Page(offer, limits), host=host, port=port, ready=ready, drive=drive)
     finally:
         end_soon()
     return Report(data={"closed": True}, text="")

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from threading import Event
 from typing import Any
 
+from reeltok.viewer.drive.asgi import DriveRoutes
+from reeltok.viewer.drive.server import Pages
 from reeltok.viewer.page import SIDES, Action, Form, Page
 from reeltok.viewer.pictures import caption, draw_histogram, draw_table, steps_of
 from reeltok.viewer.rooms import Room
@@ -108,8 +110,8 @@ def result_values(page: Page, room: Room, label: str) -> list[Any]:
     ]
 
 
-def build_page(page: Page) -> Any:
-    """The page as gradio Blocks."""
+def build_page(page: Page, *, drives: bool = False) -> Any:
+    """The page as gradio Blocks. `drives`: there is a page to drive on, to which it links."""
     import gradio as gr
 
     labels, limits = list(page.offer.places), page.limits
@@ -118,6 +120,8 @@ def build_page(page: Page) -> Any:
             "# reeltok\nVideo to tokens and back. Drop a clip of up to "
             f"{limits.seconds:g} seconds and {limits.megabytes:g} megabytes."
         )
+        if drives:
+            gr.HTML('<a href="/drive/" target="_blank" id="drive">A world to drive</a>')
         with gr.Row():
             clip = gr.File(label="Video", elem_id="clip", height=150)
             reel = gr.File(label="Or a .reel file, to see its video", elem_id="reel", height=150)
@@ -280,18 +284,27 @@ def check_port(host: str, port: int | None) -> None:
         ) from error
 
 
-def serve(page: Page, *, host: str, port: int | None, ready: Callable[[str], None]) -> None:
+def serve(
+    page: Page,
+    *,
+    host: str,
+    port: int | None,
+    ready: Callable[[str], None],
+    drive: Pages | None = None,
+) -> None:
     """Show the page until interrupted; then remove all of its files.
 
-    `ready` is called with the address. OSError where the port is taken, ModuleNotFoundError where
-    gradio is not installed.
+    `ready` is called with the address; the page to `drive` on lies below /drive. OSError where the
+    port is taken, ModuleNotFoundError where gradio is not installed.
     """
     try:
         set_up(page)
         import gradio as gr
         from starlette.middleware import Middleware
 
-        blocks = build_page(page).queue(max_size=WAITING)
+        blocks = build_page(page, drives=drive is not None).queue(max_size=WAITING)
+        around = [Middleware(Guard)]
+        around += [] if drive is None else [Middleware(DriveRoutes, pages=drive)]
         theme = gr.themes.Default(font=FONT, font_mono=MONO)
         check_port(host, port)
         _, address, _ = blocks.launch(
@@ -306,7 +319,7 @@ def serve(page: Page, *, host: str, port: int | None, ready: Callable[[str], Non
             enable_monitoring=False,
             footer_links=[],
             max_file_size=round(page.limits.megabytes * 1e6),
-            app_kwargs={"middleware": [Middleware(Guard)]},
+            app_kwargs={"middleware": around},
             theme=theme,
             css=CSS,
         )
@@ -319,3 +332,5 @@ def serve(page: Page, *, host: str, port: int | None, ready: Callable[[str], Non
             blocks.close(verbose=False)
     finally:
         page.rooms.close()
+        if drive is not None:
+            drive.sessions.close()

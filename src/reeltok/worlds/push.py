@@ -73,6 +73,16 @@ class Episode:
     truth: Truth
 
 
+def drawer(seed: int, number: int) -> np.random.Generator:
+    """The random numbers of an episode."""
+    return np.random.default_rng(np.random.SeedSequence([seed, number]))
+
+
+def first_draw(seed: int, number: int) -> Scene:
+    """The scene with which an episode begins."""
+    return draw_scene(drawer(seed, number))
+
+
 def play(
     seed: int,
     number: int,
@@ -86,7 +96,7 @@ def play(
 
     `picture` gives "h w 3" of the world as it stands; None plays the physics alone.
     """
-    draw = np.random.default_rng(np.random.SeedSequence([seed, number]))
+    draw = drawer(seed, number)
     world = World(draw_scene(draw), side=side, shadows=shadows)
     policy = Policy(draw=draw, seeks=bool(draw.random() < 0.5))
     pictures, actions, hands, things = [], [], [], []

@@ -17,7 +17,7 @@ from reeltok.evaluate.scores import estimate
 from reeltok.files.parsing import read_array
 
 TOGETHER = 16  # episodes of a batch, which H.264 codes in one video
-HORIZONS = ((1, 8), (8, 16), (16, 32), (32, 64))  # frames [a, b); frame 0 is given
+HORIZONS = ((1, 8), (8, 16), (16, 32), (32, 64), (64, 128))  # frames [a, b); frame 0 is given
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,128 @@
+"""`drive`: a page on which a prior of the pushing world is driven by keys."""
+
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from reeltok.cli import options as given
+from reeltok.cli.report import Report, note
+
+if TYPE_CHECKING:
+    from reeltok.viewer.drive.server import Pages
+    from reeltok.viewer.drive.world import Start
+
+
+def drive(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", show_default=False)],
+    *,
+    starts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Episodes of `reeltok data push` to begin with; by default some are simulated.",
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Tokenizer of the prior, a name or a folder; by default the one that MODEL names.",
+        ),
+    ] = None,
+    steps: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Steps in which a block is decoded.")
+    ] = 6,
+    guidance: Annotated[
+        float, typer.Option(metavar="S", help="How strongly the prior follows its conditions.")
+    ] = 1.0,
+    seed: Annotated[
+        int, typer.Option(metavar="N", help="Random seed: the same seed gives the same results.")
+    ] = 0,
+    host: Annotated[
+        str,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Address to listen on: 127.0.0.1 serves this machine alone, 0.0.0.0 everyone "
+            "who can reach it.",
+        ),
+    ] = "127.0.0.1",
+    port: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            max=65535,
+            help="Port to listen on; by default the first free one from 7870.",
+        ),
+    ] = None,
+    device: given.DeviceOption = "auto",
+) -> Report:
+    """Open a web page on which a prior with actions is driven: a world that is predicted.
+
+    Arrow keys or dragging move the gripper, the prior predicts the next frames and its tokenizer
+    decodes them. Beside them stands the simulator's truth where the extra `sim` is installed. The
+    drive can be saved as an mp4. MODEL is the folder of a prior. Ctrl-C ends it.
+    """
+    from reeltok.viewer.drive.server import serve
+
+    pages = open_drive(model, starts, tokenizer, (steps, guidance), seed, device)
+    if host not in ("127.0.0.1", "localhost", "::1"):
+        note(f"whoever reaches {host} can use this page, and this machine's time")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+    def ready(address: str) -> None:
+        print(f"reeltok: the page is at {address} (Ctrl-C ends it)", file=sys.stderr, flush=True)
+
+    serve(pages, host=host, port=port, ready=ready)
+    return Report(data={"closed": True}, text="")
+
+
+def open_drive(
+    model: Path,
+    starts: str | None,
+    tokenizer: str | None,
+    how: tuple[int, float],
+    seed: int,
+    device: str,
+) -> "Pages":
+    """The page of a prior, decoded in so many steps at such a guidance, with what it begins with.
+
+    ValueError for a prior that cannot be driven, ImportError where nothing can be simulated.
+    """
+    from reeltok.devices import pick_device
+    from reeltok.generate.predictor import PriorPredictor
+    from reeltok.generate.schedule import Sampling
+    from reeltok.viewer.drive.server import Pages
+    from reeltok.viewer.drive.sessions import Sessions
+    from reeltok.viewer.drive.world import WorldModel
+
+    sampling, place = Sampling(steps=how[0], guidance=how[1]), pick_device(device)
+    prior = PriorPredictor(model, tokenizer=tokenizer, sampling=sampling, device=place)
+    world = WorldModel(prior, folder=model)
+    sessions = Sessions(world, [], seed=seed)
+    try:
+        sessions.starts = sessions.work(find_starts, starts, world.side)
+    except BaseException:
+        sessions.close()
+        raise
+    return Pages(sessions)
+
+
+SHOWN = 32  # starts to choose among
+FIRST_SEED = 1_000_003  # of episodes that nobody trains on
+
+
+def find_starts(folder: str | None, side: int) -> "list[Start]":
+    """The first frames of a folder's episodes, or of a few that are simulated now."""
+    from reeltok.data.find import find_clips
+    from reeltok.viewer.drive.world import simulated_start, start_of
+
+    if folder is not None:
+        return [start_of(clip, side) for clip in find_clips(folder)[:SHOWN]]
+    try:
+        return [simulated_start(FIRST_SEED, number, side) for number in range(8)]
+    except ImportError as error:
+        raise ImportError(f"{error}; or give --starts FOLDER with episodes to begin with") from None

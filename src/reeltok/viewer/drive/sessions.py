@@ -1,0 +1,121 @@
+"""What each visitor drives: frames so far, the simulator beside them, and a recording."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from secrets import token_hex
+from typing import Any, TypeVar
+
+import numpy as np
+
+from reeltok.files.atomic import scratch
+from reeltok.video.record import Video, write
+from reeltok.viewer.drive.world import ACTION, Frame, Simulated, Start, WorldModel
+
+MOST = 16  # visitors at a time; the one who did nothing for longest goes
+LONGEST = 3000  # frames of a recording, five minutes: the oldest go
+
+T = TypeVar("T")
+
+
+@dataclass(eq=False, kw_only=True)
+class Session:
+    """One drive: what was predicted, and what truly follows (None without a simulator)."""
+
+    frames: list[Frame]
+    truths: list[Frame]
+    simulated: Simulated | None
+    steps: int = 0
+    seen: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moved:
+    """What an action led to, and the seconds that predicting it took."""
+
+    frames: list[Frame]
+    truths: list[Frame]
+    seconds: float
+
+
+class Sessions:
+    """The drives of all visitors. All work is done by one thread: OpenGL belongs to it.
+
+    `why_no_truth` says why there is no simulator, or nothing.
+    """
+
+    def __init__(self, world: WorldModel, starts: list[Start], *, seed: int = 0) -> None:
+        self.world, self.starts, self.seed = world, starts, seed
+        self.why_no_truth = ""
+        self.held: dict[str, Session] = {}
+        self.worker = ThreadPoolExecutor(1, "drive")
+
+    def work(self, function: Callable[..., T], *values: Any) -> T:
+        """Do something in the one thread, and wait for it."""
+        return self.worker.submit(function, *values).result()
+
+    def begin(self, number: int) -> tuple[str, Session]:
+        """A new drive from one of the starts; its key. ValueError for a start that is not there."""
+        if not 0 <= number < len(self.starts):
+            raise ValueError(f"there is no start {number}: there are {len(self.starts)}, from 0")
+        session = self.work(self._begin, self.starts[number])
+        while len(self.held) >= MOST:
+            del self.held[min(self.held, key=lambda key: self.held[key].seen)]
+        key = token_hex(16)
+        self.held[key] = session
+        return key, session
+
+    def _begin(self, start: Start) -> Session:
+        simulated = None
+        if start.origin is not None:
+            try:
+                simulated = Simulated(*start.origin, self.world.side)
+                self.why_no_truth = ""
+            except ImportError as error:
+                self.why_no_truth = str(error)
+        truths = [] if simulated is None else [simulated.frame]
+        return Session(frames=[start.frame], truths=truths, simulated=simulated)
+
+    def session(self, key: str) -> Session:
+        """A drive by its key. ValueError where it is gone."""
+        if key not in self.held:
+            raise ValueError("this drive is no longer kept: begin again")
+        self.held[key].seen = time.monotonic()
+        return self.held[key]
+
+    def move(self, key: str, action: list[float]) -> Moved:
+        """Go on by an action. ValueError for one that is not four numbers from -1 to 1."""
+        session, values = self.session(key), np.asarray(action, np.float64)
+        if values.shape != (ACTION,) or not (np.abs(values) <= 1).all():
+            raise ValueError(f"an action is {ACTION} numbers from -1 to 1, given was {action}")
+        return self.work(self._move, session, values)
+
+    def _move(self, session: Session, action: np.ndarray) -> Moved:
+        began = time.perf_counter()
+        made = list(self.world.go_on(session.frames[-1], action, self.seed + session.steps))
+        seconds, truths = time.perf_counter() - began, []
+        if session.simulated is not None:
+            truths = list(session.simulated.go_on(action, len(made)))
+        session.steps += 1
+        session.frames = [*session.frames, *made][-LONGEST:]
+        session.truths = [*session.truths, *truths][-LONGEST:]
+        return Moved(frames=made, truths=truths, seconds=seconds)
+
+    def record(self, key: str) -> bytes:
+        """The drive so far as an mp4, beside the truth where there is any; enlarged four times."""
+        session = self.session(key)
+        columns = [np.stack(session.frames)]
+        if len(session.truths) == len(session.frames):
+            columns.append(np.stack(session.truths))
+        large = np.concatenate(columns, axis=2).repeat(4, axis=1).repeat(4, axis=2)
+        with scratch() as folder:
+            path = Path(folder) / "drive.mp4"
+            write(Video.of(large, fps=self.world.fps), path, crf=12)
+            return path.read_bytes()
+
+    def close(self) -> None:
+        """Forget all drives, and end the thread."""
+        self.held.clear()
+        self.worker.shutdown(cancel_futures=True)

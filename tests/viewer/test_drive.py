@@ -1,0 +1,218 @@
+"""The page to drive on: what its requests are answered, by itself and below another page."""
+
+import asyncio
+import base64
+import json
+import sys
+import threading
+import urllib.request
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from push_episodes import write_episodes
+
+import reeltok
+from reeltok.cli.drive import find_starts, open_drive
+from reeltok.cli.main import main
+from reeltok.viewer.drive import world
+from reeltok.viewer.drive.asgi import DriveRoutes
+from reeltok.viewer.drive.server import Pages, open_server
+from reeltok.viewer.drive.sessions import MOST
+
+sys.path.append(str(Path(__file__).parents[1] / "cli"))
+from small_generators import make_prior, make_tokenizers
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Priors with and without actions, of 32 pixels, and three episodes."""
+    folder, tokenizer = tmp_path_factory.mktemp("drive"), make_tokenizers()["leaning"]
+    for name, actions in (("driven", 4), ("still", 0), ("other", 7)):
+        values = {"frames": 4, "size": (32, 32), "actions": actions}
+        make_prior(tokenizer, folder / name / "model", **values)
+        tokenizer.save_pretrained(folder / name / "tokenizer")
+    write_episodes(folder / "held", 3, 2)
+    return folder
+
+
+@pytest.fixture
+def pages(base: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Without a simulator: what these clips show is drawn by hand."""
+    monkeypatch.setattr(world.Simulated, "__init__", no_simulator)
+    found = open_page(base, "driven")
+    yield found
+    found.sessions.close()
+
+
+def no_simulator(self: Any, seed: int, number: int, side: int) -> None:
+    raise ImportError("there is no simulator")
+
+
+def open_page(base: Path, name: str) -> Pages:
+    folder = base / name / "model"
+    return open_drive(folder, str(base / "held"), None, (2, 1.0), 0, "cpu")
+
+
+def post(pages: Pages, path: str, **value: Any) -> dict[str, Any]:
+    return json.loads(pages.answer("POST", path, json.dumps(value).encode()).data)
+
+
+def pixels(address: str) -> np.ndarray:
+    return np.asarray(Image.open(BytesIO(base64.b64decode(address.split(",")[1]))))
+
+
+def test_a_drive(pages: Pages, base: Path, tmp_path: Path) -> None:
+    found = json.loads(pages.answer("GET", "/starts").data)
+    names = [f"push-0-0000{n}.mkv" for n in range(3)]
+    assert found == {"starts": names, "side": 32, "fps": 10.0, "new": 4}
+    begun = post(pages, "/begin", start=1)
+    first = reeltok.read(base / "held" / names[1]).frames[0].numpy()
+    np.testing.assert_array_equal(pixels(begun["frames"][0]), first)
+    assert (begun["truths"], begun["why"]) == ([], "there is no simulator")
+    moved = post(pages, "/move", session=begun["session"], action=[1, 0, -0.5, 0])
+    assert len(moved["frames"]) == 4
+    assert moved["seconds"] > 0
+    again = post(pages, "/begin", start=1)
+    same = post(pages, "/move", session=again["session"], action=[1, 0, -0.5, 0])
+    assert same["frames"] == moved["frames"]
+    further = post(pages, "/move", session=begun["session"], action=[1, 0, -0.5, 0])
+    assert further["frames"] != moved["frames"]
+    kept = pages.answer("GET", f"/video?session={begun['session']}")
+    assert (kept.kind, kept.name) == ("video/mp4", "drive.mp4")
+    (tmp_path / "drive.mp4").write_bytes(kept.data)
+    video = reeltok.read(tmp_path / "drive.mp4")
+    assert (len(video), video.height, video.width, video.fps) == (9, 128, 128, 10)
+
+
+def test_what_a_request_must_be(pages: Pages) -> None:
+    key = post(pages, "/begin")["session"]
+    cases = {
+        "four numbers": [1, 0, 0],
+        "numbers from -1 to 1": [1, 0, 0, 1.5],
+        "a list of numbers": "left",
+        "4 numbers from -1": [1, 0, 0, float("nan")],
+    }
+    said = [post(pages, "/move", session=key, action=action)["error"] for action in cases.values()]
+    assert "action is 4 numbers from -1 to 1" in said[0]
+    assert "from -1 to 1" in said[1]
+    assert "is a list of numbers" in said[2]
+    assert said[3]
+    assert "no longer kept" in post(pages, "/move", session="x", action=[0, 0, 0, 0])["error"]
+    assert "there are 3, from 0" in post(pages, "/begin", start=3)["error"]
+    assert "a start is a number" in post(pages, "/begin", start="a")["error"]
+    for body in (b"", b"[1]", b"{", b"\xff"):
+        answer = pages.answer("POST", "/move", body)
+        assert (answer.status, "error" in json.loads(answer.data)) == (400, True)
+    assert pages.answer("GET", "/elsewhere").status == 404
+    assert pages.answer("GET", "/video?session=x").status == 400
+
+
+def test_who_did_nothing_for_longest_goes(pages: Pages) -> None:
+    keys = [post(pages, "/begin")["session"] for _ in range(MOST)]
+    pages.sessions.session(keys[0])
+    post(pages, "/begin")
+    assert len(pages.sessions.held) == MOST
+    assert keys[0] in pages.sessions.held
+    assert keys[1] not in pages.sessions.held
+
+
+def test_over_the_network(pages: Pages) -> None:
+    server = open_server(pages, "127.0.0.1", None)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    place = f"http://127.0.0.1:{server.server_address[1]}"
+    try:
+        with urllib.request.urlopen(place) as page:
+            assert b"A world to drive" in page.read()
+            assert page.headers["content-security-policy"].startswith("default-src 'none'")
+        with urllib.request.urlopen(f"{place}/begin", data=b'{"start": 0}') as answer:
+            assert json.load(answer)["session"]
+        with pytest.raises(urllib.error.HTTPError, match="413"):
+            urllib.request.urlopen(f"{place}/begin", data=b"x" * 20_000)
+        with pytest.raises(OSError, match="give another --port or --host"):
+            open_server(pages, "127.0.0.1", server.server_address[1])
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_below_another_page(pages: Pages) -> None:
+    sent: list[dict[str, Any]] = []
+
+    async def other(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "other"})
+
+    async def ask(path: str, *parts: bytes, method: str = "GET") -> list[dict[str, Any]]:
+        waiting = [{"body": part, "more_body": part is not parts[-1]} for part in parts] or [{}]
+
+        async def receive() -> dict[str, Any]:
+            return waiting.pop(0)
+
+        async def send(message: dict[str, Any]) -> None:
+            sent.append(message)
+
+        sent.clear()
+        scope = {"type": "http", "path": path, "method": method, "query_string": b""}
+        await DriveRoutes(other, pages)(scope, receive, send)
+        return list(sent)
+
+    run = lambda *words, **more: asyncio.run(ask(*words, **more))
+    assert run("/elsewhere") == [{"type": "other"}]
+    assert run("/driven") == [{"type": "other"}]
+    assert run("/drive")[0]["status"] == 307
+    assert b"A world to drive" in run("/drive/")[1]["body"]
+    begun = run("/drive/begin", b'{"sta', b'rt": 2}', method="POST")
+    assert json.loads(begun[1]["body"])["session"]
+    assert run("/drive/begin", b"x" * 20_000, method="POST")[0]["status"] == 413
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("still", "knows no actions"),
+        ("other", "knows 7 numbers an action, the pushing world has 4"),
+    ],
+)
+def test_priors_that_cannot_be_driven(
+    base: Path, name: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["drive", str(base / name / "model"), "--starts", str(base / "held")]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_starts(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="this prior makes 64x64: make the clips with --size 64"):
+        find_starts(str(base / "held"), 64)
+    monkeypatch.setattr(world.Simulated, "__init__", no_simulator)
+    with pytest.raises(ImportError, match="or give --starts FOLDER"):
+        find_starts(None, 32)
+
+
+def test_the_truth_beside_it(base: Path) -> None:
+    """The simulator begins where the episode does, and does what the visitor does."""
+    pytest.importorskip("mujoco", reason="needs mujoco (extra sim)")
+    from reeltok.worlds import pictures
+    from reeltok.worlds.push import first_draw
+
+    try:
+        pictures.Camera(32).close()
+    except ImportError as error:
+        pytest.skip(str(error))
+    assert first_draw(0, 1) == first_draw(0, 1)
+    page = open_page(base, "driven")
+    try:
+        page.sessions.starts = page.sessions.work(find_starts, None, 32)
+        begun = post(page, "/begin", start=2)
+        np.testing.assert_array_equal(pixels(begun["truths"][0]), pixels(begun["frames"][0]))
+        still = post(page, "/move", session=begun["session"], action=[0, 0, 0, 0])
+        lifted = post(page, "/move", session=begun["session"], action=[0, 0, 1, 0])
+        assert (len(still["truths"]), len(lifted["truths"])) == (4, 4)
+        change = lambda a, b: np.abs(pixels(a).astype(int) - pixels(b)).mean()
+        assert change(still["truths"][3], lifted["truths"][3]) > 1
+    finally:
+        page.sessions.close()
