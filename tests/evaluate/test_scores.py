@@ -99,6 +99,10 @@ def test_means_are_weighted_by_frames_and_bits_by_pixels() -> None:
     record = clip("third").record() | {"bits": 50, "seconds": {"encode": 2.0}}
     held.add(ClipScore(**record))
     assert held.summary()["bits_per_pixel"].mean == 0.05
+    assert "stored_bits_per_pixel" not in held.summary()
+    held.add(replace(clip("fourth"), bits=50, stored_bits=30))
+    assert held.summary()["bits_per_pixel"].mean == 0.05
+    assert held.summary()["stored_bits_per_pixel"].mean == 0.03
     assert held.summary()["encode_fps"].mean == 5
     with pytest.raises(ValueError, match="third was scored twice"):
         held.add(clip("third"))

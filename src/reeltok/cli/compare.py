@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from reeltok.evaluate.results import Result
     from reeltok.evaluate.run import OnClip
 
-SHOWN = ["psnr", "ssim", "lpips-alex", "flicker", "bits_per_pixel"]  # in the terminal
+# In the terminal.
+SHOWN = ["psnr", "ssim", "lpips-alex", "flicker", "bits_per_pixel", "stored_bits_per_pixel"]
 
 
 def compare(

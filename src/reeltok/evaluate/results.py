@@ -98,7 +98,13 @@ METRICS: dict[str, Metric] = {
         digits=1,
     ),
     "bits_per_pixel": Metric(
-        definition="bits of the tokens and of stored references over the original t x h x w",
+        definition="nominal bits of the tokens (ceil(log2 vocabulary) each) and bits of stored "
+        "references over the original t x h x w; of a codec those of its packets",
+        better="lower",
+        digits=4,
+    ),
+    "stored_bits_per_pixel": Metric(
+        definition="the same with the bits that a file holds: of ids packed without loss",
         better="lower",
         digits=4,
     ),

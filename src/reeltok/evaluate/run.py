@@ -215,6 +215,7 @@ class Evaluation:
             boxes=clip.boxes,
             sha256=clip.sha256,
             bits=coded.bits,
+            stored_bits=coded.stored_bits,
             seconds=coded.seconds,
             notes=[f"its last frame was repeated {clip.filled} times"] if clip.filled else [],
         )

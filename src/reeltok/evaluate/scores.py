@@ -10,7 +10,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import (
+    Annotated,
+    Any,
+    NotRequired,  # pydantic takes typing's from Python 3.12 on
+    cast,
+)
 
 import numpy as np
 import torch
@@ -19,7 +24,7 @@ from pydantic import ConfigDict, Field, with_config
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from typing_extensions import TypedDict  # pydantic takes typing's from Python 3.12 on
+from typing_extensions import TypedDict
 
 from reeltok.devices import pick_device
 from reeltok.files.atomic import replacing
@@ -59,6 +64,7 @@ Features = tuple[Tensor, Tensor]  # of the original and of its reconstruction
 # ---------------------------------------------------------------- one clip
 
 NonNegative = Annotated[int, Field(ge=1, le=2**53)]
+Bits = Annotated[int, Field(ge=0, le=2**53)]
 Value = Annotated[float, Field(ge=-1e30, le=1e30)]  # sums of these stay finite
 
 
@@ -72,7 +78,8 @@ class ClipRecord(TypedDict):
     pixels: NonNegative
     values: dict[str, Value]
     psnr: list[Value]
-    bits: Annotated[int, Field(ge=0, le=2**53)] | None
+    bits: Bits | None
+    stored_bits: NotRequired[Bits | None]  # results made before there was packing have none
     seconds: dict[str, Annotated[float, Field(ge=0, le=1e12)]]
     notes: list[str]
 
@@ -87,7 +94,8 @@ class ClipScore:
     pixels: int  # t x h x w of the original
     values: dict[str, float]
     psnr: list[float]  # per frame: drift shows here
-    bits: int | None = None  # of the tokens, or of a codec's packets
+    bits: int | None = None  # of the tokens, nominal, or of a codec's packets
+    stored_bits: int | None = None  # of the tokens as a file holds them, packed
     seconds: dict[str, float] = field(default_factory=dict)  # "encode", "decode"
     notes: list[str] = field(default_factory=list)  # such as a clip filled up to the protocol
     features: dict[str, Features] = field(default_factory=dict, repr=False)
@@ -153,6 +161,7 @@ class Scorer:
         boxes: Iterable[Box] = (),
         sha256: str | None = None,
         bits: int | None = None,
+        stored_bits: int | None = None,
         seconds: Mapping[str, float] | None = None,
         notes: Iterable[str] = (),
     ) -> ClipScore:
@@ -175,6 +184,7 @@ class Scorer:
             values={k: v.mean().item() for k, v in rows.items()} | self._boxes(x, y, boxes),
             psnr=rows["psnr"].tolist() if "psnr" in rows else [],
             bits=bits,
+            stored_bits=stored_bits,
             seconds=dict(seconds or {}),
             notes=list(notes),
             features=features,
@@ -327,10 +337,12 @@ class Scores:
         for key in sorted({key for clip in self.clips.values() for key in clip.values}):
             clips = [clip for clip in self.clips.values() if key in clip.values]
             found[key] = estimate([c.values[key] for c in clips], [c.frames for c in clips])
-        counted = [(c.bits, c.pixels) for c in self.clips.values() if c.bits is not None]
-        if counted:
-            rates = [bits / pixels for bits, pixels in counted]
-            found["bits_per_pixel"] = estimate(rates, [pixels for _, pixels in counted])
+        for name in ("bits", "stored_bits"):
+            pairs = [(getattr(c, name), c.pixels) for c in self.clips.values()]
+            counted = [(bits, pixels) for bits, pixels in pairs if bits is not None]
+            if counted:
+                rates = [bits / pixels for bits, pixels in counted]
+                found[f"{name}_per_pixel"] = estimate(rates, [pixels for _, pixels in counted])
         for part in sorted({part for clip in self.clips.values() for part in clip.seconds}):
             timed = [c for c in self.clips.values() if c.seconds.get(part, 0.0) > SHORTEST]
             rates = [clip.frames / clip.seconds[part] for clip in timed]

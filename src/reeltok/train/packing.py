@@ -193,7 +193,7 @@ def encoded(tokenizer: Tokenizer, source: ClipSource, clips: int) -> Iterator[Te
         yield ids[0].cpu()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Steps:
     """Batches, a function of (seed, step): a step of some clips' grids and those before it."""
 

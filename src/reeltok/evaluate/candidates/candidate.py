@@ -23,6 +23,7 @@ from reeltok.evaluate.results import CandidateKind
 from reeltok.files.atomic import scratch
 from reeltok.models.foreign.network import Foreign
 from reeltok.tokenizer.contract import Tokenizer
+from reeltok.transcode.packing import found_packing, packed_bits
 from reeltok.video.record import Video, read, to_unit, write
 
 # torch's own formulas; the one kind of attention that it does not list is what runs on a CPU.
@@ -36,10 +37,14 @@ FLOPS: dict[Any, Any] = {
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class CodedClip:
-    """What came of one clip: its reconstruction in [-1, 1], its bits, its ids, the seconds."""
+    """What came of one clip: its reconstruction in [-1, 1], its bits, its ids, the seconds.
+
+    `bits` of a tokenizer are nominal, `stored_bits` what a file holds where its ids are packed.
+    """
 
     x: Float[Tensor, "1 3 t h w"]
     bits: int | None = None
+    stored_bits: int | None = None
     ids: Int[Tensor, "*grid"] | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
 
@@ -131,6 +136,7 @@ class TokenizerCandidate:
             "chunk": self.chunk,
             "tile": self.tile,
             "latent": "sample" if self.sample else "mode",
+            **({"packing": packing.hash} if (packing := found_packing(self.tokenizer)) else {}),
             **({"source": source} if (source := self.tokenizer.about.get("source")) else {}),
         }
 
@@ -149,7 +155,8 @@ class TokenizerCandidate:
         bits = tokens.bits * math.prod(tokens.grid) + tokens.reference_bits
         # Clamped as every file of it is: an untrained decoder goes far beyond [-1, 1].
         y = y.float().clamp(-1, 1)
-        return CodedClip(x=y, bits=bits, ids=ids, seconds=seconds)
+        stored = packed_bits(tokenizer, tokens)
+        return CodedClip(x=y, bits=bits, stored_bits=stored, ids=ids, seconds=seconds)
 
     def facts(self, clip: ScoredClip) -> dict[str, float]:
         """The number of parameters; MACs of one pass over this clip where coding it takes more.

@@ -221,7 +221,7 @@ class CodecCandidate:
             out = decode_packets(self.coder, packets)
         bits = 8 * sum(packet.size for packet in packets)
         x = to_unit(out[:, : clip.video.height, : clip.video.width])
-        return CodedClip(x=x, bits=bits, seconds=seconds)
+        return CodedClip(x=x, bits=bits, stored_bits=bits, seconds=seconds)
 
     def _quality_for(self, clip: ScoredClip) -> float:
         if self.target is None:

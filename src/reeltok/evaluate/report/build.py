@@ -249,7 +249,12 @@ def model_data(
         "broken": result.broken,
         "left_out": len(result.left_out),
         "clips": {
-            clip["name"]: {"values": clip["values"], "bits": clip["bits"], "psnr": clip["psnr"]}
+            clip["name"]: {
+                "values": clip["values"],
+                "bits": clip["bits"],
+                "stored_bits": clip.get("stored_bits"),
+                "psnr": clip["psnr"],
+            }
             for clip in result.clips
         },
         "videos": there,

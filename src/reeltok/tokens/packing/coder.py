@@ -7,6 +7,7 @@ or the words of a range coder. The second is taken where it is shorter.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,11 @@ def require_coder(what: str) -> Any:
     except ImportError as error:
         raise ValueError(f"{what}: pip install 'reeltok[codec]'") from error
     return constriction.stream
+
+
+def can_pack() -> bool:
+    """Whether constriction is installed."""
+    return find_spec("constriction") is not None
 
 
 def pack_segment(ids: Int[Tensor, "t b h w"], model: PackingModel, bits: int) -> bytes:

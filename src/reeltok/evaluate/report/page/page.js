@@ -39,7 +39,7 @@ function said(key, value) {
 
 /* ---- numbers ---- */
 
-const columns = Object.keys(DATA.metrics).sort((a, b) => (b === "bits_per_pixel") - (a === "bits_per_pixel"));
+const columns = Object.keys(DATA.metrics).sort((a, b) => b.endsWith("bits_per_pixel") - a.endsWith("bits_per_pixel"));
 let order = { key: null, up: false };
 
 function fillTable() {
@@ -150,7 +150,7 @@ function fillPublished() {
 function points(metric) {
   return DATA.models.filter((model) => model.values[metric] && model.values.bits_per_pixel && model.role !== "clip"
     || model.role === "clip" && model.values[metric])
-    .map((model) => ({ model, x: model.values.bits_per_pixel.mean, y: model.values[metric] }));
+    .map((model) => ({ model, x: (model.values[el("bits").value] ?? model.values.bits_per_pixel).mean, y: model.values[metric] }));
 }
 
 function fillRate() {
@@ -331,7 +331,9 @@ async function choose() {
 function scoreOf(name, clip) {
   const of = DATA.models.find((m) => m.name === name)?.clips[clip.name];
   if (!of) return "";
-  const bits = of.bits === null ? "" : `, ${(of.bits / (clip.frames * clip.width * clip.height)).toFixed(4)} bits per pixel`;
+  const pixels = clip.frames * clip.width * clip.height, stored = of.stored_bits ?? of.bits;
+  const also = stored === of.bits ? "" : ` (${(stored / pixels).toFixed(4)} stored)`;
+  const bits = of.bits === null ? "" : `, ${(of.bits / pixels).toFixed(4)} bits per pixel${also}`;
   return `${name}: ${"psnr" in of.values ? `${said("psnr", of.values.psnr)} dB` : "no score"}${bits}`;
 }
 
@@ -401,6 +403,7 @@ function begin() {
   const metrics = ["psnr-uint8", "psnr", "lpips-alex", "ssim", "ms-ssim"].filter((key) => points(key).length);
   options("metric", metrics);
   el("metric").addEventListener("change", fillRate);
+  el("bits").addEventListener("change", fillRate);
   if (metrics.length) fillRate();
   window.addEventListener("resize", () => {
     sayWhetherThereIsMore();

@@ -1,10 +1,14 @@
 """A small packing model that expects zeros, and ids that are mostly zero."""
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
-from reeltok.tokens.packing.model import PackingModel
-from reeltok.tokens.packing.network import PackingConfig, PackingNetwork
+from reeltok import zoo
+from reeltok.tokens.packing.model import NAME, PackingModel
+from reeltok.tokens.packing.network import PackingConfig, PackingNetwork, split_ids
+from reeltok.video.record import Video
 
 WEIGHTS = "ab" * 32
 DIGITS = (16, 4, 4, 2, 2)  # 1,024 ids
@@ -24,7 +28,7 @@ def small_config(**changes) -> PackingConfig:
 
 def small_network(**changes) -> PackingNetwork:
     """Random weights; zeros are likely."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = PackingNetwork(small_config(**changes))
     for part in network.passes:
@@ -46,3 +50,21 @@ def sparse_ids(*shape: int, vocabulary: int = 1024, seed: int = 0) -> Tensor:
     draw = torch.Generator().manual_seed(seed)
     ids = torch.randint(vocabulary, shape, generator=draw)
     return ids * (torch.rand(shape, generator=draw) < 0.1)
+
+
+def add_packing(folder: Path, video: Video | None = None) -> PackingModel:
+    """A packing model beside the weights of a discrete model; it expects the symbols of `video`."""
+    tokenizer = zoo.load(folder)
+    levels = tokenizer.config.quantizer.levels
+    config = {"tokenizer": tokenizer.hash(), "vocabulary": tokenizer.spec.vocabulary}
+    network = small_network(**config, digits=levels, groups=(1,) * len(levels))
+    if video is not None:
+        symbols = split_ids(tokenizer.encode(video).ids.flatten(), network.config)
+        for part in network.passes:
+            for number, answer in enumerate(part.answer):
+                counts = torch.bincount(symbols[:, number], minlength=levels[number]) + 0.1
+                answer.bias.data = counts.log().clamp(-3, 3)
+                answer.weight.data *= 0.1
+    made = PackingModel.of(network)
+    made.save(folder / NAME)
+    return made

@@ -1,0 +1,105 @@
+"""Training a packing model: a run by its recipe, and what its ids are made of."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from small_models import CAUSAL, DISCRETE, save_random
+
+from reeltok import zoo
+from reeltok.recipes import find_recipe, run_recipe, try_recipe
+from reeltok.tokens.packing.model import NAME, PackingModel
+from reeltok.tokens.packing.network import PackingConfig, PackingNetwork
+from reeltok.train.clips import Window
+from reeltok.train.packing import bits_of_step, centre_of, choose_digits, choose_groups
+from reeltok.train.packing_recipes import PackingRecipe
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> PackingRecipe:
+    model = save_random({"discrete": DISCRETE}, tmp_path)["discrete"]
+    usual = find_recipe("packing_cpu")
+    assert isinstance(usual, PackingRecipe)
+    window = Window(frames=9, size=32, batch=3)
+    data = replace(usual.data, windows=(window,), weights={}, other=1.0, holdout=0.3)
+    data = replace(data, validation=Window(frames=9, size=32, batch=2))
+    schedule = replace(usual.loop.schedule, steps=6, warmup=0)
+    loop = replace(usual.loop, schedule=schedule, validate_every=3)
+    return replace(usual, tokenizer=str(model), clips=5, features=4, width=8, data=data, loop=loop)
+
+
+def test_a_run_makes_a_packing_model(recipe: PackingRecipe, clips: Path, tmp_path: Path) -> None:
+    run = run_recipe(recipe, data=clips, out=tmp_path / "run")
+    assert run.step == 6
+    assert run.best is not None
+    made = PackingModel.load(tmp_path / "run" / "model" / NAME)
+    assert made.config.tokenizer == zoo.load(recipe.tokenizer).hash()
+    assert (made.config.vocabulary, made.config.skip) == (2**15, None)
+    assert (tmp_path / "run" / "best" / NAME).is_file()
+    assert find_recipe(tmp_path / "run") == recipe
+
+
+def test_a_run_that_goes_on_finds_its_ids(
+    recipe: PackingRecipe, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run_recipe(recipe, data=clips, out=tmp_path / "whole")
+    schedule = replace(recipe.loop.schedule, steps=3)
+    half = replace(recipe, loop=replace(recipe.loop, schedule=schedule))
+    run_recipe(half, data=clips, out=tmp_path / "run")
+    monkeypatch.setattr("reeltok.train.packing.encoded", lambda *given: 1 / 0)
+    again = run_recipe(recipe, data=clips, out=tmp_path / "run", resume=True)
+    assert again.step == whole.step == 6
+
+
+def test_a_dry_run_needs_no_clips(recipe: PackingRecipe) -> None:
+    tried = try_recipe(recipe)
+    assert tried.parameters == sum(p.numel() for p in network_of(recipe).parameters())
+
+
+def network_of(recipe: PackingRecipe) -> PackingNetwork:
+    levels = DISCRETE.quantizer.levels
+    return PackingNetwork(
+        PackingConfig(
+            tokenizer="ab" * 32,
+            vocabulary=2**15,
+            digits=levels,
+            groups=choose_groups(levels),
+            features=recipe.features,
+            width=recipe.width,
+        )
+    )
+
+
+def test_training_lowers_the_bits(recipe: PackingRecipe) -> None:
+    torch.manual_seed(0)
+    network = network_of(recipe)
+    ids = torch.randint(4, (2, 3, 4, 5))
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.02)
+    found = []
+    for _ in range(40):
+        bits = torch.cat(bits_of_step(network, ids)).mean()
+        optimizer.zero_grad()
+        bits.backward()
+        optimizer.step()
+        found.append(bits.item())
+    assert min(found[-5:]) < 0.5 * found[0]
+
+
+def test_tokenizers_without_such_ids_are_refused(
+    recipe: PackingRecipe, clips: Path, tmp_path: Path
+) -> None:
+    model = save_random({"causal": CAUSAL}, tmp_path)["causal"]
+    with pytest.raises(ValueError, match="has no ids of steps, rows and columns"):
+        run_recipe(replace(recipe, tokenizer=str(model)), data=clips, out=tmp_path / "run")
+
+
+def test_digits_are_levels_or_as_few_as_hold_the_vocabulary() -> None:
+    assert choose_digits(1000, (8, 5, 5, 5)) == (8, 5, 5, 5)
+    assert choose_digits(1000, ()) == (32, 32)
+    assert choose_digits(2**18, ()) == (64, 64, 64)
+    assert choose_digits(1000 * 8, (1000, 8)) == (20, 20, 20)
+    assert choose_groups((16, 4, 4, 4, 2, 2, 2, 2, 2)) == (1, 3, 5)
+    assert choose_groups((8, 8, 8, 8, 8)) in ((1, 2, 2), (2, 1, 2), (2, 2, 1))
+    assert choose_groups((64,)) == (1,)
+    assert centre_of((8, 5, 2)) == 4 + 2 * 8 + 40
