@@ -22,7 +22,8 @@ KINDS = ("cpu", "cuda", "mps", "xpu")  # that networks run on; torch knows more,
 def pick_device(device: Any) -> torch.device:
     """A device by name; "auto" is cuda, mps or cpu, the first that is there.
 
-    ValueError for a name that no device has, or whose device is not here.
+    Under torchrun "cuda" is the process's own. ValueError for a name that no device has, or whose
+    device is not here.
     """
     mps = torch.backends.mps.is_available()
     if str(device) == "auto":
@@ -40,6 +41,8 @@ def pick_device(device: Any) -> torch.device:
         raise ValueError(
             f"device {device}: torch sees {many} of type {found.type} here; give cpu or auto"
         )
+    if found.type == "cuda" and found.index is None and "LOCAL_RANK" in os.environ:
+        found = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % here)
     if found.type == "mps" and not mps:
         raise ValueError(f"device {device}: there is no Metal device here; give cpu or auto")
     return found

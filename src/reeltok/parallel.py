@@ -38,8 +38,7 @@ def init_distributed(device: str | None = None) -> Iterator[Rank]:
         rank, world = rank_and_world()
         yield Rank(device=torch.device(name), rank=rank, world=world)
         return
-    if name == "cuda":
-        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    if name.startswith("cuda"):
         torch.cuda.set_device(name)
     dist.init_process_group("cpu:gloo,cuda:nccl" if name.startswith("cuda") else "gloo")
     try:

@@ -158,7 +158,7 @@ def settle(
     """`model` on a device, in a type."""
     if device is not None:
         model = model.to(pick_device(device))
-    return model if dtype is None else cast(model, dtype)
+    return model if dtype in (None, model.dtype) else cast(model, dtype)
 
 
 def described(name: str | Path) -> tuple[str, Any]:

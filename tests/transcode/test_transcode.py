@@ -16,9 +16,11 @@ from reeltok.tokens import reel
 from reeltok.transcode import (
     Coding,
     Cut,
+    ReelModels,
     Writing,
     decode_file,
     decode_frames,
+    demonstrate,
     encode_file,
     reconstruct_file,
 )
@@ -154,3 +156,23 @@ def test_what_is_no_video(tok: VidTok, tmp_path: Path, wrong: str) -> None:
 def test_nothing_at_a_time_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} 0 is too small"):
         Coding(**{name: 0})
+
+
+def test_a_demonstration_from_python(tok: VidTok, clip: Path, tmp_path: Path) -> None:
+    made = demonstrate(tok, clip, tmp_path, cut=Cut(frames=9))
+    assert (made.encoded.frames, made.raw_bytes) == (9, 9 * 32 * 40 * 3)
+    assert made.psnr is not None
+    assert made.seconds.keys() == {"encode", "decode"}
+    assert len(reeltok.read(made.reconstruction)) == 9
+    assert Path(made.side_by_side).is_file()
+
+
+def test_the_tokenizers_of_reels_are_loaded_once(tok: VidTok, clip: Path, tmp_path: Path) -> None:
+    folder = tok.save_pretrained(tmp_path / "model")
+    encode_file(tok, clip, tmp_path / "a.reel")
+    with reel.Reel(tmp_path / "a.reel") as opened:
+        models = ReelModels(folder)
+        assert models.of(opened) is models.of(opened)
+        assert models.of(opened).hash() == tok.hash()
+        with pytest.raises(ValueError, match=r"was made by 'small'.*name its folder with `model`"):
+            ReelModels().of(opened)

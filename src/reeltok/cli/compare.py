@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -62,6 +62,7 @@ def compare(
     """
     words, data = split_words(what)
     check_report(out, force=force)
+    from reeltok.evaluate.candidates.own import open_own
     from reeltok.evaluate.comparison import Comparison
     from reeltok.evaluate.labels import label_models
     from reeltok.evaluate.protocols import find_protocol
@@ -72,16 +73,15 @@ def compare(
     named = label_models(words)
     check_names([each.source for each in named], peer or (), weights)
     kept = None if again else judging.place_work(work)
-    sample = plan.latent == "sample"
+    how: dict[str, Any] = {"weights": weights, "device": device, "chunk": chunk, "tile": tile}
+    how |= {"dtype": given.parse_dtype(dtype), "sample": plan.latent == "sample"}
     results = [load_result(each, words) for each in named if each.source.endswith(".json")]
     with gloo_group():
         if data is not None:
             run = Comparison(plan, data, media, device, root, kept, max_broken, watch=show_judging)
             for each in named:
                 if not each.source.endswith(".json"):
-                    how = (weights, device, dtype, chunk, tile)
-                    own = judging.open_own(each.source, *how, sample=sample, label=each.label)
-                    results.append(run.judge(own))
+                    results.append(run.judge(open_own(each.source, label=each.label, **how)))
             results += run.judge_peers(peer or (), results)
         if rank_and_world()[0] > 0:
             return Report(data={}, text="")
@@ -131,7 +131,7 @@ def report_comparison(results: "list[Result]", out: Path, media: "Media") -> Rep
     index = write_report(out, results, media, title=title)
     table = replace(build_table(rows), columns=SHOWN)
     return Report(
-        data={"report": str(index), "results": [judging.plain_values(r) for r in results]},
+        data={"report": str(index), "results": [r.as_dict() for r in results]},
         text=f"{table.text()}\n\nreport: {index}",
     )
 

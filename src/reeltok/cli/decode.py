@@ -1,7 +1,6 @@
 """`decode`: .reel files to videos, in memory that does not grow with them."""
 
 from dataclasses import asdict
-from threading import Lock
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,9 +14,7 @@ from reeltok.transcode.options import Coding, OnProgress, Writing
 from reeltok.transcode.plan import Job, plan_files, share_of
 
 if TYPE_CHECKING:
-    from reeltok.tokenizer.contract import Tokenizer
-    from reeltok.tokens.reel import Reel
-
+    from reeltok.transcode.models import ReelModels
 
 NamedOption = Annotated[
     str | None,
@@ -88,6 +85,7 @@ def decode(
     from reeltok.data.find import find_reels
     from reeltok.transcode.batch import run_plan
     from reeltok.transcode.decode import is_decoded
+    from reeltok.transcode.models import ReelModels
 
     kind = suffix or (".mkv" if lossless else ".mp4")
     plan = plan_files(inputs, out, suffix=kind, find=find_reels, folder=suffix is None)
@@ -106,7 +104,7 @@ def decode(
     )
     if not plan.jobs:  # other processes have them
         return summarize((), done="decoded")
-    models = Models(model, weights=weights, device=device, dtype=dtype)
+    models = ReelModels(model, weights=weights, device=device, dtype=given.parse_dtype(dtype))
     span: dict[str, Any] = {"start": start, "stop": stop}
 
     def work(job: Job, on_progress: OnProgress) -> dict[str, Any]:
@@ -123,38 +121,8 @@ def decode(
     return Report(data=outcomes[0].record, text=as_text(outcomes[0].record), piped=plan.piped)
 
 
-class Models:
-    """The tokenizers of .reel files, each loaded once.
-
-    A file names its tokenizer, but what is opened is what --model says or a preset of this package:
-    a file of a stranger never decides that a folder or a repository is.
-    """
-
-    def __init__(self, place: str | None, **options: Any) -> None:
-        self.place, self.options = place, options
-        self.loaded: dict[str, Tokenizer] = {}
-        self.lock = Lock()
-
-    def of(self, reel: "Reel") -> "Tokenizer":
-        """The tokenizer of a file. ValueError that says how to name it if it is not found."""
-        name = self.place or reel.model
-        with self.lock:
-            if name not in self.loaded:
-                try:
-                    named = self.place is None
-                    self.loaded[name] = given.open_model(name, preset=named, **self.options)
-                except (ValueError, OSError) as error:
-                    if self.place:
-                        raise
-                    raise ValueError(
-                        f"{reel.source.path} was made by {name!r}: {error}; or name "
-                        "its folder with --model"
-                    ) from error
-            return self.loaded[name]
-
-
 def decode_job(
-    models: Models, job: Job, on_progress: OnProgress, how: dict[str, Any]
+    models: "ReelModels", job: Job, on_progress: OnProgress, how: dict[str, Any]
 ) -> dict[str, Any]:
     """Decode one .reel file by its tokenizer; what was written, in numbers."""
     from reeltok.tokens.reel import Reel

@@ -1,8 +1,7 @@
 """`demo`: a clip to tokens and back, and all that shows how it went, in one folder."""
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -14,11 +13,6 @@ from reeltok.files.places import check_free, check_place
 from reeltok.transcode.options import Cut
 from reeltok.transcode.plan import Job
 from reeltok.wording import count, plain, rate
-
-if TYPE_CHECKING:
-    from reeltok.tokenizer.contract import Tokenizer
-
-LONGEST, SHORT_SIDE = 96, 256  # of a clip that is given: frames, and pixels
 
 
 def demo(
@@ -43,29 +37,22 @@ def demo(
     Writes clip.mkv (the original), demo.reel (the tokens), demo.mp4 (the reconstruction) and
     side-by-side.png. Works offline, in less than a minute on two cores.
     """
-    places = {name: str(out / name) for name in ("demo.reel", "demo.mp4", "side-by-side.png")}
+    from reeltok.transcode.demonstration import FILES, cut_short, demonstrate
+
     clip = video or str(out / "clip.mkv")
-    check_free([*places.values(), *([] if video else [clip])], force=force, inputs=[video])
+    places = [str(out / name) for name in FILES.values()]
+    check_free([*places, *([] if video else [clip])], force=force, inputs=[video])
     check_place(str(out))
     tokenizer = given.open_model(model, weights=weights, device=device, dtype=dtype)
-    cut = cut_of(video)
+    cut = Cut() if video is None else cut_short(video)
     out.mkdir(parents=True, exist_ok=True)
     if video is None:
         draw_clip(clip)
-    record = code(tokenizer, clip, cut, places)
+    with Progress("demo", files=2) as progress:
+        made = demonstrate(tokenizer, clip, out, cut=cut, watcher=progress)
+    encoded = record_of(Job(source=clip, target=places[0]), made.encoded)
+    record = {**encoded, **{name: value for name, value in vars(made).items() if name != "encoded"}}
     return Report(data=record, text=as_text(record))
-
-
-def cut_of(video: str | None) -> Cut:
-    """As much of a video as a demonstration needs."""
-    from reeltok.video.record import stream
-
-    if video is None:
-        return Cut()
-    with stream(video, frames=LONGEST) as opened:
-        small = min(opened.height, opened.width) <= SHORT_SIDE
-        rate = None if opened.fps else 24.0
-    return Cut(frames=LONGEST, size=None if small else SHORT_SIDE, fps=rate)
 
 
 def draw_clip(path: str) -> None:
@@ -74,37 +61,6 @@ def draw_clip(path: str) -> None:
     from reeltok.video.record import write
 
     write(render_clip(), path, lossless=True)
-
-
-def code(tokenizer: "Tokenizer", clip: str, cut: Cut, places: dict[str, str]) -> dict[str, Any]:
-    """Encode to a .reel file, decode from it, compare, write; everything in numbers."""
-    from reeltok.tokens.reel import Reel
-    from reeltok.transcode.clock import Clock
-    from reeltok.transcode.decode import counted, decode_frames
-    from reeltok.transcode.encode import encode_file
-    from reeltok.transcode.reconstruct import labels, watched
-    from reeltok.transcode.side_by_side import Comparison, SampledFrames, alongside
-    from reeltok.video.record import read, write
-
-    reel_file, mp4, png = places.values()
-    clock, comparison = Clock("write"), Comparison()
-    with Progress("demo", files=2) as progress:
-        encoded = encode_file(tokenizer, clip, reel_file, cut=cut, on_progress=progress.of_file())
-        made = record_of(Job(source=clip, target=reel_file), encoded)
-        original = read(clip, **asdict(cut))
-        shown = SampledFrames(len(original))
-        with Reel(reel_file) as reel:
-            decoded = clock.around("decode", decode_frames(tokenizer, reel, 0, reel.frames))
-            pairs = alongside(iter([original]), counted(decoded, progress.of_file(), reel.frames))
-            pairs = watched(pairs, comparison, shown)
-            write((part for _, part in pairs), mp4)
-    clock.switch("done")
-    record = {**made, **comparison.record(), "reconstruction": mp4, "side_by_side": png}
-    record["raw_bytes"] = original.frames.numel()
-    record["seconds"] = {"encode": made["seconds"], "decode": clock.seconds["decode"]}
-    said = labels(made["model"], made["bits_per_pixel"], record["psnr"])
-    write(shown.picture(said), png)
-    return record
 
 
 def as_text(record: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -86,13 +86,20 @@ def evaluate(
         check_free([str(out)], force=force, inputs=[model, data, weights])
         check_place(str(out))
     from reeltok.evaluate import run
+    from reeltok.evaluate.candidates.own import open_own
     from reeltok.evaluate.protocols import find_protocol
     from reeltok.parallel import gloo_group, rank_and_world
 
     plan = find_protocol(protocol)
     with gloo_group(), show_progress(f"judging {model}", 1) as progress:
         candidate = open_own(
-            model, weights, device, dtype, chunk, tile, sample=plan.latent == "sample"
+            model,
+            weights=weights,
+            device=device,
+            dtype=given.parse_dtype(dtype),
+            chunk=chunk,
+            tile=tile,
+            sample=plan.latent == "sample",
         )
         result = run.evaluate(
             candidate,
@@ -105,8 +112,8 @@ def evaluate(
             progress=progress,
         )
         if rank_and_world()[0] > 0:
-            return Report(data=plain_values(result), text="")
-    return report_result(result, out)
+            return Report(data=result.as_dict(), text="")
+    return report_on(result, out)
 
 
 def report_result(result: "Result", out: Path | None) -> Report:
@@ -115,30 +122,7 @@ def report_result(result: "Result", out: Path | None) -> Report:
         note(left_out(name, why))
     if out is not None:
         result.save(out)
-    return Report(data=plain_values(result), text=as_text(result))
-
-
-def open_own(
-    model: str,
-    weights: str | None,
-    device: str,
-    dtype: str,
-    chunk: int | None,
-    tile: int | None,
-    *,
-    sample: bool = False,
-    label: str | None = None,
-) -> Any:
-    """A tokenizer of ours as a candidate, called by its run unless `label` says how."""
-    from reeltok.evaluate.candidates.candidate import TokenizerCandidate
-    from reeltok.evaluate.labels import label_models
-
-    tokenizer = given.open_model(model, weights=weights, device=device, dtype=dtype)
-    name = label or label_models([model])[0].label
-    trained = weights != "random" and getattr(tokenizer, "trained", True)
-    return TokenizerCandidate(
-        tokenizer=tokenizer, name=name, trained=trained, chunk=chunk, tile=tile, sample=sample
-    )
+    return Report(data=result.as_dict(), text=as_text(result))
 
 
 def place_work(asked: Path | None) -> Path:
@@ -168,13 +152,6 @@ def show_progress(what: str, candidates: int) -> "Iterator[OnClip]":
     finally:
         if bar is not None:
             bar.__exit__(None, None, None)
-
-
-def plain_values(result: "Result") -> dict[str, Any]:
-    """A result as plain values."""
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(type(result)).dump_python(result, mode="json")
 
 
 def as_text(result: "Result") -> str:

@@ -1,7 +1,7 @@
 """`models`, `download`, `statistics`: which tokenizers there are, and what they lack."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -27,24 +27,23 @@ def models() -> Report:
     from reeltok.models.presets import PRESETS
 
     rows = [
-        {"name": name, "family": family, **network(config), "weights": zoo.weights_of(name)}
+        {"name": name, "family": family, **about(config), "weights": zoo.weights_of(name)}
         for name, (family, config) in PRESETS.items()
     ]
     return Report(data={"models": rows}, text=table(rows))
 
 
-def network(config: Any) -> dict[str, Any]:
-    """What a configuration says of its tokens, without building the network."""
-    quantizer = getattr(config, "quantizer", None)
-    kind = getattr(quantizer, "kind", None)
-    vocabulary = getattr(quantizer, "vocabulary", None)
-    channels = getattr(quantizer, "channels", getattr(config, "channels", None))
-    factors, causal = getattr(config, "factors", None), getattr(config, "causal", None)
+def about(config: Any) -> dict[str, Any]:
+    """What a configuration says of its tokens, as a row of the table."""
+    from reeltok.models.presets import tokens_of
+
+    facts = tokens_of(config)
+    kind = facts.quantizer or "latents"
     return {
-        "pixels a token": None if factors is None else "x".join(map(str, factors)),
-        "causal": None if causal is None else plain(causal),
-        "tokens": f"{kind or 'latents'}, {channels} channels" if vocabulary is None else kind,
-        "vocabulary": vocabulary,
+        "pixels a token": None if facts.factors is None else "x".join(map(str, facts.factors)),
+        "causal": None if facts.causal is None else plain(facts.causal),
+        "tokens": f"{kind}, {facts.channels} channels" if facts.vocabulary is None else kind,
+        "vocabulary": facts.vocabulary,
     }
 
 

@@ -1,6 +1,5 @@
 """Options that several commands have, and how their text becomes values."""
 
-import os
 import re
 from typing import TYPE_CHECKING, Annotated
 
@@ -156,21 +155,8 @@ def parse_changes(texts: list[str] | None) -> dict[str, str]:
     return changes
 
 
-def open_model(
-    name: str, *, weights: str | None, device: str, dtype: str, preset: bool = False
-) -> "Tokenizer":
-    """The tokenizer that these options describe, in evaluation mode.
-
-    `preset`: a file gave the name, so it is looked up among the presets alone.
-    """
-    import torch
-
+def open_model(name: str, *, weights: str | None, device: str, dtype: str) -> "Tokenizer":
+    """The tokenizer that these options describe, in evaluation mode."""
     from reeltok import zoo
-    from reeltok.devices import pick_device
 
-    chosen, kind = pick_device(device), parse_dtype(dtype)
-    if chosen.type == "cuda" and chosen.index is None:  # under torchrun each process has its own
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-    load = zoo.load_preset if preset else zoo.load
-    tokenizer = load(name, weights=weights, device=chosen)
-    return tokenizer if kind == tokenizer.dtype else zoo.cast(tokenizer, kind)
+    return zoo.load(name, weights=weights, device=device, dtype=parse_dtype(dtype))

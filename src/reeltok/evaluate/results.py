@@ -189,6 +189,10 @@ class Result:
         """Write it as JSON; nothing half-written is left behind."""
         write_file(path, _JSON.dump_json(self, indent=1))
 
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as plain values, as the file holds them."""
+        return _JSON.dump_python(self, mode="json")
+
     @classmethod
     def load(cls, path: str | Path) -> "Result":
         """Read what `save` wrote; ValueError where the file is something else."""

@@ -4,7 +4,7 @@ VidTok's names, channels, factors and levels are those of its released checkpoin
 microsoft/VidTok); `_v1_1` names the second release. Ablations are table 2 of the paper.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from reeltok.models.coordtok import network as coordtok
@@ -141,3 +141,29 @@ PRESETS |= {name: ("coordtok", config) for name, config in coordtok.PRESETS.item
 PRESETS["coordtok-default"] = ("coordtok", coordtok.COMPACT)
 PRESETS["coordtok-push"] = ("coordtok", coordtok.PUSH)
 PRESETS |= {name: ("reftok", config) for name, config in REFTOK.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenFacts:
+    """What a configuration says of its tokens; None for what only the built network knows.
+
+    `factors` are frames, rows and columns of pixels for each token.
+    """
+
+    factors: tuple[int, int, int] | None
+    causal: bool | None
+    quantizer: str | None
+    channels: int | None
+    vocabulary: int | None
+
+
+def tokens_of(config: Any) -> TokenFacts:
+    """What a preset's configuration says of its tokens, without building the network."""
+    quantizer = getattr(config, "quantizer", None)
+    return TokenFacts(
+        factors=getattr(config, "factors", None),
+        causal=getattr(config, "causal", None),
+        quantizer=getattr(quantizer, "kind", None),
+        channels=getattr(quantizer, "channels", getattr(config, "channels", None)),
+        vocabulary=getattr(quantizer, "vocabulary", None),
+    )

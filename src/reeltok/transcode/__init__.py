@@ -19,6 +19,9 @@ _HOME = {
     "DecodedFile": "decode",
     "decode_file": "decode",
     "decode_frames": "decode",
+    "ReelModels": "models",
+    "Demonstration": "demonstration",
+    "demonstrate": "demonstration",
     "ReconstructedFile": "reconstruct",
     "reconstruct_file": "reconstruct",
 }
@@ -28,8 +31,11 @@ if TYPE_CHECKING:
     from reeltok.transcode.decode import DecodedFile as DecodedFile
     from reeltok.transcode.decode import decode_file as decode_file
     from reeltok.transcode.decode import decode_frames as decode_frames
+    from reeltok.transcode.demonstration import Demonstration as Demonstration
+    from reeltok.transcode.demonstration import demonstrate as demonstrate
     from reeltok.transcode.encode import EncodedFile as EncodedFile
     from reeltok.transcode.encode import encode_file as encode_file
+    from reeltok.transcode.models import ReelModels as ReelModels
     from reeltok.transcode.options import Coding as Coding
     from reeltok.transcode.options import Cut as Cut
     from reeltok.transcode.options import Writing as Writing
