@@ -32,7 +32,9 @@ def _seed() -> None:
 
 @pytest.fixture
 def types_unchecked() -> Iterator[None]:
-    """Without the checks of shapes, which torch.compile and torch.export cannot trace."""
+    """Without checks of types: torch.compile and torch.export cannot trace them, and what people
+    hand over may be anything; the library's own sentences are tested then.
+    """
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
@@ -40,7 +42,8 @@ def types_unchecked() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What tests cache goes with them, and shares itself among them."""
+    """What tests cache goes with them, and shares itself among them; no weights but the shared."""
+    monkeypatch.delenv("REELTOK_WEIGHTS", raising=False)
     monkeypatch.setenv("REELTOK_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 

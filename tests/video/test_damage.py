@@ -281,6 +281,7 @@ def test_a_change_of_size_ends_what_is_kept(clip: Clip, tmp_path: Path) -> None:
     assert len(read(path, frames=4)) == 4
 
 
+@pytest.mark.usefixtures("types_unchecked")
 def test_an_unknown_way_with_damage_is_refused(clip: Clip) -> None:
     with pytest.raises(ValueError, match="damage is refuse, stop, skip, not 'ignore'"):
         read(clip(), damage="ignore")

@@ -102,6 +102,7 @@ def test_a_list_of_grey_arrays(tmp_path: Path) -> None:
         ([Image.new("F", (24, 16))], "no fixed range"),
     ],
 )
+@pytest.mark.usefixtures("types_unchecked")
 def test_what_is_no_video_is_said(tmp_path: Path, given: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         write(given, tmp_path / "a.mp4", fps=10)

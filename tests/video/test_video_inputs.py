@@ -164,6 +164,7 @@ def test_sizes_may_be_whole_floats(clip: Clip, size: object) -> None:
 @pytest.mark.parametrize(
     "size", [16.5, "16", (16,), (1, 2, 3), float("nan"), True, (16, "a"), -1.0]
 )
+@pytest.mark.usefixtures("types_unchecked")
 def test_other_sizes_are_refused(clip: Clip, size: object) -> None:
     with pytest.raises(ValueError, match="size is the short side"):
         read(clip(), size=size)  # type: ignore[arg-type]
@@ -198,6 +199,7 @@ def test_raw_pictures_are_read_when_they_are_described(
 
 
 @pytest.mark.parametrize("raw", ["48x32", "48x32:30", "0x32:30:gray", "48x32:0:gray", "a", 5])
+@pytest.mark.usefixtures("types_unchecked")
 def test_raw_that_is_not_understood_says_how_to_write_it(clip: Clip, raw: str) -> None:
     with pytest.raises(ValueError, match="WIDTHxHEIGHT:FPS:LAYOUT"):
         read(clip(), raw=raw)

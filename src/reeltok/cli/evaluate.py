@@ -113,7 +113,7 @@ def evaluate(
         )
         if rank_and_world()[0] > 0:
             return Report(data=result.as_dict(), text="")
-    return report_on(result, out)
+    return report_result(result, out)
 
 
 def report_result(result: "Result", out: Path | None) -> Report:

@@ -155,8 +155,8 @@ class Scorer:
     def score(
         self,
         name: str,
-        x: Videos,
-        y: Videos,
+        x: Any,
+        y: Any,
         *,
         boxes: Iterable[Box] = (),
         sha256: str | None = None,

@@ -27,7 +27,7 @@ from reeltok.video.inputs import Given
 from reeltok.video.layout import arranged, picture_of
 from reeltok.video.movie import Shape
 from reeltok.video.sink import Written, open_sink
-from reeltok.video.size import Size, by
+from reeltok.video.size import AnySize, by
 from reeltok.video.source import Source, open_source
 from reeltok.video.timing import Span, durations, held, moments_of
 
@@ -171,7 +171,7 @@ register(Video, "frames", "times", collate=stack)
 
 
 def unit_frames(
-    x: Video | Tensor, what: str = "the clip", slack: float = ROUNDING
+    x: Video | Tensor | np.ndarray, what: str = "the clip", slack: float = ROUNDING
 ) -> Float[Tensor, "b c t h w"]:
     """Frames in [-1, 1], from a video or what `frames.as_frames` takes and refuses."""
     return x.tensor() if isinstance(x, Video) else as_frames(x, what, slack)
@@ -278,7 +278,7 @@ def stream(
     start: float = 0.0,
     frames: int | None = None,
     fps: float | None = None,
-    size: Size = None,
+    size: AnySize = None,
     raw: str | None = None,
     damage: Damage = "refuse",
     chunk: int = 16,
@@ -303,7 +303,7 @@ def read(
     start: float = 0.0,
     frames: int | None = None,
     fps: float | None = None,
-    size: Size = None,
+    size: AnySize = None,
     raw: str | None = None,
     damage: Damage = "refuse",
 ) -> Video:

@@ -3,13 +3,15 @@
 Heights come first everywhere.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any, SupportsFloat
 
 from reeltok.video.colour import Display
 
-Size = int | tuple[int, int] | Callable[[int, int], tuple[int, int]] | None
+Choose = Callable[[int, int], tuple[int, int]]  # (height, width) of the video to that of frames
+Size = int | tuple[int, int] | Choose | None
+AnySize = SupportsFloat | Sequence[SupportsFloat] | Choose | None  # as people give it
 
 SQUARE = Fraction(1)  # the aspect of a pixel
 _ALIKE = 0.01  # a share of a side by which a shape may change unsaid

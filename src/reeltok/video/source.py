@@ -25,7 +25,7 @@ from reeltok.video.images import STRICT, Pictures, pictures_in, pictures_of
 from reeltok.video.inputs import Given, Input, open_input
 from reeltok.video.raw import Raw, check_named
 from reeltok.video.remarks import remarks_on, shape_notes, sound_in
-from reeltok.video.size import Size, by, check_size, fit, pixel_aspect
+from reeltok.video.size import AnySize, Size, by, check_size, fit, pixel_aspect
 from reeltok.video.timing import Plan, Span, plan
 
 _STILLS = (b"avif", b"mif1", b"heic", b"heix")  # brands of files that hold a picture
@@ -53,7 +53,7 @@ class Source:
 def open_source(
     given: Given,
     span: Span,
-    size: Size,
+    size: AnySize,
     *,
     raw: str | None = None,
     damage: Damage = "refuse",

@@ -74,7 +74,7 @@ def arrange_tokens(colours: UInt8[np.ndarray, "... 3"], axes: int) -> Picture:
     return filled.reshape(lines, width, 3)
 
 
-def enlarge(picture: Picture) -> Picture:
+def enlarge(picture: Picture) -> UInt8[np.ndarray, "h2 w2 3"]:
     """Each token as a square of pixels."""
     times = max(1, math.ceil(SIDE / max(picture.shape[:2])))
     return picture.repeat(times, 0).repeat(times, 1)

@@ -127,7 +127,7 @@ def decode_packets(coder: CodecSettings, packets: Iterable[av.Packet]) -> UInt8[
     return torch.from_numpy(np.stack([picture.to_ndarray() for picture in pictures]))
 
 
-def to_even_size(frames: UInt8[Tensor, "t h w 3"]) -> UInt8[Tensor, "t h w 3"]:
+def to_even_size(frames: UInt8[Tensor, "t h w 3"]) -> UInt8[Tensor, "t h2 w2 3"]:
     """Frames with a row or column repeated where their size is odd: chroma is halved."""
     x = frames.permute(3, 0, 1, 2)[None]
     return pad_clip(x, x.shape[2], (2, 2))[0].permute(1, 2, 3, 0).contiguous()
