@@ -1,7 +1,7 @@
 """`models`, `download`, `statistics`: which tokenizers there are, and what they lack."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
