@@ -32,7 +32,7 @@ def test_what_is_asked_must_be_possible(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"must be named \.safetensors or \.ckpt"):
         write_public(model, tmp_path / "public.pt")
     write_public(model, tmp_path / "a.ckpt")
-    with pytest.raises(ValueError, match="--preset NAME"):
+    with pytest.raises(ValueError, match="`preset` NAME"):
         read_public(tmp_path / "a.ckpt")
     with pytest.raises(ValueError, match="brings its configuration"):
         read_public(model.save_pretrained(tmp_path / "folder"), NAME)

@@ -3,6 +3,7 @@
 import ast
 import builtins
 import dis
+import re
 import subprocess
 import symtable
 import sys
@@ -213,6 +214,20 @@ def test_hashes_are_made_in_one_module() -> None:
 def test_the_nearest_name_is_found_in_one_module() -> None:
     users = {path.relative_to(SOURCE).as_posix() for path in FILES if "difflib" in names_of(path)}
     assert users == {"files/text.py"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_the_library_names_arguments_not_options(path: Path) -> None:
+    """An error says `max_broken`; the command that shows it to people says --max-broken."""
+    if room_of(path) == "cli":
+        return
+    texts = [
+        node.value
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    named = [text for text in texts if re.search(r"(?<![\w`(-])--[a-z]", text)]
+    assert [text for text in named if "reeltok " not in text and "var(--" not in text] == []
 
 
 def test_memory_and_machine_are_read_in_one_module() -> None:

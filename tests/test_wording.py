@@ -2,7 +2,7 @@
 
 import pytest
 
-from reeltok.wording import count, duration, left_out
+from reeltok.wording import as_options, count, duration, left_out
 
 
 def test_numbers_of_things() -> None:
@@ -40,3 +40,18 @@ def test_times_are_in_the_unit_that_shows_them(seconds: float, said: str) -> Non
 )
 def test_no_name_is_said_twice(name: str, why: str, said: str) -> None:
     assert left_out(name, why) == said
+
+
+@pytest.mark.parametrize(
+    ("sentence", "said"),
+    [
+        ("more than `max_broken` 5 broke", "more than --max-broken 5 broke"),
+        ("give `raw='4x4:25:gray'`", "give --raw 4x4:25:gray"),
+        ("change it by `changes`", "change it by --set"),
+        ("give `tokens`, or `reeltok models`", "give `tokens`, or `reeltok models`"),
+        ("the file `x` or `raw`, `raw=`", "the file `x` or --raw, --raw"),
+    ],
+)
+def test_arguments_are_said_as_the_options_of_a_command(sentence: str, said: str) -> None:
+    flags = {"max_broken": "--max-broken", "raw": "--raw", "changes": "--set"}
+    assert as_options(sentence, flags) == said

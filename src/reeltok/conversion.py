@@ -49,11 +49,11 @@ def read_public(
     """
     if Path(source).is_dir():
         if preset or changes:
-            raise ValueError(f"{source} is a folder and brings its configuration: no --preset")
+            raise ValueError(f"{source} is a folder and brings its configuration: no `preset`")
         return Converted(model=zoo.load_folder(Path(source)), dropped=[])
     weights = read_checkpoint(source)
     if preset is None:
-        raise ValueError("name the configuration of the checkpoint: --preset NAME")
+        raise ValueError("name the configuration of the checkpoint: `preset` NAME")
     family, config = zoo.described(preset)
     config = change_config(config, changes or {})
     tokenizer = zoo.fill(family, config, Path(preset).name, weights, source=str(source))

@@ -1,6 +1,7 @@
 """How numbers, names and errors are said to people, in commands and on pages."""
 
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from reeltok.files.text import printable
@@ -21,14 +22,15 @@ EXTRAS = {
 }
 """Packages that a command may miss, and the extra of reeltok that brings them."""
 LESS = {
-    "chunk": "a smaller --chunk",
-    "tile": "--tile 256",
-    "batch": "a smaller --batch",
-    "size": "a smaller --size",
-    "changes": "a smaller batch (--set data.windows.0.batch=1)",
-    "jobs": "--jobs 1",
+    "chunk": "a smaller `chunk`",
+    "tile": "`tile=256`",
+    "batch": "a smaller `batch`",
+    "size": "a smaller `size`",
+    "changes": "a smaller batch (`changes` data.windows.0.batch=1)",
+    "jobs": "`jobs=1`",
 }
 """By the name of an option, how it saves memory."""
+ARGUMENT = re.compile(r"`(\w+)(?:=([^`]*))?`")  # of a function, as errors name it
 NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")  # torch's RuntimeErrors
 
 
@@ -107,6 +109,21 @@ def explain(error: BaseException, options: Collection[str] = ()) -> str | None:
     return None
 
 
+def as_options(sentence: str, options: Mapping[str, str]) -> str:
+    """A sentence of the library for people at a command: its arguments as the command's options.
+
+    The library writes an argument `name` or `name=value` in backquotes; `options` are the flags by
+    the names of arguments. What the command has no option for stays as it is.
+    """
+
+    def flag(found: re.Match[str]) -> str:
+        name, value = found[1], (found[2] or "").strip("'\"")
+        said = f"{options[name]} {value}".rstrip() if name in options else found[0]
+        return said
+
+    return ARGUMENT.sub(flag, sentence)
+
+
 def without_choice(sentence: str) -> str:
     """What is said of damage to a command that has no such choice."""
     from reeltok.video.decode import CHOICE
@@ -128,6 +145,6 @@ def advise(options: Collection[str]) -> str:
     """What to do when memory ran out in a command of these options, in one sentence."""
     ways = [LESS[name] for name in LESS if name in options]
     if not ways:
-        return "out of memory: free some, or use a machine or --device with more"
+        return "out of memory: free some, or use a machine or device with more"
     *others, last = ways[:2]
     return f"out of memory: give {', '.join([*others, ''])}{'or ' if others else ''}{last}"

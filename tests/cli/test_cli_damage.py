@@ -48,7 +48,7 @@ def test_the_count_of_what_was_left_out_goes_through(
     model, out = ("--model", models["discrete"]), tmp_path / "a.reel"
     found = run("encode", recording, out, *model)
     assert found.code == 1 or found.code == 2
-    sentence = f"{recording}: frame 15 (0.60 s) cannot be decoded: give --damage stop or skip"
+    sentence = f"{recording}: frame 15 (0.60 s) cannot be decoded: set --damage to stop or skip"
     assert found.err.count(sentence) == 1
     assert not out.exists()
     found = run("encode", recording, out, *model, "--damage", "skip", "--json")

@@ -37,7 +37,7 @@ def test_raw_pictures_are_encoded_when_they_are_described(
     out = tmp_path / "a.reel"
     said = run("encode", raw, out, *options)
     assert said.code == 2
-    assert "give raw='40x32:25:yuv420p' (--raw 40x32:25:yuv420p)" in said.err
+    assert "give --raw 40x32:25:yuv420p" in said.err
     done = run("encode", raw, out, "--raw", "40x32:25:yuv420p", "--json", *options)
     assert (done.code, json.loads(done.out)["frames"]) == (0, 6)
     done = run("reconstruct", raw, tmp_path / "b.mp4", "--raw", "40x32:25:yuv420p", *options)

@@ -40,7 +40,7 @@ def test_files_are_generated(folder: Path, tmp_path: Path) -> None:
 
 def test_a_request_of_another_kind_is_refused(folder: Path) -> None:
     request = GenerationRequest(sampler="heun")
-    with pytest.raises(ValueError, match=r"--sampler was asked, but .* holds a prior: leave it"):
+    with pytest.raises(ValueError, match=r"`sampler` was asked, but .* holds a prior: leave it"):
         open_generator(folder, request, tokenizer=None, device="cpu")
 
 

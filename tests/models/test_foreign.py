@@ -288,7 +288,7 @@ def test_a_pair_of_scripts_is_a_tokenizer(pair: Path, clip: Path, tmp_path: Path
     assert len(hashes) == 1
     with pytest.raises(ValueError, match="leave out weights"):
         reeltok.load(names[0], weights="random")
-    with pytest.raises(ValueError, match="leave out --dtype"):
+    with pytest.raises(ValueError, match="leave out `dtype`"):
         reeltok.load(names[0], dtype=torch.float16)
 
 

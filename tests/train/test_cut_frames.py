@@ -90,7 +90,7 @@ def test_frames_that_cannot_be_decoded_leave_the_others_to_train_on(tmp_path: Pa
     heads = [n for n in range(len(data) // 188) if data[188 * n + 1] & 0x5F == 0x41]
     heads = [n for n in heads if data[188 * n + 2] == 0]  # the packets that begin frames
     path.write_bytes(data[: 188 * heads[20]] + data[188 * heads[20] + 188 :])
-    with pytest.raises(ValueError, match="give --damage stop or skip"):
+    with pytest.raises(ValueError, match="set `damage` to stop or skip"):
         opened(path, tmp_path, cache="disk")
     whole = read(path, damage="skip").frames
     for kind in ("none", "disk"):

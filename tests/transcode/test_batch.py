@@ -30,7 +30,7 @@ def seen(workers: int, jobs: int) -> list[int]:
         together.wait(10)
         return {"threads": torch.get_num_threads()}
 
-    done = run_plan(plan, work, parallel=workers, fits=lambda job: False)
+    done = run_plan(plan, work, jobs=workers, fits=lambda job: False)
     return [outcome.record["threads"] for outcome in done]
 
 
@@ -60,7 +60,7 @@ def test_threads_are_given_back_after_an_error(
     monkeypatch.chdir(tmp_path)
     plan = Plan(jobs=(Job(source="a", target="b"), Job(source="c", target="d")), named=False)
     with pytest.raises(OSError, match=r"cannot write [bd]: the disk is full"):
-        run_plan(plan, work, parallel=2, fits=lambda job: False)
+        run_plan(plan, work, jobs=2, fits=lambda job: False)
     assert torch.get_num_threads() == 16
 
 
@@ -84,7 +84,7 @@ def test_an_error_stops_the_files_that_others_work_on(
     monkeypatch.chdir(tmp_path)
     plan = Plan(jobs=(Job(source="a", target="b"), Job(source="c", target="d")), named=False)
     with pytest.raises(OSError, match="cannot write b: the disk is full"):
-        run_plan(plan, work, parallel=2, fits=lambda job: False)
+        run_plan(plan, work, jobs=2, fits=lambda job: False)
     assert ended == ["c"]
 
 

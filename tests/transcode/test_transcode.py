@@ -154,7 +154,7 @@ def test_what_is_no_video(tok: VidTok, tmp_path: Path, wrong: str) -> None:
 
 @pytest.mark.parametrize("name", ["chunk", "tile"])
 def test_nothing_at_a_time_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} 0 is too small"):
+    with pytest.raises(ValueError, match=f"`{name}` 0 is too small"):
         Coding(**{name: 0})
 
 

@@ -42,7 +42,7 @@ def test_half_a_jpeg_is_refused(shared: Path) -> None:
 
 def test_raw_pictures_keep_their_order(shared: Path) -> None:
     path = shared / "cases/20_96x64_25_8bit_420.yuv"
-    with pytest.raises(ValueError, match="give raw='96x64:25:yuv420p'"):
+    with pytest.raises(ValueError, match="give `raw='96x64:25:yuv420p'"):
         read(path)
     video = read(path, raw="96x64:25:yuv420p")
     assert (video.fps, video.height, video.width) == (25, 64, 96)

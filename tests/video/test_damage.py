@@ -174,7 +174,7 @@ def recording(clip: Clip) -> Path:
 def test_a_lost_frame_is_named_with_its_time_and_the_choice(recording: Path) -> None:
     """One packet of a transport stream is missing, and with it frame 20."""
     without_packet(recording, frame_packets(recording)[20])
-    message = rf"^{recording}: frame 20 \(0.80 s\) cannot be decoded: give --damage stop or skip$"
+    message = rf"^{recording}: frame 20 \(0.80 s\) cannot be decoded: set `damage` to stop or skip$"
     with pytest.raises(ValueError, match=message):
         read(recording)
     assert len(read(recording, frames=10)) == 10
@@ -214,7 +214,7 @@ def test_skip_counts_within_the_span_alone(recording: Path) -> None:
 def test_a_recording_that_begins_between_keyframes(recording: Path) -> None:
     data, starts = recording.read_bytes(), frame_packets(recording)
     recording.write_bytes(data[: 3 * 188] + data[188 * starts[5] :])
-    with pytest.raises(ValueError, match=r"frame 0 \(0.00 s\) cannot be decoded: give --damage"):
+    with pytest.raises(ValueError, match=r"frame 0 \(0.00 s\) cannot be decoded: set `damage`"):
         read(recording)
     with pytest.raises(
         ValueError, match=r"frame 0 \(0.00 s\) cannot be decoded, and nothing comes"

@@ -192,7 +192,7 @@ def test_raw_pictures_are_read_when_they_are_described(
         assert (video.frames.float() - frames.float()).abs().mean() <= levels
     part = read(path, raw=f"48x32:30:{layout}", start=0.1, frames=2)
     assert torch.equal(part.frames, video.frames[3:5])
-    with pytest.raises(ValueError, match=r"give raw='48x32:30:yuv420p'"):
+    with pytest.raises(ValueError, match=r"give `raw='48x32:30:yuv420p'"):
         read(path)
     with pytest.raises(ValueError, match="no whole number of pictures of 48x31"):
         read(path, raw=f"48x31:30:{layout}")

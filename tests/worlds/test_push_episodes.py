@@ -85,7 +85,7 @@ def test_what_is_missing_is_made_and_nothing_else(made: Path, tmp_path: Path) ->
 
 
 def test_settings_do_not_mix(made: Path) -> None:
-    with pytest.raises(ValueError, match=r"frames 10, size 64.*asked for .* frames 12.*--force"):
+    with pytest.raises(ValueError, match=r"frames 10, size 64.*asked for .* frames 12.*`force`"):
         make_episodes(PushPlan(folder=made, episodes=3, frames=12))
 
 

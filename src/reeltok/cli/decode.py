@@ -115,7 +115,7 @@ def decode(
         return not job.older and is_decoded(job.source, job.target, **span)
 
     with Progress("decoding", len(plan.jobs)) as watcher:
-        outcomes = run_plan(plan, work, fits=fits, parallel=jobs, force=force, watcher=watcher)
+        outcomes = run_plan(plan, work, fits=fits, jobs=jobs, force=force, watcher=watcher)
     if not plan.named:
         return summarize(outcomes, done="decoded")
     return Report(data=outcomes[0].record, text=as_text(outcomes[0].record), piped=plan.piped)

@@ -81,7 +81,7 @@ def encode(
         return not job.older and is_encoded(tokenizer, job.opened, job.target, **how)
 
     with Progress("encoding", len(plan.jobs)) as watcher:
-        outcomes = run_plan(plan, work, fits=fits, parallel=jobs, force=force, watcher=watcher)
+        outcomes = run_plan(plan, work, fits=fits, jobs=jobs, force=force, watcher=watcher)
     if not plan.named:
         return summarize(outcomes, done="encoded")
     return Report(data=outcomes[0].record, text=as_text(outcomes[0].record), piped=plan.piped)

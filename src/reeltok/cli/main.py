@@ -11,14 +11,13 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from reeltok.cli import process
 from reeltok.cli.examples import EXAMPLES
 from reeltok.files.atomic import named
 from reeltok.files.text import nearest, printable
-from reeltok.wording import explain
+from reeltok.wording import as_options, explain
 
 if TYPE_CHECKING:
     from reeltok.cli.report import Report
@@ -88,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     as_json, debug = take_flag(words, "--json"), take_flag(words, "--debug")
     process.fill_descriptors()
     try:
-        with process.ended_by_signals(), notes_on_stderr():
+        with process.ended_by_signals(), notes_on_stderr(words):
             report = run(words)
             if report is None:  # help, which is printed
                 process.require_output()
@@ -101,10 +100,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return complain("interrupted; nothing half-written is left", code=130)
     except (ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:
-        sentence = explain(error, options_of(words))
+        options = options_of(words)
+        sentence = explain(error, options)
         if debug or sentence is None:
             raise
-        return complain(sentence)
+        return complain(as_options(sentence, options))
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 0
     finally:
@@ -230,23 +230,33 @@ def complain(sentence: str, code: int = 2) -> int:
     return code
 
 
-def options_of(words: Sequence[str]) -> Sequence[str]:
-    """The names of the options that a command has; none where the words begin with no command."""
+def options_of(words: Sequence[str]) -> dict[str, str]:
+    """The options of a command, such as --max-broken, by the names that arguments of the library
+    have: those of the command's function, and the options' own. None where there is no command.
+    """
     try:
-        module, function, _ = COMMANDS[find_command(words)]
+        command = command_of(find_command(words))
     except (ValueError, IndexError):
-        return ()
-    called = getattr(import_module(f"reeltok.cli.{module}"), function)
-    return list(signature(called).parameters)
+        return {}
+    found: dict[str, str] = {}
+    for parameter in command.params:
+        flag = next((each for each in parameter.opts if each.startswith("--")), None)
+        if flag is not None:
+            found |= dict.fromkeys((parameter.name, flag[2:].replace("-", "_")), flag)
+    return found
 
 
 @contextmanager
-def notes_on_stderr() -> Iterator[None]:
-    """Inside, what the library warns of is one line on standard error, said once."""
+def notes_on_stderr(words: Sequence[str]) -> Iterator[None]:
+    """Inside, what the library warns of is one line on standard error, said once.
+
+    Arguments that it names are said as the options of the command that `words` begin with.
+    """
     said = set()
 
     def say(message: Warning | str, *where: Any, **more: Any) -> None:
         text = printable(" ".join(str(message).split()))
+        text = as_options(text, options_of(words)) if "`" in text else text
         if text not in said:
             said.add(text)
             process.print_error(f"reeltok: note: {text}")

@@ -75,7 +75,7 @@ class Decoders:
             except queue.Empty:
                 if not self.workers[number].is_alive():
                     raise OSError(
-                        "a decoding process ended: it may lack memory; give fewer --decoders, and "
+                        "a decoding process ended: it may lack memory; give fewer `decoders`, and "
                         "run it again"
                     ) from None
                 continue

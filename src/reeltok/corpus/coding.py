@@ -100,7 +100,7 @@ def _stored(latents: Tensor, dtype: str) -> Tensor:
     """Latents in the type in which they are kept. ValueError where it does not hold them."""
     kept = latents.float().cpu().to(FLOATS[dtype])
     if not kept.isfinite().all():
-        raise ValueError(f"its latents are beyond what {dtype} holds: give --latents fp32")
+        raise ValueError(f"its latents are beyond what {dtype} holds: give `latents` fp32")
     return kept
 
 

@@ -40,7 +40,7 @@ class Engine:
     def __post_init__(self) -> None:
         if (self.jobs or 1) < 1 or (self.decoders or 0) < 0:
             raise ValueError(
-                f"--jobs {self.jobs} with --decoders {self.decoders} does nothing: give 1 or more"
+                f"`jobs` {self.jobs} with `decoders` {self.decoders} does nothing: give 1 or more"
             )
 
     def devices(self) -> list[str]:
@@ -161,7 +161,7 @@ def watch(workers: Sequence[Any], told: Any, on_clips: OnClips | None) -> None:
             ended = [w for w in workers if w.exitcode not in (None, 0)]
             if ended:
                 raise OSError(
-                    f"a worker ended ({_why(ended[0].exitcode)}): fewer --jobs take less memory; "
+                    f"a worker ended ({_why(ended[0].exitcode)}): fewer `jobs` take less memory; "
                     "run it again, what is done stays"
                 ) from None
             continue
@@ -179,7 +179,7 @@ def _why(code: int) -> str:
 def share_of(numbers: Sequence[int], index: int, count: int) -> list[int]:
     """The shards of one rank of `count`: every count-th. ValueError for a rank that is none."""
     if not 0 <= index < count:
-        raise ValueError(f"--shard {index}/{count} is none: give 0/{count} to {count - 1}/{count}")
+        raise ValueError(f"`shard` {index}/{count} is none: give 0/{count} to {count - 1}/{count}")
     return [number for number in numbers if number % count == index]
 
 

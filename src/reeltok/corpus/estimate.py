@@ -60,7 +60,7 @@ def measure(plan: Plan, opener: Open, *, device: str = "auto", workers: int = 1)
     from dataclasses import replace
 
     if workers < 1:
-        raise ValueError(f"--workers {workers} do nothing: give 1 or more")
+        raise ValueError(f"`workers` {workers} do nothing: give 1 or more")
     size = min(plan.coding.clips, len(plan.sources))
     step = len(plan.sources) / size
     some = tuple(plan.sources[int(i * step)] for i in range(size))

@@ -1,13 +1,14 @@
 """How a worker gets its tokenizer: by a name that it can load, or a copy of the one at hand."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from reeltok import zoo
 from reeltok.devices import pick_device
 from reeltok.tokenizer.contract import Tokenizer
 
 
+@runtime_checkable
 class Open(Protocol):
     """What opens a tokenizer on a device, in any process that it is sent to."""
 

@@ -179,9 +179,9 @@ def make_plan(
     spec = tokenizer.spec
     keep = coding.keep or ("latents" if spec.vocabulary is None else "ids")
     if keep == "ids" and spec.vocabulary is None:
-        raise ValueError(f"{spec.name} is continuous and has no ids: give --keep latents")
+        raise ValueError(f"{spec.name} is continuous and has no ids: give `keep` latents")
     if keep == "moments" and spec.vocabulary is not None:
-        raise ValueError(f"{spec.name} is discrete and has no variance: give --keep ids or latents")
+        raise ValueError(f"{spec.name} is discrete and has no variance: give `keep` ids or latents")
     notes = shaping.check(spec)
     own = tokenizer.scale.statistics(spec.channels) or tokenizer.statistics
     leans = type(tokenizer).side_information is not Tokenizer.side_information

@@ -61,10 +61,10 @@ class Shaping:
     def __post_init__(self) -> None:
         if self.buckets and (self.frames or self.size):
             raise ValueError(
-                "buckets say frames and size themselves: leave --frames and --size out"
+                "buckets say frames and size themselves: leave `frames` and `size` out"
             )
         if self.stride and not (self.frames or self.buckets):
-            raise ValueError(f"--stride {self.stride} goes with windows: give --frames as well")
+            raise ValueError(f"`stride` {self.stride} goes with windows: give `frames` as well")
         if len({*self.buckets}) < len(self.buckets):
             raise ValueError("a bucket is given twice: give each once")
 

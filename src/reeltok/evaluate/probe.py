@@ -46,7 +46,7 @@ def read_labels(where: str, data: str | Path) -> dict[str, str]:
     """
     name, colon, column = where.rpartition(":")
     if not colon or not name:
-        raise ValueError(f"--labels {where} names no column: write it as manifest.csv:column")
+        raise ValueError(f"`labels` {where} names no column: write it as manifest.csv:column")
     places = [Path(name), Path(data) / name]
     path = next((path for path in places if path.is_file()), None)
     if path is None:

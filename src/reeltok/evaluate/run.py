@@ -108,7 +108,7 @@ def kept_ids(path: Path) -> Tensor:
         return load_file(path)["ids"]
     except (SafetensorError, KeyError) as error:
         raise ValueError(
-            f"{path} holds no ids ({first_error(error)}): remove it, or evaluate with --again"
+            f"{path} holds no ids ({first_error(error)}): remove it, or evaluate with `again`"
         ) from error
 
 
@@ -259,7 +259,7 @@ class Evaluation:
             why = next(iter([*broken.values(), *left_out.values()]), "there are none")
             raise ValueError(
                 f"no clip could be judged under {self.plan.name} ({why}): give other data or "
-                "another --protocol"
+                "another `protocol`"
             )
         scores.clips = dict(sorted(scores.clips.items()))
         return Result.of(
@@ -319,7 +319,7 @@ def check_broken(broken: Mapping[str, str], most: int, candidate: str) -> None:
         name, why = next(iter(broken.items()))
         count = f"{len(broken)} clip{'s' if len(broken) > 1 else ''}"
         raise ValueError(
-            f"{count} could not be judged with {candidate}, more than --max-broken "
+            f"{count} could not be judged with {candidate}, more than `max_broken` "
             f"{most}; the first, {name}: {why}"
         )
 

@@ -46,4 +46,4 @@ def check_free(
             if source is not None:
                 check_apart(source, target)
         if not force and target != PIPE and os.path.lexists(target):
-            raise FileExistsError(f"{target} exists already: give --force to replace it")
+            raise FileExistsError(f"{target} exists already: give `force` to replace it")

@@ -83,7 +83,7 @@ def open_tokenizer(
     named = None if clip is None else clip.tokenizer
     name = asked or (str(own) if here else named)
     if name is None:
-        raise ValueError(f"{folder} does not name its tokenizer: give it with --tokenizer")
+        raise ValueError(f"{folder} does not name its tokenizer: give it with `tokenizer`")
     try:  # what config.json names is a preset's name: it never decides what else is opened
         load = partial(zoo.load, code=asked is not None) if asked or here else zoo.load_preset
         return load(name, device=device, dtype=torch.float32)
@@ -91,5 +91,5 @@ def open_tokenizer(
         if asked:
             raise
         raise ValueError(
-            f"{folder} needs the tokenizer {name!r}: {error}; or name its folder with --tokenizer"
+            f"{folder} needs the tokenizer {name!r}: {error}; or name its folder with `tokenizer`"
         ) from error

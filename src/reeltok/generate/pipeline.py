@@ -48,7 +48,7 @@ class GenerationRequest:
 
 
 def option_of(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
+    return f"`{name}`"
 
 
 COMPLETING = ("last_frames", "inpaint", "outpaint")
@@ -174,7 +174,7 @@ def flow_pipeline(
 
 def default_rate() -> float:
     """The rate of a generator that does not say its own, with a note."""
-    said = f"the generator does not say its rate: {RATE:g} frames per second; --fps says another"
+    said = f"the generator does not say its rate: {RATE:g} frames per second; `fps` says another"
     warnings.warn(said, stacklevel=2)
     return RATE
 
@@ -194,7 +194,7 @@ def prior_pipeline(
         request, clip, whole=None if shown is None else clip.frames + int(has_reference)
     )
     if video is None and has_reference:
-        raise ValueError("this prior continues a reference frame: name a video with --given")
+        raise ValueError("this prior continues a reference frame: name a video with `given`")
     options = {"sampling": sampling_of(request), "class_name": request.class_name}
     actions = known_actions(request.actions, prior.config.actions)
     blocks = request.blocks or 1
@@ -262,7 +262,7 @@ def given_pixels(
     if request.completes is None:
         return None
     asked = [option_of(name) for name in COMPLETING if getattr(request, name) is not None]
-    asked += ["--blocks"] if request.blocks is not None else []
+    asked += ["`blocks`"] if request.blocks is not None else []
     if len(asked) > 1:
         raise ValueError(f"{' and '.join(asked)} do not go together: leave all but one")
     size = (clip.height, clip.width)
@@ -270,7 +270,7 @@ def given_pixels(
         first = max(0, (request.given_frames or 1) - int(has_reference))
         return give_frames(clip.frames, size, first=first, last=request.last_frames)
     if request.given_frames is not None:
-        raise ValueError(f"--given-frames and {asked[0]} do not go together: leave one out")
+        raise ValueError(f"`given_frames` and {asked[0]} do not go together: leave one out")
     around = give_around(clip.frames, size, parse_box(request.inpaint or request.outpaint or ""))
     return around if request.inpaint else ~around
 
@@ -289,9 +289,9 @@ def parse_box(text: str) -> tuple[int, int, int, int]:
 def read_given(request: GenerationRequest, clip: ClipSpec, *, whole: int | None) -> Video | None:
     """What a video begins with, scaled and cropped to what the prior makes; or `whole` frames."""
     if request.given is None:
-        for option, value in ((request.completes, True), ("--given-frames", request.given_frames)):
+        for option, value in ((request.completes, True), ("`given_frames`", request.given_frames)):
             if option and value:
-                raise ValueError(f"{option} needs a video: name one with --given")
+                raise ValueError(f"{option} needs a video: name one with `given`")
         return None
     count = whole or request.given_frames or 1
     with stream(request.given) as source:
@@ -316,9 +316,9 @@ def video_of(video: Video, top: int, left: int, clip: ClipSpec) -> Video:
 def known_actions(path: Path | None, each: int) -> Tensor | None:
     """Actions "1 n a" of a .npy file. ValueError where a prior knows none, or was given none."""
     if path is None and each:
-        raise ValueError("this prior generates from actions: give them with --actions FILE.npy")
+        raise ValueError("this prior generates from actions: give them with `actions` FILE.npy")
     if path is not None and not each:
         raise ValueError(
-            f"--actions {path} was given, but this prior was trained without actions: leave it out"
+            f"`actions` {path} was given, but this prior was trained without actions: leave it out"
         )
     return None if path is None else read_actions(path)

@@ -80,7 +80,7 @@ def vidtok_from_public(
         what=source,
         name=theirs.__getitem__,
         shape=lambda ours, tensor: vidtok_shape(theirs[ours], tensor),
-        advice="give the checkpoint's own preset, or change it by --set",
+        advice="give the checkpoint's own preset, or change it by `changes`",
     )
     return model.eval()
 

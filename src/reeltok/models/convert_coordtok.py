@@ -134,7 +134,7 @@ def coordtok_from_public(
         what=source,
         name=coordtok_name,
         shape=lambda ours, tensor: coordtok_shape(ours, tensor, config),
-        advice="give the checkpoint's own preset, or change it by --set",
+        advice="give the checkpoint's own preset, or change it by `changes`",
     )
     return model.eval()
 

@@ -169,7 +169,7 @@ def check_tokens(tokens: Tokens | Reel, tokenizer: Coder) -> None:
         theirs, ours = printable(tokens.weights[:12]), tokenizer.hash()[:12]
         raise ValueError(
             f"these tokens come from {tokens.model!r} with other weights "
-            f"({theirs}, here {ours}): load the model that has them (--model FOLDER, or "
+            f"({theirs}, here {ours}): load the model that has them (`model`, or "
             "reeltok.load(FOLDER))"
         )
     if latents is not None:

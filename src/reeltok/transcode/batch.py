@@ -1,4 +1,4 @@
-"""The files of a plan made one after another or in parallel; what is there and fits is kept."""
+"""The files of a plan made one after another or several at once; what is there and fits is kept."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -49,18 +49,18 @@ def run_plan(
     work: MakeFile,
     *,
     fits: Callable[[Job], bool],
-    parallel: int = 1,
+    jobs: int = 1,
     force: bool = False,
     watcher: Watcher | None = None,
 ) -> list[Outcome]:
-    """Do every job, `parallel` at a time; outputs for which `fits` holds are kept as they are.
+    """Do every job, `jobs` at a time; outputs for which `fits` holds are kept as they are.
 
     Where outputs were not named one by one, a failure is warned of and the others go on; a full
     disk stops all. What else is raised ends the work on all files, and leaves none half written.
-    ValueError for `parallel` below 1.
+    ValueError for `jobs` below 1.
     """
-    if parallel < 1:
-        raise ValueError(f"--jobs {parallel} does nothing: give 1 or more")
+    if jobs < 1:
+        raise ValueError(f"`jobs` {jobs} does nothing: give 1 or more")
 
     ended = Event()
 
@@ -73,7 +73,7 @@ def run_plan(
                     return Outcome(job=job, state="kept")
                 raise FileExistsError(
                     f"{job.target} exists already and was made differently: "
-                    "give --force to replace it"
+                    "give `force` to replace it"
                 )
             return Outcome(job=job, state="written", record=work(job, on_progress))
         except (ValueError, OSError) as error:
@@ -88,7 +88,7 @@ def run_plan(
             if watcher is not None:
                 watcher.finish_file()
 
-    workers = min(parallel, len(plan.jobs))
+    workers = min(jobs, len(plan.jobs))
     if workers <= 1:
         return [do(job) for job in plan.jobs]
     with shared_threads(workers) as pool:

@@ -69,7 +69,7 @@ class Coding:
         for name in ("chunk", "tile"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"--{name} {value} is too small: give 1 or more")
+                raise ValueError(f"`{name}` {value} is too small: give 1 or more")
 
     def chunk_for(self, height: int, width: int) -> int:
         """Frames of this size to read at a time."""
@@ -79,7 +79,7 @@ class Coding:
         """Warn where frames are so large that tiles would help, and could be used."""
         if self.tile is None and height * width > LARGE and tokenizer.spec.window is None:
             warnings.warn(
-                f"frames of {height}x{width} take much memory at once: --tile 256 takes less",
+                f"frames of {height}x{width} take much memory at once: `tile=256` takes less",
                 stacklevel=2,
             )
 

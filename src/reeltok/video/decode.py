@@ -27,7 +27,7 @@ Reopen = Callable[[], tuple[InputContainer, VideoStream]]
 _AHEAD = 32  # packets among which the earliest frame is: more than any codec reorders
 _LEANING = 16  # pictures that at most are shown before a keyframe and decoded after it
 _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
-CHOICE = "give --damage stop or skip"
+CHOICE = "set `damage` to stop or skip"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -100,5 +100,5 @@ def check_named(taken: Input) -> None:
     )
     raise ValueError(
         f"{taken.name} is raw video, which does not say its size, rate and pixel format: "
-        f"give raw={example!r} (--raw {example})"
+        f"give `raw={example!r}`"
     )

@@ -280,7 +280,7 @@ def check_port(host: str, port: int | None) -> None:
     except OSError as error:
         where = host if port is None else f"{host}, port {port}"
         raise OSError(
-            f"the page cannot be shown at {where} ({error.strerror}): give another --port or --host"
+            f"the page cannot be shown at {where} ({error.strerror}): give another `port` or `host`"
         ) from error
 
 

@@ -52,7 +52,7 @@ class Limits:
     def __post_init__(self) -> None:
         for name in ("seconds", "megabytes"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"--max-{name} {getattr(self, name):g} lets nothing in: give more")
+                raise ValueError(f"`max_{name}` {getattr(self, name):g} lets nothing in: give more")
 
     def check_file(self, path: Path) -> None:
         """ValueError for a file that is too large."""

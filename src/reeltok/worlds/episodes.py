@@ -52,7 +52,7 @@ class PushPlan:
                 raise ValueError(f"--{name} {getattr(self, name)} is too few: give {low} or more")
         if not SIDES[0] <= self.size <= SIDES[1] or self.size % 2:
             raise ValueError(
-                f"--size {self.size} is no size of a picture here: give an even number of pixels "
+                f"`size` {self.size} is no size of a picture here: give an even number of pixels "
                 f"from {SIDES[0]} to {SIDES[1]}"
             )
 
@@ -88,7 +88,7 @@ def make_episodes(
     other settings; ImportError without MuJoCo or OpenGL.
     """
     if jobs < 1:
-        raise ValueError(f"--jobs {jobs} does nothing: give 1 or more")
+        raise ValueError(f"`jobs` {jobs} does nothing: give 1 or more")
     open_mujoco()
     _check_settings(plan, replace=replace)
     missing = [n for n in range(plan.episodes) if replace or not plan.clip(n).exists()]
@@ -108,7 +108,7 @@ def _check_settings(plan: PushPlan, *, replace: bool) -> None:
         if found != plan.settings:
             raise ValueError(
                 f"{plan.folder} holds episodes with {_told(found)}, asked for are those with "
-                f"{_told(plan.settings)}: give another folder, or --force to make them again"
+                f"{_told(plan.settings)}: give another folder, or `force` to make them again"
             )
     plan.folder.mkdir(parents=True, exist_ok=True)
     write_file(path, json.dumps(plan.settings))

@@ -64,7 +64,7 @@ class TorchScript(Foreign):
         """On another device. ValueError for another type: scripts have theirs written in."""
         device, dtype, *_ = torch._C._nn._parse_to(*args, **options)
         if dtype not in (None, torch.float32):
-            raise ValueError(f"{self.name} computes in the type it was saved in: leave out --dtype")
+            raise ValueError(f"{self.name} computes in the type it was saved in: leave out `dtype`")
         return self if device is None else super().to(device)
 
     def find(self) -> NetworkShape:
