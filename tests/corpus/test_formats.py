@@ -258,7 +258,7 @@ def test_slices_of_a_longer_code_are_refused(made: Path) -> None:
     with pytest.raises(ValueError, match="has 2 steps for 8 frames, and a clip of these has 3"):
         check_window(cut, tokenizer, "ltx")
     joined, _ = a_row(made, settings={"window": 4})
-    with pytest.raises(ValueError, match=r"joins windows of 4 frames.*--frames 4"):
+    with pytest.raises(ValueError, match=r"joins windows of 4 frames.*`frames` 4"):
         check_window(joined, tokenizer, "ltx")
 
 
@@ -267,7 +267,7 @@ def test_ltx_refuses_frames_that_it_could_not_count(
 ) -> None:
     row, _ = a_row(made, frames=4)
     monkeypatch.setattr(Source, "rows", lambda source: iter([row]))
-    with pytest.raises(ValueError, match=r"has 4: build the corpus with --frames 5"):
+    with pytest.raises(ValueError, match=r"has 4: build the corpus with `frames` 5"):
         export_corpus(made / "latents", tmp_path / "out", to="ltx")
     assert not (tmp_path / "out").exists()
 

@@ -200,7 +200,7 @@ def test_latents_and_moments_are_raw_and_measured(tmp_path: Path) -> None:
     assert mean.log_variance is not None
     assert torch.allclose(mean.latents.double(), latents[0], atol=1e-5)
     assert mean.log_variance.shape == mean.latents.shape
-    with pytest.raises(ValueError, match="continuous and has no ids: give --keep latents"):
+    with pytest.raises(ValueError, match="continuous and has no ids: give `keep` latents"):
         build(clips, tmp_path / "ids", WINDOWS, held=held, coding={"keep": "ids"})
 
 

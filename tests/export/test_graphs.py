@@ -118,7 +118,7 @@ def test_unknown_formats_and_frames_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    with pytest.raises(ValueError, match="--to tflite is not known: give torch-export or onnx"):
+    with pytest.raises(ValueError, match="`to` tflite is not known: give torch-export or onnx"):
         export_programs(build(LEAST), out, to="tflite")
     assert main(["export", "default", str(out), "--to", "onnx", "--frames", "0"]) == 2
     assert "--frames 0 is no number of frames" in capsys.readouterr().err

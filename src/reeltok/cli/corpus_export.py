@@ -30,7 +30,7 @@ def export(
             help="Precision of latents: fp32, bf16 or fp16; by default the format's.",
         ),
     ] = None,
-    force: given.Force = False,
+    force: given.ForceOption = False,
 ) -> Report:
     """Write a finished corpus in the layout that a trainer reads.
 

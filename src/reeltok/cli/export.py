@@ -26,8 +26,8 @@ def export(
     frames: Annotated[
         int, typer.Option(metavar="N", help="Frames of a clip, made up to whole groups.")
     ] = 17,
-    weights: given.Weights = None,
-    force: given.Force = False,
+    weights: given.WeightsOption = None,
+    force: given.ForceOption = False,
 ) -> Report:
     """Write a tokenizer's encoder and decoder, and one step of a stream, as graphs.
 

@@ -59,7 +59,7 @@ def export_programs(
     ValueError for a tokenizer that torch.export cannot trace, ImportError without the packages.
     """
     if to not in SUFFIXES:
-        raise ValueError(f"--to {to} is not known: give {' or '.join(SUFFIXES)}")
+        raise ValueError(f"`to` {to} is not known: give {' or '.join(SUFFIXES)}")
     if to == "onnx":
         import onnxruntime  # noqa: F401  what compares them is missed now, not at the end
         import onnxscript  # noqa: F401
@@ -129,7 +129,7 @@ def write(graph: Graph, program: ExportedProgram, folder: Path, to: str) -> Prog
         ids = "" if same is None else f", and {1 - same:.1%} of its ids"
         raise ValueError(
             f"the {graph.name} differs by {far:.2g}{ids} from the model that it was made of: give "
-            "another --to"
+            "another `to`"
         )
     return Program(
         name=graph.name,

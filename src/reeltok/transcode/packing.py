@@ -13,18 +13,18 @@ def packing_for(tokenizer: Tokenizer) -> PackingModel:
     ValueError where it is continuous, has no packing model, or one of other weights.
     """
     if tokenizer.spec.vocabulary is None:
-        raise ValueError(f"{tokenizer.name} has latents, and only ids are packed: leave --pack out")
+        raise ValueError(f"{tokenizer.name} has latents, and only ids are packed: leave `pack` out")
     if tokenizer.packing is None or not tokenizer.packing.is_file():
         raise ValueError(
             f"{tokenizer.name} has no packing model: train one (`reeltok train packing_cpu`) and "
-            "copy packing.safetensors beside its weights, or leave --pack out"
+            "copy packing.safetensors beside its weights, or leave `pack` out"
         )
     model = load_packing(tokenizer.packing)
     if not is_for(model, tokenizer):
         raise ValueError(
             f"{tokenizer.packing} was trained on ids of other weights "
             f"({model.config.tokenizer[:12]}, here {tokenizer.hash()[:12]}): train one for these, "
-            "or leave --pack out"
+            "or leave `pack` out"
         )
     return model
 

@@ -91,7 +91,7 @@ def write(source: Source, folder: Path, dtype: torch.dtype | None) -> None:
     if dtype not in (None, torch.float32):
         raise ValueError(
             f"FastVideo's reader takes all bytes for float32, so it cannot hold "
-            f"{str(dtype).removeprefix('torch.')}: leave --dtype out"
+            f"{str(dtype).removeprefix('torch.')}: leave `dtype` out"
         )
     buckets = source.corpus.bucket_names
     files = {

@@ -26,7 +26,7 @@ def write(source: Source, folder: Path, dtype: torch.dtype | None) -> None:
     if vocabulary > 2**31:
         raise ValueError(
             f"Megatron holds ids in 31 bits, and {source.corpus.tokenizer['name']} has a "
-            f"vocabulary of {vocabulary:,}: use --to torchtitan, which has 32"
+            f"vocabulary of {vocabulary:,}: use `to` torchtitan, which has 32"
         )
     kind = np.dtype("<u2") if vocabulary < SMALL else np.dtype("<i4")
     lengths: list[int] = []
@@ -51,4 +51,4 @@ def index(lengths: np.ndarray, kind: np.dtype) -> bytes:
 def refuse_dtype(source: Source, dtype: torch.dtype | None) -> None:
     """ValueError where a type of latents is asked of a format of ids."""
     if dtype is not None:
-        raise ValueError(f"{source.format} holds ids, which have no --dtype: leave it out")
+        raise ValueError(f"{source.format} holds ids, which have no `dtype`: leave it out")

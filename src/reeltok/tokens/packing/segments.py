@@ -108,7 +108,7 @@ def open_packed(source: ReelSource, packing: Path | None) -> Unpacker:
         raise ValueError(
             f"{path} was packed by a packing model ({about.packing.model[:12]}) that is not here: "
             f"it lies beside the weights of the {about.model!r} that made the tokens: give its "
-            "folder (--model FOLDER)"
+            "folder (`model` FOLDER)"
         )
     if model.config.vocabulary != about.vocabulary:
         raise source.altered("its vocabulary")
