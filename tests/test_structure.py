@@ -229,15 +229,20 @@ def test_the_library_names_arguments_not_options(options: set[str]) -> None:
     """An error says `max_broken`; the command that shows it to people says --max-broken."""
     named = {}
     for path in FILES:
-        texts = [
-            node.value
-            for node in ast.walk(ast.parse(path.read_text()))
-            if isinstance(node, ast.Constant) and isinstance(node.value, str)
-        ]
+        texts = [text for node in ast.walk(ast.parse(path.read_text())) for text in said_by(node)]
         flags = {flag for text in texts if "reeltok " not in text for flag in FLAG.findall(text)}
         if room_of(path) != "cli" and flags & options:
             named[path.relative_to(SOURCE).as_posix()] = flags & options
     assert named == {}
+
+
+def said_by(node: ast.AST) -> list[str]:
+    """The texts of an error that is raised, or of a warning."""
+    warns = isinstance(node, ast.Call) and ast.unparse(node.func) == "warnings.warn"
+    if not (warns or isinstance(node, ast.Raise)):
+        return []
+    inner = [each.value for each in ast.walk(node) if isinstance(each, ast.Constant)]
+    return [text for text in inner if isinstance(text, str)]
 
 
 def test_memory_and_machine_are_read_in_one_module() -> None:

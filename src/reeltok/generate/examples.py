@@ -199,7 +199,7 @@ def latents_of(
         latents = tokens_of(row, corpus.tokenizer, tokenizer.scale).latents
         if latents is None:
             raise ValueError(
-                f"{corpus.place} keeps ids, a flow is trained on latents: build with --keep latents"
+                f"{corpus.place} keeps ids, a flow is trained on latents: build with `keep` latents"
             )
         if tuple(latents.shape[2:]) != clip.grid:
             raise ValueError(
@@ -229,7 +229,7 @@ def ids_of(
     for row, label in zip(rows, labels_of(rows, split.classes), strict=True):
         if row.ids is None:
             raise ValueError(
-                f"{corpus.place} keeps latents, a prior is trained on ids: build with --keep ids"
+                f"{corpus.place} keeps latents, a prior is trained on ids: build with `keep` ids"
             )
         beside = dict(row.beside) or {"ids": row.ids.flatten()[None]}
         if told.needed and not row.beside:

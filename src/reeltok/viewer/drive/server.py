@@ -180,5 +180,5 @@ def open_server(pages: Pages, host: str, port: int | None) -> ThreadingHTTPServe
     where = host if port is None else f"{host}, port {port}"
     said = failed.strerror if failed else "no port"
     raise OSError(
-        f"the page cannot be shown at {where} ({said}): give another --port or --host"
+        f"the page cannot be shown at {where} ({said}): give another `port` or `host`"
     ) from failed
