@@ -133,7 +133,7 @@ def test_over_the_network(pages: Pages) -> None:
             assert json.load(answer)["session"]
         with pytest.raises(urllib.error.HTTPError, match="413"):
             urllib.request.urlopen(f"{place}/begin", data=b"x" * 20_000)
-        with pytest.raises(OSError, match="give another --port or --host"):
+        with pytest.raises(OSError, match="give another `port` or `host`"):
             open_server(pages, "127.0.0.1", server.server_address[1])
     finally:
         server.shutdown()
@@ -186,7 +186,7 @@ def test_priors_that_cannot_be_driven(
 
 
 def test_starts(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="this prior makes 64x64: make the clips with --size 64"):
+    with pytest.raises(ValueError, match="this prior makes 64x64: make the clips with `size` 64"):
         find_starts(str(base / "held"), 64)
     monkeypatch.setattr(world.Simulated, "__init__", no_simulator)
     with pytest.raises(ImportError, match="or give --starts FOLDER"):
