@@ -76,7 +76,7 @@ def open_examples(
     )
     if not resume and place.has(PLAN) and read_plan(place) != plan.record:
         shutil.rmtree(out / MADE)  # of a run that never began
-    held, engine = Held(tokenizer=tokenizer), Engine(device=str(at.device), jobs=1, decoders=0)
+    held, engine = Held(tokenizer=tokenizer), Engine(device=str(at.device), jobs=1)
     build_corpus(plan, place, held, engine=engine, share=(0, 1))
     return Corpus(place)
 
