@@ -29,7 +29,7 @@ camera does not hold still."""
 SKIN, HAIR, SHIRT = (214, 164, 133), (62, 41, 32), (58, 84, 112)
 
 Picture = UInt8[np.ndarray, "h w 3"]
-Noise = Float[np.ndarray, "h w"]
+NoiseMap = Float[np.ndarray, "h w"]
 
 
 def render_clip(frames: int = FRAMES, side: int = SIDE, fps: float = FPS) -> Video:
@@ -99,7 +99,7 @@ def turned(layer: Image.Image, degrees: float) -> Image.Image:
     return large.rotate(degrees, Image.Resampling.BILINEAR).resize(layer.size, Image.Resampling.BOX)
 
 
-def fractal(height: int, width: int, seed: int, *, cells: int = 4, octaves: int = 6) -> Noise:
+def fractal(height: int, width: int, seed: int, *, cells: int = 4, octaves: int = 6) -> NoiseMap:
     """Fractal noise from 0 to 1: octaves of smooth random grids, each finer and fainter."""
     random, total = np.random.default_rng(seed), np.zeros((height, width), np.float32)
     for octave in range(octaves):
@@ -111,7 +111,7 @@ def fractal(height: int, width: int, seed: int, *, cells: int = 4, octaves: int 
     return (total - total.min()) / (total.max() - total.min())
 
 
-def mix(low: tuple[int, ...], high: tuple[int, ...], share: np.ndarray) -> Picture:
+def blend(low: tuple[int, ...], high: tuple[int, ...], share: np.ndarray) -> Picture:
     """Colours between two, by a share from 0 to 1."""
     low_, high_ = np.array(low, np.float32), np.array(high, np.float32)
     return (low_ + (high_ - low_) * share[..., None]).clip(0, 255).astype(np.uint8)
@@ -123,7 +123,7 @@ def wood(width: int, height: int) -> Picture:
     rings = 0.5 + 0.5 * np.sin(40 * fractal(height, width, 2, cells=2, octaves=3) + 9 * grain)
     planks = 0.85 + 0.15 * (np.arange(height) // 112 % 2)[:, None]
     seams = np.where(np.arange(height) % 112 < 2, 0.5, 1.0)[:, None]
-    return mix((92, 56, 32), (176, 122, 78), (0.6 * rings + 0.4 * grain) * planks * seams)
+    return blend((92, 56, 32), (176, 122, 78), (0.6 * rings + 0.4 * grain) * planks * seams)
 
 
 def cloth(width: int, height: int) -> Picture:
@@ -131,12 +131,12 @@ def cloth(width: int, height: int) -> Picture:
     y, x = np.mgrid[:height, :width].astype(np.float32)
     weave = 0.5 + 0.25 * np.sin(x * 1.6) * np.sin(y * 1.6) + 0.25 * fractal(height, width, 3)
     check = ((x // 24 % 2) + (y // 24 % 2)) / 2
-    return mix((120, 30, 38), (236, 226, 206), 0.75 * check + 0.35 * weave - 0.1)
+    return blend((120, 30, 38), (236, 226, 206), 0.75 * check + 0.35 * weave - 0.1)
 
 
 def draw_page() -> Image.Image:
     """A printed page: a heading, a paragraph, a small figure."""
-    paper = Image.fromarray(mix((228, 222, 208), (250, 247, 240), fractal(270, 232, 4)))
+    paper = Image.fromarray(blend((228, 222, 208), (250, 247, 240), fractal(270, 232, 4)))
     pen = ImageDraw.Draw(paper)
     pen.text((20, 14), "reeltok", fill=(24, 22, 28), font=ImageFont.load_default(size=34))
     pen.multiline_text(
@@ -154,8 +154,8 @@ def draw_photo() -> Image.Image:
     rows = np.linspace(0, 1, height, dtype=np.float32)[:, None]
     clouds = np.clip(fractal(height, width, 5) * 2 - 0.9, 0, 1) * (1 - rows)
     haze = np.broadcast_to(np.clip(rows * 1.3, 0, 1), (height, width))
-    scene = mix((84, 138, 196), (216, 226, 232), haze)
-    scene = mix_pictures(scene, mix((200, 204, 210), (255, 252, 246), clouds), clouds)
+    scene = blend((84, 138, 196), (216, 226, 232), haze)
+    scene = mix_pictures(scene, blend((200, 204, 210), (255, 252, 246), clouds), clouds)
     for seed, level, near, far in (
         (6, 0.50, (74, 96, 110), (124, 146, 160)),
         (7, 0.62, (52, 82, 58), (108, 132, 82)),
@@ -164,7 +164,7 @@ def draw_photo() -> Image.Image:
         ridge = level + 0.16 * (fractal(1, width, seed, cells=3)[0] - 0.5)
         inside = np.clip((rows - ridge[None]) * height, 0, 1)
         scene = mix_pictures(
-            scene, mix(near, far, fractal(height, width, seed + 9, cells=9)), inside
+            scene, blend(near, far, fractal(height, width, seed + 9, cells=9)), inside
         )
     return Image.fromarray(np.pad(scene, ((9, 9), (9, 9), (0, 0)), constant_values=244))
 
@@ -212,7 +212,7 @@ def draw_portrait(time: float) -> Image.Image:
 
 
 @cache
-def skin(height: int, width: int) -> Noise:
+def skin(height: int, width: int) -> NoiseMap:
     """The unevenness of everything in the portrait; the same in all frames."""
     return fractal(height, width, 20, cells=8)
 

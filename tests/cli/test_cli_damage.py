@@ -59,7 +59,7 @@ def test_the_count_of_what_was_left_out_goes_through(
         assert opened.times is not None
         assert (opened.times * 25).round().int().tolist() == [n for n in range(24) if n != 15]
     assert run("info", out, "--json").json["damaged"] == 1
-    assert zoo.load(models["discrete"]).decode(reel.load(out)).damaged == 1
+    assert zoo.load(models["discrete"]).decode(reel.load_tokens(out)).damaged == 1
     back = run("decode", out, tmp_path / "a.mp4", *model, "--json").json
     assert (back["frames"], back["damaged"]) == (23, 1)
     assert reeltok.read(tmp_path / "a.mp4").seconds == pytest.approx(0.96)
@@ -112,7 +112,7 @@ def test_the_last_slide_is_shown_for_its_own_time(
     pictures[0].save(source, save_all=True, append_images=pictures[1:], duration=DELAYS)
     model = ("--model", models[name])
     assert run("encode", source, tokens, *model, "--chunk", 4).code == 0
-    assert reel.load(tokens).last == pytest.approx(0.2)
+    assert reel.load_tokens(tokens).last == pytest.approx(0.2)
     for suffix in (".mp4", ".mkv", ".gif"):
         again = tmp_path / f"b{suffix}"
         assert run("decode", tokens, again, *model, "--chunk", 4).code == 0

@@ -39,7 +39,7 @@ def test_encode_and_decode_do_what_the_api_does(
     tokenizer = zoo.load(models[name])
     video = reeltok.read(clip)
     wanted = tokenizer.encode(video, chunk=None if tokenizer.spec.causal else 8)
-    tokens = reel.load(path)
+    tokens = reel.load_tokens(path)
     assert (tokens.frames, tokens.fps, tokens.model) == (18, 10, name)
     if tokens.ids is None:
         torch.testing.assert_close(tokens.latents, wanted.latents, atol=1e-5, rtol=0)
@@ -97,7 +97,7 @@ def test_json(run: Run, models: Models, clip: Path, tmp_path: Path) -> None:
     found = run("encode", clip, path, "--model", models["discrete"], "--json")
     assert (found.code, found.err) == (0, "")
     assert found.json["tokens"] == [6, 4, 5]
-    assert found.json["bits_per_pixel"] == reel.load(path).bits_per_pixel
+    assert found.json["bits_per_pixel"] == reel.load_tokens(path).bits_per_pixel
     assert found.json["bytes"] == path.stat().st_size
     assert found.json["file_bits_per_pixel"] == 8 * path.stat().st_size / (18 * 32 * 40)
 
@@ -112,7 +112,7 @@ def test_an_output_is_replaced_only_by_force(
     assert found.err == f"reeltok: {path} exists already: give --force to replace it\n"
     assert path.read_text() == "mine"
     encoded(run, clip, path, models["discrete"], "--force")
-    assert reel.load(path).frames == 18
+    assert reel.load_tokens(path).frames == 18
 
 
 def test_a_folder_of_videos(run: Run, models: Models, folder: Path, tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_pipes(
     options = ["--model", models["discrete"]]
     tokens = piped(clip.read_bytes(), "encode", "-", "-", *options)
     (tmp_path / "a.reel").write_bytes(tokens)
-    assert reel.load(tmp_path / "a.reel").frames == 18
+    assert reel.load_tokens(tmp_path / "a.reel").frames == 18
     video = piped(tokens, "decode", "-", "-", *options)
     assert b"moof" in video  # fragmented: it can be played while it arrives
     (tmp_path / "a.mp4").write_bytes(video)

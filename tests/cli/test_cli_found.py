@@ -41,7 +41,7 @@ def test_folders_of_pictures_are_clips_for_all(
     words = ["encode", frames, tmp_path / "out", "--model", models["discrete"], "--json"]
     assert run(*words).json["written"] == 2
     assert made_in(tmp_path / "out") == ["a.reel", "b.reel"]
-    assert reel.load(tmp_path / "out" / "a.reel").frames == 10
+    assert reel.load_tokens(tmp_path / "out" / "a.reel").frames == 10
     checked = run("data", "check", frames, "--out", tmp_path / "lists", "--json").json
     assert (checked["clips"], checked["frames"], checked["broken"]) == (2, 20, [])
     words = ["statistics", models["causal"], frames, "--out", tmp_path / "with", "--json"]
@@ -71,7 +71,7 @@ def test_lists_and_patterns_are_encoded(
     (folder / "l.jsonl").write_text('{"filename": "one.mp4", "start": 0.2}\n')
     words = ["encode", folder / "l.jsonl", tmp_path / "out", "--model", models["discrete"]]
     assert run(*words, "--json").json["written"] == 1
-    assert reel.load(tmp_path / "out" / "one.reel").settings["start"] == pytest.approx(0.2)
+    assert reel.load_tokens(tmp_path / "out" / "one.reel").settings["start"] == pytest.approx(0.2)
     (folder / "gone.txt").write_text("one.mp4\nabsent.mp4\n")
     found = run("encode", folder / "gone.txt", tmp_path / "b", "--model", models["discrete"])
     assert found.code == 2

@@ -29,7 +29,7 @@ def reel(models: Models, tmp_path: Path) -> Callable[[str], Path]:
 
     def write(name: str) -> Path:
         path = tmp_path / "clip.reel"
-        files.save(replace(made, model=name), path)
+        files.save_tokens(replace(made, model=name), path)
         return path
 
     return write

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from reeltok.data.bair import (
-    Camera,
+    CameraName,
     Push,
     _masked_crc,
     parse_example,
@@ -67,7 +67,7 @@ def write_bair(path: Path, motions: int = 2, frames: int = 3) -> Path:
     return path
 
 
-def pushes(path: Path, camera: Camera = "aux1") -> list[Push]:
+def pushes(path: Path, camera: CameraName = "aux1") -> list[Push]:
     return [read_push(path, offset, camera=camera) for offset in record_offsets(path)]
 
 

@@ -84,7 +84,7 @@ def test_a_link_is_written_through_and_other_things_are_not_replaced(tmp_path: P
     os.mkfifo(tmp_path / "pipe")
     for name, folder in (("pipe", False), ("", False), ("real.txt", True), ("pipe", True)):
         with pytest.raises(ValueError, match="exists and is not a"):
-            files.Part(tmp_path / name, folder=folder)
+            files.Unfinished(tmp_path / name, folder=folder)
     (tmp_path / "pipe").unlink()
     assert sorted(os.listdir(tmp_path)) == ["link.txt", "real.txt"]
 
@@ -173,7 +173,7 @@ def test_the_lock_goes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     gone: list[str] = []
     remove = files._remove
     monkeypatch.setattr(files, "_remove", lambda path: (gone.append(path.name), remove(path)))
-    with files.Part(tmp_path / "out") as part:
+    with files.Unfinished(tmp_path / "out") as part:
         part.path.touch()
         (part.path.parent / "more").mkdir()
     assert sorted(gone) == ["more", "new"]

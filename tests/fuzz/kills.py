@@ -18,7 +18,7 @@ from reel_seeds import make_reels, tiny_models
 from reeltok.cli.main import main
 from reeltok.generate import masked
 from reeltok.generate.prior import Prior
-from reeltok.tokens.reel import load
+from reeltok.tokens.reel import load_tokens
 from reeltok.train.clips import DataConfig, Window
 from reeltok.train.optimizers import ScheduleConfig
 from reeltok.train.recipe import Recipe, as_json
@@ -136,7 +136,7 @@ class Target:
 def check_whole(folder: Path) -> None:
     """What has its final name can be read."""
     for path in folder.glob("made/*.reel"):
-        load(path)
+        load_tokens(path)
     for path in (*folder.glob("made.mp4"), *folder.glob("made/*.png")):
         read(path)
 

@@ -17,7 +17,7 @@ from reeltok.models.reftok.network import RefTok
 from reeltok.models.vidtok.network import VidTok
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokens.header import BLOCK, description_hash
-from reeltok.tokens.reel import save
+from reeltok.tokens.reel import save_tokens
 from reeltok.video.record import Video
 
 COORDTOK = CoordTokConfig(
@@ -70,9 +70,9 @@ def make_reels(folder: Path, models: dict[str, Tokenizer]) -> dict[str, bytes]:
         if name == "discrete":
             video = replace(video, times=torch.arange(9).double() ** 1.1 / 10)
         tokens = model.encode(video)
-        save(tokens.with_(weights=None), folder / "clip.reel")
+        save_tokens(tokens.with_(weights=None), folder / "clip.reel")
         made[name] = (folder / "clip.reel").read_bytes()
-    save(models["causal"].encode(torch.zeros(2, 3, 5, 16, 16)), folder / "clip.reel")
+    save_tokens(models["causal"].encode(torch.zeros(2, 3, 5, 16, 16)), folder / "clip.reel")
     made["causal-2"] = (folder / "clip.reel").read_bytes()
     return made
 

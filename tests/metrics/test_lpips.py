@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from reeltok.metrics import lpips as perceptual
-from reeltok.metrics.lpips import LPIPS, Backbone, WeightFile, download, find_weights
+from reeltok.metrics.lpips import LPIPS, Backbone, WeightFile, fetch_weights, find_weights
 
 
 def image(path: Path) -> torch.Tensor:
@@ -166,13 +166,13 @@ def test_a_download_is_kept_only_when_its_hash_is_right(server: str, tmp_path: P
 
     good, cache = hashlib.sha256(b"weights").hexdigest(), tmp_path / "cache"
     with pytest.raises(ValueError, match="needs the sha256"):
-        download(f"{server}/net.pth", None, cache)
+        fetch_weights(f"{server}/net.pth", None, cache)
     with pytest.raises(ValueError, match="should have sha256"):
-        download(f"{server}/net.pth", "0" * 64, cache)
+        fetch_weights(f"{server}/net.pth", "0" * 64, cache)
     assert not cache.exists()
     with pytest.raises(OSError, match="could not be read"):
-        download(f"{server}/absent.pth", good, cache)
-    path = download(f"{server}/net.pth?dl=1", good, cache)
+        fetch_weights(f"{server}/absent.pth", good, cache)
+    path = fetch_weights(f"{server}/net.pth?dl=1", good, cache)
     assert path.read_bytes() == b"weights"
     assert [p.name for p in cache.iterdir()] == ["net.pth"]
 

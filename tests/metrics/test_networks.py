@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from reeltok.metrics import networks
-from reeltok.metrics.networks import I3D, Extractor, fit, load_i3d, load_styleganv
+from reeltok.metrics.networks import I3D, Extractor, load_i3d, load_styleganv, resize_and_crop
 from reeltok.video.record import to_unit
 
 
@@ -60,7 +60,7 @@ def test_i3d_input_equals_the_reference_code(shared: Path) -> None:
 
 def test_fit_takes_the_centre() -> None:
     x = torch.arange(12.0).expand(1, 3, 1, 6, 12)
-    assert fit(x, 6)[0, 0, 0, 0].tolist() == [3, 4, 5, 6, 7, 8]
+    assert resize_and_crop(x, 6)[0, 0, 0, 0].tolist() == [3, 4, 5, 6, 7, 8]
 
 
 @pytest.mark.parametrize(

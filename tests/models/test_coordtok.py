@@ -324,7 +324,7 @@ def test_videos_and_files(tmp_path: Path) -> None:
     tokens = model.encode(video, slices=2)
     again = model.decode(tokens)
     assert (again.frames.shape, again.frames.dtype, again.fps) == (frames.shape, torch.uint8, 25.0)
-    reel.save(tokens, tmp_path / "clip.reel")
+    reel.save_tokens(tokens, tmp_path / "clip.reel")
     with reel.Reel(tmp_path / "clip.reel") as file:
         assert torch.equal(model.decode(file).frames, again.frames)
         late = model.decode(file, start=9, stop=12)

@@ -20,7 +20,7 @@ from reeltok.generate.folder import open_tokenizer
 from reeltok.models.foreign.diffusers import read_scale
 from reeltok.models.foreign.names import parse_foreign
 from reeltok.tokenizer.scale import Scale
-from reeltok.tokens.reel import Reel, save
+from reeltok.tokens.reel import Reel, save_tokens
 from reeltok.video.record import Video
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "foreign.json").read_text())
@@ -183,7 +183,7 @@ def test_a_file_that_names_it_opens_nothing(
     tok = reeltok.load(f"diffusers:{cosmos}")
     for i, name in enumerate((f"diffusers:{cosmos}", "test_foreign:touched", tok.name)):
         reel = tmp_path / f"{i}.reel"
-        save(tok.encode(reeltok.read(clip)).with_(model=name), reel)
+        save_tokens(tok.encode(reeltok.read(clip)).with_(model=name), reel)
         assert main(["decode", str(reel), str(tmp_path / "x.mkv")]) == 2
         assert "with --model" in capsys.readouterr().err
     assert (
@@ -191,7 +191,7 @@ def test_a_file_that_names_it_opens_nothing(
         == 0
     )
     other = tmp_path / "other.reel"
-    save(tok.encode(reeltok.read(clip)).with_(weights="0" * 64), other)
+    save_tokens(tok.encode(reeltok.read(clip)).with_(weights="0" * 64), other)
     decode = ["decode", str(other), str(tmp_path / "z.mkv"), "--model", f"diffusers:{cosmos}"]
     assert main(decode) == 2
     assert "other weights" in capsys.readouterr().err

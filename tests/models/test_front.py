@@ -15,7 +15,7 @@ import reeltok
 from reeltok.models.presets import VIDTOK
 from reeltok.models.vidtok.network import VidTok
 from reeltok.tokenizer.contract import Tokenizer
-from reeltok.tokens.reel import Reel, save
+from reeltok.tokens.reel import Reel, save_tokens
 from reeltok.video.record import Video
 
 KINDS: dict[str, dict[str, object]] = {
@@ -91,7 +91,7 @@ def test_a_front_clip_is_saved_and_cut_like_any_other(tmp_path: Path) -> None:
     tokens = ours.encode(x, pad="front")
     assert tokens.settings["pad"] == "front"
     whole = ours.decode(tokens)
-    save(tokens, tmp_path / "front.reel", dtype=torch.float32)
+    save_tokens(tokens, tmp_path / "front.reel", dtype=torch.float32)
     with Reel(tmp_path / "front.reel") as reel:
         assert torch.equal(ours.decode(reel), whole)
     assert torch.equal(ours.decode(tokens, start=2, stop=5), whole[:, :, 2:5])

@@ -16,7 +16,7 @@ from reeltok.models.reftok.reference import Reference
 from reeltok.models.vidtok.network import VidTok
 from reeltok.nn.quantizers import FSQConfig, GaussianConfig, LFQConfig, VQConfig
 from reeltok.tokens.record import Tokens
-from reeltok.tokens.reel import Reel, ReelWriter, load, save
+from reeltok.tokens.reel import Reel, ReelWriter, load_tokens, save_tokens
 from reeltok.video.record import Video
 
 FSQ = FSQConfig(levels=(8, 8, 5), regularization=False)
@@ -136,8 +136,8 @@ def test_both_sides_make_the_same_frames(policy: str, quantizer) -> None:
 def test_latents_survive_a_file_to_the_bit(tmp_path: Path) -> None:
     model = build(replace(TINY, body=replace(BODY, quantizer=GaussianConfig(channels=3))))
     tokens = model.encode(clip(9))
-    save(tokens, tmp_path / "clip.reel")
-    assert torch.equal(model.decode(load(tmp_path / "clip.reel")), model.decode(tokens))
+    save_tokens(tokens, tmp_path / "clip.reel")
+    assert torch.equal(model.decode(load_tokens(tmp_path / "clip.reel")), model.decode(tokens))
 
 
 @pytest.mark.parametrize(
@@ -295,7 +295,7 @@ def test_a_stored_first_frame_is_shown_and_counted(start: str, tmp_path: Path) -
     shown = model.decode(tokens)[:, :, 0]
     assert (shown - exact[:, :, 0]).abs().max() <= (0 if start == "lossless" else 0.3)
     path = tmp_path / "clip.reel"
-    save(tokens, path)
+    save_tokens(tokens, path)
     with Reel(path) as reel:
         assert torch.equal(model.under(start="plain").decode(reel), model.decode(tokens))
         assert reel.settings["policy"] == "previous"
@@ -322,10 +322,10 @@ def test_one_stored_frame_is_a_file(start: str, tmp_path: Path) -> None:
     model, x = build(replace(TINY, start=start)), clip(1)
     tokens = model.encode(x)
     assert tokens.grid == (0, 2, 3)
-    save(tokens, tmp_path / "still.reel")
+    save_tokens(tokens, tmp_path / "still.reel")
     with Reel(tmp_path / "still.reel") as reel:
         assert torch.equal(model.decode(reel), model.decode(tokens))
-    read = load(tmp_path / "still.reel")
+    read = load_tokens(tmp_path / "still.reel")
     assert torch.equal(model.decode(read), model.decode(tokens))
 
 
@@ -339,7 +339,7 @@ def test_a_given_reference(tmp_path: Path) -> None:
     assert back.shape == rest.shape
     parts = list(model.stream_encode(pieces(rest, [3, 6]), reference=first))
     assert torch.equal(torch.cat([part.ids for part in parts], 1), tokens.ids)
-    save(tokens, tmp_path / "clip.reel")
+    save_tokens(tokens, tmp_path / "clip.reel")
     with Reel(tmp_path / "clip.reel") as reel:
         video = Video.of(first)
         assert torch.equal(model.decode(reel, reference=video), back)
@@ -456,7 +456,7 @@ def test_damaged_references_are_found(tmp_path: Path) -> None:
     other = model.encode(clip(5, size=(24, 24))).extras
     with pytest.raises(ValueError, match="24x24 pixels where the clip has 16x24"):
         model.decode(tokens.with_(extras=other))
-    save(tokens, tmp_path / "clip.reel")
+    save_tokens(tokens, tmp_path / "clip.reel")
     data = bytearray((tmp_path / "clip.reel").read_bytes())
     at = data.find(b"WEBPVP8L") + 60
     data[at] ^= 1

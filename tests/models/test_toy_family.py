@@ -11,7 +11,7 @@ import reeltok
 from reeltok import zoo
 from reeltok.cli.main import main
 from reeltok.models.presets import PRESETS
-from reeltok.tokens.reel import Reel, ReelWriter, load, save
+from reeltok.tokens.reel import Reel, ReelWriter, load_tokens, save_tokens
 from reeltok.train import change, train
 
 sys.path.insert(0, str(Path(__file__).parent))  # where the family's one file lies
@@ -52,8 +52,8 @@ def test_streams_ranges_and_tiles_equal_the_whole(toy: reeltok.Tokenizer) -> Non
 
 def test_files(toy: reeltok.Tokenizer, tmp_path: Path) -> None:
     tokens = toy.encode(reeltok.Video.of(torch.rand(1, 3, 5, 8, 8) * 2 - 1, fps=10.0))
-    save(tokens, tmp_path / "clip.reel")
-    assert torch.equal(load(tmp_path / "clip.reel").ids, tokens.ids)
+    save_tokens(tokens, tmp_path / "clip.reel")
+    assert torch.equal(load_tokens(tmp_path / "clip.reel").ids, tokens.ids)
     with ReelWriter(tmp_path / "stream.reel") as writer:
         for part in toy.stream_encode([torch.zeros(1, 3, 3, 8, 8)] * 3):
             writer.write(part)

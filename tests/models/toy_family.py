@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from reeltok.nn.past import Past
 from reeltok.nn.quantizers import FSQConfig, Quantized
 from reeltok.tokenizer.contract import Reconstruction, Tokenizer
-from reeltok.tokenizer.inputs import take
+from reeltok.tokenizer.inputs import forward_input
 from reeltok.tokenizer.spec import Spec
 
 T, H, W = 2, 4, 4
@@ -71,7 +71,7 @@ class Toy(Tokenizer):
     def forward(
         self, x: Tensor, *, step: int | None = None, generator: torch.Generator | None = None
     ) -> Reconstruction:
-        quantized = self.quantize(take(x, self), step=step, sample=generator)
+        quantized = self.quantize(forward_input(x, self), step=step, sample=generator)
         return Reconstruction(x=self.decode_part(quantized.z), quantized=quantized)
 
     def quantize(self, x: Tensor, **how: object) -> Quantized:

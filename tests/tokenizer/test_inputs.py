@@ -17,7 +17,7 @@ from reeltok.models.vidtok.network import VidTok
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokenizer.inputs import as_tokens
 from reeltok.tokens.record import Tokens
-from reeltok.tokens.reel import load, save
+from reeltok.tokens.reel import load_tokens, save_tokens
 from reeltok.video.record import Video, read, write
 
 MODELS: dict[str, Tokenizer] = {
@@ -51,8 +51,8 @@ def test_axes_that_are_left_out_are_left_out_again(name: str) -> None:
 
 
 def test_axes_are_kept_in_a_file(tmp_path: Path) -> None:
-    save(TOK.encode(clip()[0]), tmp_path / "a.reel")
-    assert TOK.decode(load(tmp_path / "a.reel")).shape == (3, 9, 16, 24)
+    save_tokens(TOK.encode(clip()[0]), tmp_path / "a.reel")
+    assert TOK.decode(load_tokens(tmp_path / "a.reel")).shape == (3, 9, 16, 24)
 
 
 def test_arrays_and_paths_are_encoded(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_latents_come_back_in_their_type_and_files_by_their_path(tmp_path: Path)
     model = MODELS["continuous"]
     tokens = model.encode(clip())
     assert model.decode(tokens.latents.half()).dtype == torch.float16
-    save(tokens, tmp_path / "a.reel", dtype=torch.float32)
+    save_tokens(tokens, tmp_path / "a.reel", dtype=torch.float32)
     assert torch.equal(model.decode(tmp_path / "a.reel"), model.decode(tokens))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import reeltok
-from reeltok.tokens.reel import load as load_tokens
+from reeltok.tokens.reel import load_tokens as load_tokens
 
 EARLIER = Path(__file__).parents[1] / "golden" / "earlier"
 

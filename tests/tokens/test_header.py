@@ -10,7 +10,7 @@ import torch
 
 from reeltok.tokens.header import description_hash
 from reeltok.tokens.record import Tokens
-from reeltok.tokens.reel import load, save
+from reeltok.tokens.reel import load_tokens, save_tokens
 
 Change = Callable[[dict[str, Any], dict[str, Any]], object]
 
@@ -28,14 +28,14 @@ def path(tmp_path: Path) -> Path:
         times=torch.arange(5).double(),
         extras={"more": torch.ones(3)},
     )
-    save(tokens, path)
+    save_tokens(tokens, path)
     return path
 
 
 def refused(path: Path) -> str:
     """The one sentence with which a file is refused."""
     with pytest.raises(ValueError) as caught:
-        load(path)
+        load_tokens(path)
     assert type(caught.value) is ValueError
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -43,7 +43,7 @@ def refused(path: Path) -> str:
 
 
 def test_the_file_as_it_is(path: Path) -> None:
-    assert load(path).frames == 5
+    assert load_tokens(path).frames == 5
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_a_wrong_description_with_right_hashes(path: Path, change: Change) -> No
 
 def test_a_description_that_only_looks_odd_is_read(path: Path) -> None:
     rewrite(path, lambda a, t: a["settings"].update(own=[1, {"x": None}], start=-0.5))
-    assert load(path).settings["own"] == [1, {"x": None}]
+    assert load_tokens(path).settings["own"] == [1, {"x": None}]
 
 
 def test_declared_sizes_take_no_memory(path: Path) -> None:
@@ -144,7 +144,7 @@ def test_tokens_that_could_not_be_read_are_not_written(tmp_path: Path) -> None:
     given = {"ids": ids, "frames": 5, "height": 24, "width": 32, "vocabulary": 9}
     for wrong, said in [({"fps": 1e300}, "fps"), ({"settings": {"window": "8"}}, "window")]:
         with pytest.raises(ValueError, match=f"cannot be saved.*{said}"):
-            save(Tokens(**given, **wrong), tmp_path / "clip.reel")
+            save_tokens(Tokens(**given, **wrong), tmp_path / "clip.reel")
     assert not list(tmp_path.iterdir())
 
 
@@ -155,5 +155,7 @@ def test_a_lone_surrogate_is_no_text(path: Path) -> None:
 
 @pytest.mark.parametrize("time", [float("nan"), float("inf"), 1e300, -1e12])
 def test_times_that_no_video_holds_are_refused(path: Path, time: float) -> None:
-    save(load(path).with_(times=torch.tensor([0.0, 1.0, 2.0, 3.0, time]).double()), path)
+    save_tokens(
+        load_tokens(path).with_(times=torch.tensor([0.0, 1.0, 2.0, 3.0, time]).double()), path
+    )
     assert "its times" in refused(path)

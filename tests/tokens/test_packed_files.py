@@ -16,7 +16,7 @@ from reeltok.tokens.packing import segments
 from reeltok.tokens.packing.model import NAME
 from reeltok.tokens.payload import ReelSource
 from reeltok.tokens.record import Tokens
-from reeltok.tokens.reel import Reel, ReelWriter, load, save
+from reeltok.tokens.reel import Reel, ReelWriter, load_tokens, save_tokens
 
 pytest.importorskip("constriction")
 MODEL = small_packing()
@@ -41,7 +41,7 @@ def clip(steps: int = STEPS, **changes) -> Tokens:
 def packed(tmp_path: Path) -> Path:
     """A packed file beside its packing model."""
     MODEL.save(tmp_path / NAME)
-    save(clip(), tmp_path / "clip.reel", packing=MODEL)
+    save_tokens(clip(), tmp_path / "clip.reel", packing=MODEL)
     return tmp_path / "clip.reel"
 
 
@@ -51,8 +51,8 @@ def version(path: Path) -> str:
 
 
 def test_a_packed_file_holds_the_same_ids_in_fewer_bytes(packed: Path) -> None:
-    save(clip(), packed.with_name("plain.reel"))
-    tokens = load(packed, packing=packed.with_name(NAME))
+    save_tokens(clip(), packed.with_name("plain.reel"))
+    tokens = load_tokens(packed, packing=packed.with_name(NAME))
     assert torch.equal(tokens.ids, clip().ids)
     assert tokens.bits_per_pixel == clip().bits_per_pixel
     with Reel(packed) as small, Reel(packed.with_name("plain.reel")) as plain:
@@ -102,21 +102,21 @@ def test_a_range_reads_its_segments_alone(packed: Path, monkeypatch: pytest.Monk
 
 def test_several_clips_are_packed_together(packed: Path) -> None:
     tokens = clip(5, ids=sparse_ids(3, 5, 4, 6, seed=2))
-    save(tokens, packed, packing=MODEL)
-    assert torch.equal(load(packed, packing=packed.with_name(NAME)).ids, tokens.ids)
+    save_tokens(tokens, packed, packing=MODEL)
+    assert torch.equal(load_tokens(packed, packing=packed.with_name(NAME)).ids, tokens.ids)
 
 
 def test_ids_that_do_not_pack_are_stored_plainly(packed: Path) -> None:
     draw = torch.Generator().manual_seed(0)
     tokens = clip(ids=torch.randint(512, 1024, (1, STEPS, 4, 6), generator=draw))
-    save(tokens, packed, packing=MODEL)
-    assert torch.equal(load(packed, packing=packed.with_name(NAME)).ids, tokens.ids)
+    save_tokens(tokens, packed, packing=MODEL)
+    assert torch.equal(load_tokens(packed, packing=packed.with_name(NAME)).ids, tokens.ids)
     with Reel(packed) as reel:
         assert reel.about.payload.bytes == STEPS * 24 * 10 // 8 + 3  # a byte for each segment
 
 
 def test_the_count_of_damaged_frames_is_of_the_second_version(tmp_path: Path) -> None:
-    save(clip(5, damaged=3), tmp_path / "clip.reel")
+    save_tokens(clip(5, damaged=3), tmp_path / "clip.reel")
     assert version(tmp_path / "clip.reel") == "2"
     with Reel(tmp_path / "clip.reel") as reel:
         assert reel.damaged == 3
@@ -124,11 +124,11 @@ def test_the_count_of_damaged_frames_is_of_the_second_version(tmp_path: Path) ->
 
 def test_earlier_files_with_damaged_frames_are_read(tmp_path: Path) -> None:
     path = tmp_path / "clip.reel"
-    save(clip(5, damaged=3), path)
+    save_tokens(clip(5, damaged=3), path)
     text = path.read_bytes()
     path.write_bytes(text.replace(b'"version": "2"', b'"version": "1"'))
     assert version(path) == "1"
-    assert load(path).damaged == 3
+    assert load_tokens(path).damaged == 3
 
 
 # -- what is wrong ----------------------------------------------------------------------------
@@ -141,7 +141,7 @@ def test_without_the_packing_model_it_says_where_that_is(packed: Path) -> None:
             reel.tokens()
     small_packing(skip=0).save(packed.with_name(NAME))
     with pytest.raises(ValueError, match=r"clip\.reel was packed by a packing model"):
-        load(packed, packing=packed.with_name(NAME))
+        load_tokens(packed, packing=packed.with_name(NAME))
 
 
 def test_without_constriction_it_says_what_to_install(
@@ -153,15 +153,15 @@ def test_without_constriction_it_says_what_to_install(
         with pytest.raises(ValueError, match=r"is packed: pip install 'reeltok\[codec\]'"):
             reel.tokens()
     with pytest.raises(ValueError, match=r"needs constriction: pip install"):
-        save(clip(), packed, packing=MODEL)
+        save_tokens(clip(), packed, packing=MODEL)
 
 
 def test_ids_of_another_kind_are_not_packed(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is for ids below 1024, these are below 2048"):
-        save(clip(vocabulary=2048), tmp_path / "clip.reel", packing=MODEL)
+        save_tokens(clip(vocabulary=2048), tmp_path / "clip.reel", packing=MODEL)
     flat = clip(5, ids=sparse_ids(1, 5))
     with pytest.raises(ValueError, match="steps, rows and columns are packed"):
-        save(flat, tmp_path / "clip.reel", packing=MODEL)
+        save_tokens(flat, tmp_path / "clip.reel", packing=MODEL)
     assert not (tmp_path / "clip.reel").exists()
 
 
@@ -174,11 +174,11 @@ def test_every_changed_byte_is_seen(packed: Path) -> None:
     for place in places:
         packed.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         with pytest.raises(ValueError, match=r"clip\.reel (was altered|is cut off|is not a)"):
-            load(packed, packing=model)
+            load_tokens(packed, packing=model)
     for length in (start + 3, stop - 1):
         packed.write_bytes(whole[:length])
         with pytest.raises(ValueError, match="is cut off"):
-            load(packed, packing=model)
+            load_tokens(packed, packing=model)
 
 
 def resaved(path: Path, change) -> None:
@@ -230,9 +230,9 @@ def test_files_that_contradict_themselves_are_refused(packed: Path, change) -> N
     """By someone who knows the format: every hash is right, what is said is not."""
     resaved(packed, change)
     with pytest.raises(ValueError, match=r"clip\.reel was altered after it was written"):
-        load(packed, packing=packed.with_name(NAME))
+        load_tokens(packed, packing=packed.with_name(NAME))
 
 
 def test_a_file_with_the_right_hashes_is_read(packed: Path) -> None:
     resaved(packed, lambda about, tensors: None)
-    assert torch.equal(load(packed, packing=packed.with_name(NAME)).ids, clip().ids)
+    assert torch.equal(load_tokens(packed, packing=packed.with_name(NAME)).ids, clip().ids)

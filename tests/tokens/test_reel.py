@@ -18,9 +18,9 @@ from safetensors import safe_open
 
 from reeltok.tokens import payload
 from reeltok.tokens.header import BLOCK, bits_for
-from reeltok.tokens.payload import pack, unpack
+from reeltok.tokens.payload import pack_ids, unpack_ids
 from reeltok.tokens.record import Tokens
-from reeltok.tokens.reel import Reel, ReelWriter, load, save
+from reeltok.tokens.reel import Reel, ReelWriter, load_tokens, save_tokens
 
 DOCS = Path(__file__).parents[2] / "docs" / "tokens.md"
 
@@ -65,20 +65,20 @@ def same(one: Tokens, other: Tokens) -> bool:
 def test_ids_survive_packing_from_any_place(bits: int, count: int, start: int) -> None:
     start = min(start, count)
     ids = np.random.default_rng(bits).integers(0, 2**bits, count)
-    packed = pack(ids, bits)
+    packed = pack_ids(ids, bits)
     assert len(packed) == -(-count * bits // 8)
     rest = packed[start * bits // 8 :]
-    assert np.array_equal(unpack(rest, bits, count - start, start * bits % 8), ids[start:])
+    assert np.array_equal(unpack_ids(rest, bits, count - start, start * bits % 8), ids[start:])
 
 
 def test_packing_in_many_runs_equals_packing_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     ids = np.random.default_rng(0).integers(0, 2**18, 1003)
-    whole = pack(ids, 18)
+    whole = pack_ids(ids, 18)
     expected = "".join(f"{each:018b}" for each in ids)
     assert "".join(f"{each:08b}" for each in whole).startswith(expected)
     monkeypatch.setattr(payload, "IDS_AT_ONCE", 64)
-    assert np.array_equal(pack(ids, 18), whole)
-    assert np.array_equal(unpack(whole, 18, 1003), ids)
+    assert np.array_equal(pack_ids(ids, 18), whole)
+    assert np.array_equal(unpack_ids(whole, 18, 1003), ids)
 
 
 def test_bits_of_an_id() -> None:
@@ -102,8 +102,8 @@ def test_bits_of_an_id() -> None:
 )
 def test_what_is_loaded_is_what_was_saved(tokens: Tokens, tmp_path: Path) -> None:
     path = tmp_path / "clip.reel"
-    save(tokens, path)
-    again = load(path)
+    save_tokens(tokens, path)
+    again = load_tokens(path)
     assert same(again, tokens)
     assert again.latents is None
     assert again.times is tokens.times is None or torch.equal(again.times, tokens.times)
@@ -114,8 +114,8 @@ def test_what_is_loaded_is_what_was_saved(tokens: Tokens, tmp_path: Path) -> Non
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_latents_are_stored_as_asked(dtype: torch.dtype, tmp_path: Path) -> None:
     tokens = continuous()
-    save(tokens, tmp_path / "clip.reel", dtype=dtype)
-    again = load(tmp_path / "clip.reel")
+    save_tokens(tokens, tmp_path / "clip.reel", dtype=dtype)
+    again = load_tokens(tmp_path / "clip.reel")
     assert again.latents.dtype == dtype
     assert torch.equal(again.latents, tokens.latents.to(dtype))
     assert again.latent_bits == 8 * dtype.itemsize
@@ -135,7 +135,7 @@ def test_streamed_parts_and_ranges_equal_the_whole(
 ) -> None:
     tokens = clip(steps, vocabulary=vocabulary, batch=batch)
     folder = tmp_path_factory.mktemp("reel")
-    save(tokens, folder / "whole.reel")
+    save_tokens(tokens, folder / "whole.reel")
     with ReelWriter(folder / "parts.reel") as writer:
         for start in range(0, steps, cut):
             writer.write(tokens[start : start + cut])
@@ -149,7 +149,7 @@ def test_streamed_parts_and_ranges_equal_the_whole(
 
 
 def test_an_open_file_answers_as_its_tokens_do(tmp_path: Path) -> None:
-    save(clip(), tmp_path / "clip.reel")
+    save_tokens(clip(), tmp_path / "clip.reel")
     with Reel(tmp_path / "clip.reel") as reel:
         for name in FIELDS:
             assert getattr(reel, name) == getattr(clip(), name)
@@ -171,7 +171,7 @@ def test_extras_are_kept_and_read_when_asked_for(tmp_path: Path) -> None:
     with ReelWriter(tmp_path / "clip.reel") as writer:
         writer.write(clip(reference_bits=9, extras=extras)[:3])
         writer.write(clip(reference_bits=5, extras={"reference.1": torch.ones(3)})[3:])
-    again = load(tmp_path / "clip.reel")
+    again = load_tokens(tmp_path / "clip.reel")
     assert again.reference_bits == 14
     assert set(again.extras) == {*extras, "reference.1"}
     for name, value in extras.items():
@@ -184,17 +184,17 @@ def test_extras_are_kept_and_read_when_asked_for(tmp_path: Path) -> None:
 def test_pipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with (tmp_path / "out").open("wb") as out:
         monkeypatch.setattr(sys, "stdout", SimpleNamespace(buffer=out))
-        save(clip(), "-")
-    save(clip(), tmp_path / "clip.reel")
+        save_tokens(clip(), "-")
+    save_tokens(clip(), tmp_path / "clip.reel")
     assert (tmp_path / "out").read_bytes() == (tmp_path / "clip.reel").read_bytes()
     with (tmp_path / "out").open("rb") as given:
         monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=given))
-        assert same(load("-"), clip())
+        assert same(load_tokens("-"), clip())
 
 
 def test_a_range_reads_little_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = clip(ids=torch.randint(32_768, (1, 400, 32, 32)), vocabulary=32_768, times=None)
-    save(tokens, tmp_path / "long.reel")
+    save_tokens(tokens, tmp_path / "long.reel")
     with Reel(tmp_path / "long.reel") as reel:
         read = []
         plain = reel.source.file.read
@@ -212,7 +212,7 @@ def test_a_range_reads_little_of_the_file(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_the_file_is_plain_safetensors(tmp_path: Path) -> None:
-    save(clip(), tmp_path / "clip.reel")
+    save_tokens(clip(), tmp_path / "clip.reel")
     with safe_open(tmp_path / "clip.reel", "np") as file:
         about = json.loads(file.metadata()["about"])
         assert file.metadata()["format"] == "reel"
@@ -220,7 +220,7 @@ def test_the_file_is_plain_safetensors(tmp_path: Path) -> None:
         packed = file.get_tensor("ids")
         assert hashlib.sha256(packed.tobytes()).hexdigest() == about["payload"]["sha256"]
         assert np.array_equal(file.get_tensor("times"), clip().times.numpy())
-    save(continuous(), tmp_path / "latents.reel", dtype=torch.float32)
+    save_tokens(continuous(), tmp_path / "latents.reel", dtype=torch.float32)
     with safe_open(tmp_path / "latents.reel", "pt") as file:
         stored = file.get_tensor("latents")
         assert torch.equal(stored, continuous().latents.movedim(2, 0))
@@ -229,7 +229,7 @@ def test_the_file_is_plain_safetensors(tmp_path: Path) -> None:
 def test_the_example_of_the_docs_reads_the_file(tmp_path: Path, monkeypatch) -> None:
     example = re.search(r"```python\n(import json\n.*?)```", DOCS.read_text(), re.S).group(1)
     tokens = clip(7, vocabulary=700, batch=2)
-    save(tokens, tmp_path / "clip.reel")
+    save_tokens(tokens, tmp_path / "clip.reel")
     monkeypatch.chdir(tmp_path)
     found: dict = {}
     exec(example, found)
@@ -242,18 +242,18 @@ def test_the_example_of_the_docs_reads_the_file(tmp_path: Path, monkeypatch) -> 
 @pytest.fixture
 def written(tmp_path: Path) -> Path:
     path = tmp_path / "clip.reel"
-    save(clip(extras={"reference": torch.arange(40, dtype=torch.uint8)}), path)
+    save_tokens(clip(extras={"reference": torch.arange(40, dtype=torch.uint8)}), path)
     return path
 
 
 def test_a_changed_byte_is_noticed_anywhere(written: Path) -> None:
     whole = written.read_bytes()
-    tokens = load(written)
+    tokens = load_tokens(written)
     harmless = 0
     for at in range(0, len(whole), 3):
         written.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
         with contextlib.suppress(ValueError):
-            again = load(written)
+            again = load_tokens(written)
             assert same(again, tokens)
             assert torch.equal(again.extras["reference"], tokens.extras["reference"])
             harmless += 1
@@ -265,16 +265,16 @@ def test_every_cut_is_noticed(written: Path) -> None:
     for length in range(0, len(whole), 7):
         written.write_bytes(whole[:length])
         with pytest.raises(ValueError, match=r"is cut off|not a"):
-            load(written)
+            load_tokens(written)
     written.write_bytes(whole + b"more")
     with pytest.raises(ValueError, match="altered"):
-        load(written)
+        load_tokens(written)
 
 
 def test_damage_is_noticed_where_it_is_read_and_only_there(tmp_path: Path) -> None:
     path = tmp_path / "long.reel"
     tokens = clip(ids=torch.randint(32_768, (1, 400, 32, 32)), vocabulary=32_768, times=None)
-    save(tokens, path)
+    save_tokens(tokens, path)
     whole = bytearray(path.read_bytes())
     whole[-1000] ^= 4  # the ids stand last
     path.write_bytes(whole)
@@ -288,7 +288,7 @@ def test_a_newer_version_is_refused(written: Path) -> None:
     whole = written.read_bytes()
     written.write_bytes(whole.replace(b'"version": "1"', b'"version": "3"'))
     with pytest.raises(ValueError, match=r"version 3 .* upgrade reeltok"):
-        load(written)
+        load_tokens(written)
 
 
 def test_what_is_not_a_reel_is_refused(tmp_path: Path) -> None:
@@ -298,12 +298,12 @@ def test_what_is_not_a_reel_is_refused(tmp_path: Path) -> None:
     for content in (b"", b"{}", b"\0" * 100, b"RIFF....AVI " * 100, b'{"a": 1}' * 20):
         path.write_bytes(content)
         with pytest.raises(ValueError, match="is not a"):
-            load(path)
+            load_tokens(path)
     save_file({"weight": torch.zeros(3)}, path)
     with pytest.raises(ValueError, match="is not a"):
-        load(path)
+        load_tokens(path)
     with pytest.raises(FileNotFoundError):
-        load(tmp_path / "missing.reel")
+        load_tokens(tmp_path / "missing.reel")
 
 
 # -- writing ----------------------------------------------------------------------------------
@@ -327,9 +327,9 @@ def test_bad_tokens_are_refused_and_leave_nothing(tmp_path: Path) -> None:
         (clip(extras={"complex": torch.zeros(1, dtype=torch.complex64)}), "complex64"),
     ]:
         with pytest.raises(ValueError, match=said):
-            save(tokens, path)
+            save_tokens(tokens, path)
     with pytest.raises(ValueError, match="float64"):
-        save(continuous(), path, dtype=torch.float64)
+        save_tokens(continuous(), path, dtype=torch.float64)
     with pytest.raises(ValueError, match="no tokens"), ReelWriter(path):
         pass
     assert list(tmp_path.iterdir()) == []
@@ -350,7 +350,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(payload, "copy_range", full)
     with pytest.raises(OSError, match=r"cannot write .*clip\.reel: the disk is full"):
-        save(clip(), tmp_path / "clip.reel")
+        save_tokens(clip(), tmp_path / "clip.reel")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -363,7 +363,7 @@ def test_a_place_that_cannot_be_written_is_named_before_the_work(tmp_path: Path)
 
 
 def test_the_folders_of_a_file_are_made(tmp_path: Path) -> None:
-    save(clip(), tmp_path / "a" / "b" / "clip.reel")
+    save_tokens(clip(), tmp_path / "a" / "b" / "clip.reel")
     assert (tmp_path / "a" / "b" / "clip.reel").is_file()
 
 

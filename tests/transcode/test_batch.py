@@ -9,7 +9,7 @@ import torch
 
 from reeltok.transcode.batch import run_plan
 from reeltok.transcode.options import OnProgress
-from reeltok.transcode.plan import Job, Plan
+from reeltok.transcode.plan import Job, OutputPlan
 
 
 @pytest.fixture
@@ -23,7 +23,9 @@ def sixteen() -> Iterator[None]:
 
 def seen(workers: int, jobs: int) -> list[int]:
     """The threads that each job sees, all workers at work together."""
-    plan = Plan(jobs=tuple(Job(source=f"{i}", target=f"{i}.out") for i in range(jobs)), named=False)
+    plan = OutputPlan(
+        jobs=tuple(Job(source=f"{i}", target=f"{i}.out") for i in range(jobs)), named=False
+    )
     together = Barrier(min(workers, jobs))
 
     def work(job: Job, on_progress: OnProgress) -> dict:
@@ -58,7 +60,7 @@ def test_threads_are_given_back_after_an_error(
         raise OSError(28, "No space left on device")
 
     monkeypatch.chdir(tmp_path)
-    plan = Plan(jobs=(Job(source="a", target="b"), Job(source="c", target="d")), named=False)
+    plan = OutputPlan(jobs=(Job(source="a", target="b"), Job(source="c", target="d")), named=False)
     with pytest.raises(OSError, match=r"cannot write [bd]: the disk is full"):
         run_plan(plan, work, jobs=2, fits=lambda job: False)
     assert torch.get_num_threads() == 16
@@ -82,7 +84,7 @@ def test_an_error_stops_the_files_that_others_work_on(
         return {}
 
     monkeypatch.chdir(tmp_path)
-    plan = Plan(jobs=(Job(source="a", target="b"), Job(source="c", target="d")), named=False)
+    plan = OutputPlan(jobs=(Job(source="a", target="b"), Job(source="c", target="d")), named=False)
     with pytest.raises(OSError, match="cannot write b: the disk is full"):
         run_plan(plan, work, jobs=2, fits=lambda job: False)
     assert ended == ["c"]
@@ -97,7 +99,7 @@ def test_a_failure_is_told_and_the_others_go_on(
         return {"frames": 3}
 
     monkeypatch.chdir(tmp_path)
-    plan = Plan(jobs=(Job(source="a", target="b"), Job(source="c", target="d")), named=False)
+    plan = OutputPlan(jobs=(Job(source="a", target="b"), Job(source="c", target="d")), named=False)
     with pytest.warns(UserWarning, match="a left out: it is not a video"):
         done = run_plan(plan, work, fits=lambda job: False)
     assert [each.state for each in done] == ["failed", "written"]

@@ -3,11 +3,11 @@
 import pytest
 from moving_clips import moving
 
-from reeltok.transcode.side_by_side import GAP, Comparison, SampledFrames, together
+from reeltok.transcode.side_by_side import GAP, PairScores, SampledFrames, together
 
 
 def test_small_frames_have_no_ssim() -> None:
-    comparison, video = Comparison(), moving(3, 8, 8)
+    comparison, video = PairScores(), moving(3, 8, 8)
     comparison.add(video, video)
     assert comparison.record() == {"psnr": pytest.approx(80, abs=1e-3), "ssim": None}
 

@@ -60,8 +60,8 @@ def test_packed_files_are_the_plain_ones_in_fewer_bits(
     assert (plain.packing, packed.packing) == (None, packing_for(tok).hash)
     assert packed.bits_per_pixel == plain.bits_per_pixel
     assert packed.stored_bits_per_pixel < 0.8 * plain.stored_bits_per_pixel
-    tokens = reel.load(tmp_path / "plain.reel")
-    found = reel.load(tmp_path / "packed.reel", packing=tok.packing)
+    tokens = reel.load_tokens(tmp_path / "plain.reel")
+    found = reel.load_tokens(tmp_path / "packed.reel", packing=tok.packing)
     assert torch.equal(found.ids, tokens.ids)
     stored = packed.stored_bits_per_pixel * 18 * 32 * 40
     assert packed_bits(tok, tokens) == pytest.approx(stored)

@@ -16,7 +16,7 @@ from PIL import Image
 from small_clips import Clip, damaged, marked, number_of, pattern, repack, rough
 
 from reeltok.video.record import Video, read, stream, write
-from reeltok.video.size import fit
+from reeltok.video.size import fit_size
 
 STAMPS = [0, 40, 80, 200, 240, 250, 400, 520, 560, 600]  # ms
 
@@ -274,9 +274,9 @@ def test_size_is_the_short_side_or_both(
 
 
 def test_the_long_side_is_made_even() -> None:
-    assert fit(1080, 1920, 256) == (256, 456)
-    assert fit(1920, 1080, 256) == (456, 256)
-    assert fit(100, 100, 33) == (33, 33)
+    assert fit_size(1080, 1920, 256) == (256, 456)
+    assert fit_size(1920, 1080, 256) == (456, 256)
+    assert fit_size(100, 100, 33) == (33, 33)
 
 
 def test_shrinking_is_antialiased(tmp_path: Path) -> None:

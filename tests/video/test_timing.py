@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reeltok.video.timing import Span, find_rate, first_from, fraction_of, plan
+from reeltok.video.timing import FrameSpan, find_rate, first_from, fraction_of, plan_frames
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_a_gap_is_not_rounding() -> None:
 
 def test_resampling_shows_the_latest_frame_that_is_not_later() -> None:
     stamps = np.array([0.0, 0.1, 0.25, 0.9])
-    shown = plan(stamps, 0.001, [], Span(fps=5))
+    shown = plan_frames(stamps, 0.001, [], FrameSpan(fps=5))
     assert shown is not None
     # at 0, .2, .4, .6, .8, 1.0 and 1.2 s; the clip lasts to 0.9 s and a mean frame of 0.3 s
     assert shown.repeats.tolist() == [1, 1, 3, 1]
@@ -58,7 +58,7 @@ def test_resampling_shows_the_latest_frame_that_is_not_later() -> None:
 
 def test_thinning_a_constant_rate_takes_every_third() -> None:
     stamps = np.round(np.arange(30) / 30 * 1000) / 1000
-    shown = plan(stamps, 0.001, [30.0], Span(fps=10))
+    shown = plan_frames(stamps, 0.001, [30.0], FrameSpan(fps=10))
     assert shown is not None
     assert np.flatnonzero(shown.repeats).tolist() == list(range(0, 30, 3))
 
@@ -66,15 +66,15 @@ def test_thinning_a_constant_rate_takes_every_third() -> None:
 def test_start_is_the_first_frame_not_before_it() -> None:
     stamps = np.arange(10) / 25
     for start, first in ((0.0, 0), (0.04, 1), (0.041, 2), (0.36, 9)):
-        shown = plan(stamps, 1 / 12800, [25.0], Span(start=start))
+        shown = plan_frames(stamps, 1 / 12800, [25.0], FrameSpan(start=start))
         assert shown is not None
         assert np.flatnonzero(shown.repeats)[0] == first
         assert shown.start == pytest.approx(first / 25)
-    assert plan(stamps, 1 / 12800, [25.0], Span(start=0.4)) is None
+    assert plan_frames(stamps, 1 / 12800, [25.0], FrameSpan(start=0.4)) is None
 
 
 def test_frames_limit_what_is_shown_after_resampling() -> None:
-    shown = plan(np.arange(10) / 10, 0.001, [10.0], Span(fps=20, frames=5))
+    shown = plan_frames(np.arange(10) / 10, 0.001, [10.0], FrameSpan(fps=20, frames=5))
     assert shown is not None
     assert shown.repeats.tolist() == [2, 2, 1] + [0] * 7
     assert shown.count == 5
@@ -85,7 +85,7 @@ def test_frames_limit_what_is_shown_after_resampling() -> None:
 )
 def test_spans_that_make_no_sense_are_refused(span: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(span))):
-        Span(**span)
+        FrameSpan(**span)
 
 
 def test_a_tick_of_a_whole_frame_rounds_nothing() -> None:
@@ -107,32 +107,32 @@ def test_frames_are_found_by_their_exact_time_and_by_their_rounded_stamp() -> No
 
 def test_the_last_picture_is_shown_until_the_end() -> None:
     slides = np.array([0.0, 5.0, 10.0, 13.3])
-    shown = plan(slides, 0.001, [], Span(), end=20.0)
+    shown = plan_frames(slides, 0.001, [], FrameSpan(), end=20.0)
     assert shown is not None
     assert shown.last == pytest.approx(6.7)
     assert shown.fps == pytest.approx(0.2)
-    held = plan(slides, 0.001, [], Span(fps=2), end=20.0)
+    held = plan_frames(slides, 0.001, [], FrameSpan(fps=2), end=20.0)
     assert held is not None
     assert held.count == 40
-    part = plan(slides, 0.001, [], Span(start=4, frames=2), end=20.0)
+    part = plan_frames(slides, 0.001, [], FrameSpan(start=4, frames=2), end=20.0)
     assert part is not None
     assert (part.last, part.times.tolist()) == (pytest.approx(3.3), [0.0, 5.0])  # type: ignore
 
 
 def test_a_last_picture_of_its_own_length_makes_a_rate_vary() -> None:
     even = np.arange(6) / 10
-    assert (shown := plan(even, 0.01, [10.0], Span(), end=2.5)) is not None
+    assert (shown := plan_frames(even, 0.01, [10.0], FrameSpan(), end=2.5)) is not None
     assert shown.times is not None
     assert shown.last == pytest.approx(2.0)
     for end in (0.6, 0.501, None):  # shorter ones are what muxers guess
-        assert (shown := plan(even, 0.01, [10.0], Span(), end=end)) is not None
+        assert (shown := plan_frames(even, 0.01, [10.0], FrameSpan(), end=end)) is not None
         assert (shown.times, shown.last, shown.fps) == (None, None, 10)
 
 
 def test_time_stamps_that_are_damaged_take_no_memory() -> None:
     stamps = np.array([0.0, 0.1, 4e8])
     with pytest.raises(ValueError, match="time stamps reach"):
-        plan(stamps, 0.001, [10.0], Span(fps=24.0))
-    found = plan(stamps, 0.001, [10.0], Span(fps=24.0, frames=9))
+        plan_frames(stamps, 0.001, [10.0], FrameSpan(fps=24.0))
+    found = plan_frames(stamps, 0.001, [10.0], FrameSpan(fps=24.0, frames=9))
     assert found is not None
     assert found.shown.tolist() == [0, 0, 0, 1, 1, 1, 1, 1, 1]

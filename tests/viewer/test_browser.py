@@ -17,7 +17,7 @@ import pytest
 from waves import waves
 
 import reeltok
-from reeltok.tokens.reel import load
+from reeltok.tokens.reel import load_tokens
 
 pytestmark = pytest.mark.browser
 PATIENCE = 300  # seconds; the machine may be busy
@@ -159,7 +159,7 @@ def test_a_clip_to_tokens_and_back(visit: Callable[[], Visit], clip: Path, tmp_p
         page.locator("#files a[download]").first.click()
     kept = tmp_path / "kept.reel"
     download.value.save_as(kept)
-    assert load(kept).frames == 9
+    assert load_tokens(kept).frames == 9
     second = visit()
     bring(second, "#reel", kept)
     second.page.wait_for_selector("#numbers table")

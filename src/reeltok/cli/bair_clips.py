@@ -26,7 +26,7 @@ def unpack_bair(
     NAME-0000.actions.npy holds 4 numbers per frame, which `reeltok train prior_cpu --set
     actions=4` reads. Clips that exist are kept.
     """
-    from reeltok.data.bair import unpack
+    from reeltok.data.bair import unpack_motions
     from reeltok.data.find import find_clips
 
     files = sorted({clip.path for clip in find_clips(data) if clip.record is not None})
@@ -37,7 +37,7 @@ def unpack_bair(
     written = kept = 0
     with Progress("unpacking", len(files)) as progress:
         for file in files:
-            found = unpack(file, out, replace=force)
+            found = unpack_motions(file, out, replace=force)
             written, kept = written + found.written, kept + found.kept
             progress.finish_file()
     record = {"folder": str(out), "written": written, "kept": kept}

@@ -11,7 +11,7 @@ from reeltok.cli.progress import Progress
 from reeltok.cli.report import Report, summarize
 from reeltok.files.places import check_apart, check_free
 from reeltok.transcode.options import Coding, OnProgress, Writing
-from reeltok.transcode.plan import Job, plan_files, share_of
+from reeltok.transcode.plan import Job, own_share, plan_files
 
 if TYPE_CHECKING:
     from reeltok.transcode.models import ReelModels
@@ -89,7 +89,7 @@ def decode(
 
     kind = suffix or (".mkv" if lossless else ".mp4")
     plan = plan_files(inputs, out, suffix=kind, find=find_reels, folder=suffix is None)
-    plan = share_of(plan)
+    plan = own_share(plan)
     for job in plan.jobs if audio_from else ():
         check_apart(audio_from or "", job.target)
     check_free(plan.named_targets, force=force)

@@ -10,7 +10,7 @@ from reeltok.cli.progress import Progress
 from reeltok.cli.report import Report, summarize
 from reeltok.files.places import PIPE, check_free
 from reeltok.transcode.options import Coding, Cut, OnProgress
-from reeltok.transcode.plan import Job, plan_files, share_of
+from reeltok.transcode.plan import Job, own_share, plan_files
 from reeltok.wording import count, plain, rate
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def encode(
     from reeltok.transcode.batch import run_plan
     from reeltok.transcode.encode import encode_file, is_encoded
 
-    plan = share_of(plan_files(inputs, out, suffix=".reel", find=find_clips))
+    plan = own_share(plan_files(inputs, out, suffix=".reel", find=find_clips))
     if plan.named and out != PIPE and not out.endswith(".reel"):
         raise ValueError(f"{out} is no name for tokens: give OUT.reel, a folder, or -")
     check_free(plan.named_targets, force=force)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from reeltok.cli import process
 from reeltok.cli.examples import EXAMPLES
-from reeltok.files.atomic import named
+from reeltok.files.atomic import naming
 from reeltok.files.text import nearest, printable
 from reeltok.wording import as_options, explain
 
@@ -187,7 +187,7 @@ def call(name: str, words: Sequence[str]) -> "Report | None":
     command = command_of(name)
     misused: Any = typer.BadParameter.__base__  # UsageError, wherever this typer keeps it
     try:
-        with named("standard output"):  # help is printed here
+        with naming("standard output"):  # help is printed here
             context = command.make_context(f"reeltok {name}", list(words))
         with context:
             return command.invoke(context)

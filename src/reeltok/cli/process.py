@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
-from reeltok.files.atomic import named
+from reeltok.files.atomic import naming
 
 # Pipes.
 
@@ -31,7 +31,7 @@ def print_out(text: str, *, to_error: bool = False) -> None:
     """Print to standard output (or error); OSError, in a sentence, where it takes nothing."""
     if not to_error:
         require_output()
-    with named("standard error" if to_error else "standard output"):
+    with naming("standard error" if to_error else "standard output"):
         print(text, file=sys.stderr if to_error else sys.stdout, flush=True)
 
 

@@ -123,14 +123,14 @@ def follower(prior: "PriorPredictor", seed: int, *, shift: int) -> "Make":
     import torch
 
     from reeltok.evaluate.push.candidates import Clips, EpisodeBatch, as_frames
-    from reeltok.video.size import by
+    from reeltok.video.size import size_text
 
     def make(batch: EpisodeBatch) -> Clips:
         found, wanted = batch.frames.shape[2:4], (prior.size, prior.size)
         if found != wanted:
             raise ValueError(
-                f"this prior makes frames of {by(*wanted)}, the episodes are {by(*found)}: make "
-                f"them with --size {prior.size}"
+                f"this prior makes frames of {size_text(*wanted)}, the episodes are "
+                f"{size_text(*found)}: make them with --size {prior.size}"
             )
         actions = torch.from_numpy(np.roll(batch.actions, shift, axis=0))
         made = prior.follow(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from reeltok.records import register
 from reeltok.tokens.ids import bits_for
-from reeltok.tokens.payload import pack, tensor_bytes, unpack
+from reeltok.tokens.payload import pack_ids, tensor_bytes, unpack_ids
 from reeltok.tokens.record import Tokens
 
 PLAIN = {
@@ -106,7 +106,7 @@ def to_columns(row: Row, *, vocabulary: int | None) -> dict[str, Any]:
     values: dict[str, Any] = {name: getattr(row, name) for name in PLAIN}
     values["settings"] = json.dumps(dict(row.settings), sort_keys=True)
     if row.ids is not None:
-        packed = pack(row.ids.reshape(-1).numpy(), bits_for(vocabulary or 1))
+        packed = pack_ids(row.ids.reshape(-1).numpy(), bits_for(vocabulary or 1))
         values |= {"ids_bytes": packed.tobytes(), "ids_shape": list(row.ids.shape)}
     if row.latents is not None:
         values |= _stored("latents", row.latents)
@@ -174,7 +174,7 @@ def _loaded_ids(values: Mapping[str, Any], vocabulary: int) -> Tensor:
             f"row {values.get('id')} was altered: {len(packed)} bytes are not {count} ids of "
             f"{bits} bits; build its shard again"
         )
-    return torch.from_numpy(unpack(packed, bits, count)).reshape(tuple(shape))
+    return torch.from_numpy(unpack_ids(packed, bits, count)).reshape(tuple(shape))
 
 
 # ---------------------------------------------------------------- to tokens

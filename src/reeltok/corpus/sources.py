@@ -15,7 +15,7 @@ from reeltok.data.clip import Clip
 from reeltok.data.find import COLUMN, find_clips
 from reeltok.data.kinds import is_shard
 from reeltok.data.lists import COLUMNS
-from reeltok.data.tar import Part, index_shard
+from reeltok.data.tar import TarMember, index_shard
 from reeltok.files.hashes import hash_text
 from reeltok.files.parsing import parse_json
 from reeltok.video.inputs import is_address
@@ -99,7 +99,7 @@ class _Samples:
     """What tar shards and folders say of their clips; every shard is gone through once."""
 
     def __init__(self) -> None:
-        self.shards: dict[Path, dict[str, dict[str, Part]]] = {}
+        self.shards: dict[Path, dict[str, dict[str, TarMember]]] = {}
 
     def said_of(self, clip: Clip) -> dict[str, str]:
         if clip.member and is_shard(clip.path):
@@ -113,7 +113,7 @@ class _Samples:
 
     def _in_shard(self, clip: Clip) -> dict[str, str]:
         if clip.path not in self.shards:
-            found: dict[str, dict[str, Part]] = {}
+            found: dict[str, dict[str, TarMember]] = {}
             for name, part in index_shard(clip.path).items():
                 found.setdefault(_key(name), {})[PurePosixPath(name).suffix.lower()] = part
             self.shards = {clip.path: found}  # clips of one shard come together
@@ -135,7 +135,7 @@ def _key(name: str) -> str:
     return str(path.with_name(path.name.split(".")[0] or path.name))
 
 
-def _bytes_of(shard: Path, part: Part) -> bytes:
+def _bytes_of(shard: Path, part: TarMember) -> bytes:
     with shard.open("rb") as file:
         file.seek(part.begin)
         return file.read(part.size)

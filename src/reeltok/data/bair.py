@@ -20,7 +20,7 @@ from reeltok.files.atomic import write_file
 from reeltok.files.text import printable
 from reeltok.video.record import Video, write
 
-Camera = Literal["aux1", "main"]
+CameraName = Literal["aux1", "main"]
 SIDE = 64  # pixels of a frame, stored as raw RGB
 FPS = 10.0
 
@@ -34,7 +34,7 @@ class Push:
     positions: Float[Tensor, "t 3"]  # of the gripper
 
 
-def read_push(path: str | Path, offset: int, *, camera: Camera = "aux1") -> Push:
+def read_push(path: str | Path, offset: int, *, camera: CameraName = "aux1") -> Push:
     """The motion of the record that begins at `offset` (see `record_offsets`).
 
     ValueError with one sentence where the record is not one of BAIR's.
@@ -61,7 +61,7 @@ class Unpacked:
     kept: int
 
 
-def unpack(path: Path, folder: Path, *, replace: bool = False) -> Unpacked:
+def unpack_motions(path: Path, folder: Path, *, replace: bool = False) -> Unpacked:
     """Write each motion of a file as a lossless clip NAME-0000.mkv, its actions beside it.
 
     Those that are there already are kept, unless `replace`.
@@ -81,7 +81,7 @@ def unpack(path: Path, folder: Path, *, replace: bool = False) -> Unpacked:
     return Unpacked(written=written, kept=kept)
 
 
-def _push(features: dict[str, bytes | np.ndarray], camera: Camera, where: str) -> Push:
+def _push(features: dict[str, bytes | np.ndarray], camera: CameraName, where: str) -> Push:
     image = f"image_{camera}/encoded"
     frames: list[np.ndarray] = []
     actions: list[np.ndarray] = []

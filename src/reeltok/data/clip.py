@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from reeltok.data.kinds import is_picture, is_video
-from reeltok.data.tar import Part, find_member, plain_name, unpack
+from reeltok.data.tar import TarMember, find_member, member_name, unpack_shard
 from reeltok.files.atomic import scratch
 from reeltok.files.hashes import hash_text
 from reeltok.video.record import Stream, Video, stream
@@ -44,7 +44,7 @@ class Clip:
     address: str = ""
     name: str = ""
     member: str = ""
-    parts: tuple[Part, ...] = field(default=(), compare=False, repr=False)
+    parts: tuple[TarMember, ...] = field(default=(), compare=False, repr=False)
     record: int | None = None
     start: float = 0.0  # seconds of the file that are not part of the clip
     end: float | None = None  # seconds of the file at which the clip ends; None: with it
@@ -115,8 +115,8 @@ class Clip:
                 yield save_push(self.path, self.record, folder / "push.mkv")
                 return
             parts = self.parts or find_member(self.path, self.member)
-            unpack(self.path, parts, folder)
-            alone = parts[0].name == plain_name(self.member)
+            unpack_shard(self.path, parts, folder)
+            alone = parts[0].name == member_name(self.member)
             yield folder / Path(parts[0].name).name if alone else folder
 
     @contextmanager

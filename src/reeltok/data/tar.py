@@ -14,7 +14,7 @@ COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, bz
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class TarMember:
     """One file in a shard: its name, where its bytes begin, and how many they are."""
 
     name: str
@@ -27,10 +27,10 @@ class Member:
     """One clip in a shard: a file, or the pictures of an inner folder in one video."""
 
     name: str
-    parts: tuple[Part, ...]
+    parts: tuple[TarMember, ...]
 
 
-def index_shard(shard: Path) -> dict[str, Part]:
+def index_shard(shard: Path) -> dict[str, TarMember]:
     """The files of an uncompressed tar archive by name; ValueError for anything else."""
     try:
         with tarfile.open(shard, "r:") as tar:
@@ -45,7 +45,7 @@ def index_shard(shard: Path) -> dict[str, Part]:
             raise ValueError(
                 f"{shard} is cut off or damaged: it ends within {printable(file.name)}"
             )
-    parts = (Part(name=plain_name(f.name), begin=f.offset_data, size=f.size) for f in files)
+    parts = (TarMember(name=member_name(f.name), begin=f.offset_data, size=f.size) for f in files)
     return {part.name: part for part in parts if not is_hidden(part.name)}
 
 
@@ -55,7 +55,7 @@ def _why(shard: Path, error: Exception) -> str:
     return "it is compressed: unpack it first, clips are read in place" if packed else str(error)
 
 
-def plain_name(name: str) -> str:
+def member_name(name: str) -> str:
     """A member's name without "./" in front, as every archiver may write it."""
     return posixpath.normpath(name).lstrip("/")
 
@@ -80,9 +80,9 @@ def members_of(shard: Path) -> list[Member]:
     return sorted(found, key=lambda member: order[member.parts[0].name])
 
 
-def find_member(shard: Path, name: str) -> tuple[Part, ...]:
+def find_member(shard: Path, name: str) -> tuple[TarMember, ...]:
     """The files of one clip in a shard. FileNotFoundError where it is not in there."""
-    parts, name = index_shard(shard), plain_name(name)
+    parts, name = index_shard(shard), member_name(name)
     if name in parts:
         return (parts[name],)
     pictures = _pictures(parts, set()).get(PurePosixPath(name))
@@ -91,7 +91,7 @@ def find_member(shard: Path, name: str) -> tuple[Part, ...]:
     return tuple(pictures)
 
 
-def unpack(shard: Path, parts: Iterable[Part], folder: Path) -> None:
+def unpack_shard(shard: Path, parts: Iterable[TarMember], folder: Path) -> None:
     """Write files of a shard into `folder`, under their own names."""
     with shard.open("rb") as file:
         for part in parts:
@@ -104,15 +104,17 @@ def _key(name: str) -> str:
     return posixpath.join(folder, file.split(".")[0])
 
 
-def _samples(parts: dict[str, Part]) -> set[str]:
+def _samples(parts: dict[str, TarMember]) -> set[str]:
     """The names that a picture shares with a file that is no picture, but with no video."""
     films = {_key(name) for name in parts if is_video(name)}
     return {_key(name) for name in parts if not is_picture(name)} - films
 
 
-def _pictures(parts: dict[str, Part], samples: set[str]) -> dict[PurePosixPath, list[Part]]:
+def _pictures(
+    parts: dict[str, TarMember], samples: set[str]
+) -> dict[PurePosixPath, list[TarMember]]:
     """The pictures that are frames, by their inner folder."""
-    found: dict[PurePosixPath, list[Part]] = {}
+    found: dict[PurePosixPath, list[TarMember]] = {}
     for name, part in parts.items():
         if is_picture(name) and _key(name) not in samples:
             found.setdefault(PurePosixPath(name).parent, []).append(part)

@@ -31,7 +31,7 @@ from reeltok.files.atomic import replacing
 from reeltok.files.parsing import first_error, parse_config, parse_json
 from reeltok.metrics import paired as metrics
 from reeltok.metrics.distances import appearance_features, feature_moments, frechet_distance
-from reeltok.metrics.lpips import LPIPS, PLANS, Network
+from reeltok.metrics.lpips import LPIPS, PLANS, NetworkName
 from reeltok.metrics.networks import Extractor, load_i3d, load_styleganv
 from reeltok.metrics.paired import Box, FrameMetric, Pair, Videos
 from reeltok.nn.moments import Moments
@@ -170,7 +170,7 @@ class Scorer:
         Raises ValueError naming the clip where shapes differ or the reconstruction is not finite.
         """
         try:
-            x, y = metrics.check(x, y)
+            x, y = metrics.check_pair(x, y)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
         rows, features = self._measure(x, y)
@@ -246,7 +246,7 @@ def open_scorer(
         kind, _, key = name.partition("-")
         try:
             if kind == "lpips":
-                nets.append(LPIPS(cast(Network, key)).to(device))
+                nets.append(LPIPS(cast(NetworkName, key)).to(device))
             elif kind == "fvd":
                 extractors[key] = EXTRACTORS[key](frames=frames, device=device)
         except FileNotFoundError as error:

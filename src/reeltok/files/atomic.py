@@ -46,7 +46,7 @@ def replacing(target: str | Path, *, folder: bool = False) -> Iterator[Path]:
     After an error nothing is left of it. Folders above `target` are made. Raises OSError, in one
     sentence that names `target`, where it cannot be written.
     """
-    with Part(target, folder=folder) as part, named(part.target, inside=part.path.parent):
+    with Unfinished(target, folder=folder) as part, naming(part.target, inside=part.path.parent):
         yield part.path
         part.finish()
 
@@ -58,7 +58,7 @@ def write_file(target: str | Path, data: str | bytes) -> Path:
     return Path(target)
 
 
-class Part:
+class Unfinished:
     """Something on its way to `target`: made at `path`, given its name by `finish`.
 
     Leaving the `with` removes what was not finished. Links are followed: what they lead to is
@@ -268,7 +268,7 @@ def _machine() -> str:
 
 
 @contextmanager
-def named(target: str | Path, *, inside: Path | None = None) -> Iterator[None]:
+def naming(target: str | Path, *, inside: Path | None = None) -> Iterator[None]:
     """Failures to write, also of what lies `inside`, as one sentence that names `target`."""
     try:
         yield

@@ -70,7 +70,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     state = dict(flatten(unwrap(content)))
     if not state:
         raise ValueError(
-            f"{path} holds no state dict, {describe(content)}: give the file that training saved"
+            f"{path} holds no state dict, {describe_contents(content)}: give the file that "
+            "training saved"
         )
     return state
 
@@ -144,7 +145,7 @@ def aligned(tensor: Tensor) -> Tensor:
     return tensor if lies else tensor.clone()
 
 
-def describe(content: Any) -> str:
+def describe_contents(content: Any) -> str:
     """What was found instead of tensors, for an error."""
     if isinstance(content, Mapping):
         return f"but {name_some(map(str, content))}" if content else "but an empty dictionary"
@@ -228,7 +229,7 @@ def read_shards(index: Path) -> dict[str, Tensor]:
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class CheckpointPart:
     """The tensors of a checkpoint that lie under one prefix, by their names behind it."""
 
     prefix: str
@@ -236,14 +237,14 @@ class Part:
     also: tuple[str, ...] = ()  # further prefixes under which the same names lie
 
 
-def plain_name(name: str, wraps: Collection[str] = WRAPS) -> str:
+def unwrapped_name(name: str, wraps: Collection[str] = WRAPS) -> str:
     """A parameter's name without what wrappers of modules added."""
     return ".".join(part for part in name.split(".") if part not in wraps)
 
 
 def find_part(
     state: Mapping[str, Tensor], names: Collection[str], *, means: bool = False
-) -> Part | None:
+) -> CheckpointPart | None:
     """The tensors under the prefix that most of `names` lie under; None where there are none.
 
     Where several hold as many, `means` prefers running means of the weights to the weights.
@@ -251,7 +252,7 @@ def find_part(
     wraps = WRAPS.difference(part for name in names for part in name.split("."))
     plain: dict[str, Tensor] = {}
     for name in sorted(state, key=len):
-        plain.setdefault(plain_name(name, wraps), state[name])
+        plain.setdefault(unwrapped_name(name, wraps), state[name])
     ends: dict[str, list[str]] = {}
     for name in names:
         ends.setdefault(name.rpartition(".")[2], []).append(name)
@@ -264,7 +265,7 @@ def find_part(
         return None
     rank = lambda prefix: (-counts[prefix], means != bool(MEANS.search(prefix)), len(prefix))
     best, *others = sorted(counts, key=lambda prefix: (*rank(prefix), prefix))
-    return Part(
+    return CheckpointPart(
         prefix=best,
         tensors={n.removeprefix(best): t for n, t in plain.items() if n.startswith(best)},
         also=tuple(prefix for prefix in others if counts[prefix] == counts[best]),
@@ -280,7 +281,7 @@ def load_weights(
     shape: Callable[[str, Tensor], tuple[int, ...]] | None = None,
     advice: str = "give the weights of this configuration",
     means: bool = False,
-) -> Part:
+) -> CheckpointPart:
     """Give a network, built on the meta device, the weights that `state` holds for it.
 
     `name` and `shape` say what a tensor is called there and which shape it has. Floats become the
@@ -347,5 +348,5 @@ def unused(
     part = find_part(state, names, means=means)
     if part is None:
         return sorted(state)
-    beside = [name for name in map(plain_name, state) if not name.startswith(part.prefix)]
+    beside = [name for name in map(unwrapped_name, state) if not name.startswith(part.prefix)]
     return sorted([*beside, *(name for name in part.tensors if name not in names)])

@@ -2,7 +2,7 @@
 
 Training uses it as a loss and judging as a metric, never with the same backbone. The backbones
 are plain torch with torchvision's key names; their weights are files that this room finds or
-fetches (`find_weights`, `download`), for the networks of evaluate/ too.
+fetches (`find_weights`, `fetch_weights`), for the networks of evaluate/ too.
 """
 
 import os
@@ -25,8 +25,8 @@ from reeltok.files.hashes import hash_files
 from reeltok.files.text import printable
 from reeltok.video.frames import OVERSHOOT, as_values
 
-Network = Literal["alex", "squeeze", "vgg"]
-Frames = Float[Tensor, "n 3 h w"]
+NetworkName = Literal["alex", "squeeze", "vgg"]
+Images = Float[Tensor, "n 3 h w"]
 State = dict[str, Tensor]
 
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # ImageNet statistics for [-1, 1]
@@ -85,7 +85,7 @@ def vgg16() -> list[nn.Module]:
 
 
 @dataclass(frozen=True)
-class Plan:
+class BackboneLayers:
     """One backbone: its layers, after which of them features are read, its smallest side."""
 
     layers: Callable[[], list[nn.Module]]
@@ -94,10 +94,12 @@ class Plan:
     smallest: int
 
 
-PLANS: dict[str, Plan] = {
-    "alex": Plan(alexnet, (2, 5, 8, 10, 12), (64, 192, 384, 256, 256), 31),
-    "squeeze": Plan(squeezenet, (2, 5, 8, 10, 11, 12, 13), (64, 128, 256, 384, 384, 512, 512), 17),
-    "vgg": Plan(vgg16, (4, 9, 16, 23, 30), (64, 128, 256, 512, 512), 16),
+PLANS: dict[str, BackboneLayers] = {
+    "alex": BackboneLayers(alexnet, (2, 5, 8, 10, 12), (64, 192, 384, 256, 256), 31),
+    "squeeze": BackboneLayers(
+        squeezenet, (2, 5, 8, 10, 11, 12, 13), (64, 128, 256, 384, 384, 512, 512), 17
+    ),
+    "vgg": BackboneLayers(vgg16, (4, 9, 16, 23, 30), (64, 128, 256, 512, 512), 16),
 }
 
 
@@ -120,7 +122,7 @@ class Backbone(nn.Module):
             if weight.ndim == 4:  # up to twice as fast on a CPU
                 weight.data = weight.data.contiguous(memory_format=torch.channels_last)
 
-    def forward(self, x: Frames) -> list[Float[Tensor, "n c i j"]]:
+    def forward(self, x: Images) -> list[Float[Tensor, "n c i j"]]:
         """Frames in [-1, 1] to one feature map per stage, finest first."""
         if min(x.shape[-2:]) < self.smallest:
             side, size = self.smallest, tuple(x.shape[-2:])
@@ -174,7 +176,7 @@ class LPIPS(nn.Module):
             x, y = (as_values(each, "a frame", OVERSHOOT) for each in (x, y))
         return self.distance(x, y)
 
-    def distance(self, x: Frames, y: Frames) -> Float[Tensor, "n"]:
+    def distance(self, x: Images, y: Images) -> Float[Tensor, "n"]:
         """The same without a look at the values."""
         parts = zip(x.split(self.chunk), y.split(self.chunk), strict=True)
         return torch.cat([self.compare(self.backbone(a), self.backbone(b)) for a, b in parts])
@@ -188,7 +190,7 @@ class LPIPS(nn.Module):
         return total
 
 
-def random_lpips(net: Network, **_: object) -> LPIPS:
+def random_lpips(net: NetworkName, **_: object) -> LPIPS:
     """LPIPS of random weights: as large and as slow as the real one, for a dry run."""
     heads = {f"lin{i}.model.1.weight": torch.rand(w) for i, w in enumerate(PLANS[net].widths)}
     return LPIPS(net, backbone=Backbone(net).state_dict(), heads=heads)
@@ -286,7 +288,7 @@ def find_weights(
     says which file belongs where.
     """
     if source is not None and str(source).startswith(("http://", "https://")):
-        return download(str(source), sha256 or file.sha256, weights_folder())
+        return fetch_weights(str(source), sha256 or file.sha256, weights_folder())
     if source is not None:
         if not Path(source).is_file():
             raise FileNotFoundError(f"{file.purpose}: there is no weight file at {source}")
@@ -305,7 +307,7 @@ def find_weights(
     )
 
 
-def download(url: str, sha256: str | None, folder: Path, *, timeout: float = 60) -> Path:
+def fetch_weights(url: str, sha256: str | None, folder: Path, *, timeout: float = 60) -> Path:
     """Fetch `url` into `folder` unless a file of this sha256 lies there; nothing unchecked stays.
 
     Raises ValueError for a missing or different sha256, OSError where the URL cannot be read.

@@ -24,7 +24,7 @@ from reeltok.metrics.paired import as_bytes
 from reeltok.video.frames import OVERSHOOT
 from reeltok.video.record import Video, unit_frames
 
-Videos = Float[Tensor, "b 3 t h w"]
+RGBVideos = Float[Tensor, "b 3 t h w"]
 Squares = Float[Tensor, "b 3 t s s"]
 Triple = tuple[int, int, int]
 
@@ -128,7 +128,7 @@ class I3D(nn.Module):
         self.stages = tuple(stages)
         self.logits = Unit(1024, classes, plain=True)
 
-    def forward(self, x: Videos) -> Float[Tensor, "b k"]:
+    def forward(self, x: RGBVideos) -> Float[Tensor, "b k"]:
         """Videos of 9 frames or more, 224x224, in [-1, 1], to logits averaged over time."""
         if x.shape[2] < 9 or min(x.shape[3:]) < 193:
             raise ValueError(
@@ -143,7 +143,7 @@ class I3D(nn.Module):
 # ---------------------------------------------------------------- inputs
 
 
-def fit(x: Videos, side: int, *, size: tuple[int, int] | None = None) -> Squares:
+def resize_and_crop(x: RGBVideos, side: int, *, size: tuple[int, int] | None = None) -> Squares:
     """Bilinear to a short side of `side` pixels (or to `size`), then the centre `side` x `side`.
 
     The long side is rounded up, and nothing is smoothed before it shrinks: as published FVDs do.
@@ -160,7 +160,7 @@ def fit(x: Videos, side: int, *, size: tuple[int, int] | None = None) -> Squares
 
 def i3d_input(x: Shaped[Tensor, "b 3 t h w"], side: int = FVD_SIDE) -> Squares:
     """A video in [-1, 1], rounded to bytes, at the size and range of I3D ([-1, 1])."""
-    return fit(as_bytes(x), side)
+    return resize_and_crop(as_bytes(x), side)
 
 
 # ---------------------------------------------------------------- ready to use
@@ -171,7 +171,7 @@ class Extractor:
     """A network with its weights, as a function of videos in [-1, 1]."""
 
     name: str  # the network and the first eight digits of its weights' sha256
-    apply: Callable[[Videos], Float[Tensor, "b d"]]
+    apply: Callable[[RGBVideos], Float[Tensor, "b d"]]
     frames: int | None  # cut clips into parts of so many frames; None: the whole clip at once
 
     @torch.no_grad()
@@ -230,7 +230,7 @@ def load_styleganv(
         except RuntimeError as error:
             raise ValueError(f"{path} is not a TorchScript file of an I3D") from error
 
-    def apply(x: Videos) -> Float[Tensor, "b d"]:
+    def apply(x: RGBVideos) -> Float[Tensor, "b d"]:
         pixels = ((as_bytes(x) + 1) * 127.5).round().to(device)
         return network(pixels, rescale=True, resize=True, return_features=True)
 

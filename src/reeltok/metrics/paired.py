@@ -44,7 +44,7 @@ def unit(x: Videos) -> Videos:
     return x.add_(1).mul_(0.5).clamp_(0, 1)
 
 
-def check(x: Any, y: Any) -> tuple[Videos, Videos]:
+def check_pair(x: Any, y: Any) -> tuple[Videos, Videos]:
     """An original and its reconstruction as floats, in [-1, 1] but for what a decoder overshoots.
 
     Both may be uint8 or a `Video`. Raises ValueError unless they are of one shape, for NaN, and for
@@ -113,7 +113,7 @@ class FrameMetric(Generic[R]):
 
     def __call__(self, x: Any, y: Any, **how: Any) -> R:
         """The metric of an original and its reconstruction; ValueError where they do not fit."""
-        x, y = check(x, y)
+        x, y = check_pair(x, y)
         return self.of(Pair(unit(x), unit(y)), **how)
 
 
@@ -200,7 +200,7 @@ def detail(pair: Pair, *, share: float = DETAIL_SHARE) -> PerFrame:
 
 def lpips(net: LPIPS, x: Any, y: Any) -> PerFrame:
     """LPIPS per frame; say which backbone wherever it is printed."""
-    x, y = check(x, y)
+    x, y = check_pair(x, y)
     a, b = (_frames(v.float().clamp(-1, 1)) for v in (x, y))
     return rearrange(net.distance(a, b), "(b t) -> b t", b=len(x))
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reeltok.files.checkpoints import load_weights, plain_name
+from reeltok.files.checkpoints import load_weights, unwrapped_name
 from reeltok.models.convert_coordtok import (
     coordtok_config,
     coordtok_from_public,
@@ -57,7 +57,7 @@ def to_public(model: Tokenizer) -> dict[str, Tensor]:
 
 def is_public(family: str, keys: Iterable[str]) -> bool:
     """Whether a state dict with these keys is in `family`'s public layout."""
-    return family in MARKS and any(MARKS[family] in plain_name(key) for key in keys)
+    return family in MARKS and any(MARKS[family] in unwrapped_name(key) for key in keys)
 
 
 MARKS = {"vidtok": "encoder.down.", "coordtok": "weight_tokens_xy"}

@@ -13,9 +13,9 @@ from torch import Tensor
 from reeltok.records import register
 from reeltok.tokenizer.inputs import check_tokens, record_tokens
 from reeltok.tokenizer.streaming import (
-    Frames,
+    FrameRun,
     count_frames,
-    crop,
+    crop_padding,
     join_frames,
     mark_last,
     require_all,
@@ -74,7 +74,7 @@ def runner_for(tokenizer: Any, state: StreamState) -> StreamRunner:
 
 def encode_run(
     tokenizer: Any,
-    run: Frames,
+    run: FrameRun,
     given: Video | Tensor,
     state: EncodeState,
     *,
@@ -105,7 +105,7 @@ def decode_run(
 ) -> Video | Tensor | None:
     """The frames that are due once `part` has come, as what was encoded; None where none are."""
     z, options = tokenizer.find_latents(part), tokenizer.decoding_options(part, state.reference)
-    x = crop(decode_latents(tokenizer, z, state, options, last=last), part)
+    x = crop_padding(decode_latents(tokenizer, z, state, options, last=last), part)
     state.due += part.frames
     if part.times is not None:
         state.times = part.times if state.times is None else torch.cat([state.times, part.times])

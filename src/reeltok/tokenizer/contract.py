@@ -42,9 +42,9 @@ from reeltok.tokenizer.inputs import (
 from reeltok.tokenizer.scale import Scale
 from reeltok.tokenizer.spec import Spec
 from reeltok.tokenizer.streaming import (
-    Frames,
+    FrameRun,
     SideInformation,
-    Span,
+    StepSpan,
     check_chunk,
     check_pad,
     count_frames,
@@ -134,7 +134,7 @@ class Tokenizer(nn.Module):
         raise NotImplementedError
 
     def side_information(
-        self, run: Frames, step: int, before: Tensor | None, reference: Any
+        self, run: FrameRun, step: int, before: Tensor | None, reference: Any
     ) -> SideInformation:
         """What a run of frames is coded with, whose first token step is `step`.
 
@@ -355,7 +355,7 @@ class Tokenizer(nn.Module):
             )
         return pad_space(x.to(device=self.device, dtype=self.dtype), spec.factors[1:])
 
-    def span(self, tokens: Tokens | Reel, first: int, end: int) -> Span:
+    def span(self, tokens: Tokens | Reel, first: int, end: int) -> StepSpan:
         """The steps to decode for frames `first` to `end`, with all that those depend on."""
         return find_span(self.spec, tokens, first, end)
 

@@ -16,10 +16,10 @@ from torch import Tensor
 from reeltok.files.text import printable
 from reeltok.nn.quantizers import Quantized
 from reeltok.tokenizer.spec import Spec
-from reeltok.tokenizer.streaming import Frames, frame_size, require_grid, type_name
+from reeltok.tokenizer.streaming import FrameRun, frame_size, require_grid, type_name
 from reeltok.tokens.ids import check_latents
-from reeltok.tokens.record import Tokens, by
-from reeltok.tokens.reel import Reel, load
+from reeltok.tokens.record import Tokens, join_sizes
+from reeltok.tokens.reel import Reel, load_tokens
 from reeltok.video.frames import as_tensor, as_values, check_values, five_axes
 from reeltok.video.record import Video, read
 from reeltok.video.size import ratio_text
@@ -73,7 +73,7 @@ def as_clip(x: ClipLike) -> Video | Tensor:
     return x
 
 
-def take(x: Tensor, tokenizer: Coder) -> Tensor:
+def forward_input(x: Tensor, tokenizer: Coder) -> Tensor:
     """Frames "b c t h w" as `forward` gets them, in [-1, 1]; in training some pixels are checked.
 
     ValueError for other types and ranges (see `frames`).
@@ -122,7 +122,7 @@ def as_tokens(x: TokensLike, tokenizer: Coder) -> Tokens | Reel:
         grid = tokenizer.grid_for(x.frames, (x.height, x.width))
         return x.on_grid(grid) if x.grid == (math.prod(grid),) else x
     if isinstance(x, str | Path):
-        return load(x, packing=tokenizer.packing)
+        return load_tokens(x, packing=tokenizer.packing)
     try:
         tensor = torch.as_tensor(x)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -139,7 +139,7 @@ def as_tokens(x: TokensLike, tokenizer: Coder) -> Tokens | Reel:
         )
         raise ValueError(
             f"{spec.name} decodes {'latents' if floating else 'ids'} {named!r}, found shape "
-            f"{by(tensor.shape)}: give those, or Tokens made with frames= and size="
+            f"{join_sizes(tensor.shape)}: give those, or Tokens made with frames= and size="
         )
     steps, *cells = tensor.shape[-axes:]
     if steps < spec.first_steps or (steps - spec.first_steps) % spec.steps_per_group:
@@ -205,7 +205,7 @@ def stored_latents(tokens: Tokens, tokenizer: Coder) -> Tensor:
 
 
 def record_tokens(
-    tokenizer: Coder, quantized: Quantized, run: Frames, given: Video | Tensor, window: int | None
+    tokenizer: Coder, quantized: Quantized, run: FrameRun, given: Video | Tensor, window: int | None
 ) -> Tokens:
     """What a tokenizer made of a run of frames, with all that `decode` needs to know of `given`."""
     video, (height, width) = given if isinstance(given, Video) else None, frame_size(given)

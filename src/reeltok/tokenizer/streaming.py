@@ -1,7 +1,8 @@
 """Frames on their way into a network and out of it.
 
 A stream arrives in parts of any length; a network reads whole groups (the first may be shorter).
-`whole_groups` regroups, `fill` completes the last, `pad_space` completes rows and columns.
+`whole_groups` regroups, `repeat_last_frame` completes the last, `pad_space` completes rows and
+columns.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from reeltok.tokenizer.spec import Spec
-from reeltok.tokens.record import Tokens, by
+from reeltok.tokens.record import Tokens, join_sizes
 from reeltok.tokens.reel import Reel
 from reeltok.video.colour import MADE
 from reeltok.video.frames import bytes_of, to_bytes
@@ -42,7 +43,7 @@ class SideInformation:
 
 
 @dataclass(frozen=True)
-class Span:
+class StepSpan:
     """Steps `early` to `late` of a clip, and how many of its frames come before them."""
 
     early: int
@@ -51,7 +52,7 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Frames:
+class FrameRun:
     """Frames `b c t h w` in [-1, 1] on their way in, of which the first `real` are the video's."""
 
     x: Tensor
@@ -67,14 +68,14 @@ def whole_groups(
     window: int | None = None,
     hold: bool = False,
     begun: bool = False,
-) -> Iterator[Frames]:
+) -> Iterator[FrameRun]:
     """The frames of `parts` in runs of whole groups of `spec`.
 
     A run holds all whole groups that have arrived, or exactly `window` frames, or (`hold`)
     everything. The last run is filled up to a whole group. `begun`: the first group came before.
     ValueError when parts differ in size.
     """
-    held: Frames | None = None
+    held: FrameRun | None = None
     first, group = spec.first_frames, spec.frames_per_group
     for part in parts:
         held = _append(held, unit_frames(part), part if isinstance(part, Video) else None)
@@ -86,10 +87,10 @@ def whole_groups(
             begun, wanted = True, window or group
     if held is not None and held.real:
         start = 0 if begun and not window else first
-        yield fill(held, start + -(-max(0, held.real - start) // group) * group)
+        yield repeat_last_frame(held, start + -(-max(0, held.real - start) // group) * group)
 
 
-def fill(frames: Frames, length: int) -> Frames:
+def repeat_last_frame(frames: FrameRun, length: int) -> FrameRun:
     """The same frames with the last one repeated up to `length`."""
     missing = length - frames.x.shape[2]
     if missing <= 0:
@@ -98,24 +99,24 @@ def fill(frames: Frames, length: int) -> Frames:
     return replace(frames, x=torch.cat([frames.x, last], dim=2))
 
 
-def _append(held: Frames | None, x: Tensor, video: Video | None) -> Frames:
+def _append(held: FrameRun | None, x: Tensor, video: Video | None) -> FrameRun:
     times, last = (None, None) if video is None else (video.times, video.last)
     if held is None:
-        return Frames(x, x.shape[2], times, last)
+        return FrameRun(x, x.shape[2], times, last)
     if held.x.shape[:2] != x.shape[:2] or held.x.shape[3:] != x.shape[3:]:
         raise ValueError(
             f"the stream began with frames of {tuple(held.x.shape[3:])} and continues with "
             f"{tuple(x.shape[3:])} (height, width): cut it there, or read it with one size"
         )
     both = None if held.times is None or times is None else torch.cat([held.times, times])
-    return Frames(torch.cat([held.x, x], dim=2), held.real + x.shape[2], both, last)
+    return FrameRun(torch.cat([held.x, x], dim=2), held.real + x.shape[2], both, last)
 
 
-def _cut(frames: Frames, count: int) -> tuple[Frames, Frames]:
+def _cut(frames: FrameRun, count: int) -> tuple[FrameRun, FrameRun]:
     head, tail = frames.x[:, :, :count], frames.x[:, :, count:]
     early = moments_of(frames.times, frames.last, 0, count)
     late = moments_of(frames.times, frames.last, count, frames.real)
-    return Frames(head, count, *early), Frames(tail, tail.shape[2], *late)
+    return FrameRun(head, count, *early), FrameRun(tail, tail.shape[2], *late)
 
 
 def pad_space(x: Float[Tensor, "b c t h w"], factors: tuple[int, int]) -> Tensor:
@@ -126,7 +127,7 @@ def pad_space(x: Float[Tensor, "b c t h w"], factors: tuple[int, int]) -> Tensor
     return F.pad(x, (0, right, 0, down, 0, 0), mode="replicate")
 
 
-def crop(x: Float[Tensor, "b c t h w"], part: Tokens) -> Tensor:
+def crop_padding(x: Float[Tensor, "b c t h w"], part: Tokens) -> Tensor:
     """`x` without the rows and columns that `pad_space` added. ValueError where it lacks some."""
     size = (part.height, part.width)
     if x.shape[3] < size[0] or x.shape[4] < size[1]:
@@ -159,13 +160,14 @@ def require_grid(part: Tokens, spec: Spec, cells: tuple[int, ...]) -> None:
     if len(part.grid) == 3 and part.grid[1:] != cells:
         held = (side * factor for side, factor in zip(part.grid, spec.factors, strict=True))
         raise ValueError(
-            f"these tokens hold frames of {by([*held][1:])} pixels, not of the {part.height}x"
-            f"{part.width} that they are said to be: give their own size"
+            f"these tokens hold frames of {join_sizes([*held][1:])} pixels, not of the "
+            f"{part.height}x{part.width} that they are said to be: give their own size"
         )
     channels = None if part.latents is None else part.latents.shape[1]
     if part.grid[1:] != cells or channels not in (None, spec.channels):
         raise ValueError(
-            f"{spec.name} codes frames of {part.height}x{part.width} on grids of {by(cells)} with "
+            f"{spec.name} codes frames of {part.height}x{part.width} on grids of "
+            f"{join_sizes(cells)} with "
             f"{spec.channels} channels, these are {part}: load the tokenizer that made them"
         )
 
@@ -245,19 +247,19 @@ def coded_window(tokens: Tokens | Reel, spec: Spec) -> int:
     return window
 
 
-def find_span(spec: Spec, tokens: Tokens | Reel, first: int, end: int) -> Span:
+def find_span(spec: Spec, tokens: Tokens | Reel, first: int, end: int) -> StepSpan:
     """The steps to decode for frames `first` to `end`, with all that they depend on."""
     total = tokens.grid[0]
     if spec.independent:
         window = coded_window(tokens, spec)
         number, steps = first // window, spec.steps(window)
         late = min(total, -(-end // window) * steps)
-        return Span(number * steps, late, number * window)
+        return StepSpan(number * steps, late, number * window)
     late = min(total, spec.steps(end) + spec.lookahead_steps)
     needed = spec.steps(first + 1) if spec.receptive_steps is not None else 0
     group = max(0, needed - spec.first_steps - (spec.receptive_steps or 0)) // spec.steps_per_group
     early = spec.first_steps + group * spec.steps_per_group if group else 0
-    return Span(early, late, spec.frames(late) - spec.frames(late - early))
+    return StepSpan(early, late, spec.frames(late) - spec.frames(late - early))
 
 
 def check_pad(pad: str, **others: Any) -> None:

@@ -82,7 +82,7 @@ Options = Mapping[str, Any]
 
 
 @runtime_checkable
-class Network(Protocol):
+class StreamNetwork(Protocol):
     """What a course needs of a tokenizer."""
 
     def encode_part(self, x: Tensor, past: Past | None, *_: Any, **options: Any) -> Quantized: ...
@@ -117,7 +117,7 @@ class StreamRunner:
     when memory runs out: frames or steps. `causal`: runs may be cut.
     """
 
-    network: Network
+    network: StreamNetwork
     cell: tuple[int, int]
     first_length: int
     group_length: int

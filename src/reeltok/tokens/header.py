@@ -38,9 +38,9 @@ DTYPES = {
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
-Count = Annotated[int, Field(ge=0, le=2**40)]
+HeaderCount = Annotated[int, Field(ge=0, le=2**40)]
 Some = Annotated[int, Field(ge=1, le=2**40)]  # at least one
-Side = Annotated[int, Field(ge=1, le=2**24)]  # pixels
+HeaderSide = Annotated[int, Field(ge=1, le=2**24)]  # pixels
 Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Ratio = Annotated[str, Field(pattern="^[1-9][0-9]{0,8}:[1-9][0-9]{0,8}$")]
 LATEST = 1e9  # seconds: decades, in units that a video file counts in
@@ -65,8 +65,8 @@ class Slot:
     """An entry of safetensors' table."""
 
     dtype: str
-    shape: tuple[Count, ...]
-    data_offsets: tuple[Count, Count]
+    shape: tuple[HeaderCount, ...]
+    data_offsets: tuple[HeaderCount, HeaderCount]
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -136,7 +136,7 @@ class Payload:
     """The bytes of the ids or latents, and how they are hashed."""
 
     name: Literal["ids", "latents"]
-    bytes: Count
+    bytes: HeaderCount
     block: Literal[65536]
     sha256: Hash
 
@@ -172,12 +172,12 @@ class About:
     weights: str | None
     settings: dict[str, Any]
     frames: Some
-    height: Side
-    width: Side
+    height: HeaderSide
+    width: HeaderSide
     fps: Annotated[float, Field(ge=1e-6, le=1e6)] | None
     colour: Colour | None
     batch: Some
-    grid: Annotated[tuple[Count, ...], Field(min_length=1, max_length=8)]
+    grid: Annotated[tuple[HeaderCount, ...], Field(min_length=1, max_length=8)]
     vocabulary: Annotated[int, Field(ge=1, le=2**62)] | None
     channels: Some | None
     bits: Annotated[int, Field(ge=1, le=64)]
@@ -185,7 +185,7 @@ class About:
     payload: Payload
     tensors: dict[str, Hash]
     last: Annotated[float, Field(gt=0, le=1e9)] | None = None
-    damaged: Count = 0
+    damaged: HeaderCount = 0
     packing: Packing | None = None
 
     def __post_init__(self) -> None:

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from reeltok.files.atomic import Part, is_pipe, named, standard_input, standard_output
+from reeltok.files.atomic import Unfinished, is_pipe, naming, standard_input, standard_output
 from reeltok.files.parsing import parse_config, parse_json
 from reeltok.tokens.header import (
     BLOCK,
@@ -46,7 +46,7 @@ def word(bits: int) -> np.dtype:
     return np.dtype(">u4" if bits <= 32 else ">u8")
 
 
-def pack(ids: Int64[np.ndarray, "n"], bits: int) -> UInt8[np.ndarray, "m"]:
+def pack_ids(ids: Int64[np.ndarray, "n"], bits: int) -> UInt8[np.ndarray, "m"]:
     """`bits` bits per id, most significant bit first, without gaps; zeros fill the last byte."""
     words = np.ascontiguousarray(ids, dtype=word(bits))
     unused = 8 * words.itemsize - bits
@@ -58,7 +58,7 @@ def pack(ids: Int64[np.ndarray, "n"], bits: int) -> UInt8[np.ndarray, "m"]:
     return np.concatenate(packed) if packed else np.empty(0, dtype=np.uint8)
 
 
-def unpack(
+def unpack_ids(
     packed: UInt8[np.ndarray, "m"], bits: int, count: int, skip: int = 0
 ) -> Int64[np.ndarray, "n"]:
     """`count` ids from packed bytes, after `skip` bits."""
@@ -86,11 +86,11 @@ class ReelSink:
     def __init__(self, path: str | Path) -> None:
         self.stack = ExitStack()
         with ExitStack() as stack:
-            self.part = None if str(path) == "-" else stack.enter_context(Part(path))
+            self.part = None if str(path) == "-" else stack.enter_context(Unfinished(path))
             folder = self.part.path.parent if self.part else None
             # Whatever is written up to `finish` counts as this file, or as the spool of a pipe.
             self.name = path if self.part else Path(tempfile.gettempdir(), "(standard output)")
-            with named(self.name, inside=folder or Path(tempfile.gettempdir())):
+            with naming(self.name, inside=folder or Path(tempfile.gettempdir())):
                 self.payload = stack.enter_context(tempfile.TemporaryFile(dir=folder))
                 self.others = stack.enter_context(tempfile.TemporaryFile(dir=folder))
             self.stack = stack.pop_all()
@@ -111,7 +111,7 @@ class ReelSink:
         view = memoryview(data)
         self.whole.update(view)
         room = BLOCK - self.length % BLOCK
-        with named(self.name):
+        with naming(self.name):
             self.payload.write(view)
         while len(view) >= room:
             self.block.update(view[:room])
@@ -127,7 +127,7 @@ class ReelSink:
             )
         data = tensor_bytes(tensor)
         start = self.others.tell()
-        with named(self.name):
+        with naming(self.name):
             self.others.write(data)
         shape = tuple(tensor.shape)
         self.entries[name] = Entry(NAMES[tensor.dtype], shape, start, start + len(data))
@@ -150,7 +150,7 @@ class ReelSink:
         checked.require_fit(self.entries)
         # Widest values first: the format allows no gaps, and each must be aligned to its width.
         order = sorted(self.entries, key=lambda each: -DTYPES[self.entries[each].dtype].itemsize)
-        with named(self.name), self.open() as file:
+        with naming(self.name), self.open() as file:
             file.write(header_bytes({each: self.entries[each] for each in order}, about))
             for each in order:
                 source = self.payload if each == name else self.others
@@ -163,7 +163,7 @@ class ReelSink:
     def open(self) -> Iterator[IO[bytes]]:
         """What the file is written to."""
         if self.part is None:
-            with named("standard output"):
+            with naming("standard output"):
                 file = standard_output()
                 yield file
                 file.flush()
@@ -316,6 +316,6 @@ def spooled(path: str | Path) -> IO[bytes]:
     name = "(standard input)" if str(path) == "-" else Path(path).name
     with nullcontext(standard_input()) if str(path) == "-" else Path(path).open("rb") as given:
         spool = tempfile.TemporaryFile()  # noqa: SIM115 (closed by ReelSource)
-        with named(Path(tempfile.gettempdir(), name)):
+        with naming(Path(tempfile.gettempdir(), name)):
             shutil.copyfileobj(given, spool)
         return spool

@@ -40,7 +40,7 @@ class Tokens:
     (SHA-256, hex) name the tokenizer, `settings` (JSON values) say how it was used. Stored
     reference frames cost `reference_bits`, a latent value `latent_bits`; `extras` are more tensors
     to keep. A part of a clip begins at step `step`. Latents beside ids are those of the ids. Raises
-    ValueError where these disagree. `DataLoader` makes one record of a batch (`stack`).
+    ValueError where these disagree. `DataLoader` makes one record of a batch (`stack_tokens`).
     """
 
     ids: Int64[Tensor, "b ..."] | None = None
@@ -84,7 +84,9 @@ class Tokens:
         object.__setattr__(self, "grid", tuple(self.grid) or shapes[0])
         for shape in shapes:
             if shape != self.grid:
-                raise ValueError(f"the grid is {by(self.grid)}, but the tokens are {by(shape)}")
+                raise ValueError(
+                    f"the grid is {join_sizes(self.grid)}, but the tokens are {join_sizes(shape)}"
+                )
 
     @classmethod
     def from_ids(
@@ -189,7 +191,7 @@ class Tokens:
             return self
         if math.prod(grid) != math.prod(self.grid):
             raise ValueError(
-                f"{self.frames} frames of {self.height}x{self.width} take {by(grid)} = "
+                f"{self.frames} frames of {self.height}x{self.width} take {join_sizes(grid)} = "
                 f"{math.prod(grid)} tokens, found {math.prod(self.grid)}"
             )
         return self.with_(
@@ -309,7 +311,7 @@ class Tokens:
 
     def __repr__(self) -> str:
         what = "latents" if self.ids is None else "ids"
-        said = [f"{what} {by(self.first_tensor.shape)}"]
+        said = [f"{what} {join_sizes(self.first_tensor.shape)}"]
         if self.vocabulary is not None:
             said += [f"of {self.vocabulary}"]
         said += [f"for {self.frames} frames {self.height}x{self.width}"]
@@ -323,7 +325,7 @@ class Tokens:
 # Small pieces that the above share.
 
 
-def stack(batch: list[Tokens]) -> Tokens:
+def stack_tokens(batch: list[Tokens]) -> Tokens:
     """Clips of the same frames, size and tokenizer as one record, in their order.
 
     Rate, time stamps, colour and where a clip starts in its file are kept where all agree.
@@ -392,8 +394,8 @@ def joined_extras(parts: list[Tokens]) -> Mapping[str, Any]:
     return {name: part.extras[name] for part in parts for name in part.extras}
 
 
-def by(shape: Iterable[int]) -> str:
+def join_sizes(shape: Iterable[int]) -> str:
     return "x".join(str(size) for size in shape)
 
 
-register(Tokens, "ids", "latents", "times", collate=stack)
+register(Tokens, "ids", "latents", "times", collate=stack_tokens)

@@ -1,4 +1,4 @@
-"""The `.reel` file: tokens on disk. `save` and `load` for a whole clip, streams and ranges beside.
+"""The `.reel` file: tokens on disk. `save_tokens` and `load_tokens`: a whole clip; streams, ranges.
 
 docs/tokens.md describes the bytes; payload.py writes and checks them.
 """
@@ -21,11 +21,11 @@ from reeltok.tokens.header import DTYPES, LATEST, NAMES, SEGMENT
 from reeltok.tokens.ids import check_ids, check_latents
 from reeltok.tokens.packing.model import PackingModel
 from reeltok.tokens.packing.segments import Packer, Unpacker, open_packed
-from reeltok.tokens.payload import ReelSink, ReelSource, pack, tensor_bytes, unpack
+from reeltok.tokens.payload import ReelSink, ReelSource, pack_ids, tensor_bytes, unpack_ids
 from reeltok.tokens.record import Tokens, require_same
 
 
-def save(
+def save_tokens(
     tokens: Tokens,
     path: str | Path,
     *,
@@ -41,7 +41,7 @@ def save(
         writer.write(tokens)
 
 
-def load(path: str | Path, *, packing: str | Path | None = None) -> Tokens:
+def load_tokens(path: str | Path, *, packing: str | Path | None = None) -> Tokens:
     """Read a whole .reel file ("-": standard input). For `packing` and errors see `Reel`."""
     with Reel(path, packing=packing) as reel:
         return reel.tokens()
@@ -116,7 +116,7 @@ class ReelWriter:
     def put(self, ids: np.ndarray, bits: int, *, whole: bool) -> None:
         count = len(ids) if whole else len(ids) - len(ids) % 8
         self.waiting = ids[count:]
-        self.sink.add(pack(ids[:count], bits).data)
+        self.sink.add(pack_ids(ids[:count], bits).data)
 
     def finish(self) -> None:
         """Make the file. ValueError when nothing was written."""
@@ -335,7 +335,7 @@ class Reel:
         shape = (stop - start, about.batch, *about.grid[1:])
         if about.channels is None:
             packed = np.frombuffer(data, dtype=np.uint8)
-            ids = unpack(packed, about.bits, math.prod(shape), skip=start * each % 8)
+            ids = unpack_ids(packed, about.bits, math.prod(shape), skip=start * each % 8)
             return part.with_(ids=torch.from_numpy(ids).reshape(shape).movedim(0, 1).contiguous())
         empty = torch.empty(0, dtype=self.dtype)
         values = torch.frombuffer(bytearray(data), dtype=self.dtype) if data else empty

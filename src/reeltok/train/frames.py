@@ -25,7 +25,7 @@ from reeltok.files.parsing import read_array
 from reeltok.train.clips import DataConfig
 from reeltok.video.decode import Damage
 from reeltok.video.record import Stream
-from reeltok.video.timing import Plan
+from reeltok.video.timing import FramePlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class ClipFrames:
 
     clip: Clip
     held: np.ndarray | Tensor | None = None
-    plan: Plan | None = None  # which of the file's frames these are
+    plan: FramePlan | None = None  # which of the file's frames these are
     damage: Damage = "refuse"
 
     def cut(

@@ -15,7 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reeltok.files.atomic import named, replacing, write_file
+from reeltok.files.atomic import naming, replacing, write_file
 from reeltok.files.parsing import parse_json
 from reeltok.files.text import printable
 from reeltok.parallel import averaged
@@ -87,7 +87,7 @@ class Log:
         if self.quiet:
             return
         line = {"step": line["step"], "time": round(time.monotonic() - self.began, 2), **line}
-        with named(self.path), self.path.open("a") as file:
+        with naming(self.path), self.path.open("a") as file:
             file.write(json.dumps({k: none_if_infinite(v) for k, v in line.items()}) + "\n")
         if self.board is not None:
             for name, value in line.items():

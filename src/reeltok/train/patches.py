@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from reeltok.metrics.lpips import LPIPS, Network
+from reeltok.metrics.lpips import LPIPS, NetworkName
 from reeltok.models.coordtok.network import CoordTok, decode_box
 from reeltok.models.coordtok.triplane import CoordTokConfig, assemble
 from reeltok.nn.quantizers.contract import full_precision
@@ -39,7 +39,7 @@ class PatchConfig:
     sampling: Literal["patches", "frames"] = "patches"
     share: float = Field(default=1 / 32, gt=0, le=1)
     perceptual: float = Field(default=0.0, ge=0)
-    net: Network = "vgg"
+    net: NetworkName = "vgg"
     weights: str | None = None
     quantizer: float = Field(default=1.0, ge=0)
     short: float = Field(default=0.0, ge=0, le=1)

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as config_dataclass
 from torch import Tensor, nn
 
-from reeltok.metrics.lpips import LPIPS, Network
+from reeltok.metrics.lpips import LPIPS, NetworkName
 from reeltok.nn.quantizers.contract import full_precision
 from reeltok.tokenizer.contract import Reconstruction, Tokenizer
 from reeltok.train.clips import Batch
@@ -57,7 +57,7 @@ class LossConfig:
     perceptual: float = Field(default=0.0, ge=0)
     perceptual_first: int = Field(default=0, ge=0)
     flicker: float = Field(default=0.0, ge=0)
-    net: Network = "squeeze"
+    net: NetworkName = "squeeze"
     weights: str | None = None
     terms: dict[str, float] = Field(default_factory=lambda: {"kl": 1e-6})
     log_variance: bool = False

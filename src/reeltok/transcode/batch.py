@@ -13,7 +13,7 @@ import torch
 
 from reeltok.files.atomic import REASONS, cannot_write
 from reeltok.transcode.options import OnProgress, Watcher
-from reeltok.transcode.plan import Job, Plan
+from reeltok.transcode.plan import Job, OutputPlan
 from reeltok.wording import left_out, one_line
 
 MakeFile = Callable[[Job, OnProgress], dict[str, Any]]
@@ -45,7 +45,7 @@ def until(ended: Event, on_progress: OnProgress | None) -> OnProgress:
 
 
 def run_plan(
-    plan: Plan,
+    plan: OutputPlan,
     work: MakeFile,
     *,
     fits: Callable[[Job], bool],

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from reeltok.tokenizer.contract import Tokenizer
-from reeltok.tokenizer.streaming import Span, coded_window, frame_range
+from reeltok.tokenizer.streaming import StepSpan, coded_window, frame_range
 from reeltok.tokens.record import Tokens
 from reeltok.tokens.reel import Reel
 from reeltok.transcode.encode import warn_all
@@ -127,7 +127,7 @@ def naming(file: str, parts: Iterator[Video]) -> Iterator[Video]:
 
 
 def token_parts(
-    tokenizer: Tokenizer, reel: Reel, span: Span, end: int, chunk: int
+    tokenizer: Tokenizer, reel: Reel, span: StepSpan, end: int, chunk: int
 ) -> Iterator[Tokens]:
     """The tokens of a span in parts of whole groups or windows, about `chunk` frames each.
 

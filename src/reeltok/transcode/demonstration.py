@@ -11,7 +11,7 @@ from reeltok.transcode.decode import counted, decode_frames
 from reeltok.transcode.encode import EncodedFile, encode_file
 from reeltok.transcode.options import Cut, Watcher
 from reeltok.transcode.reconstruct import labels, watched
-from reeltok.transcode.side_by_side import Comparison, SampledFrames, alongside
+from reeltok.transcode.side_by_side import PairScores, SampledFrames, alongside
 from reeltok.video.record import read, stream, write
 
 LONGEST, SHORT_SIDE = 96, 256  # of a clip: frames, and pixels
@@ -58,7 +58,7 @@ def demonstrate(
     """
     cut = cut or cut_short(clip)
     reel_file, mp4, png = (str(Path(folder) / name) for name in FILES.values())
-    clock, comparison = Clock("write"), Comparison()
+    clock, comparison = Clock("write"), PairScores()
     heard = [None if watcher is None else watcher.of_file() for _ in range(2)]
     encoded = encode_file(tokenizer, clip, reel_file, cut=cut, on_progress=heard[0])
     original = read(clip, **asdict(cut))

@@ -106,7 +106,7 @@ def encode_file(
     began, settings = time.monotonic(), own_settings(tokenizer, coding)
     packing = packing_for(tokenizer) if coding.pack else None
     with (
-        open_source(source, cut) as video,
+        open_video(source, cut) as video,
         ReelWriter(target, dtype=getattr(torch, coding.latents), packing=packing) as writer,
     ):
         coding.hint(tokenizer, video.height, video.width)
@@ -124,18 +124,18 @@ def encode_file(
         target=str(target),
         frames=writer.frames,
         damaged=video.damaged,
-        reel=None if str(target) == PIPE else facts_of(target),
+        reel=None if str(target) == PIPE else reel_facts(target),
         seconds=seconds,
     )
 
 
-def facts_of(path: str | Path) -> ReelFacts:
+def reel_facts(path: str | Path) -> ReelFacts:
     """What the .reel file at `path` holds; the errors are those of `Reel`."""
     with Reel(path) as reel:
         return ReelFacts.of(reel)
 
 
-def open_source(source: str | Path | Clip, cut: Cut) -> AbstractContextManager[Stream]:
+def open_video(source: str | Path | Clip, cut: Cut) -> AbstractContextManager[Stream]:
     """A video, opened as by `video.stream`; the errors are those."""
     if isinstance(source, Clip):
         return source.stream(**asdict(cut))
@@ -173,7 +173,7 @@ def is_encoded(
     Raises FileNotFoundError where there is no `target`.
     """
     try:
-        with Reel(target) as reel, open_source(source, cut) as video:
+        with Reel(target) as reel, open_video(source, cut) as video:
             deciding = {k: v for k, v in reel.settings.items() if k in ("tile", "dtype", "window")}
             spec = tokenizer.spec
             window = spec.window_for(coding.chunk or (16 if spec.streams else video.frames))

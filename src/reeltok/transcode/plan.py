@@ -40,7 +40,7 @@ class Job:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class OutputPlan:
     """All files to make. `named`: the one target was named, not derived from its source."""
 
     jobs: tuple[Job, ...]
@@ -64,7 +64,7 @@ class Plan:
 
 def plan_files(
     inputs: Sequence[str], out: str, *, suffix: str, find: Find, folder: bool = False
-) -> Plan:
+) -> OutputPlan:
     """Which file becomes which; looks for files, but opens none.
 
     An input is "-" or whatever `find` finds files in. A single one may become the file
@@ -78,7 +78,7 @@ def plan_files(
     inside = Path(out).is_dir() or out.endswith("/") or (bare and not folder)
     check_place(out)
     if one and (folder or not inside):
-        return Plan(jobs=(replace(found[0], target=out),), named=True)
+        return OutputPlan(jobs=(replace(found[0], target=out),), named=True)
     if out == PIPE or Path(out).is_file() or (Path(out).suffix and not inside):
         raise ValueError(
             f"{count(len(found), 'file')} {'does' if len(found) == 1 else 'do'} not go into {out}: "
@@ -86,7 +86,7 @@ def plan_files(
         )
     if PIPE in inputs:
         raise ValueError("standard input has no name for a file in a folder: name the output file")
-    return Plan(jobs=tuple(_placed(found, Path(out), suffix)), named=False)
+    return OutputPlan(jobs=tuple(_placed(found, Path(out), suffix)), named=False)
 
 
 def _expand(text: str, find: Find) -> list[Job]:
@@ -137,7 +137,7 @@ def _inside(name: str) -> PurePosixPath:
     return PurePosixPath(*(part for part in PurePosixPath(name).parts if part not in ("/", "..")))
 
 
-def share_of(plan: Plan) -> Plan:
+def own_share(plan: OutputPlan) -> OutputPlan:
     """The files of this process where torchrun started several: every process has its own."""
     rank, world = (int(os.environ.get(n, d)) for n, d in (("RANK", "0"), ("WORLD_SIZE", "1")))
     return replace(plan, jobs=plan.jobs[rank::world])

@@ -15,7 +15,7 @@ from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokens.record import Tokens
 from reeltok.transcode.clock import Clock
 from reeltok.transcode.decode import counted, only_videos
-from reeltok.transcode.encode import name_of, open_source, warn_all
+from reeltok.transcode.encode import name_of, open_video, warn_all
 from reeltok.transcode.options import (
     PLAYABLE,
     USUAL,
@@ -25,7 +25,13 @@ from reeltok.transcode.options import (
     OnProgress,
     Writing,
 )
-from reeltok.transcode.side_by_side import PICTURES, Comparison, Pair, SampledFrames, also_beside
+from reeltok.transcode.side_by_side import (
+    PICTURES,
+    PairScores,
+    SampledFrames,
+    VideoPair,
+    also_beside,
+)
 from reeltok.video.record import Stream, Video, write
 
 STAGES = ("read", "encode", "decode", "compare", "write")
@@ -76,8 +82,8 @@ def reconstruct_file(
     `cut` does not say to go on) or a video cannot be written so, OSError where nothing can be
     written.
     """
-    clock, passed, comparison = Clock("write"), Passed(), Comparison()
-    with open_source(source, cut) as video:
+    clock, passed, comparison = Clock("write"), Passed(), PairScores()
+    with open_video(source, cut) as video:
         coding.hint(tokenizer, video.height, video.width)
         video.chunk = coding.chunk_for(video.height, video.width)
         warn_all(video.notes)
@@ -87,7 +93,7 @@ def reconstruct_file(
         tokens = tokenizer.stream_encode(frames, window=coding.chunk, tile=coding.tile)
         tokens = passed.tokens(clock.around("encode", tokens))
         decoded = clock.around("decode", tokenizer.stream_decode(tokens, tile=coding.tile))
-        pairs: Iterator[Pair] = ((passed.original_of(v), v) for v in only_videos(decoded))
+        pairs: Iterator[VideoPair] = ((passed.original_of(v), v) for v in only_videos(decoded))
         pairs = clock.around("compare", watched(pairs, comparison, shown))
         with both_written(pairs, side_by_side) as pairs:
             parts = (replace(part, start=video.start) for _, part in pairs)
@@ -158,7 +164,9 @@ def is_picture(path: str | Path | None) -> bool:
 
 
 @contextmanager
-def both_written(pairs: Iterator[Pair], path: str | Path | None) -> Iterator[Iterator[Pair]]:
+def both_written(
+    pairs: Iterator[VideoPair], path: str | Path | None
+) -> Iterator[Iterator[VideoPair]]:
     """The pairs as they are; on the way written together to `path`, where that is a video.
 
     It is closed here: after an error it must not wait to be collected.
@@ -169,7 +177,7 @@ def both_written(pairs: Iterator[Pair], path: str | Path | None) -> Iterator[Ite
         yield pairs
 
 
-def watched(pairs: Iterator[Pair], *watchers: Any) -> Iterator[Pair]:
+def watched(pairs: Iterator[VideoPair], *watchers: Any) -> Iterator[VideoPair]:
     """The pairs as they are, each shown to the watchers."""
     for original, decoded in pairs:
         for watcher in watchers:

@@ -10,11 +10,11 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from reeltok.metrics import paired as metrics
-from reeltok.video.movie import Shape
+from reeltok.video.movie import MovieShape
 from reeltok.video.record import Video
 from reeltok.video.sink import open_sink
 
-Pair = tuple[Video, Video]
+VideoPair = tuple[Video, Video]
 Picture = UInt8[np.ndarray, "h w 3"]
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
@@ -25,7 +25,7 @@ PAPER, INK = 255, (60, 60, 60)
 PIXELS = 16 * 256 * 256  # measured at once
 
 
-class Comparison:
+class PairScores:
     """PSNR (dB) and SSIM of pairs of videos, gathered frame by frame."""
 
     def __init__(self) -> None:
@@ -76,12 +76,12 @@ class SampledFrames:
         """Originals above, reconstructions below, each row with its label."""
         rows = []
         for frames, label in zip(zip(*self.pairs, strict=True), labels, strict=True):
-            row = between([np.asarray(frame) for frame in frames], axis=1)
+            row = with_gaps([np.asarray(frame) for frame in frames], axis=1)
             rows += [label_strip(label, row.shape[1]), row]
         return np.pad(np.concatenate(rows), ((0, GAP), (GAP, GAP), (0, 0)), constant_values=PAPER)
 
 
-def alongside(original: Iterator[Video], decoded: Iterator[Video]) -> Iterator[Pair]:
+def alongside(original: Iterator[Video], decoded: Iterator[Video]) -> Iterator[VideoPair]:
     """Each decoded part with the original frames that it stands for."""
     waiting: list[Tensor] = []
     for part in decoded:
@@ -92,7 +92,7 @@ def alongside(original: Iterator[Video], decoded: Iterator[Video]) -> Iterator[P
         yield Video.of(frames[: len(part)], like=part), part
 
 
-def between(pictures: Sequence[Picture], axis: int) -> UInt8[np.ndarray, "h2 w2 3"]:
+def with_gaps(pictures: Sequence[Picture], axis: int) -> UInt8[np.ndarray, "h2 w2 3"]:
     """Pictures of one size after one another, with a gap between them."""
     shape = list(pictures[0].shape)
     shape[axis] = GAP
@@ -112,10 +112,10 @@ def together(original: Video, decoded: Video) -> UInt8[np.ndarray, "t h w 3"]:
     """Each frame of both: beside one another, or where frames are wide, above one another."""
     wide = original.width > 1.2 * original.height
     both = zip(original.frames.numpy(), decoded.frames.numpy(), strict=True)
-    return np.stack([between(pair, axis=0 if wide else 1) for pair in both])
+    return np.stack([with_gaps(pair, axis=0 if wide else 1) for pair in both])
 
 
-def also_beside(pairs: Iterator[Pair], path: str | Path) -> Generator[Pair]:
+def also_beside(pairs: Iterator[VideoPair], path: str | Path) -> Generator[VideoPair]:
     """The pairs as they are; on the way both are written together to the video `path`."""
     with open_sink(path, pad_even=True) as sink:
         for number, (original, decoded) in enumerate(pairs):
@@ -124,7 +124,7 @@ def also_beside(pairs: Iterator[Pair], path: str | Path) -> Generator[Pair]:
                 height, width = frames.shape[1:3]
                 colour, fps = decoded.colour, decoded.fps
                 sink.begin(
-                    Shape(
+                    MovieShape(
                         height=height,
                         width=width,
                         fps=fps,

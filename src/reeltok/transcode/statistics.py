@@ -15,7 +15,7 @@ from reeltok.data.clip import Clip
 from reeltok.nn.moments import Moments
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokenizer.folder import ChannelStatistics, LatentStatistics
-from reeltok.transcode.encode import open_source
+from reeltok.transcode.encode import open_video
 from reeltok.transcode.options import USUAL, WHOLE, Coding, Cut, OnProgress, Watcher
 from reeltok.wording import left_out, one_line
 
@@ -88,7 +88,7 @@ def measure_latents(
     for clip in clips:
         on_progress = None if watcher is None else watcher.of_file()
         try:
-            steps += moments_of(tokenizer, clip, cut, coding, on_progress)
+            steps += latent_moments(tokenizer, clip, cut, coding, on_progress)
         except (ValueError, OSError) as error:
             warnings.warn(left_out(clip.name, one_line(error)), UserWarning, stacklevel=2)
             broken.append(clip.name)
@@ -121,13 +121,13 @@ def check_continuous(tokenizer: Tokenizer) -> None:
         )
 
 
-def moments_of(
+def latent_moments(
     tokenizer: Tokenizer, clip: Clip, cut: Cut, coding: Coding, on_progress: OnProgress | None
 ) -> Steps:
     """Those of one clip; the errors are those of `Clip.stream`."""
     steps, done = Steps.none(tokenizer.spec.channels), 0
     alone = tokenizer.spec.first_steps if stands_alone(tokenizer) else 0
-    with open_source(clip, cut) as video:
+    with open_video(clip, cut) as video:
         video.chunk = coding.chunk_for(video.height, video.width)
         for part in tokenizer.stream_encode(video, window=coding.chunk, tile=coding.tile):
             steps += Steps.of(part.first_tensor, 0 if done else alone)

@@ -85,7 +85,7 @@ def has_alpha(frame: av.VideoFrame) -> bool:
     return frame.format.has_palette or any(part.is_alpha for part in frame.format.components)
 
 
-def view(frame: av.VideoFrame, channels: int) -> UInt8[np.ndarray, "h w c"]:
+def packed_pixels(frame: av.VideoFrame, channels: int) -> UInt8[np.ndarray, "h w c"]:
     """The packed 8-bit pixels of a frame without a copy."""
     plane = frame.planes[0]
     rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
@@ -150,12 +150,14 @@ class ToRGB:
             height, width = width, height
         if has_alpha(frame):
             # Laid on black before the resize: afterwards the hidden colours would bleed in.
-            flat = on_black(view(self._convert(frame, "rgba", frame.height, frame.width), 4))
+            flat = on_black(
+                packed_pixels(self._convert(frame, "rgba", frame.height, frame.width), 4)
+            )
             solid = av.VideoFrame.from_ndarray(flat, format="rgb24")
             solid = self._resize.reformat(solid, width=width, height=height, interpolation=_RESIZE)
         else:
             solid = self._convert(frame, "rgb24", height, width)
-        return upright(view(solid, 3), display)
+        return upright(packed_pixels(solid, 3), display)
 
     def _convert(self, frame: av.VideoFrame, layout: str, height: int, width: int) -> av.VideoFrame:
         same = (height, width) == (frame.height, frame.width)

@@ -17,9 +17,9 @@ from av.video.stream import VideoStream
 from jaxtyping import Bool
 
 from reeltok.video.packets import SEEKS, is_shown, packets_from
-from reeltok.video.size import by
+from reeltok.video.size import size_text
 from reeltok.video.survey import Survey, take_survey
-from reeltok.video.timing import Plan, Span
+from reeltok.video.timing import FramePlan, FrameSpan
 
 Damage = Literal["refuse", "stop", "skip"]
 Reopen = Callable[[], tuple[InputContainer, VideoStream]]
@@ -36,7 +36,7 @@ class Reading:
 
     container: InputContainer
     stream: VideoStream
-    plan: Plan
+    plan: FramePlan
     frames: Iterator[tuple[int, av.VideoFrame]]
     damaged: int  # frames of the span that are left out
     notes: tuple[str, ...]
@@ -51,7 +51,7 @@ def check_damage(damage: str) -> Damage:
 
 
 def start_reading(
-    reopen: Reopen, file: str | BinaryIO, span: Span, name: str, damage: Damage
+    reopen: Reopen, file: str | BinaryIO, span: FrameSpan, name: str, damage: Damage
 ) -> Reading:
     """Survey a video and begin to decode it. ValueError for damage that is not to be borne."""
     survey = _surveyed(reopen, file, span, name, damage)
@@ -80,7 +80,7 @@ def start_reading(
 
 
 def _surveyed(
-    reopen: Reopen, file: str | BinaryIO, span: Span, name: str, damage: Damage
+    reopen: Reopen, file: str | BinaryIO, span: FrameSpan, name: str, damage: Damage
 ) -> Survey:
     container, stream = reopen()
     seeks = bool(span.start) and container.format.name in SEEKS
@@ -172,7 +172,7 @@ def _placed(
         if found != (size := size or found):
             raise _ResizedError(
                 f"{name} changes its frame size in mid-stream: frame {place} is "
-                f"{by(*found)}, those before it {by(*size)}; cut it there"
+                f"{size_text(*found)}, those before it {size_text(*size)}; cut it there"
             )
         yield place, None if survey.torn[min(place, len(survey.torn) - 1)] else frame
 
@@ -192,7 +192,7 @@ def _planned(
     container: InputContainer,
     stream: VideoStream,
     survey: Survey,
-    plan: Plan,
+    plan: FramePlan,
     name: str,
     *,
     strict: bool,
@@ -235,7 +235,7 @@ def _gone(survey: Survey, place: int, name: str) -> str:
     return f"{name}: frame {number} ({time:.2f} s) cannot be decoded: {CHOICE}"
 
 
-def _refuse_cut(survey: Survey, span: Span, name: str) -> None:
+def _refuse_cut(survey: Survey, span: FrameSpan, name: str) -> None:
     """ValueError where frames of the span may be missing behind the end of a file cut off."""
     short = span.frames is None or survey.plan.count < span.frames
     if survey.cut and (short or survey.plan.until > survey.complete):
@@ -246,7 +246,7 @@ def _refuse_cut(survey: Survey, span: Span, name: str) -> None:
 
 
 def _look_ahead(
-    reopen: Reopen, survey: Survey, span: Span, name: str, damage: Damage
+    reopen: Reopen, survey: Survey, span: FrameSpan, name: str, damage: Damage
 ) -> tuple[Bool[np.ndarray, " n"], int]:
     """Which frames of the span can be decoded, as far as it goes, and how many are left out."""
     good = np.ones(len(survey.stamps), bool)
@@ -275,7 +275,7 @@ def _look_ahead(
     return _kept(good, survey, span, range(first, tried), damage)
 
 
-def _is_enough(survey: Survey, good: np.ndarray, span: Span, first: int, due: int) -> bool:
+def _is_enough(survey: Survey, good: np.ndarray, span: FrameSpan, first: int, due: int) -> bool:
     """Whether the frames before `due` are all that the span asks for."""
     found = np.flatnonzero(good[first:due])
     if span.frames is None or not len(found):
@@ -296,7 +296,7 @@ def _flaw(good: np.ndarray, survey: Survey, first: int, due: int) -> int | None:
 
 
 def _kept(
-    good: np.ndarray, survey: Survey, span: Span, tried: range, damage: Damage
+    good: np.ndarray, survey: Survey, span: FrameSpan, tried: range, damage: Damage
 ) -> tuple[Bool[np.ndarray, " n"], int]:
     """The frames to keep, and how many could not be decoded of those that were tried."""
     if damage == "stop":
@@ -311,7 +311,9 @@ def _kept(
     return good, int((~good[wanted]).sum() + survey.lost[wanted].sum())
 
 
-def _told(survey: Survey, plan: Plan, damaged: int, name: str, damage: Damage) -> tuple[str, ...]:
+def _told(
+    survey: Survey, plan: FramePlan, damaged: int, name: str, damage: Damage
+) -> tuple[str, ...]:
     """What was left out, for people."""
     notes = []
     if damaged and damage == "stop":

@@ -41,7 +41,7 @@ _UNSAID = 0.1  # seconds that browsers show a frame for which the file says 0
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Picture:
+class DecodedPicture:
     """One decoded picture, how to turn it upright, and where it came from for errors."""
 
     frame: av.VideoFrame
@@ -55,7 +55,7 @@ class Pictures:
 
     name: str
     count: int
-    load: Callable[[int], Picture]
+    load: Callable[[int], DecodedPicture]
     stamps: Float[np.ndarray, " n"] | None = None  # seconds, where the file says when each shows
     end: float = 0.0  # seconds at which the last of those goes
 
@@ -89,7 +89,7 @@ def pictures_of(taken: Input) -> Pictures | None:
         return moving
     pages = _pages(data, taken.name) if kind == "TIFF" else [data]
 
-    def load(number: int) -> Picture:
+    def load(number: int) -> DecodedPicture:
         name = taken.name if len(pages) == 1 else f"page {number + 1} of {taken.name}"
         return _decoded(pages[number], kind, name)
 
@@ -100,7 +100,7 @@ def pictures_in(folder: Path) -> Pictures:
     """The images of a folder, one picture each. ValueError for a file with more than one."""
     files = images_of(folder)
 
-    def load(number: int) -> Picture:
+    def load(number: int) -> DecodedPicture:
         file = files[number]
         data = file.read_bytes()
         kind = kind_of(data)
@@ -139,7 +139,7 @@ def read_all(taken: Input) -> bytes:
 # --- one picture ----------------------------------------------------------------------------------
 
 
-def _decoded(data: bytes, kind: str, name: str) -> Picture:
+def _decoded(data: bytes, kind: str, name: str) -> DecodedPicture:
     try:
         with open_container(io.BytesIO(data), name) as container:
             container.streams.video[0].codec_context.options = STRICT
@@ -150,10 +150,10 @@ def _decoded(data: bytes, kind: str, name: str) -> Picture:
         raise ValueError(f"{name} is not an image, or it is damaged") from error
     if frame.is_corrupt or (kind == "JPEG" and jpeg_end(data) is None):
         raise ValueError(f"{name} is cut off or damaged: it is not the whole picture")
-    return Picture(frame=frame, display=_orientation(data, kind), name=name)
+    return DecodedPicture(frame=frame, display=_orientation(data, kind), name=name)
 
 
-def _decoded_by_pillow(data: bytes, kind: str, name: str) -> Picture:
+def _decoded_by_pillow(data: bytes, kind: str, name: str) -> DecodedPicture:
     """The same by Pillow, which turns pictures upright by itself."""
     try:
         with warnings.catch_warnings():
@@ -167,7 +167,7 @@ def _decoded_by_pillow(data: bytes, kind: str, name: str) -> Picture:
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-    return Picture(frame=frame, display=UPRIGHT, name=name)
+    return DecodedPicture(frame=frame, display=UPRIGHT, name=name)
 
 
 def _orientation(data: bytes, kind: str) -> Display:
@@ -279,14 +279,14 @@ def _animated_webp(data: bytes, name: str) -> Pictures | None:
         raise ValueError(f"{name} is not an image, or it is damaged") from error
     ends = np.cumsum(shown)
 
-    def load(number: int) -> Picture:
+    def load(number: int) -> DecodedPicture:
         try:
             picture.seek(number)
             pixels = np.asarray(picture.convert("RGBA"))
         except (OSError, ValueError, EOFError) as error:
             raise ValueError(f"{name} is damaged: frame {number} cannot be decoded") from error
         frame = av.VideoFrame.from_ndarray(pixels, format="rgba")
-        return Picture(frame=frame, display=UPRIGHT, name=f"frame {number} of {name}")
+        return DecodedPicture(frame=frame, display=UPRIGHT, name=f"frame {number} of {name}")
 
     stamps = np.concatenate([[0.0], ends[:-1]])
     return Pictures(name=name, count=len(shown), load=load, stamps=stamps, end=float(ends[-1]))

@@ -23,7 +23,7 @@ from urllib.request import Request, url2pathname, urlopen
 
 from reeltok.files.atomic import is_pipe, standard_input
 
-Given = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
+VideoInput = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 
 _ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+(://|::)")
 _WAIT = 60  # seconds without a byte after which a server is given up
@@ -54,7 +54,7 @@ class Input:
         return self.file.seek(0, io.SEEK_END)
 
 
-def open_input(given: Given) -> Input:
+def open_input(given: VideoInput) -> Input:
     """Open a path, an address, "-" (standard input), bytes or a binary file.
 
     Only a `str` can be an address, and only if there is no file of that name. Raises

@@ -14,7 +14,7 @@ from av.filter import Graph
 
 from reeltok.files.text import nearest
 from reeltok.video.colour import Colour, FromRGB, Pixels
-from reeltok.video.size import by, ratio_text
+from reeltok.video.size import ratio_text, size_text
 from reeltok.video.sound import Sound
 from reeltok.video.timing import fraction_of
 
@@ -25,7 +25,7 @@ _DELAYS = Fraction(1, 100)  # the only unit that GIF has
 
 
 @dataclass(frozen=True, kw_only=True)
-class Codec:
+class MovieCodec:
     """An encoder: its layouts for even and for odd sizes, its quality option, what it is told."""
 
     name: str
@@ -42,8 +42,8 @@ _X26 = (
     *("medium", "slow", "slower", "veryslow", "placebo"),
 )
 CODECS = {
-    "h264": Codec(name="libx264", even="yuv420p", odd="yuv444p", crf=18, presets=_X26),
-    "hevc": Codec(
+    "h264": MovieCodec(name="libx264", even="yuv420p", odd="yuv444p", crf=18, presets=_X26),
+    "hevc": MovieCodec(
         name="libx265",
         even="yuv420p",
         odd="yuv444p",
@@ -51,7 +51,7 @@ CODECS = {
         presets=_X26,
         options={"x265-params": "log-level=none"},
     ),
-    "vp9": Codec(
+    "vp9": MovieCodec(
         name="libvpx-vp9",
         even="yuv420p",
         odd="yuv420p",  # VP9 halves odd sizes by rounding up
@@ -59,7 +59,7 @@ CODECS = {
         worst=63,
         options={"b": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1"},
     ),
-    "av1": Codec(
+    "av1": MovieCodec(
         name="libsvtav1",
         even="yuv420p",
         odd=None,
@@ -68,21 +68,21 @@ CODECS = {
         presets=tuple(map(str, range(13, -1, -1))),
         options={"preset": "8"},
     ),
-    "prores": Codec(name="prores_ks", even="yuv422p10le", odd=None),
-    "mpeg4": Codec(
+    "prores": MovieCodec(name="prores_ks", even="yuv422p10le", odd=None),
+    "mpeg4": MovieCodec(
         name="mpeg4",
         even="yuv420p",
         odd=None,
         options={"flags": "+qscale", "global_quality": "236"},
     ),
     # Version 3 carries a checksum with each slice, which tools for archives verify.
-    "ffv1": Codec(
+    "ffv1": MovieCodec(
         name="ffv1",
         even="bgr0",
         odd="bgr0",
         options={"level": "3", "slicecrc": "1", "slices": "4"},
     ),
-    "gif": Codec(name="gif", even="pal8", odd="pal8"),
+    "gif": MovieCodec(name="gif", even="pal8", odd="pal8"),
 }
 _ALSO = {"h265": "hevc", **{codec.name: name for name, codec in CODECS.items()}}
 
@@ -119,7 +119,7 @@ _LOSSLESS_PIPE = Container(muxer="matroska", codecs=("ffv1",), options={"live": 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shape:
+class MovieShape:
     """What is known of a video when its first part arrives; `fps` is the mean where it varies."""
 
     height: int
@@ -147,14 +147,14 @@ class Shape:
         )
 
 
-def choose(
+def choose_codec(
     suffix: str,
     *,
     lossless: bool = False,
     codec: str | None = None,
     crf: float | None = None,
     preset: str | None = None,
-) -> tuple[Container, Codec]:
+) -> tuple[Container, MovieCodec]:
     """The container and codec of a file name's suffix ("-": a pipe) and the options asked for.
 
     Raises ValueError for an unknown suffix or codec, and for what does not go together.
@@ -173,7 +173,7 @@ def choose(
     return container, _set(name, CODECS[name], crf, preset)
 
 
-def _set(name: str, codec: Codec, crf: float | None, preset: str | None) -> Codec:
+def _set(name: str, codec: MovieCodec, crf: float | None, preset: str | None) -> MovieCodec:
     """The codec with these settings. Raises ValueError for one that it does not take."""
     if crf is not None:
         if codec.crf is None:
@@ -205,7 +205,7 @@ class Movie:
         file: Any,
         suffix: str,
         container: Container,
-        codec: Codec,
+        codec: MovieCodec,
         *,
         pad_even: bool = False,
         sound: Sound | None = None,
@@ -222,7 +222,7 @@ class Movie:
         if codec.name == "libsvtav1":  # it talks to the terminal past FFmpeg: errors alone
             os.environ.setdefault("SVT_LOG", "1")
 
-    def begin(self, shape: Shape) -> None:
+    def begin(self, shape: MovieShape) -> None:
         """Fix the layout, rate and tags. Raises ValueError without a rate, or for odd sizes."""
         if shape.fps is None:
             raise ValueError("the video has no frame rate: give one, for example fps=24")
@@ -246,11 +246,11 @@ class Movie:
             self.notes.append(f"{shape.silenced} is left out: audio_from copies it")
         self._add_sound(shape.start)
 
-    def _layout(self, shape: Shape) -> str:
+    def _layout(self, shape: MovieShape) -> str:
         self._padding = ((0, 0), (0, 0), (0, 0))
         if shape.height % 2 == shape.width % 2 == 0 or self.codec.even == self.codec.odd:
             return self.codec.even
-        size = by(shape.height, shape.width)
+        size = size_text(shape.height, shape.width)
         if self._pad_even:
             self._padding = ((0, shape.height % 2), (0, shape.width % 2), (0, 0))
             return self.codec.even
@@ -262,7 +262,7 @@ class Movie:
         )
         return self.codec.odd
 
-    def _add_stream(self, shape: Shape, layout: str) -> Any:
+    def _add_stream(self, shape: MovieShape, layout: str) -> Any:
         options = dict(self.codec.options)
         if self.codec.crf is not None:
             options["crf"] = f"{self.codec.crf:g}"

@@ -23,13 +23,13 @@ from reeltok.records import register
 from reeltok.video.colour import MADE, Colour
 from reeltok.video.decode import Damage
 from reeltok.video.frames import ROUNDING, as_frames, to_bytes, to_unit
-from reeltok.video.inputs import Given
+from reeltok.video.inputs import VideoInput
 from reeltok.video.layout import arranged, picture_of
-from reeltok.video.movie import Shape
+from reeltok.video.movie import MovieShape
 from reeltok.video.sink import Written, open_sink
-from reeltok.video.size import AnySize, by
+from reeltok.video.size import AnySize, size_text
 from reeltok.video.source import Source, open_source
-from reeltok.video.timing import Span, durations, held, moments_of
+from reeltok.video.timing import FrameSpan, durations, held, moments_of
 
 __all__ = ["Colour", "Stream", "Video", "Written", "read", "stream", "to_bytes", "to_unit", "write"]
 
@@ -115,7 +115,7 @@ class Video:
     def __repr__(self) -> str:
         rate = "no fps" if self.fps is None else f"{self.fps:.6g} fps"
         varying = "" if self.times is None else ", varying"
-        return f"Video({len(self)} x {by(self.height, self.width)}, {rate}{varying})"
+        return f"Video({len(self)} x {size_text(self.height, self.width)}, {rate}{varying})"
 
     def __getitem__(self, part: slice) -> "Video":
         """The frames of a slice, with their times moved to begin at 0; a step divides the rate."""
@@ -152,14 +152,14 @@ def _frames_of(x: Tensor | np.ndarray, *, picture: bool = False) -> UInt8[Tensor
     return frames.cpu()
 
 
-def stack(batch: list[Video]) -> Float[Tensor, "b 3 t h w"]:
+def stack_videos(batch: list[Video]) -> Float[Tensor, "b 3 t h w"]:
     """Videos of one length and size as a tokenizer takes them, in [-1, 1].
 
     `DataLoader` makes this of a batch. ValueError for other lengths or sizes.
     """
     shapes = sorted({tuple(video.frames.shape[:3]) for video in batch})
     if len(shapes) > 1:
-        found = " and ".join(f"{t} frames of {by(h, w)}" for t, h, w in shapes[:2])
+        found = " and ".join(f"{t} frames of {size_text(h, w)}" for t, h, w in shapes[:2])
         raise ValueError(
             f"videos of one batch have one length and size, found {found}: read them with frames= "
             "and size=, or give collate_fn=list"
@@ -167,7 +167,7 @@ def stack(batch: list[Video]) -> Float[Tensor, "b 3 t h w"]:
     return torch.cat([video.tensor() for video in batch])
 
 
-register(Video, "frames", "times", collate=stack)
+register(Video, "frames", "times", collate=stack_videos)
 
 
 def unit_frames(
@@ -215,7 +215,7 @@ class Stream(Iterable[Video]):
         return float(self.times[-1]) + (self.last or 1 / self.fps)
 
     def __repr__(self) -> str:
-        size = by(self.height, self.width)
+        size = size_text(self.height, self.width)
         return f"Stream({self.frames} x {size}, {self.fps} fps, parts of {self.chunk})"
 
     def __iter__(self) -> Iterator[Video]:
@@ -273,7 +273,7 @@ class Stream(Iterable[Video]):
 
 
 def stream(
-    path: Given,
+    path: VideoInput,
     *,
     start: float = 0.0,
     frames: int | None = None,
@@ -290,7 +290,7 @@ def stream(
     """
     if chunk < 1:
         raise ValueError(f"chunk must be 1 or more frames, not {chunk}")
-    span = Span(start=start, frames=frames, fps=fps)
+    span = FrameSpan(start=start, frames=frames, fps=fps)
     opened = open_source(path, span, size, raw=raw, damage=damage)
     for note in opened.notes:
         warnings.warn(note, UserWarning, stacklevel=2)
@@ -298,7 +298,7 @@ def stream(
 
 
 def read(
-    path: Given,
+    path: VideoInput,
     *,
     start: float = 0.0,
     frames: int | None = None,
@@ -335,7 +335,7 @@ def write(
     crf: float | None = None,
     preset: str | None = None,
     pad_even: bool = False,
-    audio_from: Given | None = None,
+    audio_from: VideoInput | None = None,
 ) -> Written:
     """Write a video, or its parts one by one, under `path`; nothing stands there until all is done.
 
@@ -367,7 +367,7 @@ def write(
         for part in parts:
             if not begun:
                 varying = part.times is not None and fps is None
-                sink.begin(Shape.of(part, fps or part.fps, varying))
+                sink.begin(MovieShape.of(part, fps or part.fps, varying))
                 begun = True
             moments = part.moments() if varying else [(None, None)] * len(part)
             for picture, (time, seconds) in zip(part.frames.numpy(), moments, strict=True):

@@ -6,7 +6,7 @@ from typing import Any
 import av
 from av.container import InputContainer
 
-from reeltok.video.size import Size, by, distorts, ratio_text
+from reeltok.video.size import Size, distorts, ratio_text, size_text
 
 # Transfer characteristics by their codes in ITU-T H.273.
 _HDR = {16: "PQ", 18: "HLG"}
@@ -38,10 +38,15 @@ def shape_notes(
         if not distorts(*found, aspect, target):
             return ()
         advice = f"the short side alone, {min(size)}, keeps it"
-        return (f"{name} is {by(*found)}{pixels}: {by(*size)} distorts its shape ({advice})",)
+        return (
+            f"{name} is {size_text(*found)}{pixels}: {size_text(*size)} distorts its shape "
+            f"({advice})",
+        )
     if aspect == 1 or callable(size):
         return ()
-    return (f"{name} is {by(*found)}{pixels}, read as they are stored: writing keeps the ratio",)
+    return (
+        f"{name} is {size_text(*found)}{pixels}, read as they are stored: writing keeps the ratio",
+    )
 
 
 def sound_in(container: InputContainer) -> str | None:

@@ -17,12 +17,12 @@ from typing import Any, Protocol, runtime_checkable
 import av
 from PIL import Image
 
-from reeltok.files.atomic import Part, cannot_write, standard_output
+from reeltok.files.atomic import Unfinished, cannot_write, standard_output
 from reeltok.video.colour import Pixels
 from reeltok.video.images import IMAGES
-from reeltok.video.inputs import Given
-from reeltok.video.movie import Movie, Shape, choose, set_last_delay
-from reeltok.video.size import by
+from reeltok.video.inputs import VideoInput
+from reeltok.video.movie import Movie, MovieShape, choose_codec, set_last_delay
+from reeltok.video.size import size_text
 from reeltok.video.sound import Sound
 
 _OURS = re.compile(r"\d{6,}\.png")  # the names of a folder of frames that this module wrote
@@ -51,11 +51,11 @@ class Sink:
         self._place = place
         self._target = target
         self._cleanup = cleanup
-        self._shape: Shape | None = None
+        self._shape: MovieShape | None = None
         self._frames = 0
         self.written: Written | None = None
 
-    def begin(self, shape: Shape) -> None:
+    def begin(self, shape: MovieShape) -> None:
         """Say what the pictures will be. Raises ValueError where the form does not allow it."""
         self._shape = shape
         with self._explained():
@@ -68,7 +68,7 @@ class Sink:
         if picture.shape[:2] != size:
             raise ValueError(
                 f"the video changes its frame size: frame {self._frames} is "
-                f"{by(*picture.shape[:2])}, those before it {by(*size)}"
+                f"{size_text(*picture.shape[:2])}, those before it {size_text(*size)}"
             )
         with self._explained():
             self._target.add(picture, self._frames, time, seconds)
@@ -129,7 +129,7 @@ def open_sink(
     crf: float | None = None,
     preset: str | None = None,
     pad_even: bool = False,
-    audio_from: Given | None = None,
+    audio_from: VideoInput | None = None,
 ) -> Sink:
     """Prepare to write under `path` ("-": standard output), and make sure now that it can be done.
 
@@ -148,16 +148,16 @@ def open_sink(
                 )
             if folder and place.exists():
                 _check_folder(place)
-            part = stack.enter_context(Part(place, folder=folder))
+            part = stack.enter_context(Unfinished(place, folder=folder))
             target: _Target = _Images(part, ".png" if folder else suffix, folder, lossless)
             if audio_from is not None:
                 target.notes.append("images carry no sound: left out")
         else:
-            settings = choose(suffix, lossless=lossless, codec=codec, crf=crf, preset=preset)
+            settings = choose_codec(suffix, lossless=lossless, codec=codec, crf=crf, preset=preset)
             sound = None if audio_from is None else Sound(audio_from)
             if sound is not None:
                 stack.callback(sound.close)
-            target = file = _File(None if place is None else stack.enter_context(Part(place)))
+            target = file = _File(None if place is None else stack.enter_context(Unfinished(place)))
             stack.callback(file.drop)
             file.hold(Movie(file.file, suffix, *settings, pad_even=pad_even, sound=sound))
         cleanup = stack.pop_all()
@@ -179,7 +179,7 @@ class _Target(Protocol):
     form: str  # what it is written as, for people
     notes: list[str]
 
-    def begin(self, shape: Shape) -> None: ...
+    def begin(self, shape: MovieShape) -> None: ...
     def add(
         self, picture: Pixels, number: int, time: float | None, seconds: float | None
     ) -> None: ...
@@ -189,7 +189,7 @@ class _Target(Protocol):
 class _Images:
     """One image, or a folder of numbered PNG files."""
 
-    def __init__(self, part: Part, suffix: str, folder: bool, lossless: bool) -> None:
+    def __init__(self, part: Unfinished, suffix: str, folder: bool, lossless: bool) -> None:
         if lossless and suffix in (".jpg", ".jpeg"):
             raise ValueError("lossless does not go with JPEG: use .png")
         self._part = part
@@ -199,7 +199,7 @@ class _Images:
         self.form = suffix.removeprefix(".")
         self.notes: list[str] = []
 
-    def begin(self, shape: Shape) -> None:
+    def begin(self, shape: MovieShape) -> None:
         if shape.varying:
             self.notes.append("images keep no time stamps: left out")
         if shape.aspect != 1:
@@ -225,7 +225,7 @@ class _Images:
 class _File:
     """A video file, or standard output where there is no part of one."""
 
-    def __init__(self, part: Part | None) -> None:
+    def __init__(self, part: Unfinished | None) -> None:
         self._part = part
         self.file: Any = _Pipe() if part is None else _Whole(part.path, "w")
 

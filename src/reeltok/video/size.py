@@ -19,7 +19,7 @@ _FLATTEST = 8  # ratios beyond this are taken for damage
 _NOT_TAKEN = {"gif", "apng", "mjpeg"}  # browsers, too, show their pixels as they are
 
 
-def by(height: int, width: int) -> str:
+def size_text(height: int, width: int) -> str:
     """A size for people, height first as everywhere."""
     return f"{height}x{width}"
 
@@ -48,7 +48,7 @@ def _whole(side: Any) -> int | None:
     return int(value) if value.is_integer() and value >= 1 else None
 
 
-def fit(height: int, width: int, size: Size, aspect: Fraction = SQUARE) -> tuple[int, int]:
+def fit_size(height: int, width: int, size: Size, aspect: Fraction = SQUARE) -> tuple[int, int]:
     """The (height, width) that `size` asks for; beside a short side, the long one is made even.
 
     A function is asked with the height and width of the picture in square pixels.

@@ -12,7 +12,7 @@ import av
 from av.container import InputContainer, OutputContainer
 
 from reeltok.video.formats import open_container
-from reeltok.video.inputs import Given, open_input
+from reeltok.video.inputs import VideoInput, open_input
 
 # What sound becomes where its own codec is not taken, by muxer: what players expect there.
 _ENCODERS = {
@@ -35,7 +35,7 @@ class Sound:
     nothing can be read from `given`.
     """
 
-    def __init__(self, given: Given) -> None:
+    def __init__(self, given: VideoInput) -> None:
         try:
             taken = open_input(given)
         except FileNotFoundError as error:

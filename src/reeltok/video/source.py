@@ -22,11 +22,11 @@ from reeltok.video.colour import Colour, Pixels, ToRGB, display_of, upright_size
 from reeltok.video.decode import Damage, check_damage, start_reading
 from reeltok.video.formats import open_container
 from reeltok.video.images import STRICT, Pictures, pictures_in, pictures_of
-from reeltok.video.inputs import Given, Input, open_input
+from reeltok.video.inputs import Input, VideoInput, open_input
 from reeltok.video.raw import Raw, check_named
 from reeltok.video.remarks import remarks_on, shape_notes, sound_in
-from reeltok.video.size import AnySize, Size, by, check_size, fit, pixel_aspect
-from reeltok.video.timing import Plan, Span, plan
+from reeltok.video.size import AnySize, Size, check_size, fit_size, pixel_aspect, size_text
+from reeltok.video.timing import FramePlan, FrameSpan, plan_frames
 
 _STILLS = (b"avif", b"mif1", b"heic", b"heix")  # brands of files that hold a picture
 
@@ -37,7 +37,7 @@ class Source:
 
     height: int
     width: int
-    plan: Plan
+    plan: FramePlan
     colour: Colour
     path: Path | None
     pictures: Generator[Pixels]
@@ -51,8 +51,8 @@ class Source:
 
 
 def open_source(
-    given: Given,
-    span: Span,
+    given: VideoInput,
+    span: FrameSpan,
     size: AnySize,
     *,
     raw: str | None = None,
@@ -87,11 +87,11 @@ def open_source(
 
 
 def _open_images(
-    pictures: Pictures, path: Path | None, span: Span, size: Size, close: Callable[[], None]
+    pictures: Pictures, path: Path | None, span: FrameSpan, size: Size, close: Callable[[], None]
 ) -> Source:
     first = pictures.load(0)
     height, width = upright_size(first.frame, first.display)
-    target = fit(height, width, size)
+    target = fit_size(height, width, size)
     chosen = _plan_of(pictures, span)
 
     def shown() -> Generator[Pixels]:
@@ -101,7 +101,7 @@ def _open_images(
             if found != (height, width):
                 raise ValueError(
                     f"images of one video have one size: {picture.name} (frame {number}) is "
-                    f"{by(*found)}, the first is {by(height, width)}"
+                    f"{size_text(*found)}, the first is {size_text(height, width)}"
                 )
             pixels = ToRGB(target, picture.display)(picture.frame)
             for _ in range(chosen.repeats[number]):
@@ -119,10 +119,10 @@ def _open_images(
     )
 
 
-def _plan_of(pictures: Pictures, span: Span) -> Plan:
+def _plan_of(pictures: Pictures, span: FrameSpan) -> FramePlan:
     """What is shown of pictures; without times, fps is their rate and never resamples them."""
     if pictures.stamps is not None:
-        chosen = plan(pictures.stamps, 0.001, [], span, pictures.end)
+        chosen = plan_frames(pictures.stamps, 0.001, [], span, pictures.end)
         if chosen is None:
             raise ValueError(
                 f"{pictures.name} is {pictures.end:.2f} s long: start={span.start} lies past that"
@@ -138,14 +138,14 @@ def _plan_of(pictures: Pictures, span: Span) -> Plan:
     repeats = np.zeros(pictures.count, int)
     repeats[first:][: span.frames] = 1
     start = first / span.fps if span.fps else 0.0
-    return Plan(repeats=repeats, times=None, fps=span.fps, start=start)
+    return FramePlan(repeats=repeats, times=None, fps=span.fps, start=start)
 
 
 # --- video ----------------------------------------------------------------------------------------
 
 
 def _open_video(
-    taken: Input, raw: Raw | None, span: Span, size: Size, damage: Damage, stack: ExitStack
+    taken: Input, raw: Raw | None, span: FrameSpan, size: Size, damage: Damage, stack: ExitStack
 ) -> Source:
     """The first video stream; `stack` holds what is open already, and is emptied."""
     name = taken.name
@@ -160,7 +160,7 @@ def _open_video(
     display = display_of(first)
     stored = upright_size(first, display)
     aspect = pixel_aspect(reading.stream, display)
-    target = fit(*stored, size, aspect)
+    target = fit_size(*stored, size, aspect)
     frames = chain([(place, first)], reading.frames)
     rated = reading.plan.count > 1 or not _is_picture(reading.container, taken)
     return Source(
@@ -209,7 +209,7 @@ def _open_stream(
 
 
 def _shown(
-    frames: Iterator[tuple[int, av.VideoFrame]], plan: Plan, to_rgb: ToRGB
+    frames: Iterator[tuple[int, av.VideoFrame]], plan: FramePlan, to_rgb: ToRGB
 ) -> Generator[Pixels]:
     """The pictures of the plan, each frame converted once and shown as often as planned."""
     for place, frame in frames:

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 
 from reeltok.video.ending import Ending, ending_of, length_of
 from reeltok.video.packets import SEEKS, is_shown, is_whole, packets_from
-from reeltok.video.timing import Plan, Span, plan
+from reeltok.video.timing import FramePlan, FrameSpan, plan_frames
 
 _SLACK = 0.5  # seconds between a track's last time stamp and its end that are no damage
 _REORDER = 32  # packets read past the wanted span: more than any codec reorders
@@ -47,9 +47,9 @@ class Survey:
     cut: bool  # the file ends before its own end
     complete: float  # seconds before which no frame can be missing at that end
     notes: tuple[str, ...]
-    plan: Plan
+    plan: FramePlan
 
-    def chosen(self, good: Bool[np.ndarray, " n"], span: Span) -> Plan | None:
+    def chosen(self, good: Bool[np.ndarray, " n"], span: FrameSpan) -> FramePlan | None:
         """What to show where only the `good` frames can be decoded; None where none is left."""
         places = np.flatnonzero(good)
         if not len(places):
@@ -58,7 +58,7 @@ class Survey:
         if last + 1 < len(self.stamps):
             step = float(self.stamps[last + 1] - self.stamps[last])
             end = float(self.stamps[last]) + step / (1 + int(self.lost[last]))
-        found = plan(self.stamps[good], self.tick, self.rates, span, end)
+        found = plan_frames(self.stamps[good], self.tick, self.rates, span, end)
         if found is None:
             return None
         repeats = np.zeros(len(self.stamps), np.int64)
@@ -108,7 +108,7 @@ def take_survey(
     container: InputContainer,
     stream: VideoStream,
     file: str | BinaryIO,
-    span: Span,
+    span: FrameSpan,
     name: str,
     *,
     seeks: bool,
@@ -129,7 +129,7 @@ def take_survey(
     stamps, end = clock.seconds - zero, _end(stream, found, clock, tick, zero)
     ending = _ending(file, container, stream, found, _last_end(found, clock, tick))
     try:
-        chosen = plan(stamps, tick, rates, span, end)
+        chosen = plan_frames(stamps, tick, rates, span, end)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
     if chosen is None:
@@ -156,7 +156,7 @@ def take_survey(
     )
 
 
-def _past(name: str, length: float, span: Span, ending: Ending) -> str:
+def _past(name: str, length: float, span: FrameSpan, ending: Ending) -> str:
     if ending == "cut":
         return f"{name} is cut off after {length:.2f} s: start={span.start} lies past that"
     return f"{name} is {length:.2f} s long: start={span.start} lies past its end"
@@ -189,7 +189,7 @@ def _rates(container: InputContainer, stream: VideoStream) -> tuple[float, ...]:
 
 
 def _reach(
-    container: InputContainer, stream: VideoStream, span: Span, seeks: bool
+    container: InputContainer, stream: VideoStream, span: FrameSpan, seeks: bool
 ) -> tuple[int | None, _Pass]:
     """Where to seek for a keyframe not later than `start`, and what `_walk` finds there.
 
@@ -211,7 +211,7 @@ def _reach(
     return None, _walk(container, stream, span)
 
 
-def _walk(container: InputContainer, stream: VideoStream, span: Span) -> _Pass:
+def _walk(container: InputContainer, stream: VideoStream, span: FrameSpan) -> _Pass:
     """The packets from here past the end of `span`."""
     end = span.start + (span.frames / span.fps if span.frames and span.fps else 0.0)
     late = (stream.start_time or 0) + end / _tick(stream)
@@ -242,7 +242,7 @@ def _walk(container: InputContainer, stream: VideoStream, span: Span) -> _Pass:
     return _Pass(entries=entries, ended=True)
 
 
-def _wanted(span: Span) -> float:
+def _wanted(span: FrameSpan) -> float:
     """How many packets past the span's start, or past its end if it is resampled, are enough."""
     if span.frames is None:
         return math.inf

@@ -20,7 +20,7 @@ _NEAR = 5e-5  # seconds: half a unit of the fourth decimal, as far as people wri
 
 
 @dataclass(frozen=True, kw_only=True)
-class Span:
+class FrameSpan:
     """Which pictures are asked for: from `start` seconds, at most `frames`, `fps` per second."""
 
     start: float = 0.0
@@ -37,7 +37,7 @@ class Span:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Plan:
+class FramePlan:
     """How often each frame of a file is shown (0: dropped), and the rate or times that result."""
 
     repeats: Int[np.ndarray, " n"]
@@ -148,13 +148,13 @@ def _pace(
     return _Pace(fps=len(kept) / float(end - kept[0]), even=False, last=float(end - kept[-1]))
 
 
-def plan(
+def plan_frames(
     stamps: Float[np.ndarray, " n"],
     tick: float,
     rates: Sequence[float],
-    span: Span,
+    span: FrameSpan,
     end: float | None = None,
-) -> Plan | None:
+) -> FramePlan | None:
     """What to show of frames with sorted `stamps` (seconds since the file's first frame).
 
     `end` is when the last of them ceases to be shown, where that is known. None when `span` starts
@@ -176,7 +176,7 @@ def plan(
         shown = np.arange(late, len(stamps))[: span.frames]
         if not pace.even:
             times, last = moments_of(kept - kept[0], pace.last, 0, len(shown))
-    return Plan(
+    return FramePlan(
         repeats=np.bincount(shown, minlength=len(stamps)),
         times=times,
         fps=fps,

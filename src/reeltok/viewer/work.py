@@ -17,13 +17,13 @@ import torch
 from reeltok.nn.quantizers.usage import Usage
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokenizer.inputs import made_by
-from reeltok.tokens.record import by
+from reeltok.tokens.record import join_sizes
 from reeltok.tokens.reel import Reel, ReelWriter
 from reeltok.transcode.clock import Clock
 from reeltok.transcode.decode import counted, decode_frames
 from reeltok.transcode.options import USUAL, Cut
 from reeltok.transcode.reconstruct import watched
-from reeltok.transcode.side_by_side import Comparison, alongside, also_beside
+from reeltok.transcode.side_by_side import PairScores, alongside, also_beside
 from reeltok.video.record import stream, write
 from reeltok.viewer.rooms import Room
 
@@ -194,7 +194,7 @@ def round_trip(
     reel, decoded, both = (
         room.place(name + suffix) for suffix in (".reel", ".mp4", "-side-by-side.mp4")
     )
-    clock, comparison = Clock("write"), Comparison()
+    clock, comparison = Clock("write"), PairScores()
 
     def advance(done: float, what: str) -> None:
         room.check()
@@ -262,8 +262,8 @@ def check_grid(reel: Reel, tokenizer: Tokenizer) -> None:
     whole = tokenizer.grid_for(reel.frames, (reel.height, reel.width))
     if reel.grid[1:] != whole[1:] or reel.grid[0] > whole[0]:
         raise ValueError(
-            f"{reel.source.path} holds {by(reel.grid)} tokens, but its frames have {by(whole)}: "
-            "it was altered"
+            f"{reel.source.path} holds {join_sizes(reel.grid)} tokens, but its frames have "
+            f"{join_sizes(whole)}: it was altered"
         )
 
 

@@ -27,11 +27,11 @@ from reeltok.nn.past import Past
 from reeltok.nn.quantizers import FSQConfig, Quantized
 from reeltok.tokenizer.chunks import DecodeState
 from reeltok.tokenizer.contract import Reconstruction, Tokenizer, frame_range, join_frames
-from reeltok.tokenizer.inputs import ClipLike, TokensLike, as_tokens, take, with_axes
+from reeltok.tokenizer.inputs import ClipLike, TokensLike, as_tokens, forward_input, with_axes
 from reeltok.tokenizer.spec import Spec
 from reeltok.tokenizer.streaming import to_input_type
 from reeltok.tokenizer.tiling import ran_out_of_memory
-from reeltok.tokens.record import Tokens, by
+from reeltok.tokens.record import Tokens, join_sizes
 from reeltok.tokens.reel import Reel
 from reeltok.video.record import Video
 from reeltok.video.timing import moments_of
@@ -260,7 +260,7 @@ class CoordTok(Tokenizer):
         generator: torch.Generator | None = None,
     ) -> Reconstruction:
         """The differentiable path: clips of up to a window, decoded in one call."""
-        quantized = self.quantize(self.encoder(take(x, self)), step=step, sample=generator)
+        quantized = self.quantize(self.encoder(forward_input(x, self)), step=step, sample=generator)
         planes, box = self.split_planes(quantized.z), tuple((0, side) for side in x.shape[2:])
         frames = decode_box(self.decoder, planes, box, frames=x.shape[2], budget=self.budget)
         return Reconstruction(x=frames, quantized=replace(quantized, z=quantized.z.mT))
@@ -391,8 +391,8 @@ class CoordTok(Tokenizer):
         if tuple(tokens.grid) != expected or (tokens.height, tokens.width) != (height, width):
             raise ValueError(
                 f"{self.name} codes {tokens.frames} frames of {height}x{width} in {expected[0]} "
-                f"tokens, these are {by(tokens.grid)} for {tokens.height}x{tokens.width}: load the "
-                f"preset that made them ({tokens.model!r})"
+                f"tokens, these are {join_sizes(tokens.grid)} for {tokens.height}x{tokens.width}: "
+                f"load the preset that made them ({tokens.model!r})"
             )
 
     def check_slices(self, slices: int) -> None:

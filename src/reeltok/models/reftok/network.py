@@ -40,9 +40,9 @@ from reeltok.nn.past import Past
 from reeltok.nn.quantizers import Quantized, join_quantized
 from reeltok.tokenizer.chunks import DecodeState, EncodeState
 from reeltok.tokenizer.contract import Reconstruction, Tokenizer
-from reeltok.tokenizer.inputs import ClipLike, TokensLike, as_clip, as_tokens, take
+from reeltok.tokenizer.inputs import ClipLike, TokensLike, as_clip, as_tokens, forward_input
 from reeltok.tokenizer.spec import Spec
-from reeltok.tokenizer.streaming import Frames, SideInformation, Span, peek
+from reeltok.tokenizer.streaming import FrameRun, SideInformation, StepSpan, peek
 from reeltok.tokenizer.tiling import Options
 from reeltok.tokens.record import Tokens
 from reeltok.tokens.reel import Reel
@@ -92,7 +92,7 @@ class RefTok(BlockCoder):
 
         `references` and `reference_mask` as for `run`: a stored first frame, blocks that are reset.
         """
-        rows = rearrange(take(x, self), "b c t h w -> b t h w c").contiguous()
+        rows = rearrange(forward_input(x, self), "b c t h w -> b t h w c").contiguous()
         coded = list(
             self.run(
                 rows, Past(), references, reference_mask=reference_mask, step=step, sample=generator
@@ -241,7 +241,7 @@ class RefTok(BlockCoder):
         """`tokens` themselves. ValueError unless they are whole blocks."""
         return Tokens.join(list(whole_blocks([tokens], self.config.opening, self.config.steps)))
 
-    def span(self, tokens: Tokens | Reel, first: int, end: int) -> Span:
+    def span(self, tokens: Tokens | Reel, first: int, end: int) -> StepSpan:
         """From the last block up to frame `first` at which all clips are reset."""
         spec, kept = self.as_coded(tokens).spec, stored_clips(tokens.extras)
         resets = [
@@ -250,10 +250,10 @@ class RefTok(BlockCoder):
         here = spec.steps(first + 1) - spec.steps_per_group
         early = max((step for step in resets if step <= here), default=0)
         late = min(tokens.grid[0], spec.steps(end))
-        return Span(early, late, spec.frames(early) if early else 0)
+        return StepSpan(early, late, spec.frames(early) if early else 0)
 
     def side_information(
-        self, run: Frames, step: int, before: Tensor | None, reference: Any
+        self, run: FrameRun, step: int, before: Tensor | None, reference: Any
     ) -> SideInformation:
         chosen = choose_references(self.config, run.x, step, before, reference)
         return replace(chosen, options=self._entered(chosen.options["references"]))

@@ -29,9 +29,9 @@ from reeltok.nn.layers import Conv, Norm
 from reeltok.nn.past import Layer, Past
 from reeltok.nn.quantizers import Quantized
 from reeltok.tokenizer.contract import Reconstruction, Tokenizer
-from reeltok.tokenizer.inputs import record_tokens, take
+from reeltok.tokenizer.inputs import forward_input, record_tokens
 from reeltok.tokenizer.spec import Spec
-from reeltok.tokenizer.streaming import Frames, require_all, to_input_type
+from reeltok.tokenizer.streaming import FrameRun, require_all, to_input_type
 from reeltok.tokens.record import Tokens
 from reeltok.video.record import Video, unit_frames
 
@@ -207,7 +207,7 @@ class VidTok(Tokenizer):
             entered = self.network_input(torch.cat([copies, given], dim=2))
             quantized = self.encode_part(entered, past, sample=sample)
         moments = (x.times, x.last) if isinstance(x, Video) else ()
-        tokens = record_tokens(self, quantized, Frames(given, given.shape[2], *moments), x, None)
+        tokens = record_tokens(self, quantized, FrameRun(given, given.shape[2], *moments), x, None)
         return tokens.with_(settings={**tokens.settings, "pad": "front"})
 
     def decode_front(self, tokens: Tokens) -> Video | Tensor:
@@ -233,7 +233,7 @@ class VidTok(Tokenizer):
         generator: torch.Generator | None = None,
     ) -> Reconstruction:
         """The differentiable path of training: whole groups of frames, no padding, no records."""
-        z = self.encoder(rearrange(take(x, self), "b c t h w -> b t h w c").contiguous())
+        z = self.encoder(rearrange(forward_input(x, self), "b c t h w -> b t h w c").contiguous())
         quantized = self.quantizer(z, step=step, sample=generator)
         frames = rearrange(self.decoder(quantized.z), "b t h w c -> b c t h w")
         return Reconstruction(x=frames, quantized=channels_first(quantized))

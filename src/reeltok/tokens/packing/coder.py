@@ -30,7 +30,7 @@ from reeltok.tokens.packing.network import (
     same_digits,
     split_ids,
 )
-from reeltok.tokens.payload import pack, unpack
+from reeltok.tokens.payload import pack_ids, unpack_ids
 
 PLAIN, CODED = b"\0", b"\1"
 MOST_CELLS = 2**18  # of a step, with its margin; larger ones are stored plainly: memory is bounded
@@ -60,7 +60,7 @@ def can_pack() -> bool:
 
 def pack_segment(ids: Int[Tensor, "t b h w"], model: PackingModel, bits: int) -> bytes:
     """The steps of a segment as bytes, plainly where packing gains nothing."""
-    plain = PLAIN + pack(ids.reshape(-1).cpu().numpy(), bits).tobytes()
+    plain = PLAIN + pack_ids(ids.reshape(-1).cpu().numpy(), bits).tobytes()
     if not can_be_coded(ids.shape):
         return plain
     stream = require_coder("packing ids needs constriction")
@@ -84,7 +84,7 @@ def unpack_segment(
     kind, body = data[:1], data[1:]
     count = math.prod(shape)
     if kind == PLAIN and len(body) == -(-count * bits // 8):
-        flat = unpack(np.frombuffer(body, dtype=np.uint8), bits, count)
+        flat = unpack_ids(np.frombuffer(body, dtype=np.uint8), bits, count)
         return torch.from_numpy(flat).reshape(shape)
     if kind != CODED or len(body) % 4 or not can_be_coded(shape):
         raise UnreadableSegmentError("a segment is of another kind or length")
