@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from math import ceil
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as checked_dataclass
@@ -84,6 +84,7 @@ class Model:
         )
 
 
+@runtime_checkable
 class Beside(Protocol):
     """What makes further tensors of a window, beside its tokens; it can be sent to processes.
 
