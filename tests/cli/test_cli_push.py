@@ -75,3 +75,24 @@ def test_what_is_refused(run: Run, priors: dict[str, Path], held: Path, tmp_path
     (bare / "push-0-00001.truth.safetensors").unlink()
     found = run("push", tokenizer, bare, "--frames", 4)
     assert "there are no true positions of push-0-00001.mkv" in found.err.splitlines()[-1]
+
+
+def test_sets(run: Run, priors: dict[str, Path], held: Path, tmp_path: Path) -> None:
+    real = write_episodes(tmp_path / "real", 6, 9)
+    words = ("push", "sets", held, real, "--frames", 9, "--train", held, "--device", "cpu")
+    found = run(*words, "--tokenizer", priors["plain"].parent / "tokenizer", "--json")
+    assert found.code == 0, found.err
+    sets = found.json["sets"]
+    assert set(sets) == {
+        "made",
+        "real, other half",
+        "reconstructions",
+        "frozen",
+        "shuffled",
+        "blurred",
+    }
+    assert (sets["made"]["videos"], found.json["reference"]) == (3, 3)
+    assert found.json["nearest"]["made"] == pytest.approx(0, abs=1e-3)
+    assert "training episodes is 0.0 levels away" in run(*words).out
+    short = run("push", "sets", held, real, "--frames", 12)
+    assert "has 9 frames: give --frames so many" in short.err

@@ -62,6 +62,7 @@ GOOD = {  # lines that succeed, or nearly
     "probe": "discrete clips",
     "bair": "prior clips",
     "push": "discrete clips --frames 2",
+    "push sets": "clips clips --frames 3",
     "data check": "clips --out made",
     "data bair": "clips made",
     "data push": "made --episodes 1 --frames 2 --size 16",

@@ -20,6 +20,7 @@ EXAMPLES = {
     "probe": "reeltok probe default clips/ --labels manifest.csv:group",
     "bair": "reeltok bair runs/prior/model bair/test/ --out standard.json",
     "push": "reeltok push runs/prior/model held/ --frames 16 --out prior.json",
+    "push sets": "reeltok push sets samples/ held/ --tokenizer runs/planes/model",
     "view": "reeltok view --model my_model/ --port 8000",
     "drive": "reeltok drive runs/prior/model --starts held/",
     "corpus build": "reeltok corpus build clips/ tokens/ --frames 17 --size 256x256",

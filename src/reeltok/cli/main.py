@@ -51,6 +51,7 @@ COMMANDS = {
     "probe": ("probe", "probe", "Train a linear classifier on tokens, and print its accuracy."),
     "bair": ("bair", "bair", "Evaluate a prior's predictions under the BAIR protocol."),
     "push": ("push", "push", "Evaluate a tokenizer or a prior on simulated robot pushing."),
+    "push sets": ("push_sets", "push_sets", "Compare generated and real pushing as two sets."),
     "view": ("view", "view", "Open a web page to try tokenizers on."),
     "drive": ("drive", "drive", "Open a web page to drive a world that a prior predicts."),
     "corpus build": ("corpus", "build", "Encode a data set as shards of tokens."),

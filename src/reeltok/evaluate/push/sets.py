@@ -1,0 +1,166 @@
+"""Sets of videos of the pushing world without true ones beside them: how they move, what is new.
+
+Numbers of single videos are compared as distributions, and calibrated by sets of which the answer
+is known: another half of the real ones, frozen, shuffled and blurred videos.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, UInt8
+
+from reeltok.evaluate.push.locate import find_gripper
+from reeltok.evaluate.push.measures import CHANGED
+
+Frames = UInt8[np.ndarray, "t h w 3"]
+STILL = 0.3  # pixels a frame: less is no motion of the gripper
+SMALL, SAMPLED = 16, 8  # pixels and frames of what videos are compared by
+
+
+def statistics_of(frames: Frames) -> dict[str, float]:
+    """How one video moves.
+
+    "speed" and "turns" of the gripper: pixels from frame to frame, and the mean angle in degrees
+    between its steps; "resting": share of frames in which it stays; "missing": share in which it is
+    not there; "changing": share of pixels that differ from the frame before, and "pushed": from the
+    first to the last frame, without what the gripper's columns cover in either.
+    """
+    place = find_gripper(frames)
+    steps = np.diff(place, axis=0)
+    length = np.linalg.norm(steps, axis=1)
+    known = ~np.isnan(length)
+    x = frames.astype(np.int16)
+    changing = np.abs(np.diff(x, axis=0)).max(-1) > CHANGED
+    return {
+        "speed": float(length[known].mean()) if known.any() else 0.0,
+        "turns": mean_turn(steps[known]),
+        "resting": float((length[known] < STILL).mean()) if known.any() else 1.0,
+        "missing": float(np.isnan(place[:, 0]).mean()),
+        "changing": float(changing.mean()),
+        "pushed": pushed_share(x, place),
+    }
+
+
+def mean_turn(steps: Float[np.ndarray, "n 2"]) -> float:
+    """The mean angle between a step of the gripper and the next, of those that are no rest."""
+    moving = steps[np.linalg.norm(steps, axis=1) > STILL]
+    if len(moving) < 2:
+        return 0.0
+    angles = np.arctan2(moving[:, 1], moving[:, 0])
+    turned = (np.diff(angles) + np.pi) % (2 * np.pi) - np.pi
+    return float(np.degrees(np.abs(turned)).mean())
+
+
+def pushed_share(x: np.ndarray, place: Float[np.ndarray, "t 2"]) -> float:
+    """Share of pixels that differ between first and last frame away from the arm, which is above.
+
+    Columns within an eighth of the picture from the gripper's in either frame do not count.
+    """
+    differs = np.abs(x[-1] - x[0]).max(-1) > 3 * CHANGED
+    width = x.shape[2]
+    columns = np.arange(width) + 0.5
+    far = np.ones(width, bool)
+    for at in (place[0, 0], place[-1, 0]):
+        if not np.isnan(at):
+            far &= np.abs(columns - at) > width / 8
+    return float(differs[:, far].mean()) if far.any() else 0.0
+
+
+def kolmogorov(a: Sequence[float], b: Sequence[float]) -> float:
+    """The Kolmogorov-Smirnov statistic: the largest gap of two cumulative distributions, 0 to 1."""
+    first, second = np.sort(a), np.sort(b)
+    at = np.concatenate([first, second])
+    below = [np.searchsorted(each, at, side="right") / len(each) for each in (first, second)]
+    return float(np.abs(below[0] - below[1]).max())
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetScore:
+    """One set against the reference: the mean of each statistic, its gap, and the gaps' mean."""
+
+    videos: int
+    means: dict[str, float]
+    gaps: dict[str, float]
+    gap: float
+
+
+def compare_sets(
+    real: Sequence[Frames], sets: Mapping[str, Sequence[Frames]]
+) -> dict[str, SetScore]:
+    """Every set's statistics against those of real videos. ValueError for fewer than two videos."""
+    for name, videos in {"the real set": real, **sets}.items():
+        if len(videos) < 2:
+            raise ValueError(f"{name} holds {len(videos)} videos: give two or more")
+    wanted = [statistics_of(video) for video in real]
+    found = {}
+    for name, videos in sets.items():
+        rows = [statistics_of(video) for video in videos]
+        values = {
+            key: ([row[key] for row in wanted], [row[key] for row in rows]) for key in rows[0]
+        }
+        gaps = {key: kolmogorov(*pair) for key, pair in values.items()}
+        found[name] = SetScore(
+            videos=len(videos),
+            means={key: float(np.mean(pair[1])) for key, pair in values.items()},
+            gaps=gaps,
+            gap=float(np.mean(list(gaps.values()))),
+        )
+    return found
+
+
+# ---------------------------------------------------------------- sets that are known to be bad
+
+
+def freeze(frames: Frames) -> Frames:
+    """The first frame, over and over."""
+    return np.broadcast_to(frames[:1], frames.shape)
+
+
+def shuffle(frames: Frames) -> Frames:
+    """The frames in a random order, always the same."""
+    return frames[np.random.default_rng(0).permutation(len(frames))]
+
+
+def blur(frames: Frames) -> Frames:
+    """The frames at a quarter of their size, enlarged again."""
+    x = rearrange(torch.from_numpy(np.ascontiguousarray(frames)).float(), "t h w c -> t c h w")
+    small = F.interpolate(x, scale_factor=0.25, mode="area")
+    large = F.interpolate(small, size=x.shape[2:], mode="bilinear").round().clamp(0, 255)
+    return rearrange(large, "t c h w -> t h w c").to(torch.uint8).numpy()
+
+
+SPOILED: dict[str, Callable[[Frames], Frames]] = {
+    "frozen": freeze,
+    "shuffled": shuffle,
+    "blurred": blur,
+}
+
+
+# ---------------------------------------------------------------- the nearest video
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nearest:
+    """For each video the nearest of others: its number, and the distance in levels (RMS)."""
+
+    numbers: tuple[int, ...]
+    distances: tuple[float, ...]
+
+
+def nearest(videos: Sequence[Frames], among: Sequence[Frames]) -> Nearest:
+    """The nearest of `among` by the RMS difference of eight frames at 16x16 pixels."""
+    a, b = (torch.stack([sketch(video) for video in each]) for each in (videos, among))
+    distances = torch.cdist(a, b) / a.shape[1] ** 0.5
+    found = distances.min(1)
+    return Nearest(numbers=tuple(found.indices.tolist()), distances=tuple(found.values.tolist()))
+
+
+def sketch(frames: Frames) -> Float[torch.Tensor, " n"]:
+    """Eight frames of a video at 16x16 pixels, as one row of numbers."""
+    at = np.linspace(0, len(frames) - 1, SAMPLED).round().astype(int)
+    x = rearrange(torch.from_numpy(np.ascontiguousarray(frames[at])).float(), "t h w c -> t c h w")
+    return F.interpolate(x, size=(SMALL, SMALL), mode="area").flatten()

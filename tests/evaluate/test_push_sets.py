@@ -1,0 +1,61 @@
+"""Sets of videos: what is counted of one, gaps between sets, and the nearest of others."""
+
+import numpy as np
+import pytest
+from push_episodes import draw_episode
+
+from reeltok.evaluate.push.sets import (
+    SPOILED,
+    blur,
+    compare_sets,
+    freeze,
+    kolmogorov,
+    mean_turn,
+    nearest,
+    shuffle,
+    statistics_of,
+)
+
+
+def test_what_is_counted_of_a_video() -> None:
+    frames = draw_episode(12, number=1)[0]
+    found = statistics_of(frames)
+    assert found["speed"] == pytest.approx(1)
+    assert (found["turns"], found["resting"], found["missing"]) == (0, 0, 0)
+    assert found["changing"] > 0
+    assert found["pushed"] == 0  # all that changes is near the gripper's columns
+    pushed = frames.copy()
+    pushed[-1, 20:24, 27:31] = 40
+    assert statistics_of(pushed)["pushed"] > 0
+    still = statistics_of(freeze(frames))
+    assert (still["speed"], still["resting"], still["changing"]) == (0, 1, 0)
+    empty = statistics_of(np.full((4, 16, 16, 3), 120, np.uint8))
+    assert (empty["missing"], empty["speed"], empty["resting"]) == (1, 0, 1)
+    assert mean_turn(np.array([[1.0, 0], [0, 1], [0, 0.1], [-1, 0]])) == pytest.approx(90)
+
+
+def test_gaps_of_distributions() -> None:
+    assert kolmogorov([1, 2, 3], [1, 2, 3]) == 0
+    assert kolmogorov([1, 2], [3, 4]) == 1
+    assert kolmogorov([1, 2, 3, 4], [3, 4, 5, 6]) == pytest.approx(0.5)
+
+
+def test_spoiled_sets_are_farther_than_the_other_half() -> None:
+    real = [draw_episode(10, number=n)[0] for n in range(8)]
+    sets = {"half": real[1::2], **{n: [f(v) for v in real[1::2]] for n, f in SPOILED.items()}}
+    found = compare_sets(real[::2], sets)
+    assert all(found["half"].gap < found[name].gap for name in ("frozen", "shuffled"))
+    assert found["shuffled"].means["speed"] > found["half"].means["speed"]
+    assert found["half"].videos == 4
+    with pytest.raises(ValueError, match="half holds 1 videos: give two or more"):
+        compare_sets(real, {"half": real[:1]})
+    assert np.array_equal(np.sort(shuffle(real[0]).sum((1, 2, 3))), np.sort(real[0].sum((1, 2, 3))))
+    assert blur(real[0]).std() < real[0].std()
+
+
+def test_the_nearest() -> None:
+    videos = [draw_episode(10, number=n)[0] for n in range(4)]
+    found = nearest([videos[2], freeze(videos[0])], videos)
+    assert found.numbers == (2, 0)
+    assert found.distances[0] == pytest.approx(0, abs=1e-3)
+    assert found.distances[1] > 1
