@@ -110,7 +110,7 @@ class Exact(Rounded):
         self.bias = nn.Parameter(torch.zeros(outputs))
         nn.init.normal_(self.weight, std=min(inputs**-0.5, 0.7 * MOST / 2**bits / 3))
 
-    def forward(self, *parts: Float[Tensor, "n i"], beside: Tensor | None = None) -> Tensor:
+    def forward(self, *parts: Float[Tensor, "n _"], beside: Tensor | None = None) -> Tensor:
         """Sums over the inputs, which may come in parts; `beside` is added, in the same unit."""
         sums, at = self.offset(self.bias), 0
         weight = self.whole(self.weight, self.bits, most=MOST)
@@ -181,7 +181,7 @@ class Pass(Rounded):
         return found
 
     def hidden(
-        self, parts: Sequence[Float[Tensor, "n i"]], before: Int[Tensor, "n"] | int
+        self, parts: Sequence[Float[Tensor, "n _"]], before: Int[Tensor, "n"] | int
     ) -> Float[Tensor, "n d"]:
         """What the neighbours of each cell say; `before` is how many steps before are known."""
         known = self.inner.offset(self.known)[before]

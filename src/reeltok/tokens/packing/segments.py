@@ -35,7 +35,7 @@ class Packer:
         self.waiting: Tensor | None = None
         self.ends: list[int] = []
 
-    def add(self, ids: Int[Tensor, "b t h w"]) -> bytes:
+    def add(self, ids: Int[Tensor, "b t *grid"]) -> bytes:
         """The bytes of all segments that are whole with these steps."""
         if ids.ndim != 4:
             raise ValueError(
