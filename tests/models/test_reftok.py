@@ -1,7 +1,9 @@
 """RefTok: the plain start, the closed loop, references in files, streams, ranges and cuts."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +12,9 @@ from torch import Tensor
 from reeltok import zoo
 from reeltok.models.presets import COMPACT, PRESETS
 from reeltok.models.reftok import reference
-from reeltok.models.reftok.injection import CrossAttention, RefTokConfig
+from reeltok.models.reftok.attention import CrossAttention
+from reeltok.models.reftok.blocks import CodedBlock
+from reeltok.models.reftok.injection import RefTokConfig
 from reeltok.models.reftok.network import RefTok
 from reeltok.models.reftok.reference import Reference
 from reeltok.models.vidtok.network import VidTok
@@ -105,15 +109,16 @@ def test_where_names_the_parts_that_exist(where: str) -> None:
 def encoder_side(model: RefTok, x: Tensor) -> Tensor:
     """The frames that the encoder made while encoding, which its references were taken from."""
     made: list[Tensor] = []
-    decode_block = model.decode_block
+    run = model.run
 
-    def spy(*arguments: Tensor) -> Tensor:
-        made.append(decode_block(*arguments))
-        return made[-1]
+    def spy(*arguments: Any, **options: Any) -> Iterator[CodedBlock]:
+        for coded in run(*arguments, **options):
+            made.append(coded.frames)
+            yield coded
 
-    model.decode_block = spy
+    model.run = spy
     model.encode(x)
-    del model.decode_block
+    del model.run
     return torch.cat(made, dim=1).permute(0, 4, 1, 2, 3)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from reeltok import zoo
 from reeltok.models.presets import COMPACT
+from reeltok.models.reftok.flow import MotionConfig
 from reeltok.models.reftok.injection import RefTokConfig
 from reeltok.models.reftok.network import RefTok
 from reeltok.models.vidtok.network import VidTok
@@ -19,6 +20,7 @@ from reeltok.train.build import warm
 from reeltok.train.checks import require_groups
 from reeltok.train.clips import Batch, DataConfig, Window
 from reeltok.train.launch import train
+from reeltok.train.motion import MotionLoss
 from reeltok.train.optimizers import OptimizerConfig, ScheduleConfig
 from reeltok.train.reconstruct import LossConfig
 from reeltok.train.reftok import ClosedLoop, DegradationConfig, degrade, draw_references
@@ -59,6 +61,25 @@ def test_a_task_trains_both_sides() -> None:
             p.grad.any()
             for p in getattr(task.trained.tokenizer, side).reference_encoder.parameters()
         )
+
+
+def test_motion_and_skips_leave_no_part_without_gradients() -> None:
+    torch.manual_seed(0)
+    config = replace(TINY, motion=MotionConfig(width=8), skip=0.2)
+    losses = LossConfig(pixel="l1", motion=MotionLoss(until=10), last_frame=1.5)
+    task = ClosedLoop(RefTok(config).train(), losses, degradation=NEVER)
+    optimizer = torch.optim.Adam(task.parameters().parameters(), lr=0.01)
+    weights = dict(task.parameters().named_parameters())
+    begun = {name: weight.detach().clone() for name, weight in weights.items()}
+    for step in range(3):  # a decoding without gradients must leave no casts of weights behind
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            found = task.loss(batch(), step, seeded())
+        found.total.backward()
+        optimizer.step()
+    assert [name for name, weight in weights.items() if torch.equal(weight, begun[name])] == []
+    assert found.terms["motion"] > 0
+    assert "motion" not in task.loss(batch(), 10, seeded()).terms
 
 
 def test_a_step_is_a_function_of_its_generator() -> None:
@@ -131,6 +152,7 @@ def test_warm_start_is_the_plain_tokenizer() -> None:
     ("name", "twin"),
     [
         ("reftok_cpu", "reftok_none_cpu"),
+        ("reftok_gpu", "reftok_none_gpu"),
         ("reftok_robot", "reftok_robot_none"),
         ("reftok_push", "reftok_push_none"),
         ("reftok_push_gpu", "reftok_push_none_gpu"),

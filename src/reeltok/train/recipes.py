@@ -17,6 +17,7 @@ from reeltok.train.push_recipes import (
 )
 from reeltok.train.recipe import Recipe, as_json, change
 from reeltok.train.reconstruct import LossConfig
+from reeltok.train.reftok_recipes import follow_motion, large_batches
 from reeltok.train.run import LoopConfig
 from reeltok.train.sibling_recipes import continuous, on_gpu, sharper
 
@@ -301,10 +302,21 @@ def reftok_none_cpu() -> Recipe:
     return without_reference(reftok_cpu(), "reftok_none_cpu", "reftok-none")
 
 
+def reftok_gpu() -> Recipe:
+    """A RefTok that follows motion and skips, on one large GPU from the trained default."""
+    return follow_motion(large_batches(reftok_cpu(), steps=2_400), "reftok_gpu")
+
+
+def reftok_none_gpu() -> Recipe:
+    """The twin of `reftok_gpu`: the same start, clips and steps, without a reference."""
+    return without_reference(reftok_gpu(), "reftok_none_gpu", "reftok-none")
+
+
 def without_reference(recipe: Recipe, name: str, model: str) -> Recipe:
     """The same run of a model's twin, whose parts for references rest."""
-    unused = replace(recipe.loop, freeze=("encoder_injection", "decoder_injection"))
-    return replace(recipe, name=name, model=model, loop=unused)
+    unused = ("encoder_injection", "decoder_injection", *(["flow"] if recipe.settings else []))
+    loop = replace(recipe.loop, freeze=unused)
+    return replace(recipe, name=name, model=model, loop=loop)
 
 
 def reftok_robot() -> Recipe:
@@ -353,6 +365,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         adapt_decoder,
         reftok_cpu,
         reftok_none_cpu,
+        reftok_gpu,
+        reftok_none_gpu,
         reftok_robot,
         reftok_robot_none,
         vidtok_stage1,

@@ -28,6 +28,7 @@ from reeltok.train.losses import (
     gradient_penalty,
     pixel_loss,
 )
+from reeltok.train.motion import MotionLoss
 from reeltok.video.record import to_bytes
 
 Score = Callable[[Tensor, Tensor], dict[str, float]]
@@ -45,6 +46,8 @@ class LossConfig:
     of the differences between frames, the quantizer's terms
     (each times its weight in `terms`, or 1), and the loss against a discriminator. `weights` is
     the file or URL of LPIPS's backbone; None looks in the usual places.
+    `motion` is the loss of a RefTok's motion, and `last_frame` the weight of the frames that it
+    refers to later, where others have 1; other families have neither.
     `log_variance` divides the reconstruction loss by a learned variance (and adds its logarithm).
     `reduce="sum"` sums over the values of a frame, as VidTok's published recipe does, instead of
     taking their mean.
@@ -62,6 +65,8 @@ class LossConfig:
     terms: dict[str, float] = Field(default_factory=lambda: {"kl": 1e-6})
     log_variance: bool = False
     reduce: Literal["mean", "sum"] = "mean"
+    motion: MotionLoss | None = None
+    last_frame: float = Field(default=1.0, gt=0)
     discriminator: DiscriminatorConfig | None = None
 
 

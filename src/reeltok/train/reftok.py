@@ -4,18 +4,26 @@ The network meets its own decoded frames by running over all blocks of a clip, w
 through them. Beside those it meets stored first frames, blocks that are reset, and no reference.
 """
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Bool, Float
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from reeltok.models.reftok.flow import Motion
 from reeltok.models.reftok.network import RefTok
-from reeltok.models.reftok.reference import Reference, restore_picture, store_picture
+from reeltok.models.reftok.reference import Reference
 from reeltok.tokenizer.contract import Reconstruction
+from reeltok.train.motion import motion_loss
 from reeltok.train.reconstruct import LossConfig, Reconstruct
+
+TOGETHER = 4  # how many times rarer blocks are that reset clips, and how many of the clips then do
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -24,14 +32,14 @@ class DegradationConfig:
 
     A clip has none at all with probability `drop`; each block but the first is reset with
     `reset`. A batch begins with stored frames with probability `stored`: one in four is the
-    original, the others are a WebP of a random quality in `qualities`, noisy (up to `noise`, in
-    [-1, 1]), or as blurred as at a quarter of the size.
+    original, the others are as a picture codec leaves them (cosines rounded to random `steps`),
+    noisy (up to `noise`, in [-1, 1]), or as blurred as at a quarter of the size.
     """
 
     drop: float = Field(default=0.1, ge=0, le=1)
     reset: float = Field(default=0.05, ge=0, le=1)
     stored: float = Field(default=0.2, ge=0, le=1)
-    qualities: tuple[int, int] = (10, 90)
+    steps: tuple[float, float] = (0.02, 0.5)
     noise: float = Field(default=0.15, ge=0)
 
 
@@ -52,18 +60,31 @@ class ClosedLoop(Reconstruct):
     def make(
         self, x: Float[Tensor, "b c t h w"], step: int, generator: torch.Generator | None
     ) -> Reconstruction:
-        tokenizer = self.trained.tokenizer
+        tokenizer, motions = self.trained.tokenizer, list[Motion]()
         if tokenizer.config.policy == "none":
             return tokenizer(x, step=step, generator=generator)
         mask = draw(len(x), generator) >= self.degradation.drop
         references = draw_references(x, tokenizer.config.block, self.degradation, generator)
-        return tokenizer(
+        made = tokenizer(
             x,
             step=step,
             generator=generator,
             references=references,
             reference_mask=mask.to(x.device),
+            motions=motions,
         )
+        config = self.config.motion
+        if config is None or not motions or not config.factor(step):
+            return made
+        terms = {"motion": config.factor(step) * motion_loss(motions, config)}
+        return replace(made, quantized=replace(made.quantized, terms=made.quantized.terms | terms))
+
+    def scaled(self, frames: Float[Tensor, "b t"], x: Tensor) -> Float[Tensor, ""]:
+        """As ever, with the weight `last_frame` of frame 0 and the last of each block."""
+        config, block = self.config, self.trained.tokenizer.config.block
+        weights = torch.ones(frames.shape[1], device=frames.device)
+        weights[::block] = config.last_frame
+        return super().scaled(frames * weights / weights.mean(), x)
 
 
 def draw(count: int, generator: torch.Generator | None) -> Float[Tensor, " n"]:
@@ -82,32 +103,40 @@ def draw_references(
     everyone: Bool[Tensor, " b"] = torch.ones(len(x), dtype=torch.bool)
     references: dict[int, Reference] = {}
     if draw(1, generator) < config.stored:
-        frame = torch.cat([degrade(one[None], config, generator) for one in x[:, :, :1]])
-        references[0] = Reference(frame, everyone, start=True)
+        references[0] = Reference(degrade(x[:, :, :1], config, generator), everyone, start=True)
     for at in range(1 + block, x.shape[2], block):
-        clips = draw(len(x), generator) < config.reset
-        if clips.any():
+        # A reset passes a whole batch through the network once more: so few blocks, several clips.
+        if draw(1, generator) < min(1.0, TOGETHER * config.reset):
+            clips = draw(len(x), generator) < max(1 / TOGETHER, config.reset)
             references[at] = Reference(None, clips)
     return references
 
 
 def degrade(
-    x: Float[Tensor, "1 c 1 h w"], config: DegradationConfig, generator: torch.Generator | None
-) -> Float[Tensor, "1 c 1 h w"]:
-    """A frame as a decoder might hold it."""
-    kind, much = draw(2, generator).tolist()
-    if kind < 0.25:
-        return x
-    if kind < 0.5:
-        low, high = config.qualities
-        data = store_picture(x, quality=round(low + much * (high - low)))
-        return restore_picture(data, (x.shape[3], x.shape[4])).to(x)
-    if kind < 0.75:
-        seed = int(draw(1, generator).item() * 2**31)
-        shake = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed))
-        return (x + config.noise * much * shake.to(x)).clamp(-1, 1)
-    small = torch.nn.functional.interpolate(
-        x[:, :, 0], scale_factor=1 - 0.75 * much, mode="bilinear", antialias=True
-    )
-    size = (x.shape[3], x.shape[4])
-    return torch.nn.functional.interpolate(small, size, mode="bilinear")[:, :, None]
+    x: Float[Tensor, "b c 1 h w"], config: DegradationConfig, generator: torch.Generator | None
+) -> Float[Tensor, "b c 1 h w"]:
+    """Frames as a decoder might hold them: each as it is, coded, noisy or blurred."""
+    device = x.device if generator is None else generator.device
+    kinds, much = torch.rand(2, len(x), 1, 1, 1, 1, generator=generator, device=device).to(x)
+    shake = torch.randn(x.shape, generator=generator, device=device).to(x)
+    noisy = (x + config.noise * much * shake).clamp(-1, 1)
+    soft = F.interpolate(x[:, :, 0], scale_factor=0.25, mode="bilinear", antialias=True)
+    soft = F.interpolate(soft, x.shape[3:], mode="bilinear")[:, :, None]
+    low, high = config.steps
+    coded = coarse(x[:, :, 0], low + much[:, :, 0] * (high - low))[:, :, None]
+    made = torch.where(kinds < 0.5, coded, torch.where(kinds < 0.75, noisy, x.lerp(soft, much)))
+    return torch.where(kinds < 0.25, x, made)
+
+
+def coarse(x: Float[Tensor, "b c h w"], step: Float[Tensor, "b 1 1 1"]) -> Tensor:
+    """Pictures as a picture codec leaves them: the cosines of 8x8 pixels, rounded to `step`."""
+    h, w = x.shape[2:]
+    x = F.pad(x, (0, -w % 8, 0, -h % 8), mode="replicate")
+    place, order = torch.arange(8, device=x.device) + 0.5, torch.arange(8, device=x.device)
+    basis = torch.cos(math.pi / 8 * order[:, None] * place).to(x) / 2
+    basis[0] /= math.sqrt(2)
+    blocks = rearrange(x, "b c (m i) (n j) -> b c m n i j", i=8, j=8)
+    wide = step[..., None, None]
+    rounded = (basis @ blocks @ basis.T / wide).round() * wide
+    y = rearrange(basis.T @ rounded @ basis, "b c m n i j -> b c (m i) (n j)")
+    return y[..., :h, :w].clamp(-1, 1)

@@ -15,22 +15,34 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from reeltok.models.reftok.features import ReferenceFeatures
+from reeltok.models.reftok.flow import (
+    Flow,
+    Motion,
+    block_patches,
+    follow,
+    follow_coarse,
+    follow_pixels,
+)
 from reeltok.models.reftok.injection import (
-    ReferenceFeatures,
     ReferenceInjection,
     RefTokConfig,
     along_batch,
     both_masks,
     decoder_shape,
     encoder_shape,
+    masked,
     split_stages,
     still_patches,
 )
+from reeltok.models.reftok.motion import Found, enlarge, search
 from reeltok.models.reftok.reference import NO_REFERENCES, Reference, References
+from reeltok.models.reftok.skip import copy_skipped, skipped_cells, worth_skipping
 from reeltok.models.vidtok.network import Decoder, Encoder, running_order
 from reeltok.models.vidtok.stages import Down, Patch, Up
 from reeltok.nn.past import Past
 from reeltok.nn.quantizers import Quantized
+from reeltok.nn.quantizers.contract import without_cache
 from reeltok.tokenizer.contract import Tokenizer
 
 # What a stream keeps beside its layers' own: the references as the decoder has them, what they show
@@ -44,6 +56,23 @@ class CodedBlock:
 
     quantized: Quantized | None
     frames: Tensor
+    motion: Motion | None = None
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The frames "b t h w c" of a block; where they follow a motion, its field (at the scale of
+    the patches) and the reference's pixels along it."""
+
+    frames: Tensor
+    field: Tensor | None = None
+    warped: Tensor | None = None
+
+    def motion(self, found: Found | None, block: Tensor, mask: Tensor | None) -> Motion | None:
+        """What the loss of the motion compares; None for frames that follow none."""
+        if self.field is None or self.warped is None:
+            return None
+        return Motion(found, self.field, self.warped, block, mask)
 
 
 class BlockCoder(Tokenizer):
@@ -62,6 +91,12 @@ class BlockCoder(Tokenizer):
         )
         shape = encoder_shape(config, self.encoder)
         self.encoder_injection = ReferenceInjection(shape, config, copied=None) if encodes else None
+        self.flow = None
+        if config.motion is not None and self.decoder_injection is not None:
+            widths = self.decoder_injection.reference_encoder.widths
+            follows = config.motion.where != "encoder"
+            shape = decoder_shape(config, self.decoder)
+            self.flow = Flow(shape, widths, config.motion) if follows else None
 
     # One block through the network.
 
@@ -70,10 +105,16 @@ class BlockCoder(Tokenizer):
         x: Float[Tensor, "b t h w c"],
         past: Past,
         reference_mask: Bool[Tensor, " b"] | None = None,
+        found: Found | None = None,
     ) -> Float[Tensor, "b t2 h2 w2 d"]:
-        """What the quantizer reads of a block; the plain encoder where nothing is known yet."""
+        """What the quantizer reads of a block; the plain encoder where nothing is known yet.
+
+        References follow the motion that was `found`.
+        """
         injection, encoder = self.encoder_injection, self.encoder
         reference = self._read_references(injection, past, encoder.patch)
+        if reference is not None and found is not None:
+            reference = self._follow_found(reference, past, found, x.shape[1])
         patches = encoder.patch(x, past)
         y = encoder.conv_in(patches, past)
         if injection is not None and reference is not None:
@@ -92,17 +133,23 @@ class BlockCoder(Tokenizer):
         z: Float[Tensor, "b t h w d"],
         past: Past,
         reference_mask: Bool[Tensor, " b"] | None = None,
-    ) -> Float[Tensor, "b t2 h2 w2 c"]:
+    ) -> Decoded:
         """The frames of a block; the plain decoder's where nothing is known yet."""
         injection, decoder, along = self.decoder_injection, self.decoder, None
         reference = self._read_references(injection, past, decoder.patch)
+        field, warped, frames = None, None, z.shape[1] * self.config.factors[0]
         y = decoder.conv_in(z, past)
         if injection is not None and reference is not None:
+            if self.flow is not None:
+                field = self.flow.begin(y, reference)
+                reference = follow_coarse(reference, field, frames, self.config.factors[1:])
             y, along = injection.join_coarse(y, reference, reference_mask)
         early, late = split_stages(running_order(decoder), Up)
         for stage in early:
             y = stage(y, past)
         if injection is not None and reference is not None:
+            if self.flow is not None and field is not None:
+                field, warped, reference = self._follow_read(reference, past, field, y)
             y = injection.join_fine(y, reference, reference_mask, along=along)
         for stage in late:
             y = stage(y, past)
@@ -111,7 +158,79 @@ class BlockCoder(Tokenizer):
         patches = decoder.conv_out(decoder.norm(y), past)
         if injection is not None and reference is not None:
             patches = injection.copy_pixels(patches, features, reference, reference_mask)
-        return decoder.patch.inverse(patches, past)
+        made = decoder.patch.inverse(patches, past)
+        if self.config.skip and reference is not None:
+            skipped = masked(reference_mask, skipped_cells(z))
+            made = copy_skipped(made, past.kept[REFERENCES][:, :1], skipped)
+        return Decoded(made, field, warped)
+
+    # Motion.
+
+    def find_motion(self, block: Float[Tensor, "b t h w c"], past: Past) -> Found | None:
+        """What the encoder's search finds; None where it does not search, or has no reference."""
+        if not self.config.searches or not self._has_reference(past):
+            return None
+        before = past.kept[REFERENCES][:, 0].detach()
+        return search(before, block, steps=self.config.steps, cell=self.config.factors[1:])
+
+    def _follow_found(
+        self, reference: ReferenceFeatures, past: Past, found: Found, frames: int
+    ) -> ReferenceFeatures:
+        """The encoder's reference along the motion that its search found."""
+        patch, cell = self.config.body.patch, self.config.factors[1:]
+        field = enlarge(found.field, (cell[0] // patch[1], cell[1] // patch[2]))
+        steps = frames // patch[0]
+        pixels = follow_pixels(past.kept[REFERENCES][:, 0], field, frames, patch[1:])
+        return replace(
+            follow_coarse(reference, found.field, frames, cell),
+            fine=follow(reference.fine, field, frames, steps, patch[1:]),
+            patches=block_patches(self.encoder.patch, pixels),
+            field=found.field,
+        )
+
+    def _follow_read(
+        self, reference: ReferenceFeatures, past: Past, field: Tensor, y: Tensor
+    ) -> tuple[Tensor, Tensor, ReferenceFeatures]:
+        """The decoder's field at the scale of `y`, pixels along it, and the reference along it."""
+        assert self.flow is not None
+        patch, steps = self.config.body.patch, y.shape[1]
+        frames, cell = steps * patch[0], patch[1:]
+        rough = enlarge(field, (self.flow.ratio, self.flow.ratio))
+        moved = follow(reference.fine, rough, frames, steps, cell)
+        field = self.flow.refine(field, y, moved)
+        warped = follow_pixels(past.kept[REFERENCES][:, 0], field, frames, cell)
+        fine = follow(reference.fine, field, frames, steps, cell)
+        patches = block_patches(self.decoder.patch, warped)
+        return field, warped, replace(reference, fine=fine, patches=patches)
+
+    # Cells that are skipped.
+
+    def _quantize(
+        self,
+        features: Float[Tensor, "b s h2 w2 d"],
+        block: Float[Tensor, "b t h w c"],
+        past: Past,
+        mask: Bool[Tensor, " b"] | None,
+        draw: Mapping[str, Any],
+    ) -> tuple[Quantized, Decoded | None]:
+        """The tokens of a block, with SKIP where it pays; also its frames, where they are known.
+
+        What a block would be without SKIP is decoded first, to know what its tokens are worth.
+        """
+        if not self.config.skip or not self._has_reference(past):
+            return self.round_to_stored(self.quantizer(features, **draw)), None
+        with torch.no_grad(), without_cache(features):
+            none = features.new_zeros(features.shape[:-1], dtype=torch.bool)
+            coded, after = self.quantizer(features, **draw, skipped=none), past.copy()
+            made = self.decode_block(coded.z, after, mask)
+            still = past.kept[REFERENCES][:, :1]
+            cells = (none.shape[1], none.shape[2], none.shape[3])
+            skipped = worth_skipping(block, made.frames, still, cells, self.config.skip)
+            skipped = masked(mask, skipped)
+        if not torch.is_grad_enabled() and not skipped.any():
+            past.kept, past.begun = after.kept, after.begun
+            return coded, made
+        return self.quantizer(features, **draw, skipped=skipped), None
 
     # What a stream remembers beside its layers' own.
 
@@ -119,12 +238,15 @@ class BlockCoder(Tokenizer):
         self, injection: ReferenceInjection | None, past: Past, patch: Patch
     ) -> ReferenceFeatures | None:
         """Features of the references, for one side; None where it has no use for them."""
-        if injection is None or REFERENCES not in past.kept or self.config.policy == "none":
+        if injection is None or not self._has_reference(past):
             return None
         stills, errors = still_patches(patch, past.kept[REFERENCES]), None
         if injection is self.encoder_injection:
             errors = still_patches(patch, past.kept[ORIGINALS]) - stills
         return injection.read(stills, past.kept[FEATURES], errors)
+
+    def _has_reference(self, past: Past) -> bool:
+        return REFERENCES in past.kept and self.config.policy != "none"
 
     def _remember(
         self,
@@ -205,15 +327,16 @@ class BlockCoder(Tokenizer):
                 mask = both_masks(
                     reference_mask, self._forget(begin, past, block[:, :1], block[:, :1])
                 )
-            quantized = self.round_to_stored(
-                self.quantizer(self.encode_block(block, past, mask), **draw)
-            )
-            frames = block[:, :0]
-            if decode:
-                frames = self.decode_block(quantized.z, past, mask)
-                self._remember(past, ORIGINALS, block[:, -1:], reset)
-                self._remember(past, REFERENCES, frames[:, -1:], reset)
-            yield CodedBlock(quantized, frames)
+            found = self.find_motion(block, past)
+            features = self.encode_block(block, past, mask, found)
+            quantized, made = self._quantize(features, block, past, mask, draw)
+            if not decode:
+                yield CodedBlock(quantized, block[:, :0])
+                continue
+            made = made or self.decode_block(quantized.z, past, mask)
+            self._remember(past, ORIGINALS, block[:, -1:], reset)
+            self._remember(past, REFERENCES, made.frames[:, -1:], reset)
+            yield CodedBlock(quantized, made.frames, made.motion(found, block, mask))
 
     def _begin(
         self, x: Tensor, past: Past, begin: Reference | None, given: bool, draw: Mapping[str, Any]
@@ -224,7 +347,7 @@ class BlockCoder(Tokenizer):
             self._remember(past, ORIGINALS, frame if given else x[:, :1])
             return (0, CodedBlock(None, frame[:, :0])) if given else (1, CodedBlock(None, frame))
         quantized = self.round_to_stored(self.quantizer(self.encode_block(x[:, :1], past), **draw))
-        frames = self.decode_block(quantized.z, past)
+        frames = self.decode_block(quantized.z, past).frames
         self._remember(past, ORIGINALS, x[:, :1])
         self._remember(past, REFERENCES, frames)
         return 1, CodedBlock(quantized, frames)

@@ -6,8 +6,6 @@
 Everything ends in weights that start at zero, so that training starts from the plain network.
 """
 
-from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -18,15 +16,20 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as config_dataclass
 from torch import Tensor, nn
 
+from reeltok.models.reftok.attention import CrossAttention
+from reeltok.models.reftok.features import (
+    ONE,
+    Broadcast,
+    InjectionShape,
+    ReferenceEncoder,
+    ReferenceFeatures,
+)
+from reeltok.models.reftok.flow import UNIT, MotionConfig
 from reeltok.models.vidtok.network import Decoder, Encoder, running_order
 from reeltok.models.vidtok.stages import SPACE, Down, Patch, Up, VidTokConfig
 from reeltok.nn.bounds import Side, Width
-from reeltok.nn.layers import Conv, Norm, Residual
+from reeltok.nn.layers import Conv
 from reeltok.nn.quantizers import Quantizer
-
-ONE = (1, 1, 1)
-HEADS, WINDOW, HALO = 4, 8, 4
-"""Cross-attention: queries in windows of 8x8 cells see keys of 16x16 around them."""
 
 Inject = Literal["concatenate", "attend", "attend+transfer"]
 ReferencePolicy = Literal["previous", "first", "first+previous", "none"]
@@ -43,7 +46,8 @@ class RefTokConfig:
     (`policy`). The first frame is coded as plain tokens, stored as a picture (WebP of `quality`),
     or `given` by the caller. At a scene cut a block has no reference ("plain") or a new stored
     frame; one bit a block says so. `refresh` makes every so many blocks plain, for access to long
-    files.
+    files. With `motion` references follow it (flow.py). Cells where the reference's squared error
+    is at most `skip` times that of the tokens are skipped (skip.py); 0 skips none.
     """
 
     body: VidTokConfig
@@ -57,6 +61,8 @@ class RefTokConfig:
     quality: int = Field(default=30, ge=0, le=100)
     cuts: Literal["ignore", "plain", "stored"] = "plain"
     refresh: int | None = Field(default=None, ge=1)
+    motion: MotionConfig | None = None
+    skip: float = Field(default=0.0, ge=0)
 
     def __post_init__(self) -> None:
         if self.body.edge != "past-first" or self.body.upsampling != "nearest":
@@ -74,6 +80,26 @@ class RefTokConfig:
             raise ValueError(
                 "policy='first+previous' needs a network of two references: set references=2"
             )
+        if self.skip and self.quantizer.kind != "fsq":
+            raise ValueError(
+                f"skip={self.skip} needs a codebook with a centre: set skip=0, or a quantizer of "
+                f"kind 'fsq', found {self.quantizer.kind!r}"
+            )
+        if self.motion is not None:
+            self._require_followed()
+
+    def _require_followed(self) -> None:
+        """ValueError for a network whose references cannot follow a motion."""
+        if self.inject != "concatenate" or self.where != "both":
+            raise ValueError(
+                f"references follow motion where both sides concatenate them: set motion=None, or "
+                f"inject='concatenate' and where='both', found {self.inject!r} and {self.where!r}"
+            )
+        if any(side % 4 for side in self.factors[1:]):
+            raise ValueError(
+                f"motion is searched at a quarter of the size: a token must stand for a multiple "
+                f"of 4 pixels, found {self.factors[1]}x{self.factors[2]}; set motion=None"
+            )
 
     @property
     def quantizer(self) -> Quantizer:
@@ -90,6 +116,11 @@ class RefTokConfig:
         return True
 
     @property
+    def searches(self) -> bool:
+        """Whether the encoder searches for motion."""
+        return self.motion is not None and self.motion.where != "decoder"
+
+    @property
     def steps(self) -> int:
         """Token steps of a block."""
         return self.block // self.factors[0]
@@ -98,150 +129,6 @@ class RefTokConfig:
     def opening(self) -> int:
         """Token steps before the first block."""
         return int(self.start == "plain")
-
-
-@dataclass(frozen=True, kw_only=True)
-class InjectionShape:
-    """The shape of the place where references join a network.
-
-    `fine` and `coarse` are the widths there, `steps` = (fine, coarse) time steps of a block; space
-    is halved `halvings` times between them. `patch` are the channels of the patch front, `carried`
-    those of the features carried over.
-    """
-
-    fine: int
-    coarse: int
-    steps: tuple[int, int]
-    halvings: int
-    patch: int
-    carried: int
-
-
-@dataclass(frozen=True)
-class ReferenceFeatures:
-    """What was read from the references: features, and the first one's patches, held still."""
-
-    fine: Float[Tensor, "b 1 h w r"]
-    coarse: Float[Tensor, "b 1 h2 w2 r2"]
-    still: Float[Tensor, "b 1 h w d"]
-
-
-class ReferenceEncoder(nn.Module):
-    """Features of still frames at the fine scale and, halved down, at the coarse one; normed."""
-
-    def __init__(self, channels_in: int, width: int, halvings: int) -> None:
-        super().__init__()
-        widths = [min(2, 2**i) * width for i in range(halvings + 1)]
-        self.conv_in = Conv(channels_in, width, SPACE)
-        self.fine = Residual(width, width, SPACE, edge="past-first")
-        self.down = nn.ModuleList(Conv(a, b, SPACE, stride=(1, 2, 2)) for a, b in pairwise(widths))
-        self.coarse = Residual(widths[-1], widths[-1], SPACE, edge="past-first")
-        self.norms = nn.ModuleList(Norm(end, act=False) for end in (width, widths[-1]))
-        self.widths = width, widths[-1]
-
-    def forward(self, x: Float[Tensor, "b 1 h w c"]) -> tuple[Tensor, Tensor]:
-        fine = self.fine(self.conv_in(x))
-        coarse = fine
-        for down in self.down:
-            coarse = down(coarse)
-        return self.norms[0](fine), self.norms[1](self.coarse(coarse))
-
-
-class Broadcast(nn.Module):
-    """Still features onto the time steps of a block: a 1x1 convolution for each, from zero."""
-
-    def __init__(self, channels_in: int, channels_out: int, steps: int) -> None:
-        super().__init__()
-        self.steps = steps
-        self.conv = Conv(channels_in, steps * channels_out, ONE, zero=True)
-
-    def forward(self, x: Float[Tensor, "b 1 h w r"], steps: int) -> Float[Tensor, "b t h w c"]:
-        """The first `steps` time steps: a block's, or the only one of a first frame."""
-        y = self.conv(x)
-        return rearrange(y, "b 1 h w (t c) -> b t h w c", t=self.steps)[:, :steps]
-
-
-class CrossAttention(nn.Module):
-    """Each cell looks at the reference's cells around its own place, and takes their features.
-
-    With `transfer` it takes their fine features along, which join at the fine scale.
-    """
-
-    def __init__(self, shape: InjectionShape, widths: tuple[int, int], *, transfer: bool) -> None:
-        super().__init__()
-        fine, coarse = widths
-        self.ratio = 2**shape.halvings
-        self.carries = fine * self.ratio**2 if transfer else 0
-        self.norm = Norm(shape.coarse, act=False)
-        self.query = Conv(shape.coarse, coarse, ONE)
-        self.key = Conv(coarse, coarse, ONE)
-        self.value = Conv(coarse, coarse, ONE)
-        self.out = Conv(coarse, shape.coarse, ONE, zero=True)
-        self.fine = Conv(fine, shape.fine, ONE, zero=True) if transfer else None
-        self.position_bias = nn.Parameter(torch.zeros(HEADS, (2 * (WINDOW + HALO) - 1) ** 2))
-
-    def forward(
-        self, x: Float[Tensor, "b t h w c"], reference: ReferenceFeatures
-    ) -> tuple[Float[Tensor, "b t h w c"], Float[Tensor, "b t2 h2 w2 c2"] | None]:
-        """What joins `x`, and what joins at the fine scale (one time step for each of x's)."""
-        values = [self.value(reference.coarse)]
-        if self.fine is not None:
-            folded = "b t (h i) (w j) c -> b t h w (c i j)"
-            values.append(rearrange(reference.fine, folded, i=self.ratio, j=self.ratio))
-        taken = look_around(
-            self.query(self.norm(x)), self.key(reference.coarse), torch.cat(values, -1), self.bias()
-        )
-        coarse, fine = taken.split([taken.shape[-1] - self.carries, self.carries], dim=-1)
-        if self.fine is None:
-            return self.out(coarse), None
-        unfolded = "b t h w (c i j) -> b t (h i) (w j) c"
-        return self.out(coarse), self.fine(rearrange(fine, unfolded, i=self.ratio, j=self.ratio))
-
-    def bias(self) -> Float[Tensor, "heads q k"]:
-        """The learned preference for each distance between a query and a key."""
-        query = torch.arange(WINDOW, device=self.position_bias.device)
-        key = torch.arange(-HALO, WINDOW + HALO, device=self.position_bias.device)
-        far = key[None, :] - query[:, None] + WINDOW + HALO - 1
-        index = far[:, None, :, None] * (2 * (WINDOW + HALO) - 1) + far[None, :, None, :]
-        return self.position_bias[:, index.flatten(2).flatten(0, 1)]
-
-
-def look_around(
-    query: Float[Tensor, "b t h w d"],
-    key: Float[Tensor, "b 1 h w d"],
-    value: Float[Tensor, "b 1 h w e"],
-    bias: Float[Tensor, "heads q k"],
-) -> Float[Tensor, "b t h w e"]:
-    """Attention of each window of queries to the keys in and around it; none beyond the frame."""
-    b, t, h, w, _ = query.shape
-    rows, columns = -h % WINDOW, -w % WINDOW
-    inside = key.new_ones(1, 1, h, w, 1)
-    q = windows(F.pad(query, (0, 0, 0, columns, 0, rows)).flatten(0, 1), WINDOW, 0)
-    k, v, visible = (
-        windows(F.pad(each[:, 0], (0, 0, 0, columns, 0, rows)), WINDOW + 2 * HALO, HALO)
-        for each in (key, value, inside)
-    )
-    mask = torch.where(visible[0, :, None, None, :, 0] > 0, 0.0, -torch.inf).to(bias) + bias
-    k, v = (each.repeat_interleave(t, 0) for each in (k, v))
-    q, k, v = (each.unflatten(-1, (HEADS, -1)).transpose(2, 3) for each in (q, k, v))
-    y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.dtype))
-    y = y.transpose(2, 3).flatten(3)
-    y = rearrange(
-        y,
-        "(b t) (m n) (i j) e -> b t (m i) (n j) e",
-        b=b,
-        m=(h + rows) // WINDOW,
-        i=WINDOW,
-        j=WINDOW,
-    )
-    return y[:, :, :h, :w]
-
-
-def windows(x: Float[Tensor, "b h w d"], size: int, halo: int) -> Float[Tensor, "b n s d"]:
-    """Squares of `size` cells that begin every WINDOW cells, `halo` cells outside the frame."""
-    x = F.pad(x, (0, 0, halo, halo, halo, halo))
-    x = x.unfold(1, size, WINDOW).unfold(2, size, WINDOW)
-    return rearrange(x, "b m n d i j -> b (m n) (i j) d")
 
 
 class ReferenceInjection(nn.Module):
@@ -266,6 +153,11 @@ class ReferenceInjection(nn.Module):
         self.difference_in = Conv(self.patch + fine, fine, SPACE) if encodes else None
         self.difference_out = Conv(fine, shape.fine, ONE, zero=True) if encodes else None
         self.copy_gate = None if copied is None else Conv(copied, self.patch, ONE, zero=True)
+        flows = not encodes and config.motion is not None and config.motion.where != "encoder"
+        self.moved_in = Conv(self.patch, shape.fine, ONE, zero=True) if flows else None
+        searches = encodes and config.searches
+        self.field_in = Conv(4, coarse, SPACE) if searches else None
+        self.field_out = Conv(coarse, shape.coarse, ONE, zero=True) if searches else None
 
     def read(
         self,
@@ -276,7 +168,7 @@ class ReferenceInjection(nn.Module):
         """Features of the references' patches, their errors and the features carried over."""
         shown = [stills, carried] if errors is None else [stills, carried, errors]
         fine, coarse = self.reference_encoder(torch.cat(shown, dim=-1))
-        return ReferenceFeatures(fine=fine, coarse=coarse, still=stills[..., : self.patch])
+        return ReferenceFeatures(fine=fine, coarse=coarse, patches=stills[..., : self.patch])
 
     def join_fine(
         self,
@@ -297,9 +189,10 @@ class ReferenceInjection(nn.Module):
         if self.difference_in is not None and self.difference_out is not None:
             assert patches is not None
             around = reference.fine.expand(-1, x.shape[1], -1, -1, -1)
-            y = y + self.difference_out(
-                F.silu(self.difference_in(torch.cat([patches - reference.still, around], dim=-1)))
-            )
+            shown = torch.cat([patches - reference.patches, around], dim=-1)
+            y = y + self.difference_out(F.silu(self.difference_in(shown)))
+        if self.moved_in is not None:
+            y = y + self.moved_in(reference.patches.to(y.dtype))
         return x + stream_scale(x) * masked(reference_mask, y)
 
     def join_coarse(
@@ -313,6 +206,9 @@ class ReferenceInjection(nn.Module):
         if self.cross_attention is not None:
             more, along = self.cross_attention(x, reference)
             y = y + more
+        if self.field_in is not None and self.field_out is not None and reference.field is not None:
+            field = (reference.field / UNIT).to(y.dtype)
+            y = y + self.field_out(F.silu(self.field_in(field)))
         return x + stream_scale(x) * masked(reference_mask, y), along
 
     def copy_pixels(
@@ -325,7 +221,7 @@ class ReferenceInjection(nn.Module):
         """Patches moved towards the reference's, by a share that `features` choose."""
         assert self.copy_gate is not None
         return patches + masked(
-            reference_mask, self.copy_gate(features) * (reference.still - patches)
+            reference_mask, self.copy_gate(features) * (reference.patches - patches)
         )
 
 

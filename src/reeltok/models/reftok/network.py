@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from reeltok.models.reftok.blocks import REFERENCES, BlockCoder, CodedBlock
+from reeltok.models.reftok.flow import Motion
 from reeltok.models.reftok.injection import (
     RefTokConfig,
 )
@@ -87,10 +88,12 @@ class RefTok(BlockCoder):
         generator: torch.Generator | None = None,
         references: References = NO_REFERENCES,
         reference_mask: Bool[Tensor, " b"] | None = None,
+        motions: list[Motion] | None = None,
     ) -> Reconstruction:
         """The differentiable path of training: a first frame and blocks, in closed loop.
 
         `references` and `reference_mask` as for `run`: a stored first frame, blocks that are reset.
+        The motion of each block is added to `motions`.
         """
         rows = rearrange(forward_input(x, self), "b c t h w -> b t h w c").contiguous()
         coded = list(
@@ -98,6 +101,8 @@ class RefTok(BlockCoder):
                 rows, Past(), references, reference_mask=reference_mask, step=step, sample=generator
             )
         )
+        if motions is not None:
+            motions += [each.motion for each in coded if each.motion is not None]
         frames = rearrange(torch.cat([each.frames for each in coded], 1), "b t h w c -> b c t h w")
         return Reconstruction(x=frames, quantized=self._joined(coded, x))
 
@@ -114,7 +119,7 @@ class RefTok(BlockCoder):
     ) -> Quantized:
         past, config = Past() if past is None else past, self.config
         rows = rearrange(x, "b c t h w -> b t h w c").contiguous()
-        closed = config.policy != "none" and self.encoder_injection is not None
+        closed = config.policy != "none" and (self.encoder_injection is not None or config.skip > 0)
         options: dict[str, Any] = {"given": config.start == "given", "decode": closed}
         return self._joined(list(self.run(rows, past, references, sample=sample, **options)), x)
 
@@ -133,7 +138,7 @@ class RefTok(BlockCoder):
         at, made = 0, [grey[:, :0]]
         if not past.has_begun(self.decoder.conv_in) and (begin is None or begin.start):
             if begin is None:
-                at, frame = 1, self.decode_block(z[:, :1], past)
+                at, frame = 1, self.decode_block(z[:, :1], past).frames
                 self._remember(past, REFERENCES, frame)
             else:
                 frame = self._prime(begin, past, grey)
@@ -148,7 +153,7 @@ class RefTok(BlockCoder):
             assert block.shape[1] == steps, "whole_blocks cuts streams into blocks"
             if begin is not None and not begin.start:
                 reset, mask = begin.clips.to(z.device), self._forget(begin, past, grey)
-            made.append(self.decode_block(block, past, mask))
+            made.append(self.decode_block(block, past, mask).frames)
             self._remember(past, REFERENCES, made[-1][:, -1:], reset)
         return rearrange(torch.cat(made, dim=1), "b t h w c -> b c t h w")
 
@@ -188,6 +193,8 @@ class RefTok(BlockCoder):
         """The same network, used as it was for `tokens`."""
         settings = tokens.settings
         used = {name: settings[key] for key, name in SETTINGS.items() if key in settings}
+        if "policy" in used:  # tokens that say how they were made, without SKIP unless they say so
+            used = {"skip": 0.0} | used
         return self.under(**used)
 
     def stream_encode(

@@ -23,7 +23,8 @@ from reeltok.tokens.record import Tokens
 from reeltok.video.record import to_bytes, to_unit
 
 START = "start"
-SETTINGS = {"policy": "policy", "reference_start": "start"}  # settings of tokens -> of RefTokConfig
+SETTINGS = {"policy": "policy", "reference_start": "start", "skip": "skip"}
+"""Settings of tokens, and those of RefTokConfig."""
 CUT, JUMP = 0.2, 2.5
 """A cut moves 16x16 thumbnails by more than CUT (mean difference, in [-1, 1]) from one frame to the
 next, and JUMP times as far as any other step nearby. Of 276 pairs of 23 clips the nearest are 0.27
@@ -215,7 +216,9 @@ def choose_references(
     `before` is the frame before the run, None where the clip begins. ValueError where a reference
     is needed and was not given, or does not fit.
     """
-    settings: dict[str, str] = {key: getattr(config, name) for key, name in SETTINGS.items()}
+    settings = {key: str(getattr(config, name)) for key, name in SETTINGS.items()}
+    if not config.skip:
+        del settings["skip"]
     kept: dict[int, StoredReference] = {}
     if config.start == "given":
         fits, settings["reference"] = given_reference(reference, x)

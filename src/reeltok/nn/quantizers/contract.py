@@ -96,6 +96,17 @@ def full_precision(z: Tensor) -> AbstractContextManager:
     return torch.autocast(kind, enabled=False)
 
 
+def without_cache(x: Tensor) -> AbstractContextManager:
+    """A region where autocast, if it is on, keeps no casts of weights.
+
+    Those made without gradients would be used again where gradients are wanted, and lose them.
+    """
+    kind = x.device.type
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+        return nullcontext()
+    return torch.autocast(kind, dtype=torch.get_autocast_dtype(kind), cache_enabled=False)
+
+
 def as_float(z: Tensor) -> Tensor:
     """float32, or float64 where that came in."""
     return z if z.dtype == torch.float64 else z.float()

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
@@ -121,16 +121,21 @@ class Lattice(nn.Module):
         *,
         step: int | None = None,
         sample: torch.Generator | None = None,
+        skipped: Bool[Tensor, "b *grid"] | None = None,
     ) -> Quantized:
         """Codes, exactly those of `lookup(ids)`, with gradients passed straight through.
 
         `step` is the optimizer step, for annealing; `sample` draws the noise of early steps.
+        `skipped` cells, and no others, get the centre code: zero in every channel. They have no
+        gradient, and losses do not count them.
         """
         self.require_width(z)
         with full_precision(z):
             x = as_float(z)
             bounded = self.bound(x)
             digits = self.digits(bounded)
+            if skipped is not None:
+                digits = self.centred(digits, skipped)
             ids = (digits.long() * self.basis(z.device)).sum(-1)
             codes = self.values(digits)
             soft = bounded / self.centre_and_half(bounded)[1]
@@ -138,8 +143,23 @@ class Lattice(nn.Module):
             if self.training and step is not None and step < self.rounding_from:
                 shake = noise_like(bounded, torch.rand, sample) - 0.5
                 out = soft + shake / self.centre_and_half(bounded)[1]
-            terms = self.losses(x, codes, step) if self.training else {}
+            if skipped is not None:
+                out = torch.where(skipped[..., None], 0.0, out)
+            terms = self.losses(x, codes, step, skipped) if self.training else {}
         return with_losses(out.to(z.dtype), ids, terms)
+
+    @property
+    def centre_id(self) -> int:
+        """The id whose code is zero in every channel."""
+        levels = self.config.levels
+        return sum(n // 2 * math.prod(levels[:i]) for i, n in enumerate(levels))
+
+    def centred(self, digits: Tensor, skipped: Bool[Tensor, "b *grid"]) -> Tensor:
+        """The centre's digits for skipped cells; others that fell on it move by one level."""
+        centre = self.centre_and_half(digits)[0]
+        chance = (digits == centre).all(-1) & ~skipped
+        aside = torch.cat([chance[..., None], torch.zeros_like(digits[..., 1:])], dim=-1)
+        return torch.where(skipped[..., None], centre, digits - aside.to(digits.dtype))
 
     def lookup(self, ids: Int[Tensor, "b *grid"]) -> Float[Tensor, "b *grid d"]:
         """The codes of ids, float32. Raises ValueError naming an id outside the vocabulary."""
@@ -171,8 +191,16 @@ class Lattice(nn.Module):
                 f"found shape {tuple(z.shape)}"
             )
 
-    def losses(self, x: Tensor, codes: Tensor, step: int | None) -> dict[str, Tensor]:
+    def losses(
+        self,
+        x: Tensor,
+        codes: Tensor,
+        step: int | None,
+        skipped: Bool[Tensor, "b *grid"] | None = None,
+    ) -> dict[str, Tensor]:
         terms = {}
+        if skipped is not None:
+            x = torch.where(skipped[..., None], x.detach(), x)
         if self.config.regularization:
             terms["commitment"] = self.config.commitment * F.mse_loss(x, codes.detach())
         if self.config.regularization and self.config.entropy != 0:
@@ -205,16 +233,29 @@ class Lattice(nn.Module):
 EVEN_SPREAD = math.pi / math.sqrt(12)  # the deviation whose logistic-like values tanh makes even
 
 
-def unevenness(x: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
+PRIOR_ROWS = 16
+
+
+def unevenness(
+    x: Float[Tensor, "n d"], coded: Bool[Tensor, " n"] | None = None
+) -> Float[Tensor, ""]:
     """How far channels are from independent ones that tanh spreads evenly over (-1, 1), in nats.
 
     The divergence of the normal distribution with the mean and covariance of `x` over all
     processes from one of deviation `EVEN_SPREAD`. Values of density sech(x)^2 / 2 have it, and
     their tanh is uniform: all levels of a channel are used alike, but for the outermost two, which
-    FSQ makes half as wide.
+    FSQ makes half as wide. With `coded`, of those rows alone and of `PRIOR_ROWS` that are as they
+    should be: few rows have no covariance of their own.
     """
     x, d = x / EVEN_SPREAD, x.shape[-1]
-    moments = mean_over_ranks(torch.cat([x.mean(0, keepdim=True), x.T @ x / len(x)]))
+    if coded is None:
+        moments = torch.cat([x.mean(0, keepdim=True), x.T @ x / len(x)])
+    else:
+        kept = x * coded[:, None]
+        sums = torch.cat([kept.sum(0, keepdim=True), kept.T @ kept])
+        ideal = torch.cat([x.new_zeros(1, d), torch.eye(d, device=x.device, dtype=x.dtype)])
+        moments = (sums + PRIOR_ROWS * ideal) / (coded.sum() + PRIOR_ROWS)
+    moments = mean_over_ranks(moments)
     mean, square = moments[0], moments[1:]
     covariance = square - torch.outer(mean, mean) + 1e-6 * torch.eye(d, device=x.device)
     return (square.trace() - d - torch.logdet(covariance)) / 2
@@ -236,10 +277,18 @@ class FSQ(Lattice):
         offset = torch.where(levels % 2 == 0, 0.5, 0.0).to(z.dtype)
         return half, offset, torch.where(levels > 2, torch.atanh(offset / half), 0.0)
 
-    def losses(self, x: Tensor, codes: Tensor, step: int | None) -> dict[str, Tensor]:
-        terms = super().losses(x, codes, step)
+    def losses(
+        self,
+        x: Tensor,
+        codes: Tensor,
+        step: int | None,
+        skipped: Bool[Tensor, "b *grid"] | None = None,
+    ) -> dict[str, Tensor]:
+        terms = super().losses(x, codes, step, skipped)
         if self.config.even:
-            terms["even"] = self.config.even * unevenness((x + self.range(x)[2]).flatten(0, -2))
+            spread = (x + self.range(x)[2]).flatten(0, -2)
+            coded = None if skipped is None else ~skipped.flatten()
+            terms["even"] = self.config.even * unevenness(spread, coded)
         return terms
 
     def digits(self, bounded: Tensor) -> Tensor:

@@ -1,0 +1,55 @@
+"""SKIP: a token that says "as in the reference", for cells where coding would gain little.
+
+It is the centre code of the codebook, so the vocabulary stays; no other cell of a block with a
+reference is given that code. The decoder copies the reference's pixels in their place, to the bit.
+"""
+
+import torch
+from einops import reduce
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+INVISIBLE = 1e-5  # mean squared error, in (value range 2)^2: 56 dB
+
+
+def skipped_cells(z: Float[Tensor, "b s h w d"]) -> Bool[Tensor, "b s h w"]:
+    """Where the decoder's input is the centre code."""
+    return (z == 0).all(-1)
+
+
+def worth_skipping(
+    block: Float[Tensor, "b t h w c"],
+    made: Float[Tensor, "b t h w c"],
+    still: Float[Tensor, "b 1 h w c"],
+    cells: tuple[int, int, int],
+    tau: float,
+) -> Bool[Tensor, "b s h2 w2"]:
+    """Where the reference has at most `tau` times the squared error of what the tokens made.
+
+    `cells` counts the cells (steps, rows, columns) of the block.
+    """
+    coded, copied = (mean_errors(block, frames, cells) for frames in (made, still))
+    return copied <= tau * coded + INVISIBLE
+
+
+def mean_errors(
+    block: Float[Tensor, "b t h w c"],
+    frames: Float[Tensor, "b #t h w c"],
+    cells: tuple[int, int, int],
+) -> Float[Tensor, "b s h2 w2"]:
+    """The mean squared error of each cell, float32."""
+    s, h, w = cells
+    squared = (block.float() - frames.float()).square()
+    return reduce(squared, "b (s k) (h i) (w j) c -> b s h w", "mean", s=s, h=h, w=w)
+
+
+def copy_skipped(
+    frames: Float[Tensor, "b t h w c"],
+    still: Float[Tensor, "b 1 h w c"],
+    skipped: Bool[Tensor, "b s h2 w2"],
+) -> Float[Tensor, "b t h w c"]:
+    """`frames` with the reference's pixels in the cells that were skipped."""
+    sides = [a // b for a, b in zip(frames.shape[1:4], skipped.shape[1:], strict=True)]
+    for axis, side in enumerate(sides, 1):
+        skipped = skipped.repeat_interleave(side, dim=axis)
+    return torch.where(skipped[..., None], still.to(frames.dtype), frames)

@@ -1,0 +1,267 @@
+"""Motion in RefTok: the search, warping, the zero start, SKIP, and both sides' agreement."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from test_reftok import TINY, build, clip, encoder_side, pieces
+from torch import Tensor
+
+from reeltok import zoo
+from reeltok.models.reftok.flow import MotionConfig
+from reeltok.models.reftok.motion import (
+    REACH,
+    displacements,
+    enlarge,
+    search,
+    settle,
+    warp,
+)
+from reeltok.models.reftok.network import RefTok
+from reeltok.models.reftok.skip import worth_skipping
+from reeltok.models.vidtok.network import VidTok
+from reeltok.nn.quantizers import FSQ, FSQConfig, GaussianConfig
+from reeltok.nn.quantizers.lattice import unevenness
+from reeltok.tokens.record import Tokens
+from reeltok.tokens.reel import load_tokens, save_tokens
+
+MOVING = replace(TINY, motion=MotionConfig(width=8))
+SKIPPING = replace(MOVING, skip=0.25)
+"""An untrained network makes so much of its tokens that some cells are worth skipping."""
+CELL = (8, 8)
+
+
+def texture(size: int = 128) -> Tensor:
+    """A picture "1 h w 3" with structure at several scales."""
+    generator = torch.Generator().manual_seed(4)
+    parts = [
+        torch.nn.functional.interpolate(
+            torch.rand(1, 3, size // side, size // side, generator=generator),
+            (size, size),
+            mode="bicubic",
+        )
+        for side in (16, 4)
+    ]
+    return (parts[0] + 0.4 * parts[1] - 0.7).permute(0, 2, 3, 1)
+
+
+def panned(speed: tuple[float, float], change: tuple[float, float], frames: int = 4) -> Tensor:
+    """The middle of `texture` and of frames that have come `speed` t + `change` t^2 from there."""
+    times = torch.arange(frames + 1) / frames
+    moved = torch.stack([v * times + a * times**2 for v, a in zip(speed, change, strict=True)], -1)
+    whole = texture()
+    field = moved.view(1, frames + 1, 1, 1, 2).expand(-1, -1, *whole.shape[1:3], -1)
+    return warp(whole, field, cubic=True)[:, :, 32:96, 32:96]
+
+
+def still(frames: int, size: tuple[int, int] = (32, 48)) -> Tensor:
+    return clip(1, size).expand(-1, -1, frames, -1, -1)
+
+
+def shake(model: RefTok, names: tuple[str, ...] = ("flow", "_injection")) -> RefTok:
+    """The same as if trained: what starts at zero moves and matters."""
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if any(part in name for part in names) and not weight.any():
+                weight.normal_(std=0.3)
+    return model
+
+
+# Search and warp.
+
+
+@pytest.mark.parametrize(
+    ("speed", "change"),
+    [((0, 0), (0, 0)), ((-7, 20), (2, 0)), ((3, -1), (0, 0)), ((-14, -24), (0, 0))],
+)
+def test_the_search_finds_a_translation_to_half_a_pixel(speed, change) -> None:
+    frames = panned(speed, change)
+    found = search(frames[:, 0], frames[:, 1:], steps=1, cell=CELL)
+    assert found.at == (1, 3)
+    inner = (slice(None), slice(None), slice(3, 5), slice(3, 5))
+    for i, time in enumerate((0.5, 1.0)):
+        true = torch.tensor([v * time + a * time**2 for v, a in zip(speed, change, strict=True)])
+        assert (found.moved[inner][:, i] - true).abs().max() <= 0.5
+    true = torch.tensor([*speed, *change]).float()
+    assert (found.field[inner] - true).abs().max() <= 3.0  # what half a pixel twice comes to
+
+
+def test_warping_restores_a_translated_block() -> None:
+    frames = panned((-7, 20), (2, 0))
+    found = search(frames[:, 0], frames[:, 1:], steps=1, cell=CELL)
+    made = warp(frames[:, 0], displacements(enlarge(found.field, CELL), 4), cubic=True)
+    inner = (slice(None), slice(None), slice(24, 40), slice(24, 40))
+    assert (made - frames[:, 1:])[inner].square().mean() < 1e-4
+    assert (frames[:, :1] - frames[:, 1:])[inner].square().mean() > 1e-2
+
+
+def test_no_motion_is_exact_and_far_motion_bounded() -> None:
+    frame = texture(32)
+    none = torch.zeros(1, 3, 32, 32, 2)
+    for cubic in (True, False):
+        assert torch.equal(warp(frame, none, cubic=cubic), frame[:, None].expand(-1, 3, -1, -1, -1))
+    little = torch.full((1, 1, 4, 4, 2), 0.12)
+    assert not settle(little).any()
+    assert torch.equal(settle(little + 0.1), little + 0.1)
+    far = displacements(torch.full((1, 1, 2, 2, 4), 900.0), 4)
+    assert far.max() == REACH
+    beyond = warp(frame, far[:, :1].repeat_interleave(16, 2).repeat_interleave(16, 3))
+    assert torch.allclose(beyond, frame[:, -1:, -1:].expand_as(beyond))
+
+
+def test_gradients_reach_a_field_that_stands_still() -> None:
+    frames = panned((4, 0), (0, 0))
+    field = torch.zeros(1, 1, 8, 8, 4, requires_grad=True)
+    moved = settle(displacements(enlarge(field, CELL), 4))
+    (warp(frames[:, 0], moved, cubic=True) - frames[:, 1:]).square().mean().backward()
+    assert field.grad is not None
+    assert (field.grad[..., 0].mean() < 0) == (field.grad[..., 2].mean() < 0)
+    assert field.grad[..., 0].mean() < 0 < -field.grad[..., :2].mean()
+
+
+def test_two_steps_have_fields_of_their_own() -> None:
+    frames = panned((8, 16), (0, 0), frames=8)
+    found = search(frames[:, 0], frames[:, 1:], steps=2, cell=CELL)
+    assert found.at == (1, 3, 5, 7)
+    assert found.field.shape == (1, 2, 8, 8, 4)
+    true = torch.tensor([8.0, 16.0, 0.0, 0.0])
+    assert (found.field[:, :, 3:5, 3:5] - true).abs().max() <= 4.0
+
+
+def test_frames_smaller_than_the_search() -> None:
+    tiny = clip(5, size=(8, 16)).permute(0, 2, 3, 4, 1)
+    found = search(tiny[:, 0], tiny[:, 1:], steps=1, cell=CELL)
+    assert found.field.shape == (1, 1, 1, 2, 4)
+    assert found.field.isfinite().all()
+    model, x = shake(build(SKIPPING)), clip(9, size=(5, 9))
+    assert model.decode(model.encode(x)).shape == x.shape
+
+
+# The network.
+
+
+def test_the_zero_start_is_the_plain_tokenizer() -> None:
+    model, x = build(replace(MOVING, cuts="ignore"), shaken=False), clip(9, size=(16, 24))
+    plain = VidTok(TINY.body).eval()
+    weights = model.state_dict()
+    plain.load_state_dict({key: weights[key] for key in plain.state_dict()})
+    tokens = model.encode(x)
+    stream = list(plain.stream_encode(pieces(x, [1, 4, 4])))
+    assert torch.equal(tokens.ids, torch.cat([part.ids for part in stream], dim=1))
+    assert torch.equal(model.decode(tokens), torch.cat(list(plain.stream_decode(stream)), dim=2))
+
+
+@pytest.mark.parametrize("side", ["encoder", "decoder", "both"])
+def test_both_sides_follow_the_same_motion(side: str) -> None:
+    config = replace(SKIPPING, motion=MotionConfig(width=8, where=side))
+    model, x = shake(build(config)), clip(13, size=(32, 48))
+    tokens = model.encode(x)
+    back = model.decode(tokens)
+    assert torch.equal(encoder_side(model, x), back)
+    skips = (tokens.ids[:, 1:] == model.quantizer.centre_id).float().mean()
+    assert 0 < skips < 1
+    calm = build(replace(SKIPPING, motion=None))
+    calm.load_state_dict({k: v for k, v in model.state_dict().items() if k in calm.state_dict()})
+    assert not torch.equal(calm.encode(x).ids, tokens.ids)
+    assert torch.equal(calm.encode(x).ids[:, 0], tokens.ids[:, 0])
+    assert (model.flow is None) == (side == "encoder")
+
+
+def test_streams_give_what_the_whole_gives(tmp_path: Path) -> None:
+    model, x = shake(build(SKIPPING)), clip(13, size=(16, 24))
+    x[:, :, 6:10] = x[:, :, 5:6]
+    tokens = model.encode(x)
+    whole = model.decode(tokens)
+    parts = list(model.stream_encode(pieces(x, [3, 6, 4])))
+    assert torch.equal(Tokens.join(parts).ids, tokens.ids)
+    assert torch.equal(torch.cat(list(model.stream_decode(parts)), dim=2), whole)
+    save_tokens(tokens, tmp_path / "clip.reel")
+    again = zoo.load(model.save_pretrained(tmp_path / "model"))
+    assert again.config == model.config
+    assert torch.equal(again.decode(load_tokens(tmp_path / "clip.reel")), whole)
+
+
+def test_training_runs_the_loop_that_encoding_runs() -> None:
+    model, x = shake(build(replace(SKIPPING, cuts="ignore"))), clip(9, batch=2)
+    x[1, :, 1:] = x[1, :, :1]
+    motions: list = []
+    made = model(x, motions=motions)
+    tokens = model.encode(x)
+    assert len(motions) == 2
+    assert torch.equal(made.quantized.ids, tokens.ids)
+    assert torch.allclose(made.x, model.decode(tokens), atol=1e-5)
+
+
+def test_a_cut_has_no_motion_and_nothing_to_skip() -> None:
+    model, x = shake(build(SKIPPING)), clip(17, size=(16, 24))
+    x[:, :, 9:] = clip(1, seed=9).expand(-1, -1, 8, -1, -1) * 0.3 + 0.8
+    tokens = model.encode(x)
+    assert [name.split(".")[1] for name in tokens.extras] == ["000003"]
+    centre = model.quantizer.centre_id
+    assert not (tokens.ids[:, 3] == centre).any()
+    assert torch.equal(model.decode(tokens, start=9), model.decode(tokens)[:, :, 9:])
+
+
+# SKIP.
+
+
+def test_a_still_clip_is_skipped_without_loss() -> None:
+    model, x = shake(build(replace(SKIPPING, skip=1e6))), still(17)
+    tokens = model.encode(x)
+    assert (tokens.ids[:, 1:] == model.quantizer.centre_id).all()
+    back = model.decode(tokens)
+    assert torch.equal(back[:, :, 1:], back[:, :, :1].expand(-1, -1, 16, -1, -1))
+
+
+def test_tau_is_a_rate_knob_that_tokens_keep(tmp_path: Path) -> None:
+    model, x = shake(build(SKIPPING)), clip(13, size=(32, 48))
+    skips = []
+    for tau in (0.0, 0.25, 50.0):
+        tokens = model.under(skip=tau).encode(x)
+        skips.append((tokens.ids == model.quantizer.centre_id).float().mean().item())
+        assert tokens.settings.get("skip") == (str(tau) if tau else None)
+        save_tokens(tokens, tmp_path / "clip.reel")
+        same = model.under(skip=tau).decode(tokens)
+        assert torch.equal(model.decode(load_tokens(tmp_path / "clip.reel")), same)
+    assert skips == sorted(skips)
+    assert skips[0] < skips[1] < skips[-1]
+
+
+def test_only_skipped_cells_have_the_centre_code() -> None:
+    quantizer = FSQ(FSQConfig(levels=(16, 4, 2), regularization=False)).eval()
+    z = torch.zeros(1, 2, 3, 3)
+    assert quantizer(z).ids.unique().tolist() == [quantizer.centre_id]
+    skipped = torch.zeros(1, 2, 3, dtype=torch.bool)
+    skipped[0, 0, 1] = True
+    made = quantizer(z, skipped=skipped)
+    assert torch.equal(made.ids == quantizer.centre_id, skipped)
+    assert torch.equal((made.z == 0).all(-1), skipped)
+    assert torch.equal(made.z, quantizer.lookup(made.ids))
+
+
+def test_evenness_counts_cells_that_are_coded() -> None:
+    x = torch.randn(4000, 5, generator=torch.Generator().manual_seed(0)) * 0.9
+    coded = torch.arange(4000) < 3000
+    spoilt = torch.where(coded[:, None], x, 7.0)
+    assert unevenness(spoilt, coded) == pytest.approx(unevenness(x[:3000]).item(), abs=0.02)
+    assert unevenness(spoilt) > 2 * unevenness(x[:3000])
+    assert unevenness(x, torch.zeros(4000, dtype=torch.bool)) == pytest.approx(0, abs=1e-4)
+
+
+def test_cells_are_skipped_where_the_tokens_gain_little() -> None:
+    block = torch.zeros(1, 4, 16, 16, 3)
+    made, still = torch.full_like(block, 0.1), torch.full_like(block[:, :1], 0.11)
+    still[:, :, :8, :8] = 0.2
+    found = worth_skipping(block, made, still, (1, 2, 2), 1.25)
+    assert found.tolist() == [[[[False, True], [True, True]]]]
+
+
+def test_bad_input() -> None:
+    with pytest.raises(ValueError, match=r"skip=0\.25 needs a codebook with a centre"):
+        replace(SKIPPING, body=replace(TINY.body, quantizer=GaussianConfig(channels=3)))
+    with pytest.raises(ValueError, match="both sides concatenate them"):
+        replace(MOVING, inject="attend")
+    with pytest.raises(ValueError, match="a multiple of 4 pixels, found 2x2"):
+        replace(MOVING, body=replace(TINY.body, patch=(2, 1, 1)))
