@@ -110,6 +110,7 @@ def test_save_and_load_are_the_identity(tmp_path: Path) -> None:
     assert again.statistics == model.statistics
     assert again.hash() == model.hash()
     assert sorted(p.name for p in (tmp_path / "small").iterdir()) == [
+        "README.md",
         "config.json",
         "model.safetensors",
     ]

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from reeltok.nn.past import Past, name_layers
 from reeltok.nn.quantizers import Quantized
 from reeltok.records import register
+from reeltok.tokenizer.card import model_card
 from reeltok.tokenizer.chunks import (
     DecodeState,
     EncodeState,
@@ -27,7 +28,7 @@ from reeltok.tokenizer.chunks import (
     encode_next,
     encode_run,
 )
-from reeltok.tokenizer.folder import LatentStatistics, dump_config, hash_weights, write_folder
+from reeltok.tokenizer.folder import LatentStatistics, hash_weights, record_of, write_folder
 from reeltok.tokenizer.inputs import (
     ClipLike,
     TokensLike,
@@ -394,8 +395,6 @@ class Tokenizer(nn.Module):
         return super().train(mode)
 
     def save_pretrained(self, folder: str | Path, *, small: bool = False) -> Path:
-        """Write config.json and model.safetensors; `small`: 8-bit weights, which are others."""
-        beside = {"statistics": self.statistics, "reads": self.reads}
-        record: dict[str, Any] = {"family": self.family, "name": self.name}
-        record |= {"config": dump_config(self.config)} | {k: v for k, v in beside.items() if v}
-        return write_folder(folder, record, self.state_dict(), small=small)
+        """Write config.json, model.safetensors and README.md; `small`: 8-bit weights, others."""
+        weights, card = self.state_dict(), model_card(self.spec)
+        return write_folder(folder, record_of(self), weights, small=small, card=card)

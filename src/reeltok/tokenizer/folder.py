@@ -15,6 +15,7 @@ from typing_extensions import TypedDict  # pydantic takes typing's from Python 3
 from reeltok.files.atomic import replacing, write_file
 from reeltok.files.hashes import hash_parts
 from reeltok.files.parsing import read_object
+from reeltok.tokenizer.card import CARD
 
 Network = TypeVar("Network", bound=nn.Module)
 SCALE = ".row-scale"  # behind a tensor's name: its rows' scales
@@ -55,16 +56,26 @@ class Extras:
     base: Base | None = None
 
 
+def record_of(tokenizer: Any) -> dict[str, Any]:
+    """What config.json says of a `Tokenizer`: family, name, configuration, and what else it has."""
+    beside = {"statistics": tokenizer.statistics, "reads": tokenizer.reads}
+    record = {"family": tokenizer.family, "name": tokenizer.name}
+    return (
+        record | {"config": dump_config(tokenizer.config)} | {k: v for k, v in beside.items() if v}
+    )
+
+
 def write_folder(
     folder: str | Path,
     record: Mapping[str, Any],
     weights: Mapping[str, Tensor],
     *,
     small: bool = False,
+    card: str | None = None,
 ) -> Path:
     """Write `record` and `weights` into `folder`, each file whole or not at all.
 
-    `small`: the matrices as 8-bit numbers (`pack_rows`).
+    `small`: the matrices as 8-bit numbers (`pack_rows`). `card` is README.md, where there is none.
     """
     weights = pack_rows(weights) if small else weights
     folder = Path(folder)
@@ -74,10 +85,14 @@ def write_folder(
         with replacing(folder / "model.safetensors") as part:
             save_file(tensors, part)
         write_file(folder / "config.json", text)
+        if card is not None and not (folder / CARD).exists():
+            write_file(folder / CARD, card)
     else:  # half a model is none
         with replacing(folder, folder=True) as part:
             save_file(tensors, part / "model.safetensors")
             (part / "config.json").write_text(text)
+            if card is not None:
+                (part / CARD).write_text(card)
     return folder
 
 

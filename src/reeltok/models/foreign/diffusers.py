@@ -19,6 +19,7 @@ from reeltok.files.parsing import parse_config, read_object
 from reeltok.files.text import printable
 from reeltok.models.foreign.network import Foreign
 from reeltok.models.foreign.shape import PROBE, EncoderOutput, NetworkShape, find_group, find_shape
+from reeltok.tokenizer.card import model_card
 from reeltok.tokenizer.folder import dump_config, hash_weights, write_folder
 from reeltok.tokenizer.scale import Scale
 
@@ -77,7 +78,8 @@ class Diffusers(Foreign):
         arguments = {k: v for k, v in self.network.config.items() if not k.startswith("_")}
         config = DiffusersConfig(class_name=self.config.class_name, arguments=arguments)
         record = {"family": self.family, "name": self.name, "config": dump_config(config)}
-        return write_folder(folder, record, self.network.state_dict(), small=small)
+        state, card = self.network.state_dict(), model_card(self.spec)
+        return write_folder(folder, record, state, small=small, card=card)
 
 
 def with_state(
