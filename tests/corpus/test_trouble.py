@@ -1,0 +1,114 @@
+"""A full disk, a remote that fails or hangs, other people's tokenizers, and those with extras."""
+
+import errno
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from corpus_clips import build, write_clips
+from small_models import COORDTOK, DISCRETE
+
+from reeltok.corpus import Corpus, Held, Shaping
+from reeltok.corpus.place import Place
+from reeltok.corpus.shard import FileWriter
+from reeltok.models.coordtok.network import CoordTok
+from reeltok.models.reftok.injection import RefTokConfig
+from reeltok.models.reftok.network import RefTok
+from reeltok.models.vidtok.network import VidTok
+from reeltok.tokenizer.contract import Tokenizer
+
+WINDOWS = Shaping(frames=5, size=(16, 16))
+
+
+def test_a_full_disk_ends_the_run_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clips = write_clips(tmp_path / "clips", (5, 5, 5))
+    build(clips, tmp_path / "whole", WINDOWS, clips_each=1)
+    finish = FileWriter.finish
+    made: list[int] = []
+
+    def full(self: FileWriter, about: Any) -> None:
+        made.append(1)
+        if len(made) == 2:
+            self.writer.close()
+            raise OSError(errno.ENOSPC, "No space left on device")
+        finish(self, about)
+
+    monkeypatch.setattr(FileWriter, "finish", full)
+    with pytest.raises(OSError, match=r"cannot write .*shard-000001.parquet: the disk is full"):
+        build(clips, tmp_path / "out", WINDOWS, clips_each=1)
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [
+        *("plan.json", "shard-000000.json", "shard-000000.parquet")
+    ]
+    build(clips, tmp_path / "out", WINDOWS, clips_each=1)
+    for file in (tmp_path / "whole").iterdir():
+        assert (tmp_path / "out" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_a_remote_that_fails_or_hangs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    place = Place("memory://trouble", patience=0.1)
+    place.write("a.json", "1")
+    assert place.read("a.json") == b"1"
+    with pytest.raises(FileNotFoundError, match=r"there is no file memory://trouble/b.json"):
+        place.read("b.json")
+
+    def hang(*_: Any, **__: Any) -> bytes:
+        time.sleep(5)
+        return b""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("quota exceeded\nfor this bucket")
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", hang)
+    with pytest.raises(OSError, match=r"memory://trouble/a.json does not answer within 0 s"):
+        place.read("a.json")
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", fail)
+    with pytest.raises(OSError, match=r"c.json cannot be reached: quota exceeded for this bucket"):
+        place.write("c.json", "1")
+    with pytest.raises(ValueError, match="nosuchkind://x cannot be used"):
+        Place("nosuchkind://x").names()
+
+
+def test_another_tokenizer_is_refused_and_both_are_named(tmp_path: Path) -> None:
+    clips = write_clips(tmp_path / "clips", (5,))
+    build(clips, tmp_path / "out", WINDOWS)
+    torch.manual_seed(2)
+    other = Held(tokenizer=VidTok(DISCRETE, "other").eval())
+    with pytest.raises(ValueError, match=r"by the tokenizer small \(\w{12}\), now it is other"):
+        build(clips, tmp_path / "out", WINDOWS, held=other)
+    with pytest.raises(ValueError, match=r"holds tokens of small \(\w{12}\), this is other"):
+        Corpus(tmp_path / "out").decode(0, other.tokenizer)
+
+
+def family(name: str) -> Tokenizer:
+    """A small tokenizer whose tokens are no plain grid, or come with more tensors."""
+    torch.manual_seed(0)
+    if name == "leaning":
+        return RefTok(RefTokConfig(body=DISCRETE, width=4), name).eval()
+    small = {"size": (4, 16, 16), "cells": (2, 4, 4), "cell_patch": (2, 2, 2)}
+    network = {"decoder_patch": (1, 8, 8), "decoder_width": 16, "decoder_depth": 1}
+    return CoordTok(replace(COORDTOK, **small, **network), name).eval()
+
+
+@pytest.mark.parametrize(("name", "frames"), [("planes", 4), ("leaning", 5), ("leaning", 9)])
+def test_tokens_of_every_family_are_kept_whole(tmp_path: Path, name: str, frames: int) -> None:
+    """CoordTok's planes and RefTok's stored references, several in a batch."""
+    clips, tokenizer = write_clips(tmp_path / "clips", (10, 5, 9)), family(name)
+    shaping, held = Shaping(frames=frames, size=(16, 16)), Held(tokenizer=tokenizer)
+    build(clips, tmp_path / "out", shaping, held=held, coding={"dtype": "float32", "batch": 3})
+    build(clips, tmp_path / "one", shaping, held=held, coding={"dtype": "float32", "batch": 1})
+    many, single = Corpus(tmp_path / "out"), Corpus(tmp_path / "one")
+    assert len(many) >= 3 - (frames == 9)
+    for number in range(len(many)):
+        row, alone = many[number], single[number]
+        assert sorted(row.extras) == sorted(alone.extras)
+        assert all(torch.equal(row.extras[key], alone.extras[key]) for key in row.extras)
+        made, other = many.decode(number, tokenizer), single.decode(number, tokenizer)
+        gap = (made.frames.int() - other.frames.int()).abs().max()
+        assert (len(made), int(gap) <= 1) == (frames, True)
