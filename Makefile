@@ -32,7 +32,11 @@ test test-all test-machines test-browser: export OMP_WAIT_POLICY := passive
 test: .venv/made-for-tests  ## the tests: CPU, offline, minutes
 	$(BIN)/python -m pytest
 
-test-all: .venv/made-for-tests  ## also the slow ones
+.venv/made-for-all: .venv/made-for-tests
+	$(INSTALL) --editable '.[ray,scenes,readers]' || echo 'not all readers: their tests will be skipped'
+	touch $@
+
+test-all: .venv/made-for-all  ## also the slow ones
 	$(BIN)/python -m pytest -m 'not gpu and not network and not browser'
 
 # Kernels of an older processor, another summation order, one thread, another order of the tests.

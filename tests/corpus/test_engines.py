@@ -150,7 +150,7 @@ def test_a_run_that_is_killed_at_any_moment_makes_the_same_bytes(
     length = time.monotonic() - began
     random.seed(os.environ.get("CORPUS_SEED"))
     kills = int(os.environ.get("CORPUS_KILLS", "3"))
-    hit = sum(killed(clips, tmp_path / "cut", random.uniform(0, length / 2)) for _ in range(kills))
+    hit = sum(killed(clips, tmp_path / "cut", random.uniform(0, length / 6)) for _ in range(kills))
     assert not killed(clips, tmp_path / "cut", 600)
     print(f"{hit} of {kills} runs were cut")
     left = {name for name in os.listdir(tmp_path / "cut") if name.endswith(".part")}

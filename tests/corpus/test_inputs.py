@@ -167,6 +167,7 @@ def test_windows_are_cut_as_asked(tmp_path: Path) -> None:
     assert rows_of(clips, tmp_path / "long", Shaping(frames=5, shortest=24)) == []
 
 
+@pytest.mark.slow
 def test_no_window_goes_across_a_cut(tmp_path: Path) -> None:
     pytest.importorskip("scenedetect", reason="needs scenedetect (extra scenes)")
     dark, bright = torch.full((20, 32, 40, 3), 10), torch.full((24, 32, 40, 3), 240)

@@ -19,6 +19,7 @@ from reeltok.models.reftok.injection import RefTokConfig
 from reeltok.models.reftok.network import RefTok
 from reeltok.models.vidtok.network import VidTok
 from reeltok.tokenizer.contract import Tokenizer
+from reeltok.video.record import Video, read
 
 WINDOWS = Shaping(frames=5, size=(16, 16))
 
@@ -112,3 +113,38 @@ def test_tokens_of_every_family_are_kept_whole(tmp_path: Path, name: str, frames
         made, other = many.decode(number, tokenizer), single.decode(number, tokenizer)
         gap = (made.frames.int() - other.frames.int()).abs().max()
         assert (len(made), int(gap) <= 1) == (frames, True)
+
+
+@pytest.mark.parametrize("kind", ["AutoencoderKLWan", "AutoencoderKLLTXVideo"])
+def test_the_autoencoders_of_others_keep_raw_latents_and_their_own_scale(
+    tmp_path: Path, kind: str
+) -> None:
+    """What trainers normalise by is the config's, and what is stored is not normalised."""
+    from small_foreign import TINY
+
+    from reeltok.models.foreign.diffusers import Diffusers, DiffusersConfig
+
+    clips = write_clips(tmp_path / "clips", (9, 9))
+    torch.manual_seed(0)
+    tokenizer = Diffusers(DiffusersConfig(class_name=kind, arguments=TINY[kind]), "theirs").eval()
+    held, shaping = Held(tokenizer=tokenizer), Shaping(frames=9, size=(32, 32))
+    build(clips, tmp_path / "out", shaping, held=held, coding={"dtype": "float32"})
+    corpus = Corpus(tmp_path / "out")
+    row, tokens = corpus[1], corpus.tokens(1, tokenizer)
+    clip = read(clips / "1.mkv")
+    x = Video(clip.frames[:, :, 4:36], 10.0)
+    with torch.no_grad():
+        raw = tokenizer.network.encode(x.tensor()).latent_dist.mode()
+    assert row.latents is not None
+    assert torch.allclose(row.latents, raw[0], atol=1e-5)
+    wanted = tokenizer.encode(x).latents
+    assert tokens.latents is not None
+    assert wanted is not None
+    assert torch.allclose(tokens.latents, wanted, atol=1e-5)
+    assert corpus.statistics is not None
+    mean, std = (torch.tensor(corpus.statistics[k])[:, None, None, None] for k in ("mean", "std"))
+    if kind == "AutoencoderKLWan":  # of the other the scale is one and the same for all channels
+        assert corpus.statistics["from"] == "tokenizer"
+        assert torch.allclose((row.latents - mean) / std, wanted[0], atol=1e-4)
+    build(clips, tmp_path / "both", shaping, held=held, coding={"keep": "moments"})
+    assert Corpus(tmp_path / "both")[0].log_variance is not None
