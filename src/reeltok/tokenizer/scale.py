@@ -20,13 +20,13 @@ class Scale:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
 
-    def apply(self, z: Float[Tensor, "b d t h w"]) -> Float[Tensor, "b d t h w"]:
+    def apply(self, z: Float[Tensor, "b d *grid"]) -> Float[Tensor, "b d *grid"]:
         """Normalised latents of a clip."""
         z = z - self._per_channel(self.mean, z) if self.mean else z
         z = z * self.factor if self.factor != 1 else z
         return z / self._per_channel(self.std, z) if self.std else z
 
-    def undo(self, z: Float[Tensor, "b d t h w"]) -> Float[Tensor, "b d t h w"]:
+    def undo(self, z: Float[Tensor, "b d *grid"]) -> Float[Tensor, "b d *grid"]:
         """The latents that the decoder takes."""
         z = z * self._per_channel(self.std, z) if self.std else z
         z = z / self.factor if self.factor != 1 else z
