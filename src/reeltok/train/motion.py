@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from reeltok.models.reftok.flow import Motion
-from reeltok.models.reftok.motion import Found, displacements
+from reeltok.models.reftok.motion import Found, displacements, searched_frames
 
 EVERYWHERE, MOST = 0.2, 5.0  # weights of end points: of cells that do not move, and of any cell
 
@@ -63,7 +63,8 @@ def endpoint_error(
     size = (found.moved.shape[2], found.moved.shape[3])
     cells = F.adaptive_avg_pool2d(rearrange(field, "b s h w k -> (b s) k h w"), size)
     moved = displacements(rearrange(cells, "(b s) k h w -> b s h w k", b=b, s=s), frames)
-    far = ((moved[:, list(found.at)] - found.moved).square().sum(-1) + 0.01).sqrt()
+    moved = searched_frames(moved, s)
+    far = ((moved - found.moved).square().sum(-1) + 0.01).sqrt()
     weight = found.saved / found.saved.mean().clamp(min=1e-6)
     return (far * (weight.clamp(max=MOST) + EVERYWHERE)).mean((1, 2, 3))
 

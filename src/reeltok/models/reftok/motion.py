@@ -85,15 +85,25 @@ def enlarge(
 class Found:
     """The motion of a block: its field in pixels, and the displacements that it was fitted to.
 
-    `moved` holds those of the middle and the last frame of each token step (of every frame, where
-    a step is one), `at` their numbers in the block, `saved` by how much the mean absolute
-    difference fell through them.
+    `moved` holds those of the frames that `searched_frames` picks, `saved` by how much the mean
+    absolute difference fell through them.
     """
 
     field: Float[Tensor, "b s h w 4"]
     moved: Float[Tensor, "b n h w 2"]
     saved: Float[Tensor, "b n h w"]
-    at: tuple[int, ...]
+
+
+def searched_frames(x: Float[Tensor, "b t *rest"], steps: int) -> Float[Tensor, "b n *rest"]:
+    """Of the frames of a block the middle and the last one of each of its token steps.
+
+    Every frame, where a step is one. By slices: a list of numbers would wait for an accelerator.
+    """
+    each = x.shape[1] // steps
+    if each == 1:
+        return x
+    mids, ends = x[:, each - 1 - each // 2 :: each], x[:, each - 1 :: each]
+    return torch.stack([mids, ends], dim=2).flatten(1, 2)
 
 
 @torch.no_grad()
@@ -111,21 +121,19 @@ def search(
     half and full size, and half a pixel.
     """
     b, t = block.shape[:2]
-    each = t // steps
-    ends, mids = range(each - 1, t, each), range(each - 1 - each // 2, t, each)
-    at = tuple(sorted({*ends, *mids}))
+    times = torch.arange(1, t + 1, device=block.device).view(1, -1, 1, 1, 1) / t
+    times = searched_frames(times, steps)
     with full_precision(block):
         grey, before = block.float().mean(-1), reference.float().mean(-1)
-        moved = find_far(before, grey[:, list(ends)], cell)
-        if each > 1:
-            half = torch.tensor([(i + 1) / (j + 1) for i, j in zip(mids, ends, strict=True)])
-            near = (moved * half.to(moved.device).view(1, -1, 1, 1, 1)).round().long()
+        moved = find_far(before, grey[:, t // steps - 1 :: t // steps], cell)
+        if times.shape[1] > steps:
+            near = (moved * (times[:, ::2] / times[:, 1::2])).round().long()
             moved = torch.stack([near, moved], dim=2).flatten(1, 2)
-        before = before.repeat_interleave(len(at), dim=0)
-        found = find_near(before, grey[:, list(at)].flatten(0, 1), moved.flatten(0, 1), cell)
-    moved, saved = (each.unflatten(0, (b, len(at))) for each in (found.moved, found.cost))
-    times = torch.tensor([(i + 1) / t for i in at], device=block.device).view(1, -1, 1, 1, 1)
-    return Found(fit(moved, times, steps), moved, saved, at)
+        after, many = searched_frames(grey, steps).flatten(0, 1), times.shape[1]
+        before = before.repeat_interleave(many, dim=0)
+        found = find_near(before, after, moved.flatten(0, 1), cell)
+    moved, saved = (each.unflatten(0, (b, many)) for each in (found.moved, found.cost))
+    return Found(fit(moved, times, steps), moved, saved)
 
 
 def fit(
