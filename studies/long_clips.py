@@ -24,7 +24,7 @@ from reeltok import load
 from reeltok.devices import describe_machine, peak_memory, pick_device, reset_peak_memory
 from reeltok.evaluate.published import PUBLISHED
 from reeltok.generate import flow, masked, sit
-from reeltok.generate.latents import FlowTask, Latents, measure
+from reeltok.generate.latents import FlowTask, Latents, measure_moments
 from reeltok.generate.prior import Prior
 from reeltok.models.coordtok.network import COMPACT, PRESETS, CoordTok
 from reeltok.train.clips import Batch
@@ -58,7 +58,7 @@ def flow_step(cells: int) -> Callable[[], object]:
         tokenizer = CoordTok(PRESETS[f"coordtok_s_{cells}"])
     config = flow.config_for(CoordTok(tokenizer.config), **SIT)
     latents = Latents(torch.randn(4, config.channels, config.cells), torch.zeros(4).long())
-    task = FlowTask(sit.Flow(replace(config, statistics=measure(latents, config))))
+    task = FlowTask(sit.Flow(replace(config, statistics=measure_moments(latents, config))))
     return lambda: task.loss(latents, 0, torch.Generator().manual_seed(0)).total.backward()
 
 
@@ -68,7 +68,7 @@ def sample_of(way: str) -> Callable[[], object]:
         planes = load("coordtok-default", weights="random")
         config = flow.config_for(planes, **SIT)
         some = Latents(torch.randn(8, config.channels, config.cells), torch.zeros(8).long())
-        model = sit.Flow(replace(config, statistics=measure(some, config))).eval()
+        model = sit.Flow(replace(config, statistics=measure_moments(some, config))).eval()
         steps, sampler = (50, "heun") if "Heun" in way else (250, "euler-maruyama")
         options = {"steps": steps, "sampler": sampler}
         return lambda: planes.decode(flow.generate(model, planes, **options), slices=16)

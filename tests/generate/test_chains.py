@@ -6,7 +6,7 @@ from small_priors import SIZE, SMALL, clip
 
 from reeltok.generate import masked
 from reeltok.generate.chains import disturb, tabulate_chains
-from reeltok.generate.ids import Example, PriorTask, tabulate
+from reeltok.generate.ids import Example, PriorTask, tokenize_examples
 from reeltok.generate.prior import Prior
 from reeltok.models.reftok.network import RefTok
 from reeltok.models.vidtok.network import VidTok
@@ -25,7 +25,7 @@ def test_the_first_window_is_an_example_alone(leaning: RefTok) -> None:
         Example(x=one.x[:, :, :5], actions=one.actions[:, :4], label=i)
         for i, one in enumerate(clips)
     ]
-    alone = tabulate(leaning, config, heads)
+    alone = tokenize_examples(leaning, config, heads)
     assert len(found) == 6
     assert torch.equal(found.references[:3], alone.references)
     assert torch.equal(found.actions[:3], alone.actions)

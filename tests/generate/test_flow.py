@@ -12,7 +12,7 @@ from small_models import COORDTOK
 from torch import Tensor
 
 from reeltok.generate import flow, sampling, sit
-from reeltok.generate.latents import Feed, FlowTask, Latents, flow_errors, measure
+from reeltok.generate.latents import Feed, FlowTask, Latents, flow_errors, measure_moments
 from reeltok.generate.public import public_arguments
 from reeltok.generate.sit import Flow, FlowConfig, Group, Statistics, plane_groups, volume_group
 from reeltok.models.coordtok.network import CoordTok
@@ -376,7 +376,7 @@ def latents(tokenizer: CoordTok) -> Latents:
 
 def test_training_on_latents(latents: Latents, tokenizer: CoordTok) -> None:
     config = flow.config_for(tokenizer, width=32, depth=1, heads=2)
-    statistics = measure(latents, config)
+    statistics = measure_moments(latents, config)
     config = replace(config, statistics=statistics, classes=latents.classes, label_dropout=0.5)
     normal = flow.normalise(latents.values, statistics, config.groups)
     first = normal[..., : config.groups[0].cells]

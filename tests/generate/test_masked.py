@@ -16,7 +16,7 @@ from reeltok.generate import masked
 from reeltok.generate.conditions import (
     Timing,
     actions_by_step,
-    complete,
+    condition_video,
     give_around,
     give_frames,
     padding_cells,
@@ -111,17 +111,17 @@ def test_choices_follow_their_probabilities() -> None:
 def test_conditions_by_hand(plain: VidTok, leaning: RefTok) -> None:
     x = clip(9)
     first = give_frames(9, SIZE, first=2)
-    completed = complete(x, first)
+    completed = condition_video(x, first)
     assert torch.equal(completed[:, :, :2], x[:, :, :2])
     assert torch.equal(completed[:, :, 2:], x[:, :, 1:2].expand(-1, -1, 7, -1, -1))
-    ends = complete(x, give_frames(9, SIZE, first=1, last=1))
+    ends = condition_video(x, give_frames(9, SIZE, first=1, last=1))
     assert torch.equal(ends[:, :, 7], x[:, :, 0])
     assert torch.equal(ends[:, :, 8], x[:, :, 8])
     hole = give_around(9, SIZE, (0, 8, 8, 16))
-    filled = complete(x, hole)
+    filled = condition_video(x, hole)
     assert not filled[..., :8, 8:16].any()
     assert torch.equal(filled[..., 8:, :], x[..., 8:, :])
-    assert not complete(x, ~give_frames(9, SIZE, first=9)).any()
+    assert not condition_video(x, ~give_frames(9, SIZE, first=9)).any()
     spec, grid = plain.spec, (3, 2, 3)
     assert padding_cells(first, spec, grid).flatten(1).all(1).tolist() == [False, False, True]
     assert settled_cells(first, spec, grid).flatten(1).all(1).tolist() == [True, False, False]

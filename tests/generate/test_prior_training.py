@@ -11,7 +11,7 @@ from reeltok.generate.conditions import (
     give,
     give_frames,
 )
-from reeltok.generate.ids import Example, PriorTask, draw_known, draw_masked, tabulate
+from reeltok.generate.ids import Example, PriorTask, draw_known, draw_masked, tokenize_examples
 from reeltok.generate.latents import Feed
 from reeltok.generate.prior import (
     Prior,
@@ -34,29 +34,29 @@ def test_masks_are_drawn_by_a_cosine() -> None:
 def test_examples_hold_what_a_prior_is_told(plain: VidTok, leaning: RefTok) -> None:
     clips = [Example(x=clip(9, seed=i), actions=torch.rand(1, 9, 2)) for i in range(3)]
     config = masked.config_for(leaning, frames=8, size=SIZE, actions=2, **SMALL)
-    found = tabulate(leaning, config, clips)
+    found = tokenize_examples(leaning, config, clips)
     x = clips[1].x
     assert torch.equal(found.ids[1], leaning.encode(x[:, :, 1:], reference=x[:, :, :1]).flat()[0])
     assert found.references.shape == (3, *SIZE, 3)
     assert found.actions.shape == (3, 2, 8)
     given = give_frames(9, SIZE, first=1)
     config = masked.config_for(plain, frames=9, size=SIZE, **SMALL)
-    commit = tabulate(plain, config, clips, given=[given])
+    commit = tokenize_examples(plain, config, clips, given=[given])
     assert torch.equal(commit.shown[:, 0, :6], commit.ids[:, :6])
     assert commit.padding.view(3, 2, 3).flatten(1).all(1).tolist() == [False, True, True]
     with pytest.raises(ValueError, match="cut it so"):
-        tabulate(plain, config, [Example(x=clip(8))])
+        tokenize_examples(plain, config, [Example(x=clip(8))])
     with pytest.raises(ValueError, match="give at least one"):
-        tabulate(plain, config, [])
+        tokenize_examples(plain, config, [])
 
 
 def test_each_example_draws_one_of_the_masks(plain: VidTok) -> None:
     config = masked.config_for(plain, frames=9, size=SIZE, **SMALL)
     masks = [give(kind, 9, SIZE, first=1) for kind in ("predict", "interpolate", "inpaint")]
     clips = [Example(x=clip(9, seed=i)) for i in range(3)]
-    examples = tabulate(plain, config, clips, given=masks)
+    examples = tokenize_examples(plain, config, clips, given=masks)
     assert examples.shown.shape == (3, 3, config.cells)
-    alone = tabulate(plain, config, clips, given=masks[1:2])
+    alone = tokenize_examples(plain, config, clips, given=masks[1:2])
     assert torch.equal(examples.shown[:, 1], alone.shown[:, 0])
     assert torch.equal(examples.padding[1], alone.padding[0])
     many = examples.take(torch.zeros(90, dtype=torch.long))
@@ -107,7 +107,7 @@ def test_a_prior_learns(kind: str, request: pytest.FixtureRequest) -> None:
     config = masked.config_for(tokenizer, frames=8 + (not leans), size=SIZE, dropout=0.1, **SMALL)
     clips = [Example(x=clip(9, seed=i)) for i in range(4)]
     given = () if leans else [give_frames(9, SIZE, first=1)]
-    examples = tabulate(tokenizer, config, clips, given=given)
+    examples = tokenize_examples(tokenizer, config, clips, given=given)
     torch.manual_seed(0)
     task = PriorTask(Prior(config), held_out=examples)
     feed = Feed(examples, batch=4, seed=1)

@@ -12,7 +12,7 @@ import torch
 from reeltok.data.find import find_clips
 from reeltok.train.clips import DataConfig, Window
 from reeltok.train.data import ClipSource
-from reeltok.train.frames import ClipFrames, check, open_clips
+from reeltok.train.frames import ClipFrames, check_clips, open_clips
 from reeltok.video.record import read
 
 CODECS = {".gif": ("gif", "rgb8"), ".y4m": ("wrapped_avframe", "yuv420p")}
@@ -99,6 +99,6 @@ def test_frames_that_cannot_be_decoded_leave_the_others_to_train_on(tmp_path: Pa
         for start in (0, 17, 42):
             assert torch.equal(frames.cut(slice(start, start + 5)), whole[start : start + 5])
     with pytest.raises(ValueError, match="cannot be decoded"):
-        check(path.parent, out=tmp_path / "out")
-    found = check(path.parent, out=tmp_path / "out", damage="skip")
+        check_clips(path.parent, out=tmp_path / "out")
+    found = check_clips(path.parent, out=tmp_path / "out", damage="skip")
     assert (found.frames, found.damaged) == (47, {"a.ts": 1})

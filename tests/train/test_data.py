@@ -15,7 +15,7 @@ from reeltok.data.clip import Clip
 from reeltok.data.find import find_clips
 from reeltok.train.clips import DataConfig, Window
 from reeltok.train.data import ClipSource, Loader, balance_groups
-from reeltok.train.frames import ClipFrames, check, frame_cap, open_clips
+from reeltok.train.frames import ClipFrames, check_clips, frame_cap, open_clips
 from reeltok.video.record import to_unit
 
 
@@ -328,7 +328,7 @@ def test_check_writes_a_report_and_a_clean_list(clips: Path, tmp_path: Path) -> 
     whole = (folder / "3.mkv").read_bytes()
     (folder / "3.mkv").write_bytes(whole[: len(whole) // 2])
     (folder / "4.mkv").write_bytes(b"")
-    found = check(folder)
+    found = check_clips(folder)
     assert (found.clips, len(found.broken)) == (4, 2)
     assert found.frames == 4 * 14
     assert "broken" in found.report.read_text()

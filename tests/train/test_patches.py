@@ -20,10 +20,10 @@ from reeltok.train.patches import (
     STAGE_2,
     PatchConfig,
     Patches,
-    as_frames,
     draw_frames,
     draw_lengths,
     draw_patches,
+    join_patches,
     patches_at,
 )
 
@@ -104,7 +104,7 @@ def test_short_clips_ask_for_their_own_frames() -> None:
 def test_frames_are_put_together_again() -> None:
     x = batch().x + torch.arange(8.0)[:, None, None]
     index = draw_frames(torch.full((4,), 8), 3, TINY, seeded())
-    frames = as_frames(patches_at(x, index, TINY), TINY).unflatten(0, (4, 3))
+    frames = join_patches(patches_at(x, index, TINY), TINY).unflatten(0, (4, 3))
     for i in range(4):
         for k, at in enumerate(index[i, ::16, 0].tolist()):
             assert torch.equal(frames[i, k], x[i, :, at])

@@ -123,10 +123,10 @@ def check_data(
     DATA is a folder, a pattern, a list (.csv, .jsonl, .txt) or a .tar shard. Writes check.json (a
     report) and clean.csv, a list that `train`, `encode` and `evaluate` take.
     """
-    from reeltok.train import check
+    from reeltok.train import check_clips
     from reeltok.video.decode import check_damage
 
-    found = check(data, out=out, workers=jobs, damage=check_damage(damage))
+    found = check_clips(data, out=out, workers=jobs, damage=check_damage(damage))
     broken = [{"name": bad.name, "reason": bad.reason} for bad in found.broken]
     whole = f"{count(found.clips, 'clip')} {'is' if found.clips == 1 else 'are'} whole"
     lines = [f"{whole}: {count(found.frames, 'frame')}, {found.seconds:.1f} s"]

@@ -126,7 +126,7 @@ class ScoredClips:
             for side in range(plan.crops):
                 several = plan.window in ("consecutive", "spread", "every")
                 index = f"#{number * plan.crops + side}" if several else ""
-                video, moved = fit_to_protocol(repeat_last_frame(part, missing), plan, boxes, side)
+                video, moved = fit_to_protocol(extend_video(part, missing), plan, boxes, side)
                 yield ScoredClip(
                     name=item.name + index,
                     video=video,
@@ -236,7 +236,7 @@ def crop_to_groups(frames: int, size: int | None) -> int:
     return frames if size is None else 1 + (frames - 1) // size * size
 
 
-def repeat_last_frame(video: Video, missing: int) -> Video:
+def extend_video(video: Video, missing: int) -> Video:
     """A video with its last frame repeated `missing` times."""
     if not missing:
         return video

@@ -19,7 +19,7 @@ from reeltok.files.parsing import read_array
 from reeltok.nn.bounds import Side
 from reeltok.tokenizer.spec import Spec
 
-Given = Literal["predict", "interpolate", "inpaint", "outpaint"]
+CompletionTask = Literal["predict", "interpolate", "inpaint", "outpaint"]
 """What a prior learns to complete: from first frames, both ends, the outer pixels, or a box."""
 
 
@@ -88,7 +88,9 @@ def give_around(
     return given
 
 
-def give(kind: Given, frames: int, size: tuple[int, int], *, first: int) -> Bool[Tensor, "t h w"]:
+def give(
+    kind: CompletionTask, frames: int, size: tuple[int, int], *, first: int
+) -> Bool[Tensor, "t h w"]:
     """What is given of an example in training: `first` frames, the last one, or pixels.
 
     "inpaint" hides, and "outpaint" shows, the middle box of half the height and width.
@@ -101,7 +103,7 @@ def give(kind: Given, frames: int, size: tuple[int, int], *, first: int) -> Bool
     return around if kind == "inpaint" else ~around
 
 
-def complete(
+def condition_video(
     x: Float[Tensor, "b c t h w"], given: Bool[Tensor, "t h w"]
 ) -> Float[Tensor, "b c t h w"]:
     """The condition video: what is given of `x`, repeated in time and grey elsewhere.

@@ -1,7 +1,8 @@
 """Training a prior on ids that were computed beforehand.
 
-`tabulate` collects them from clips, `Feed` (latents.py) draws batches, a function of (seed, step),
-and `PriorTask` is what the training loop runs: MAGVIT's masks, with COMMIT where frames are given.
+`tokenize_examples` collects them from clips, `Feed` (latents.py) draws batches, a function of
+(seed, step), and `PriorTask` is what the training loop runs: MAGVIT's masks, with COMMIT where
+frames are given.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,7 +16,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
 from reeltok.generate import masked
-from reeltok.generate.conditions import actions_by_step, complete, padding_cells
+from reeltok.generate.conditions import actions_by_step, condition_video, padding_cells
 from reeltok.generate.decoding import Known, apply_mask
 from reeltok.generate.prior import Conditions, Prior, PriorConfig, split_ids
 from reeltok.generate.schedule import least_confident, mask_ratio
@@ -72,7 +73,7 @@ class Examples:
 
 
 @torch.no_grad()
-def tabulate(
+def tokenize_examples(
     tokenizer: Tokenizer,
     config: PriorConfig,
     clips: Iterable[Example],
@@ -99,7 +100,7 @@ def tabulate(
         rows["ids"].append(coder.encode(x, reference=reference).flat().cpu())
         rows["labels"].append(torch.tensor([example.label]))
         if given:
-            completed = [complete(x, mask) for mask in given]
+            completed = [condition_video(x, mask) for mask in given]
             shown = [coder.encode(video, reference=reference).flat().cpu() for video in completed]
             rows.setdefault("shown", []).append(torch.stack(shown, dim=1))
         if config.actions:

@@ -1,7 +1,7 @@
 """Training a flow on latents that were computed beforehand.
 
-`measure` takes their statistics, `Feed` draws batches as a function of (seed, step), and `FlowTask`
-is what the training loop runs. `examples` collects them from a corpus.
+`measure_moments` takes their statistics, `Feed` draws batches as a function of (seed, step), and
+`FlowTask` is what the training loop runs. `examples` collects them from a corpus.
 """
 
 from dataclasses import dataclass, replace
@@ -43,7 +43,7 @@ class Latents:
         return replace(self, values=self.values.to(device), labels=self.labels.to(device))
 
 
-def measure(latents: Latents, config: FlowConfig) -> Statistics:
+def measure_moments(latents: Latents, config: FlowConfig) -> Statistics:
     """Mean and deviation of each group and channel; a channel that never varies counts as 1."""
     means, deviations = [], []
     for part in latents.values.split([group.cells for group in config.groups], dim=2):

@@ -21,7 +21,7 @@ from reeltok.generate.clip_spec import ClipSpec
 from reeltok.generate.conditions import (
     Timing,
     actions_by_step,
-    complete,
+    condition_video,
     give_frames,
     padding_cells,
     settled_cells,
@@ -133,9 +133,9 @@ def generate(
     parts = []
     for now in torch.arange(count).split(batch):
         rng = ClipGenerators(seed, range(first + int(now[0]), first + int(now[-1]) + 1))
-        some = None if known is None else take(known, now)
+        some = None if known is None else select_clips(known, now)
         ids = decode_masked(
-            prior, take(conditions, now), rng, sampling, known=some, progress=progress
+            prior, select_clips(conditions, now), rng, sampling, known=some, progress=progress
         )
         parts.append(ids.cpu())
     ids = torch.cat(parts).unflatten(1, config.grid)
@@ -204,13 +204,15 @@ def recognise(
             f"{(clip.frames, clip.height, clip.width)} and the video has {rest.shape[2]} frames"
         )
     coder, reference = following(tokenizer), on_bytes(video[:, :, :1]) if has_reference else None
-    ids = coder.encode(complete(rest, given), reference=reference).flat().to(prior.mask.device)
+    ids = (
+        coder.encode(condition_video(rest, given), reference=reference).flat().to(prior.mask.device)
+    )
     padding = padding_cells(given, coder.spec, prior.config.grid).flatten()
     settled = settled_cells(given, coder.spec, prior.config.grid).flatten()
     return Known(ids=ids, padding=padding.to(ids.device), settled=settled.to(ids.device))
 
 
-def take(record: Any, index: Int[Tensor, " b"]) -> Any:
+def select_clips(record: Any, index: Int[Tensor, " b"]) -> Any:
     """Some clips of `Conditions` or `Known`; what one clip has counts for all."""
     rows: dict[str, Tensor] = {}
     for name, tensor in vars(record).items():

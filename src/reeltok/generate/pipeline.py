@@ -59,7 +59,7 @@ FOR_FLOWS = ("sampler",)
 RATE = 25.0  # frames per second of a generator that does not say its own: UCF-101's, as published
 
 
-Make = Callable[[int, int, int, Callable[[float], None]], Iterator[Tensor]]
+MakeClips = Callable[[int, int, int, Callable[[float], None]], Iterator[Tensor]]
 """(count, seed, first, progress) -> parts "b c t h w" in [-1, 1] of clips from `first` on."""
 
 
@@ -69,7 +69,7 @@ class GenerationPipeline:
 
     family: str
     clip: ClipSpec
-    make: Make
+    make: MakeClips
     fps: float
     max_batch: int | None = None
 

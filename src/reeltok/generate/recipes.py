@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from reeltok.generate import prior, sit
-from reeltok.generate.conditions import Given
+from reeltok.generate.conditions import CompletionTask
 from reeltok.train.clips import DataConfig, Window
 from reeltok.train.optimizers import OptimizerConfig, ScheduleConfig
 from reeltok.train.run import LoopConfig
@@ -42,7 +42,7 @@ class GeneratorRecipe:
     groups: tuple[str, ...] = ()
     classes: bool = False
     given: int = Field(default=0, ge=0)
-    tasks: tuple[Given, ...] = Field(default=("predict",), min_length=1)
+    tasks: tuple[CompletionTask, ...] = Field(default=("predict",), min_length=1)
     actions: int = Field(default=0, ge=0)
     chain: int = Field(default=1, ge=1)
     disturbed: float = Field(default=0.0, ge=0, le=1)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 Velocity = Callable[[Tensor, float], Tensor]
-Noise = Callable[[], Tensor]
-Norm = Callable[[Tensor], float]
+DrawNoise = Callable[[], Tensor]
+ErrorNorm = Callable[[Tensor], float]
 SAMPLERS = ("euler-maruyama", "heun-sde", "euler", "heun", "dopri5")
 LAST = 0.04
 """Length of the deterministic step that ends a stochastic path (CoordTok's and SiT's setting)."""
@@ -28,11 +28,11 @@ def rms(x: Tensor) -> float:
 def sample(
     velocity: Velocity,
     x: Tensor,
-    noise: Noise,
+    noise: DrawNoise,
     *,
     sampler: str = "euler-maruyama",
     steps: int = 250,
-    norm: Norm = rms,
+    norm: ErrorNorm = rms,
 ) -> Tensor:
     """Follow `velocity` from the noise `x` to data; ValueError for an unknown sampler.
 
@@ -68,7 +68,7 @@ def heun_sde_step(velocity: Velocity, x: Tensor, t: float, dt: float, kick: Tens
     return kicked + 0.5 * dt * (first + second)
 
 
-def walk(velocity: Velocity, x: Tensor, noise: Noise, *, step: Callable, steps: int) -> Tensor:
+def walk(velocity: Velocity, x: Tensor, noise: DrawNoise, *, step: Callable, steps: int) -> Tensor:
     """`steps` - 1 stochastic steps up to t = 0.96, then one without noise."""
     times = torch.linspace(0, 1 - LAST, steps).tolist()
     dt = times[1] - times[0]
@@ -124,7 +124,7 @@ def dopri5(
     velocity: Velocity,
     x: Tensor,
     *,
-    norm: Norm = rms,
+    norm: ErrorNorm = rms,
     atol: float = 1e-6,
     rtol: float = 1e-3,
 ) -> Tensor:
@@ -138,10 +138,10 @@ def dopri5(
     while True:
         slopes = [slope]
         for at, weights in zip(TIMES[1:], STAGES[1:], strict=True):
-            moved = x + dt * mix(weights, slopes)
+            moved = x + dt * weighted_sum(weights, slopes)
             slopes.append(velocity(moved, t + at * dt))
         allowed = atol + rtol * torch.maximum(x.abs(), moved.abs())
-        ratio = norm(dt * mix(ERROR, slopes) / allowed)
+        ratio = norm(dt * weighted_sum(ERROR, slopes) / allowed)
         factor = min(10.0, max(0.2, 0.9 * max(ratio, 1e-12) ** -0.2))
         if ratio <= 1:
             if t + dt >= 1:
@@ -155,7 +155,7 @@ def dopri5(
 
 
 def first_step(
-    velocity: Velocity, x: Tensor, slope: Tensor, norm: Norm, atol: float, rtol: float
+    velocity: Velocity, x: Tensor, slope: Tensor, norm: ErrorNorm, atol: float, rtol: float
 ) -> float:
     """A first step length from the sizes of x, its slope and its curvature (Hairer, II.4)."""
     allowed = atol + rtol * x.abs()
@@ -171,14 +171,14 @@ def first_step(
 
 def between(x: Tensor, moved: Tensor, slopes: list[Tensor], dt: float, at: float) -> Tensor:
     """The quartic through both ends, their slopes and the middle, `at` in [0, 1] of the step."""
-    start, end, middle = dt * slopes[0], dt * slopes[-1], x + dt * mix(MIDDLE, slopes)
+    start, end, middle = dt * slopes[0], dt * slopes[-1], x + dt * weighted_sum(MIDDLE, slopes)
     four = 2 * (end - start) - 8 * (moved + x) + 16 * middle
     three = 5 * start - 3 * end + 18 * x + 14 * moved - 32 * middle
     two = end - 4 * start - 11 * x - 5 * moved + 16 * middle
     return x + at * (start + at * (two + at * (three + at * four)))
 
 
-def mix(weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:
+def weighted_sum(weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:
     """The weighted sum of slopes."""
     terms = [w * k for w, k in zip(weights, slopes, strict=True) if w]
     return torch.stack(terms).sum(0)

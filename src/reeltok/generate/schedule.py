@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-Schedule = Literal["cosine", "linear", "square", "exponential", "logarithm"]
+MaskSchedule = Literal["cosine", "linear", "square", "exponential", "logarithm"]
 SHARES: dict[str, Callable[[float, int], float]] = {
     "cosine": lambda r, cells: math.cos(math.pi / 2 * r),
     "linear": lambda r, cells: 1 - r,
@@ -33,7 +33,7 @@ class Sampling:
     """
 
     steps: int = Field(default=12, ge=1)
-    schedule: Schedule = "cosine"
+    schedule: MaskSchedule = "cosine"
     temperature: float = Field(default=4.5, ge=0)
     guidance: float = Field(default=1.0, ge=0)
 
@@ -43,12 +43,12 @@ BAIR_DEBIASED = Sampling(schedule="cosine", temperature=4.5)
 """MAGVIT's settings for its two BAIR protocols (appendix); 12 steps in both."""
 
 
-def mask_ratio(schedule: Schedule, r: float, cells: int) -> float:
+def mask_ratio(schedule: MaskSchedule, r: float, cells: int) -> float:
     """The share of `cells` tokens that is masked at progress `r` in [0, 1]."""
     return min(1.0, max(0.0, SHARES[schedule](r, cells)))
 
 
-def masked_count(schedule: Schedule, step: int, steps: int, cells: int, masked: int) -> int:
+def masked_count(schedule: MaskSchedule, step: int, steps: int, cells: int, masked: int) -> int:
     """How many tokens stay masked after round `step` (from 0) of `steps`.
 
     `cells` were masked at the start and `masked` are now: each round settles at least one and, but

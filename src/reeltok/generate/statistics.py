@@ -10,7 +10,7 @@ from reeltok.generate import flow
 from reeltok.generate.clip_spec import ClipSpec
 from reeltok.generate.examples import latents_of, open_examples, say_examples, split_rows
 from reeltok.generate.folder import open_tokenizer
-from reeltok.generate.latents import Latents, measure
+from reeltok.generate.latents import Latents, measure_moments
 from reeltok.generate.recipes import GeneratorRecipe
 from reeltok.generate.sit import Statistics
 from reeltok.parallel import Rank
@@ -45,7 +45,7 @@ def measure_flow(
     tok = open_tokenizer(folder, model.config.clip, tokenizer, device)
     clip = flow.pick_clip(model.config, tok)
     latents = encode_clips(tok, clip, data)
-    found = measure(latents, model.config)
+    found = measure_moments(latents, model.config)
     model.config = replace(model.config, clip=clip, statistics=found)
     return MeasuredFlow(
         folder=flow.save(model, out or folder),

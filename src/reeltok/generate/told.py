@@ -14,7 +14,7 @@ from reeltok.data.clip import Clip
 from reeltok.files.hashes import hash_text
 from reeltok.generate.chains import TOGETHER, tabulate_chains
 from reeltok.generate.conditions import give, read_actions
-from reeltok.generate.ids import Example, tabulate
+from reeltok.generate.ids import Example, tokenize_examples
 from reeltok.generate.prior import PriorConfig
 from reeltok.generate.recipes import GeneratorRecipe
 from reeltok.tokenizer.contract import Tokenizer
@@ -96,7 +96,7 @@ class Told:
             turn = lambda v: rearrange(v, "(l n) ... -> (n l) ...", l=links)
         else:
             given = masks_of(recipe, self.config)
-            found, turn = tabulate(tokenizer, self.config, made, given=given), lambda v: v
+            found, turn = tokenize_examples(tokenizer, self.config, made, given=given), lambda v: v
         held = {name: getattr(found, name) for name in TOLD}
         return {name: turn(value) for name, value in held.items() if value is not None}
 

@@ -20,7 +20,7 @@ from reeltok.generate.examples import (
     with_clip,
 )
 from reeltok.generate.ids import Examples, PriorTask
-from reeltok.generate.latents import Feed, FlowTask, Latents, Rows, measure
+from reeltok.generate.latents import Feed, FlowTask, Latents, Rows, measure_moments
 from reeltok.generate.prior import Prior, PriorConfig
 from reeltok.generate.recipes import GeneratorRecipe
 from reeltok.generate.sit import Flow, FlowConfig
@@ -36,7 +36,7 @@ from reeltok.train.trial import DryRun, try_steps
 
 
 @dataclass(frozen=True, kw_only=True)
-class Made:
+class PreparedTask:
     """A task that is ready, and the examples that it draws its batches from."""
 
     task: Task
@@ -124,7 +124,7 @@ def make(
     corpus: Corpus,
     tokenizer: Tokenizer,
     at: Rank,
-) -> Made:
+) -> PreparedTask:
     """The generator with fresh weights, and its examples."""
     split = split_rows(recipe, corpus)
     config = with_clip(config, recipe, split)
@@ -139,12 +139,12 @@ def make(
         ids_of, split=split, corpus=corpus, tokenizer=tokenizer, recipe=recipe, config=config
     )
     task = PriorTask(prior, held_out=of(split.held), batch=recipe.window.batch, noise=recipe.noise)
-    return Made(task=task, examples=of(split.train))
+    return PreparedTask(task=task, examples=of(split.train))
 
 
 def make_flow(
     recipe: GeneratorRecipe, config: FlowConfig, split: Split, corpus: Corpus, tokenizer: Tokenizer
-) -> Made:
+) -> PreparedTask:
     """A flow with the statistics of its latents, which may be of several classes."""
     assert config.clip is not None
     of = partial(latents_of, split=split, corpus=corpus, tokenizer=tokenizer, clip=config.clip)
@@ -153,11 +153,11 @@ def make_flow(
     config = replace(
         config,
         classes=latents.classes,
-        statistics=measure(latents, config),
+        statistics=measure_moments(latents, config),
         label_dropout=recipe.settings.get("label_dropout", 0.0),
     )
     task = FlowTask(Flow(config), held_out=of(split.held), batch=recipe.window.batch)
-    return Made(task=task, examples=latents)
+    return PreparedTask(task=task, examples=latents)
 
 
 # Trying it.
@@ -177,7 +177,7 @@ def try_generator(recipe: GeneratorRecipe, *, device: str | None = None) -> DryR
             task: Task = PriorTask(Prior(config))
             return try_steps(task, partial(noise_ids, config), recipe.loop, at, recipe.window)
         noise = partial(noise_latents, config)
-        task = FlowTask(Flow(replace(config, statistics=measure(noise(2), config))))
+        task = FlowTask(Flow(replace(config, statistics=measure_moments(noise(2), config))))
         return try_steps(task, noise, recipe.loop, at, recipe.window)
 
 

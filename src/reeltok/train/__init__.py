@@ -17,13 +17,13 @@ _HOME = {
     "as_json": "recipe",
     "train": "launch",
     "dry_run": "trial",
-    "check": "frames",
+    "check_clips": "frames",
     "draw_runs": "logbook",
 }
 __all__ = list(_HOME)
 
 if TYPE_CHECKING:
-    from reeltok.train.frames import check as check
+    from reeltok.train.frames import check_clips as check_clips
     from reeltok.train.launch import train as train
     from reeltok.train.logbook import draw_runs as draw_runs
     from reeltok.train.recipe import Recipe as Recipe

@@ -179,7 +179,7 @@ def verify(checkpoint: Checkpoint) -> None:
 
 
 @dataclass(frozen=True)
-class Writing:
+class CheckpointWriting:
     """A checkpoint on its way to disk; `wait` ends when its tensors are there."""
 
     folder: Path
@@ -203,7 +203,7 @@ class Saver:
     def __init__(self, run: Path, *, keep: int = 2, background: bool = False) -> None:
         self.run, self.keep, self.background = run, keep, background
         self.first = rank_and_world()[0] == 0
-        self.writing: Writing | None = None
+        self.writing: CheckpointWriting | None = None
         several = background and dist.is_initialized()
         self.group = dist.new_group(backend="gloo") if several else None
         if self.first:
@@ -214,7 +214,7 @@ class Saver:
         """Write a checkpoint after `step` steps."""
         self.finish()
         folder = self.run / "checkpoints" / f"step-{step:08d}"
-        self.writing = Writing(folder, step, numbers, lambda: None)
+        self.writing = CheckpointWriting(folder, step, numbers, lambda: None)
         try:
             if self.first:
                 shutil.rmtree(self.writing.part, ignore_errors=True)
@@ -260,7 +260,7 @@ class Saver:
             self._give_up(now, error)
         self.writing = None
 
-    def _give_up(self, now: Writing, error: BaseException) -> NoReturn:
+    def _give_up(self, now: CheckpointWriting, error: BaseException) -> NoReturn:
         shutil.rmtree(now.part, ignore_errors=True)
         self.writing = None
         earlier = find_checkpoints(self.run)

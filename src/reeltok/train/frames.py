@@ -98,13 +98,13 @@ def _probe(clip: Clip, config: DataConfig) -> ClipFrames | BrokenClip:
     """A clip at the rate asked for, with what its file turned out to be; nothing is held yet."""
     try:
         with clip.stream(chunk=1, fps=config.fps, damage=config.damage) as video:
-            found = measured(clip, video.frames, video)
+            found = with_measurements(clip, video.frames, video)
             return ClipFrames(found, plan=video.plan, damage=config.damage)
     except (OSError, ValueError) as error:
         return BrokenClip(name=clip.name, reason=str(error))
 
 
-def measured(clip: Clip, frames: int, video: Stream) -> Clip:
+def with_measurements(clip: Clip, frames: int, video: Stream) -> Clip:
     """The clip with what its file turned out to be."""
     fps = float(video.fps or 0.0)
     return replace(clip, frames=frames, fps=fps, height=video.height, width=video.width)
@@ -179,7 +179,7 @@ def _map(frames: np.ndarray, target: Path) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """What `check` found: how many clips decode, which do not, and where the lists lie."""
+    """What `check_clips` found: how many clips decode, which do not, and where the lists lie."""
 
     clips: int
     frames: int
@@ -190,7 +190,7 @@ class Checked:
     clean: Path
 
 
-def check(
+def check_clips(
     data: str | Path,
     *,
     out: str | Path | None = None,
@@ -241,7 +241,7 @@ def _count(clip: Clip, damage: Damage) -> _Counted | BrokenClip:
             frames = sum(len(part) for part in video)
             if frames == 0:
                 return BrokenClip(name=clip.name, reason="no frame decodes")
-            return _Counted(clip=measured(clip, frames, video), damaged=video.damaged)
+            return _Counted(clip=with_measurements(clip, frames, video), damaged=video.damaged)
     except (OSError, ValueError) as error:
         return BrokenClip(name=clip.name, reason=str(error))
 

@@ -24,7 +24,7 @@ from reeltok.train.optimizers import set_lr
 from reeltok.train.parallel import no_sync
 from reeltok.train.run import LoopConfig, Run, Task
 
-Feed = Callable[[int], Any]
+BatchSource = Callable[[int], Any]
 """From a step's number to its batch, which may have `to(device)` and, to accumulate, `split(n)`."""
 
 
@@ -99,7 +99,7 @@ def still(module: nn.Module | None) -> Iterator[None]:
 
 def run_task(
     task: Task,
-    feed: Feed,
+    feed: BatchSource,
     config: LoopConfig,
     *,
     out: str | Path,
@@ -133,7 +133,9 @@ def run_task(
     return run
 
 
-def take_steps(run: Run, feed: Feed, saver: checkpoints.Saver, log: Log, stop: "StopFlag") -> None:
+def take_steps(
+    run: Run, feed: BatchSource, saver: checkpoints.Saver, log: Log, stop: "StopFlag"
+) -> None:
     """The steps that are left, or those until someone asks to stop; with all that falls due."""
     config, saved = run.config, time.monotonic()
     while run.step < config.schedule.steps:
@@ -174,7 +176,7 @@ def last_checkpoint(out: Path) -> checkpoints.Checkpoint | None:
     return found[-1]
 
 
-def timed_step(run: Run, feed: Feed, log: Log) -> None:
+def timed_step(run: Run, feed: BatchSource, log: Log) -> None:
     """Fetch a batch, train on it, log both with their times."""
     began = time.monotonic()
     batch = feed(run.step)

@@ -103,7 +103,7 @@ class Patches:
         squared = (made - wanted).square().mean()
         terms, total = {"l2": squared, **quantized.terms}, squared
         if self.perceptual is not None:
-            pair = (as_frames(patches, model.config) for patches in (wanted, made))
+            pair = (join_patches(patches, model.config) for patches in (wanted, made))
             terms["lpips"] = self.perceptual(*pair).mean()
             total = total + config.perceptual * terms["lpips"]
         return Losses(total + config.quantizer * quantized.loss, terms)
@@ -194,7 +194,9 @@ def patches_at(
     return patches.gather(1, flat[..., None].expand(-1, -1, patches.shape[-1]))
 
 
-def as_frames(patches: Float[Tensor, "b n d"], config: CoordTokConfig) -> Float[Tensor, "k c h w"]:
+def join_patches(
+    patches: Float[Tensor, "b n d"], config: CoordTokConfig
+) -> Float[Tensor, "k c h w"]:
     """Whole frames from the patches that `draw_frames` asked for."""
     _, h, w = config.places
     count = patches.shape[1] // (h * w)

@@ -63,7 +63,7 @@ class ClosedLoop(Reconstruct):
         tokenizer, motions = self.trained.tokenizer, list[Motion]()
         if tokenizer.config.policy == "none":
             return tokenizer(x, step=step, generator=generator)
-        mask = draw(len(x), generator) >= self.degradation.drop
+        mask = draw_uniform(len(x), generator) >= self.degradation.drop
         references = draw_references(x, tokenizer.config.block, self.degradation, generator)
         made = tokenizer(
             x,
@@ -87,7 +87,7 @@ class ClosedLoop(Reconstruct):
         return super().scaled(frames * weights / weights.mean(), x)
 
 
-def draw(count: int, generator: torch.Generator | None) -> Float[Tensor, " n"]:
+def draw_uniform(count: int, generator: torch.Generator | None) -> Float[Tensor, " n"]:
     """Uniform numbers in [0, 1), on the CPU."""
     device = "cpu" if generator is None else generator.device
     return torch.rand(count, generator=generator, device=device).cpu()
@@ -102,12 +102,12 @@ def draw_references(
     """What a batch begins with, and which clips are reset where, by frame."""
     everyone: Bool[Tensor, " b"] = torch.ones(len(x), dtype=torch.bool)
     references: dict[int, Reference] = {}
-    if draw(1, generator) < config.stored:
+    if draw_uniform(1, generator) < config.stored:
         references[0] = Reference(degrade(x[:, :, :1], config, generator), everyone, start=True)
     for at in range(1 + block, x.shape[2], block):
         # A reset passes a whole batch through the network once more: so few blocks, several clips.
-        if draw(1, generator) < min(1.0, TOGETHER * config.reset):
-            clips = draw(len(x), generator) < max(1 / TOGETHER, config.reset)
+        if draw_uniform(1, generator) < min(1.0, TOGETHER * config.reset):
+            clips = draw_uniform(len(x), generator) < max(1 / TOGETHER, config.reset)
             references[at] = Reference(None, clips)
     return references
 

@@ -88,7 +88,7 @@ def measure_latents(
     for clip in clips:
         on_progress = None if watcher is None else watcher.of_file()
         try:
-            steps += latent_moments(tokenizer, clip, cut, coding, on_progress)
+            steps += clip_moments(tokenizer, clip, cut, coding, on_progress)
         except (ValueError, OSError) as error:
             warnings.warn(left_out(clip.name, one_line(error)), UserWarning, stacklevel=2)
             broken.append(clip.name)
@@ -121,7 +121,7 @@ def check_continuous(tokenizer: Tokenizer) -> None:
         )
 
 
-def latent_moments(
+def clip_moments(
     tokenizer: Tokenizer, clip: Clip, cut: Cut, coding: Coding, on_progress: OnProgress | None
 ) -> Steps:
     """Those of one clip; the errors are those of `Clip.stream`."""
