@@ -32,11 +32,11 @@ class Scale:
         z = z / self.factor if self.factor != 1 else z
         return z + self._per_channel(self.mean, z) if self.mean else z
 
-    def apply_logvar(self, logvar: Float[Tensor, "b d t h w"]) -> Float[Tensor, "b d t h w"]:
+    def apply_logvar(self, logvar: Float[Tensor, "b d *grid"]) -> Float[Tensor, "b d *grid"]:
         """The log-variance of normalised latents."""
         return logvar + 2 * self._log_gain(logvar)
 
-    def undo_logvar(self, logvar: Float[Tensor, "b d t h w"]) -> Float[Tensor, "b d t h w"]:
+    def undo_logvar(self, logvar: Float[Tensor, "b d *grid"]) -> Float[Tensor, "b d *grid"]:
         """The log-variance of the latents that the decoder takes."""
         return logvar - 2 * self._log_gain(logvar)
 
