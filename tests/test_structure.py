@@ -260,3 +260,9 @@ def names_of(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             found.add((node.module or "").split(".")[0])
     return found
+
+
+def test_files_of_tests_have_names_of_their_own() -> None:
+    """pytest imports them by these alone."""
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert sorted({name for name in names if names.count(name) > 1}) == []

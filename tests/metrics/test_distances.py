@@ -7,12 +7,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from reeltok.files.checkpoints import load_weights
 from reeltok.metrics.distances import (
     appearance_features,
     feature_moments,
     frechet_distance,
 )
-from reeltok.metrics.lpips import Backbone, load_state
+from reeltok.metrics.lpips import Backbone
 from reeltok.nn.moments import Moments
 
 
@@ -70,7 +71,7 @@ def test_nan_is_no_distance(wrong: float) -> None:
 def test_appearance_distance_orders_blur_noise_and_swaps(shared: Path) -> None:
     net = Backbone("alex")
     state = torch.load(shared / "weights/alexnet_features_torchvision.pth", weights_only=True)
-    load_state(net, state, "AlexNet")
+    load_weights(net, state, what="AlexNet")
     clips = [smooth(torch.rand(9, 3, 64, 64), 1.5) * 4 - 2 for _ in range(6)]
 
     def moments(change: Callable[[torch.Tensor], torch.Tensor]) -> Moments:

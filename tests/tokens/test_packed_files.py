@@ -156,6 +156,7 @@ def test_without_constriction_it_says_what_to_install(
         save_tokens(clip(), packed, packing=MODEL)
 
 
+@pytest.mark.usefixtures("types_unchecked")
 def test_ids_of_another_kind_are_not_packed(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is for ids below 1024, these are below 2048"):
         save_tokens(clip(vocabulary=2048), tmp_path / "clip.reel", packing=MODEL)

@@ -108,7 +108,7 @@ def test_trained_weights_are_taken_up_and_must_fit(tmp_path: Path) -> None:
     taken = build_model(change(small_recipe(), changes)).state_dict()
     own = build_model(small_recipe()).state_dict()
     assert all(torch.equal(own[key], taken[key]) for key in own)
-    with pytest.raises(ValueError, match=r"do not fit settings=.*differs"):
+    with pytest.raises(ValueError, match=r"in the model .*: leave out of settings="):
         build_model(change(small_recipe(), {**changes, "settings.width": "16"}))
 
 

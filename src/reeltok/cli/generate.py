@@ -1,8 +1,9 @@
 """`generate`: videos out of nothing, out of a class, or on from given frames."""
 
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,6 +11,9 @@ from reeltok.cli import options as given
 from reeltok.cli.progress import Progress
 from reeltok.cli.report import Report, table
 from reeltok.files.places import check_free, check_place
+
+if TYPE_CHECKING:
+    from reeltok.video.record import Written
 
 CountOption = Annotated[int, typer.Option(min=1, metavar="N", help="Number of videos to make.")]
 SeedOption = Annotated[
@@ -194,7 +198,6 @@ def generate(
     check_free(names, force=force, inputs=[given_clip, actions])
     pipeline = open_generator(model, request, tokenizer=tokenizer, device=device)
     out.mkdir(parents=True, exist_ok=True)
-    videos = []
     with Progress("generating", count) as progress:
         written = generate_files(
             pipeline,
@@ -205,15 +208,19 @@ def generate(
             lossless=lossless,
             on_step=lambda: progress.advance(0, of=1),
         )
-        for one in written:
-            size = [one.height, one.width]
-            videos.append({"output": str(one.path), "frames": one.frames, "size": size})
-            videos[-1]["fps"] = one.fps
-            progress.advance(one.frames, of=one.frames)
-            progress.finish_file()
+        videos = list(rows_of(written, progress))
     seconds = time.monotonic() - began
     record = {"family": pipeline.family, "tokenizer": pipeline.clip.tokenizer, "seed": seed}
     return Report(
         data={**record, "videos": videos, "seconds": seconds},
         text=f"{table(videos)}\n{seconds:.1f} s",
     )
+
+
+def rows_of(written: "Iterable[Written]", progress: Progress) -> Iterator[dict[str, Any]]:
+    """What was written of each video, which counts as done then."""
+    for one in written:
+        progress.advance(one.frames, of=one.frames)
+        progress.finish_file()
+        size = [one.height, one.width]
+        yield {"output": str(one.path), "frames": one.frames, "size": size, "fps": one.fps}

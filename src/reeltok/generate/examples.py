@@ -3,7 +3,6 @@
 import math
 import shutil
 import statistics
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,6 +37,7 @@ from reeltok.generate.told import Told, masks_of
 from reeltok.parallel import Rank
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.train.checks import require_groups_named
+from reeltok.train.logbook import say
 from reeltok.video.record import Video
 
 MADE = "corpus"  # in the folder of a run: the corpus of its clips
@@ -263,13 +263,12 @@ def say_examples(corpus: Corpus, split: Split, at: Rank, *, retold: bool = False
     with corpus.place.opened(FAILED) as file:
         for row in pq.read_table(file).to_pylist():
             said = printable(f"{row['source']}: {row['reason']}")
-            print(f"left out: {said}", file=sys.stderr)
-    print(f"{len(split.train)} examples to train on, {len(split.held)} held out", file=sys.stderr)
+            say(f"left out: {said}")
+    say(f"{len(split.train)} examples to train on, {len(split.held)} held out")
     if retold:
-        print(
+        say(
             f"note: {corpus.place} holds no condition videos: they are made of decoded frames, "
-            "which takes a while; training on the clips themselves makes them of the originals",
-            file=sys.stderr,
+            "which takes a while; training on the clips themselves makes them of the originals"
         )
 
 

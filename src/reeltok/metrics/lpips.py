@@ -20,9 +20,8 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from reeltok.files.atomic import cache_folder, replacing
-from reeltok.files.checkpoints import find_part, read_checkpoint
+from reeltok.files.checkpoints import find_part, load_weights, read_checkpoint
 from reeltok.files.hashes import hash_files
-from reeltok.files.text import printable
 from reeltok.video.frames import OVERSHOOT, as_values
 
 NetworkName = Literal["alex", "squeeze", "vgg"]
@@ -158,9 +157,7 @@ class LPIPS(nn.Module):
         self.net, self.chunk = net, chunk
         self.backbone = Backbone(net)
         state = read_weights(BACKBONES[net], backbone)
-        state = within(state, self.backbone.state_dict())
-        used = {k: v for k, v in state.items() if k.startswith("features.")}
-        load_state(self.backbone, used, f"the {net} backbone")
+        load_weights(self.backbone, state, what=f"the {net} backbone's file")
         self.heads = nn.ParameterList(_heads(net, read_weights(HEADS[net], heads)))
         self.requires_grad_(False)
 
@@ -346,18 +343,3 @@ def within(state: State, names: Iterable[str]) -> State:
     """The part of a state dict, under whatever prefix, that holds most of `names`."""
     part = find_part(state, set(names))
     return state if part is None else dict(part.tensors)
-
-
-def load_state(module: nn.Module, state: State, what: str) -> None:
-    """Load `state` strictly; ValueError says what is missing, unknown or of another shape."""
-    own = {k: tuple(v.shape) for k, v in module.state_dict().items()}
-    state = within(state, own)
-    given = {k: tuple(v.shape) for k, v in state.items()}
-    wrong = sorted(k for k in own.keys() | given.keys() if own.get(k) != given.get(k))
-    if wrong:
-        key = wrong[0]
-        raise ValueError(
-            f"these weights are not for {what}: {len(wrong)} tensors differ, such as "
-            f"{printable(key)} (wanted {own.get(key)}, found {given.get(key)})"
-        )
-    module.load_state_dict(state)

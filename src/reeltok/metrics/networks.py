@@ -18,8 +18,9 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from reeltok.devices import pick_device
+from reeltok.files.checkpoints import load_weights
 from reeltok.files.hashes import hash_files
-from reeltok.metrics.lpips import WeightFile, find_weights, load_state, read_weights
+from reeltok.metrics.lpips import WeightFile, find_weights, read_weights
 from reeltok.metrics.paired import as_bytes
 from reeltok.video.frames import OVERSHOOT
 from reeltok.video.record import Video, unit_frames
@@ -204,7 +205,7 @@ def load_i3d(
     device = pick_device(device)
     path = find_weights(I3D_FILE, source, sha256=sha256)
     network = I3D()
-    load_state(network, read_weights(I3D_FILE, path), "I3D with 400 classes")
+    load_weights(network, read_weights(I3D_FILE, path), what=f"the file for {I3D_FILE.purpose}")
     network.to(device).eval().requires_grad_(False)
     apply = lambda x: network(i3d_input(x.to(device)))
     return Extractor(name=f"i3d-{hash_files(path)[:8]}", apply=apply, frames=frames)

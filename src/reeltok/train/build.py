@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from reeltok import zoo
 from reeltok.configuration import merge, parse
+from reeltok.files.checkpoints import load_weights
 from reeltok.nn.quantizers import GaussianConfig
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokenizer.folder import dump_config
@@ -36,18 +37,12 @@ def build_model(recipe: Recipe) -> Tokenizer:
         warm(model, zoo.load(recipe.warm, code=False))
     if recipe.start == "trained":
         trained = zoo.load(recipe.model, code=False)
-        weights = trained.state_dict()
-        wrong = [
-            k
-            for k, v in model.state_dict().items()
-            if k not in weights or weights[k].shape != v.shape
-        ]
-        if wrong:
-            raise ValueError(
-                f"the weights of {recipe.model} do not fit settings={recipe.settings}: "
-                f"{wrong[0]} differs; leave out what changes the network's shape"
-            )
-        model.load_state_dict(weights)
+        load_weights(
+            model,
+            trained.state_dict(),
+            what=f"the model {recipe.model}",
+            advice=f"leave out of settings={recipe.settings} what changes the network's shape",
+        )
         rests = {"encoder", "quantizer"} <= set(recipe.loop.freeze) and not model.loops
         if rests and round_from_start(tree) == round_from_start(before):
             model.reads = (*trained.reads, trained.hash())

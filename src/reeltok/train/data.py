@@ -4,7 +4,6 @@ Everything random is a function of (seed, step, index): no worker, process count
 changes what a step sees. A clip that cannot be decoded is reported, counted and absent.
 """
 
-import sys
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,9 +17,9 @@ from torch import Tensor
 
 from reeltok.data.clip import Clip
 from reeltok.files.hashes import hash_text
-from reeltok.files.text import printable
 from reeltok.train.clips import Batch, ClipError, DataConfig, Window
 from reeltok.train.frames import ClipFrames
+from reeltok.train.logbook import say
 from reeltok.train.synthetic import moving_still
 from reeltok.video.record import to_unit
 
@@ -268,12 +267,12 @@ class Loader:
             return work.result()
         except ClipError as error:
             if not self.lost[str(error)]:
-                print(f"left out: {printable(error)}", file=sys.stderr)
+                say(f"left out: {error}")
             self.lost[str(error)] += 1
             return None
 
     def close(self) -> None:
         """Stop the threads; samples that have not begun are dropped. Says how many were lost."""
         if self.lost:
-            print(f"{self.lost.total()} samples did not decode, left out", file=sys.stderr)
+            say(f"{self.lost.total()} samples did not decode, left out")
         self.pool.shutdown(wait=True, cancel_futures=True)

@@ -1,6 +1,5 @@
 """From a recipe to a run: build the model, open the data, check both, train."""
 
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -8,7 +7,6 @@ from typing import Any
 
 from reeltok.data.find import find_clips
 from reeltok.files.atomic import cache_folder, sweep, write_file
-from reeltok.files.text import printable
 from reeltok.metrics.lpips import LPIPS
 from reeltok.models.coordtok.network import CoordTok
 from reeltok.parallel import Rank, in_turn, init_distributed
@@ -25,6 +23,7 @@ from reeltok.train.checks import (
 )
 from reeltok.train.data import ClipSource, Loader
 from reeltok.train.frames import open_clips
+from reeltok.train.logbook import say
 from reeltok.train.loop import last_checkpoint, run_task
 from reeltok.train.patches import Patches
 from reeltok.train.recipe import Planned, Recipe, as_json, require_tokenizer
@@ -91,7 +90,7 @@ def begin(recipe: Planned, out: Path, at: Rank, network: Any = None) -> None:
         write_file(out / "recipe.json", as_json(recipe))
         if missed := never_reached(recipe, network):
             steps = recipe.loop.schedule.steps
-            print(f"note: of {steps:,} steps, {'; '.join(missed)}", file=sys.stderr)
+            say(f"note: of {steps:,} steps, {'; '.join(missed)}")
 
 
 def reconstruction(score: Score | None = None, lpips: LoadLPIPS = LPIPS) -> MakeTask:
@@ -128,10 +127,10 @@ def open_clip_source(recipe: Planned, data: str | Path, out: Path, at: Rank) -> 
     odd = unmatched_weights(recipe, opened)
     if at.first:
         for bad in broken:
-            print(f"left out: {printable(f'{bad.name}: {bad.reason}')}", file=sys.stderr)
-        print(f"{source.summary()}, {len(broken)} broken", file=sys.stderr)
+            say(f"left out: {bad.name}: {bad.reason}")
+        say(f"{source.summary()}, {len(broken)} broken")
         if odd:
-            print(f"note: {odd}", file=sys.stderr)
+            say(f"note: {odd}")
     return source
 
 
@@ -142,8 +141,7 @@ def validate_on_training(source: ClipSource, at: Rank) -> None:
     scored = bool(source.validation_clips)
     how = "the scores are of clips that are trained on" if scored else "nothing is validated"
     if at.first:
-        print(
+        say(
             f"note: no clip of {frames} frames or more can be held out of {len(source.train)} "
-            f"(data.holdout, data.validation.frames): {how}",
-            file=sys.stderr,
+            f"(data.holdout, data.validation.frames): {how}"
         )

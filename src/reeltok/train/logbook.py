@@ -96,7 +96,12 @@ class Log:
         if self.table is not None:
             self.table.show(line)
         else:
-            print(format_line(line), file=sys.stderr, flush=True)
+            say(format_line(line))
+
+
+def say(text: str) -> None:
+    """Tell whoever watches a run something beside its log, on standard error."""
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def format_line(line: Line) -> str:

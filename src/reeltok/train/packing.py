@@ -5,7 +5,6 @@ folder; a step sees one step of the grid with up to two before it, of `batch` cl
 """
 
 import math
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +43,7 @@ from reeltok.train.checks import require_new, require_shares
 from reeltok.train.clips import ClipError
 from reeltok.train.data import ClipSource
 from reeltok.train.launch import begin, open_clip_source
+from reeltok.train.logbook import say
 from reeltok.train.loop import run_task
 from reeltok.train.losses import Losses
 from reeltok.train.packing_recipes import PackingRecipe
@@ -186,7 +186,7 @@ def encoded(tokenizer: Tokenizer, source: ClipSource, clips: int) -> Iterator[Te
         try:
             x, _ = source.sample(number, 0)
         except ClipError as error:
-            print(f"left out: {error}", file=sys.stderr)
+            say(f"left out: {error}")
             continue
         ids = tokenizer.encode(x.to(tokenizer.device)).ids
         assert ids is not None, "packing_config refuses tokenizers without ids"

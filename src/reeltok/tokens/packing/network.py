@@ -299,7 +299,7 @@ def cells_of(
 
 def neighbours(
     maps: Sequence[Float[Tensor, "b h w f"]], seen: Sequence[Cells], cells: Int[Tensor, "n"]
-) -> list[Float[Tensor, "n i"]]:
+) -> list[Float[Tensor, "n _"]]:
     """What lies around each of the cells in padded maps, a row for each map in which any does."""
     found = []
     for x, places in zip(maps, seen, strict=True):

@@ -224,8 +224,8 @@ def test_each_is_refused_what_it_does_not_take(to: str, made: Path, tmp_path: Pa
     [
         ("fastvideo", "latents", torch.bfloat16, "takes all bytes for float32.*bfloat16"),
         ("fastvideo", "latents", torch.float16, "cannot hold float16"),
-        ("megatron", "ids", torch.float32, "holds ids, which have no --dtype"),
-        ("torchtitan", "ids", torch.float32, "holds ids, which have no --dtype"),
+        ("megatron", "ids", torch.float32, "holds ids, which have no `dtype`"),
+        ("torchtitan", "ids", torch.float32, "holds ids, which have no `dtype`"),
     ],
 )
 def test_a_type_that_a_reader_would_misread_is_refused(
