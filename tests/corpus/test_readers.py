@@ -1,6 +1,6 @@
 """Exports under the readers of those who train on them, where these are installed (extra readers).
 
-tests/corpus/test_export_formats.py reads the same files by their layouts alone, in the default tests.
+tests/corpus/test_export_formats.py reads the same files by their layouts alone, by default.
 """
 
 import subprocess
