@@ -11,9 +11,10 @@ from ran import Ran
 
 import reeltok
 from reeltok import zoo
+from reeltok.cli.demo import named_beside
 from reeltok.demo import render_clip
 from reeltok.metrics import paired as metrics
-from reeltok.transcode.side_by_side import GAP
+from reeltok.transcode.side_by_side import GAP, MARGIN
 
 Run = Callable[..., Ran]
 Models = dict[str, Path]
@@ -79,6 +80,32 @@ def test_demo_on_a_clip_of_ones_own(run: Run, models: Models, clip: Path, tmp_pa
     assert "bits per pixel" in found.out
     assert run(*words).code == 2
     assert run(*words, "--force").code == 0
+
+
+def test_demo_shows_other_tokenizers_beside(
+    run: Run, models: Models, clip: Path, tmp_path: Path
+) -> None:
+    out, other = tmp_path / "out", models["causal"]
+    words = ["demo", "--video", clip, "--out", out, "--model", models["discrete"]]
+    found = run(*words, "--beside", other, "--json")
+    assert found.code == 0, found.err
+    (beside,) = found.json["beside"]
+    assert beside["reconstruction"] == str(out / f"demo-{other.name}.mp4")
+    tokenizer, video = zoo.load(other), reeltok.read(clip)
+    decoded = tokenizer.decode(tokenizer.encode(video))
+    psnr = metrics.psnr(video.tensor(), decoded.tensor()).mean().item()
+    assert beside["psnr"] == pytest.approx(psnr, abs=0.02)
+    assert len(reeltok.read(beside["reconstruction"])) == 18
+    assert reeltok.read(out / "side-by-side.png").height == 3 * (32 + MARGIN) + GAP
+    assert f"beside: {tokenizer.name}" in run(*words, "--beside", other, "--force").out
+
+
+def test_the_default_is_shown_beside_what_is_bundled() -> None:
+    others = [name for name in ("reftok-default", "default-kl") if name in zoo.bundled()]
+    assert named_beside("default", None, None) == others
+    assert named_beside("default", [], None) == []
+    assert named_beside("default", None, "random") == []
+    assert named_beside("mine", None, None) == []
 
 
 @pytest.mark.slow

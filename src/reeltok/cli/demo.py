@@ -14,6 +14,8 @@ from reeltok.transcode.options import Cut
 from reeltok.transcode.plan import Job
 from reeltok.wording import count, plain, rate
 
+BESIDE = ("reftok-default", "default-kl")  # shown beside the default where they are bundled
+
 
 def demo(
     *,
@@ -27,6 +29,14 @@ def demo(
     ] = None,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder to write to.")] = Path("out"),
     model: given.ModelOption = "default",
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Further tokenizer to show beside, a name or a folder; may be repeated; by "
+            "default reftok-default and default-kl beside default.",
+        ),
+    ] = None,
     weights: given.WeightsOption = None,
     device: given.DeviceOption = "auto",
     dtype: given.DtypeOption = "fp32",
@@ -34,25 +44,43 @@ def demo(
 ) -> Report:
     """Encode a short clip, decode it again, and show the result.
 
-    Writes clip.mkv (the original), demo.reel (the tokens), demo.mp4 (the reconstruction) and
-    side-by-side.png. Works offline, in less than a minute on two cores.
+    Writes clip.mkv (the original), demo.reel (the tokens), demo.mp4 (the reconstruction), a
+    demo-NAME.mp4 for each tokenizer beside, and side-by-side.png with all of them. Works offline,
+    in less than a minute on two cores.
     """
     from reeltok.transcode.demonstration import FILES, cut_short, demonstrate
 
+    names = named_beside(model, beside, weights)
+    others = {name: str(out / f"demo-{Path(name).name}.mp4") for name in names}
     clip = video or str(out / "clip.mkv")
     places = [str(out / name) for name in FILES.values()]
-    check_free([*places, *([] if video else [clip])], force=force, inputs=[video])
+    written = [*places, *others.values(), *([] if video else [clip])]
+    check_free(written, force=force, inputs=[video])
     check_place(str(out))
-    tokenizer = given.open_model(model, weights=weights, device=device, dtype=dtype)
+    how: dict[str, Any] = {"device": device, "dtype": dtype}
+    tokenizer = given.open_model(model, weights=weights, **how)
+    more = {path: given.open_model(name, weights=None, **how) for name, path in others.items()}
     cut = Cut() if video is None else cut_short(video)
     out.mkdir(parents=True, exist_ok=True)
     if video is None:
         draw_clip(clip)
-    with Progress("demo", files=2) as progress:
-        made = demonstrate(tokenizer, clip, out, cut=cut, watcher=progress)
+    with Progress("demo", files=2 + len(more)) as progress:
+        made = demonstrate(tokenizer, clip, out, cut=cut, beside=more, watcher=progress)
     encoded = record_of(Job(source=clip, target=places[0]), made.encoded)
     record = {**encoded, **{name: value for name, value in vars(made).items() if name != "encoded"}}
+    record["beside"] = [vars(other) for other in made.beside]
     return Report(data=record, text=as_text(record))
+
+
+def named_beside(model: str, beside: list[str] | None, weights: str | None) -> list[str]:
+    """The tokenizers to show beside: those that were named, or with the bundled default, others."""
+    from reeltok import zoo
+
+    if beside is not None:
+        return list(dict.fromkeys(beside))
+    if model != "default" or weights is not None:
+        return []
+    return [name for name in BESIDE if name in zoo.bundled()]
 
 
 def draw_clip(path: str) -> None:
@@ -81,4 +109,7 @@ def as_text(record: dict[str, Any]) -> str:
         "reconstruction": record["reconstruction"],
         "side by side": record["side_by_side"],
     }
+    for other in record["beside"]:
+        quality = f"{other['psnr']:.2f} dB at {other['bits_per_pixel']:.4f} bits per pixel"
+        said[f"beside: {other['model']}"] = f"{quality}, {other['reconstruction']}"
     return facts(said)

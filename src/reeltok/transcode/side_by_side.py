@@ -72,13 +72,23 @@ class SampledFrames:
                 self.pairs.append((original.frames[i], decoded.frames[i]))
         self.passed += len(original)
 
+    @property
+    def rows(self) -> list[list[Tensor]]:
+        """The originals, then the reconstructions."""
+        return [[pair[side] for pair in self.pairs] for side in (0, 1)]
+
     def picture(self, labels: Sequence[str]) -> Picture:
         """Originals above, reconstructions below, each row with its label."""
-        rows = []
-        for frames, label in zip(zip(*self.pairs, strict=True), labels, strict=True):
-            row = with_gaps([np.asarray(frame) for frame in frames], axis=1)
-            rows += [label_strip(label, row.shape[1]), row]
-        return np.pad(np.concatenate(rows), ((0, GAP), (GAP, GAP), (0, 0)), constant_values=PAPER)
+        return picture(self.rows, labels)
+
+
+def picture(rows: Sequence[Sequence[Tensor]], labels: Sequence[str]) -> Picture:
+    """Rows of frames of one size under one another, each with its label."""
+    parts = []
+    for frames, label in zip(rows, labels, strict=True):
+        row = with_gaps([np.asarray(frame) for frame in frames], axis=1)
+        parts += [label_strip(label, row.shape[1]), row]
+    return np.pad(np.concatenate(parts), ((0, GAP), (GAP, GAP), (0, 0)), constant_values=PAPER)
 
 
 def alongside(original: Iterator[Video], decoded: Iterator[Video]) -> Iterator[VideoPair]:
