@@ -160,7 +160,7 @@ def test_only_what_shares_weights_is_stored_beside_a_base(
         bundle(default, tmp_path / "a", base="default")
     with pytest.raises(ValueError, match="no matrix of the model is one of default"):
         bundle(other, tmp_path / "b", base="default")
-    with pytest.raises(ValueError, match="give --hardware"):
+    with pytest.raises(ValueError, match="give `hardware`"):
         bundle(sharp, tmp_path / "c", base="default")
 
 
@@ -171,3 +171,5 @@ def test_the_command_says_what_it_wrote(
     assert "MiB, all layers in 8-bit rows" in capsys.readouterr().out
     assert main([str(tmp_path / "none"), str(tmp_path / "x")]) == 2
     assert capsys.readouterr().err.startswith("error: ")
+    assert main([str(default), str(tmp_path / "x"), "--base", "default"]) == 2
+    assert "nothing differs" in capsys.readouterr().err

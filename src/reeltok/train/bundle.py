@@ -28,8 +28,10 @@ from reeltok.tokenizer.folder import (
     write_folder,
 )
 from reeltok.train.card import write_card
+from reeltok.wording import as_options
 
 MEBIBYTE = 2**20
+OPTIONS = {"hardware": "--hardware", "base": "--base"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +72,7 @@ def bundle(
     source, out = Path(source), Path(out)
     is_run = (source / "recipe.json").is_file()
     if is_run and not hardware:
-        raise ValueError(f"a model card says what {source} was trained on: give --hardware")
+        raise ValueError(f"a model card says what {source} was trained on: give `hardware`")
     model = zoo.load_folder(source / ("best" if best else "model") if is_run else source)
     model.name = out.resolve().name
     state = model.state_dict()
@@ -101,7 +103,7 @@ def differing(state: dict[str, Tensor], base: Tokenizer) -> dict[str, Tensor]:
     if odd or len(shared) != len(state):
         raise ValueError(
             f"the model is not of {base.name}'s network ({(odd or ['it lacks layers'])[0]}): "
-            "bundle it without --base"
+            "bundle it without `base`"
         )
     found = {k: v for k, v in state.items() if not torch.equal(v, shared[k])}
     if not found:
@@ -109,7 +111,7 @@ def differing(state: dict[str, Tensor], base: Tokenizer) -> dict[str, Tensor]:
     if not any(x.ndim > 1 for name, x in state.items() if name not in found):
         raise ValueError(
             f"no matrix of the model is one of {base.name} as it is here: train it from these "
-            "weights, or bundle it without --base"
+            "weights, or bundle it without `base`"
         )
     return found
 
@@ -160,7 +162,7 @@ def main(words: Sequence[str]) -> int:
     try:
         print(bundle(**vars(asked.parse_args(words))))
     except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {as_options(str(error), OPTIONS)}", file=sys.stderr)
         return 2
     return 0
 
