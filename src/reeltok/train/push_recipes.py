@@ -8,6 +8,7 @@ from reeltok.train.optimizers import OptimizerConfig, ScheduleConfig
 from reeltok.train.patches import PatchConfig
 from reeltok.train.recipe import Recipe
 from reeltok.train.reconstruct import LossConfig
+from reeltok.train.reftok_recipes import follow_motion
 from reeltok.train.run import LoopConfig
 
 JOINS = ("fine", "coarse", "difference_out", "copy_gate")
@@ -20,7 +21,11 @@ def on_gpu(data: DataConfig, *windows: Window) -> DataConfig:
 
 
 def reftok_push() -> Recipe:
-    """RefTok for the pushing world, 64 pixels, in four hours of one CPU core."""
+    """RefTok with motion and SKIP for the pushing world, 64 pixels, in hours of one CPU core."""
+    return follow_motion(_plain(), "reftok_push")
+
+
+def _plain() -> Recipe:
     windows = (
         Window(frames=5, size=64, batch=16, until=1_500),
         Window(frames=9, size=64, batch=12, share=0.5, since=1_500),
@@ -28,7 +33,7 @@ def reftok_push() -> Recipe:
     )
     joins = tuple(f"_injection.{name}" for name in JOINS)
     return Recipe(
-        name="reftok_push",
+        name="plain",
         model="reftok-push",
         data=DataConfig(
             windows=windows,
@@ -49,12 +54,16 @@ def reftok_push() -> Recipe:
 
 def reftok_push_none() -> Recipe:
     """The twin of `reftok_push`: the same clips and steps, without a reference."""
-    return _twin(reftok_push(), "reftok_push_none")
+    return _twin(_plain(), reftok_push())
 
 
 def reftok_push_gpu() -> Recipe:
     """`reftok_push` on one large GPU: 64 clips a step."""
-    small = reftok_push()
+    return follow_motion(_large(), "reftok_push_gpu")
+
+
+def _large() -> Recipe:
+    small = _plain()
     windows = (
         Window(frames=5, size=64, batch=64, until=1_000),
         Window(frames=9, size=64, batch=64, share=0.5, since=1_000),
@@ -63,7 +72,6 @@ def reftok_push_gpu() -> Recipe:
     schedule = ScheduleConfig(steps=4_000, warmup=100, cooldown=0.4)
     return replace(
         small,
-        name="reftok_push_gpu",
         data=on_gpu(small.data, *windows),
         loop=replace(small.loop, schedule=schedule, save_async=True),
     )
@@ -71,12 +79,14 @@ def reftok_push_gpu() -> Recipe:
 
 def reftok_push_none_gpu() -> Recipe:
     """The twin of `reftok_push_gpu`."""
-    return _twin(reftok_push_gpu(), "reftok_push_none_gpu")
+    return _twin(_large(), reftok_push_gpu())
 
 
-def _twin(recipe: Recipe, name: str) -> Recipe:
-    unused = replace(recipe.loop, freeze=("encoder_injection", "decoder_injection"))
-    return replace(recipe, name=name, model="reftok-push-none", loop=unused)
+def _twin(plain: Recipe, full: Recipe) -> Recipe:
+    """`plain` without a reference, on the losses of `full`: those of motion have nothing to do."""
+    unused = replace(plain.loop, freeze=("encoder_injection", "decoder_injection"))
+    name = full.name.replace("push", "push_none")
+    return replace(plain, name=name, model="reftok-push-none", losses=full.losses, loop=unused)
 
 
 def coordtok_push() -> Recipe:
