@@ -141,8 +141,9 @@ def killed(clips: Path, out: Path, seconds: float, *, jobs: int = 1) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("jobs", [1, 2])
 def test_a_run_that_is_killed_at_any_moment_makes_the_same_bytes(
-    clips: Path, tmp_path: Path
+    clips: Path, tmp_path: Path, jobs: int
 ) -> None:
     """CORPUS_KILLS moments (default 3; the release is tried with 10), drawn anew each time."""
     began = time.monotonic()
@@ -150,7 +151,8 @@ def test_a_run_that_is_killed_at_any_moment_makes_the_same_bytes(
     length = time.monotonic() - began
     random.seed(os.environ.get("CORPUS_SEED"))
     kills = int(os.environ.get("CORPUS_KILLS", "3"))
-    hit = sum(killed(clips, tmp_path / "cut", random.uniform(0, length / 6)) for _ in range(kills))
+    moments = [random.uniform(0, length / 6) for _ in range(kills)]
+    hit = sum(killed(clips, tmp_path / "cut", moment, jobs=jobs) for moment in moments)
     assert not killed(clips, tmp_path / "cut", 600)
     print(f"{hit} of {kills} runs were cut")
     left = {name for name in os.listdir(tmp_path / "cut") if name.endswith(".part")}

@@ -10,7 +10,7 @@ from reeltok.cli.report import Report, facts, note_all
 from reeltok.wording import count, duration
 
 if TYPE_CHECKING:
-    from reeltok.corpus import Coding, Named, Shaping
+    from reeltok.corpus import Built, Coding, Named, Shaping
 
 DataArgument = Annotated[str, typer.Argument(metavar="DATA", show_default=False)]
 OutArgument = Annotated[str, typer.Argument(metavar="OUT", show_default=False)]
@@ -195,12 +195,14 @@ def finish(corpus: PlaceArgument) -> Report:
     return Report(data=manifest, text=as_text(manifest))
 
 
-def report_of(built: Any) -> Report:
+def report_of(built: "Built") -> Report:
     """What a run did."""
     data = {"place": built.place, "made": built.made, "shards": built.shards}
-    data |= {"missing": built.missing, "manifest": built.manifest}
-    made = f"{built.place}: {count(built.made, 'shard')} made, {built.shards - built.missing} of "
-    lines = [f"{made}{built.shards} are there"]
+    data |= {"missing": built.missing, "share": [*built.share], "manifest": built.manifest}
+    rank, ranks = built.share
+    whose = "" if ranks == 1 else f" of the share {rank}/{ranks}"
+    made = f"{built.place}: {count(built.made, 'shard')}{whose} made"
+    lines = [f"{made}, {built.shards - built.missing} of {built.shards} are there"]
     if built.manifest is None:
         lines.append("the corpus is finished by the run that makes the last of them")
         return Report(data=data, text="\n".join(lines))

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import queue
+import signal
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any
@@ -88,6 +89,7 @@ class Decoders:
 
 def decode_all(plan: Plan, spec: Spec, tasks: Any, found: Any) -> None:
     """What a process does: clip after clip, until its parent has gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     parent = multiprocessing.parent_process()
 
     def tell(kind: str, what: Any = None) -> None:

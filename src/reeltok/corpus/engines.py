@@ -7,7 +7,8 @@ for each device. Processes that decode ahead may stand beside each of them (`ahe
 import multiprocessing
 import os
 import queue
-from collections.abc import Callable, Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -136,19 +137,38 @@ def work(
     plan: Plan, opener: Open, place: str, device: str, decoders: int, tasks: Any, told: Any
 ) -> None:
     """What a process does: shards, until there are no more. What went wrong is told."""
-    parent = multiprocessing.parent_process()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
 
     def done(clips: int) -> None:
-        if parent is not None and not parent.is_alive():
-            os._exit(1)  # nobody waits for what is made here
+        end_with_parent()
         told.put(("clips", clips))
 
     try:
         torch.set_num_threads(plan.coding.threads)
-        make_all(plan, iter(tasks.get, None), opener, Place(place), device, decoders, done)
+        make_all(plan, numbers_of(tasks), opener, Place(place), device, decoders, done)
         told.put(("done", None))
     except (ValueError, OSError, MemoryError, RuntimeError, ImportError) as error:
         told.put(("error", one_line(error)))
+
+
+def end_with_parent() -> None:
+    """End this process where its parent has gone: nobody waits for what is made here."""
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():
+        os._exit(1)
+
+
+def numbers_of(tasks: Any) -> Iterator[int]:
+    """The shards that a process is given, one after another."""
+    while True:
+        try:
+            number = tasks.get(timeout=WAIT)
+        except queue.Empty:
+            end_with_parent()
+            continue
+        if number is None:
+            return
+        yield number
 
 
 def watch(workers: Sequence[Any], told: Any, on_clips: OnClips | None) -> None:

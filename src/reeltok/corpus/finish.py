@@ -19,6 +19,7 @@ from reeltok.corpus.shard import TABLES, VERSION
 from reeltok.corpus.sidecar import Sidecar, done_shards, read_sidecar, require_plan
 
 MANIFEST, INDEX, FAILED = "manifest.json", "index.parquet", "failed.parquet"
+GROUP = 2**17  # rows of a row group of a table
 COUNTS = ("clips", "rows", "frames", "seconds", "tokens", "bits", "pixels")
 
 
@@ -70,11 +71,16 @@ def index_rows(sidecars: Sequence[Sidecar]) -> Iterator[list[dict[str, Any]]]:
 
 
 def write_table(place: Place, name: str, schema: pa.Schema, parts: Any) -> None:
-    """Write a table in parts, a row group each."""
+    """Write a table that comes in parts; many of them are one row group, which is quick to read."""
     with place.making(name) as path, pq.ParquetWriter(path, schema, compression="ZSTD") as writer:
+        held = pa.Table.from_pylist([], schema)
         for rows in parts:
-            if rows:
-                writer.write_table(pa.Table.from_pylist(rows, schema))
+            held = pa.concat_tables([held, pa.Table.from_pylist(rows, schema)])
+            if len(held) >= GROUP:
+                writer.write_table(held)
+                held = held.slice(len(held))
+        if len(held):
+            writer.write_table(held)
 
 
 def manifest_of(plan: dict[str, Any], sidecars: Sequence[Sidecar]) -> dict[str, Any]:

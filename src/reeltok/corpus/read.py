@@ -46,10 +46,9 @@ class Corpus(Dataset):
 
     def _read_index(self) -> None:
         """Where each row is: the number of its file, and its place there."""
-        columns = ["shard", "part", "row", "bucket"]
         try:
             with self.place.opened(INDEX) as file:
-                table = pq.read_table(file, columns=columns, read_dictionary=["bucket"])
+                table = pq.read_table(file, columns=["bucket"], read_dictionary=["bucket"])
         except (pa.ArrowInvalid, FileNotFoundError, KeyError) as error:
             raise ValueError(
                 f"{self.place.where(INDEX)} is missing or damaged: `reeltok corpus finish "

@@ -22,13 +22,15 @@ from reeltok.corpus.sources import find_sources
 class Built:
     """What a run did: shards that it made, of how many that are there or are still missing.
 
-    `manifest` is that of the whole corpus, None while shards are missing.
+    `share` is (rank, ranks): which shards were this run's. `manifest` is that of the whole corpus,
+    None while shards are missing.
     """
 
     place: str
     made: int
     shards: int
     missing: int
+    share: tuple[int, int]
     manifest: dict[str, Any] | None
 
 
@@ -103,6 +105,7 @@ def build_corpus(
         made=len(todo),
         shards=plan.count,
         missing=missing,
+        share=(index, count),
         manifest=manifest,
     )
 
