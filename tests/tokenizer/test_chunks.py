@@ -2,12 +2,17 @@
 
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
+from small_foreign import TINY
+from small_models import COORDTOK
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
+import reeltok
+from reeltok.models.coordtok.network import CoordTok
 from reeltok.models.presets import COMPACT
 from reeltok.models.reftok.injection import RefTokConfig
 from reeltok.models.reftok.network import RefTok
@@ -178,3 +183,39 @@ def test_torch_export_takes_a_step_of_encoding() -> None:
         eager = model.encode_part(here, past)
         assert torch.allclose(z, eager.z, atol=1e-5)
         assert torch.equal(ids, eager.ids)
+
+
+@pytest.mark.parametrize("frames", [8, 16, 11])
+def test_chunks_of_windows_are_windows_of_the_whole(frames: int) -> None:
+    """CoordTok codes windows of 8 frames apart: a chunk is any number of them."""
+    torch.manual_seed(0)
+    model, x = CoordTok(COORDTOK, "planes").eval(), clip(frames)
+    whole, state, back = model.encode(x), model.new_encode_state(), model.new_decode_state()
+    coded = [model.encode_chunk(x[:, :, at : at + 8], state) for at in range(0, frames, 8)]
+    assert torch.allclose(torch.cat([p.latents for p in coded], 2), whole.latents, atol=1e-5)
+    made = [model.decode_chunk(part, back, last=part is coded[-1]) for part in coded]
+    assert [each.shape[2] for each in made] == [min(8, frames - at) for at in range(0, frames, 8)]
+    assert torch.allclose(torch.cat(made, dim=2), model.decode(whole), atol=1e-4)
+    if frames % 8:  # the last window was filled
+        with pytest.raises(ValueError, match="ended"):
+            model.encode_chunk(x[:, :, :8], state)
+
+
+@pytest.mark.parametrize("name", ["AutoencoderKLWan", "AutoencoderKLLTXVideo"])
+def test_chunks_of_another_library_are_clips_of_their_own(name: str, tmp_path: Path) -> None:
+    """Nothing is handed on, so a chunk is coded as `encode` codes a clip of its frames alone."""
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    getattr(diffusers, name).from_config(dict(TINY[name])).save_pretrained(tmp_path)
+    model = reeltok.load(f"diffusers:{tmp_path}")
+    x = torch.rand(1, 3, 18, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    state, back = model.new_encode_state(), model.new_decode_state()
+    length = model.spec.first_frames + model.spec.frames_per_group  # whole groups
+    parts = [x[:, :, :length], x[:, :, length : 2 * length]]
+    for number, part in enumerate(parts):
+        tokens = model.encode_chunk(part, state)
+        assert torch.equal(tokens.latents, model.encode(part).latents)
+        made = model.decode_chunk(tokens, back, last=number == 1)
+        assert torch.allclose(made, model.decode(model.encode(part)), atol=1e-5)
+        assert made.shape == part.shape
+    assert back.due == 0
