@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import resource
 import struct
 import tarfile
 from dataclasses import replace
@@ -278,6 +279,24 @@ def test_latents_that_are_not_finite_are_refused(made: Path) -> None:
     broken = replace(row, latents=row.latents * float("nan"))
     with pytest.raises(ValueError, match=r"0.mkv#0000 holds NaN or infinity"):
         source.latents(broken)
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_a_full_disk_is_one_sentence_and_nothing_is_left(
+    to: str, made: Path, tmp_path: Path
+) -> None:
+    kept = "latents" if FORMATS[to].latents else "ids"
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "old.txt").write_text("what was exported before")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))  # as a full disk would answer
+    try:
+        with pytest.raises(OSError, match=f"cannot write {out}: files may not become so large"):
+            export_corpus(made / kept, out, to=to)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "old.txt"]
 
 
 def test_paths_stay_below_their_folder() -> None:

@@ -130,7 +130,7 @@ def test_what_differs_from_its_model_is_not_written(
 ) -> None:
     from reeltok.export import programs
 
-    wrong = lambda program, path: path.write_bytes(b"")
+    wrong = lambda program, file: file.write(b"")
     monkeypatch.setattr(torch.export, "save", wrong)
     monkeypatch.setattr(programs, "trace", lambda graph, tokenizer: graph)
     monkeypatch.setattr(torch.export, "load", lambda path: Shifted())

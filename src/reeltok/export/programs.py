@@ -122,7 +122,9 @@ def write(graph: Graph, program: ExportedProgram, folder: Path, to: str) -> Prog
         save_onnx(graph, program, path)
         made = run_onnx(path, list(inputs.values()))
     else:
-        torch.export.save(program, path)
+        held = io.BytesIO()
+        torch.export.save(program, held)  # into a file it would not say why it could not
+        path.write_bytes(held.getvalue())
         made = torch.export.load(path).module()(*inputs.values())
     far, same = compare(graph.outputs, made, wanted)
     if far > CLOSE or (same is not None and same < SAME):

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from reeltok.corpus.formats.source import Source
+from reeltok.corpus.formats.source import Source, saved
 from reeltok.corpus.row import Row
 from reeltok.wording import count
 
@@ -43,7 +43,7 @@ def write(source: Source, folder: Path, dtype: torch.dtype | None) -> None:
             z = source.normalised(row)
             beyond += bool((z.abs() > LARGEST).any())
             z = z.to(torch.bfloat16 if dtype is None else dtype)
-            add(tar, f"{number:09d}.pth", saved(z))
+            add(tar, f"{number:09d}.pth", saved(z.contiguous()))
             add(tar, f"{number:09d}.pickle", pickle.dumps(source.text(row)))
             add(tar, f"{number:09d}.json", json.dumps(about(row), sort_keys=True).encode())
     finally:
@@ -63,13 +63,6 @@ def about(row: Row) -> dict[str, Any]:
     names = ("id", "source", "group", "start", "fps", "frames", "height", "width", "bucket")
     found = {name: getattr(row, name) for name in names}
     return {**further, **found, "caption": row.caption or "", "has_text": row.text is not None}
-
-
-def saved(tensor: torch.Tensor) -> bytes:
-    """A tensor as torch saves it."""
-    file = io.BytesIO()
-    torch.save(tensor.contiguous(), file)
-    return file.getvalue()
 
 
 def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from reeltok.corpus.formats.source import Source
+from reeltok.corpus.formats.source import Source, saved
 
 FOLDER = ".precomputed"
 
@@ -52,4 +52,4 @@ def put(folder: Path, kind: str, path: Path, held: Mapping[str, Any]) -> None:
     """Save one file below the folder of its kind."""
     target = folder / FOLDER / kind / path
     target.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(held, target)
+    target.write_bytes(saved(held))

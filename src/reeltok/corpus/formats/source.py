@@ -1,5 +1,6 @@
 """What exporters read of a corpus, checked: raw or normalised latents, ids, text, names."""
 
+import io
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -179,3 +180,10 @@ def safe_path(name: str) -> str:
     if parts[-1].startswith("latent_"):  # which LTX takes for another name of a condition
         parts[-1] = f"_{parts[-1]}"
     return "/".join(parts) + (f"_{number}" if source else "")
+
+
+def saved(held: Any) -> bytes:
+    """What torch saves of tensors. A file that it wrote itself would hide why it could not."""
+    file = io.BytesIO()
+    torch.save(held, file)
+    return file.getvalue()
