@@ -4,7 +4,8 @@ import multiprocessing
 import os
 import queue
 import signal
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -84,7 +85,21 @@ class Decoders:
                 raise OSError(what)
             if kind == "end":
                 return
-            yield what
+            if kind == "note":
+                warnings.warn(what, UserWarning, stacklevel=2)
+            else:
+                yield what
+
+
+def hand_on_notes(tell: Callable[[str], None]) -> None:
+    """From here on what this process warns of is told to its parent, which says it."""
+
+    def say(message: Warning | str, *where: Any, **more: Any) -> None:
+        tell(str(message))
+
+    warnings.simplefilter("ignore")
+    warnings.simplefilter("default", UserWarning)
+    warnings.showwarning = say
 
 
 def decode_all(plan: Plan, spec: Spec, tasks: Any, found: Any) -> None:
@@ -101,6 +116,7 @@ def decode_all(plan: Plan, spec: Spec, tasks: Any, found: Any) -> None:
                 if parent is not None and not parent.is_alive():
                     os._exit(1)
 
+    hand_on_notes(lambda note: tell("note", note))
     while parent is None or parent.is_alive():
         try:
             source = tasks.get(timeout=WAIT)

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import queue
 import signal
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any
 
 import torch
 
-from reeltok.corpus.ahead import Decoders
+from reeltok.corpus.ahead import Decoders, hand_on_notes
 from reeltok.corpus.build import OnClips, build_shard, decode_here
 from reeltok.corpus.opening import Open
 from reeltok.corpus.place import Place
@@ -145,6 +146,7 @@ def work(
 
     try:
         torch.set_num_threads(plan.coding.threads)
+        hand_on_notes(lambda note: told.put(("note", note)))
         make_all(plan, numbers_of(tasks), opener, Place(place), device, decoders, done)
         told.put(("done", None))
     except (ValueError, OSError, MemoryError, RuntimeError, ImportError) as error:
@@ -187,6 +189,8 @@ def watch(workers: Sequence[Any], told: Any, on_clips: OnClips | None) -> None:
             continue
         if kind == "error":
             raise OSError(what)
+        if kind == "note":
+            warnings.warn(what, UserWarning, stacklevel=2)
         left -= kind == "done"
         if kind == "clips" and on_clips is not None:
             on_clips(what)
