@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,15 @@ import torch
 from moving_clips import moving
 from ran import Ran
 from small_generators import make_tokenizers
+from small_models import DISCRETE
 
 import reeltok
+from reeltok import zoo
 from reeltok.corpus import Corpus
 from reeltok.generate import flow, masked
 from reeltok.generate.recipes import GENERATORS
+from reeltok.models.vidtok.network import VidTok
+from reeltok.nn.quantizers import GaussianConfig
 from reeltok.recipes import find_recipe
 from reeltok.train.recipe import as_json
 
@@ -58,7 +63,7 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def words(
-    recipe: str, tokenizer: Path, data: Path, out: Path, *, frames: int, **more: object
+    recipe: str, tokenizer: Path | str, data: Path, out: Path, *, frames: int, **more: object
 ) -> list[object]:
     network = '{"width": 16, "depth": 1, "heads": 2}'
     window = f'[{{"frames": {frames}, "size": 16, "batch": 4}}]'
@@ -107,6 +112,28 @@ def test_a_flow_from_clips_to_videos(
     assert again.code == 0, again.err
     assert not (tmp_path / "two" / "corpus").exists()  # nothing is encoded twice
     assert log_of(out) == log_of(tmp_path / "two")
+
+
+@pytest.mark.parametrize("name", ["small", "default-kl"])
+def test_a_flow_learns_the_latents_of_default_kl(
+    run: Run, data: Path, tmp_path: Path, name: str
+) -> None:
+    place: Path | str = name
+    if name == "small":  # its network, with fewer channels
+        small = replace(DISCRETE, quantizer=GaussianConfig(channels=6))
+        place = VidTok(small, "kl").eval().save_pretrained(tmp_path / "kl", small=True)
+    elif name not in zoo.bundled():
+        pytest.skip(f"{name} is not bundled")
+    out = tmp_path / "run"
+    found = run(*words("sit_cpu", place, data, out, frames=9), "--json")
+    assert found.code == 0, found.err
+    model, tokenizer = flow.load(out / "model"), zoo.load(place)
+    assert model.config.channels == tokenizer.spec.channels
+    assert model.config.statistics is not None
+    assert len(model.config.statistics.std[0]) == tokenizer.spec.channels
+    made = run("generate", out / "model", "--steps", 2, "--out", tmp_path / "videos")
+    assert made.code == 0, made.err
+    assert len(reeltok.read(tmp_path / "videos" / "000.mp4")) == 9
 
 
 def test_a_flow_of_classes(

@@ -16,7 +16,7 @@ FEW = {
     "losses.perceptual": "0",
     "data.windows": '[{"frames": 5, "size": 32, "batch": 2}]',
     "data.validation": '{"frames": 5, "size": 32, "batch": 2}',
-    "data.cache": "memory",
+    "data.cache": "device",
     "data.scale": "[1.0, 1.0]",
     "data.weights": "{}",
     "data.lively": "0.5",

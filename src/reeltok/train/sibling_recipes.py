@@ -62,7 +62,7 @@ def sharper(default: Recipe, name: str) -> Recipe:
         data=replace(default.data, windows=(Window(frames=9, size=128, batch=4),)),
         losses=LossConfig(
             pixel="log-mse",
-            perceptual=2.0,
+            perceptual=5.0,
             net="squeeze",
             flicker=10.0,
             discriminator=discriminator,
