@@ -54,7 +54,7 @@ def _plain() -> Recipe:
 
 def reftok_push_none() -> Recipe:
     """The twin of `reftok_push`: the same clips and steps, without a reference."""
-    return _twin(_plain(), reftok_push())
+    return _twin(reftok_push())
 
 
 def reftok_push_gpu() -> Recipe:
@@ -79,14 +79,14 @@ def _large() -> Recipe:
 
 def reftok_push_none_gpu() -> Recipe:
     """The twin of `reftok_push_gpu`."""
-    return _twin(_large(), reftok_push_gpu())
+    return _twin(reftok_push_gpu())
 
 
-def _twin(plain: Recipe, full: Recipe) -> Recipe:
-    """`plain` without a reference, on the losses of `full`: those of motion have nothing to do."""
-    unused = replace(plain.loop, freeze=("encoder_injection", "decoder_injection"))
-    name = full.name.replace("push", "push_none")
-    return replace(plain, name=name, model="reftok-push-none", losses=full.losses, loop=unused)
+def _twin(recipe: Recipe) -> Recipe:
+    """The same run of the model's twin, whose parts for references and motion rest."""
+    unused = replace(recipe.loop, freeze=("encoder_injection", "decoder_injection", "flow"))
+    name = recipe.name.replace("push", "push_none")
+    return replace(recipe, name=name, model="reftok-push-none", loop=unused)
 
 
 def coordtok_push() -> Recipe:
