@@ -28,6 +28,7 @@ OWN = {  # values that fit where they stand, but not the rest
     "fps": (None, 1e-300, 1e308, 1e6, 0.0, -1.0, 1),
     "colour": (None, {}, {"matrix": 999}, {"range": "x"}, {"matrix": 0, "range": "full"}),
     "reference_bits": (0, 10**18),
+    "packing": (None, {"model": "ab" * 32, "steps": 16}, {"model": "x", "steps": 16}, {}),
 }
 SETTINGS = {
     "given": ("video", "float16", "float64", "int8", "load", 5, None),

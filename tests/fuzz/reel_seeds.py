@@ -17,6 +17,9 @@ from reeltok.models.reftok.network import RefTok
 from reeltok.models.vidtok.network import VidTok
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokens.header import BLOCK, description_hash
+from reeltok.tokens.packing.model import NAME, PackingModel
+from reeltok.tokens.packing.network import PackingConfig, PackingNetwork, split_ids
+from reeltok.tokens.record import Tokens
 from reeltok.tokens.reel import save_tokens
 from reeltok.video.record import Video
 
@@ -74,7 +77,36 @@ def make_reels(folder: Path, models: dict[str, Tokenizer]) -> dict[str, bytes]:
         made[name] = (folder / "clip.reel").read_bytes()
     save_tokens(models["causal"].encode(torch.zeros(2, 3, 5, 16, 16)), folder / "clip.reel")
     made["causal-2"] = (folder / "clip.reel").read_bytes()
+    discrete = models["discrete"]
+    still = discrete.encode(clip(1, 16, 20)).with_(weights=None)
+    tokens = Tokens.join([still.part(0, 1)] * 17).with_(frames=65)
+    discrete.packing = folder / NAME
+    packing = packing_for(discrete, still)
+    packing.save(discrete.packing)
+    save_tokens(tokens, folder / "clip.reel", packing=packing)
+    made["discrete-packed"] = (folder / "clip.reel").read_bytes()
     return made
+
+
+def packing_for(model: Tokenizer, tokens: Tokens) -> PackingModel:
+    """A packing model with random weights that expects these ids."""
+    digits = model.config.quantizer.levels
+    config = PackingConfig(
+        tokenizer="ab" * 32,
+        vocabulary=model.spec.vocabulary,
+        digits=digits,
+        groups=(1, 3, 5),
+        features=4,
+        width=8,
+    )
+    torch.manual_seed(0)
+    network = PackingNetwork(config)
+    symbols = split_ids(tokens.flat()[0], config)
+    for part in network.passes:
+        for number, answer in enumerate(part.answer):
+            counts = torch.bincount(symbols[:, number], minlength=config.factors[number]) + 0.1
+            answer.bias.data = counts.log()
+    return PackingModel.of(network)
 
 
 @dataclass
