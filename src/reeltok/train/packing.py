@@ -162,7 +162,7 @@ class Ids:
     """Those to train on, of clips of one size, and those of held-out clips."""
 
     train: Int[Tensor, "n t h w"]
-    held: list[Int[Tensor, "t h w"]]
+    held: list[Int[Tensor, "_ _ _"]]
 
 
 def find_ids(recipe: PackingRecipe, tokenizer: Tokenizer, source: ClipSource, out: Path) -> Ids:
@@ -217,7 +217,7 @@ class PackingTask:
     """Train a packing network to expect ids; the loss is in bits a token."""
 
     def __init__(
-        self, network: PackingNetwork, *, held_out: list[Int[Tensor, "t h w"]] | None = None
+        self, network: PackingNetwork, *, held_out: list[Int[Tensor, "_ _ _"]] | None = None
     ) -> None:
         self.network, self.held_out = network, held_out or []
 
@@ -258,7 +258,7 @@ def bits_of_clip(network: PackingNetwork, ids: Int[Tensor, "t h w"]) -> Float[Te
     return torch.cat(found)
 
 
-def bits_of_step(network: PackingNetwork, ids: Int[Tensor, "b k h w"]) -> list[Float[Tensor, "n"]]:
+def bits_of_step(network: PackingNetwork, ids: Int[Tensor, "b k h w"]) -> list[Float[Tensor, "_"]]:
     """The bits of each id of the last step, half by half, as `coder.walk` codes them."""
     config, steps = network.config, ids.flip(1).unbind(1)  # the last one first
     symbols = [split_ids(step, config) for step in steps]
