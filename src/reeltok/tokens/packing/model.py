@@ -109,7 +109,8 @@ class PackingModel:
     def frequencies(self, scores: Float[Tensor, "n a"]) -> Float[Tensor, "n a"]:
         """How often each value is expected, whole numbers of 1 to 65,535, from its exact score."""
         below = (scores.amax(1, keepdim=True) - scores) * (1 / UNITS)
-        return self.table[below.floor().clamp(max=ENTRIES - 1).long()]
+        places = below.floor_().clamp_(max=ENTRIES - 1).int()
+        return self.table.index_select(0, places.flatten()).view(scores.shape)
 
 
 def usual_frequencies() -> Int[Tensor, "e"]:

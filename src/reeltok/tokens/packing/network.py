@@ -112,11 +112,11 @@ class Exact(Rounded):
 
     def forward(self, *parts: Float[Tensor, "n _"], beside: Tensor | None = None) -> Tensor:
         """Sums over the inputs, which may come in parts; `beside` is added, in the same unit."""
-        sums, at = self.offset(self.bias), 0
         weight = self.whole(self.weight, self.bits, most=MOST)
-        for x in parts:
-            sums = F.linear(x, weight[:, at : at + x.shape[1]], None) + sums
-            at += x.shape[1]
+        weights = weight.split([x.shape[1] for x in parts], dim=1)
+        sums = F.linear(parts[0], weights[0], self.offset(self.bias))
+        for x, its in zip(parts[1:], weights[1:], strict=True):
+            sums = torch.addmm(sums, x, its.T)
         return sums if beside is None else sums + beside
 
     def offset(self, values: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ class Exact(Rounded):
     def activate(self, sums: Tensor) -> Tensor:
         """Sums as activations, 0 to MOST."""
         scale = 2.0**-self.bits
-        exact = ((sums + 2 ** (self.bits - 1)) * scale).floor().clamp(0, MOST)
+        exact = ((sums + 2 ** (self.bits - 1)) * scale).floor_().clamp_(0, MOST)
         return straight(exact, sums * scale, 0, MOST)
 
 
@@ -201,9 +201,11 @@ class Pass(Rounded):
         before (as activations), and `earlier` are the cell's symbols in the steps before.
         """
         ask = self.ask[number]
-        told = [ask.offset(t)[symbols[:, place]] for place, t in enumerate(self.given[number])]
-        for table, step in zip(self.earlier[number], earlier, strict=False):
-            told.append(ask.offset(table)[step[:, number]])
+        rows = [(table, symbols[:, place]) for place, table in enumerate(self.given[number])]
+        rows += [
+            (t, step[:, number]) for t, step in zip(self.earlier[number], earlier, strict=False)
+        ]
+        told = [F.embedding(values, ask.offset(table)) for table, values in rows]
         beside = sum(told[1:], start=told[0]) if told else None
         return self.answer[number](ask.activate(ask(hidden, same, beside=beside)))
 
@@ -232,7 +234,8 @@ class PackingNetwork(Rounded):
         """Ids as their neighbours see them, as activations; `same` as `same_digits` gives it."""
         total = torch.zeros((), device=same.device)
         for place, table in enumerate(self.tables):
-            total = total + self.whole(table, ACTIVATION_BITS, most=MOST)[symbols[..., place]]
+            whole = self.whole(table, ACTIVATION_BITS, most=MOST)
+            total = total + F.embedding(symbols[..., place], whole)
         return torch.cat([straight(total.clamp(0, MOST), total, 0, MOST), same], dim=-1)
 
 
