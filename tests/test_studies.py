@@ -208,3 +208,18 @@ def test_crops_are_boxes_of_a_clip(load) -> None:
         assert place.of(x).shape[-2:] == (study.SIDE, study.SIDE), "the box lies inside"
     side = study.SIDE * study.SCALE
     assert study.enlarged(study.PLACES[0].of(x)).shape == (3, side, side)
+
+
+def test_the_ceiling_of_motion_pays_its_bits(load) -> None:
+    study = load("motion_ceiling")
+    assert study.golomb(torch.tensor([[0, 0, 0, 0], [1, -1, 0, 2]])).tolist() == [4, 12]
+    x = torch.rand(1, 5, 16, 24, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    before, block = x[:, 0], x[:, 1:]
+    assert torch.allclose(study.restore(study.transform(block), block), block, atol=1e-5)
+    still = study.predict(before, torch.zeros(2, 3, 4))
+    assert torch.equal(still, x[:, :1].expand(-1, 4, -1, -1, -1))
+    made = {kind: study.code(before, block, kind) for kind in study.KINDS}
+    scores = {kind: study.psnr(each.frames, block) for kind, each in made.items()}
+    assert made["copy"].vectors == 0 < made["motion"].vectors
+    assert scores["copy"] > study.psnr(still, block)
+    assert scores["motion, free vectors"] >= scores["motion"] >= scores["vectors"]
