@@ -304,3 +304,20 @@ def test_without_constriction_it_says_what_to_install(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "constriction", None)
     with pytest.raises(ValueError, match=r"pip install 'reeltok\[codec\]'"):
         pack_segment(sparse_ids(1, 1, 3, 3), SMALL, 10)
+
+
+def test_the_bundled_model_is_for_the_bundled_weights() -> None:
+    """It packs ids of a still picture to less than their bits, and gives them back."""
+    import reeltok
+    from reeltok.transcode.packing import packed_bits, packing_for
+
+    tok = reeltok.load("default")
+    model = packing_for(tok)
+    assert model.config.tokenizer in (tok.hash(), *tok.reads)
+    frames = torch.linspace(-0.5, 0.5, 40)[:, None] * torch.linspace(0.2, 1, 48)
+    tokens = tok.encode(frames.expand(1, 3, 9, 40, 48).contiguous())
+    ids = tokens.ids.movedim(1, 0)
+    data = pack_segment(ids, model, 15)
+    assert torch.equal(unpack_segment(data, ids.shape, model, 15), ids)
+    assert packed_bits(tok, tokens) == 8 * len(data) < tokens.total_bits
+    assert tok.packing.stat().st_size < 2**20

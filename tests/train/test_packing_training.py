@@ -5,14 +5,23 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_models import CAUSAL, DISCRETE, save_random
+from small_models import CAUSAL, DISCRETE, SMALL, save_random
 
 from reeltok import zoo
+from reeltok.models.presets import COMPACT
+from reeltok.models.reftok.injection import RefTokConfig
+from reeltok.models.reftok.network import RefTok
 from reeltok.recipes import find_recipe, run_recipe, try_recipe
 from reeltok.tokens.packing.model import NAME, PackingModel
 from reeltok.tokens.packing.network import PackingConfig, PackingNetwork
 from reeltok.train.clips import Window
-from reeltok.train.packing import bits_of_step, centre_of, choose_digits, choose_groups
+from reeltok.train.packing import (
+    bits_of_step,
+    centre_of,
+    choose_digits,
+    choose_groups,
+    packing_config,
+)
 from reeltok.train.packing_recipes import PackingRecipe
 
 
@@ -92,6 +101,19 @@ def test_tokenizers_without_such_ids_are_refused(
     model = save_random({"causal": CAUSAL}, tmp_path)["causal"]
     with pytest.raises(ValueError, match="has no ids of steps, rows and columns"):
         run_recipe(replace(recipe, tokenizer=str(model)), data=clips, out=tmp_path / "run")
+
+
+def test_what_a_reftok_skips_is_coded_first() -> None:
+    """The id of its centre code, where it skips cells."""
+    config = RefTokConfig(body=replace(COMPACT, **SMALL), skip=1.25)
+    tokenizer = RefTok(config, "reftok").eval()
+    recipe = find_recipe("packing_cpu")
+    found = packing_config(recipe, tokenizer)
+    assert found.alphabets == (2, 16, 64, 32)
+    assert found.skip is not None
+    assert not tokenizer.lookup(torch.full((1, 1, 2, 2), found.skip)).any()
+    plain = RefTok(replace(config, skip=0.0), "reftok").eval()
+    assert packing_config(recipe, plain).skip is None
 
 
 def test_digits_are_levels_or_as_few_as_hold_the_vocabulary() -> None:
