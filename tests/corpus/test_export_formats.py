@@ -299,6 +299,36 @@ def test_a_full_disk_is_one_sentence_and_nothing_is_left(
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "old.txt"]
 
 
+@pytest.mark.parametrize("to", ["energon", "ltx"])
+def test_latents_beyond_a_type_are_refused(
+    to: str, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Source, "normalised", lambda source, row: source.latents(row) * 1e6)
+    with pytest.raises(ValueError, match=r"0.mkv#0000 is beyond what float16 holds: give `dtype`"):
+        export_corpus(made / "latents", tmp_path / "out", to=to, dtype=torch.float16)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_a_layout_has_no_place_for_is_said(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = Corpus(made / "ids")
+    rows = [replace(row, extras={"reference.0": torch.zeros(1)}) for row in corpus]
+    monkeypatch.setattr(Corpus, "__iter__", lambda self: iter(rows))
+    done = export_corpus(corpus, tmp_path / "out", to="megatron")
+    said = ["megatron has no place for reference: decode from the corpus itself"]
+    assert done.notes == said
+
+
+def test_means_are_exported_where_moments_are_kept(made: Path, tmp_path: Path) -> None:
+    shaping, held = Shaping(frames=5, stride=5), opener(continuous=True)
+    build(made / "clips", tmp_path / "m", shaping, held=held, coding={"keep": "moments"})
+    export_corpus(tmp_path / "m", tmp_path / "out", to="fastvideo")
+    (path,) = (tmp_path / "out").rglob("*.parquet")
+    found = [tensor(row, "vae_latent") for row in pq.read_table(path).to_pylist()]
+    assert all(map(torch.equal, found, raw(Corpus(made / "latents"))))
+
+
 def test_paths_stay_below_their_folder() -> None:
     assert safe_path("a/b.mp4#0003") == "a/b.mp4_0003"
     assert safe_path("/etc/../../x.mp4#0000") == "etc/x.mp4_0000"

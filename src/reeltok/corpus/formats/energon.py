@@ -42,7 +42,7 @@ def write(source: Source, folder: Path, dtype: torch.dtype | None) -> None:
             assert tar is not None
             z = source.normalised(row)
             beyond += bool((z.abs() > LARGEST).any())
-            z = z.to(torch.bfloat16 if dtype is None else dtype)
+            z = source.cast(z, torch.bfloat16 if dtype is None else dtype, row)
             add(tar, f"{number:09d}.pth", saved(z.contiguous()))
             add(tar, f"{number:09d}.pickle", pickle.dumps(source.text(row)))
             add(tar, f"{number:09d}.json", json.dumps(about(row), sort_keys=True).encode())

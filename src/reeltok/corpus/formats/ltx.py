@@ -33,12 +33,13 @@ def write(source: Source, folder: Path, dtype: torch.dtype | None) -> None:
         z, path = source.normalised(row), Path(f"{name(row)}.pt")
         _, frames, height, width = z.shape
         sizes = {"num_frames": frames, "height": height, "width": width}
-        put(folder, "latents", path, {"latents": z.to(kind), **sizes, "fps": source.rate(row)})
+        held = {"latents": source.cast(z, kind, row), **sizes, "fps": source.rate(row)}
+        put(folder, "latents", path, held)
         if row.text is not None or words:
             text = source.text(row)
             mask = torch.ones(len(text), dtype=torch.bool)
-            held = {"video_prompt_embeds": text.to(kind), "prompt_attention_mask": mask}
-            put(folder, "conditions", path, held)
+            words_of = {"video_prompt_embeds": text.to(kind), "prompt_attention_mask": mask}
+            put(folder, "conditions", path, words_of)
     source.say_scale()
     if source.texts == 0:
         source.note('there is no text: give the trainer data_sources: ["latents"]')

@@ -42,6 +42,9 @@ class Source:
         for number, row in enumerate(self.corpus):
             check_window(row, self.corpus.tokenizer, self.format)
             self.texts += row.text is not None
+            if row.extras:
+                kept = ", ".join(sorted({name.split(".")[0] for name in row.extras}))
+                self.note(f"{self.format} has no place for {kept}: decode from the corpus itself")
             yield row
             if self.on_row is not None:
                 self.on_row(number + 1, len(self.corpus))
@@ -80,6 +83,16 @@ class Source:
     def normalised(self, row: Row) -> Float[Tensor, "c t h w"]:
         """(raw - mean) / deviation by channel, in float32. ValueError without statistics."""
         return self.scale.apply(self.latents(row)[None])[0]
+
+    def cast(self, z: Tensor, dtype: torch.dtype, row: Row) -> Tensor:
+        """Latents in another type. ValueError where it does not hold them."""
+        made = z.to(dtype)
+        if not made.isfinite().all():
+            raise ValueError(
+                f"{row.id} is beyond what {str(dtype).removeprefix('torch.')} holds: give `dtype` "
+                "bf16 or fp32"
+            )
+        return made
 
     @property
     def scale(self) -> Scale:
