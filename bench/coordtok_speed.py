@@ -29,7 +29,8 @@ def work(way: str, arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from reeltok.devices import peak_memory
-    from reeltok.models.coordtok.network import PRESETS, decode_box
+    from reeltok.models.coordtok.network import decode_box
+    from reeltok.models.coordtok.sizes import PRESETS
     from reeltok.models.coordtok.triplane import TriplaneDecoder
 
     torch.set_num_threads(arguments.threads)

@@ -23,7 +23,7 @@ from torch import Tensor
 from reeltok import load, read
 from reeltok.data.find import find_clips
 from reeltok.devices import describe_machine
-from reeltok.evaluate.scores import Estimate, estimate
+from reeltok.evaluate.intervals import Estimate, estimate
 from reeltok.files.atomic import cache_folder
 from reeltok.metrics import paired as metrics
 from reeltok.metrics.lpips import LPIPS

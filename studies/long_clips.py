@@ -26,7 +26,8 @@ from reeltok.evaluate.published import PUBLISHED
 from reeltok.generate import flow, masked, sit
 from reeltok.generate.latents import FlowTask, Latents, measure_moments
 from reeltok.generate.prior import Prior
-from reeltok.models.coordtok.network import COMPACT, PRESETS, CoordTok
+from reeltok.models.coordtok.network import CoordTok
+from reeltok.models.coordtok.sizes import COMPACT, PRESETS
 from reeltok.train.clips import Batch
 from reeltok.train.patches import PatchConfig, Patches
 from reeltok.train.reconstruct import LossConfig, Reconstruct

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from types import CodeType
 
+import house
 import pytest
 
 import reeltok
@@ -260,6 +261,28 @@ def names_of(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             found.add((node.module or "").split(".")[0])
     return found
+
+
+# Commands whose bodies hand many options on, one a line.
+MAY_BE_LONG = {"cli/generate.py:generate"}
+
+
+def test_functions_are_short() -> None:
+    """Bodies of 40 lines at most: `LONG`."""
+    found = house.long_functions(SOURCE)
+    assert set(found) <= MAY_BE_LONG, found
+
+
+def test_a_long_function_is_seen(tmp_path: Path) -> None:
+    doc = '    """What it does."""'
+    body = "\n".join(["    x = 1"] * 41)
+    (tmp_path / "a.py").write_text(f"def f():\n{doc}\n{body}\n\n\ndef g():\n    pass\n")
+    assert house.long_functions(tmp_path) == {"a.py:f": 41}
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=str)
+def test_files_are_short(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 400
 
 
 def test_files_of_tests_have_names_of_their_own() -> None:

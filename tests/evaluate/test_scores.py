@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from reeltok.evaluate import scores
-from reeltok.evaluate.scores import ClipScore, Scorer, Scores, difference, estimate, open_scorer
+from reeltok.evaluate.intervals import estimate
+from reeltok.evaluate.scores import ClipScore, Scorer, Scores, difference, open_scorer
 from reeltok.evaluate.sets import clip_features
 from reeltok.metrics import paired as metrics
 from reeltok.metrics.distances import appearance_features, feature_moments, frechet_distance

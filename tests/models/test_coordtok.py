@@ -20,7 +20,8 @@ from reeltok.models.convert_coordtok import (
     coordtok_from_public,
     coordtok_to_public,
 )
-from reeltok.models.coordtok.network import PRESETS, CoordTok, decode_box
+from reeltok.models.coordtok.network import CoordTok, decode_box
+from reeltok.models.coordtok.sizes import PRESETS
 from reeltok.models.coordtok.triplane import CoordTokConfig, bilinear, locate, prepare
 from reeltok.nn.quantizers import FSQConfig
 from reeltok.tokens import reel

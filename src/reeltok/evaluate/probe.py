@@ -19,7 +19,7 @@ from reeltok.corpus.read import Corpus
 from reeltok.corpus.row import tokens_of
 from reeltok.data.find import find_clips
 from reeltok.evaluate.clips import ScoredClip
-from reeltok.evaluate.scores import Estimate, estimate
+from reeltok.evaluate.intervals import Estimate, estimate
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokens.record import Tokens
 

@@ -14,8 +14,9 @@ from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from reeltok.devices import describe_machine
+from reeltok.evaluate.intervals import Estimate
 from reeltok.evaluate.protocols import Protocol
-from reeltok.evaluate.scores import ClipRecord, ClipScore, Estimate, Scores
+from reeltok.evaluate.scores import ClipRecord, ClipScore, Scores
 from reeltok.files.atomic import write_file
 from reeltok.files.parsing import parse_config, parse_json
 

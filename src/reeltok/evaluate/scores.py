@@ -17,7 +17,6 @@ from typing import (
     cast,
 )
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from pydantic import ConfigDict, Field, with_config
@@ -27,6 +26,7 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from reeltok.devices import pick_device
+from reeltok.evaluate.intervals import Estimate, estimate
 from reeltok.files.atomic import replacing
 from reeltok.files.parsing import first_error, parse_config, parse_json
 from reeltok.metrics import paired as metrics
@@ -38,10 +38,8 @@ from reeltok.nn.moments import Moments
 
 # Measured at once, whatever the clip: on a CPU so little that it stays in the caches.
 CPU_PIXELS, GPU_PIXELS = 4 * 256 * 256, 64 * 256 * 256
-RESAMPLES = 2000  # of the bootstrap
 SHORTEST = 1e-9  # seconds that can be told from none
 LARGEST = 1e6  # of a feature: those of the networks stay below 1,000
-LEVEL = 0.95  # of its intervals
 
 FRAME_METRICS: dict[str, FrameMetric[Any]] = {
     "psnr": metrics.psnr,
@@ -271,21 +269,6 @@ def _appearance(last: Sequence[Features]) -> dict[str, Features]:
 # ---------------------------------------------------------------- a set of clips
 
 
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """A mean over a set of clips with its 95 % interval, where one can be given."""
-
-    mean: float
-    low: float | None = None
-    high: float | None = None
-    clips: int
-
-    def __str__(self) -> str:
-        if self.low is None or self.high is None:
-            return f"{self.mean:.4g}"
-        return f"{self.mean:.4g} [{self.low:.4g}, {self.high:.4g}]"
-
-
 class Scores:
     """The scores of a set of clips, gathered one by one or merged from several processes."""
 
@@ -353,39 +336,6 @@ class Scores:
                 distance, count = frechet_distance(original, made), len(self.clips)
                 found[f"{key}-n{count}"] = Estimate(mean=distance, clips=count)
         return found
-
-
-def estimate(
-    values: Sequence[float],
-    weights: Sequence[float | int],
-    *,
-    level: float = LEVEL,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> Estimate:
-    """The weighted mean of clips with its percentile interval from a seeded bootstrap over clips.
-
-    One clip has no interval. Raises ValueError for none at all, and for NaN or infinity.
-    """
-    if not len(values):
-        raise ValueError("a mean needs at least one clip, but none was scored")
-    held, share = np.asarray(values, float), np.asarray(weights, float)
-    wrong = np.flatnonzero(~(np.isfinite(held) & np.isfinite(share)))
-    if len(wrong):
-        raise ValueError(
-            f"value {wrong[0] + 1} of {len(held)} is {held[wrong[0]]} with weight "
-            f"{share[wrong[0]]}: a mean is taken of finite values alone"
-        )
-    mean = float((held * share).sum() / share.sum())
-    if len(held) == 1:
-        return Estimate(mean=mean, clips=1)
-    draw, means = np.random.default_rng(seed), []
-    rows = max(1, 1_000_000 // len(held))  # resamples at once: memory stays bounded
-    for done in range(0, resamples, rows):
-        chosen = draw.integers(0, len(held), (min(rows, resamples - done), len(held)))
-        means.append((held * share)[chosen].sum(axis=1) / share[chosen].sum(axis=1))
-    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(mean=mean, low=float(low), high=float(high), clips=len(held))
 
 
 def difference(first: Scores, second: Scores, metric: str) -> Estimate:

@@ -7,7 +7,7 @@ microsoft/VidTok); `_v1_1` names the second release. Ablations are table 2 of th
 from dataclasses import dataclass, replace
 from typing import Any
 
-from reeltok.models.coordtok import network as coordtok
+from reeltok.models.coordtok import sizes as coordtok
 from reeltok.models.reftok.injection import RefTokConfig
 from reeltok.models.vidtok.stages import VidTokConfig
 from reeltok.nn.quantizers import FSQConfig, GaussianConfig, LFQConfig, VQConfig

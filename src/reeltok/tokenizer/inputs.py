@@ -17,8 +17,8 @@ from reeltok.files.text import printable
 from reeltok.nn.quantizers import Quantized
 from reeltok.tokenizer.spec import Spec
 from reeltok.tokenizer.streaming import FrameRun, frame_size, require_grid, type_name
-from reeltok.tokens.ids import check_latents
-from reeltok.tokens.record import Tokens, join_sizes
+from reeltok.tokens.ids import check_latents, join_sizes
+from reeltok.tokens.record import Tokens
 from reeltok.tokens.reel import Reel, load_tokens
 from reeltok.video.frames import as_tensor, as_values, check_values, five_axes
 from reeltok.video.record import Video, read

@@ -17,7 +17,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from reeltok.tokenizer.spec import Spec
-from reeltok.tokens.record import Tokens, join_sizes
+from reeltok.tokens.ids import join_sizes
+from reeltok.tokens.record import Tokens
 from reeltok.tokens.reel import Reel
 from reeltok.video.colour import MADE
 from reeltok.video.frames import bytes_of, to_bytes

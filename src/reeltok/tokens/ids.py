@@ -1,5 +1,6 @@
 """What may stand in ids and latents, checked wherever they come from outside."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -71,3 +72,8 @@ def check_latents(latents: Tensor, channels: int | None = None) -> None:
         )
     if not latents.is_meta and not latents.detach().isfinite().all():
         raise ValueError("latents hold NaN or infinity: look at the model that made them")
+
+
+def join_sizes(shape: Iterable[int]) -> str:
+    """A shape for people: 5x32x32."""
+    return "x".join(str(size) for size in shape)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from reeltok.records import LazyField, register
-from reeltok.tokens.ids import bits_for, check_ids, check_latents, floats, integers
+from reeltok.tokens.ids import bits_for, check_ids, check_latents, floats, integers, join_sizes
 from reeltok.video.timing import moments_of
 
 
@@ -392,10 +392,6 @@ def joined_extras(parts: list[Tokens]) -> Mapping[str, Any]:
     if all(part.extras is parts[0].extras for part in parts):
         return parts[0].extras
     return {name: part.extras[name] for part in parts for name in part.extras}
-
-
-def join_sizes(shape: Iterable[int]) -> str:
-    return "x".join(str(size) for size in shape)
 
 
 register(Tokens, "ids", "latents", "times", collate=stack_tokens)

@@ -17,7 +17,7 @@ import torch
 from reeltok.nn.quantizers.usage import Usage
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokenizer.inputs import made_by
-from reeltok.tokens.record import join_sizes
+from reeltok.tokens.ids import join_sizes
 from reeltok.tokens.reel import Reel, ReelWriter
 from reeltok.transcode.clock import Clock
 from reeltok.transcode.decode import counted, decode_frames

@@ -11,9 +11,9 @@ import numpy as np
 
 from reeltok.data.clip import Clip
 from reeltok.data.push import read_truth
+from reeltok.evaluate.intervals import estimate
 from reeltok.evaluate.push.candidates import EpisodeBatch, Make
 from reeltok.evaluate.push.measures import MOVED, Real, measure
-from reeltok.evaluate.scores import estimate
 from reeltok.files.parsing import read_array
 
 TOGETHER = 16  # episodes of a batch, which H.264 codes in one video

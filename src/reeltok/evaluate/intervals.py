@@ -1,0 +1,57 @@
+"""Means over a set of clips, with intervals from a seeded bootstrap."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+RESAMPLES = 2000  # of the bootstrap
+LEVEL = 0.95  # of its intervals
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A mean over a set of clips with its 95 % interval, where one can be given."""
+
+    mean: float
+    low: float | None = None
+    high: float | None = None
+    clips: int
+
+    def __str__(self) -> str:
+        if self.low is None or self.high is None:
+            return f"{self.mean:.4g}"
+        return f"{self.mean:.4g} [{self.low:.4g}, {self.high:.4g}]"
+
+
+def estimate(
+    values: Sequence[float],
+    weights: Sequence[float | int],
+    *,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Estimate:
+    """The weighted mean of clips with its percentile interval from a seeded bootstrap over clips.
+
+    One clip has no interval. Raises ValueError for none at all, and for NaN or infinity.
+    """
+    if not len(values):
+        raise ValueError("a mean needs at least one clip, but none was scored")
+    held, share = np.asarray(values, float), np.asarray(weights, float)
+    wrong = np.flatnonzero(~(np.isfinite(held) & np.isfinite(share)))
+    if len(wrong):
+        raise ValueError(
+            f"value {wrong[0] + 1} of {len(held)} is {held[wrong[0]]} with weight "
+            f"{share[wrong[0]]}: a mean is taken of finite values alone"
+        )
+    mean = float((held * share).sum() / share.sum())
+    if len(held) == 1:
+        return Estimate(mean=mean, clips=1)
+    draw, means = np.random.default_rng(seed), []
+    rows = max(1, 1_000_000 // len(held))  # resamples at once: memory stays bounded
+    for done in range(0, resamples, rows):
+        chosen = draw.integers(0, len(held), (min(rows, resamples - done), len(held)))
+        means.append((held * share)[chosen].sum(axis=1) / share[chosen].sum(axis=1))
+    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(mean=mean, low=float(low), high=float(high), clips=len(held))
