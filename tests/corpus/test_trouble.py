@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from corpus_clips import build, write_clips
+from corpus_clips import build, opener, write_clips
 from small_models import COORDTOK, DISCRETE
 
 from reeltok.corpus import Corpus, Held, Shaping
@@ -85,6 +85,15 @@ def test_another_tokenizer_is_refused_and_both_are_named(tmp_path: Path) -> None
         build(clips, tmp_path / "out", WINDOWS, held=other)
     with pytest.raises(ValueError, match=r"holds tokens of small \(\w{12}\), this is other"):
         Corpus(tmp_path / "out").decode(0, other.tokenizer)
+    same = Held(tokenizer=opener().tokenizer, load="another/path/to/it")
+    assert build(clips, tmp_path / "out", WINDOWS, held=same).made == 0
+
+
+def test_a_corpus_that_names_code_runs_none(tmp_path: Path) -> None:
+    clips, named = write_clips(tmp_path / "clips", (5,)), opener().tokenizer
+    build(clips, tmp_path / "out", WINDOWS, held=Held(tokenizer=named, load="os:getcwd"))
+    with pytest.raises(ValueError, match=r"os:getcwd runs code"):
+        Corpus(tmp_path / "out").load()
 
 
 def family(name: str) -> Tokenizer:

@@ -216,15 +216,19 @@ def plan_of_record(record: dict[str, Any], sources: Sequence[Source]) -> Plan:
     )
 
 
-def write_plan(plan: Plan, place: Place) -> None:
-    """Write plan.json, or find it as it would be. ValueError where another plan is there."""
-    wanted = plan.record
-    if place.has(PLAN):
-        held = read_plan(place)
-        if held != wanted:
-            raise ValueError(f"{place} was begun differently: {_difference(held, wanted)}")
-        return
-    place.write(PLAN, json.dumps(wanted, indent=1, sort_keys=True) + "\n")
+def write_plan(plan: Plan, place: Place) -> Plan:
+    """Write plan.json, or find it as it would be; the plan, whose tokenizer keeps its first name.
+
+    ValueError where another plan is there.
+    """
+    if not place.has(PLAN):
+        place.write(PLAN, json.dumps(plan.record, indent=1, sort_keys=True) + "\n")
+        return plan
+    held = read_plan(place)
+    same = replace(plan, model=replace(plan.model, load=str(held["tokenizer"].get("load"))))
+    if held != same.record:
+        raise ValueError(f"{place} was begun differently: {_difference(held, same.record)}")
+    return same
 
 
 def read_plan(place: Place) -> dict[str, Any]:

@@ -146,7 +146,8 @@ class Corpus(Dataset):
         """The tokenizer that made it. ValueError where what its name loads is another by now."""
         from reeltok import zoo
 
-        tokenizer = zoo.load(self.tokenizer["load"], weights=weights, device=device)
+        # A file may name a tokenizer, but not code to run.
+        tokenizer = zoo.load(self.tokenizer["load"], weights=weights, device=device, code=False)
         return self.require_own(tokenizer)
 
     def require_own(self, tokenizer: Tokenizer) -> Tokenizer:

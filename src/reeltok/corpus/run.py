@@ -84,7 +84,7 @@ def build_corpus(
     OSError where nothing can be written.
     """
     place = out if isinstance(out, Place) else Place(out)
-    write_plan(plan, place)
+    plan = write_plan(plan, place)
     index, count = share or rank_here()
     mine = share_of(range(plan.count), index, count)
     done = done_shards(place.names())
