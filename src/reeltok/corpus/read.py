@@ -18,6 +18,7 @@ from reeltok.corpus.row import Row, of_columns, tokens_of
 from reeltok.corpus.shard import FileReader
 from reeltok.files.parsing import parse_json
 from reeltok.tokenizer.contract import Tokenizer
+from reeltok.tokenizer.inputs import made_by
 from reeltok.tokens.record import Tokens
 from reeltok.video.record import Video
 
@@ -152,7 +153,7 @@ class Corpus(Dataset):
 
     def require_own(self, tokenizer: Tokenizer) -> Tokenizer:
         """The tokenizer, if it is the corpus's own; else ValueError that names both."""
-        if tokenizer.hash() != self.tokenizer["weights"]:
+        if not made_by(self.tokenizer["weights"], tokenizer):
             raise ValueError(
                 f"{self.place} holds tokens of {self.tokenizer['name']} "
                 f"({self.tokenizer['weights'][:12]}), this is {tokenizer.name} "
