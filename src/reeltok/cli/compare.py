@@ -57,8 +57,9 @@ def compare(
 
     MODEL is a preset, a folder, a repository, or a result that `evaluate --out` wrote; if all are
     results, leave DATA out. The label of a folder is its run (runs/a/model is "a"); LABEL=MODEL
-    chooses another. Codecs are matched to the nominal bits of the first MODEL in two ways, each clip at
-    its own bits and one quality for all clips; the report also shows points of their curves.
+    chooses another. Codecs are matched to the nominal bits of the first MODEL in two ways, each
+    clip at its own bits and one quality for all clips; the report also shows points of their
+    curves.
     """
     words, data = split_words(what)
     check_report(out, force=force)
