@@ -97,7 +97,9 @@ def test_sizes_are_free_and_frames_are_not() -> None:
 
 def test_only_what_streams_has_steps() -> None:
     for config in (NONCAUSAL, COORDTOK):
-        assert [graph.name for graph in graphs_of(build(config), 8)] == ["encoder", "decoder"]
+        graphs = graphs_of(build(config), 9)
+        assert [graph.name for graph in graphs] == ["encoder", "decoder"]
+    assert graphs[0].shape_of("frames") == ["batch", 3, 8, 16, 24]  # a window of CoordTok
 
 
 def test_blocks_with_reference_frames_are_refused() -> None:

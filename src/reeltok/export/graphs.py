@@ -96,6 +96,7 @@ class Step(nn.Module):
 def graphs_of(tokenizer: Tokenizer, frames: int) -> list[Graph]:
     """The graphs of a tokenizer for clips of `frames` frames (made up to whole groups).
 
+    One that codes windows of a fixed length has graphs of one window, whatever `frames` is.
     ValueError for one whose blocks need reference frames, which no graph can be given.
     """
     if tokenizer.loops:
@@ -104,7 +105,7 @@ def graphs_of(tokenizer: Tokenizer, frames: int) -> list[Graph]:
             "which is no fixed graph: give a VidTok or a CoordTok"
         )
     spec = tokenizer.spec
-    steps = spec.steps(frames)
+    steps = spec.steps(spec.window or frames)
     encode, decode = encoding(tokenizer), decoding(tokenizer)
     found = [
         whole(tokenizer, "encoder", encode, clips(tokenizer, spec.frames(steps))),

@@ -74,7 +74,7 @@ def export_programs(
         about = {
             "tokenizer": tokenizer.name,
             "weights": tokenizer.hash(),
-            "frames": spec.frames(spec.steps(frames)),
+            "frames": spec.frames(spec.steps(spec.window or frames)),
             "factors": spec.factors,
             "first_frames": spec.first_frames,
             "frames_per_group": spec.frames_per_group,

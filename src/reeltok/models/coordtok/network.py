@@ -312,7 +312,8 @@ class CoordTok(Tokenizer):
         context: Context = "region",
     ) -> Float[Tensor, "b c t h w"]:
         """A box of one window; with less memory beside the tokens where memory runs out."""
-        planes, budget = self.split_planes(z.mT), self.budget
+        planes = self.split_planes(z.mT)
+        budget = None if torch.compiler.is_exporting() else self.budget  # a graph has no parts
         ask: dict[str, Any] = {"frames": frames, "slices": slices, "context": context}
         while True:
             try:

@@ -162,7 +162,7 @@ class TriplaneEncoder(nn.Module):
         memory = self.run_vit(x, seen)
         memory = memory + self.memory_pos_embed[:, : memory.shape[1]]
         q = torch.cat([self._queries(name) for name in self.config.planes], dim=1)
-        q = q.expand(len(x), -1, -1)
+        q = q.expand(x.shape[0], -1, -1)  # not len, which would fix the batch of a graph
         for block in self.query_transformer:
             q = block(q, memory, bias if seen is None else seen[..., 1:])
         q = self.query_norm(q)
@@ -180,7 +180,7 @@ class TriplaneEncoder(nn.Module):
         p, q, r = self.config.patch
         tokens = rearrange(x, "b c (t p) (h q) (w r) -> b (t h w) (c p q r)", p=p, q=q, r=r)
         tokens = self.patch_embed(tokens) + self.pos_embed[:, : tokens.shape[1]]
-        tokens = torch.cat([self.cls_token.expand(len(x), -1, -1), tokens], dim=1)
+        tokens = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), tokens], dim=1)
         for block in self.vit:
             tokens = block(tokens, seen)
         return self.vit_norm(tokens)[:, 1:]
@@ -219,7 +219,7 @@ def prepare(
         )
     p = config.patch[0]
     if config.padding == "public":
-        frames = x.new_full((len(x),), t, dtype=torch.int64) if frames is None else frames
+        frames = x.new_full((x.shape[0],), t, dtype=torch.int64) if frames is None else frames
         x = F.pad(x, (0, 0, 0, 0, 0, window - t))
         behind = torch.arange(window, device=x.device) >= frames[:, None]
         # Parity: the public loader pads with -1 before it maps [0, 1] to [-1, 1].
