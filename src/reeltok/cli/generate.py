@@ -194,8 +194,7 @@ def generate(
     )
     targets = [out / f"{number:03d}{'.mkv' if lossless else suffix}" for number in range(count)]
     check_place(str(out))
-    names = [str(target) for target in targets]
-    check_free(names, force=force, inputs=[given_clip, actions])
+    check_free(list(map(str, targets)), force=force, inputs=[given_clip, actions])
     pipeline = open_generator(model, request, tokenizer=tokenizer, device=device)
     out.mkdir(parents=True, exist_ok=True)
     with Progress("generating", count) as progress:

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from reeltok.corpus.runs import Run, join
+from reeltok.corpus.scenes import split_scenes
 from reeltok.corpus.shaping import Bucket, Shaping
 from reeltok.corpus.sources import Source
 from reeltok.data.kinds import is_picture
@@ -41,28 +42,6 @@ class Short:
     """A clip that gives no window, and why."""
 
     reason: str
-
-
-@dataclass(frozen=True, eq=False)
-class Run:
-    """Frames that follow one another, the first of which has the number `first` in its clip."""
-
-    frames: UInt8[Tensor, "t h w 3"]
-    first: int
-
-    def __len__(self) -> int:
-        return len(self.frames)
-
-    def __getitem__(self, part: slice) -> "Run":
-        start, stop, _ = part.indices(len(self))
-        return Run(self.frames[start:stop], self.first + start)
-
-
-def join(runs: list[Run]) -> Run:
-    """Runs that follow one another as one."""
-    if len(runs) == 1:
-        return runs[0]
-    return Run(torch.cat([run.frames for run in runs]), runs[0].first)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -210,8 +189,6 @@ def scenes_of(stream: Stream, fit: Fit) -> Iterator[Iterator[Run]]:
     if not fit.shaping.scenes or fit.still:
         yield runs()
         return
-    from reeltok.corpus.scenes import split_scenes
-
     yield from split_scenes(runs())
 
 

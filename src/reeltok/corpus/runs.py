@@ -1,0 +1,29 @@
+"""Frames of a clip that follow one another, as they are decoded."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """Frames that follow one another, the first of which has the number `first` in its clip."""
+
+    frames: UInt8[Tensor, "t h w 3"]
+    first: int
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, part: slice) -> "Run":
+        start, stop, _ = part.indices(len(self))
+        return Run(self.frames[start:stop], self.first + start)
+
+
+def join(runs: list[Run]) -> Run:
+    """Runs that follow one another as one."""
+    if len(runs) == 1:
+        return runs[0]
+    return Run(torch.cat([run.frames for run in runs]), runs[0].first)
