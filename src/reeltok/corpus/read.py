@@ -25,7 +25,7 @@ from reeltok.video.record import Video
 if TYPE_CHECKING:
     from reeltok.corpus.batches import Batches
 
-OPEN_FILES, OPEN_GROUPS = 16, 8  # held at a time
+OPEN_FILES, OPEN_GROUPS = 32, 32  # held at a time
 
 
 class Corpus(Dataset):
@@ -72,7 +72,7 @@ class Corpus(Dataset):
 
     def _forget(self) -> None:
         self._readers = OrderedDict[int, tuple[FileReader, ExitStack]]()
-        self._groups = OrderedDict[tuple[int, int], list[dict[str, Any]]]()
+        self._groups = OrderedDict[tuple[int, int], pa.Table]()
 
     def __len__(self) -> int:
         return int(self.begins[-1])
@@ -111,7 +111,8 @@ class Corpus(Dataset):
             while len(self._groups) > OPEN_GROUPS:
                 self._groups.popitem(last=False)
         self._groups.move_to_end((file, group))
-        return self._groups[file, group][row - (int(ends[group - 1]) if group else 0)]
+        place = row - (int(ends[group - 1]) if group else 0)
+        return self._groups[file, group].slice(place, 1).to_pylist()[0]
 
     def _reader(self, file: int) -> FileReader:
         if file not in self._readers:

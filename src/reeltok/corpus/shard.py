@@ -173,15 +173,15 @@ class FileReader:
         meta = self.parquet.metadata
         return np.cumsum([meta.row_group(i).num_rows for i in range(meta.num_row_groups)])
 
-    def group(self, number: int, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
-        """The records of one row group."""
+    def group(self, number: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """One row group."""
         try:
-            return self.parquet.read_row_group(number, columns).to_pylist()
+            return self.parquet.read_row_group(number, columns)
         except (pa.ArrowInvalid, OSError) as error:
             raise ValueError(f"{self.name} was altered ({error}): build it again") from error
 
     def rows(self) -> Iterator[Row]:
         """All rows in their order, a row group in memory at a time."""
         for number in range(self.parquet.metadata.num_row_groups):
-            for values in self.group(number):
+            for values in self.group(number).to_pylist():
                 yield of_columns(values, vocabulary=self.vocabulary)
