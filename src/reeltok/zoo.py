@@ -107,7 +107,7 @@ def load_foreign(
             "name the tokenizer in the command"
         )
     model = open_foreign(name, weights=weights, revision=revision, variant=variant)
-    _ = model.shape  # what is no autoencoder of clips is refused now
+    _ = model.shape  # what is not an autoencoder of clips is refused now
     if not model.trained:
         warn_random(model.name)
     return model

@@ -115,7 +115,7 @@ def check_names(names: list[str], peers: Iterable[str], weights: str | None) -> 
 
 
 def check_report(out: Path, *, force: bool) -> None:
-    """ValueError where `out` cannot be written, or holds a page that is no report."""
+    """ValueError where `out` cannot be written, or holds a page that is not a report."""
     if (out / "index.html").exists() and not (force or (out / "results").is_dir()):
         raise ValueError(f"{out} holds another page: give another --out, or --force")
     check_place(str(out))

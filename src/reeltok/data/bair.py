@@ -119,7 +119,7 @@ def _floats(
 def record_offsets(path: str | Path) -> list[int]:
     """Where each message of a TFRecord file begins, in bytes; the payloads are not read.
 
-    Raises ValueError where the file is no TFRecord, is empty, or ends within a message.
+    Raises ValueError where the file is not a TFRecord, is empty, or ends within a message.
     """
     offsets, at, size = [], 0, Path(path).stat().st_size
     with Path(path).open("rb") as file:

@@ -105,7 +105,7 @@ def _key(name: str) -> str:
 
 
 def _samples(parts: dict[str, TarMember]) -> set[str]:
-    """The names that a picture shares with a file that is no picture, but with no video."""
+    """The names that a picture shares with a file that is not a picture, but with no video."""
     films = {_key(name) for name in parts if is_video(name)}
     return {_key(name) for name in parts if not is_picture(name)} - films
 

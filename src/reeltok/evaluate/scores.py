@@ -229,7 +229,7 @@ def open_scorer(
     """A judge for these metrics, with every network whose weights are found.
 
     For the others it keeps the reason. `frames` cuts clips into parts for FVD; None feeds the
-    whole clip. Raises ValueError for a name that is no metric.
+    whole clip. Raises ValueError for a name that is not a metric.
     """
     device = pick_device(device)
     networks = (*(f"lpips-{net}" for net in PLANS), *(f"fvd-{key}" for key in EXTRACTORS))

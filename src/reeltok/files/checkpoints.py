@@ -89,7 +89,7 @@ def read_content(path: Path) -> Any:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception as error:  # an unpickler fails in any way on bytes that are no pickle
+    except Exception as error:  # an unpickler fails in any way on bytes that are not a pickle
         raise ValueError(
             f"{path} is no checkpoint that can be read safely ({reason(error)}): copy it again, "
             "or save its state dict alone"

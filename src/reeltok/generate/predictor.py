@@ -17,7 +17,7 @@ from reeltok.video.record import to_unit
 class PriorPredictor:
     """A prior with its tokenizer: clips of `frames` frames, the first of them given.
 
-    ValueError for a prior of frames that are no squares, and a tokenizer that it was not trained
+    ValueError for a prior of frames that are not squares, and a tokenizer that it was not trained
     on.
     """
 

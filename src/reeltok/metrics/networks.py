@@ -179,7 +179,7 @@ class Extractor:
     def __call__(self, x: Video | Tensor) -> Float[Tensor, "n d"]:
         """One feature vector per clip, or per whole part of `frames` (a remainder is left out).
 
-        ValueError for what are no frames in [-1, 1] (see `frames`), and too few of them.
+        ValueError for what are not frames in [-1, 1] (see `frames`), and too few of them.
         """
         x = unit_frames(x, slack=OVERSHOOT)
         if self.frames is None:

@@ -237,7 +237,7 @@ def whole_windows(parts: Iterable[Tokens], spec: Spec) -> Iterator[Tokens]:
 def coded_window(tokens: Tokens | Reel, spec: Spec) -> int:
     """The frames of the windows that tokens were coded in; where they do not say, one of all.
 
-    ValueError for what is no number of frames.
+    ValueError for what is not a number of frames.
     """
     window = tokens.settings.get("window", spec.window or spec.frames(tokens.grid[0]))
     if not isinstance(window, int) or window < 1:

@@ -14,7 +14,7 @@ def bits_for(vocabulary: int) -> int:
 
 
 def integers(ids: Any) -> Int64[Tensor, "b ..."]:
-    """Ids of any container with a batch axis in front. ValueError where they are no integers."""
+    """Ids of any container with a batch axis in front. ValueError where they are not integers."""
     try:
         tensor = torch.as_tensor(ids)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -27,7 +27,7 @@ def integers(ids: Any) -> Int64[Tensor, "b ..."]:
 
 
 def floats(latents: Any) -> Float[Tensor, "b d ..."]:
-    """Latents of any container, "b d *grid". ValueError where they are no floats of that shape."""
+    """Latents of any container, "b d *grid". ValueError where they are not floats of that shape."""
     try:
         tensor = torch.as_tensor(latents)
     except (TypeError, ValueError, RuntimeError) as error:

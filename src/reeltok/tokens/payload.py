@@ -196,7 +196,7 @@ def tensor_bytes(tensor: Tensor) -> bytes:
 class ReelSource:
     """An open .reel file ("-": standard input, spooled first): `about`, payload, named tensors.
 
-    Raises ValueError, in one sentence, for a file that is no .reel, is cut off, altered or newer.
+    Raises ValueError, in one sentence, for a file that is not a .reel, is cut, altered or newer.
     """
 
     def __init__(self, path: str | Path) -> None:

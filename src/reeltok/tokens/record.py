@@ -107,7 +107,7 @@ class Tokens:
         `ids` is a sequence "n", a batch "b n", or gridded "b *grid"; `size` is (height, width). A
         flat sequence is row-major (time slowest, then row, then column); its grid is `grid`, or the
         `tokenizer`'s for these frames, or else stays flat until `on_grid`. Raises ValueError for
-        ids that are no integers, out of range, or too few or many for the grid.
+        ids that are not integers, out of range, or too few or many for the grid.
         """
         if tokenizer is not None and tokenizer.spec.vocabulary is None:
             raise ValueError(f"{tokenizer.spec.name} is continuous: it has latents, no ids")
@@ -132,7 +132,7 @@ class Tokens:
         """Tokens from latents that something else made, such as a diffusion model.
 
         `latents` is "b d n" or gridded "b d *grid", on the scale of the tokenizer's own; the rest
-        is as for `from_ids`. Raises ValueError for latents that are no finite floats, have another
+        is as for `from_ids`. Raises ValueError for latents that are not finite floats, have another
         number of channels than the tokenizer's, or are too few or many for the grid.
         """
         tensor = floats(latents)

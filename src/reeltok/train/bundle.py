@@ -67,7 +67,7 @@ def bundle(
     `base` names the preset that it began with: only layers that differ are stored. `best` takes the
     best model of a run instead of the last. A run's card says the `hardware` that it ran on, its
     hours, command and curve, then what `reeltok evaluate --out` wrote to `results`, then `notes`.
-    FileNotFoundError or ValueError where `source` is no model, or shares nothing with `base`.
+    FileNotFoundError or ValueError where `source` is not a model, or shares nothing with `base`.
     """
     source, out = Path(source), Path(out)
     is_run = (source / "recipe.json").is_file()

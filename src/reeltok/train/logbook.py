@@ -170,7 +170,7 @@ class LiveTable:
 def read_lines(path: Path) -> list[Line]:
     """The whole lines of a log; a last one that a kill cut off is left out.
 
-    ValueError that names the line where any other is no line of a log.
+    ValueError that names the line where any other is not a line of a log.
     """
     text = path.read_bytes() if path.is_file() else b""
     whole, _, rest = text.rpartition(b"\n")
@@ -236,7 +236,7 @@ def draw_curves(axes: Any, curves: Mapping[str, list[tuple[int, float]]], title:
 
 
 def gather_curves(lines: list[Line]) -> dict[str, list[tuple[int, float]]]:
-    """Every number of the log over the steps; a single point is no curve."""
+    """Every number of the log over the steps; a single point is not a curve."""
     curves = defaultdict(list)
     for line in lines:
         for name, value in line.items():

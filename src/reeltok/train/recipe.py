@@ -55,7 +55,7 @@ class Planned(Protocol):
 
 
 def require_tokenizer(recipe: Any) -> None:
-    """ValueError for a recipe that is no tokenizer's."""
+    """ValueError for a recipe that is not a tokenizer's."""
     if not isinstance(recipe, Recipe):
         name = getattr(recipe, "name", recipe)
         raise ValueError(

@@ -57,7 +57,7 @@ def decode_file(
     Only the frames from `start` up to `stop`, counted from 0, are read and decoded. `coding` says
     how many frames at a time, `writing` how the video is written. Notes on it are warnings.
 
-    Raises FileNotFoundError or ValueError for what is no .reel file, or was altered, ValueError for
+    Raises FileNotFoundError or ValueError for what is not a .reel file, or was altered, and for
     a range that is not in it, tokens that are not the tokenizer's and videos that cannot be written
     so, OSError where nothing can be written.
     """
@@ -172,7 +172,7 @@ def is_decoded(
 ) -> bool:
     """Whether `target` is a video of the frames and size that `decode_file` would write.
 
-    Raises FileNotFoundError or ValueError for a `source` that is no .reel file.
+    Raises FileNotFoundError or ValueError for a `source` that is not a .reel file.
     """
     with Reel(source) as reel:
         first, end = frame_range(reel.frames, start, stop)

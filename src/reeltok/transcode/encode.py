@@ -99,7 +99,7 @@ def encode_file(
     is replaced. `cut` says which frames are taken, `coding` how many at a time, and how tokens
     are stored. Notes on the video are warnings.
 
-    Raises FileNotFoundError or ValueError for what is no video, ValueError where it is damaged (and
+    Raises FileNotFoundError or ValueError for what is not a video, ValueError if it is damaged (and
     `cut` does not say to go on) or the tokenizer does not take its frames, OSError where nothing
     can be written.
     """

@@ -78,7 +78,7 @@ def reconstruct_file(
     video of both, or a picture (.png, .jpg, .webp) of some frames. The sound is that of the
     original, where it is a file. Notes on the videos are warnings.
 
-    Raises FileNotFoundError or ValueError for what is no video, ValueError where it is damaged (and
+    Raises FileNotFoundError or ValueError for what is not a video, ValueError if it is damaged (and
     `cut` does not say to go on) or a video cannot be written so, OSError where nothing can be
     written.
     """

@@ -78,7 +78,7 @@ def images_of(folder: Path) -> list[Path]:
 
 
 def pictures_of(taken: Input) -> Pictures | None:
-    """The pictures in an input, or None where it is no picture (a video, an animated PNG)."""
+    """The pictures in an input, or None where it is not a picture (a video, an animated PNG)."""
     kind = kind_of(taken.head())
     if kind is None or (kind == "JPEG" and _is_motion_jpeg(taken)):
         return None

@@ -58,7 +58,7 @@ def open_input(given: VideoInput) -> Input:
     """Open a path, an address, "-" (standard input), bytes or a binary file.
 
     Only a `str` can be an address, and only if there is no file of that name. Raises
-    FileNotFoundError or OSError where there is nothing to read, ValueError for what is no input.
+    FileNotFoundError or OSError where nothing can be read, ValueError for what is not an input.
     """
     if isinstance(given, bytes | bytearray | memoryview):
         return _held(io.BytesIO(given), "the data given")

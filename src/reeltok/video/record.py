@@ -377,7 +377,7 @@ def write(
 
 
 def _parts(video: Any) -> Iterator[Video]:
-    """What `write` was given, part by part; ValueError at once for what is no video."""
+    """What `write` was given, part by part; ValueError at once for what is not a video."""
     whole = picture_of(video)
     if isinstance(whole, Tensor | np.ndarray):
         whole = Video(_frames_of(whole, picture=whole is not video))

@@ -41,7 +41,7 @@ def check_size(size: Any) -> Size:
 
 
 def _whole(side: Any) -> int | None:
-    """A side of 64 or 64.0 pixels as 64; None for what is no number of pixels."""
+    """A side of 64 or 64.0 pixels as 64; None for what is not a number of pixels."""
     if isinstance(side, str | bytes | bool) or not isinstance(side, SupportsFloat):
         return None
     value = float(side)

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 
 _COARSE = 0.005  # seconds: time stamps in larger units were never finer
 MOST_FRAMES = 10**8  # at another rate: a month and more, or time stamps that are damaged
-_LONG = 1.5  # frames: a last one held for less is no choice, but what its muxer guessed
+_LONG = 1.5  # frames: a last one held for less is not a choice, but what its muxer guessed
 _NEAR = 5e-5  # seconds: half a unit of the fourth decimal, as far as people write times
 
 
@@ -80,7 +80,7 @@ def find_rate(
     for rate in likely:
         if rate <= 0:
             continue
-        # A quarter of a frame is the most: with a tick of one frame, a gap is no rounding.
+        # A quarter of a frame is the most: with a tick of one frame, a gap is not rounding.
         allowed = min(1.01 * tick, 0.25 / rate) + 1e-7
         if np.abs(stamps - stamps[0] - steps / rate).max() <= allowed:
             return rate, True

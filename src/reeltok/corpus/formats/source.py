@@ -68,7 +68,7 @@ class Source:
             raise ValueError(f"{self.corpus.place} has no rows: build it with other clips")
 
     def latents(self, row: Row) -> Float[Tensor, "c t h w"]:
-        """Raw latents in float32. ValueError where they are no finite volume."""
+        """Raw latents in float32. ValueError where they are not a finite volume."""
         z = row.latents
         assert z is not None, "checked by `require`"
         if z.ndim != 4:

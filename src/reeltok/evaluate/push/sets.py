@@ -17,7 +17,7 @@ from reeltok.evaluate.push.locate import find_gripper
 from reeltok.evaluate.push.measures import CHANGED
 
 Frames = UInt8[np.ndarray, "t h w 3"]
-STILL = 0.3  # pixels a frame: less is no motion of the gripper
+STILL = 0.3  # pixels a frame: less is not motion of the gripper
 SMALL, SAMPLED = 16, 8  # pixels and frames of what videos are compared by
 
 

@@ -126,7 +126,7 @@ def read_config(folder: Path, class_name: str | None = None) -> DiffusersConfig:
 
 
 def find_autoencoder_class(name: str) -> Any:
-    """The class of diffusers. ValueError where there is none, or it is no autoencoder."""
+    """The class of diffusers. ValueError where there is none, or it is not an autoencoder."""
     import diffusers
 
     kind = getattr(diffusers, name, None) if name.isidentifier() else None
@@ -176,7 +176,7 @@ def to_meta(model: nn.Module) -> Any:
 
 def find_network_shape(net: Any, like: Tensor) -> NetworkShape:
     """How a network counts, on the device of `like`."""
-    # The one of VidTok that is not causal drops what is no multiple of 16 frames.
+    # The one of VidTok that is not causal drops what is not a multiple of 16 frames.
     slow = type(net).__name__ == "AutoencoderVidTok" and not net.config.get("is_causal", True)
     probe = (49, 97) if slow else PROBE
     shape = find_shape(lambda x: encode_clips(net, x), like, front=count_front(net), probe=probe)

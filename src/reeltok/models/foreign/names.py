@@ -37,7 +37,7 @@ class ForeignName:
 
 
 def parse_foreign(name: str) -> ForeignName | None:
-    """What `name` asks for; None where it is no name of a foreign tokenizer.
+    """What `name` asks for; None where it is not a name of a foreign tokenizer.
 
     ValueError for one that begins as such a name and is not whole, FileNotFoundError for a folder
     or file that is not there.
@@ -57,7 +57,7 @@ def parse_foreign(name: str) -> ForeignName | None:
 
 
 def parse_diffusers(name: str, rest: str) -> ForeignName:
-    """CLASS, CLASS=PLACE or PLACE; a lone word that is no folder is a class."""
+    """CLASS, CLASS=PLACE or PLACE; a lone word that is not a folder is a class."""
     cls, equals, place = rest.partition("=")
     if equals and cls.isidentifier():
         if not place:

@@ -16,7 +16,7 @@ from torch import Tensor
 from reeltok.nn.quantizers.contract import full_precision
 
 REACH = 64.0  # pixels that a frame may lie from its reference
-STILL = 0.125  # pixels: less than this in both directions is no motion, and copies are exact
+STILL = 0.125  # pixels: less than this in both directions is not motion, and copies are exact
 RADIUS = 12  # of the search, in pixels of a quarter of the size
 FAR = 2e-4  # what a pixel of motion costs the search, in mean absolute difference
 MOST_HELD = 2**25  # differences that the search holds at once (128 MiB)

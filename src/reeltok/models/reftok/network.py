@@ -291,5 +291,5 @@ def references_of(options: Options) -> References:
 
 
 def as_frame(reference: Video | Tensor | None) -> Tensor | None:
-    """The caller's reference in [-1, 1]. ValueError for what is no frame."""
+    """The caller's reference in [-1, 1]. ValueError for what is not a frame."""
     return None if reference is None else unit_frames(as_clip(reference), "the reference")
