@@ -271,10 +271,21 @@ def graph(
     )
 
 
-def compare(
-    outputs: Sequence[str], made: Sequence[Any], wanted: Sequence[Any]
-) -> tuple[float, float | None]:
-    """The largest difference of two lists of outputs, and the share of ids that are the same.
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """How far outputs are from those of the model: the largest difference of latents and frames,
+    that of states, and the share of ids that are the same (None without ids).
+
+    States are values from inside of a network, larger than what it gives, and rounding shows there.
+    """
+
+    outputs: float
+    states: float
+    ids: float | None
+
+
+def compare(outputs: Sequence[str], made: Sequence[Any], wanted: Sequence[Any]) -> Agreement:
+    """The agreement of two lists of outputs.
 
     Latents are compared where ids are the same: a code on the edge may fall on either side.
     """
@@ -284,10 +295,11 @@ def compare(
     }
     ids = pairs.pop("ids", None)
     same = None if ids is None else ids[0] == ids[1]
-    far = [0.0]
+    far = {"outputs": 0.0, "states": 0.0}
     for name, (one, other) in pairs.items():
         apart = (one - other).abs()
         if name == "latents" and same is not None:
             apart = apart * same.unsqueeze(1)
-        far.append(float(apart.max()) if apart.numel() else 0.0)
-    return max(far), None if same is None else float(same.double().mean())
+        kind = "states" if name.startswith("next.") else "outputs"
+        far[kind] = max(far[kind], float(apart.max()) if apart.numel() else 0.0)
+    return Agreement(**far, ids=None if same is None else float(same.double().mean()))

@@ -32,8 +32,8 @@ is not written: arithmetic in another order explains less."""
 class Program:
     """One file: a graph's name, its inputs' shapes, its outputs, its agreement with the model.
 
-    `difference` is the largest of all values, of latents where ids are the same; `same` is the
-    share of ids that are, None without ids.
+    `difference` is the largest of frames and of latents where ids are the same, `state_difference`
+    that of states; `same` is the share of ids that are, None without ids.
     """
 
     name: str
@@ -41,6 +41,7 @@ class Program:
     inputs: dict[str, dict[str, Any]]
     outputs: list[str]
     difference: float
+    state_difference: float
     same: float | None
 
 
@@ -126,9 +127,10 @@ def write(graph: Graph, program: ExportedProgram, folder: Path, to: str) -> Prog
         torch.export.save(program, held)  # into a file it would not say why it could not
         path.write_bytes(held.getvalue())
         made = torch.export.load(path).module()(*inputs.values())
-    far, same = compare(graph.outputs, made, wanted)
-    if far > CLOSE or (same is not None and same < SAME):
-        ids = "" if same is None else f", and {1 - same:.1%} of its ids"
+    found = compare(graph.outputs, made, wanted)
+    far = max(found.outputs, found.states)
+    if far > CLOSE or (found.ids is not None and found.ids < SAME):
+        ids = "" if found.ids is None else f", and {1 - found.ids:.1%} of its ids"
         raise ValueError(
             f"the {graph.name} differs by {far:.2g}{ids} from the model that it was made of: give "
             "another `to`"
@@ -141,8 +143,9 @@ def write(graph: Graph, program: ExportedProgram, folder: Path, to: str) -> Prog
             for name, tensor in graph.inputs.items()
         },
         outputs=list(graph.outputs),
-        difference=far,
-        same=same,
+        difference=found.outputs,
+        state_difference=found.states,
+        same=found.ids,
     )
 
 
