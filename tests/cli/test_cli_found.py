@@ -146,7 +146,7 @@ def test_every_rank_has_its_own_files(
         ("causal", ["--chunk", 8], ["--chunk", 4], 2),
         ("causal", [], ["--latents", "fp32"], 0),
         ("discrete", [], ["--latents", "fp32"], 2),
-        ("discrete", ["--tile", 32], [], 0),
+        ("discrete", ["--tile", 64], [], 0),
     ],
 )
 def test_what_decides_the_bytes_decides_what_is_kept(

@@ -176,7 +176,7 @@ def test_ids_alone_decode(kind: str) -> None:
 
 
 def test_tiles_cover_the_frame_and_agree_where_they_are_alone() -> None:
-    model, x = MODELS["default"], clip(5, 64, 96)
+    model, x = MODELS["discrete"], clip(5, 64, 96)
     tokens = model.encode(x, tile=48)
     assert tokens.grid == model.grid_for(5, (64, 96))
     tiled = model.decode(model.encode(x), tile=48)
@@ -213,7 +213,7 @@ def test_running_out_of_memory_halves_the_work(monkeypatch: pytest.MonkeyPatch) 
 def test_running_out_of_memory_on_one_frame_goes_on_in_tiles(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model, x = build("default"), clip(1, 64, 64)
+    model, x = build("first release"), clip(1, 64, 64)
     encode = model.encode_part
 
     def small(part: torch.Tensor, *args: object, **options: object) -> object:

@@ -80,8 +80,9 @@ TileOption = Annotated[
     int | None,
     typer.Option(
         metavar="PIXELS",
-        help="Pixels of the side of overlapping tiles, for large frames; by default frames"
-        " are coded whole.",
+        help="Pixels of the side of tiles, for large frames; by default frames are coded whole."
+        " Tiles change nothing for default and other networks without attention or group norm;"
+        " for RefTok and all others they overlap, are blended, and change ids.",
     ),
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace output files that exist.")]

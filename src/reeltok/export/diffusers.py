@@ -78,7 +78,7 @@ class AutoencoderReeltok(ModelMixin, AutoencoderMixin, ConfigMixin):
         self.tile = TILE
 
     def enable_tiling(self, tile: int = TILE) -> None:
-        """Code frames in overlapping tiles of `tile` pixels a side, which are blended."""
+        """Code frames in tiles of `tile` pixels a side (see `Spec.halos` for which are exact)."""
         self.tile = tile
         super().enable_tiling()
 

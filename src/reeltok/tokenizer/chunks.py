@@ -69,6 +69,7 @@ def runner_for(tokenizer: Any, state: StreamState) -> StreamRunner:
         group_length=spec.frames_per_group if frames else spec.steps_per_group,
         causal=not spec.independent,
         state=state,
+        halo=None if spec.halos is None else spec.halos[0 if frames else 1],
     )
 
 

@@ -48,6 +48,7 @@ from reeltok.tokenizer.streaming import (
     StepSpan,
     check_chunk,
     check_pad,
+    check_tile,
     count_frames,
     cut,
     find_span,
@@ -342,8 +343,7 @@ class Tokenizer(nn.Module):
 
     def _stream(self, tile: int | None) -> dict[str, Any]:
         spec = self.spec
-        if tile is not None and spec.window is not None:
-            raise ValueError(f"{self.name} codes whole frames: leave tile=None")
+        check_tile(tile, spec)
         return {"tile": tile, "independent": spec.independent}
 
     def network_input(self, x: Tensor) -> Tensor:

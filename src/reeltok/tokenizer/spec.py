@@ -16,7 +16,8 @@ class Spec:
     continuous). A frame depends on at most `receptive_steps` steps up to and with its own (None: on
     all before) and `lookahead_steps` after it. A tokenizer that is not causal codes windows as
     independent clips, of `window` frames where that is fixed; so does one that does not stream,
-    since its network hands nothing on.
+    since its network hands nothing on. A cell depends on at most `halos` cells on each side of it,
+    in the encoder and in the decoder (None: on the whole frame, so that tiles change values).
     """
 
     name: str
@@ -35,11 +36,17 @@ class Spec:
     window: int | None = None
     size: tuple[int, int] | None = None
     streams: bool = True
+    halos: tuple[int, int] | None = None
 
     @property
     def independent(self) -> bool:
         """Whether what is coded at a time is a clip of its own."""
         return not (self.causal and self.streams)
+
+    @property
+    def least_tile(self) -> int:
+        """Pixels of the side of the smallest tiles: no smaller than what is read around them."""
+        return 1 if self.halos is None else max(self.halos) * max(self.factors[1:])
 
     @property
     def bits(self) -> int:

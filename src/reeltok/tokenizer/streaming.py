@@ -279,6 +279,21 @@ def check_chunk(chunk: int | None) -> None:
         raise ValueError(f"chunk={chunk} is no number of frames: give 1 or more, or None")
 
 
+def check_tile(tile: int | None, spec: Spec) -> None:
+    """ValueError unless tiles of `tile` pixels fit the tokenizer of `spec`."""
+    if tile is None:
+        return
+    if tile < 1:
+        raise ValueError(f"tile={tile} is no number of pixels: give 1 or more, or None")
+    if spec.window is not None:
+        raise ValueError(f"{spec.name} codes whole frames: leave tile=None")
+    if tile < spec.least_tile:
+        raise ValueError(
+            f"tile={tile} is less than the {spec.least_tile} pixels that {spec.name} reads around "
+            f"a tile: give {spec.least_tile} or more, or None"
+        )
+
+
 def frame_range(frames: int, start: int | None, stop: int | None) -> tuple[int, int]:
     """`start` and `stop` with their defaults. ValueError unless 0 <= start < stop <= frames."""
     first, end = 0 if start is None else start, frames if stop is None else stop

@@ -1,12 +1,14 @@
 """One stream through a network: in tiles where frames are large, in less where memory runs out.
 
-`Tiles` cuts a token grid into overlapping squares and puts tokens and pixels together again.
+`ExactTiles` cuts a token grid into parts that are read with all they depend on, `Tiles` into
+overlapping squares where that is the whole frame; both put tokens and pixels together again.
 `StreamRunner` carries one stream: a past for every tile, smaller runs where memory is short.
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -53,8 +55,9 @@ class Tiles:
             whole[..., y.start + top : y.stop, x.start + left : x.stop] = part[..., top:, left:]
         return whole
 
-    def join_pixels(self, parts: list[Tensor], factors: tuple[int, int]) -> Tensor:
+    def join_pixels(self, made: Iterable[Tensor], factors: tuple[int, int]) -> Tensor:
         """Pixels `... h w` of every box as one frame, linear ramps where boxes overlap."""
+        parts = list(made)
         if len(parts) == 1:
             return parts[0]
         height, width = self.rows * factors[0], self.columns * factors[1]
@@ -75,6 +78,75 @@ class Tiles:
         rise = ramp if span.start else torch.ones(count)
         fall = ramp.flip(0) if span.stop < length else torch.ones(count)
         return torch.minimum(rise, fall).clamp(max=1.0)
+
+
+@dataclass(frozen=True)
+class ExactTiles:
+    """Tiles of a token grid that are read with `halo` cells around them, so that nothing changes.
+
+    A tile and its halo have at most the cells of a square of `cells` and its halo (None: one tile
+    of all); of such tiles those are taken that read the fewest cells in all. A halo ends with the
+    frame, where a network pads the tile as it pads the frame.
+    """
+
+    rows: int
+    columns: int
+    cells: int | None
+    halo: int
+
+    def boxes(self) -> list[tuple[slice, slice]]:
+        """What is read for every tile, its halo included."""
+        grow = lambda s, length: slice(max(0, s.start - self.halo), min(length, s.stop + self.halo))
+        return [(grow(y, self.rows), grow(x, self.columns)) for y, x in self._inner()]
+
+    def join_tokens(self, parts: Iterable[Tensor]) -> Tensor:
+        """Tokens `... h w` of every box as one grid, halos dropped."""
+        return self.join_pixels(parts, (1, 1))
+
+    def join_pixels(self, parts: Iterable[Tensor], factors: tuple[int, int]) -> Tensor:
+        """Pixels `... h w` of every box as one frame, halos dropped."""
+        whole, (height, width) = None, factors
+        for box, inner, part in zip(self.boxes(), self._inner(), parts, strict=True):
+            if box == (slice(0, self.rows), slice(0, self.columns)):
+                return part
+            if whole is None:
+                size = self.rows * height, self.columns * width
+                whole = part.new_empty(*part.shape[:-2], *size)
+            y, x = (scaled(s, 0, n) for s, n in zip(inner, factors, strict=True))
+            top, left = (scaled(s, b.start, n) for s, b, n in zip(inner, box, factors, strict=True))
+            whole[..., y, x] = part[..., top, left]
+        assert whole is not None, "a grid has at least one cell"
+        return whole
+
+    def _inner(self) -> list[tuple[slice, slice]]:
+        """The tiles themselves."""
+        down, across = self._counts()
+        return [(y, x) for y in spread(self.rows, down) for x in spread(self.columns, across)]
+
+    def _counts(self) -> tuple[int, int]:
+        """How many tiles there are one below another, and side by side."""
+        rows, columns, both = self.rows, self.columns, 2 * self.halo
+        if self.cells is None:
+            return 1, 1
+        most, found = (self.cells + both) ** 2, []
+        for across in range(1, -(-columns // self.cells) + 1):
+            height = most // min(columns, -(-columns // across) + both)
+            if height > both or height >= rows:
+                down = 1 if height >= rows else -(-rows // (height - both))
+                read = (rows + both * (down - 1)) * (columns + both * (across - 1))
+                found.append((read, down, across))
+        return min(found)[1:]
+
+
+def spread(length: int, parts: int) -> list[slice]:
+    """`length` cells in parts as equal as can be, the larger ones last."""
+    ends = [length * i // parts for i in range(parts + 1)]
+    return [slice(a, b) for a, b in pairwise(ends)]
+
+
+def scaled(cells: slice, origin: int, factor: int) -> slice:
+    """Pixels of `cells`, `factor` each, counted from the cell `origin`."""
+    return slice((cells.start - origin) * factor, (cells.stop - origin) * factor)
 
 
 Options = Mapping[str, Any]
@@ -114,7 +186,8 @@ class StreamRunner:
     """One stream through `network`, whose tokens stand for `cell` = (height, width) pixels.
 
     `first_length` and `group_length` are those of the first and the further groups, in what is cut
-    when memory runs out: frames or steps. `causal`: runs may be cut.
+    when memory runs out: frames or steps. `causal`: runs may be cut. `halo`: how many cells on
+    each side of its own a cell depends on (None: all).
     """
 
     network: StreamNetwork
@@ -123,6 +196,7 @@ class StreamRunner:
     group_length: int
     causal: bool
     state: StreamState
+    halo: int | None = None
 
     def encode(self, x: Tensor, real: int, options: Options) -> Quantized:
         """Tokens of a run of whole groups `b c t h w`, of which `real` frames are the video's."""
@@ -156,10 +230,9 @@ class StreamRunner:
 
     def _encode_tiles(self, x: Tensor, real: int, options: Options) -> Quantized:
         (height, width), parts = self.cell, []
-        tiles = Tiles(x.shape[3] // height, x.shape[4] // width, self._cells)
+        tiles = self._tiles(x.shape[3] // height, x.shape[4] // width)
         for i, (row, column) in enumerate(tiles.boxes()):
-            rows = slice(row.start * height, row.stop * height)
-            columns = slice(column.start * width, column.stop * width)
+            rows, columns = scaled(row, 0, height), scaled(column, 0, width)
             box = x[..., rows, columns]
             seen = self.network.crop_options(options, rows, columns)
             parts.append(self.network.encode_part(box, self._past(i), frames=real, **seen))
@@ -172,15 +245,22 @@ class StreamRunner:
     def _decode_tiles(self, z: Tensor, options: Options, last: bool) -> Tensor:
         if z.ndim != 5:
             return self.network.decode_part(z, self._past(0), last=last, **options)
-        (height, width), parts = self.cell, []
-        tiles = Tiles(z.shape[3], z.shape[4], self._cells)
+        tiles = self._tiles(z.shape[3], z.shape[4])
+        return tiles.join_pixels(self._decoded(tiles, z, options, last), self.cell)
+
+    def _decoded(
+        self, tiles: Tiles | ExactTiles, z: Tensor, options: Options, last: bool
+    ) -> Iterator[Tensor]:
+        """The frames of one box after another."""
         for i, (row, column) in enumerate(tiles.boxes()):
-            rows = slice(row.start * height, row.stop * height)
-            columns = slice(column.start * width, column.stop * width)
+            rows, columns = scaled(row, 0, self.cell[0]), scaled(column, 0, self.cell[1])
             seen = self.network.crop_options(options, rows, columns)
-            box = z[..., row, column]
-            parts.append(self.network.decode_part(box, self._past(i), last=last, **seen))
-        return tiles.join_pixels(parts, self.cell)
+            yield self.network.decode_part(z[..., row, column], self._past(i), last=last, **seen)
+
+    def _tiles(self, rows: int, columns: int) -> Tiles | ExactTiles:
+        if self.halo is None:
+            return Tiles(rows, columns, self._cells)
+        return ExactTiles(rows, columns, self._cells, self.halo)
 
     def _past(self, tile: int) -> Past | None:
         if self.state.independent:
@@ -213,7 +293,7 @@ class StreamRunner:
             warnings.warn(f"out of memory: going on with {cut} of {length} at a time", stacklevel=4)
             return cut
         cells = min(cells, self._cells or cells) // 2
-        if not fresh or cells < 2:
+        if not fresh or cells < max(2, self.halo or 0):
             raise error
         self.state.tile, self.state.pasts = cells * self.cell[0], []
         warnings.warn(f"out of memory: going on in tiles of {self.state.tile} pixels", stacklevel=4)

@@ -25,7 +25,7 @@ from reeltok.models.vidtok.stages import (
     level_block,
     middle_stages,
 )
-from reeltok.nn.layers import Conv, Norm
+from reeltok.nn.layers import Conv, FrameAttention, Norm
 from reeltok.nn.past import Layer, Past
 from reeltok.nn.quantizers import Quantized
 from reeltok.tokenizer.contract import Reconstruction, Tokenizer
@@ -156,6 +156,7 @@ class VidTok(Tokenizer):
             parameters=self.parameter_count(),
             receptive_steps=receptive_steps(self.decoder),
             lookahead_steps=int(config.causal and config.upsampling == "trilinear"),
+            halos=None if whole_frames(self) else (halo(self.encoder), halo(self.decoder)),
         )
 
     def last_weight(self) -> nn.Parameter:
@@ -257,3 +258,35 @@ def receptive_steps(decoder: Decoder) -> int:
         for conv in (m for m in stage.modules() if isinstance(m, Conv)):
             steps += (conv.kernel[0] - 1) / scale
     return math.ceil(steps) + 1
+
+
+def whole_frames(network: nn.Module) -> bool:
+    """Whether a position depends on its whole frame: by attention, or by statistics over it."""
+    norms = [m for m in network.modules() if isinstance(m, Norm)]
+    attends = any(isinstance(m, FrameAttention) for m in network.modules())
+    return attends or any(norm.groups is not None for norm in norms)
+
+
+def halo(network: Encoder | Decoder) -> int:
+    """How many cells on each side of its own a cell depends on, where it is not `whole_frames`."""
+    return max(_halo(network, axis) for axis in (1, 2))
+
+
+def _halo(network: Encoder | Decoder, axis: int) -> int:
+    """The same along height (1) or width (2): from what is made back to what is read for it."""
+    encodes, patch = isinstance(network, Encoder), network.patch.patch[axis]
+    stages = [network.conv_in, *running_order(network), network.conv_out]
+    factor = patch * 2 ** sum(isinstance(stage, Down | Up) for stage in stages)
+    low, high = (0, 0) if encodes else (0, (factor - 1) // patch)
+    for stage in reversed(stages):
+        for conv in reversed([m for m in stage.modules() if isinstance(m, Conv)]):
+            stride, kernel = conv.stride[axis], conv.kernel[axis]
+            before = kernel // 2 if stride == 1 else 0
+            low, high = stride * low - before, stride * high + kernel - 1 - before
+        if isinstance(stage, Down) and stage.folds:
+            low, high = 2 * low, 2 * high + 1
+        if isinstance(stage, Up):
+            low, high = low // 2, high // 2
+    if encodes:
+        low, high = low * patch // factor, (high * patch + patch - 1) // factor
+    return max(-low, high)
