@@ -19,7 +19,7 @@ def export(
         str,
         typer.Option(
             metavar="NAME",
-            help="Layout to write: fastvideo, energon, megatron, torchtitan or ltx.",
+            help="Layout to write (required): fastvideo, energon, megatron, torchtitan or ltx.",
             show_default=False,
         ),
     ],

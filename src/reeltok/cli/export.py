@@ -19,7 +19,7 @@ def export(
         str,
         typer.Option(
             metavar="torch-export|onnx",
-            help="Format to write: programs of torch.export (.pt2) or ONNX models.",
+            help="Format to write (required): programs of torch.export (.pt2) or ONNX models.",
             show_default=False,
         ),
     ],

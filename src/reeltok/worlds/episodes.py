@@ -7,10 +7,10 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -186,9 +186,14 @@ def write_episode(plan: PushPlan, number: int) -> int:
     return number
 
 
-@cache
+CAMERAS = threading.local()  # OpenGL's context belongs to the thread that made it
+
+
 def camera_of(side: int) -> "Camera":
-    """The one camera of this process for pictures of `side` pixels."""
+    """The one camera of this thread for pictures of `side` pixels."""
     from reeltok.worlds.pictures import Camera
 
-    return Camera(side)
+    held: dict[int, Camera] = CAMERAS.__dict__.setdefault("held", {})
+    if side not in held:
+        held[side] = Camera(side)
+    return held[side]

@@ -76,6 +76,7 @@ class Camera:
 
     def __call__(self, world: World) -> np.ndarray:
         """The picture of the world as it stands, uint8."""
+        self._gl.make_current()  # another camera of this thread may have been used since
         if world is not self.world:
             self._look_at(world)
         mujoco, rect = self.mujoco, self.mujoco.MjrRect(0, 0, self.side, self.side)
@@ -103,6 +104,7 @@ class Camera:
     def close(self) -> None:
         """Free what OpenGL holds."""
         if self._context is not None:
+            self._gl.make_current()
             self._context.free()
         self._context = self._scene = self.world = None
         self._gl.free()
