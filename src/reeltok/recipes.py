@@ -9,7 +9,6 @@ from pathlib import Path
 from reeltok.configuration import parse
 from reeltok.files.parsing import read_object
 from reeltok.generate.recipes import GENERATORS, GeneratorRecipe
-from reeltok.generate.training import train_generator, try_generator
 from reeltok.train.launch import train
 from reeltok.train.packing import train_packing, try_packing
 from reeltok.train.packing_recipes import PACKINGS, PackingRecipe
@@ -53,6 +52,8 @@ def run_recipe(
 ) -> Run:
     """Train what the recipe is of on the clips of `data`; the run's folder is `out`."""
     if isinstance(recipe, GeneratorRecipe):
+        from reeltok.generate.training import train_generator  # its corpus needs an extra
+
         return train_generator(recipe, data=data, out=out, resume=resume, device=device)
     if isinstance(recipe, PackingRecipe):
         return train_packing(recipe, data=data, out=out, resume=resume, device=device)
@@ -63,6 +64,8 @@ def run_recipe(
 def try_recipe(recipe: AnyRecipe, *, device: str | None = None) -> DryRun:
     """A few steps on noise: what a run of this recipe needs."""
     if isinstance(recipe, GeneratorRecipe):
+        from reeltok.generate.training import try_generator
+
         return try_generator(recipe, device=device)
     if isinstance(recipe, PackingRecipe):
         return try_packing(recipe, device=device)
