@@ -31,7 +31,7 @@ from reeltok.tokenizer.contract import Tokenizer
 
 CELL, BITS, BLOCKS = 8, 15, 6
 TIMES = torch.tensor([0.5, 1.0]).view(1, 2, 1, 1, 1)
-PRICE = 0.002  # mean absolute difference that one bit of a vector must save
+PRICE = 0.0005  # mean absolute difference that one bit of a vector must save
 KINDS = ("copy", "vectors", "motion", "motion, free vectors")
 
 
