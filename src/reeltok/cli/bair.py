@@ -56,18 +56,11 @@ def bair(
             "and deviation; by default the protocol's 4.",
         ),
     ] = None,
-    seed: Annotated[
-        int, typer.Option(metavar="N", help="Random seed: the same seed gives the same results.")
-    ] = 0,
+    seed: given.SeedOption = 0,
     batch: Annotated[
         int, typer.Option(min=1, metavar="N", help="Number of clips to predict at the same time.")
     ] = 20,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.json", help="File to write the whole result to, as JSON; by default none."
-        ),
-    ] = None,
+    out: given.ResultOption = None,
     device: given.DeviceOption = "auto",
     force: given.ForceOption = False,
 ) -> Report:

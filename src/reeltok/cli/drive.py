@@ -38,17 +38,8 @@ def drive(
     guidance: Annotated[
         float, typer.Option(metavar="S", help="How strongly the prior follows its conditions.")
     ] = 1.0,
-    seed: Annotated[
-        int, typer.Option(metavar="N", help="Random seed: the same seed gives the same results.")
-    ] = 0,
-    host: Annotated[
-        str,
-        typer.Option(
-            metavar="ADDRESS",
-            help="Address to listen on: 127.0.0.1 serves this machine alone, 0.0.0.0 everyone "
-            "who can reach it.",
-        ),
-    ] = "127.0.0.1",
+    seed: given.SeedOption = 0,
+    host: given.HostOption = "127.0.0.1",
     port: Annotated[
         int | None,
         typer.Option(

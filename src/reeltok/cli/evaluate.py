@@ -58,12 +58,7 @@ def evaluate(
     data: DataArgument,
     *,
     protocol: PlanOption = "shared-eval",
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.json", help="File to write the whole result to, as JSON; by default none."
-        ),
-    ] = None,
+    out: given.ResultOption = None,
     root: RootOption = None,
     max_broken: BrokenOption = 5,
     work: WorkOption = None,

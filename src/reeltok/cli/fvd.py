@@ -1,7 +1,6 @@
 """`fvd`: how far generated videos are from real ones."""
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,12 +18,7 @@ def fvd(
     real: Annotated[str, typer.Argument(metavar="REAL", show_default=False)],
     *,
     protocol: PlanOption = "ucf-128",
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.json", help="File to write the whole result to, as JSON; by default none."
-        ),
-    ] = None,
+    out: given.ResultOption = None,
     max_broken: BrokenOption = 5,
     device: given.DeviceOption = "auto",
     force: given.ForceOption = False,

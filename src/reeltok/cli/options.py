@@ -1,6 +1,7 @@
 """Options that several commands have, and how their text becomes values."""
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -86,6 +87,23 @@ TileOption = Annotated[
     ),
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace output files that exist.")]
+SeedOption = Annotated[
+    int, typer.Option(metavar="N", help="Random seed: the same seed gives the same results.")
+]
+ResultOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.json", help="File to write the whole result to, as JSON; by default none."
+    ),
+]
+HostOption = Annotated[
+    str,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Address to listen on: 127.0.0.1 serves this machine alone, 0.0.0.0 everyone "
+        "who can reach it.",
+    ),
+]
 JobsOption = Annotated[
     int, typer.Option(metavar="N", help="Number of files to process at the same time.")
 ]

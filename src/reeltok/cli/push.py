@@ -43,15 +43,8 @@ def push(
     guidance: Annotated[
         float, typer.Option(metavar="S", help="How strongly a prior follows its conditions.")
     ] = 1.0,
-    seed: Annotated[
-        int, typer.Option(metavar="N", help="Random seed: the same seed gives the same results.")
-    ] = 0,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.json", help="File to write the whole result to, as JSON; by default none."
-        ),
-    ] = None,
+    seed: given.SeedOption = 0,
+    out: given.ResultOption = None,
     device: given.DeviceOption = "auto",
     force: given.ForceOption = False,
 ) -> Report:

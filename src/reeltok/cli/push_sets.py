@@ -1,7 +1,6 @@
 """`push sets`: how generated videos of the pushing world move, against real ones."""
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -40,12 +39,7 @@ def push_sets(
     videos: Annotated[
         int, typer.Option(min=4, metavar="N", help="Number of videos to use at most, of each set.")
     ] = 256,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.json", help="File to write the whole result to, as JSON; by default none."
-        ),
-    ] = None,
+    out: given.ResultOption = None,
     device: given.DeviceOption = "auto",
     force: given.ForceOption = False,
 ) -> Report:

@@ -48,14 +48,7 @@ def view(
             "simulated.",
         ),
     ] = None,
-    host: Annotated[
-        str,
-        typer.Option(
-            metavar="ADDRESS",
-            help="Address to listen on: 127.0.0.1 serves this machine alone, 0.0.0.0 everyone "
-            "who can reach it.",
-        ),
-    ] = "127.0.0.1",
+    host: given.HostOption = "127.0.0.1",
     port: Annotated[
         int | None,
         typer.Option(
