@@ -16,7 +16,8 @@ from reeltok.data.push import read_truth
 from reeltok.generate.conditions import read_actions
 from reeltok.worlds import pictures
 from reeltok.worlds.episodes import PushPlan, make_episodes
-from reeltok.worlds.scene import HAND
+from reeltok.worlds.push import World
+from reeltok.worlds.scene import HAND, draw_scene
 
 Draws = Callable[[], None]
 
@@ -50,6 +51,17 @@ def test_a_folder_is_what_bairs_is(made: Path) -> None:
         assert video.fps == FPS
         assert read_actions(clip.path.with_suffix(".actions.npy")).shape == (1, 10, 4)
         assert clip.group == f"{len(truth.shapes)} objects"
+
+
+def test_cameras_take_turns() -> None:
+    """Each picture is its own camera's, also after another one was used and closed."""
+    world = World(draw_scene(np.random.default_rng(0)), side=32)
+    with pictures.Camera(32) as camera:
+        alone = camera(world)
+        with pictures.Camera(16) as other:
+            other(World(draw_scene(np.random.default_rng(1)), side=16))
+            np.testing.assert_array_equal(camera(world), alone)
+        np.testing.assert_array_equal(camera(world), alone)
 
 
 def test_the_gripper_is_where_the_truth_says(made: Path) -> None:
