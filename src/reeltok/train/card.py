@@ -7,9 +7,11 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
+from reeltok.configuration import parse
 from reeltok.files.parsing import read_object
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.train.logbook import Line, read_lines
+from reeltok.train.recipe import Recipe
 from reeltok.train.recipes import RECIPES, as_json
 from reeltok.wording import duration, plain
 
@@ -40,7 +42,8 @@ def write_card(
     ValueError where the log or a result is damaged.
     """
     lines = read_lines(run / "log.jsonl")
-    recipe = read_object(run / "recipe.json")
+    path = run / "recipe.json"  # of an earlier version: keys that it lacks have their defaults
+    recipe = json.loads(as_json(parse(read_object(path), str(path), Recipe)))
     parts = [
         f"# Model card: `{model.name}`",
         wrap(describe(model, folder)),
