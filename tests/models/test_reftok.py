@@ -395,8 +395,9 @@ def test_without_a_cut_nothing_is_kept() -> None:
 # Training.
 
 
-def test_training_runs_the_loop_that_encoding_runs() -> None:
-    model, x = build(replace(TINY, cuts="ignore")), clip(9, batch=2)
+@pytest.mark.parametrize("start", ["plain", "lossless"])
+def test_training_runs_the_loop_that_encoding_runs(start: str) -> None:
+    model, x = build(replace(TINY, cuts="ignore", start=start)), clip(9, batch=2)
     made = model(x)
     tokens = model.encode(x)
     assert torch.equal(made.quantized.ids, tokens.ids)

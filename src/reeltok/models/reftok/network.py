@@ -29,9 +29,12 @@ from reeltok.models.reftok.reference import (
     NO_REFERENCES,
     SETTINGS,
     START,
+    Reference,
     References,
     choose_references,
     cut_references,
+    everyone,
+    on_bytes,
     recall_references,
     stored_clips,
     whole_blocks,
@@ -93,8 +96,11 @@ class RefTok(BlockCoder):
         """The differentiable path of training: a first frame and blocks, in closed loop.
 
         `references` and `reference_mask` as for `run`: a stored first frame, blocks that are reset.
-        The motion of each block is added to `motions`.
+        A stored first frame is the original on 8-bit levels unless `references` has one. The motion
+        of each block is added to `motions`.
         """
+        if not references and self.config.start in ("lossless", "webp"):
+            references = {0: Reference(on_bytes(x[:, :, :1]), everyone(x), start=True)}
         rows = rearrange(forward_input(x, self), "b c t h w -> b t h w c").contiguous()
         coded = list(
             self.run(
