@@ -226,6 +226,7 @@ def load_folder(folder: Path, *, variant: str | None = None) -> Tokenizer:
     model = fill(record["family"], record["config"], record["name"], weights, source=str(path))
     model.statistics = record.get("statistics")
     model.reads = tuple(record.get("reads") or ())
+    model.earlier = record.get("earlier") or {}
     packing = folder / PACKING
     model.packing = packing if packing.is_file() else None
     return model
@@ -286,7 +287,7 @@ def read_model(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path} has no name: copy it again, or write one")
     config = parse_config(record.get("config"), FAMILIES[family][0], str(path))
     extras = parse_config(
-        {key: record[key] for key in ("statistics", "reads", "base") if key in record},
+        {key: record[key] for key in ("statistics", "reads", "earlier", "base") if key in record},
         Extras,
         str(path),
     )

@@ -99,6 +99,7 @@ class Tokenizer(nn.Module):
         self.statistics: LatentStatistics | None = None
         self.about: Mapping[str, Any] = {}  # what the settings of its tokens say of it beside
         self.reads: tuple[str, ...] = ()  # hashes of other weights that make the same tokens
+        self.earlier: Mapping[str, str] = {}  # hashes of weights before, and what still has them
         self.packing: Path | None = None  # the file of a model that packs its ids
         self._hash: str | None = None
 
@@ -165,10 +166,7 @@ class Tokenizer(nn.Module):
         return stored_latents(part, self)
 
     def last_weight(self) -> nn.Parameter:
-        """The last weight that makes frames: what an adaptive discriminator compares gradients at.
-
-        A family whose last module is not its last layer says it here.
-        """
+        """The last weight that makes frames: where an adaptive discriminator compares gradients."""
         return [weight for weight in self.parameters() if weight.ndim > 1][-1]
 
     def grid_for(self, frames: int, size: tuple[int, int]) -> tuple[int, ...]:

@@ -49,16 +49,21 @@ class Base:
 
 @dataclass(frozen=True, kw_only=True)
 class Extras:
-    """What config.json may hold beside the configuration."""
+    """What config.json may hold beside the configuration.
+
+    `reads` are hashes of other weights that make the same tokens. `earlier` names, by the hash of
+    weights that this model had before, the commit of reeltok that still comes with them.
+    """
 
     statistics: LatentStatistics | None = None
     reads: tuple[str, ...] | None = None
+    earlier: dict[str, str] | None = None
     base: Base | None = None
 
 
 def record_of(tokenizer: Any) -> dict[str, Any]:
     """What config.json says of a `Tokenizer`: family, name, configuration, and what else it has."""
-    beside = {"statistics": tokenizer.statistics, "reads": tokenizer.reads}
+    beside = {name: getattr(tokenizer, name) for name in ("statistics", "reads", "earlier")}
     record = {"family": tokenizer.family, "name": tokenizer.name}
     return (
         record | {"config": dump_config(tokenizer.config)} | {k: v for k, v in beside.items() if v}

@@ -37,6 +37,7 @@ class Coder(Protocol):
 
     name: str
     reads: tuple[str, ...]
+    earlier: Mapping[str, str]
     packing: Path | None
     training: bool
     about: Mapping[str, Any]
@@ -167,10 +168,15 @@ def check_tokens(tokens: Tokens | Reel, tokenizer: Coder) -> None:
         )
     if tokens.weights is not None and not made_by(tokens.weights, tokenizer):
         theirs, ours = printable(tokens.weights[:12]), tokenizer.hash()[:12]
+        commit = tokenizer.earlier.get(tokens.weights)
+        advice = (
+            "load the model that has them (`model`, or reeltok.load(FOLDER))"
+            if commit is None
+            else f"reeltok at commit {commit} reads them; decode there, or encode the clip again"
+        )
         raise ValueError(
-            f"these tokens come from {tokens.model!r} with other weights "
-            f"({theirs}, here {ours}): load the model that has them (`model`, or "
-            "reeltok.load(FOLDER))"
+            f"these tokens come from {tokens.model!r} with {'earlier' if commit else 'other'} "
+            f"weights ({theirs}, here {ours}): {advice}"
         )
     if latents is not None:
         check_latents(latents)
