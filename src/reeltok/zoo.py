@@ -81,7 +81,7 @@ def load(
     """
     foreign = None if str(name) in PRESETS else parse_foreign(str(name))
     if foreign is not None:
-        return settle(load_foreign(foreign, weights, revision, variant, code), device, dtype)
+        return moved_to(load_foreign(foreign, weights, revision, variant, code), device, dtype)
     place: str | Path = name
     if str(name) not in PRESETS or weights is None:
         place = find_folder(name, revision=revision, variant=variant)
@@ -90,7 +90,7 @@ def load(
     else:
         family, config = described(place)
         model = with_weights(family, config, str(name), weights)
-    return settle(model, device, dtype)
+    return moved_to(model, device, dtype)
 
 
 def load_foreign(
@@ -138,11 +138,11 @@ def load_preset(
         )
     if weights is not None:
         family, config = PRESETS[name]
-        return settle(with_weights(family, config, name, weights), device, dtype)
+        return moved_to(with_weights(family, config, name, weights), device, dtype)
     folder = preset_folder(name)
     if folder is None:
         raise FileNotFoundError(missing_weights(name))
-    return settle(load_folder(folder), device, dtype)
+    return moved_to(load_folder(folder), device, dtype)
 
 
 def with_weights(family: str, config: Any, name: str, weights: str | Path) -> Tokenizer:
@@ -152,7 +152,7 @@ def with_weights(family: str, config: Any, name: str, weights: str | Path) -> To
     return fill(family, config, name, unpack_rows(read_checkpoint(weights)), source=str(weights))
 
 
-def settle(
+def moved_to(
     model: Tokenizer, device: str | torch.device | None, dtype: torch.dtype | None
 ) -> Tokenizer:
     """`model` on a device, in a type."""

@@ -18,7 +18,7 @@ from moving_clips import moving
 
 from reeltok.cli.main import main
 from reeltok.corpus import Corpus, Shaping
-from reeltok.corpus.formats.energon import SHARDS, about
+from reeltok.corpus.formats.energon import SHARDS, metadata_of
 from reeltok.corpus.formats.export import FORMATS, export_corpus
 from reeltok.corpus.formats.fastvideo import SCHEMA
 from reeltok.corpus.formats.source import Source, check_window, safe_path
@@ -339,7 +339,7 @@ def test_paths_stay_below_their_folder() -> None:
 
 def test_what_a_clip_is_called_further_is_carried_along(made: Path) -> None:
     row, _ = a_row(made, further={"licence": "CC0", "none": None}, caption="a ball")
-    said = about(row)
+    said = metadata_of(row)
     assert (said["licence"], said["caption"]) == ("CC0", "a ball")
     assert "none" not in said
 

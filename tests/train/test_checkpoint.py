@@ -18,7 +18,7 @@ from reeltok.train.checkpoint import (
     load_tensors,
     named_tensors,
     require_space,
-    verify,
+    verify_checkpoint,
 )
 from reeltok.train.logbook import read_lines
 
@@ -60,7 +60,7 @@ def test_damage_is_refused_with_the_last_good_one(tmp_path: Path) -> None:
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
     with pytest.raises(ValueError, match=r"step-00000003 is damaged: .*altered.*step-00000002"):
-        verify(last)
+        verify_checkpoint(last)
     file.unlink()
     with pytest.raises(ValueError, match=r"is missing; .*step-00000002"):
         load_tensors(last, tensors())
@@ -134,7 +134,7 @@ def test_failed_write_leaves_the_last_good_one(
     with pytest.raises(OSError, match=r"No space left.*the last good one is .*step-00000001"):
         saver.save(2, tensors(2.0), {})
     assert not list((tmp_path / "checkpoints").glob("*.part"))
-    verify(find_checkpoints(tmp_path)[-1])
+    verify_checkpoint(find_checkpoints(tmp_path)[-1])
 
 
 @pytest.mark.slow

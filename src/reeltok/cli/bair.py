@@ -105,10 +105,10 @@ def bair(
     record = settings | asdict(found)
     if out is not None:
         save_record(record, out)
-    return Report(data=record, text=as_text(record))
+    return Report(data=record, text=predictions_text(record))
 
 
-def as_text(record: dict[str, Any]) -> str:
+def predictions_text(record: dict[str, Any]) -> str:
     """The record for people: every metric with its deviation over the repeats."""
     shown = {key: record[key] for key in ("protocol", "videos", "clips")}
     shown |= {name: f"{v['mean']:.4g} ± {v['std']:.2g}" for name, v in record["metrics"].items()}

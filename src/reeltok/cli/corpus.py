@@ -183,7 +183,7 @@ def build(
             retry=retry_failed,
             on_clips=watcher.finish_files,
         )
-    return report_of(built)
+    return build_report(built)
 
 
 def finish(corpus: PlaceArgument) -> Report:
@@ -192,10 +192,10 @@ def finish(corpus: PlaceArgument) -> Report:
     from reeltok.corpus.place import Place as Where
 
     manifest = finish_corpus(Where(corpus))
-    return Report(data=manifest, text=as_text(manifest))
+    return Report(data=manifest, text=manifest_text(manifest))
 
 
-def report_of(built: "Built") -> Report:
+def build_report(built: "Built") -> Report:
     """What a run did."""
     data = {"place": built.place, "made": built.made, "shards": built.shards}
     data |= {"missing": built.missing, "share": [*built.share], "manifest": built.manifest}
@@ -206,13 +206,13 @@ def report_of(built: "Built") -> Report:
     if built.manifest is None:
         lines.append("the corpus is finished by the run that makes the last of them")
         return Report(data=data, text="\n".join(lines))
-    lines.append(as_text(built.manifest))
+    lines.append(manifest_text(built.manifest))
     failed = built.manifest["failed"]
     said = f"{failed} of {built.manifest['clips']} clips could not be read: see failed.parquet"
     return Report(data=data, text="\n".join(lines), failed=said if failed else None)
 
 
-def as_text(manifest: dict[str, Any]) -> str:
+def manifest_text(manifest: dict[str, Any]) -> str:
     """A corpus in a few lines for people."""
     kept, pixels = manifest["build"]["keep"], max(1, manifest["pixels"])
     shown = {

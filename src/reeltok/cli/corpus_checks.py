@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from reeltok.corpus.verify import Sample
 
 
-def verify(
+def corpus_verify(
     corpus: building.PlaceArgument,
     *,
     data: Annotated[
@@ -60,7 +60,7 @@ def verify(
         tokenizer = opened.load(weights=weights, device=device)
         plan = None if data is None else plan_again(opened, data, root, column)
         seen = look(opened, tokenizer, draw_rows(opened, samples, seed), plan)
-        record["samples"] = [said_of(sample) for sample in seen]
+        record["samples"] = [sample_record(sample) for sample in seen]
         lines.append(summary(seen))
         if sheet is not None:
             lines.append(f"contact sheet: {contact_sheet(seen, sheet)}")
@@ -75,7 +75,7 @@ def plan_again(opened: Any, data: str, root: str | None, column: str | None) -> 
     return plan_of_record(opened.manifest, find_sources(data, root=root, column=column))
 
 
-def said_of(sample: "Sample") -> dict[str, Any]:
+def sample_record(sample: "Sample") -> dict[str, Any]:
     """A sample in numbers."""
     row = sample.row
     about = {"id": row.id, "bucket": row.bucket, "start": row.start}
@@ -94,7 +94,7 @@ def summary(samples: "list[Sample]") -> str:
     return told + (f", {lost} without their clip" if values and lost else "")
 
 
-def info(corpus: building.PlaceArgument) -> Report:
+def corpus_info(corpus: building.PlaceArgument) -> Report:
     """Describe a corpus: clips, hours, tokens, bits per pixel, lengths and sizes."""
     from reeltok.corpus.place import Place
     from reeltok.corpus.read import read_manifest
@@ -104,17 +104,17 @@ def info(corpus: building.PlaceArgument) -> Report:
     build, model = manifest["build"], manifest["tokenizer"]
     shown = {
         "tokenizer": f"{model['name']} ({model['weights'][:12]})",
-        "windows": windows_of(build),
+        "windows": windows_text(build),
         "shards": manifest["shards"],
         "columns": ", ".join(manifest["columns"]) or None,
     }
-    text = [building.as_text(manifest), facts(shown)]
+    text = [building.manifest_text(manifest), facts(shown)]
     text += ["rows by frames", bars(lengths), "rows by size (width x height)", bars(sizes)]
     data = {key: value for key, value in manifest.items() if key != "files"}
     return Report(data={**data, "lengths": lengths, "sizes": sizes}, text="\n".join(text))
 
 
-def windows_of(build: dict[str, Any]) -> str:
+def windows_text(build: dict[str, Any]) -> str:
     """How clips were cut, for people."""
     if build["buckets"]:
         return f"buckets {', '.join(build['buckets'])}"

@@ -11,7 +11,7 @@ from reeltok.files.places import check_apart, check_free, check_place
 from reeltok.wording import count
 
 
-def export(
+def corpus_export(
     corpus: Annotated[str, typer.Argument(metavar="CORPUS", show_default=False)],
     out: Annotated[str, typer.Argument(metavar="OUT", show_default=False)],
     *,

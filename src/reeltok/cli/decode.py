@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reeltok.cli import options as given
-from reeltok.cli.encode import as_text
+from reeltok.cli.encode import job_text
 from reeltok.cli.progress import Progress
 from reeltok.cli.report import Report, summarize
 from reeltok.files.places import check_apart, check_free
@@ -118,7 +118,7 @@ def decode(
         outcomes = run_plan(plan, work, fits=fits, jobs=jobs, force=force, watcher=watcher)
     if not plan.named:
         return summarize(outcomes, done="decoded")
-    return Report(data=outcomes[0].record, text=as_text(outcomes[0].record), piped=plan.piped)
+    return Report(data=outcomes[0].record, text=job_text(outcomes[0].record), piped=plan.piped)
 
 
 def decode_job(

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from reeltok.cli import options as given
-from reeltok.cli.encode import record_of
+from reeltok.cli.encode import job_record
 from reeltok.cli.progress import Progress
 from reeltok.cli.report import Report, facts
 from reeltok.files.places import check_free, check_place
@@ -66,10 +66,10 @@ def demo(
         draw_clip(clip)
     with Progress("demo", files=2 + len(more)) as progress:
         made = demonstrate(tokenizer, clip, out, cut=cut, beside=more, watcher=progress)
-    encoded = record_of(Job(source=clip, target=places[0]), made.encoded)
+    encoded = job_record(Job(source=clip, target=places[0]), made.encoded)
     record = {**encoded, **{name: value for name, value in vars(made).items() if name != "encoded"}}
     record["beside"] = [vars(other) for other in made.beside]
-    return Report(data=record, text=as_text(record))
+    return Report(data=record, text=demo_text(record))
 
 
 def named_beside(model: str, beside: list[str] | None, weights: str | None) -> list[str]:
@@ -91,7 +91,7 @@ def draw_clip(path: str) -> None:
     write(render_clip(), path, lossless=True)
 
 
-def as_text(record: dict[str, Any]) -> str:
+def demo_text(record: dict[str, Any]) -> str:
     """The record as a table for people."""
     frames = record["frames"]
     rates = {

@@ -75,7 +75,7 @@ def encode(
 
     def work(job: Job, on_progress: OnProgress) -> dict[str, Any]:
         made = encode_file(tokenizer, job.opened, job.target, on_progress=on_progress, **how)
-        return record_of(job, made)
+        return job_record(job, made)
 
     def fits(job: Job) -> bool:
         return not job.older and is_encoded(tokenizer, job.opened, job.target, **how)
@@ -84,17 +84,17 @@ def encode(
         outcomes = run_plan(plan, work, fits=fits, jobs=jobs, force=force, watcher=watcher)
     if not plan.named:
         return summarize(outcomes, done="encoded")
-    return Report(data=outcomes[0].record, text=as_text(outcomes[0].record), piped=plan.piped)
+    return Report(data=outcomes[0].record, text=job_text(outcomes[0].record), piped=plan.piped)
 
 
-def record_of(job: Job, made: "EncodedFile") -> dict[str, Any]:
+def job_record(job: Job, made: "EncodedFile") -> dict[str, Any]:
     """What was made of a job, in numbers; less is known of a pipe."""
     record = {"input": job.source, "output": job.target, "frames": made.frames}
     record |= {"damaged": made.damaged} | ({} if made.reel is None else asdict(made.reel))
     return record | {"seconds": made.seconds, "rate": made.rate}
 
 
-def as_text(record: dict[str, Any]) -> str:
+def job_text(record: dict[str, Any]) -> str:
     """The record of one file that was encoded or decoded, in two lines for people."""
     name = "standard output" if record["output"] == PIPE else record["output"]
     what = f"{name}: {count(record['frames'], 'frame')}"

@@ -117,7 +117,7 @@ def report_result(result: "Result", out: Path | None) -> Report:
         note(left_out(name, why))
     if out is not None:
         result.save(out)
-    return Report(data=result.as_dict(), text=as_text(result))
+    return Report(data=result.as_dict(), text=result_text(result))
 
 
 def place_work(asked: Path | None) -> Path:
@@ -149,7 +149,7 @@ def show_progress(what: str, candidates: int) -> "Iterator[OnClip]":
             bar.__exit__(None, None, None)
 
 
-def as_text(result: "Result") -> str:
+def result_text(result: "Result") -> str:
     """A result for people: a metric a line."""
     from reeltok.evaluate.results import describe_data, find_metric, format_value, note_left_out
 

@@ -207,7 +207,7 @@ def generate(
             lossless=lossless,
             on_step=lambda: progress.advance(0, of=1),
         )
-        videos = list(rows_of(written, progress))
+        videos = list(written_rows(written, progress))
     seconds = time.monotonic() - began
     record = {"family": pipeline.family, "tokenizer": pipeline.clip.tokenizer, "seed": seed}
     return Report(
@@ -216,7 +216,7 @@ def generate(
     )
 
 
-def rows_of(written: "Iterable[Written]", progress: Progress) -> Iterator[dict[str, Any]]:
+def written_rows(written: "Iterable[Written]", progress: Progress) -> Iterator[dict[str, Any]]:
     """What was written of each video, which counts as done then."""
     for one in written:
         progress.advance(one.frames, of=one.frames)

@@ -55,15 +55,23 @@ COMMANDS = {
     "view": ("view", "view", "Open a web page to try tokenizers on."),
     "drive": ("drive", "drive", "Open a web page to drive a world that a prior predicts."),
     "corpus build": ("corpus", "build", "Encode a data set as shards of tokens."),
-    "corpus info": ("corpus_checks", "info", "Describe a corpus: clips, hours, tokens, sizes."),
+    "corpus info": (
+        "corpus_checks",
+        "corpus_info",
+        "Describe a corpus: clips, hours, tokens, sizes.",
+    ),
     "corpus plan": (
         "corpus_checks",
         "plan",
         "Say how long a corpus would take, and how large it would be.",
     ),
-    "corpus verify": ("corpus_checks", "verify", "Check the files of a corpus, and a sample."),
+    "corpus verify": (
+        "corpus_checks",
+        "corpus_verify",
+        "Check the files of a corpus, and a sample.",
+    ),
     "corpus finish": ("corpus", "finish", "Make the index of a corpus whose shards are done."),
-    "corpus export": ("corpus_export", "export", "Write a corpus as a trainer reads it."),
+    "corpus export": ("corpus_export", "corpus_export", "Write a corpus as a trainer reads it."),
     "data check": (
         "training",
         "check_data",

@@ -27,17 +27,17 @@ def models() -> Report:
     from reeltok.models.presets import PRESETS
 
     rows = [
-        {"name": name, "family": family, **about(config), "weights": zoo.weights_of(name)}
+        {"name": name, "family": family, **config_facts(config), "weights": zoo.weights_of(name)}
         for name, (family, config) in PRESETS.items()
     ]
     return Report(data={"models": rows}, text=table(rows))
 
 
-def about(config: Any) -> dict[str, Any]:
+def config_facts(config: Any) -> dict[str, Any]:
     """What a configuration says of its tokens, as a row of the table."""
-    from reeltok.models.presets import tokens_of
+    from reeltok.models.presets import token_facts
 
-    facts = tokens_of(config)
+    facts = token_facts(config)
     kind = facts.quantizer or "latents"
     return {
         "pixels a token": None if facts.factors is None else "x".join(map(str, facts.factors)),
@@ -118,12 +118,12 @@ def statistics(
         tokenizer.statistics = found
         tokenizer.save_pretrained(folder)
     counts = {"clips": measured.clips, "broken": measured.broken, "latents": measured.moments.count}
-    rows = rows_of(found)
+    rows = channel_rows(found)
     text = f"{table(rows)}\n\nfrom {count(measured.clips, 'clip')}, saved in {folder}"
     return Report(data={"folder": str(folder), **counts, **found}, text=text)
 
 
-def rows_of(found: "LatentStatistics") -> list[dict[str, Any]]:
+def channel_rows(found: "LatentStatistics") -> list[dict[str, Any]]:
     """A row for each channel: of all steps, and where they are told apart of first and later."""
     columns = {"mean": found["mean"], "std": found["std"]}
     for steps, part in (("first", found.get("first")), ("later", found.get("later"))):

@@ -55,7 +55,7 @@ def probe(
     for name, why in found.broken.items():
         note(left_out(name, why))
     about = {"model": model, "protocol": protocol, "broken": found.broken}
-    return report_of(result, passed, about)
+    return probe_report(result, passed, about)
 
 
 def probe_corpus(
@@ -72,10 +72,10 @@ def probe_corpus(
     corpus.require_own(tokenizer)
     x, y, unnamed = probing.collect_rows(tokenizer, corpus, named)
     about: dict[str, Any] = {"model": model, "protocol": None, "broken": {}}
-    return report_of(probing.run_probe(x, y), unnamed, about)
+    return probe_report(probing.run_probe(x, y), unnamed, about)
 
 
-def report_of(result: "Probe", passed: dict[str, str], about: dict[str, Any]) -> Report:
+def probe_report(result: "Probe", passed: dict[str, str], about: dict[str, Any]) -> Report:
     """What a probe found."""
     counted = sum(result.labels.values())
     text = facts(

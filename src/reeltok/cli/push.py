@@ -80,7 +80,7 @@ def push(
     record |= asdict(found)
     if out is not None:
         save_record(record, out)
-    return Report(data=record, text=told(found, bits))
+    return Report(data=record, text=push_text(found, bits))
 
 
 def open_judged(
@@ -138,7 +138,7 @@ def follower(prior: "PriorPredictor", seed: int, *, shift: int) -> "Make":
     return make
 
 
-def told(found: "PushScores", bits: dict[str, float]) -> str:
+def push_text(found: "PushScores", bits: dict[str, float]) -> str:
     """The world's facts, and a table for every horizon."""
     world = asdict(found.world)
     world["offset"] = ", ".join(f"{value:.2f}" for value in found.world.offset)

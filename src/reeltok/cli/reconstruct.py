@@ -87,7 +87,7 @@ def reconstruct(
         )
     record = {"input": plan.jobs[0].source, "output": out, **asdict(made)}
     del record["source"], record["target"]
-    return Report(data=record, text=as_text(record), piped=plan.piped)
+    return Report(data=record, text=reconstruction_text(record), piped=plan.piped)
 
 
 def place_beside(asked: str | None, out: str) -> str | None:
@@ -101,7 +101,7 @@ def place_beside(asked: str | None, out: str) -> str | None:
     return asked or str(path.with_name(f"{path.stem}-side-by-side{suffix}"))
 
 
-def as_text(record: dict[str, Any]) -> str:
+def reconstruction_text(record: dict[str, Any]) -> str:
     """The record for people: what it is, how good, and where the time went."""
     frames, seconds = record["frames"], record["seconds"]
     said = {

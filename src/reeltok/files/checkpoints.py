@@ -306,7 +306,7 @@ def load_weights(
             f"missing), but {name_some(held or state)}: it is of another configuration"
         )
     assert part is not None
-    found = {ours: settled(held[theirs], own[ours]) for ours, theirs in wanted.items()}
+    found = {ours: fit_tensor(held[theirs], own[ours]) for ours, theirs in wanted.items()}
     module.load_state_dict(found, assign=True)
     if part.also:
         said = " and ".join(repr(prefix.rstrip(".")) for prefix in part.also)
@@ -335,7 +335,7 @@ def rename(name: str, table: Iterable[tuple[str, str]]) -> str:
     return name
 
 
-def settled(tensor: Tensor, like: Tensor) -> Tensor:
+def fit_tensor(tensor: Tensor, like: Tensor) -> Tensor:
     """A checkpoint's tensor in the shape and type of a network's own, on the default device."""
     device = tensor.device if tensor.is_meta else torch.get_default_device()
     return aligned(tensor.reshape(like.shape).to(device, like.dtype))

@@ -157,7 +157,7 @@ class TokenFacts:
     vocabulary: int | None
 
 
-def tokens_of(config: Any) -> TokenFacts:
+def token_facts(config: Any) -> TokenFacts:
     """What a preset's configuration says of its tokens, without building the network."""
     quantizer = getattr(config, "quantizer", None)
     return TokenFacts(

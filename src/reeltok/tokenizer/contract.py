@@ -28,7 +28,7 @@ from reeltok.tokenizer.chunks import (
     encode_next,
     encode_run,
 )
-from reeltok.tokenizer.folder import LatentStatistics, hash_weights, record_of, write_folder
+from reeltok.tokenizer.folder import LatentStatistics, config_record, hash_weights, write_folder
 from reeltok.tokenizer.inputs import (
     ClipLike,
     TokensLike,
@@ -395,4 +395,4 @@ class Tokenizer(nn.Module):
     def save_pretrained(self, folder: str | Path, *, small: bool = False) -> Path:
         """Write config.json, model.safetensors and README.md; `small`: 8-bit weights, others."""
         weights, card = self.state_dict(), model_card(self.spec)
-        return write_folder(folder, record_of(self), weights, small=small, card=card)
+        return write_folder(folder, config_record(self), weights, small=small, card=card)

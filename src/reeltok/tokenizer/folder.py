@@ -61,7 +61,7 @@ class Extras:
     base: Base | None = None
 
 
-def record_of(tokenizer: Any) -> dict[str, Any]:
+def config_record(tokenizer: Any) -> dict[str, Any]:
     """What config.json says of a `Tokenizer`: family, name, configuration, and what else it has."""
     beside = {name: getattr(tokenizer, name) for name in ("statistics", "reads", "earlier")}
     record = {"family": tokenizer.family, "name": tokenizer.name}

@@ -121,7 +121,11 @@ class ExactTiles:
     def _inner(self) -> list[tuple[slice, slice]]:
         """The tiles themselves."""
         down, across = self._counts()
-        return [(y, x) for y in spread(self.rows, down) for x in spread(self.columns, across)]
+        return [
+            (y, x)
+            for y in split_evenly(self.rows, down)
+            for x in split_evenly(self.columns, across)
+        ]
 
     def _counts(self) -> tuple[int, int]:
         """How many tiles there are one below another, and side by side."""
@@ -138,7 +142,7 @@ class ExactTiles:
         return min(found)[1:]
 
 
-def spread(length: int, parts: int) -> list[slice]:
+def split_evenly(length: int, parts: int) -> list[slice]:
     """`length` cells in parts as equal as can be, the larger ones last."""
     ends = [length * i // parts for i in range(parts + 1)]
     return [slice(a, b) for a, b in pairwise(ends)]

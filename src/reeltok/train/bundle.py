@@ -78,7 +78,7 @@ def bundle(
     state = model.state_dict()
     shared = None if base is None else zoo.load(base)
     stored = state if shared is None else differing(state, shared)
-    record = record_of(model, shared, stored)
+    record = bundle_record(model, shared, stored)
     folder = write_folder(out, record, stored, small=True)
     again = zoo.load_folder(folder)
     require_equal(again, state | unpack_rows(pack_rows(stored)), folder)
@@ -116,7 +116,7 @@ def differing(state: dict[str, Tensor], base: Tokenizer) -> dict[str, Tensor]:
     return found
 
 
-def record_of(
+def bundle_record(
     model: Tokenizer, base: Tokenizer | None, stored: dict[str, Tensor]
 ) -> dict[str, Any]:
     """What config.json says of a model whose tensors `stored` are kept.

@@ -46,17 +46,17 @@ def write_card(
     recipe = json.loads(as_json(parse(read_object(path), str(path), Recipe)))
     parts = [
         f"# Model card: `{model.name}`",
-        wrap(describe(model, folder)),
-        wrap(f"**Training.** {told(model, recipe, lines, hardware)}"),
+        wrap_lines(describe(model, folder)),
+        wrap_lines(f"**Training.** {course_of_run(model, recipe, lines, hardware)}"),
         f"    {command(recipe)}",
         *([curve(lines)] if any(line.get("validation") for line in lines) else []),
         *(result(model.name, read_object(Path(path))) for path in results),
-        *(wrap(note) for note in notes),
+        *(wrap_lines(note) for note in notes),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def wrap(text: str) -> str:
+def wrap_lines(text: str) -> str:
     """A paragraph in lines of 110 characters."""
     return fill(text, 110, break_long_words=False, break_on_hyphens=False)
 
@@ -81,7 +81,9 @@ def describe(model: Tokenizer, folder: Path) -> str:
     )
 
 
-def told(model: Tokenizer, recipe: dict[str, Any], lines: Sequence[Line], hardware: str) -> str:
+def course_of_run(
+    model: Tokenizer, recipe: dict[str, Any], lines: Sequence[Line], hardware: str
+) -> str:
     """How a run went, in sentences."""
     data, loop = recipe["data"], recipe["loop"]
     begun = {"trained": f"from the trained `{Path(recipe['model']).name}`"}.get(recipe["start"])
@@ -178,7 +180,7 @@ def result(name: str, record: dict[str, Any]) -> str:
             )
             found.append(f"{said} {mean:.4g}{f' {unit}' if unit else ''}{interval}")
     clips = len(record["clips"])
-    heading = wrap(
+    heading = wrap_lines(
         f"**Result.** Protocol `{protocol['name']}`, {clips} clips, 95 % intervals over clips: "
         f"{', '.join(found)}."
     )

@@ -127,7 +127,7 @@ def load_tensors(checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> dict[str
     Raises ValueError where the files were altered or cut (naming the last good checkpoint) and
     where the checkpoint holds another model.
     """
-    verify(checkpoint)
+    verify_checkpoint(checkpoint)
     stored = stored_tensors(checkpoint)
     for name, value in tensors.items():
         found = tuple(stored[name].size) if name in stored else None
@@ -163,7 +163,7 @@ def damage(checkpoint: Checkpoint) -> str | None:
     return None
 
 
-def verify(checkpoint: Checkpoint) -> None:
+def verify_checkpoint(checkpoint: Checkpoint) -> None:
     """Raise ValueError where a checkpoint is damaged, with the name of the last good one."""
     reason = damage(checkpoint)
     if reason is None:

@@ -57,7 +57,7 @@ class FrameDiscriminator(nn.Sequential):
                 nn.LeakyReLU(0.2),
             ]
         super().__init__(*stages, nn.Conv2d(widths[-1], 1, 4, stride=1, padding=1))
-        self.apply(init_weights)
+        self.apply(init_normal)
 
     def forward(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "bt 1 i j"]:
         """Logits of every patch of every frame."""
@@ -80,7 +80,7 @@ class ClipDiscriminator(nn.Sequential):
                 nn.LeakyReLU(0.2),
             ]
         super().__init__(*stages, nn.Conv3d(widths[-1], 1, 3, stride=1, padding=1))
-        self.apply(init_weights)
+        self.apply(init_normal)
 
     def forward(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b 1 t2 i j"]:
         """Logits of every patch in space and time; on a CPU in full precision (layers.Conv)."""
@@ -90,7 +90,7 @@ class ClipDiscriminator(nn.Sequential):
             return super().forward(x.float())
 
 
-def init_weights(module: nn.Module) -> None:
+def init_normal(module: nn.Module) -> None:
     """Convolutions from N(0, 0.02), norms from N(1, 0.02), biases of norms 0."""
     if isinstance(module, nn.Conv2d | nn.Conv3d):
         nn.init.normal_(module.weight, 0.0, 0.02)

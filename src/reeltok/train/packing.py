@@ -77,7 +77,7 @@ def train_packing(
         torch.manual_seed(recipe.loop.seed)
         task = PackingTask(PackingNetwork(config), held_out=ids.held)
         task.to(at.device)
-        feed = Steps(ids.train, recipe.data.windows[0].batch, seed=recipe.loop.seed, at=at)
+        feed = StepBatches(ids.train, recipe.data.windows[0].batch, seed=recipe.loop.seed, at=at)
 
         def ready() -> None:
             begin(recipe, out, at)
@@ -194,7 +194,7 @@ def encoded(tokenizer: Tokenizer, source: ClipSource, clips: int) -> Iterator[Te
 
 
 @dataclass(frozen=True)
-class Steps:
+class StepBatches:
     """Batches, a function of (seed, step): a step of some clips' grids and those before it."""
 
     ids: Int[Tensor, "n t h w"]

@@ -29,7 +29,7 @@ class LossModule(nn.Module):
         return self.loss(*inputs)
 
 
-def wrap(inside: nn.Module, loss: Callable[..., Any], strategy: Strategy) -> nn.Module:
+def wrap_loss(inside: nn.Module, loss: Callable[..., Any], strategy: Strategy) -> nn.Module:
     """`loss` as a module whose gradients are averaged over all processes."""
     module = LossModule(inside, loss)
     if not dist.is_initialized():
@@ -84,7 +84,7 @@ def unsharded(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def whole(module: nn.Module) -> Iterator[None]:
+def full_parameters(module: nn.Module) -> Iterator[None]:
     """Inside, parameters that FSDP2 spread are plain tensors, to be written; no forward pass."""
     spread_out: list[tuple[nn.Module, str, nn.Parameter]] = []
     for part in module.modules():

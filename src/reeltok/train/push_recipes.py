@@ -15,7 +15,7 @@ JOINS = ("fine", "coarse", "difference_out", "copy_gate")
 """What lets references into the plain network, from zero: AdamW moves it, as the last layer."""
 
 
-def on_gpu(data: DataConfig, *windows: Window) -> DataConfig:
+def cached_on_gpu(data: DataConfig, *windows: Window) -> DataConfig:
     """The clips decoded on the GPU, where 640,000 frames of 64 pixels take 8 GB."""
     return replace(data, windows=windows, cache="device", cache_gb=40.0, workers=12)
 
@@ -72,7 +72,7 @@ def _large() -> Recipe:
     schedule = ScheduleConfig(steps=4_000, warmup=100, cooldown=0.4)
     return replace(
         small,
-        data=on_gpu(small.data, *windows),
+        data=cached_on_gpu(small.data, *windows),
         loop=replace(small.loop, schedule=schedule, save_async=True),
     )
 
@@ -119,6 +119,6 @@ def coordtok_push_gpu() -> Recipe:
     return replace(
         small,
         name="coordtok_push_gpu",
-        data=on_gpu(small.data, *windows),
+        data=cached_on_gpu(small.data, *windows),
         loop=replace(small.loop, schedule=schedule, ema=0.999, validate_every=500, save_async=True),
     )

@@ -16,7 +16,7 @@ from reeltok.files.text import nearest
 from reeltok.train.clips import DataConfig
 from reeltok.train.patches import PatchConfig
 from reeltok.train.reconstruct import LossConfig
-from reeltok.train.renames import new_key, said
+from reeltok.train.renames import key_in_words, new_key
 from reeltok.train.run import LoopConfig
 
 
@@ -88,7 +88,7 @@ def change(recipe: Kind, changes: Mapping[str, str]) -> Kind:
     """
     for path in changes:
         if new_key(path) is not None:
-            raise ValueError(f"a recipe has no {path!r}: {said(path)}")
+            raise ValueError(f"a recipe has no {path!r}: {key_in_words(path)}")
     tree = json.loads(as_json(recipe))
     changed = override(tree, changes, what="a recipe", free=FREE)
     return parse(changed, "the changed recipe", type(recipe))

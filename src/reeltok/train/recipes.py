@@ -19,7 +19,7 @@ from reeltok.train.recipe import Recipe, as_json, change
 from reeltok.train.reconstruct import LossConfig
 from reeltok.train.reftok_recipes import follow_motion, large_batches
 from reeltok.train.run import LoopConfig
-from reeltok.train.sibling_recipes import continuous, on_gpu, sharper
+from reeltok.train.sibling_recipes import continuous, in_large_batches, sharper
 
 __all__ = ["RECIPES", "Recipe", "as_json", "change"]
 
@@ -189,7 +189,7 @@ def default_kl_gpu() -> Recipe:
         Window(frames=17, size=128, batch=64, share=0.7),
         Window(frames=33, size=128, batch=32, share=0.3),
     )
-    return on_gpu(default_kl_cpu(), "default_kl_gpu", windows, steps=4_000)
+    return in_large_batches(default_kl_cpu(), "default_kl_gpu", windows, steps=4_000)
 
 
 def default_sharp_cpu() -> Recipe:
@@ -200,7 +200,7 @@ def default_sharp_cpu() -> Recipe:
 def default_sharp_gpu() -> Recipe:
     """`default-sharp` on one large GPU, in five minutes."""
     windows = (Window(frames=17, size=128, batch=64),)
-    return on_gpu(default_sharp_cpu(), "default_sharp_gpu", windows, steps=3_000)
+    return in_large_batches(default_sharp_cpu(), "default_sharp_gpu", windows, steps=3_000)
 
 
 def small() -> Recipe:

@@ -7,7 +7,7 @@ from reeltok.train.clips import Window
 from reeltok.train.motion import MotionLoss
 from reeltok.train.optimizers import ScheduleConfig
 from reeltok.train.recipe import Recipe
-from reeltok.train.sibling_recipes import on_gpu
+from reeltok.train.sibling_recipes import in_large_batches
 
 MOTION: dict[str, Any] = {"motion": {}, "skip": 1.25}
 """What lets a RefTok's references follow motion, and its tokens say SKIP."""
@@ -41,7 +41,7 @@ def large_batches(recipe: Recipe, *, steps: int) -> Recipe:
         Window(frames=17, size=128, batch=32, share=0.3, since=early, until=late),
         Window(frames=17, size=128, batch=32, since=late),
     )
-    recipe = on_gpu(recipe, recipe.name, windows, steps)
+    recipe = in_large_batches(recipe, recipe.name, windows, steps)
     loop = replace(
         recipe.loop,
         optimizer=replace(recipe.loop.optimizer, lr=1e-3),

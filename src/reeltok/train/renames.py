@@ -25,7 +25,7 @@ from reeltok.files.hashes import hash_files
 from reeltok.files.parsing import read_object
 from reeltok.models.presets import PRESETS
 from reeltok.tokenizer.folder import hash_weights, unpack_rows
-from reeltok.train.checkpoint import Checkpoint, find_checkpoints, verify
+from reeltok.train.checkpoint import Checkpoint, find_checkpoints, verify_checkpoint
 from reeltok.train.logbook import read_lines
 from reeltok.train.stored import METADATA, read_metadata
 
@@ -137,12 +137,12 @@ def require_new_keys(tree: Mapping[str, Any], what: str) -> None:
             place = place.get(key, KEYS) if isinstance(place, Mapping) else KEYS
         if place is not KEYS:
             raise ValueError(
-                f"{what}: {said(old)}; `python -m reeltok.train.renames OLD NEW` brings the folder "
-                f"of a run up to date"
+                f"{what}: {key_in_words(old)}; `python -m reeltok.train.renames OLD NEW` brings "
+                f"the folder of a run up to date"
             )
 
 
-def said(path: str) -> str:
+def key_in_words(path: str) -> str:
     """What an old key is called today, in words."""
     share = ", a share of the steps" if path.endswith(".fall") else ""
     return f"{path!r} is called {new_key(path)!r} today{share}"
@@ -226,7 +226,7 @@ def rename_run(run: Path) -> None:
         lines = [rename_keys(line, LOGGED) for line in read_lines(run / "log.jsonl")]
         (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     for checkpoint in find_checkpoints(run):
-        verify(checkpoint)
+        verify_checkpoint(checkpoint)
         rename_checkpoint(checkpoint, family)
 
 

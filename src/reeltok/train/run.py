@@ -20,7 +20,7 @@ from reeltok.files.text import hint
 from reeltok.parallel import Rank
 from reeltok.train import checkpoint as checkpoints
 from reeltok.train.optimizers import OptimizerConfig, ScheduleConfig, build_optimizers
-from reeltok.train.parallel import Strategy, total_norm, unsharded, whole, wrap
+from reeltok.train.parallel import Strategy, full_parameters, total_norm, unsharded, wrap_loss
 from reeltok.train.schedule import Schedule
 
 
@@ -167,12 +167,12 @@ class Run:
         for name in config.compile:
             # Windows have few shapes; guessing which axes vary fails on the folds of time.
             part_of(self.model, name, "loop.compile")[0].compile(dynamic=False)
-        self.loss = wrap(self.model, task.loss, config.strategy)
+        self.loss = wrap_loss(self.model, task.loss, config.strategy)
         self.optimizers = {"model": build_optimizers(self.model, config.optimizer)}
         if isinstance(task, AdversarialTask) and task.discriminator is not None:
             self.discriminator = task.discriminator
             self.discriminator_from = task.discriminator_from
-            self.discriminator_loss = wrap(task.discriminator, task.discriminator_loss, "ddp")
+            self.discriminator_loss = wrap_loss(task.discriminator, task.discriminator_loss, "ddp")
             self.optimizers["discriminator"] = build_optimizers(
                 task.discriminator, config.discriminator, "loop.discriminator"
             )
@@ -258,7 +258,7 @@ class Run:
 
     def load(self, found: checkpoints.Checkpoint) -> None:
         """Continue from a checkpoint. Raises ValueError where it is damaged or of another model."""
-        checkpoints.verify(found)
+        checkpoints.verify_checkpoint(found)
         checkpoints.allocate_states(found, self.modules, self.optimizers)
         counters = read_counters(found, checkpoints.load_tensors(found, self.tensors()))
         self.step, self.best, self.skipped = found.step, counters.best, counters.skipped
@@ -279,7 +279,7 @@ class Run:
     def export(self, folder: Path) -> None:
         """Write the mean weights as a model that `reeltok.load` reads, if the task can."""
         if hasattr(self.task, "save"):
-            with self.ema_weights(), whole(self.model):
+            with self.ema_weights(), full_parameters(self.model):
                 if self.at.first:
                     self.task.save(folder)
 

@@ -79,7 +79,7 @@ def sharper(default: Recipe, name: str) -> Recipe:
     )
 
 
-def on_gpu(recipe: Recipe, name: str, windows: tuple[Window, ...], steps: int) -> Recipe:
+def in_large_batches(recipe: Recipe, name: str, windows: tuple[Window, ...], steps: int) -> Recipe:
     """The same run in large batches of clips that lie decoded in the GPU's memory.
 
     Nothing is compiled: so few steps gain no more than the minutes that compiling takes. No sample

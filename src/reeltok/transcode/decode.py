@@ -77,7 +77,7 @@ def decode_file(
     first, end = frame_range(source.frames, start, stop)
     source.packing = source.packing or tokenizer.packing
     coding.hint(tokenizer, source.height, source.width)
-    parts = naming(name, decode_frames(tokenizer, source, first, end, coding=coding))
+    parts = naming_source(name, decode_frames(tokenizer, source, first, end, coding=coding))
     written = write(counted(parts, on_progress, end - first), target, **asdict(writing))
     warn_all([f"{target}: {line}" for line in written.notes])
     return DecodedFile(
@@ -118,7 +118,7 @@ def decode_frames(
             yield replace(video, frames=kept, times=times, last=last, start=start)
 
 
-def naming(file: str, parts: Iterator[Video]) -> Iterator[Video]:
+def naming_source(file: str, parts: Iterator[Video]) -> Iterator[Video]:
     """The parts as they are; an error on the way to them names the file that they come from."""
     try:
         yield from parts

@@ -23,7 +23,7 @@ FILES = {"tokens": "demo.reel", "reconstruction": "demo.mp4", "side_by_side": "s
 
 
 @dataclass(frozen=True, kw_only=True)
-class Beside:
+class PeerResult:
     """What another tokenizer made of the clip, and the seconds that it took.
 
     `psnr` (dB) and `ssim` are as those of a `Demonstration`.
@@ -51,7 +51,7 @@ class Demonstration:
     ssim: float | None
     raw_bytes: int
     seconds: Mapping[str, float]
-    beside: tuple[Beside, ...] = ()
+    beside: tuple[PeerResult, ...] = ()
 
 
 def cut_short(clip: str | Path) -> Cut:
@@ -116,7 +116,7 @@ def code_beside(
     path: str,
     rows: list[list[Tensor]],
     on_progress: OnProgress | None,
-) -> Beside:
+) -> PeerResult:
     """Encode and decode the clip, write what came of it to `path`, add its frames to `rows`."""
     comparison, shown = PairScores(), SampledFrames(len(original))
     began = monotonic()
@@ -131,7 +131,7 @@ def code_beside(
     write(decoded, path)
     if on_progress is not None:
         on_progress(len(original), len(original))
-    return Beside(
+    return PeerResult(
         model=tokenizer.name,
         bits_per_pixel=tokens.bits_per_pixel,
         reconstruction=path,

@@ -35,34 +35,34 @@ class MeasuredLatents:
 
     def record(self) -> LatentStatistics:
         """Means and deviations, as config.json holds them."""
-        found: LatentStatistics = {**spread(self.moments)}
+        found: LatentStatistics = {**channel_statistics(self.moments)}
         if self.first is not None and self.first.count:
-            found["first"] = spread(self.first)
+            found["first"] = channel_statistics(self.first)
         if self.later is not None and self.later.count:
-            found["later"] = spread(self.later)
+            found["later"] = channel_statistics(self.later)
         return found
 
 
 @dataclass(frozen=True, eq=False)
-class Steps:
+class StepMoments:
     """The moments of first and of later steps; of one that does not stand alone, all are later."""
 
     first: Moments
     later: Moments
 
     @classmethod
-    def none(cls, channels: int) -> "Steps":
+    def none(cls, channels: int) -> "StepMoments":
         """Those of no step yet."""
         return cls(Moments.none(channels), Moments.none(channels))
 
     @classmethod
-    def of(cls, z: Float[Tensor, "b d t ..."], first: int) -> "Steps":
+    def of(cls, z: Float[Tensor, "b d t ..."], first: int) -> "StepMoments":
         """Those of latents whose first `first` steps stand alone."""
         parts = (z[:, :, :first], z[:, :, first:])
         return cls(*(Moments.of(x, axis=1) if len(x[0, 0]) else none_of(z) for x in parts))
 
-    def __add__(self, other: "Steps") -> "Steps":
-        return Steps(self.first + other.first, self.later + other.later)
+    def __add__(self, other: "StepMoments") -> "StepMoments":
+        return StepMoments(self.first + other.first, self.later + other.later)
 
 
 def none_of(z: Float[Tensor, "b d t ..."]) -> Moments:
@@ -84,7 +84,7 @@ def measure_latents(
     ValueError for a discrete tokenizer, and where no clip could be read.
     """
     check_continuous(tokenizer)
-    steps, broken = Steps.none(tokenizer.spec.channels), list[str]()
+    steps, broken = StepMoments.none(tokenizer.spec.channels), list[str]()
     for clip in clips:
         on_progress = None if watcher is None else watcher.of_file()
         try:
@@ -107,7 +107,7 @@ def stands_alone(tokenizer: Tokenizer) -> bool:
     return spec.causal and spec.first_frames < spec.frames_per_group
 
 
-def spread(moments: Moments) -> ChannelStatistics:
+def channel_statistics(moments: Moments) -> ChannelStatistics:
     """Mean and deviation of every channel."""
     return {"mean": moments.mean.tolist(), "std": moments.std.tolist()}
 
@@ -123,14 +123,14 @@ def check_continuous(tokenizer: Tokenizer) -> None:
 
 def clip_moments(
     tokenizer: Tokenizer, clip: Clip, cut: Cut, coding: Coding, on_progress: OnProgress | None
-) -> Steps:
+) -> StepMoments:
     """Those of one clip; the errors are those of `Clip.stream`."""
-    steps, done = Steps.none(tokenizer.spec.channels), 0
+    steps, done = StepMoments.none(tokenizer.spec.channels), 0
     alone = tokenizer.spec.first_steps if stands_alone(tokenizer) else 0
     with open_video(clip, cut) as video:
         video.chunk = coding.chunk_for(video.height, video.width)
         for part in tokenizer.stream_encode(video, window=coding.chunk, tile=coding.tile):
-            steps += Steps.of(part.first_tensor, 0 if done else alone)
+            steps += StepMoments.of(part.first_tensor, 0 if done else alone)
             done += part.frames
             if on_progress is not None:
                 on_progress(done, video.frames)

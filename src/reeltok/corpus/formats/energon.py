@@ -45,7 +45,7 @@ def write(source: Source, folder: Path, dtype: torch.dtype | None) -> None:
             z = source.cast(z, torch.bfloat16 if dtype is None else dtype, row)
             add(tar, f"{number:09d}.pth", saved(z.contiguous()))
             add(tar, f"{number:09d}.pickle", pickle.dumps(source.text(row)))
-            add(tar, f"{number:09d}.json", json.dumps(about(row), sort_keys=True).encode())
+            add(tar, f"{number:09d}.json", json.dumps(metadata_of(row), sort_keys=True).encode())
     finally:
         if tar is not None:
             tar.close()
@@ -57,7 +57,7 @@ def write(source: Source, folder: Path, dtype: torch.dtype | None) -> None:
         source.note("there are several buckets: give batches of one, or of size 1")
 
 
-def about(row: Row) -> dict[str, Any]:
+def metadata_of(row: Row) -> dict[str, Any]:
     """What is said of a row beside its tensors."""
     further = {name: value for name, value in row.further.items() if value is not None}
     names = ("id", "source", "group", "start", "fps", "frames", "height", "width", "bucket")

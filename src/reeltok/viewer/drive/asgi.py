@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from reeltok.viewer.drive.server import LARGEST, Pages, as_json, headers_of
+from reeltok.viewer.drive.server import LARGEST, Pages, headers_of, json_answer
 
 PLACE = "/drive"
 
@@ -24,7 +24,7 @@ class DriveRoutes:
             return
         body = await read_body(receive)
         if body is None:
-            answer = as_json({"error": "the request is too large"}, status=413)
+            answer = json_answer({"error": "the request is too large"}, status=413)
         else:
             query = scope.get("query_string", b"").decode("latin-1")
             inner = f"{path.removeprefix(PLACE)}?{query}"

@@ -56,8 +56,8 @@ class Pages:
                 given = self.read(body)
                 return self.begin(given) if asked[1] == "begin" else self.move(given)
         except ValueError as error:
-            return as_json({"error": str(error)}, status=400)
-        return as_json({"error": f"there is no page {asked[1]}"}, status=404)
+            return json_answer({"error": str(error)}, status=400)
+        return json_answer({"error": f"there is no page {asked[1]}"}, status=404)
 
     def read(self, body: bytes) -> dict[str, Any]:
         """The object of a request. ValueError for anything else."""
@@ -70,7 +70,9 @@ class Pages:
         """What can be begun with, and what the page says of the world."""
         world = self.sessions.world
         names = [start.name for start in self.sessions.starts]
-        return as_json({"starts": names, "side": world.side, "fps": world.fps, "new": world.new})
+        return json_answer(
+            {"starts": names, "side": world.side, "fps": world.fps, "new": world.new}
+        )
 
     def begin(self, given: dict[str, Any]) -> Answer:
         """A new drive, and its first frames."""
@@ -79,7 +81,7 @@ class Pages:
             raise ValueError(f"a start is a number from 0, given was {number!r}")
         key, session = self.sessions.begin(number)
         found = {"session": key, "frames": drawn(session.frames), "truths": drawn(session.truths)}
-        return as_json(found | {"why": self.sessions.why_no_truth})
+        return json_answer(found | {"why": self.sessions.why_no_truth})
 
     def move(self, given: dict[str, Any]) -> Answer:
         """The frames that an action leads to."""
@@ -88,7 +90,7 @@ class Pages:
             raise ValueError("an action is a list of numbers")
         moved = self.sessions.move(str(given.get("session")), action)
         found = {"frames": drawn(moved.frames), "truths": drawn(moved.truths)}
-        return as_json(found | {"seconds": round(moved.seconds, 4)})
+        return json_answer(found | {"seconds": round(moved.seconds, 4)})
 
 
 def drawn(frames: list[Frame]) -> list[str]:
@@ -103,7 +105,7 @@ def drawn(frames: list[Frame]) -> list[str]:
     return found
 
 
-def as_json(value: Any, *, status: int = 200) -> Answer:
+def json_answer(value: Any, *, status: int = 200) -> Answer:
     return Answer(data=json.dumps(value).encode(), status=status)
 
 
@@ -134,7 +136,7 @@ def handler_of(pages: Pages) -> type[BaseHTTPRequestHandler]:
             size = self.headers.get("content-length", "0")
             if not size.isdigit() or int(size) > LARGEST:
                 self.close_connection = True
-                self.give(as_json({"error": "the request is too large"}, status=413))
+                self.give(json_answer({"error": "the request is too large"}, status=413))
                 return
             self.give(pages.answer("POST", self.path, self.rfile.read(int(size))))
 
