@@ -69,6 +69,16 @@ def shake(model: RefTok, names: tuple[str, ...] = ("flow", "_injection")) -> Ref
     return model
 
 
+def test_half_precision_follows_the_same_motion() -> None:
+    """The fields are float32, what follows them is of the network's own type."""
+    model, x = shake(build(SKIPPING)), clip(9)
+    full = model.decode(model.encode(x).ids)
+    half = shake(build(SKIPPING)).to(torch.bfloat16)
+    assert half.encode(x).ids.shape == model.encode(x).ids.shape
+    found = half.decode(model.encode(x).ids)
+    assert (found.float() - full).square().mean() < 0.02 * full.square().mean()
+
+
 # Search and warp.
 
 

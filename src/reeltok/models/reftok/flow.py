@@ -135,7 +135,8 @@ def follow_pixels(
     cell: tuple[int, int],
 ) -> Float[Tensor, "b t h w c"]:
     """The frames of a block as the reference alone gives them; `cell` is the field's in pixels."""
-    return warp(frame, settle(displacements(enlarge(field, cell), frames)), cubic=True)
+    moved = settle(displacements(enlarge(field, cell), frames))
+    return warp(frame, moved, cubic=True).to(frame.dtype)
 
 
 def block_patches(
