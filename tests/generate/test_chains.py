@@ -1,12 +1,14 @@
 """Examples in a row: references are decoded frames, ids those of the true frames against them."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from small_priors import SIZE, SMALL, clip
 
 from reeltok.generate import masked
 from reeltok.generate.chains import disturb, tabulate_chains
-from reeltok.generate.ids import Example, PriorTask, tokenize_examples
+from reeltok.generate.ids import Example, Examples, PriorTask, tokenize_examples
 from reeltok.generate.prior import Prior
 from reeltok.models.reftok.network import RefTok
 from reeltok.models.vidtok.network import VidTok
@@ -17,6 +19,10 @@ def chain_of(leaning: RefTok, **options: object) -> tuple:
     clips = [Example(x=clip(9, seed=i), actions=torch.rand(1, 9, 2), label=i) for i in range(3)]
     config = masked.config_for(leaning, frames=4, size=SIZE, actions=2, **SMALL)
     return clips, config, tabulate_chains(leaning, config, clips, links=2, **options)
+
+
+def frames_of(examples: Examples) -> torch.Tensor:
+    return to_unit(examples.references)[0].transpose(0, 1)[:, :, None]
 
 
 def test_the_first_window_is_an_example_alone(leaning: RefTok) -> None:
@@ -71,15 +77,24 @@ def test_what_is_refused(leaning: RefTok, plain: VidTok) -> None:
         tabulate_chains(plain, config, [Example(x=clip(9))], links=2)
 
 
-def test_noise_comes_in_training_alone(leaning: RefTok) -> None:
+def test_noise_comes_in_training_alone_and_is_told(leaning: RefTok) -> None:
     _, config, found = chain_of(leaning)
-    task = PriorTask(Prior(config), held_out=found, noise=0.5)
-    reference = torch.zeros(40, 3, 1, *SIZE)
-    task.prior.eval()
-    assert task.spoil(reference, None) is reference
-    task.prior.train()
-    noisy = task.spoil(reference, torch.Generator().manual_seed(0)).flatten(1).any(1)
-    assert 2 <= noisy.sum() <= 16
+    prior = Prior(replace(config, noise=0.5))
+    task, draw = PriorTask(prior, held_out=found), torch.Generator().manual_seed(0)
+    prior.eval()
+    assert task.conditions(found, draw).noise is None
+    assert torch.equal(task.conditions(found, draw).reference, frames_of(found))
+    prior.train()
+    many = found.take(torch.arange(40) % len(found))
+    told = task.conditions(many, draw)
+    moved = (told.reference - frames_of(many)).flatten(1).abs().amax(1)
+    assert torch.equal(moved > 0, told.noise > 0)
+    assert 2 <= (told.noise > 0).sum() <= 16
+    assert told.noise.max() <= 0.5
+    mask = torch.full_like(many.ids, config.vocabulary)
+    assert not torch.equal(
+        prior(mask, told)[0], prior(mask, replace(told, noise=torch.zeros(40)))[0]
+    )
     scores = task.validate(0)
     assert scores["rare"] > 0
     assert task.usual == int(found.ids.flatten().mode().values)

@@ -125,7 +125,7 @@ class PriorTask:
     The share follows a cosine; the loss is the cross-entropy over all tokens (masked, refined and
     visible ones, as MAGVIT does), each factor's summed. `held_out` is scored with the same
     masks each time; "rare" is the loss on masked cells whose id is not its commonest one.
-    `noise` is added to a fifth of the references.
+    Noise of up to `config.noise` is added to a fifth of the references, and the prior is told.
     """
 
     def __init__(
@@ -134,9 +134,8 @@ class PriorTask:
         *,
         held_out: Examples | None = None,
         batch: int = 16,
-        noise: float = 0.0,
     ) -> None:
-        self.prior, self.held_out, self.batch, self.noise = prior, held_out, batch, noise
+        self.prior, self.held_out, self.batch = prior, held_out, batch
         self.usual = None if held_out is None else int(held_out.ids.flatten().mode().values)
 
     def parameters(self) -> nn.Module:
@@ -166,29 +165,27 @@ class PriorTask:
 
     def conditions(self, batch: Examples, generator: torch.Generator | None) -> Conditions:
         """What a batch is generated from, dropped for a share of its clips."""
-        share, reference, dropped = self.prior.config.dropout, None, None
+        share, reference, noise, dropped = self.prior.config.dropout, None, None, None
         if share:
             device = "cpu" if generator is None else generator.device
             dropped = torch.rand(len(batch), generator=generator, device=device) < share
         if batch.references is not None:
             reference = rearrange(to_unit(batch.references), "1 c b h w -> b c 1 h w")
-            reference = self.spoil(reference, generator) if self.noise else reference
+            if self.prior.config.noise and self.prior.training:
+                reference, noise = self.add_noise(reference, generator)
         labels = batch.labels if self.prior.config.classes else None
-        return Conditions(
-            labels=labels, actions=batch.actions, reference=reference, dropped=dropped
-        )
+        told = {"actions": batch.actions, "reference": reference, "noise": noise}
+        return Conditions(labels=labels, dropped=dropped, **told)
 
-    def spoil(
+    def add_noise(
         self, reference: Float[Tensor, "b c 1 h w"], generator: torch.Generator | None
-    ) -> Float[Tensor, "b c 1 h w"]:
-        """References, a fifth of them with noise of a random strength up to `noise`."""
-        if not self.prior.training:
-            return reference
+    ) -> tuple[Float[Tensor, "b c 1 h w"], Float[Tensor, " b"]]:
+        """References, a fifth of them with noise of a random strength, and the strengths."""
         device = "cpu" if generator is None else generator.device
         chosen, much = torch.rand(2, len(reference), generator=generator, device=device)
-        strength = ((chosen < NOISY) * much * self.noise).to(reference).view(-1, 1, 1, 1, 1)
+        strength = ((chosen < NOISY) * much * self.prior.config.noise).to(reference)
         noise = torch.randn(reference.shape, generator=generator, device=device).to(reference)
-        return (reference + strength * noise).clamp(-1, 1)
+        return (reference + strength.view(-1, 1, 1, 1, 1) * noise).clamp(-1, 1), strength
 
     @torch.no_grad()
     def validate(self, step: int) -> dict[str, float]:

@@ -44,8 +44,9 @@ class PriorConfig:
     `grid` is that of a clip's tokens and `timing` says which frames a step stands for; `vocabulary`
     is the product of `factors`, the least significant first. `classes` names what can be asked for.
     `actions` are numbers per token step. `reference`: pixels (h, w) of a cell of the frame that the
-    clip follows (None: no such frame). `dropout` is the share of examples that are trained without
-    any of these, which guidance needs.
+    clip follows (None: no such frame); `noise` is the largest standard deviation of what was added
+    to that frame in training, in units of [-1, 1], and the prior is told how much it is. `dropout`
+    is the share of examples that are trained without any of these, which guidance needs.
     """
 
     grid: Triple
@@ -57,6 +58,7 @@ class PriorConfig:
     classes: tuple[str, ...] = ()
     actions: int = Field(default=0, ge=0, le=2**16)
     reference: tuple[Side, Side] | None = None
+    noise: float = Field(default=0.0, ge=0)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     clip: ClipSpec | None = None
 
@@ -74,12 +76,14 @@ class Conditions:
     """What a batch is generated from; None where the prior has no such condition.
 
     Labels count the classes, one more is "any"; actions are those of each token step; the reference
-    is in [-1, 1]. `dropped` clips are generated from nothing.
+    is in [-1, 1], with noise of standard deviation `noise` (None: 0). `dropped` clips are generated
+    from nothing.
     """
 
     labels: Int[Tensor, " b"] | None = None
     actions: Float[Tensor, "b s a"] | None = None
     reference: Float[Tensor, "b c 1 h w"] | None = None
+    noise: Float[Tensor, " b"] | None = None
     dropped: Bool[Tensor, " b"] | None = None
 
     def without(self, count: int) -> "Conditions":
@@ -101,11 +105,12 @@ class Prior(nn.Module):
         )
         self.class_embed = nn.Parameter(torch.empty(len(config.classes) + 1, width))
         self.actions = nn.Linear(config.actions, width) if config.actions else None
-        self.reference = None
+        self.reference, self.noise_embed = None, None
         if config.reference is not None:
             pixels = 3 * math.prod(config.reference)
             layers = [nn.Linear(pixels, width), nn.GELU(), nn.Linear(width, width)]
             self.reference = nn.Sequential(*layers)
+            self.noise_embed = nn.Linear(1, width, bias=False) if config.noise else None
         self.blocks = nn.ModuleList(
             Block(width, config.heads, qkv_bias=True) for _ in range(config.depth)
         )
@@ -159,6 +164,9 @@ class Prior(nn.Module):
             frame = F.pad(frame, (0, right, 0, down), mode="replicate")
             cells = rearrange(frame, "b c (h p) (w q) -> b 1 h w (c p q)", p=p, q=q)
             x = x + self.reference(cells)
+        if self.noise_embed is not None and conditions.noise is not None:
+            level = conditions.noise.to(x) / self.config.noise
+            x = x + self.noise_embed(level[:, None])[:, None, None, None]
         if conditions.dropped is not None:
             x = x.masked_fill(conditions.dropped.to(x.device)[:, None, None, None, None], 0.0)
         return x.flatten(1, 3)

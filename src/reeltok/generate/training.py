@@ -134,11 +134,12 @@ def make(
         return make_flow(recipe, config, split, corpus, tokenizer)
     told = Told(recipe=recipe, config=config)
     say_examples(corpus, split, at, retold=told.needed and not split.train[0].beside)
-    prior = Prior(replace(config, classes=split.classes))
+    noise = recipe.noise if config.reference is not None else 0.0
+    prior = Prior(replace(config, classes=split.classes, noise=noise))
     of = partial(
         ids_of, split=split, corpus=corpus, tokenizer=tokenizer, recipe=recipe, config=config
     )
-    task = PriorTask(prior, held_out=of(split.held), batch=recipe.window.batch, noise=recipe.noise)
+    task = PriorTask(prior, held_out=of(split.held), batch=recipe.window.batch)
     return PreparedTask(task=task, examples=of(split.train))
 
 
