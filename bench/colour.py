@@ -20,7 +20,8 @@ import av
 import numpy as np
 from machine import describe
 
-from reeltok.video.colour import Colour, ToRGB
+from reeltok.video.colour import ToRGB
+from reeltok.video.tags import Colour
 
 # Red and blue weights (ITU-T H.273) by matrix code, and swscale's name for the matrix.
 WEIGHTS = {1: (0.2126, 0.0722, "ITU709"), 5: (0.299, 0.114, "ITU601"), 6: (0.299, 0.114, "ITU601")}

@@ -209,9 +209,9 @@ def test_processes_are_spoken_of_in_one_module() -> None:
 
 
 def test_hashes_are_made_in_one_module() -> None:
-    """But for the blocks of a stream, which are hashed as they are written."""
+    """But for the blocks of a stream, which are hashed as they are written and read."""
     users = {path.relative_to(SOURCE).as_posix() for path in FILES if "hashlib" in names_of(path)}
-    assert users == {"files/hashes.py", "tokens/payload.py"}
+    assert users == {"files/hashes.py", "tokens/payload.py", "tokens/source.py"}
 
 
 def test_the_nearest_name_is_found_in_one_module() -> None:

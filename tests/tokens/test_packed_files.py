@@ -14,9 +14,9 @@ from reeltok.files.hashes import hash_parts
 from reeltok.tokens.header import SEGMENT, Entry, header_bytes
 from reeltok.tokens.packing import segments
 from reeltok.tokens.packing.model import NAME
-from reeltok.tokens.payload import ReelSource
 from reeltok.tokens.record import Tokens
 from reeltok.tokens.reel import Reel, ReelWriter, load_tokens, save_tokens
+from reeltok.tokens.source import ReelSource
 
 pytest.importorskip("constriction")
 MODEL = small_packing()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from small_packing import WEIGHTS, small_config, small_network, small_packing, sparse_ids
 
-from reeltok.tokens.ids import bits_for
+from reeltok.tokens.header import bits_for
 from reeltok.tokens.packing import coder
 from reeltok.tokens.packing.coder import UnreadableSegmentError, pack_segment, unpack_segment
 from reeltok.tokens.packing.model import ENTRIES, PackingModel

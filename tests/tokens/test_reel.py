@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import re
+import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -21,6 +22,7 @@ from reeltok.tokens.header import BLOCK, bits_for
 from reeltok.tokens.payload import pack_ids, unpack_ids
 from reeltok.tokens.record import Tokens
 from reeltok.tokens.reel import Reel, ReelWriter, load_tokens, save_tokens
+from reeltok.transcode.facts import reel_facts
 
 DOCS = Path(__file__).parents[2] / "docs" / "tokens.md"
 
@@ -372,3 +374,31 @@ def test_the_ratio_of_pixels_is_read() -> None:
 
     for text, found in [("16:11", Fraction(16, 11)), (None, 1), ("2", 1), ("0:1", 1), ("a:b", 1)]:
         assert aspect_of({"pixel_aspect": text}) == found
+
+
+# -- the header alone -----------------------------------------------------------------------------
+
+
+def test_info_reads_a_header_without_torch(tmp_path: Path) -> None:
+    """Neither torch nor numpy is loaded, of a clip of varying rate either."""
+    save_tokens(clip(), tmp_path / "a.reel")
+    code = (
+        "import sys; from reeltok.cli.main import main; code = main(['info', sys.argv[1]]);"
+        "sys.exit(str((code, {'torch', 'numpy', 'av', 'jaxtyping'} & set(sys.modules))))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "a.reel")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == "(0, set())"
+    assert re.search(r"^frames +21$", done.stdout, re.M)
+
+
+@pytest.mark.parametrize("tokens", [clip(), clip(batch=3, vocabulary=2), continuous()])
+def test_a_header_says_what_the_tokens_say(tokens: Tokens, tmp_path: Path) -> None:
+    save_tokens(tokens, tmp_path / "a.reel")
+    facts = reel_facts(tmp_path / "a.reel")
+    assert (facts.frames, facts.size) == (tokens.frames, (tokens.height, tokens.width))
+    assert facts.tokens == tokens.grid
+    assert facts.bits_per_pixel == tokens.bits_per_pixel
+    with Reel(tmp_path / "a.reel") as reel:
+        assert 8 * reel.about.payload.bytes + reel.info.reference_bits == reel.stored_bits
+        assert torch.equal(reel.times, tokens.times)

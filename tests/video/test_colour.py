@@ -6,11 +6,12 @@ import av
 import numpy as np
 import pytest
 import torch
+from av.video.reformatter import ColorRange
 from small_clips import Clip
 from torch import Tensor
 
-from reeltok.video.colour import UNTAGGED, Colour
 from reeltok.video.record import Video, read, write
+from reeltok.video.tags import RANGES, UNTAGGED, Colour
 
 KNOWN = torch.tensor(
     [[255, 0, 0], [0, 255, 0], [0, 0, 255], [200, 120, 40], [16, 200, 220], [128, 128, 128]],
@@ -148,3 +149,7 @@ def test_webm_alpha_is_laid_on_black(clip: Clip) -> None:
     frames = read(path).frames
     assert frames[:, :, :12].float().mean() > 250
     assert frames[:, :, 20:].float().mean() < 5
+
+
+def test_codes_of_ranges_are_those_of_ffmpeg() -> None:
+    assert {"limited": int(ColorRange.MPEG), "full": int(ColorRange.JPEG)} == RANGES

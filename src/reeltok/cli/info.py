@@ -1,6 +1,7 @@
 """`info`: what a .reel file, a video or a model is, without decoding or loading it."""
 
 import math
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,8 +10,6 @@ import typer
 
 from reeltok.cli import options as given
 from reeltok.cli.report import Report, facts
-from reeltok.files.atomic import is_pipe
-from reeltok.video.inputs import is_address
 
 
 def info(
@@ -28,12 +27,21 @@ def info(
     path = Path(what)
     if path.suffix == ".reel" or what == "-":
         record = about_reel(what)
-    elif is_address(what) or is_pipe(what) or path.is_file() or holds_no_model(path):
+    elif is_video(what):
         record = about_video(what, raw, damage)
     else:
         record = about_model(what)
     shown = {name.replace("_", " "): value for name, value in record.items() if value != {}}
     return Report(data=record, text=facts(shown))
+
+
+def is_video(what: str) -> bool:
+    """Whether it is a file, an address, or a folder that holds no model."""
+    from reeltok.files.atomic import is_pipe
+    from reeltok.video.inputs import is_address
+
+    path = Path(what)
+    return is_address(what) or is_pipe(what) or path.is_file() or holds_no_model(path)
 
 
 def holds_no_model(path: Path) -> bool:
@@ -44,16 +52,16 @@ def holds_no_model(path: Path) -> bool:
 
 
 def about_reel(path: str) -> dict[str, Any]:
-    """A .reel file by its header."""
-    from reeltok.tokens.reel import Reel
-    from reeltok.transcode.encode import ReelFacts
+    """A .reel file by its header; torch is not loaded for it."""
+    from reeltok.tokens.source import ReelSource
+    from reeltok.transcode.facts import ReelFacts
 
-    with Reel(path) as reel:
+    with closing(ReelSource(path)) as source:
         return {
             "file": path,
-            **asdict(ReelFacts.of(reel)),
-            "weights": reel.weights,
-            **reel.settings,
+            **asdict(ReelFacts.of(source)),
+            "weights": source.about.weights,
+            **source.about.settings,
         }
 
 

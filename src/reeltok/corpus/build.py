@@ -34,7 +34,7 @@ from reeltok.files.hashes import hash_files
 from reeltok.nn.moments import Moments
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokenizer.spec import Spec
-from reeltok.tokens.ids import bits_for
+from reeltok.tokens.header import bits_for
 from reeltok.wording import one_line
 
 

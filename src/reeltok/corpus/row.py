@@ -14,7 +14,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from reeltok.records import register
-from reeltok.tokens.ids import bits_for
+from reeltok.tokens.header import bits_for
 from reeltok.tokens.payload import pack_ids, tensor_bytes, unpack_ids
 from reeltok.tokens.record import Tokens
 

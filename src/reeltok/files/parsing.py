@@ -4,12 +4,14 @@ import json
 import math
 import tokenize
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from reeltok.files.text import printable
+
+if TYPE_CHECKING:
+    import numpy
 
 Kind = TypeVar("Kind")
 DEEPEST = 64  # lists and objects inside one another: far more than any record of ours has
@@ -57,11 +59,13 @@ def read_object(path: str | Path) -> dict[str, Any]:
     return value
 
 
-def read_array(path: str | Path) -> np.ndarray:
+def read_array(path: str | Path) -> "numpy.ndarray":
     """The array of a .npy file, mapped: it takes no memory, whatever size the file declares.
 
     ValueError for what is no such file, or is cut off.
     """
+    import numpy as np
+
     try:
         return np.lib.format.open_memmap(path, mode="r")
     except NO_ARRAY as error:

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from reeltok.tokens.ids import bits_for
+from reeltok.tokens.header import bits_for
 
 
 @dataclass(frozen=True, kw_only=True)

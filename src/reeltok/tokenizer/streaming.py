@@ -20,9 +20,9 @@ from reeltok.tokenizer.spec import Spec
 from reeltok.tokens.ids import join_sizes
 from reeltok.tokens.record import Tokens
 from reeltok.tokens.reel import Reel
-from reeltok.video.colour import MADE
 from reeltok.video.frames import bytes_of, to_bytes
 from reeltok.video.record import Colour, Video, unit_frames
+from reeltok.video.tags import MADE
 from reeltok.video.timing import moments_of
 
 Part = TypeVar("Part")

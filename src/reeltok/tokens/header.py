@@ -1,7 +1,7 @@
 """The header of a .reel file: where its tensors lie, and what it says about its tokens.
 
 Everything that a file says is checked here, once, before anything is made of it. The layout is
-described in docs/tokens.md.
+described in docs/tokens.md. Without torch, which takes a second to load.
 """
 
 import json
@@ -9,14 +9,12 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-import torch
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from reeltok.files.hashes import hash_text
 from reeltok.files.parsing import parse_config, parse_json
-from reeltok.tokens.ids import bits_for
-from reeltok.video.colour import Colour
+from reeltok.video.tags import Colour
 
 VERSION = 2  # the newest that is read; `version_of` says which one is written
 SEGMENT = 16  # steps that are packed together
@@ -24,19 +22,9 @@ BLOCK = 2**16  # bytes of payload under one hash: what a range read checks beyon
 LONGEST_HEADER = 2**25  # bytes: 100,000 stored references, and seconds to read
 MOST_CELLS = 2**48  # of a tensor, empty axes counted as one: its strides fit an integer
 
-DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
-NAMES = {dtype: name for name, dtype in DTYPES.items()}
+FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+WIDTHS = {**FLOATS, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+"""Bytes of a value, by safetensors' name of its type."""
 
 HeaderCount = Annotated[int, Field(ge=0, le=2**40)]
 Some = Annotated[int, Field(ge=1, le=2**40)]  # at least one
@@ -69,11 +57,11 @@ class Slot:
     data_offsets: tuple[HeaderCount, HeaderCount]
 
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
+        if self.dtype not in WIDTHS:
             raise ValueError(f"there is no type {self.dtype!r}")
         if math.prod(max(1, side) for side in self.shape) > MOST_CELLS:
             raise ValueError("no tensor is as large")
-        wanted = math.prod(self.shape) * DTYPES[self.dtype].itemsize
+        wanted = math.prod(self.shape) * WIDTHS[self.dtype]
         if self.data_offsets[1] - self.data_offsets[0] != wanted:
             raise ValueError(f"its shape takes {wanted} bytes")
 
@@ -129,6 +117,11 @@ def description_hash(said: str, table: dict[str, Any]) -> str:
 
 
 # What is said about the tokens.
+
+
+def bits_for(vocabulary: int) -> int:
+    """Bits of one id: ceil(log2 vocabulary), at least 1."""
+    return max(1, (vocabulary - 1).bit_length())
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -216,6 +209,17 @@ class About:
         """How many segments packed ids have; 0 where they are not packed."""
         return 0 if self.packing is None else -(-self.grid[0] // self.packing.steps)
 
+    @property
+    def total_bits(self) -> int:
+        """Nominal bits of all tokens and stored references."""
+        cells = self.batch * math.prod(self.grid) * (self.channels or 1)
+        return cells * self.bits + self.reference_bits
+
+    @property
+    def stored_bits(self) -> int:
+        """Bits of what the file holds of tokens and references: fewer where ids are packed."""
+        return 8 * self.payload.bytes + self.reference_bits
+
     def stored_shape(self) -> tuple[int, ...]:
         """The shape of the payload's tensor."""
         if self.channels is None:
@@ -230,9 +234,8 @@ class About:
         payload, blocks, times, ends = (entries.get(name) for name in names)
         assert payload is not None
         assert blocks is not None
-        kind = DTYPES[payload.dtype]
-        fits = kind == torch.uint8 if self.channels is None else kind.is_floating_point
-        width = self.bits if self.channels is None else 8 * kind.itemsize
+        fits = payload.dtype == "U8" if self.channels is None else payload.dtype in FLOATS
+        width = self.bits if self.channels is None else 8 * WIDTHS[payload.dtype]
         if not fits or width != self.bits or payload.shape != self.stored_shape():
             raise ValueError("its payload is of another kind")
         if (blocks.dtype, blocks.shape) != ("U8", (-(-self.payload.bytes // BLOCK), 32)):

@@ -8,11 +8,6 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 
-def bits_for(vocabulary: int) -> int:
-    """Bits of one id: ceil(log2 vocabulary), at least 1."""
-    return max(1, (vocabulary - 1).bit_length())
-
-
 def integers(ids: Any) -> Int64[Tensor, "b ..."]:
     """Ids of any container with a batch axis in front. ValueError where they are not integers."""
     try:

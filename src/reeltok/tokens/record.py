@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from reeltok.records import LazyField, register
-from reeltok.tokens.ids import bits_for, check_ids, check_latents, floats, integers, join_sizes
+from reeltok.tokens.header import bits_for
+from reeltok.tokens.ids import check_ids, check_latents, floats, integers, join_sizes
 from reeltok.video.timing import moments_of
 
 

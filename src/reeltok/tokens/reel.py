@@ -17,12 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reeltok.tokens.header import DTYPES, LATEST, NAMES, SEGMENT
+from reeltok.tokens.dtypes import DTYPES, NAMES
+from reeltok.tokens.header import SEGMENT
 from reeltok.tokens.ids import check_ids, check_latents
 from reeltok.tokens.packing.model import PackingModel
 from reeltok.tokens.packing.segments import Packer, Unpacker, open_packed
-from reeltok.tokens.payload import ReelSink, ReelSource, pack_ids, tensor_bytes, unpack_ids
+from reeltok.tokens.payload import ReelSink, pack_ids, tensor_bytes, unpack_ids
 from reeltok.tokens.record import Tokens, require_same
+from reeltok.tokens.source import ReelSource
 
 
 def save_tokens(
@@ -212,15 +214,6 @@ class Reel:
             self.info = self.describe()
             stack.pop_all()
 
-    def read_times(self) -> Tensor | None:
-        """The time stamps, where there are any: seconds that a video file can hold."""
-        if "times" not in self.source.entries:
-            return None
-        times = self.source.tensor("times")
-        if not bool((times.abs() <= LATEST).all()):  # nor NaN
-            raise self.source.altered("its times")
-        return times
-
     def describe(self) -> Tokens:
         about = self.about
         shape = (about.batch, *about.grid)
@@ -230,6 +223,7 @@ class Reel:
         else:
             shape = (about.batch, about.channels, *about.grid)
             latents = torch.empty(shape, dtype=self.dtype, device="meta")
+        times = self.source.times
         return Tokens(
             ids=ids,
             latents=latents,
@@ -243,7 +237,7 @@ class Reel:
             vocabulary=about.vocabulary,
             reference_bits=about.reference_bits,
             latent_bits=about.bits if about.channels else 16,
-            times=self.read_times(),
+            times=None if times is None else torch.tensor(times, dtype=torch.float64),
             last=about.last,
             damaged=about.damaged,
             colour=None if about.colour is None else asdict(about.colour),
@@ -305,7 +299,7 @@ class Reel:
     @property
     def stored_bits(self) -> int:
         """Bits of what the file holds of tokens and references: fewer where ids are packed."""
-        return 8 * self.about.payload.bytes + self.info.reference_bits
+        return self.about.stored_bits
 
     @property
     def packed(self) -> bool:

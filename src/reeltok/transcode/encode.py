@@ -14,53 +14,10 @@ from reeltok.files.places import PIPE
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokenizer.inputs import made_by
 from reeltok.tokens.reel import Reel, ReelWriter
+from reeltok.transcode.facts import ReelFacts, reel_facts
 from reeltok.transcode.options import USUAL, WHOLE, Coding, Cut, OnProgress
 from reeltok.transcode.packing import packing_for
 from reeltok.video.record import Stream, stream
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReelFacts:
-    """What a .reel file holds; `size` is height and width in pixels, `tokens` its grid.
-
-    `fps` in Hz. `bits_per_pixel` counts the nominal bits of tokens, `stored_bits_per_pixel` those
-    that the file holds them in, `bytes` and `file_bits_per_pixel` the whole file. `packing` is the
-    hash of the model that packed them.
-    """
-
-    model: str
-    frames: int
-    size: tuple[int, int]
-    fps: float | None
-    damaged: int
-    tokens: tuple[int, ...]
-    vocabulary: int | None
-    channels: int | None
-    bits_per_pixel: float
-    stored_bits_per_pixel: float
-    packing: str | None
-    bytes: int
-    file_bits_per_pixel: float
-
-    @classmethod
-    def of(cls, reel: Reel) -> "ReelFacts":
-        """Those of an open file."""
-        pixels = reel.info.batch * reel.frames * reel.height * reel.width
-        return cls(
-            model=reel.model,
-            frames=reel.frames,
-            size=(reel.height, reel.width),
-            fps=reel.fps,
-            damaged=reel.damaged,
-            tokens=tuple(reel.grid),
-            vocabulary=reel.vocabulary,
-            channels=reel.about.channels,
-            bits_per_pixel=reel.bits_per_pixel,
-            stored_bits_per_pixel=reel.stored_bits / pixels,
-            packing=None if reel.about.packing is None else reel.about.packing.model,
-            bytes=reel.source.size,
-            file_bits_per_pixel=8 * reel.source.size / pixels,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,12 +84,6 @@ def encode_file(
         reel=None if str(target) == PIPE else reel_facts(target),
         seconds=seconds,
     )
-
-
-def reel_facts(path: str | Path) -> ReelFacts:
-    """What the .reel file at `path` holds; the errors are those of `Reel`."""
-    with Reel(path) as reel:
-        return ReelFacts.of(reel)
 
 
 def open_video(source: str | Path | Clip, cut: Cut) -> AbstractContextManager[Stream]:

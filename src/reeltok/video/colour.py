@@ -1,24 +1,21 @@
-"""The colour of a video: the tags that travel with it, and the way between FFmpeg's frames and RGB.
+"""The colour of a video: the way between FFmpeg's frames and RGB.
 
 Nothing else in the package converts between YUV and RGB. Both ways use the tagged matrix and range,
 full chroma interpolation and accurate rounding, so that a clip keeps its colours on a round trip.
 """
 
 import math
-from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any
 
 import av
 import numpy as np
 from av.sidedata.sidedata import Type
-from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
+from av.video.reformatter import Interpolation, VideoReformatter
 from jaxtyping import UInt8
 
-UNTAGGED = 2  # ITU-T H.273, "unspecified", in all three tables
-RGB = 0  # matrix "identity": the samples are red, green and blue already
+from reeltok.video.tags import RANGES, RGB, Colour
 
-_RANGES = {"limited": int(ColorRange.MPEG), "full": int(ColorRange.JPEG)}
 # swscale names its matrices by other numbers than H.273 (5 is any BT.601); constant luminance
 # (10), YCgCo (8) and ICtCp (14) are unknown to it and end in an error.
 _SWSCALE = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9}
@@ -35,49 +32,6 @@ _RESIZE = int(Interpolation.BICUBIC) | _EXACT
 Pixels = UInt8[np.ndarray, "h w 3"]
 Display = tuple[int, int, int, int]  # x' = a x + c y, y' = b x + d y
 UPRIGHT: Display = (1, 0, 0, 1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Colour:
-    """Colour tags by their ITU-T H.273 codes (2 = not tagged); None = range not tagged."""
-
-    matrix: int = UNTAGGED
-    primaries: int = UNTAGGED
-    transfer: int = UNTAGGED
-    range: Literal["limited", "full"] | None = None
-
-    @classmethod
-    def of(cls, frame: av.VideoFrame) -> "Colour":
-        """The tags of a decoded frame."""
-        named = {code: name for name, code in _RANGES.items()}
-        rgb = frame.format.is_rgb or frame.format.has_palette
-        return cls(
-            matrix=RGB if rgb else int(frame.colorspace),
-            primaries=int(frame.color_primaries),
-            transfer=int(frame.color_trc),
-            range=named.get(int(frame.color_range)),  # type: ignore[arg-type]
-        )
-
-    def matrix_for(self, height: int) -> int:
-        """The YUV matrix to convert with: the tagged one, else BT.601 below 720 lines or BT.709."""
-        if self.matrix in (RGB, UNTAGGED):
-            return 6 if height < 720 else 1
-        return self.matrix
-
-    def as_yuv(self) -> "Colour":
-        """The tags to write on YUV: pictures that came as RGB get those of HD video."""
-        if self.matrix != RGB:
-            return self
-        return replace(
-            self,
-            matrix=1,
-            primaries=1 if self.primaries == UNTAGGED else self.primaries,
-            transfer=1 if self.transfer == UNTAGGED else self.transfer,
-            range="limited",
-        )
-
-
-MADE = Colour(matrix=RGB, range="full")  # pictures that came as numbers, not out of a file
 
 
 def has_alpha(frame: av.VideoFrame) -> bool:
@@ -201,7 +155,7 @@ class FromRGB:
             frame,
             format=self.layout,
             dst_colorspace=_SWSCALE.get(matrix, matrix),
-            dst_color_range=_RANGES[self.colour.range or "limited"],
+            dst_color_range=RANGES[self.colour.range or "limited"],
             interpolation=_SAME_SIZE,
             threads=1,
         )
@@ -214,4 +168,4 @@ class FromRGB:
         target.colorspace = RGB if rgb else self.colour.matrix
         target.color_primaries = self.colour.primaries
         target.color_trc = self.colour.transfer
-        target.color_range = _RANGES["full"] if rgb else _RANGES.get(self.colour.range or "", 0)
+        target.color_range = RANGES["full"] if rgb else RANGES.get(self.colour.range or "", 0)

@@ -13,9 +13,10 @@ from av.container import OutputContainer
 from av.filter import Graph
 
 from reeltok.files.text import nearest
-from reeltok.video.colour import Colour, FromRGB, Pixels
+from reeltok.video.colour import FromRGB, Pixels
 from reeltok.video.size import ratio_text, size_text
 from reeltok.video.sound import Sound
+from reeltok.video.tags import Colour
 from reeltok.video.timing import fraction_of
 
 _STAMPS = Fraction(1, 60_000)  # the unit of varying time stamps in seconds; MPEG-4 takes no finer

@@ -20,7 +20,6 @@ from PIL.Image import Image
 from torch import Tensor
 
 from reeltok.records import register
-from reeltok.video.colour import MADE, Colour
 from reeltok.video.decode import Damage
 from reeltok.video.frames import ROUNDING, as_frames, to_bytes, to_unit
 from reeltok.video.inputs import VideoInput
@@ -29,6 +28,7 @@ from reeltok.video.movie import MovieShape
 from reeltok.video.sink import Written, open_sink
 from reeltok.video.size import AnySize, size_text
 from reeltok.video.source import Source, open_source
+from reeltok.video.tags import MADE, Colour
 from reeltok.video.timing import FrameSpan, durations, held, moments_of
 
 __all__ = ["Colour", "Stream", "Video", "Written", "read", "stream", "to_bytes", "to_unit", "write"]

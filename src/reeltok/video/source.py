@@ -18,7 +18,7 @@ import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from reeltok.video.colour import Colour, Pixels, ToRGB, display_of, upright_size
+from reeltok.video.colour import Pixels, ToRGB, display_of, upright_size
 from reeltok.video.decode import Damage, check_damage, start_reading
 from reeltok.video.formats import open_container
 from reeltok.video.images import STRICT, Pictures, pictures_in, pictures_of
@@ -26,6 +26,7 @@ from reeltok.video.inputs import Input, VideoInput, open_input
 from reeltok.video.raw import Raw, check_named
 from reeltok.video.remarks import remarks_on, shape_notes, sound_in
 from reeltok.video.size import AnySize, Size, check_size, fit_size, pixel_aspect, size_text
+from reeltok.video.tags import Colour
 from reeltok.video.timing import FramePlan, FrameSpan, plan_frames
 
 _STILLS = (b"avif", b"mif1", b"heic", b"heix")  # brands of files that hold a picture

@@ -11,7 +11,7 @@ from reeltok.evaluate.candidates.candidate import CodedClip, pad_clip, timed
 from reeltok.evaluate.clips import ScoredClip
 from reeltok.evaluate.results import CandidateKind
 from reeltok.models.foreign.shape import check_frames
-from reeltok.tokens.ids import bits_for
+from reeltok.tokens.header import bits_for
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -9,8 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from reeltok.files.atomic import cache_folder
-from reeltok.tokens.header import SEGMENT
-from reeltok.tokens.ids import bits_for
+from reeltok.tokens.header import SEGMENT, bits_for
 from reeltok.tokens.packing.coder import (
     UnreadableSegmentError,
     pack_segment,
@@ -18,7 +17,7 @@ from reeltok.tokens.packing.coder import (
     unpack_segment,
 )
 from reeltok.tokens.packing.model import NAME, PackingModel
-from reeltok.tokens.payload import ReelSource
+from reeltok.tokens.source import ReelSource
 
 BUNDLED = Path(__file__).parents[2] / "weights"
 
