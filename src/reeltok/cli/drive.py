@@ -16,13 +16,16 @@ if TYPE_CHECKING:
 
 
 def drive(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", show_default=False)],
+    model: Annotated[Path, typer.Argument(metavar="[MODEL]", show_default=False)] = Path(
+        "prior-push"
+    ),
     *,
     starts: Annotated[
         str | None,
         typer.Option(
             metavar="FOLDER",
-            help="Episodes of `reeltok data push` to begin with; by default some are simulated.",
+            help="Episodes of `reeltok data push` to begin with; by default the frames that come "
+            "along with MODEL, or else some are simulated.",
         ),
     ] = None,
     tokenizer: Annotated[
@@ -55,7 +58,8 @@ def drive(
 
     Arrow keys or dragging move the gripper, the prior predicts the next frames and its tokenizer
     decodes them. Beside them stands the simulator's truth where the extra `sim` is installed. The
-    drive can be saved as an mp4. MODEL is the folder of a prior. Ctrl-C ends it.
+    drive can be saved as an mp4. MODEL is the folder of a prior, such as RUN/model of `reeltok
+    train prior_push`; by default the one that comes along, prior-push. Ctrl-C ends it.
     """
     from reeltok.viewer.drive.server import serve
 
@@ -84,6 +88,7 @@ def open_drive(
     ValueError for a prior that cannot be driven, ImportError where nothing can be simulated.
     """
     from reeltok.devices import pick_device
+    from reeltok.generate.folder import STARTS, find_generator
     from reeltok.generate.predictor import PriorPredictor
     from reeltok.generate.schedule import Sampling
     from reeltok.viewer.drive.server import Pages
@@ -95,7 +100,9 @@ def open_drive(
     world = WorldModel(prior, folder=model)
     sessions = Sessions(world, [], seed=seed)
     try:
-        sessions.starts = sessions.work(find_starts, starts, world.side)
+        own = find_generator(model) / STARTS
+        folder = str(own) if starts is None and own.is_dir() else starts
+        sessions.starts = sessions.work(find_starts, folder, world.side)
     except BaseException:
         sessions.close()
         raise

@@ -1,4 +1,4 @@
-"""A generator as a folder on disk, and the tokenizer that belongs to it."""
+"""A generator as a folder on disk or bundled by name, and the tokenizer that belongs to it."""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,16 +15,44 @@ from reeltok.files.parsing import parse_config, read_object
 from reeltok.files.text import printable
 from reeltok.generate.clip_spec import ClipSpec
 from reeltok.tokenizer.contract import Tokenizer
-from reeltok.tokenizer.folder import build_empty, dump_config, write_folder
+from reeltok.tokenizer.folder import build_empty, dump_config, unpack_rows, write_folder
 
+BUNDLED = zoo.BUNDLED / "generators"
+STARTS = "starts"  # in the folder of a prior: clips of one frame to begin with, and their actions
 Config = TypeVar("Config")
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def save_generator(model: nn.Module, folder: str | Path, *, family: str) -> Path:
-    """Write config.json and model.safetensors into `folder`, made if need be."""
+def bundled_generators() -> list[str]:
+    """The names of the generators that come with the package."""
+    return sorted(path.parent.name for path in BUNDLED.glob("*/config.json"))
+
+
+def find_generator(name: str | Path) -> Path:
+    """The folder of a generator: itself, or that of the bundled one of this name.
+
+    FileNotFoundError where there is neither.
+    """
+    if (Path(name) / "config.json").is_file():
+        return Path(name)
+    known = bundled_generators()
+    if str(name) in known:
+        return BUNDLED / str(name)
+    named = f", or one of {', '.join(known)}" if known else ""
+    raise FileNotFoundError(
+        f"there is no config.json in {name}: give a generator's folder, such as RUN/model{named}"
+    )
+
+
+def save_generator(
+    model: nn.Module, folder: str | Path, *, family: str, small: bool = False
+) -> Path:
+    """Write config.json and model.safetensors into `folder`, made if need be.
+
+    `small`: the matrices as 8-bit numbers.
+    """
     record = {"family": family, "config": dump_config(model.config)}
-    return write_folder(folder, record, model.state_dict())
+    return write_folder(folder, record, model.state_dict(), small=small)
 
 
 def load_generator(
@@ -40,16 +68,14 @@ def load_generator(
 
     FileNotFoundError where it is not there, ValueError where the folder holds something else.
     """
-    folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"there is no config.json in {folder}: give a generator's folder")
+    folder = find_generator(folder)
     record = read_object(folder / "config.json")
     if record.get("family") != family:
         said = str(record.get("family"))[:80]
         raise ValueError(f"{folder} holds a {said!r}, not a {noun}: choose another")
     config = parse_config(record.get("config"), kind, str(folder / "config.json"))
     path = find_file(folder)
-    weights = read_checkpoint(path)
+    weights = unpack_rows(read_checkpoint(path))
     if device is not None:
         device = pick_device(device)
         weights = {name: tensor.to(device) for name, tensor in weights.items()}
@@ -60,11 +86,7 @@ def load_generator(
 
 def family_of(folder: str | Path) -> str:
     """The kind of generator in a folder. FileNotFoundError or ValueError where there is none."""
-    folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(
-            f"there is no config.json in {folder}: give a generator's folder, such as RUN/model"
-        )
+    folder = find_generator(folder)
     family = read_object(folder / "config.json").get("family")
     if family not in ("flow", "masked"):
         raise ValueError(
@@ -78,7 +100,7 @@ def open_tokenizer(
     folder: str | Path, clip: ClipSpec | None, asked: str | None, device: torch.device | str
 ) -> Tokenizer:
     """The tokenizer of a generator: the one asked for, the run's own, or the one of its name."""
-    own = Path(folder).parent / "tokenizer"
+    own = find_generator(folder).parent / "tokenizer"
     here = asked is None and (own / "config.json").is_file()
     named = None if clip is None else clip.tokenizer
     name = asked or (str(own) if here else named)

@@ -18,6 +18,7 @@ from reeltok.generate.folder import family_of, open_tokenizer
 from reeltok.generate.prior import Prior
 from reeltok.generate.schedule import SHARES, Sampling
 from reeltok.generate.sit import Flow
+from reeltok.generate.starts import Starts, read_starts
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.video.record import Video, read, stream, write
 from reeltok.video.sink import Written
@@ -99,7 +100,8 @@ def open_generator(
         return flow_pipeline(model, tok, request)
     prior = masked.load(folder, device=place)
     tok = open_tokenizer(folder, prior.config.clip, tokenizer, device)
-    return prior_pipeline(prior, tok, request)
+    starts = read_starts(folder, masked.pick_clip(prior.config, tok))
+    return prior_pipeline(prior, tok, request, starts)
 
 
 # Files.
@@ -183,9 +185,15 @@ def default_rate() -> float:
 
 
 def prior_pipeline(
-    prior: Prior, tokenizer: Tokenizer, request: GenerationRequest
+    prior: Prior,
+    tokenizer: Tokenizer,
+    request: GenerationRequest,
+    starts: Starts | None = None,
 ) -> GenerationPipeline:
-    """Clips from masked tokens, from nothing or on from given frames, block after block."""
+    """Clips from masked tokens, from nothing or on from given frames, block after block.
+
+    Where a reference is needed and none is given, each video begins with another of `starts`.
+    """
     clip = masked.pick_clip(prior.config, tokenizer)
     masked.pick_label(prior.config, request.class_name, request.guidance)
     has_reference = prior.config.reference is not None
@@ -193,15 +201,22 @@ def prior_pipeline(
     video = read_given(
         request, clip, whole=None if shown is None else clip.frames + int(has_reference)
     )
-    if video is None and has_reference:
+    if video is not None or not has_reference:
+        starts = None
+    elif starts is None:
         raise ValueError("this prior continues a reference frame: name a video with `given`")
     options = {"sampling": sampling_of(request), "class_name": request.class_name}
-    actions = known_actions(request.actions, prior.config.actions)
-    blocks = request.blocks or 1
+    actions, blocks = None, request.blocks or 1
+    if request.actions is not None or starts is None or starts.actions is None:
+        actions = known_actions(request.actions, prior.config.actions)
 
     def make(count: int, seed: int, first: int, tell: Callable) -> Iterator[Tensor]:
         more = {**options, "first": first, "progress": tell, "actions": actions}
         start = None if video is None else video.tensor().expand(count, -1, -1, -1, -1)
+        if starts is not None:
+            chosen = starts.take(seed, first, count)
+            start = chosen.frames
+            more["actions"] = chosen.actions if actions is None else actions
         if shown is not None and start is not None:
             filled = masked.inpaint(prior, tokenizer, start, shown, count=count, seed=seed, **more)
             return iter([filled])

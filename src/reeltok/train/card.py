@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -132,10 +132,10 @@ def seconds_of(lines: Sequence[Line]) -> float:
     return total
 
 
-def command(recipe: dict[str, Any]) -> str:
+def command(recipe: dict[str, Any], recipes: Mapping[str, Callable[[], Any]] = RECIPES) -> str:
     """The command that trains by this recipe, with all that differs from the one of its name."""
     words = ["reeltok", "train", str(recipe["name"]), "--data", "CLIPS", "--out", "RUN"]
-    make = RECIPES.get(recipe["name"])
+    make = recipes.get(recipe["name"])
     if make is None:
         words[2] = "recipe.json"
         return shlex.join(words)
@@ -156,13 +156,13 @@ def changes(before: Any, after: Any, path: str = "") -> Iterator[tuple[str, Any]
         yield from changes(before.get(key), after[key], f"{path}.{key}" if path else key)
 
 
-def curve(lines: Sequence[Line]) -> str:
-    """A table of scores on held-out clips over the steps."""
+def curve(lines: Sequence[Line], scores: Mapping[str, str] = SCORES) -> str:
+    """A table of scores on held-out clips over the steps; `scores` are their headings."""
     held = [line for line in lines if line.get("validation")]
     chosen = [held[round(i * (len(held) - 1) / max(1, ROWS - 1))] for i in range(ROWS)]
     rows = list({line["step"]: line for line in chosen}.values())
-    names = [name for name in SCORES if all(name in line for line in rows)]
-    table = [["step", *(SCORES[name] for name in names)], ["---"] * (1 + len(names))]
+    names = [name for name in scores if all(name in line for line in rows)]
+    table = [["step", *(scores[name] for name in names)], ["---"] * (1 + len(names))]
     table += [[f"{line['step']:,}", *(f"{line[n]:.4g}" for n in names)] for line in rows]
     shown = "\n".join(f"| {' | '.join(row)} |" for row in table)
     return f"On held-out sources, mean weights (before they were stored in 8 bits):\n\n{shown}"

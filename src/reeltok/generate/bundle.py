@@ -1,0 +1,130 @@
+"""A trained generator as it is bundled: 8-bit rows, a model card, frames to begin with.
+
+    python -m reeltok.generate.bundle RUN OUT --hardware "2 cores of ..." [--starts EPISODES]
+
+The tokenizer does not travel with it: train a generator on the tokenizer as it is bundled, in 8-bit
+rows itself, since its ids stand for those weights alone.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from reeltok.configuration import parse
+from reeltok.data.find import find_clips
+from reeltok.files.atomic import replacing, write_file
+from reeltok.files.parsing import read_object
+from reeltok.generate import flow, masked
+from reeltok.generate.clip_spec import ClipSpec
+from reeltok.generate.folder import STARTS, family_of, save_generator
+from reeltok.generate.recipes import GENERATORS, GeneratorRecipe
+from reeltok.train.card import command, curve, seconds_of, wrap_lines
+from reeltok.train.logbook import read_lines
+from reeltok.train.recipes import as_json
+from reeltok.video.record import write
+from reeltok.wording import as_options, duration
+
+SCORES = {
+    "held_out": "loss",
+    "masked": "loss of masked ids",
+    "rare": "of those that are not the commonest",
+    "accuracy": "masked ids right",
+}
+OPTIONS = {"hardware": "--hardware", "starts": "--starts"}
+
+
+def bundle(
+    run: str | Path,
+    out: str | Path,
+    *,
+    hardware: str,
+    starts: str | Path | None = None,
+    count: int = 6,
+    notes: Sequence[str] = (),
+) -> Path:
+    """Write the best model of the generator's run `run` as the folder `out`, small; that folder.
+
+    The card says the `hardware`, hours, command and curve of the run, then `notes`. Of the first
+    `count` episodes in `starts` the first frame and all actions come along. FileNotFoundError or
+    ValueError where `run` is not a generator's.
+    """
+    run, out = Path(run), Path(out)
+    path = run / "recipe.json"
+    recipe = json.loads(as_json(parse(read_object(path), str(path), GeneratorRecipe)))
+    source = next((run / kind for kind in ("best", "model") if (run / kind).is_dir()), run)
+    family = family_of(source)
+    load = masked.load if family == "masked" else flow.load
+    model: Any = load(source)
+    folder = save_generator(model, out, family=family, small=True)
+    load(folder)
+    lines = read_lines(run / "log.jsonl")
+    parts = [
+        f"# Model card: `{out.resolve().name}`",
+        wrap_lines(describe(model, model.config.clip, folder)),
+        wrap_lines(f"**Training.** {course(recipe, lines, hardware)}"),
+        f"    {command(recipe, GENERATORS)}",
+        *([curve(lines, SCORES)] if any(line.get("validation") for line in lines) else []),
+        *(wrap_lines(note) for note in notes),
+    ]
+    write_file(folder / "README.md", "\n\n".join(parts) + "\n")
+    if starts is not None:
+        copy_starts(starts, folder, count)
+    return folder
+
+
+def describe(model: nn.Module, clip: ClipSpec, folder: Path) -> str:
+    """What the model is, and what its folder stores."""
+    size = (folder / "model.safetensors").stat().st_size / 2**20
+    return (
+        f"Makes tokens of `{clip.tokenizer}` (weights `{str(clip.weights)[:12]}`) for "
+        f"{clip.frames} frames of {clip.height}x{clip.width} pixels. "
+        f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {size:.1f} MiB in "
+        "rows of 8 bits, MIT licence. Configuration: `config.json`."
+    )
+
+
+def course(recipe: dict[str, Any], lines: Sequence[Any], hardware: str) -> str:
+    """How a run went, in sentences."""
+    loop, window = recipe["loop"], recipe["data"]["windows"][0]
+    steps = max((line["step"] for line in lines), default=0)
+    optimizer = loop["optimizer"]
+    return (
+        f"Recipe `{recipe['name']}`, {steps:,} steps of {window['batch']} examples on {hardware}, "
+        f"{duration(seconds_of(lines))}; {loop['precision']}, {optimizer['kind']} at rate "
+        f"{optimizer['lr']:g}. {recipe['data']['holdout']:.0%} of the clips were held out."
+    )
+
+
+def copy_starts(episodes: str | Path, folder: Path, count: int) -> None:
+    """The first frame of each of the first `count` episodes, and its actions, into `folder`."""
+    with replacing(folder / STARTS, folder=True) as part:
+        for clip in find_clips(episodes)[:count]:
+            actions = clip.path.with_suffix(".actions.npy")
+            write(clip.read(frames=1), part / f"{clip.path.stem}.mkv", lossless=True)
+            shutil.copy(actions, part / actions.name)
+
+
+def main(words: Sequence[str]) -> int:
+    """The command: 0, or 2 after an error, which is said in one sentence."""
+    asked = argparse.ArgumentParser(prog="python -m reeltok.generate.bundle", description=__doc__)
+    asked.add_argument("run", metavar="RUN", help="folder of a generator's run")
+    asked.add_argument("out", metavar="OUT", help="folder to write, which gives the name")
+    asked.add_argument("--hardware", required=True, help="what the run ran on, for the card")
+    asked.add_argument("--starts", help="episodes whose first frames come along")
+    asked.add_argument("--note", dest="notes", action="append", default=[], metavar="TEXT")
+    try:
+        print(bundle(**vars(asked.parse_args(words))))
+    except (OSError, ValueError) as error:
+        print(f"error: {as_options(str(error), OPTIONS)}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,133 @@
+"""Generators by their names, in 8-bit rows, and the frames that come along with a prior."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_priors import SIZE, prior_for
+
+import reeltok
+from reeltok.generate import folder as folders
+from reeltok.generate import masked
+from reeltok.generate.bundle import bundle, main
+from reeltok.generate.folder import bundled_generators, find_generator, save_generator
+from reeltok.generate.pipeline import GenerationRequest, generate_files, open_generator
+from reeltok.generate.recipes import prior_push
+from reeltok.generate.starts import read_starts
+from reeltok.models.reftok.network import RefTok
+from reeltok.train.recipes import as_json
+
+
+def write_episodes(folder: Path, count: int, size: tuple[int, int] = SIZE) -> Path:
+    """Clips of three frames with eight actions each, as `reeltok data push` writes them."""
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        frames = torch.from_numpy(rng.integers(0, 255, (3, *size, 3), dtype=np.uint8))
+        path = folder / f"push-5-{number:05d}.mkv"
+        reeltok.write(reeltok.Video(frames, 10.0), path, lossless=True)
+        np.save(path.with_suffix(".actions.npy"), rng.normal(size=(8, 2)).astype("float32"))
+    return folder
+
+
+@pytest.fixture
+def run(leaning: RefTok, tmp_path: Path) -> Path:
+    """The folder of a run: recipe, log and model."""
+    run = tmp_path / "run"
+    prior = prior_for(leaning, 4, actions=2, fps=10.0)
+    masked.save(prior, run / "model")
+    (run / "recipe.json").write_text(as_json(prior_push()))
+    lines = [
+        {"step": 5, "time": 2.0, "validation": True, "held_out": 3.0, "masked": 2.5, "rare": 4.0},
+        {"step": 9, "time": 4.0, "loss": 2.0},
+    ]
+    (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return run
+
+
+@pytest.fixture
+def known(run: Path, tmp_path: Path, leaning: RefTok, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a bundled prior, with two frames to begin with."""
+    home = tmp_path / "bundled"
+    monkeypatch.setattr(folders, "BUNDLED", home)
+    episodes = write_episodes(tmp_path / "episodes", 3)
+    bundle(run, home / "tiny-prior", hardware="a test", starts=episodes, count=2, notes=["So."])
+    leaning.save_pretrained(tmp_path / "leaning")
+    return "tiny-prior"
+
+
+def test_a_bundled_generator_is_found_by_its_name(known: str, run: Path) -> None:
+    assert bundled_generators() == [known]
+    small, full = masked.load(known), masked.load(run / "model")
+    for name, weight in full.named_parameters():
+        worst = (small.get_parameter(name) - weight).abs().max()
+        assert worst <= weight.abs().max() / 120, name
+    with pytest.raises(FileNotFoundError, match=r"RUN/model, or one of tiny-prior$"):
+        find_generator("tiny")
+
+
+def test_the_card_says_how_it_was_trained(known: str) -> None:
+    card = (find_generator(known) / "README.md").read_text()
+    assert card.startswith("# Model card: `tiny-prior`")
+    for said in ("9 steps", "on a test", "reeltok train prior_push", "| 5 | 3 | 2.5 | 4 |", "So."):
+        assert said in card, said
+
+
+def test_it_begins_with_frames_and_actions_that_come_along(known: str, tmp_path: Path) -> None:
+    tokenizer, request = str(tmp_path / "leaning"), GenerationRequest(steps=1, blocks=2)
+    made = open_generator(Path(known), request, tokenizer=tokenizer, device="cpu")
+    targets = [tmp_path / f"{number}.mkv" for number in range(3)]
+    list(generate_files(made, targets, seed=1, lossless=True))
+    starts = read_starts(known, made.clip)
+    assert starts is not None
+    assert starts.actions.shape == (2, 8, 2)
+    videos = [reeltok.read(path) for path in targets]
+    for number, video in enumerate(videos):
+        assert len(video) == 1 + 2 * 4
+        first = starts.frames[(number + 1) % 2, :, 0].permute(1, 2, 0)
+        assert torch.equal(video.frames[0], ((first + 1) * 127.5).round().byte())
+    other = tmp_path / "other.npy"
+    np.save(other, np.full((8, 2), 3.0, "float32"))
+    asked = GenerationRequest(steps=1, blocks=2, actions=other)
+    told = open_generator(Path(known), asked, tokenizer=tokenizer, device="cpu")
+    list(generate_files(told, [tmp_path / "told.mkv"], seed=1, lossless=True))
+    found = reeltok.read(tmp_path / "told.mkv")
+    assert torch.equal(found.frames[0], videos[0].frames[0])
+    assert not torch.equal(found.frames[1:], videos[0].frames[1:])
+
+
+def test_a_prior_without_any_asks_for_a_frame(known: str, run: Path, tmp_path: Path) -> None:
+    tokenizer = str(tmp_path / "leaning")
+    with pytest.raises(ValueError, match="name a video with `given`"):
+        open_generator(run / "model", GenerationRequest(), tokenizer=tokenizer, device="cpu")
+    given = GenerationRequest(given=tmp_path / "episodes" / "push-5-00000.mkv")
+    with pytest.raises(ValueError, match="give them with `actions`"):
+        open_generator(Path(known), given, tokenizer=tokenizer, device="cpu")
+
+
+def test_frames_of_another_size_are_refused(known: str, leaning: RefTok, tmp_path: Path) -> None:
+    write_episodes(find_generator(known) / "starts", 2, size=(8, 8))
+    clip = masked.load(known).config.clip
+    with pytest.raises(ValueError, match="8x8, the prior makes 16x24"):
+        read_starts(known, clip)
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path), str(tmp_path / "out"), "--hardware", "none"]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_rows_of_bytes_are_stored(leaning: RefTok, tmp_path: Path) -> None:
+    prior = prior_for(leaning, 4)
+    sizes = [
+        (
+            save_generator(prior, tmp_path / str(small), family="masked", small=small)
+            / "model.safetensors"
+        )
+        .stat()
+        .st_size
+        for small in (False, True)
+    ]
+    assert sizes[1] < 0.7 * sizes[0]
