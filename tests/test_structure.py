@@ -20,6 +20,7 @@ SOURCE = Path(reeltok.__file__).parent
 FLAG = re.compile(r"(?<![\w`(-])--[a-z][a-z-]*")
 # A module may import those above it, and its own room.
 ORDER = [
+    "allocator",
     "files",
     "records",
     "configuration",

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from reeltok.allocator import suit_commands
 from reeltok.cli import process
 from reeltok.cli.examples import EXAMPLES
 from reeltok.files.atomic import naming
@@ -93,11 +94,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     128 + its number after another signal, 141 where the reader of a pipe has gone.
     """
     gc.set_threshold(200_000)  # the usual 700 makes loading torch a tenth slower
-    atexit.register(gc.freeze)  # else the last collection looks at all of torch: 0.4 s
     words = list(sys.argv[1:] if argv is None else argv)
     as_json, debug = take_flag(words, "--json"), take_flag(words, "--debug")
     process.fill_descriptors()
     try:
+        if argv is None:  # the process is ours
+            atexit.register(gc.freeze)  # else the last collection looks at all of torch: 0.4 s
+            suit_commands()
         with process.ended_by_signals(), notes_on_stderr(words):
             report = run(words)
             if report is None:  # help, which is printed

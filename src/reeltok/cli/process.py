@@ -86,6 +86,3 @@ def ended_by_signals() -> Iterator[None]:
 def _end(number: int, frame: object) -> NoReturn:
     signal.signal(number, signal.SIG_IGN)  # once more would cut the cleaning up short
     raise Terminated(number)
-
-
-# Memory.
