@@ -7,14 +7,17 @@ import os
 import platform
 import resource
 import sys
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from reeltok import __version__
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")  # of Linux
+PROCESSOR = Path("/proc/cpuinfo")
+MATMUL = "REELTOK_MATMUL"  # mkl or onednn
 
 KINDS = ("cpu", "cuda", "mps", "xpu")  # that networks run on; torch knows more, such as meta
 
@@ -72,18 +75,52 @@ def peak_memory(device: torch.device) -> int:
     return most if sys.platform == "darwin" else most * 1024
 
 
+def processor(fact: str) -> str | None:
+    """A fact of the first processor, such as its "model name" or "vendor_id" (Linux)."""
+    lines = PROCESSOR.read_text().splitlines() if PROCESSOR.is_file() else []
+    pairs = (line.partition(":") for line in lines)
+    return next((value.strip() for key, _, value in pairs if key.strip() == fact), None)
+
+
+def matmul() -> Literal["mkl", "onednn"]:
+    """By what float32 products with weights are computed on the CPU, without gradients.
+
+    oneDNN on AMD's processors with AVX-512, where MKL reaches half its speed, and MKL (or what
+    torch has in its place) elsewhere: a fixed rule, so that all processes of a machine give the
+    same values. `REELTOK_MATMUL` says otherwise. ValueError for another word, or without oneDNN.
+    """
+    asked = os.environ.get(MATMUL)
+    if not asked:
+        return _usual_matmul()
+    if asked not in ("mkl", "onednn"):
+        raise ValueError(f"{MATMUL}={asked} is not known: give mkl or onednn")
+    if asked == "onednn" and not has_onednn():
+        raise ValueError(f"{MATMUL}=onednn needs a torch that was built with oneDNN: give mkl")
+    return "mkl" if asked == "mkl" else "onednn"
+
+
+def has_onednn() -> bool:
+    """Whether this torch has oneDNN's product with a weight."""
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+@cache
+def _usual_matmul() -> Literal["mkl", "onednn"]:
+    wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    amd = wide and processor("vendor_id") == "AuthenticAMD"
+    return "onednn" if amd and has_onednn() else "mkl"
+
+
 def describe_machine() -> dict[str, str]:
     """What a speed was measured on; no names of people or hosts."""
-    name = platform.processor()
-    if (info := Path("/proc/cpuinfo")).is_file():
-        lines = (line.partition(":") for line in info.read_text().splitlines())
-        name = next((value.strip() for key, _, value in lines if "model name" in key), name)
+    name = processor("model name") or platform.processor()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     return {
         "cpu": name or platform.machine(),
         "cores": str(cores),
         "threads": str(torch.get_num_threads()),
+        "matmul": matmul(),
         "gpu": gpu,
         "system": platform.system(),
         "python": platform.python_version(),

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from reeltok.generate.clip_spec import ClipSpec
 from reeltok.generate.conditions import Timing
 from reeltok.nn.bounds import Depth, Side, Triple, Width
+from reeltok.nn.linear import Linear, linear
 from reeltok.nn.transformer import Block
 
 WHOLE = 4096
@@ -104,17 +105,17 @@ class Prior(nn.Module):
             torch.empty(*shape, width) for shape in ((t, 1, 1), (1, h, w))
         )
         self.class_embed = nn.Parameter(torch.empty(len(config.classes) + 1, width))
-        self.actions = nn.Linear(config.actions, width) if config.actions else None
+        self.actions = Linear(config.actions, width) if config.actions else None
         self.reference, self.noise_embed = None, None
         if config.reference is not None:
             pixels = 3 * math.prod(config.reference)
-            layers = [nn.Linear(pixels, width), nn.GELU(), nn.Linear(width, width)]
+            layers = [Linear(pixels, width), nn.GELU(), Linear(width, width)]
             self.reference = nn.Sequential(*layers)
-            self.noise_embed = nn.Linear(1, width, bias=False) if config.noise else None
+            self.noise_embed = Linear(1, width, bias=False) if config.noise else None
         self.blocks = nn.ModuleList(
             Block(width, config.heads, qkv_bias=True) for _ in range(config.depth)
         )
-        self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width))
+        self.head = nn.Sequential(Linear(width, width), nn.GELU(), nn.LayerNorm(width))
         self.norm = nn.LayerNorm(width)
         self.biases = nn.ParameterList(torch.zeros(size) for size in config.factors)
         for name, weight in self.named_parameters():  # BERT's start
@@ -141,7 +142,7 @@ class Prior(nn.Module):
             x = block(x)
         x = self.head(self.norm(x[:, 1:]))
         weights = zip(self.token_embed, self.biases, strict=True)
-        return [F.linear(x, table, bias) for table, bias in weights]
+        return [linear(x, table, bias) for table, bias in weights]
 
     def embed(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
         """The sum of a token's factors, or the mask."""

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from reeltok.generate.clip_spec import ClipSpec
 from reeltok.nn.bounds import Depth, Side, Width
+from reeltok.nn.linear import Linear
 from reeltok.nn.transformer import Attention, sinusoid
 
 STRICT = ConfigDict(extra="forbid")
@@ -159,9 +160,9 @@ class SiTBlock(nn.Module):
         width, hidden = config.width, int(config.width * config.mlp_ratio)
         self.attention = Attention(width, config.heads, qkv_bias=True)
         self.mlp = nn.Sequential(
-            nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width)
+            Linear(width, hidden), nn.GELU(approximate="tanh"), Linear(hidden, width)
         )
-        self.modulation = nn.Linear(width, 6 * width)
+        self.modulation = Linear(width, 6 * width)
 
     def forward(self, x: Float[Tensor, "b n d"], condition: Float[Tensor, "b d"]) -> Tensor:
         shift, scale, gate, shift2, scale2, gate2 = self.modulation(condition)[:, None].chunk(6, -1)
@@ -179,7 +180,7 @@ class PatchEmbed(nn.Module):
     def __init__(self, group: Group, config: FlowConfig) -> None:
         super().__init__()
         self.group = group
-        self.linear = nn.Linear(config.channels * math.prod(group.patch), config.width)
+        self.linear = Linear(config.channels * math.prod(group.patch), config.width)
 
     def forward(self, x: Float[Tensor, "b d n"]) -> Float[Tensor, "b m w"]:
         """Patches as vectors (channel, then the patch's axes), as a convolution reads them."""
@@ -199,8 +200,8 @@ class FinalLayer(nn.Module):
         super().__init__()
         self.group, self.channels = group, config.channels
         outputs = config.channels * (2 if config.double_heads else 1)
-        self.linear = nn.Linear(config.width, math.prod(group.patch) * outputs)
-        self.modulation = nn.Linear(config.width, 2 * config.width)
+        self.linear = Linear(config.width, math.prod(group.patch) * outputs)
+        self.modulation = Linear(config.width, 2 * config.width)
 
     def forward(
         self, x: Float[Tensor, "b m w"], condition: Float[Tensor, "b w"]
@@ -235,7 +236,7 @@ class Flow(nn.Module):
             tables = self.fixed if fixed else self.learned
             tables[group.table] = nn.Parameter(table, requires_grad=not fixed)
         self.type_embed = nn.Parameter(torch.randn(len(config.groups), width))
-        self.time_embed = nn.Sequential(nn.Linear(256, width), nn.SiLU(), nn.Linear(width, width))
+        self.time_embed = nn.Sequential(Linear(256, width), nn.SiLU(), Linear(width, width))
         rows = max(1, len(config.classes)) + (config.label_dropout > 0)
         self.label_embed = nn.Embedding(rows, width)
         self.blocks = nn.ModuleList(SiTBlock(config) for _ in range(config.depth))

@@ -15,6 +15,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from reeltok.nn.linear import linear
 from reeltok.nn.past import Layer, Past
 
 Edge = Literal["both", "past-zeros", "past-first"]
@@ -87,7 +88,7 @@ class Conv(Layer):
         """Convolve frames whose time axis is padded already."""
         b, t, h, w, c = x.shape
         if self.kernel == (1, 1, 1):
-            return F.linear(x, self.weight.flatten(1), self.bias)
+            return linear(x, self.weight.flatten(1), self.bias)
         if self.kernel[1:] == (1, 1):
             rows = x.reshape(b, t, h * w, c).permute(0, 3, 1, 2)
             y = F.conv2d(rows, self.weight[..., 0], self.bias, stride=(self.stride[0], 1))

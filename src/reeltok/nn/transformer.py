@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from reeltok.nn.linear import Linear, linear
+
 
 class Attention(nn.Module):
     """Multi-head attention of `x` to itself, or to `memory`; one weight holds query, key, value."""
@@ -18,8 +20,8 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int, *, qkv_bias: bool, out_bias: bool = True) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
-        self.out = nn.Linear(width, width, bias=out_bias)
+        self.qkv = Linear(width, 3 * width, bias=qkv_bias)
+        self.out = Linear(width, width, bias=out_bias)
 
     def forward(
         self,
@@ -38,7 +40,7 @@ class Attention(nn.Module):
     def rows(self, x: Tensor, start: int, stop: int) -> Tensor:
         """Outputs start..stop of `qkv` alone."""
         bias = None if self.qkv.bias is None else self.qkv.bias[start:stop]
-        return F.linear(x, self.qkv.weight[start:stop], bias)
+        return linear(x, self.qkv.weight[start:stop], bias)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
@@ -50,7 +52,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = No
 
 
 def mlp(width: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+    return nn.Sequential(Linear(width, 4 * width), nn.GELU(), Linear(4 * width, width))
 
 
 class Block(nn.Module):

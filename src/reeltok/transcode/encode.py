@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from reeltok.data.clip import Clip
+from reeltok.devices import matmul
 from reeltok.files.places import PIPE
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokenizer.inputs import made_by
@@ -60,7 +61,8 @@ def encode_file(
     `cut` does not say to go on) or the tokenizer does not take its frames, OSError where nothing
     can be written.
     """
-    began, settings = time.monotonic(), own_settings(tokenizer, coding)
+    began = time.monotonic()
+    settings = {**own_settings(tokenizer, coding), **products(tokenizer)}
     packing = packing_for(tokenizer) if coding.pack else None
     with (
         open_video(source, cut) as video,
@@ -109,6 +111,12 @@ def own_settings(tokenizer: Tokenizer, coding: Coding) -> dict[str, Any]:
     dtype = str(tokenizer.dtype).removeprefix("torch.")
     settings = {} if coding.tile is None else {"tile": coding.tile}
     return settings if dtype == "float32" else {**settings, "dtype": dtype}
+
+
+def products(tokenizer: Tokenizer) -> dict[str, str]:
+    """How products were computed, where it is not the usual way: rounding may decide an id."""
+    usual = tokenizer.device.type != "cpu" or tokenizer.dtype != torch.float32
+    return {} if usual or matmul() == "mkl" else {"matmul": matmul()}
 
 
 def is_encoded(

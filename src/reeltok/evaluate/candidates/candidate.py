@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
+from reeltok.devices import has_onednn
 from reeltok.evaluate.clips import ScoredClip
 from reeltok.evaluate.results import CandidateKind
 from reeltok.files.atomic import scratch
@@ -26,12 +27,19 @@ from reeltok.tokenizer.contract import Tokenizer
 from reeltok.transcode.packing import found_packing, packed_bits
 from reeltok.video.record import Video, read, to_unit, write
 
-# torch's own formulas; the one kind of attention that it does not list is what runs on a CPU.
+
+def product_flops(x: Tensor, weight: Tensor, *_: Any, out_val: Tensor) -> int:
+    """Those of oneDNN's product with a weight."""
+    return 2 * out_val.numel() * weight.shape[-1]
+
+
+# torch's own formulas; what it does not list is an attention and a product that run on a CPU.
 FLOPS: dict[Any, Any] = {
     **flop_registry,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[
         torch.ops.aten._scaled_dot_product_flash_attention
     ],
+    **({torch.ops.mkldnn._linear_pointwise: product_flops} if has_onednn() else {}),
 }
 
 

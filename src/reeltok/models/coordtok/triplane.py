@@ -22,6 +22,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from reeltok.nn.bounds import Depth, Triple, Width
+from reeltok.nn.linear import Linear
 from reeltok.nn.quantizers import Quantizer
 from reeltok.nn.transformer import Block, CrossBlock, sinusoid
 
@@ -128,7 +129,7 @@ class TriplaneEncoder(nn.Module):
         }
         features = config.quantizer.features if config.quantizer else config.channels
 
-        self.patch_embed = nn.Linear(3 * math.prod(config.patch), width)
+        self.patch_embed = Linear(3 * math.prod(config.patch), width)
         self.pos_embed = nn.Parameter(torch.randn(1, looked, width))
         self.cls_token = nn.Parameter(torch.randn(1, 1, width))
         self.vit = nn.ModuleList(
@@ -141,14 +142,14 @@ class TriplaneEncoder(nn.Module):
             {name: torch.randn(*grid, config.channels) for name, grid in config.grids.items()}
         )
         self.queries = nn.ModuleDict(
-            {name: nn.Linear(area * config.channels, width) for name, area in areas.items()}
+            {name: Linear(area * config.channels, width) for name, area in areas.items()}
         )
         self.query_transformer = nn.ModuleList(
             CrossBlock(width, config.heads) for _ in range(config.depth)
         )
         self.query_norm = nn.LayerNorm(width, eps=1e-6)
         self.heads = nn.ModuleDict(
-            {name: nn.Linear(width, area * features) for name, area in areas.items()}
+            {name: Linear(width, area * features) for name, area in areas.items()}
         )
 
     def forward(
@@ -274,13 +275,13 @@ class TriplaneDecoder(nn.Module):
     def __init__(self, config: CoordTokConfig) -> None:
         super().__init__()
         self.config, width = config, config.decoder_width
-        self.features = nn.Linear(len(config.planes) * config.channels, width)
+        self.features = Linear(len(config.planes) * config.channels, width)
         self.pos_embed = Position(config)
         self.blocks = nn.ModuleList(
             Block(width, config.decoder_heads, qkv_bias=True) for _ in range(config.decoder_depth)
         )
         self.norm = nn.LayerNorm(width, eps=1e-5)
-        self.pixels = nn.Linear(width, 3 * math.prod(config.decoder_patch))
+        self.pixels = Linear(width, 3 * math.prod(config.decoder_patch))
 
     def forward(
         self,
