@@ -22,15 +22,24 @@ import torch
 from machine import describe, peak_mib
 
 import reeltok
-from reeltok.corpus import Coding, Corpus, Engine, Named, Row, Shaping, build_corpus, plan_corpus
-from reeltok.corpus.build import Files
+from reeltok.corpus import (
+    Corpus,
+    Engine,
+    Named,
+    Row,
+    Shaping,
+    WindowCoding,
+    build_corpus,
+    plan_corpus,
+)
+from reeltok.corpus.build import ShardFiles
 from reeltok.corpus.finish import finish_corpus
 from reeltok.corpus.formats.export import export_corpus
 from reeltok.corpus.place import Place
 from reeltok.corpus.plan import Plan, write_plan
 from reeltok.corpus.read import read_manifest
 from reeltok.corpus.sidecar import write_sidecar
-from reeltok.corpus.sources import Source
+from reeltok.corpus.sources import ListedClip
 from reeltok.corpus.verify import verify_files
 from reeltok.data.clip import Clip
 from reeltok.data.find import find_clips
@@ -69,7 +78,7 @@ def shaping_of(size: int) -> Shaping:
 def build(clips: Path, out: Path, model: str, size: int, *, jobs: int, decoders: int = 0) -> None:
     """The corpus of a folder of clips."""
     opener = Named(load=model)
-    plan = plan_corpus(clips, opener, shaping=shaping_of(size), coding=Coding(clips=16))
+    plan = plan_corpus(clips, opener, shaping=shaping_of(size), coding=WindowCoding(clips=16))
     engine = Engine(device="cpu", jobs=jobs, decoders=decoders)
     build_corpus(plan, out, opener, engine=engine)
 
@@ -134,14 +143,14 @@ def make_rows(place: Place, count: int, model: str) -> None:
     """A finished corpus of synthetic ids."""
     tokenizer = reeltok.load(model)
     sources = [
-        Source(clip=Clip(path=Path(f"{i:07d}.mp4")), caption=f"clip {i}") for i in range(count)
+        ListedClip(clip=Clip(path=Path(f"{i:07d}.mp4")), caption=f"clip {i}") for i in range(count)
     ]
     plan = plan_for(sources, tokenizer)
     write_plan(plan, place)
     grid = tokenizer.grid_for(EACH, (64, 64))
     generator = torch.Generator().manual_seed(0)
     for number in range(plan.count):
-        files = Files(plan, number, place)
+        files = ShardFiles(plan, number, place)
         for source in plan.shard(number):
             ids = torch.randint(tokenizer.spec.vocabulary or 1, grid, generator=generator)
             files.add(
@@ -162,10 +171,10 @@ def make_rows(place: Place, count: int, model: str) -> None:
     finish_corpus(place)
 
 
-def plan_for(sources: list[Source], tokenizer: Any) -> Plan:
+def plan_for(sources: list[ListedClip], tokenizer: Any) -> Plan:
     from reeltok.corpus.plan import make_plan
 
-    coding = Coding(clips=SHARD)
+    coding = WindowCoding(clips=SHARD)
     return make_plan(sources, tokenizer, shaping=shaping_of(64), coding=coding, load=tokenizer.name)
 
 

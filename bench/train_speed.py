@@ -25,7 +25,7 @@ from machine import describe, peak_mib
 from reeltok.recipes import find_recipe
 from reeltok.train import Recipe, change, train
 from reeltok.train.build import build_model
-from reeltok.train.clips import Batch
+from reeltok.train.clips import ClipBatch
 from reeltok.train.launch import reconstruction
 from reeltok.train.logbook import read_lines
 from reeltok.train.loop import train_step
@@ -41,7 +41,7 @@ def recipe_of(way: str, recipe: Recipe) -> Recipe:
     return replace(recipe, loop=replace(recipe.loop, optimizer=optimizer, ema=ema))
 
 
-def stepper(way: str, recipe: Recipe) -> Callable[[Batch], object]:
+def stepper(way: str, recipe: Recipe) -> Callable[[ClipBatch], object]:
     """One step of a way."""
     recipe = recipe_of(way, recipe)
     task = reconstruction()(build_model(recipe), recipe, None)
@@ -51,7 +51,7 @@ def stepper(way: str, recipe: Recipe) -> Callable[[Batch], object]:
     weights = list(task.parameters().parameters())
     optimizer = torch.optim.AdamW(weights, lr=recipe.loop.optimizer.lr)
 
-    def step(batch: Batch) -> float:
+    def step(batch: ClipBatch) -> float:
         optimizer.zero_grad()
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss = task.loss(batch, 10_000, None).total
@@ -62,10 +62,10 @@ def stepper(way: str, recipe: Recipe) -> Callable[[Batch], object]:
     return step
 
 
-def noise(recipe: Recipe) -> Batch:
+def noise(recipe: Recipe) -> ClipBatch:
     window = recipe.data.windows[0]
     x = torch.rand(window.batch, 3, window.frames, window.size, window.size) * 2 - 1
-    return Batch(x=x, names=("",) * window.batch, groups=("",) * window.batch)
+    return ClipBatch(x=x, names=("",) * window.batch, groups=("",) * window.batch)
 
 
 def seconds(recipe: Recipe, steps: int) -> dict[str, list[float]]:

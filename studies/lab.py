@@ -28,7 +28,7 @@ from reeltok.parallel import init_distributed
 from reeltok.train.build import build_model
 from reeltok.train.checkpoint import find_checkpoints
 from reeltok.train.checks import require_groups
-from reeltok.train.clips import Batch, DataConfig, Window
+from reeltok.train.clips import ClipBatch, DataConfig, Window
 from reeltok.train.data import ClipSource, Loader
 from reeltok.train.frames import ClipFrames, open_clips
 from reeltok.train.launch import reconstruction
@@ -290,7 +290,7 @@ def count_flops(task: Any, recipe: Recipe, device: torch.device) -> float:
         parameter.requires_grad_(False)
     x = torch.zeros(1, 3, window.frames, window.size, window.size, device=device)
     with FlopCounterMode(display=False) as counter:
-        task.loss(Batch(x=x, names=("",), groups=("",)), 0, None).total.backward()
+        task.loss(ClipBatch(x=x, names=("",), groups=("",)), 0, None).total.backward()
     task.parameters().zero_grad(set_to_none=True)
     return counter.get_total_flops() * window.batch
 

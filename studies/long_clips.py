@@ -28,7 +28,7 @@ from reeltok.generate.latents import FlowTask, Latents, measure_moments
 from reeltok.generate.prior import Prior
 from reeltok.models.coordtok.network import CoordTok
 from reeltok.models.coordtok.sizes import COMPACT, PRESETS
-from reeltok.train.clips import Batch
+from reeltok.train.clips import ClipBatch
 from reeltok.train.patches import PatchConfig, Patches
 from reeltok.train.reconstruct import LossConfig, Reconstruct
 
@@ -49,7 +49,7 @@ def step_of(way: str, frames: int, size: int) -> Callable[[], object]:
         config = replace(COMPACT, size=(frames, size, size))
         share = PATCHES / (frames * (size // 8) ** 2) if "random" in way else 1.0
         task = Patches(CoordTok(config).train(), PatchConfig(share=share))
-    batch = Batch(x=x, names=("",), groups=("",))
+    batch = ClipBatch(x=x, names=("",), groups=("",))
     return lambda: task.loss(batch, 0, torch.Generator().manual_seed(0)).total.backward()
 
 

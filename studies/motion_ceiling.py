@@ -26,7 +26,7 @@ from torch import Tensor
 
 from reeltok import load
 from reeltok.evaluate.results import describe_machine
-from reeltok.models.reftok.motion import displacements, enlarge, fit, search, warp
+from reeltok.models.reftok.motion import displacements, enlarge_field, fit, search, warp
 from reeltok.tokenizer.contract import Tokenizer
 
 CELL, BITS, BLOCKS = 8, 15, 6
@@ -60,7 +60,7 @@ def predict(reference: Tensor, vectors: Tensor) -> Tensor:
     """The block that vectors make of a reference "1 h w c"."""
     last, deviation = vectors[..., :2] / 2, vectors[..., 2:] / 2
     moved = torch.stack([last / 2 + deviation, last])[None]
-    field = enlarge(fit(moved, TIMES, 1), (CELL, CELL))
+    field = enlarge_field(fit(moved, TIMES, 1), (CELL, CELL))
     return warp(reference, displacements(field, BLOCK), cubic=True)
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from reeltok import zoo
 from reeltok.tokens.packing.model import NAME, PackingModel
-from reeltok.tokens.packing.network import PackingConfig, PackingNetwork, split_ids
+from reeltok.tokens.packing.network import PackingConfig, PackingNetwork, split_symbols
 from reeltok.video.record import Video
 
 WEIGHTS = "ab" * 32
@@ -59,7 +59,7 @@ def add_packing(folder: Path, video: Video | None = None) -> PackingModel:
     config = {"tokenizer": tokenizer.hash(), "vocabulary": tokenizer.spec.vocabulary}
     network = small_network(**config, digits=levels, groups=(1,) * len(levels))
     if video is not None:
-        symbols = split_ids(tokenizer.encode(video).ids.flatten(), network.config)
+        symbols = split_symbols(tokenizer.encode(video).ids.flatten(), network.config)
         for part in network.passes:
             for number, answer in enumerate(part.answer):
                 counts = torch.bincount(symbols[:, number], minlength=levels[number]) + 0.1

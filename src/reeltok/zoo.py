@@ -33,7 +33,7 @@ from reeltok.models.reftok.network import RefTok
 from reeltok.models.vidtok.network import VidTok
 from reeltok.models.vidtok.stages import VidTokConfig
 from reeltok.tokenizer.contract import Tokenizer
-from reeltok.tokenizer.folder import Base, Extras, build_empty, unpack_rows
+from reeltok.tokenizer.folder import Base, ConfigExtras, build_empty, unpack_rows
 from reeltok.tokens.packing.model import NAME as PACKING
 
 FAMILIES: dict[str, tuple[type, type[Tokenizer]]] = {
@@ -288,7 +288,7 @@ def read_model(folder: Path) -> dict[str, Any]:
     config = parse_config(record.get("config"), FAMILIES[family][0], str(path))
     extras = parse_config(
         {key: record[key] for key in ("statistics", "reads", "earlier", "base") if key in record},
-        Extras,
+        ConfigExtras,
         str(path),
     )
     return {"family": family, "name": name, "config": config, "prefix": prefix} | vars(extras)

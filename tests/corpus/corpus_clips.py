@@ -7,7 +7,7 @@ import torch
 from moving_clips import moving
 from small_models import CAUSAL, DISCRETE
 
-from reeltok.corpus import Built, Coding, Held, Shaping, build_corpus, plan_corpus
+from reeltok.corpus import Built, Held, Shaping, WindowCoding, build_corpus, plan_corpus
 from reeltok.models.vidtok.network import VidTok
 from reeltok.video.record import write
 
@@ -37,7 +37,7 @@ def build(
     **options: Any,
 ) -> Built:
     """A corpus of clips by the small tokenizer."""
-    coding = Coding(clips=clips_each, **options.pop("coding", {}))
+    coding = WindowCoding(clips=clips_each, **options.pop("coding", {}))
     held = held or opener()
     named = {k: options.pop(k) for k in ("root", "column", "texts") if k in options}
     plan = plan_corpus(data, held, shaping=shaping, coding=coding, **named)

@@ -21,7 +21,7 @@ from reeltok.corpus import Corpus, Shaping
 from reeltok.corpus.formats.energon import SHARDS, metadata_of
 from reeltok.corpus.formats.export import FORMATS, export_corpus
 from reeltok.corpus.formats.fastvideo import SCHEMA
-from reeltok.corpus.formats.source import Source, check_window, safe_path
+from reeltok.corpus.formats.source import ExportSource, check_window, safe_path
 from reeltok.corpus.row import Row
 from reeltok.video.record import write
 
@@ -141,7 +141,7 @@ def test_energon_says_what_its_trainer_would_leave_out(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scaled = lambda source, row: source.latents(row) * 1e6
-    monkeypatch.setattr(Source, "normalised", scaled)
+    monkeypatch.setattr(ExportSource, "normalised", scaled)
     done = export_corpus(made / "latents", tmp_path / "out", to="energon")
     assert "3 rows beyond 1,000: NeMo DFM leaves such out" in done.notes
     assert SHARDS < 10_000
@@ -267,7 +267,7 @@ def test_ltx_refuses_frames_that_it_could_not_count(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row, _ = a_row(made, frames=4)
-    monkeypatch.setattr(Source, "rows", lambda source: iter([row]))
+    monkeypatch.setattr(ExportSource, "rows", lambda source: iter([row]))
     with pytest.raises(ValueError, match=r"has 4: build the corpus with `frames` 5"):
         export_corpus(made / "latents", tmp_path / "out", to="ltx")
     assert not (tmp_path / "out").exists()
@@ -275,7 +275,7 @@ def test_ltx_refuses_frames_that_it_could_not_count(
 
 def test_latents_that_are_not_finite_are_refused(made: Path) -> None:
     row, _ = a_row(made)
-    source = Source(corpus=Corpus(made / "latents"), format="energon")
+    source = ExportSource(corpus=Corpus(made / "latents"), format="energon")
     broken = replace(row, latents=row.latents * float("nan"))
     with pytest.raises(ValueError, match=r"0.mkv#0000 holds NaN or infinity"):
         source.latents(broken)
@@ -303,7 +303,7 @@ def test_a_full_disk_is_one_sentence_and_nothing_is_left(
 def test_latents_beyond_a_type_are_refused(
     to: str, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Source, "normalised", lambda source, row: source.latents(row) * 1e6)
+    monkeypatch.setattr(ExportSource, "normalised", lambda source, row: source.latents(row) * 1e6)
     with pytest.raises(ValueError, match=r"0.mkv#0000 is beyond what float16 holds: give `dtype`"):
         export_corpus(made / "latents", tmp_path / "out", to=to, dtype=torch.float16)
     assert not (tmp_path / "out").exists()

@@ -10,7 +10,7 @@ from corpus_clips import write_clips
 from small_foreign import TINY
 
 import reeltok
-from reeltok.corpus import Coding, Corpus, Named, Shaping, build_corpus, plan_corpus
+from reeltok.corpus import Corpus, Named, Shaping, WindowCoding, build_corpus, plan_corpus
 from reeltok.corpus.formats.export import export_corpus
 
 diffusers = pytest.importorskip("diffusers", reason="needs diffusers (extra diffusers)")
@@ -56,7 +56,7 @@ def test_a_corpus_keeps_raw_latents_and_how_their_pipelines_scale_them(
     clips = write_clips(tmp_path / "clips", (FRAMES,))
     opener = Named(load=f"diffusers:{tmp_path / 'vae'}")
     shaping = Shaping(frames=FRAMES, stride=FRAMES, size=(32, 32))
-    plan = plan_corpus(clips, opener, shaping=shaping, coding=Coding(dtype="float32"))
+    plan = plan_corpus(clips, opener, shaping=shaping, coding=WindowCoding(dtype="float32"))
     build_corpus(plan, tmp_path / "corpus", opener)
     corpus = Corpus(tmp_path / "corpus")
     (row,) = corpus

@@ -7,8 +7,8 @@ import pytest
 from corpus_clips import build, opener, write_clips
 
 from reeltok.cli.main import main
-from reeltok.corpus import Coding, Corpus, Shaping, plan_corpus
-from reeltok.corpus.estimate import measure
+from reeltok.corpus import Corpus, Shaping, WindowCoding, plan_corpus
+from reeltok.corpus.estimate import estimate_build
 from reeltok.corpus.place import Place
 from reeltok.corpus.verify import contact_sheet, draw_rows, look, verify_files
 
@@ -27,7 +27,7 @@ def test_a_whole_corpus_has_no_faults_and_its_rows_are_made_again(clips: Path) -
     found = verify_files(Place(out))
     assert (found.files, found.rows, found.faults) == (3, 4, ())
     corpus, held = Corpus(out), opener()
-    plan = plan_corpus(clips, held, shaping=SHAPING, coding=Coding(clips=1))
+    plan = plan_corpus(clips, held, shaping=SHAPING, coding=WindowCoding(clips=1))
     samples = look(corpus, held("cpu"), draw_rows(corpus, 4), plan)
     assert [sample.row.id for sample in samples] == [row.id for row in corpus]
     assert all(sample.same == 1.0 and 0 < (sample.psnr or 0) < 60 for sample in samples)
@@ -61,8 +61,8 @@ def test_a_shard_that_was_altered_or_deleted_is_named(clips: Path) -> None:
 def test_an_estimate_is_of_clips_from_all_over_the_data(tmp_path: Path) -> None:
     write_clips(tmp_path, (5,) * 6)
     held = opener()
-    plan = plan_corpus(tmp_path, held, shaping=SHAPING, coding=Coding(clips=2))
-    found = measure(plan, held, workers=2)
+    plan = plan_corpus(tmp_path, held, shaping=SHAPING, coding=WindowCoding(clips=2))
+    found = estimate_build(plan, held, workers=2)
     assert (found.clips, found.all_clips, found.shards, found.all_rows) == (2, 6, 3, 6)
     assert found.bytes == 3 * found.size
     assert found.hours == pytest.approx(2 * found.seconds / 3600)

@@ -8,10 +8,10 @@ from reeltok.evaluate.push.sets import (
     SPOILED,
     blur,
     compare_sets,
-    freeze,
+    held_first_frame,
     kolmogorov,
     mean_turn,
-    nearest,
+    nearest_videos,
     shuffle,
     statistics_of,
 )
@@ -27,7 +27,7 @@ def test_what_is_counted_of_a_video() -> None:
     pushed = frames.copy()
     pushed[-1, 20:24, 27:31] = 40
     assert statistics_of(pushed)["pushed"] > 0
-    still = statistics_of(freeze(frames))
+    still = statistics_of(held_first_frame(frames))
     assert (still["speed"], still["resting"], still["changing"]) == (0, 1, 0)
     empty = statistics_of(np.full((4, 16, 16, 3), 120, np.uint8))
     assert (empty["missing"], empty["speed"], empty["resting"]) == (1, 0, 1)
@@ -55,7 +55,7 @@ def test_spoiled_sets_are_farther_than_the_other_half() -> None:
 
 def test_the_nearest() -> None:
     videos = [draw_episode(10, number=n)[0] for n in range(4)]
-    found = nearest([videos[2], freeze(videos[0])], videos)
+    found = nearest_videos([videos[2], held_first_frame(videos[0])], videos)
     assert found.numbers == (2, 0)
     assert found.distances[0] == pytest.approx(0, abs=1e-3)
     assert found.distances[1] > 1

@@ -12,8 +12,8 @@ from torch import Tensor
 
 import reeltok
 from reeltok.cli.main import main
-from reeltok.export.graphs import Graph, compare, graphs_of
-from reeltok.export.programs import export_programs, trace, write
+from reeltok.export.graphs import Graph, agreement_of, graphs_of
+from reeltok.export.programs import export_programs, trace, write_program
 from reeltok.models.coordtok.network import CoordTok
 from reeltok.models.vidtok.network import VidTok
 from reeltok.models.vidtok.stages import VidTokConfig
@@ -111,9 +111,9 @@ def test_latents_are_compared_where_ids_are_the_same() -> None:
     ids, latents = torch.tensor([[1, 2]]), torch.zeros(1, 3, 2)
     far = latents.clone()
     far[:, :, 1] = 5.0
-    assert compare(["latents", "ids"], [far, ids], [latents, ids]).outputs == 5.0
+    assert agreement_of(["latents", "ids"], [far, ids], [latents, ids]).outputs == 5.0
     other = torch.tensor([[1, 3]])
-    found = compare(["latents", "ids", "next.a"], [far, other, ids], [latents, ids, ids + 2])
+    found = agreement_of(["latents", "ids", "next.a"], [far, other, ids], [latents, ids, ids + 2])
     assert (found.outputs, found.states, found.ids) == (0.0, 2.0, 0.5)
 
 
@@ -157,7 +157,7 @@ def test_onnx_decodes_ids_as_the_model_does(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="needs onnxruntime (extra onnx)")
     model = build(LEAST)
     graph = named(graphs_of(model, 3))["decoder"]
-    made = write(graph, trace(graph, model), tmp_path, "onnx")
+    made = write_program(graph, trace(graph, model), tmp_path, "onnx")
     assert made.difference < 1e-5
     assert (tmp_path / "decoder.onnx").is_file()
 

@@ -18,7 +18,7 @@ from reeltok.models.vidtok.network import VidTok
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokens.header import BLOCK, description_hash
 from reeltok.tokens.packing.model import NAME, PackingModel
-from reeltok.tokens.packing.network import PackingConfig, PackingNetwork, split_ids
+from reeltok.tokens.packing.network import PackingConfig, PackingNetwork, split_symbols
 from reeltok.tokens.record import Tokens
 from reeltok.tokens.reel import save_tokens
 from reeltok.video.record import Video
@@ -101,7 +101,7 @@ def packing_for(model: Tokenizer, tokens: Tokens) -> PackingModel:
     )
     torch.manual_seed(0)
     network = PackingNetwork(config)
-    symbols = split_ids(tokens.flat()[0], config)
+    symbols = split_symbols(tokens.flat()[0], config)
     for part in network.passes:
         for number, answer in enumerate(part.answer):
             counts = torch.bincount(symbols[:, number], minlength=config.factors[number]) + 0.1

@@ -13,9 +13,9 @@ from reeltok.models.reftok.flow import MotionConfig
 from reeltok.models.reftok.motion import (
     REACH,
     displacements,
-    enlarge,
+    drop_small,
+    enlarge_field,
     search,
-    settle,
     warp,
 )
 from reeltok.models.reftok.network import RefTok
@@ -100,7 +100,7 @@ def test_the_search_finds_a_translation_to_half_a_pixel(speed, change) -> None:
 def test_warping_restores_a_translated_block() -> None:
     frames = panned((-7, 20), (2, 0))
     found = search(frames[:, 0], frames[:, 1:], steps=1, cell=CELL)
-    made = warp(frames[:, 0], displacements(enlarge(found.field, CELL), 4), cubic=True)
+    made = warp(frames[:, 0], displacements(enlarge_field(found.field, CELL), 4), cubic=True)
     inner = (slice(None), slice(None), slice(24, 40), slice(24, 40))
     assert (made - frames[:, 1:])[inner].square().mean() < 1e-4
     assert (frames[:, :1] - frames[:, 1:])[inner].square().mean() > 1e-2
@@ -112,8 +112,8 @@ def test_no_motion_is_exact_and_far_motion_bounded() -> None:
     for cubic in (True, False):
         assert torch.equal(warp(frame, none, cubic=cubic), frame[:, None].expand(-1, 3, -1, -1, -1))
     little = torch.full((1, 1, 4, 4, 2), 0.12)
-    assert not settle(little).any()
-    assert torch.equal(settle(little + 0.1), little + 0.1)
+    assert not drop_small(little).any()
+    assert torch.equal(drop_small(little + 0.1), little + 0.1)
     far = displacements(torch.full((1, 1, 2, 2, 4), 900.0), 4)
     assert far.max() == REACH
     beyond = warp(frame, far[:, :1].repeat_interleave(16, 2).repeat_interleave(16, 3))
@@ -123,7 +123,7 @@ def test_no_motion_is_exact_and_far_motion_bounded() -> None:
 def test_gradients_reach_a_field_that_stands_still() -> None:
     frames = panned((4, 0), (0, 0))
     field = torch.zeros(1, 1, 8, 8, 4, requires_grad=True)
-    moved = settle(displacements(enlarge(field, CELL), 4))
+    moved = drop_small(displacements(enlarge_field(field, CELL), 4))
     (warp(frames[:, 0], moved, cubic=True) - frames[:, 1:]).square().mean().backward()
     assert field.grad is not None
     assert (field.grad[..., 0].mean() < 0) == (field.grad[..., 2].mean() < 0)

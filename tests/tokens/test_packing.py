@@ -22,11 +22,11 @@ from reeltok.tokens.packing.network import (
     PackingConfig,
     cells_of,
     digits_of,
-    join_ids,
+    join_symbols,
     neighbours,
     pad_cells,
     same_digits,
-    split_ids,
+    split_symbols,
 )
 
 pytest.importorskip("constriction")
@@ -161,7 +161,7 @@ def coded_frequencies(model: PackingModel, ids: torch.Tensor) -> list[np.ndarray
         found.append(expected.numpy().copy())
         return symbols
 
-    coder.walk((len(ids), 1, *ids.shape[1:]), model, code, ids[:, None])
+    coder.code_steps((len(ids), 1, *ids.shape[1:]), model, code, ids[:, None])
     return found[-2 * len(model.config.alphabets) :]
 
 
@@ -212,10 +212,10 @@ def test_training_comes_to_the_same_bits() -> None:
 def test_ids_are_their_symbols() -> None:
     for model in (SMALL, SKIPPING, ODD):
         ids = torch.arange(model.config.vocabulary)
-        symbols = split_ids(ids, model.config)
-        assert torch.equal(join_ids(symbols, model.config), ids)
+        symbols = split_symbols(ids, model.config)
+        assert torch.equal(join_symbols(symbols, model.config), ids)
         assert (symbols < torch.tensor(model.config.alphabets)).all()
-    assert split_ids(torch.tensor([0, 1]), SKIPPING.config)[:, 0].tolist() == [1, 0]
+    assert split_symbols(torch.tensor([0, 1]), SKIPPING.config)[:, 0].tolist() == [1, 0]
     assert digits_of(torch.tensor(16 + 5), SMALL.config.digits).tolist() == [5, 1, 0, 0, 0]
     same = same_digits(torch.tensor([[5, 1]]), torch.tensor([[5, 0]]))
     assert same.tolist() == [[64, 0]]

@@ -18,7 +18,7 @@ from reeltok.recipes import find_recipe
 from reeltok.train import dry_run
 from reeltok.train.build import warm
 from reeltok.train.checks import require_groups
-from reeltok.train.clips import Batch, DataConfig, Window
+from reeltok.train.clips import ClipBatch, DataConfig, Window
 from reeltok.train.launch import train
 from reeltok.train.motion import MotionLoss
 from reeltok.train.optimizers import OptimizerConfig, ScheduleConfig
@@ -31,9 +31,9 @@ TINY = RefTokConfig(body=BODY, width=4)
 NEVER = DegradationConfig(drop=0.0, reset=0.0, stored=0.0)
 
 
-def batch(frames: int = 9, clips: int = 4) -> Batch:
+def batch(frames: int = 9, clips: int = 4) -> ClipBatch:
     x = torch.rand(clips, 3, frames, 16, 16, generator=torch.Generator().manual_seed(3)) * 2 - 1
-    return Batch(x=x, names=("",) * clips, groups=("",) * clips)
+    return ClipBatch(x=x, names=("",) * clips, groups=("",) * clips)
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -14,7 +14,7 @@ from reeltok.models.convert_coordtok import coordtok_config, coordtok_from_publi
 from reeltok.models.coordtok.network import CoordTok
 from reeltok.models.coordtok.triplane import CoordTokConfig
 from reeltok.nn.quantizers import FSQConfig
-from reeltok.train.clips import Batch
+from reeltok.train.clips import ClipBatch
 from reeltok.train.patches import (
     STAGE_1,
     STAGE_2,
@@ -44,13 +44,13 @@ def build(config: CoordTokConfig = TINY) -> CoordTok:
     return CoordTok(config, "tiny")
 
 
-def batch(count: int = 4, frames: int = 8) -> Batch:
+def batch(count: int = 4, frames: int = 8) -> ClipBatch:
     """Squares that move over a plain ground."""
     x = torch.full((count, 3, frames, 16, 16), -0.5)
     for i in range(count):
         for t in range(frames):
             x[i, i % 3, t, 4 : 8 + i % 4, (t + 2 * i) % 12 : (t + 2 * i) % 12 + 4] = 0.8
-    return Batch(x=x, names=("a",) * count, groups=("moving",) * count)
+    return ClipBatch(x=x, names=("a",) * count, groups=("moving",) * count)
 
 
 def seeded() -> torch.Generator:
@@ -167,7 +167,7 @@ def test_stage_2_judges_whole_frames(shared: Path) -> None:
     x = torch.nn.functional.interpolate(batch(2).x.flatten(0, 1), scale_factor=2).unflatten(
         0, (2, 3)
     )
-    losses = task.loss(Batch(x=x, names=("a", "b"), groups=("", "")), 0, seeded())
+    losses = task.loss(ClipBatch(x=x, names=("a", "b"), groups=("", "")), 0, seeded())
     total = losses.terms["l2"] + 2 * losses.terms["lpips"]
     torch.testing.assert_close(losses.total, total)
     losses.total.backward()

@@ -17,7 +17,7 @@ from reeltok.models.vidtok.network import VidTok
 from reeltok.nn.quantizers import FSQConfig, Quantized
 from reeltok.tokenizer.contract import Reconstruction, Tokenizer
 from reeltok.train.build import build_model
-from reeltok.train.clips import Batch
+from reeltok.train.clips import ClipBatch
 from reeltok.train.discriminators import DiscriminatorConfig
 from reeltok.train.launch import train
 from reeltok.train.logbook import read_lines
@@ -28,9 +28,9 @@ from reeltok.train.reconstruct import LossConfig, Reconstruct, mean_of_groups, s
 from reeltok.train.run import LoopConfig, Run
 
 
-def batch(frames: int = 5, size: int = 32) -> Batch:
+def batch(frames: int = 5, size: int = 32) -> ClipBatch:
     x = torch.rand(2, 3, frames, size, size, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    return Batch(x=x, names=("a", "b"), groups=("g", "h"))
+    return ClipBatch(x=x, names=("a", "b"), groups=("g", "h"))
 
 
 def tiny() -> VidTok:
@@ -165,7 +165,7 @@ def test_scores_are_meaned_over_groups() -> None:
 
 def test_validation_scores_and_shows_held_out_clips() -> None:
     x = batch().x
-    held = [Batch(x=x[i : i + 1], names=(n,), groups=(n,)) for i, n in enumerate("ab")]
+    held = [ClipBatch(x=x[i : i + 1], names=(n,), groups=(n,)) for i, n in enumerate("ab")]
     task = Reconstruct(tiny(), LossConfig(), held_out=lambda: held)
     found = task.validate(0)
     assert found["psnr"] == pytest.approx((found["psnr/a"] + found["psnr/b"]) / 2)
@@ -178,7 +178,7 @@ def test_validation_scores_and_shows_held_out_clips() -> None:
 
 def test_scores_are_taken_in_full_precision() -> None:
     x = batch().x
-    held = [Batch(x=x[:1], names=("a",), groups=("a",))]
+    held = [ClipBatch(x=x[:1], names=("a",), groups=("a",))]
     seen = lambda x, y: {"autocast": float(torch.is_autocast_enabled("cpu"))}
     task = Reconstruct(tiny(), LossConfig(), held_out=lambda: held, score=seen)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -209,7 +209,7 @@ def test_compiled_parts_change_nothing() -> None:
 def test_half_precision_trains(precision: str) -> None:
     task = Reconstruct(tiny(), LossConfig())
     run = Run(task, LoopConfig(precision=precision))
-    x = Batch(x=batch().x[:, :, :1, :16, :16], names=("a", "b"), groups=("", ""))
+    x = ClipBatch(x=batch().x[:, :, :1, :16, :16], names=("a", "b"), groups=("", ""))
     losses = [train_step(run, x)["loss"] for _ in range(6)]
     assert run.skipped < 6  # fp16 looks for a scale at first
     assert losses[-1] < losses[0] * 1.05
@@ -273,7 +273,7 @@ def test_an_adaptive_critic_plays_against_every_family(family: str) -> None:
     assert tokenizer.last_weight() is tokenizer.get_parameter(last)
     task = Reconstruct(tokenizer, LossConfig(pixel="l2", discriminator=PLAYS))
     x = torch.rand(2, 3, t, h, w, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    found = task.loss(Batch(x=x, names=("a", "b"), groups=("g", "h")), 0, None)
+    found = task.loss(ClipBatch(x=x, names=("a", "b"), groups=("g", "h")), 0, None)
     assert found.terms["adaptive"] > 0
     found.total.backward()
     assert tokenizer.last_weight().grad.abs().sum() > 0

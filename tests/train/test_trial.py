@@ -12,7 +12,7 @@ from reeltok.generate.training import try_generator
 from reeltok.recipes import find_recipe
 from reeltok.train import Recipe, change, dry_run
 from reeltok.train.build import build_model
-from reeltok.train.clips import Batch
+from reeltok.train.clips import ClipBatch
 from reeltok.train.trial import TimedBatch, extrapolate
 
 
@@ -28,13 +28,13 @@ def _nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The clips of each batch that a task is given."""
     found: list[int] = []
-    split = Batch.to
+    split = ClipBatch.to
 
-    def count(self: Batch, device: torch.device | str) -> Batch:
+    def count(self: ClipBatch, device: torch.device | str) -> ClipBatch:
         found.append(len(self))
         return split(self, device)
 
-    monkeypatch.setattr(Batch, "to", count)
+    monkeypatch.setattr(ClipBatch, "to", count)
     return found
 
 

@@ -10,7 +10,7 @@ from reeltok.cli.report import Report, facts, note_all
 from reeltok.wording import count, duration
 
 if TYPE_CHECKING:
-    from reeltok.corpus import Built, Coding, Named, Shaping
+    from reeltok.corpus import Built, Named, Shaping, WindowCoding
 
 DataArgument = Annotated[str, typer.Argument(metavar="DATA", show_default=False)]
 OutArgument = Annotated[str, typer.Argument(metavar="OUT", show_default=False)]
@@ -256,13 +256,13 @@ def parse_shaping(
 
 def parse_coding(
     keep: str | None, latents: str, batch: int, threads: int, tile: int | None, clips: int
-) -> "Coding":
+) -> "WindowCoding":
     """How windows are coded, from options."""
-    from reeltok.corpus.plan import Coding
+    from reeltok.corpus.plan import WindowCoding
 
     if keep not in (None, "ids", "latents", "moments"):
         raise ValueError(f"--keep {keep} is not known: give ids, latents or moments")
-    return Coding(
+    return WindowCoding(
         keep=keep,  # type: ignore[arg-type]
         dtype=precision_of(latents, "--latents"),
         batch=batch,

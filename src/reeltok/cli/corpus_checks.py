@@ -179,7 +179,7 @@ def plan(
     One shard is made of clips from all over DATA, and thrown away. What is assumed is said.
     """
     from reeltok.corpus import plan_corpus
-    from reeltok.corpus.estimate import measure
+    from reeltok.corpus.estimate import estimate_build
 
     shaping = building.parse_shaping(
         frames, stride, fps, size, buckets, shortest, scenes=scenes, damage=damage
@@ -187,7 +187,7 @@ def plan(
     coding = building.parse_coding(keep, latents, batch, threads, tile, shard_clips)
     opener = building.open_named(model, weights, dtype)
     planned = plan_corpus(data, opener, shaping=shaping, coding=coding, root=root, column=column)
-    found = measure(planned, opener, device=device, workers=workers)
+    found = estimate_build(planned, opener, device=device, workers=workers)
     shown = {
         "clips": found.all_clips,
         "shards": found.shards,

@@ -61,7 +61,7 @@ def drive(
     drive can be saved as an mp4. MODEL is the folder of a prior, such as RUN/model of `reeltok
     train prior_push`; by default the one that comes along, prior-push. Ctrl-C ends it.
     """
-    from reeltok.viewer.drive.server import serve
+    from reeltok.viewer.drive.server import serve_pages
 
     pages = open_drive(model, starts, tokenizer, (steps, guidance), seed, device)
     if host not in ("127.0.0.1", "localhost", "::1"):
@@ -71,7 +71,7 @@ def drive(
     def ready(address: str) -> None:
         print(f"reeltok: the page is at {address} (Ctrl-C ends it)", file=sys.stderr, flush=True)
 
-    serve(pages, host=host, port=port, ready=ready)
+    serve_pages(pages, host=host, port=port, ready=ready)
     return Report(data={"closed": True}, text="")
 
 

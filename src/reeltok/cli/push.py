@@ -115,7 +115,7 @@ def follower(prior: "PriorPredictor", seed: int, *, shift: int) -> "Make":
     import numpy as np
     import torch
 
-    from reeltok.evaluate.push.candidates import Clips, EpisodeBatch, as_frames
+    from reeltok.evaluate.push.candidates import Clips, EpisodeBatch, pixels_of
     from reeltok.video.size import size_text
 
     def make(batch: EpisodeBatch) -> Clips:
@@ -133,7 +133,7 @@ def follower(prior: "PriorPredictor", seed: int, *, shift: int) -> "Make":
             seed=seed,
             first=batch.first,
         )
-        return as_frames(made)
+        return pixels_of(made)
 
     return make
 

@@ -99,7 +99,7 @@ def recode(videos: "list[np.ndarray]", tokenizer: str, device: str) -> "list[np.
 
     from reeltok import zoo
     from reeltok.devices import pick_device
-    from reeltok.evaluate.push.candidates import as_frames
+    from reeltok.evaluate.push.candidates import pixels_of
     from reeltok.video.record import to_unit
 
     model, found = zoo.load(tokenizer, device=pick_device(device)), list[Any]()
@@ -107,7 +107,7 @@ def recode(videos: "list[np.ndarray]", tokenizer: str, device: str) -> "list[np.
         for video in videos:
             made = model.decode(model.encode(to_unit(torch.from_numpy(video)).to(model.device)))
             assert isinstance(made, torch.Tensor)
-            found.append(as_frames(made)[0])
+            found.append(pixels_of(made)[0])
     return found
 
 
@@ -118,11 +118,11 @@ def nearest_of(
     import numpy as np
 
     from reeltok.data.find import find_clips
-    from reeltok.evaluate.push.sets import nearest
+    from reeltok.evaluate.push.sets import nearest_videos
 
     names = [clip.name for clip in find_clips(train)]
     among = read_videos(train, frames, len(names))
-    ours, theirs = nearest(made, among), nearest(real, among)
+    ours, theirs = nearest_videos(made, among), nearest_videos(real, among)
     means = [float(np.mean(each.distances)) for each in (ours, theirs)]
     record = {
         "made": means[0],

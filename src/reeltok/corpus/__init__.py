@@ -17,7 +17,6 @@ _HOME = {
     "Bucket": "shaping",
     "Built": "run",
     "Cluster": "cluster",
-    "Coding": "plan",
     "Corpus": "read",
     "Engine": "engines",
     "Held": "opening",
@@ -25,6 +24,7 @@ _HOME = {
     "Plan": "plan",
     "Row": "row",
     "Shaping": "shaping",
+    "WindowCoding": "plan",
     "build_corpus": "run",
     "finish_corpus": "finish",
     "plan_corpus": "run",
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from reeltok.corpus.finish import finish_corpus as finish_corpus
     from reeltok.corpus.opening import Held as Held
     from reeltok.corpus.opening import Named as Named
-    from reeltok.corpus.plan import Coding as Coding
     from reeltok.corpus.plan import Plan as Plan
+    from reeltok.corpus.plan import WindowCoding as WindowCoding
     from reeltok.corpus.read import Corpus as Corpus
     from reeltok.corpus.row import Batch as Batch
     from reeltok.corpus.row import Row as Row

@@ -11,7 +11,7 @@ from typing import Any
 
 from reeltok.corpus.build import Found, find_windows
 from reeltok.corpus.plan import Plan
-from reeltok.corpus.sources import Source
+from reeltok.corpus.sources import ListedClip
 from reeltok.tokenizer.spec import Spec
 from reeltok.wording import one_line
 
@@ -47,7 +47,7 @@ class Decoders:
             worker.join()
 
     def __call__(
-        self, plan: Plan, spec: Spec, sources: Sequence[Source]
+        self, plan: Plan, spec: Spec, sources: Sequence[ListedClip]
     ) -> Iterator[Iterator[Found]]:
         """What is found in each clip, in their order. OSError where a process ended."""
         if not self.workers:

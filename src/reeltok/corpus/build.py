@@ -25,9 +25,9 @@ from reeltok.corpus.plan import Plan
 from reeltok.corpus.row import Row
 from reeltok.corpus.shard import VERSION, FileWriter, Layout, file_name
 from reeltok.corpus.sidecar import Failure, ShardFile, Sidecar, write_sidecar
-from reeltok.corpus.sources import Source
+from reeltok.corpus.sources import ListedClip
 from reeltok.corpus.texts import read_text
-from reeltok.corpus.windows import Short, Window, cut_windows
+from reeltok.corpus.windows import ClipWindow, Short, cut_windows
 from reeltok.data.clip import said_of
 from reeltok.files.atomic import REASONS
 from reeltok.files.hashes import hash_files
@@ -45,14 +45,14 @@ class Broken:
     reason: str
 
 
-Found = Window | Short | Broken
-Decode = Callable[[Plan, Spec, Sequence[Source]], Iterator[Iterator[Found]]]
+Found = ClipWindow | Short | Broken
+Decode = Callable[[Plan, Spec, Sequence[ListedClip]], Iterator[Iterator[Found]]]
 """For each clip in its order what is found in it: windows, the last of all what is wrong."""
 OnClips = Callable[[int], None]
 """Called with the number of clips that are done."""
 
 
-def find_windows(plan: Plan, spec: Spec, source: Source) -> Iterator[Found]:
+def find_windows(plan: Plan, spec: Spec, source: ListedClip) -> Iterator[Found]:
     """The windows of a clip; what is wrong with it instead of an error. OSError for a full disk."""
     try:
         yield from cut_windows(source, plan.shaping, spec)
@@ -62,7 +62,7 @@ def find_windows(plan: Plan, spec: Spec, source: Source) -> Iterator[Found]:
         yield Broken(reason=one_line(error))
 
 
-def decode_here(plan: Plan, spec: Spec, sources: Sequence[Source]) -> Iterator[Iterator[Found]]:
+def decode_here(plan: Plan, spec: Spec, sources: Sequence[ListedClip]) -> Iterator[Iterator[Found]]:
     """Clips decoded in this process, each when its turn has come."""
     for source in sources:
         yield find_windows(plan, spec, source)
@@ -113,7 +113,7 @@ class ShardMaker:
     def __init__(self, plan: Plan, number: int, tokenizer: Tokenizer, place: Place) -> None:
         self.plan, self.number, self.tokenizer = plan, number, tokenizer
         self.sources = plan.shard(number)
-        self.files = Files(plan, number, place)
+        self.files = ShardFiles(plan, number, place)
         self.batches: dict[tuple[int, ...], list[Taken]] = {}
         self.rows: list[dict[int, Row]] = [{} for _ in self.sources]
         self.wanted: list[int | None] = [None] * len(self.sources)
@@ -124,7 +124,7 @@ class ShardMaker:
         """The windows of one clip."""
         source, count = self.sources[clip], 0
         for each in found:
-            if isinstance(each, Window):
+            if isinstance(each, ClipWindow):
                 self._add(Taken(clip=clip, source=source, window=each))
                 count += 1
             else:
@@ -171,7 +171,7 @@ class ShardMaker:
             rows.clear()
             self.written += 1
 
-    def _write_clip(self, source: Source, rows: list[Row]) -> None:
+    def _write_clip(self, source: ListedClip, rows: list[Row]) -> None:
         """Write the rows of one clip, with the embedding of its caption."""
         text = None
         if rows and self.plan.texts is not None:
@@ -199,7 +199,7 @@ class ShardMaker:
         self.files.close()
 
 
-class Files:
+class ShardFiles:
     """The parquet files of one shard, and what is counted in them."""
 
     def __init__(self, plan: Plan, number: int, place: Place) -> None:
@@ -285,7 +285,7 @@ class Files:
 class OpenFile:
     """A file that is being written; it has its name once it is finished."""
 
-    def __init__(self, files: Files, part: int) -> None:
+    def __init__(self, files: ShardFiles, part: int) -> None:
         self.files, self.part, self.name = files, part, file_name(files.number, part)
         with ExitStack() as stack:
             self.path: Path = stack.enter_context(files.place.making(self.name))

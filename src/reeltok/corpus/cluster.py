@@ -15,7 +15,7 @@ from reeltok.corpus.build import Found, OnClips, build_shard, decode_here, find_
 from reeltok.corpus.opening import Open
 from reeltok.corpus.place import Place
 from reeltok.corpus.plan import Plan
-from reeltok.corpus.sources import Source
+from reeltok.corpus.sources import ListedClip
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokenizer.spec import Spec
 from reeltok.wording import one_line
@@ -97,7 +97,7 @@ def _by_actors(
 
     kind: Any = ray.remote(
         num_gpus=1, num_cpus=cluster.cpus, max_restarts=RETRIES, max_task_retries=RETRIES
-    )(Encoder)
+    )(EncoderActor)
     actors = [kind.remote([given]) for _ in range(min(cluster.gpus, len(numbers)))]
     left, running = iter(numbers), dict[Any, tuple[int, Any]]()
     for actor in actors:
@@ -157,7 +157,7 @@ def _tokenizer(opener: Open, device: str) -> Tokenizer:
     return opener(device)
 
 
-class Encoder:
+class EncoderActor:
     """An actor on a GPU: it encodes what tasks on CPUs decode."""
 
     def __init__(self, given: list[Any]) -> None:
@@ -171,7 +171,9 @@ class Encoder:
         return _make(self.plan, number, self.tokenizer, self.place, decode_on_ray)
 
 
-def decode_on_ray(plan: Plan, spec: Spec, sources: Sequence[Source]) -> Iterator[Iterator[Found]]:
+def decode_on_ray(
+    plan: Plan, spec: Spec, sources: Sequence[ListedClip]
+) -> Iterator[Iterator[Found]]:
     """Clips decoded by tasks, a few ahead of the one whose turn it is; windows stream in."""
     import ray
 
@@ -186,6 +188,6 @@ def decode_on_ray(plan: Plan, spec: Spec, sources: Sequence[Source]) -> Iterator
         begun[number] = None  # its windows may go
 
 
-def decode_clip(plan: Plan, spec: Spec, source: Source) -> Iterator[Found]:
+def decode_clip(plan: Plan, spec: Spec, source: ListedClip) -> Iterator[Found]:
     """What is found in a clip."""
     yield from find_windows(plan, spec, source)

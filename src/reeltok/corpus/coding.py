@@ -12,8 +12,8 @@ from torch import Tensor
 from reeltok.corpus.plan import Plan
 from reeltok.corpus.row import FLOATS, Row
 from reeltok.corpus.sidecar import Spread
-from reeltok.corpus.sources import Source
-from reeltok.corpus.windows import Window
+from reeltok.corpus.sources import ListedClip
+from reeltok.corpus.windows import ClipWindow
 from reeltok.nn.moments import Moments
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokenizer.posterior import encode_posterior
@@ -29,8 +29,8 @@ class Taken:
     """A window on its way to a row: of which clip of the shard, and which window of it."""
 
     clip: int
-    source: Source
-    window: Window
+    source: ListedClip
+    window: ClipWindow
 
     @property
     def bucket(self) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from reeltok.files.atomic import scratch
 
 
 @dataclass(frozen=True, kw_only=True)
-class Estimate:
+class BuildEstimate:
     """Hours and bytes for all shards by `workers` workers, if all are as the measured one.
 
     `clips` were measured in `seconds` of one worker, and gave `rows` and `size` bytes.
@@ -52,7 +52,9 @@ class Estimate:
         )
 
 
-def measure(plan: Plan, opener: Open, *, device: str = "auto", workers: int = 1) -> Estimate:
+def estimate_build(
+    plan: Plan, opener: Open, *, device: str = "auto", workers: int = 1
+) -> BuildEstimate:
     """Make one shard, from clips spread over the whole, and throw it away.
 
     ValueError for fewer workers than one.
@@ -69,7 +71,7 @@ def measure(plan: Plan, opener: Open, *, device: str = "auto", workers: int = 1)
         began = time.perf_counter()
         made = build_shard(replace(plan, sources=some), 0, tokenizer, Place(folder))
         seconds = time.perf_counter() - began
-    return Estimate(
+    return BuildEstimate(
         clips=size,
         rows=made.rows,
         seconds=seconds,

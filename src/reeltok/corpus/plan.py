@@ -18,7 +18,7 @@ from torch import Tensor
 from reeltok.corpus.place import Place
 from reeltok.corpus.row import FLOATS
 from reeltok.corpus.shaping import Bucket, Shaping
-from reeltok.corpus.sources import Source, digest_of
+from reeltok.corpus.sources import ListedClip, digest_of
 from reeltok.files.hashes import hash_text
 from reeltok.files.parsing import parse_json
 from reeltok.tokenizer.contract import Tokenizer
@@ -29,7 +29,7 @@ Keep = Literal["ids", "latents", "moments"]
 
 
 @checked_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
-class Coding:
+class WindowCoding:
     """How windows are coded, and what of it is kept.
 
     `keep` None: ids where the tokenizer is discrete, else latents, in `dtype`. `batch` windows of a
@@ -85,7 +85,7 @@ class Model:
 
 
 @runtime_checkable
-class Beside(Protocol):
+class ExtraEncoder(Protocol):
     """What makes further tensors of a window, beside its tokens; it can be sent to processes.
 
     `record` says in JSON what it depends on. An error of it ends the run.
@@ -98,7 +98,7 @@ class Beside(Protocol):
         self,
         tokenizer: Tokenizer,
         x: Tensor,
-        sources: Sequence[Source],
+        sources: Sequence[ListedClip],
         firsts: Sequence[int],
     ) -> list[dict[str, Tensor]]:
         """Tensors by name of each window "c t h w", and at which frame of its clip it begins."""
@@ -115,10 +115,10 @@ class Plan:
 
     model: Model
     shaping: Shaping
-    coding: Coding
-    sources: tuple[Source, ...]
+    coding: WindowCoding
+    sources: tuple[ListedClip, ...]
     extras: bool = False
-    beside: "Beside | None" = None
+    beside: "ExtraEncoder | None" = None
     texts: str | None = None
     statistics: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()
@@ -133,7 +133,7 @@ class Plan:
         """How many shards there are."""
         return ceil(len(self.sources) / self.coding.clips)
 
-    def shard(self, number: int) -> tuple[Source, ...]:
+    def shard(self, number: int) -> tuple[ListedClip, ...]:
         """The clips of one shard."""
         size = self.coding.clips
         return self.sources[number * size : (number + 1) * size]
@@ -167,14 +167,14 @@ def plan_digest(record: dict[str, Any]) -> str:
 
 
 def make_plan(
-    sources: Sequence[Source],
+    sources: Sequence[ListedClip],
     tokenizer: Tokenizer,
     *,
     shaping: Shaping,
-    coding: Coding,
+    coding: WindowCoding,
     load: str = "",
     texts: str | None = None,
-    beside: Beside | None = None,
+    beside: ExtraEncoder | None = None,
 ) -> Plan:
     """The plan of a corpus. ValueError for windows or kinds that the tokenizer does not make."""
     spec = tokenizer.spec
@@ -199,10 +199,12 @@ def make_plan(
     )
 
 
-def plan_of_record(record: dict[str, Any], sources: Sequence[Source]) -> Plan:
+def plan_of_record(record: dict[str, Any], sources: Sequence[ListedClip]) -> Plan:
     """The plan that a manifest or plan.json holds, of clips that are found again."""
     build = dict(record["build"])
-    shaped, coded = ({f.name: build[f.name] for f in fields(kind)} for kind in (Shaping, Coding))
+    shaped, coded = (
+        {f.name: build[f.name] for f in fields(kind)} for kind in (Shaping, WindowCoding)
+    )
     size = shaped["size"]
     shaped["size"] = tuple(size) if isinstance(size, list) else size
     shaped["buckets"] = tuple(Bucket.of(each) for each in shaped["buckets"])
@@ -210,7 +212,7 @@ def plan_of_record(record: dict[str, Any], sources: Sequence[Source]) -> Plan:
     return Plan(
         model=Model(**{**model, "factors": tuple(model["factors"])}),
         shaping=Shaping(**shaped),
-        coding=Coding(**coded),
+        coding=WindowCoding(**coded),
         sources=tuple(sources),
         statistics=record["statistics"],
     )
@@ -263,14 +265,15 @@ def _difference(held: dict[str, Any], wanted: dict[str, Any]) -> str:
         return f"by the tokenizer {before}, now it is {now}; {advice}"
     for key, value in wanted["build"].items():
         if held["build"].get(key) != value:
-            return f"with {key} {said(held['build'].get(key))}, now it is {said(value)}; {advice}"
+            earlier = setting_text(held["build"].get(key))
+            return f"with {key} {earlier}, now it is {setting_text(value)}; {advice}"
     before, now = held["clips"], wanted["clips"]
     if before["count"] != now["count"]:
         return f"from {before['count']} clips, now there are {now['count']}; {advice}"
     return f"from other clips, or other captions and columns of them; {advice}"
 
 
-def said(value: Any) -> str:
+def setting_text(value: Any) -> str:
     """A setting for people."""
     if isinstance(value, list | tuple):
         return " ".join(map(str, value)) or "none"

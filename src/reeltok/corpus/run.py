@@ -10,7 +10,7 @@ from reeltok.corpus.engines import Engine, rank_here, run_shards, share_of
 from reeltok.corpus.finish import MANIFEST, finish_corpus, missing_shards
 from reeltok.corpus.opening import Open
 from reeltok.corpus.place import Place
-from reeltok.corpus.plan import Beside, Coding, Plan, make_plan, write_plan
+from reeltok.corpus.plan import ExtraEncoder, Plan, WindowCoding, make_plan, write_plan
 from reeltok.corpus.read import read_manifest
 from reeltok.corpus.shaping import Shaping
 from reeltok.corpus.shard import sidecar_name
@@ -39,11 +39,11 @@ def plan_corpus(
     opener: Open,
     *,
     shaping: Shaping,
-    coding: Coding,
+    coding: WindowCoding,
     root: str | Path | None = None,
     column: str | None = None,
     texts: str | Path | None = None,
-    beside: Beside | None = None,
+    beside: ExtraEncoder | None = None,
 ) -> Plan:
     """The plan of a corpus of `data`; nothing is decoded or written.
 

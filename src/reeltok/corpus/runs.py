@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
+class DecodedRun:
     """Frames that follow one another, the first of which has the number `first` in its clip."""
 
     frames: UInt8[Tensor, "t h w 3"]
@@ -17,13 +17,13 @@ class Run:
     def __len__(self) -> int:
         return len(self.frames)
 
-    def __getitem__(self, part: slice) -> "Run":
+    def __getitem__(self, part: slice) -> "DecodedRun":
         start, stop, _ = part.indices(len(self))
-        return Run(self.frames[start:stop], self.first + start)
+        return DecodedRun(self.frames[start:stop], self.first + start)
 
 
-def join(runs: list[Run]) -> Run:
+def join_runs(runs: list[DecodedRun]) -> DecodedRun:
     """Runs that follow one another as one."""
     if len(runs) == 1:
         return runs[0]
-    return Run(torch.cat([run.frames for run in runs]), runs[0].first)
+    return DecodedRun(torch.cat([run.frames for run in runs]), runs[0].first)

@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from itertools import groupby
 
-from reeltok.corpus.runs import Run
+from reeltok.corpus.runs import DecodedRun
 
 SHORTEST = 15  # frames between two cuts at least: PySceneDetect's own default
 
 
-def split_scenes(runs: Iterator[Run]) -> Iterator[Iterator[Run]]:
+def split_scenes(runs: Iterator[DecodedRun]) -> Iterator[Iterator[DecodedRun]]:
     """The runs of a clip, cut where a scene ends; each scene is to be taken before the next.
 
     ContentDetector with its defaults, but that a cut counts where it is seen: what comes less than
@@ -18,7 +18,7 @@ def split_scenes(runs: Iterator[Run]) -> Iterator[Iterator[Run]]:
         yield (run for _, run in scene)
 
 
-def numbered(runs: Iterator[Run]) -> Iterator[tuple[int, Run]]:
+def numbered(runs: Iterator[DecodedRun]) -> Iterator[tuple[int, DecodedRun]]:
     """The runs in pieces that lie in one scene, each with the scene's number."""
     from scenedetect import ContentDetector, FrameTimecode
     from scenedetect.detector import FlashFilter

@@ -28,7 +28,7 @@ USED = ("start", "end", "member", "record")  # columns that say where a clip lie
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class ListedClip:
     """A clip, its class and caption, and the other columns of its manifest."""
 
     clip: Clip
@@ -51,7 +51,7 @@ class Source:
 
 def find_sources(
     data: str | Path, *, root: str | Path | None = None, column: str | None = None
-) -> list[Source]:
+) -> list[ListedClip]:
     """The clips of `data`, those of one file together; `column` of a list holds their class.
 
     Raises FileNotFoundError or ValueError as `find_clips` does.
@@ -65,12 +65,12 @@ def find_sources(
     return [replace(s, further={name: s.further.get(name) for name in names}) for s in ordered]
 
 
-def digest_of(sources: Iterable[Source]) -> str:
+def digest_of(sources: Iterable[ListedClip]) -> str:
     """A text that stands for all clips and what is said of them."""
     return hash_text("\n".join(source.mark for source in sources), 64)
 
 
-def _source(clip: Clip, column: str | None, samples: "_Samples") -> Source:
+def _source(clip: Clip, column: str | None, samples: "_Samples") -> ListedClip:
     row = {key: value for key, value in clip.row.items() if key}
     if not row:
         row = samples.said_of(clip)
@@ -82,7 +82,7 @@ def _source(clip: Clip, column: str | None, samples: "_Samples") -> Source:
     named = row.get(file or "", "")
     if is_address(named):
         clip = replace(clip, address=named, path=Path(PurePosixPath(urlsplit(named).path)))
-    return Source(
+    return ListedClip(
         clip=clip,
         group=clip.group if clip.group or classes is None else row[classes],
         caption=(row[caption] or None) if caption else None,

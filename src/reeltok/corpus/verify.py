@@ -17,7 +17,7 @@ from reeltok.corpus.read import Corpus
 from reeltok.corpus.row import Row
 from reeltok.corpus.shard import FileReader
 from reeltok.corpus.sidecar import Sidecar, read_sidecar, sidecar_name
-from reeltok.corpus.windows import Window
+from reeltok.corpus.windows import ClipWindow
 from reeltok.files.hashes import hash_files, hash_parts
 from reeltok.metrics.paired import psnr
 from reeltok.tokenizer.contract import Tokenizer
@@ -140,7 +140,7 @@ def _window(plan: Plan, tokenizer: Tokenizer, row: Row) -> Taken | None:
     if source is None:
         return None
     for found in find_windows(plan, tokenizer.spec, source):
-        if isinstance(found, Window) and found.number == wanted:
+        if isinstance(found, ClipWindow) and found.number == wanted:
             return Taken(clip=0, source=source, window=found)
     return None
 

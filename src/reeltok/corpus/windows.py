@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import UInt8
 from torch import Tensor
 
-from reeltok.corpus.runs import Run, join
+from reeltok.corpus.runs import DecodedRun, join_runs
 from reeltok.corpus.scenes import split_scenes
 from reeltok.corpus.shaping import Bucket, Shaping
-from reeltok.corpus.sources import Source
+from reeltok.corpus.sources import ListedClip
 from reeltok.data.kinds import is_picture
 from reeltok.tokenizer.spec import Spec
 from reeltok.video.record import Stream
@@ -22,7 +22,7 @@ PARTS = 32  # frames that are decoded at a time
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Window:
+class ClipWindow:
     """A window of a clip: its number there, its frames, and where it begins, in seconds.
 
     `first` is the number of its first frame in the clip. `fps` is None for a picture.
@@ -139,7 +139,7 @@ def _area(bucket: Bucket) -> int:
     return bucket.height * bucket.width
 
 
-def cut_windows(source: Source, shaping: Shaping, spec: Spec) -> Iterator[Window | Short]:
+def cut_windows(source: ListedClip, shaping: Shaping, spec: Spec) -> Iterator[ClipWindow | Short]:
     """The windows of a clip in their order, a few frames more than one in memory at a time.
 
     Whole clips, and scenes whose length decides, are in memory whole. `Short` where there is no
@@ -153,11 +153,11 @@ def cut_windows(source: Source, shaping: Shaping, spec: Spec) -> Iterator[Window
         stream.chunk = PARTS
         for scene in scenes_of(stream, fit):
             for run in windows_of(scene, fit, -(-stream.frames // fit.step)):
-                yield Window(
+                yield ClipWindow(
                     number=number,
                     first=run.first * fit.step,
                     frames=np.ascontiguousarray(run.frames.numpy()),
-                    start=start_of(run.first * fit.step, stream),
+                    start=seconds_at(run.first * fit.step, stream),
                     fps=None if fit.still or not stream.fps else stream.fps / fit.step,
                     source_height=fit.found[0],
                     source_width=fit.found[1],
@@ -169,21 +169,21 @@ def cut_windows(source: Source, shaping: Shaping, spec: Spec) -> Iterator[Window
             yield Short(reason=f"it has {count(stream.frames, 'frame')}, {fit.wanted}")
 
 
-def start_of(frame: int, stream: Stream) -> float:
+def seconds_at(frame: int, stream: Stream) -> float:
     """Where a frame of a clip is shown in its file, in seconds."""
     if stream.times is not None:
         return round(stream.start + float(stream.times[frame]), 9)
     return round(stream.start + (frame / stream.fps if stream.fps else 0.0), 9)
 
 
-def scenes_of(stream: Stream, fit: Fit) -> Iterator[Iterator[Run]]:
+def scenes_of(stream: Stream, fit: Fit) -> Iterator[Iterator[DecodedRun]]:
     """The parts of a clip between its cuts; all of it, where none are looked for."""
 
-    def runs() -> Iterator[Run]:
+    def runs() -> Iterator[DecodedRun]:
         seen, step = 0, fit.step
         for part in stream:
             some = fit.middle(part.frames)[-seen % step :: step]
-            yield Run(some, -(-seen // step))
+            yield DecodedRun(some, -(-seen // step))
             seen += len(part)
 
     if not fit.shaping.scenes or fit.still:
@@ -192,7 +192,7 @@ def scenes_of(stream: Stream, fit: Fit) -> Iterator[Iterator[Run]]:
     yield from split_scenes(runs())
 
 
-def windows_of(runs: Iterator[Run], fit: Fit, most: int) -> Iterator[Run]:
+def windows_of(runs: Iterator[DecodedRun], fit: Fit, most: int) -> Iterator[DecodedRun]:
     """The windows of one scene; of a clip that is one scene, `most` is its length."""
     scenes = fit.shaping.scenes and not fit.still
     if scenes and not fit.counted:  # their length decides, and is not known ahead
@@ -201,13 +201,13 @@ def windows_of(runs: Iterator[Run], fit: Fit, most: int) -> Iterator[Run]:
     length = fit.length(most)
     if length is None:
         return
-    stride, skip, ahead = fit.shaping.stride or length, 0, list[Run]()
+    stride, skip, ahead = fit.shaping.stride or length, 0, list[DecodedRun]()
     whole = not (fit.counted or fit.shaping.buckets or fit.shaping.frames or fit.still)
     for run in runs:
         skip, run = max(0, skip - len(run)), run[skip:]
         ahead += [run] if len(run) else []
         while sum(map(len, ahead)) >= length:
-            run = join(ahead)
+            run = join_runs(ahead)
             yield run[:length]
             if whole:
                 return

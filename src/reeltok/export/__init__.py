@@ -14,6 +14,6 @@ def to_diffusers(tokenizer: "Tokenizer") -> Any:
     `latents_std` are the tokenizer's statistics. ValueError for a tokenizer that has no latent
     volume of its own: RefTok, whose blocks need reference frames, and CoordTok.
     """
-    from reeltok.export.diffusers import wrap
+    from reeltok.export.diffusers import as_autoencoder
 
-    return wrap(tokenizer)
+    return as_autoencoder(tokenizer)

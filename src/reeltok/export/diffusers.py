@@ -40,7 +40,7 @@ class AutoencoderReeltok(ModelMixin, AutoencoderMixin, ConfigMixin):
     """
 
     _supports_gradient_checkpointing = False
-    # What pipelines of Wan, HunyuanVideo, LTX and CogVideoX look for is in `facts_of`.
+    # What pipelines of Wan, HunyuanVideo, LTX and CogVideoX look for is in `pipeline_facts`.
 
     @register_to_config
     def __init__(
@@ -63,7 +63,7 @@ class AutoencoderReeltok(ModelMixin, AutoencoderMixin, ConfigMixin):
     ) -> None:
         super().__init__()
         self.tokenizer = build_described({"family": family, "name": name, "config": network})
-        facts = facts_of(self.tokenizer)
+        facts = pipeline_facts(self.tokenizer)
         for key, value in facts.items():
             given = self.config[key]
             if given is not None and given != value:
@@ -158,7 +158,7 @@ class AutoencoderReeltok(ModelMixin, AutoencoderMixin, ConfigMixin):
         return torch.cat([codes, torch.zeros_like(codes)], dim=1)
 
 
-def wrap(tokenizer: Tokenizer) -> ModelMixin:
+def as_autoencoder(tokenizer: Tokenizer) -> ModelMixin:
     """What `to_diffusers` says."""
     if isinstance(tokenizer, Diffusers):
         return tokenizer.network
@@ -205,7 +205,7 @@ def check_volume(tokenizer: Tokenizer) -> None:
         )
 
 
-def facts_of(tokenizer: Tokenizer) -> dict[str, Any]:
+def pipeline_facts(tokenizer: Tokenizer) -> dict[str, Any]:
     """What pipelines look up in the config of a `vae` and what follows from the network."""
     spec = tokenizer.spec
     time, space = spec.factors[:2]

@@ -78,7 +78,7 @@ class Stage:
         return Past(dict(zip(self.kept, values, strict=True)), list(self.begun))
 
 
-class Step(nn.Module):
+class StreamStep(nn.Module):
     """The next chunk of a stream: tensors and the state before, to tensors and the state after."""
 
     def __init__(self, tokenizer: Tokenizer, run: Run, before: Stage, after: Sequence[str]) -> None:
@@ -108,14 +108,14 @@ def graphs_of(tokenizer: Tokenizer, frames: int) -> list[Graph]:
     steps = spec.steps(spec.window or frames)
     encode, decode = encoding(tokenizer), decoding(tokenizer)
     found = [
-        whole(tokenizer, "encoder", encode, clips(tokenizer, spec.frames(steps))),
-        whole(tokenizer, "decoder", decode, tokens(tokenizer, steps)),
+        clip_graph(tokenizer, "encoder", encode, random_clips(tokenizer, spec.frames(steps))),
+        clip_graph(tokenizer, "decoder", decode, tokens(tokenizer, steps)),
     ]
     if not spec.independent:
         first, group = spec.first_frames, spec.frames_per_group
-        found += stream(tokenizer, "encoder", encode, clips, (first, group))
+        found += stream_graphs(tokenizer, "encoder", encode, random_clips, (first, group))
         first, group = spec.first_steps, spec.steps_per_group
-        found += stream(tokenizer, "decoder", decode, tokens, (first, group))
+        found += stream_graphs(tokenizer, "decoder", decode, tokens, (first, group))
     return found
 
 
@@ -147,7 +147,7 @@ Examples = Callable[[Mapping[str, int]], Tensor]
 """An input at given sizes."""
 
 
-def clips(tokenizer: Tokenizer, frames: int) -> Examples:
+def random_clips(tokenizer: Tokenizer, frames: int) -> Examples:
     """Random frames in [-1, 1]."""
     _, fh, fw = tokenizer.spec.factors
     fixed = tokenizer.spec.size
@@ -190,13 +190,13 @@ def names_of(tokenizer: Tokenizer, side: str) -> tuple[str, list[str]]:
 # ---------------------------------------------------------------- whole clips and streams
 
 
-def whole(tokenizer: Tokenizer, name: str, run: Run, example: Examples) -> Graph:
+def clip_graph(tokenizer: Tokenizer, name: str, run: Run, example: Examples) -> Graph:
     """A graph of whole clips."""
     given, made = names_of(tokenizer, name)
     return graph(name, Call(tokenizer, run), lambda sizes: {given: example(sizes)}, made)
 
 
-def stream(
+def stream_graphs(
     tokenizer: Tokenizer,
     side: str,
     run: Run,
@@ -206,7 +206,7 @@ def stream(
     """The graphs of a stream: from nothing to a settled state, from there on, and to its end."""
     first, group = lengths
     given, made = names_of(tokenizer, side)
-    begin, opening = settled(run, lambda n: example(tokenizer, n)(SIDES), first, group)
+    begin, opening = settling_steps(run, lambda n: example(tokenizer, n)(SIDES), first, group)
     kept, after = ([f"{way}.{name}" for name in opening.kept] for way in ("state", "next"))
 
     def stepped(sizes: Mapping[str, int]) -> dict[str, Tensor]:
@@ -215,20 +215,20 @@ def stream(
         states = (past.kept[name] for name in opening.kept)
         return {given: example(tokenizer, group)(sizes), **dict(zip(kept, states, strict=True))}
 
-    start = Step(tokenizer, run, Stage(), [*opening.kept])
-    step = Step(tokenizer, run, opening, [*opening.kept])
+    start = StreamStep(tokenizer, run, Stage(), [*opening.kept])
+    step = StreamStep(tokenizer, run, opening, [*opening.kept])
     opened = lambda sizes: {given: example(tokenizer, begin)(sizes)}
     found = [
         graph(f"{side}_begin", start, opened, [*made, *after]),
         graph(f"{side}_step", step, stepped, [*made, *after]),
     ]
     if side == "decoder" and tokenizer.spec.lookahead_steps:
-        end = Step(tokenizer, decoding(tokenizer, last=True), opening, [])
+        end = StreamStep(tokenizer, decoding(tokenizer, last=True), opening, [])
         found.append(graph(f"{side}_end", end, stepped, made))
     return found
 
 
-def settled(
+def settling_steps(
     run: Run, example: Callable[[int], Tensor], first: int, group: int
 ) -> tuple[int, Stage]:
     """How long a beginning brings a stream's state to what every further group leaves it at.
@@ -284,7 +284,7 @@ class Agreement:
     ids: float | None
 
 
-def compare(outputs: Sequence[str], made: Sequence[Any], wanted: Sequence[Any]) -> Agreement:
+def agreement_of(outputs: Sequence[str], made: Sequence[Any], wanted: Sequence[Any]) -> Agreement:
     """The agreement of two lists of outputs.
 
     Latents are compared where ids are the same: a code on the edge may fall on either side.

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
-from reeltok.export.graphs import OTHER, Graph, compare, graphs_of
+from reeltok.export.graphs import OTHER, Graph, agreement_of, graphs_of
 from reeltok.files.atomic import replacing
 from reeltok.tokenizer.contract import Tokenizer
 
@@ -68,7 +68,7 @@ def export_programs(
     made: list[Program] = []
     with replacing(out, folder=True) as folder:
         for graph in graphs:
-            made.append(write(graph, trace(graph, tokenizer), folder, to))
+            made.append(write_program(graph, trace(graph, tokenizer), folder, to))
             if on_graph is not None:
                 on_graph(len(made), len(graphs))
         spec = tokenizer.spec
@@ -114,7 +114,7 @@ def dimensions(graph: Graph) -> Any:
 
 
 @torch.no_grad()
-def write(graph: Graph, program: ExportedProgram, folder: Path, to: str) -> Program:
+def write_program(graph: Graph, program: ExportedProgram, folder: Path, to: str) -> Program:
     """A program's file, and how far it is from the model at another batch and size."""
     path = folder / f"{graph.name}{SUFFIXES[to]}"
     inputs = graph.examples(OTHER)
@@ -127,7 +127,7 @@ def write(graph: Graph, program: ExportedProgram, folder: Path, to: str) -> Prog
         torch.export.save(program, held)  # into a file it would not say why it could not
         path.write_bytes(held.getvalue())
         made = torch.export.load(path).module()(*inputs.values())
-    found = compare(graph.outputs, made, wanted)
+    found = agreement_of(graph.outputs, made, wanted)
     far = max(found.outputs, found.states)
     if far > CLOSE or (found.ids is not None and found.ids < SAME):
         ids = "" if found.ids is None else f", and {1 - found.ids:.1%} of its ids"

@@ -69,7 +69,7 @@ def tabulate_chains(
                 made = coder.decode(kept, reference=reference)
                 assert isinstance(made, Tensor), "tokens of a tensor are decoded as one"
                 reference = on_bytes(made[:, :, -1:].float().clamp(-1, 1))
-    return join(parts)
+    return join_examples(parts)
 
 
 def batched(clips: Iterable[Example], count: int) -> Iterator[list[Example]]:
@@ -110,7 +110,7 @@ def disturb(tokens: Tokens, share: float, rng: torch.Generator) -> Tokens:
     return tokens.with_(ids=mixed.to(tokens.ids.device))
 
 
-def join(parts: list[Examples]) -> Examples:
+def join_examples(parts: list[Examples]) -> Examples:
     """All examples in one table. ValueError for none."""
     if not parts:
         raise ValueError("there are no clips to learn from: give at least one")

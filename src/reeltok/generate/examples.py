@@ -16,12 +16,12 @@ from reeltok.corpus.engines import Engine
 from reeltok.corpus.finish import FAILED
 from reeltok.corpus.opening import Held
 from reeltok.corpus.place import Place
-from reeltok.corpus.plan import PLAN, Coding, Keep, make_plan, read_plan
+from reeltok.corpus.plan import PLAN, Keep, WindowCoding, make_plan, read_plan
 from reeltok.corpus.read import Corpus, is_corpus
 from reeltok.corpus.row import Row, tokens_of
 from reeltok.corpus.run import build_corpus
 from reeltok.corpus.shaping import Shaping
-from reeltok.corpus.sources import Source, find_sources
+from reeltok.corpus.sources import ListedClip, find_sources
 from reeltok.data.clip import Clip, lot_of
 from reeltok.files.text import printable
 from reeltok.generate import masked
@@ -71,7 +71,7 @@ def open_examples(
         named_sources(recipe, data),
         tokenizer,
         shaping=shaping_of(recipe),
-        coding=Coding(keep=keep, dtype="float32", batch=batch_for(recipe, at)),
+        coding=WindowCoding(keep=keep, dtype="float32", batch=batch_for(recipe, at)),
         beside=beside_of(recipe, config),
     )
     if not resume and place.has(PLAN) and read_plan(place) != plan.record:
@@ -81,7 +81,7 @@ def open_examples(
     return Corpus(place)
 
 
-def named_sources(recipe: GeneratorRecipe, data: str | Path) -> list[Source]:
+def named_sources(recipe: GeneratorRecipe, data: str | Path) -> list[ListedClip]:
     """The clips of the recipe's groups."""
     sources = find_sources(data, column=recipe.data.column)
     require_groups_named(recipe.groups, [source.group for source in sources])
@@ -252,7 +252,7 @@ def retell(row: Row, told: Told, corpus: Corpus, tokenizer: Tokenizer) -> dict[s
     video = tokenizer.decode(tokens_of(row, corpus.tokenizer, tokenizer.scale))
     assert isinstance(video, Video)
     x = video.tensor(device=tokenizer.device)
-    source = Source(clip=Clip(path=Path(row.source), name=row.source))
+    source = ListedClip(clip=Clip(path=Path(row.source), name=row.source))
     return told(tokenizer, x, [source], [0])[0]
 
 

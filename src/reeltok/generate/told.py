@@ -9,7 +9,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from reeltok.corpus.sources import Source
+from reeltok.corpus.sources import ListedClip
 from reeltok.data.clip import Clip
 from reeltok.files.hashes import hash_text
 from reeltok.generate.chains import TOGETHER, tabulate_chains
@@ -52,7 +52,7 @@ class Told:
         self,
         tokenizer: Tokenizer,
         x: Float[Tensor, "b c t h w"],
-        sources: Sequence[Source],
+        sources: Sequence[ListedClip],
         firsts: Sequence[int],
     ) -> list[dict[str, Tensor]]:
         """For each window its examples, by field."""

@@ -48,7 +48,7 @@ class Base:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Extras:
+class ConfigExtras:
     """What config.json may hold beside the configuration.
 
     `reads` are hashes of other weights that make the same tokens. `earlier` names, by the hash of

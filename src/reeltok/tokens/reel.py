@@ -172,7 +172,7 @@ class ReelWriter:
             self.sink.close()
 
 
-class Extras(Mapping[str, Tensor]):
+class ExtraTensors(Mapping[str, Tensor]):
     """Further tensors of a file, each read and checked when it is asked for."""
 
     def __init__(self, source: ReelSource) -> None:
@@ -241,7 +241,7 @@ class Reel:
             last=about.last,
             damaged=about.damaged,
             colour=None if about.colour is None else asdict(about.colour),
-            extras=Extras(self.source),
+            extras=ExtraTensors(self.source),
         )
 
     @property

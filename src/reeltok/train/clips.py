@@ -73,7 +73,7 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batch:
+class ClipBatch:
     """What a task gets: clips in [-1, 1] and where they came from."""
 
     x: Float[Tensor, "b c t h w"]
@@ -83,14 +83,16 @@ class Batch:
     def __len__(self) -> int:
         return len(self.names)
 
-    def to(self, device: torch.device | str) -> "Batch":
-        return Batch(x=self.x.to(device, non_blocking=True), names=self.names, groups=self.groups)
+    def to(self, device: torch.device | str) -> "ClipBatch":
+        return ClipBatch(
+            x=self.x.to(device, non_blocking=True), names=self.names, groups=self.groups
+        )
 
-    def split(self, parts: int) -> list["Batch"]:
+    def split(self, parts: int) -> list["ClipBatch"]:
         """At most `parts` batches, as equal as they go."""
         edges = [len(self) * i // parts for i in range(parts + 1)]
         cuts = [slice(a, b) for a, b in pairwise(edges) if b > a]
-        return [Batch(x=self.x[c], names=self.names[c], groups=self.groups[c]) for c in cuts]
+        return [ClipBatch(x=self.x[c], names=self.names[c], groups=self.groups[c]) for c in cuts]
 
 
 class ClipError(ValueError):

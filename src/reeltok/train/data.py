@@ -17,7 +17,7 @@ from torch import Tensor
 
 from reeltok.data.clip import Clip
 from reeltok.files.hashes import hash_text
-from reeltok.train.clips import Batch, ClipError, DataConfig, Window
+from reeltok.train.clips import ClipBatch, ClipError, DataConfig, Window
 from reeltok.train.frames import ClipFrames
 from reeltok.train.logbook import say
 from reeltok.train.synthetic import moving_still
@@ -178,13 +178,13 @@ class ClipSource:
         )
         return x.flip(-1) if drawn.mirrored else x
 
-    def batch(self, step: int, *, rank: int = 0, world: int = 1) -> Batch:
+    def batch(self, step: int, *, rank: int = 0, world: int = 1) -> ClipBatch:
         """This process's share of the batch of step `step`."""
         share = self.window(step).batch // world
         made = [self.sample(step, index) for index in range(rank * share, (rank + 1) * share)]
         return collate(made)
 
-    def validation(self) -> Iterator[Batch]:
+    def validation(self) -> Iterator[ClipBatch]:
         """Held-out clips by `config.validation`: first frames, centre square, scaled to size."""
         for clip in self.validation_clips:
             side = clip.short
@@ -199,10 +199,12 @@ class ClipSource:
         return balance_groups([c for c in self.held if c.frames >= window.frames], window.batch)
 
 
-def collate(made: list[tuple[Tensor, Clip]]) -> Batch:
+def collate(made: list[tuple[Tensor, Clip]]) -> ClipBatch:
     """One batch of clips of one size."""
     x = torch.cat([x for x, _ in made])
-    return Batch(x=x, names=tuple(c.name for _, c in made), groups=tuple(c.group for _, c in made))
+    return ClipBatch(
+        x=x, names=tuple(c.name for _, c in made), groups=tuple(c.group for _, c in made)
+    )
 
 
 def balance_groups(clips: list[Clip], limit: int) -> list[Clip]:
@@ -246,7 +248,7 @@ class Loader:
         work = [self.pool.submit(self.source.sample, step, first + i) for i in range(share)]
         self.queue.append(work)
 
-    def __call__(self, step: int) -> Batch:
+    def __call__(self, step: int) -> ClipBatch:
         """The batch of step `step`; the steps after it are begun."""
         if step != self.next:
             self.next = step

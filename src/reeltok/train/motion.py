@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from reeltok.models.reftok.flow import Motion
-from reeltok.models.reftok.motion import Found, displacements, searched_frames
+from reeltok.models.reftok.motion import BlockMotion, displacements, searched_frames
 
 EVERYWHERE, MOST = 0.2, 5.0  # weights of end points: of cells that do not move, and of any cell
 
@@ -56,7 +56,7 @@ def block_loss(motion: Motion, config: MotionLoss) -> Float[Tensor, ""]:
 
 
 def endpoint_error(
-    field: Float[Tensor, "b s h w 4"], found: Found, frames: int
+    field: Float[Tensor, "b s h w 4"], found: BlockMotion, frames: int
 ) -> Float[Tensor, " b"]:
     """How far the field's cells end from where the search found them, in pixels, weighted."""
     b, s = field.shape[:2]

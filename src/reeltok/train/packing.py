@@ -37,7 +37,7 @@ from reeltok.tokens.packing.network import (
     neighbours,
     pad_cells,
     same_digits,
-    split_ids,
+    split_symbols,
 )
 from reeltok.train.checks import require_new, require_shares
 from reeltok.train.clips import ClipError
@@ -261,7 +261,7 @@ def bits_of_clip(network: PackingNetwork, ids: Int[Tensor, "t h w"]) -> Float[Te
 def bits_of_step(network: PackingNetwork, ids: Int[Tensor, "b k h w"]) -> list[Float[Tensor, "_"]]:
     """The bits of each id of the last step, half by half, as `coder.walk` codes them."""
     config, steps = network.config, ids.flip(1).unbind(1)  # the last one first
-    symbols = [split_ids(step, config) for step in steps]
+    symbols = [split_symbols(step, config) for step in steps]
     digits = [digits_of(step, config.digits) for step in steps]
     same = [same_digits(*pair) for pair in zip(digits, [*digits[1:], None], strict=True)]
     maps = [pad_cells(network.describe(*pair)) for pair in zip(symbols, same, strict=True)]

@@ -20,7 +20,7 @@ from reeltok.metrics.lpips import LPIPS, NetworkName
 from reeltok.models.coordtok.network import CoordTok, decode_box
 from reeltok.models.coordtok.triplane import CoordTokConfig, assemble
 from reeltok.nn.quantizers.contract import full_precision
-from reeltok.train.clips import Batch
+from reeltok.train.clips import ClipBatch
 from reeltok.train.losses import Losses
 from reeltok.train.reconstruct import LoadLPIPS, Score, mean_of_groups, score_frames
 
@@ -67,7 +67,7 @@ class Patches:
         tokenizer: CoordTok,
         config: PatchConfig,
         *,
-        held_out: Callable[[], Iterable[Batch]] | None = None,
+        held_out: Callable[[], Iterable[ClipBatch]] | None = None,
         score: Score | None = None,
         lpips: LoadLPIPS = LPIPS,
     ) -> None:
@@ -87,7 +87,7 @@ class Patches:
         if self.perceptual is not None:
             self.perceptual.to(device)
 
-    def loss(self, batch: Batch, step: int, generator: torch.Generator | None) -> Losses:
+    def loss(self, batch: ClipBatch, step: int, generator: torch.Generator | None) -> Losses:
         """The loss of a batch of clips of up to a window."""
         config, model, x = self.config, self.tokenizer, batch.x
         frames = draw_lengths(x, config.short, generator)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from reeltok.metrics.lpips import LPIPS, NetworkName
 from reeltok.nn.quantizers.contract import full_precision
 from reeltok.tokenizer.contract import Reconstruction, Tokenizer
-from reeltok.train.clips import Batch
+from reeltok.train.clips import ClipBatch
 from reeltok.train.discriminators import DiscriminatorConfig
 from reeltok.train.losses import (
     LOG_MSE_FLOOR,
@@ -99,7 +99,7 @@ class Reconstruct:
         tokenizer: Tokenizer,
         config: LossConfig,
         *,
-        held_out: Callable[[], Iterable[Batch]] | None = None,
+        held_out: Callable[[], Iterable[ClipBatch]] | None = None,
         score: Score | None = None,
         lpips: LoadLPIPS = LPIPS,
         last: str | None = None,
@@ -134,7 +134,7 @@ class Reconstruct:
         """The reconstruction that is trained; a family may draw conditions for it here."""
         return self.trained.tokenizer(x, step=step, generator=generator)
 
-    def loss(self, batch: Batch, step: int, generator: torch.Generator | None) -> Losses:
+    def loss(self, batch: ClipBatch, step: int, generator: torch.Generator | None) -> Losses:
         """The generator's loss of a batch; what it made goes to the discriminator."""
         config, x = self.config, batch.x
         made = self.make(x, step, generator)

@@ -16,7 +16,7 @@ from reeltok.metrics.lpips import random_lpips
 from reeltok.parallel import Rank, init_distributed
 from reeltok.train.build import build_model
 from reeltok.train.checks import require_shares
-from reeltok.train.clips import Batch, Window
+from reeltok.train.clips import ClipBatch, Window
 from reeltok.train.launch import MakeTask, reconstruction
 from reeltok.train.loop import train_step
 from reeltok.train.recipe import Recipe
@@ -71,9 +71,9 @@ def dry_run(
             tokenizer = build_model(replace(recipe, start="fresh", warm=None))
         task = (make_task or reconstruction(lpips=random_lpips))(tokenizer, recipe, None)
 
-        def noise(clips: int) -> Batch:
+        def noise(clips: int) -> ClipBatch:
             shape = (clips, 3, window.frames, window.size, window.size)
-            return Batch(x=torch.rand(shape) * 2 - 1, names=("",) * clips, groups=("",) * clips)
+            return ClipBatch(x=torch.rand(shape) * 2 - 1, names=("",) * clips, groups=("",) * clips)
 
         return try_steps(task, noise, recipe.loop, at, window)
 

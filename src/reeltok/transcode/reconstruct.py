@@ -99,7 +99,7 @@ def reconstruct_file(
             parts = (replace(part, start=video.start) for _, part in pairs)
             written = write(counted(parts, on_progress, video.frames), target, **vars(writing))
     bits_per_pixel = passed.bits / (written.frames * video.height * video.width)
-    if is_picture(side_by_side):
+    if names_picture(side_by_side):
         said = labels(tokenizer.name, bits_per_pixel, comparison.mean_psnr)
         write(shown.picture(said), str(side_by_side))
     clock.switch("done")
@@ -158,7 +158,7 @@ class Passed:
         return replace(decoded, frames=frames[: len(decoded)])
 
 
-def is_picture(path: str | Path | None) -> bool:
+def names_picture(path: str | Path | None) -> bool:
     """Whether a name is a picture's."""
     return path is not None and Path(path).suffix.lower() in PICTURES
 
@@ -172,7 +172,7 @@ def both_written(
     It is closed here: after an error it must not wait to be collected.
     """
     with ExitStack() as stack:
-        if path is not None and not is_picture(path):
+        if path is not None and not names_picture(path):
             pairs = stack.enter_context(closing(also_beside(pairs, path)))
         yield pairs
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from reeltok.corpus.formats.source import Source, saved
+from reeltok.corpus.formats.source import ExportSource, saved
 from reeltok.corpus.row import Row
 from reeltok.wording import count
 
@@ -27,7 +27,7 @@ PREPARE = (
 )
 
 
-def write(source: Source, folder: Path, dtype: torch.dtype | None) -> None:
+def write(source: ExportSource, folder: Path, dtype: torch.dtype | None) -> None:
     """Write a corpus of latents into `folder` as shard-000000.tar and so on."""
     source.require("latents")
     each = max(SHARD_ROWS, -(-len(source.corpus) // SHARDS))
@@ -43,9 +43,11 @@ def write(source: Source, folder: Path, dtype: torch.dtype | None) -> None:
             z = source.normalised(row)
             beyond += bool((z.abs() > LARGEST).any())
             z = source.cast(z, torch.bfloat16 if dtype is None else dtype, row)
-            add(tar, f"{number:09d}.pth", saved(z.contiguous()))
-            add(tar, f"{number:09d}.pickle", pickle.dumps(source.text(row)))
-            add(tar, f"{number:09d}.json", json.dumps(metadata_of(row), sort_keys=True).encode())
+            add_file(tar, f"{number:09d}.pth", saved(z.contiguous()))
+            add_file(tar, f"{number:09d}.pickle", pickle.dumps(source.text(row)))
+            add_file(
+                tar, f"{number:09d}.json", json.dumps(metadata_of(row), sort_keys=True).encode()
+            )
     finally:
         if tar is not None:
             tar.close()
@@ -65,7 +67,7 @@ def metadata_of(row: Row) -> dict[str, Any]:
     return {**further, **found, "caption": row.caption or "", "has_text": row.text is not None}
 
 
-def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+def add_file(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     """Put bytes into a tar under a name, without owner and time."""
     member = tarfile.TarInfo(name)
     member.size = len(data)

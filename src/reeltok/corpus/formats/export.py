@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from reeltok.corpus.formats import energon, fastvideo, ltx, megatron, torchtitan
-from reeltok.corpus.formats.source import Source
+from reeltok.corpus.formats.source import ExportSource
 from reeltok.corpus.read import Corpus
 from reeltok.files.atomic import replacing
 from reeltok.files.text import nearest
@@ -21,7 +21,7 @@ RECORD = "reeltok.json"
 class Format:
     """How a layout is written, what is done with it next, and whether its latents are raw."""
 
-    write: Callable[[Source, Path, torch.dtype | None], None]
+    write: Callable[[ExportSource, Path, torch.dtype | None], None]
     next: str
     latents: str | None = None
 
@@ -75,10 +75,10 @@ def export_corpus(
         hint = f"did you mean {near}?" if near else f"give one of {', '.join(FORMATS)}"
         raise ValueError(f"there is no format {to!r}: {hint}")
     corpus = corpus if isinstance(corpus, Corpus) else Corpus(corpus)
-    source, kind = Source(corpus=corpus, format=to, on_row=on_row), FORMATS[to]
+    source, kind = ExportSource(corpus=corpus, format=to, on_row=on_row), FORMATS[to]
     with replacing(out, folder=True) as folder:
         kind.write(source, folder, dtype)
-        record = record_of(corpus, to, kind) | {"notes": source.notes}
+        record = export_record(corpus, to, kind) | {"notes": source.notes}
         (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
         made = [path for path in folder.rglob("*") if path.is_file()]
         size = sum(path.stat().st_size for path in made)
@@ -93,7 +93,7 @@ def export_corpus(
     )
 
 
-def record_of(corpus: Corpus, to: str, kind: Format) -> dict[str, Any]:
+def export_record(corpus: Corpus, to: str, kind: Format) -> dict[str, Any]:
     """Where an export comes from, and how its latents lead back to raw ones."""
     named = ("tokenizer", "build", "statistics", "plan", "buckets", "rows")
     held = {name: corpus.manifest[name] for name in named if name in corpus.manifest}

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from reeltok.corpus.formats.source import Source
+from reeltok.corpus.formats.source import ExportSource
 from reeltok.corpus.row import Row
 
 FILE_ROWS = 1_000
@@ -44,7 +44,7 @@ SCHEMA = pa.schema(
 )
 
 
-class Files:
+class BucketFiles:
     """The parquet files of one bucket, each of at most `FILE_ROWS` rows."""
 
     def __init__(self, folder: Path) -> None:
@@ -82,7 +82,7 @@ class Files:
             self.writer = None
 
 
-def write(source: Source, folder: Path, dtype: torch.dtype | None) -> None:
+def write(source: ExportSource, folder: Path, dtype: torch.dtype | None) -> None:
     """Write a corpus of latents into `folder`; with several buckets, each into a folder of its own.
 
     ValueError for another type than float32, which the reader would take for float32 all the same.
@@ -95,11 +95,11 @@ def write(source: Source, folder: Path, dtype: torch.dtype | None) -> None:
         )
     buckets = source.corpus.bucket_names
     files = {
-        name: Files((folder / name if len(buckets) > 1 else folder) / "worker_0")
+        name: BucketFiles((folder / name if len(buckets) > 1 else folder) / "worker_0")
         for name in buckets
     }
     for row in source.rows():
-        files[row.bucket].add(record_of(source, row))
+        files[row.bucket].add(columns_of(source, row))
     for each in files.values():
         each.close()
     source.note("latents are raw: FastVideo normalises them by its model's own figures")
@@ -111,7 +111,7 @@ def write(source: Source, folder: Path, dtype: torch.dtype | None) -> None:
         )
 
 
-def record_of(source: Source, row: Row) -> dict[str, Any]:
+def columns_of(source: ExportSource, row: Row) -> dict[str, Any]:
     """The columns of one row."""
     latents, rate = source.latents(row), row.fps or 0.0
     return {

@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from reeltok.corpus.formats.source import Source, saved
+from reeltok.corpus.formats.source import ExportSource, saved
 
 FOLDER = ".precomputed"
 
 
-def write(source: Source, folder: Path, dtype: torch.dtype | None) -> None:
+def write(source: ExportSource, folder: Path, dtype: torch.dtype | None) -> None:
     """Write a corpus of latents into `folder`/.precomputed, as bfloat16 unless `dtype` says else.
 
     ValueError for frames that the trainer refuses: their number is 1 more than a multiple of the

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from reeltok.corpus.formats.source import Source
+from reeltok.corpus.formats.source import ExportSource
 
 HEADER = b"MMIDIDX\x00\x00"
 VERSION = 1
@@ -18,7 +18,7 @@ CODES = {np.dtype("<i4"): 4, np.dtype("<u2"): 8}
 SMALL = 65_500  # below which Megatron holds ids in 16 bits
 
 
-def write(source: Source, folder: Path, dtype: torch.dtype | None) -> None:
+def write(source: ExportSource, folder: Path, dtype: torch.dtype | None) -> None:
     """Write a corpus of ids into `folder`. ValueError for a vocabulary beyond 31 bits."""
     source.require("ids")
     refuse_dtype(source, dtype)
@@ -48,7 +48,7 @@ def index(lengths: np.ndarray, kind: np.dtype) -> bytes:
     return HEADER + head + b"".join(array.tobytes() for array in arrays)
 
 
-def refuse_dtype(source: Source, dtype: torch.dtype | None) -> None:
+def refuse_dtype(source: ExportSource, dtype: torch.dtype | None) -> None:
     """ValueError where a type of latents is asked of a format of ids."""
     if dtype is not None:
         raise ValueError(f"{source.format} holds ids, which have no `dtype`: leave it out")

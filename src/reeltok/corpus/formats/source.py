@@ -21,7 +21,7 @@ PICTURE_RATE = 24.0  # frames per second that are said of a picture; LTX's own d
 
 
 @dataclass(kw_only=True, eq=False)
-class Source:
+class ExportSource:
     """A corpus on its way out. Notes for the user gather in `notes`, each one once.
 
     `on_row` is called with the rows that are done and their number.

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from reeltok.corpus.formats.megatron import refuse_dtype
-from reeltok.corpus.formats.source import Source
+from reeltok.corpus.formats.source import ExportSource
 
 
-def write(source: Source, folder: Path, dtype: torch.dtype | None) -> None:
+def write(source: ExportSource, folder: Path, dtype: torch.dtype | None) -> None:
     """Write a corpus of ids into `folder`. ValueError for a vocabulary beyond 32 bits."""
     source.require("ids")
     refuse_dtype(source, dtype)

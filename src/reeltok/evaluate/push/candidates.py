@@ -70,7 +70,7 @@ class Coded:
         assert isinstance(made, torch.Tensor)
         self.bits[batch.first] = len(x) * tokens.bits * int(np.prod(tokens.grid))
         self.bits[batch.first] += tokens.reference_bits
-        frames = as_frames(made)
+        frames = pixels_of(made)
         return np.concatenate([batch.frames[:, :since], frames], axis=1)
 
 
@@ -118,6 +118,6 @@ def untile(sheet: UInt8[np.ndarray, "t i j 3"], shape: Sequence[int]) -> Clips:
     return grid.transpose(1, 3, 0, 2, 4, 5).reshape(-1, frames, height, width, 3)[:count]
 
 
-def as_frames(x: torch.Tensor) -> Clips:
+def pixels_of(x: torch.Tensor) -> Clips:
     """Videos "b c t h w" in [-1, 1] as bytes."""
     return np.stack([to_bytes(one[None].float().clamp(-1, 1)).cpu().numpy() for one in x])

@@ -70,13 +70,13 @@ def batches_of(clips: Sequence[Clip], frames: int) -> Iterator[EpisodeBatch]:
                 raise ValueError(f"{clip.name} has another size than {some[0].name}: give one size")
         yield EpisodeBatch(
             frames=np.stack(videos),
-            actions=np.stack([actions_of(clip, frames) for clip in some]),
+            actions=np.stack([actions_after(clip, frames) for clip in some]),
             truths=tuple(read_truth(clip.path) for clip in some),
             first=first,
         )
 
 
-def actions_of(clip: Clip, frames: int) -> np.ndarray:
+def actions_after(clip: Clip, frames: int) -> np.ndarray:
     """The actions after the first `frames` frames. ValueError for those of another world."""
     path = clip.path.with_suffix(".actions.npy")
     found = read_array(path)
@@ -114,13 +114,13 @@ def judge_episodes(
             on_episode()
     tables = {n: {m: np.stack(v) for m, v in found.items()} for n, found in rows.items()}
     return PushScores(
-        world=facts_of(reals),
+        world=world_facts(reals),
         scores={n: {m: by_horizon(v) for m, v in t.items()} for n, t in tables.items()},
         by_frame={n: {m: by_frame(v) for m, v in t.items()} for n, t in tables.items()},
     )
 
 
-def facts_of(reals: Sequence[Real]) -> WorldFacts:
+def world_facts(reals: Sequence[Real]) -> WorldFacts:
     """What the real episodes are."""
     late = min(8, len(reals[0].frames) - 1)
     places = [real.truth.objects_pixels[: len(real.frames)] for real in reals]

@@ -41,7 +41,7 @@ def middles(weight: Float[np.ndarray, "*n h w"]) -> Float[np.ndarray, "*n 2"]:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Found:
+class ObjectPlaces:
     """Objects in each frame: their places (NaN: not there), and pixels of their colour anywhere."""
 
     places: Float[np.ndarray, "t n 2"]
@@ -50,7 +50,7 @@ class Found:
 
 def find_objects(
     frames: Frames, colours: Float[np.ndarray, "n 3"], starts: Float[np.ndarray, "n 2"]
-) -> Found:
+) -> ObjectPlaces:
     """Follow objects of these colours (RGB in [0, 255]) from where they are in frame 0."""
     height, width = frames.shape[1:3]
     x = frames.astype(np.float32)
@@ -65,7 +65,7 @@ def find_objects(
         found = middles(here.astype(np.float32))
         last = np.where(np.isnan(found), last, found)
         places.append(found)
-    return Found(places=np.stack(places), pixels=like.sum((2, 3)))
+    return ObjectPlaces(places=np.stack(places), pixels=like.sum((2, 3)))
 
 
 def colours_of(
@@ -78,7 +78,7 @@ def colours_of(
     return np.stack([np.median(box.astype(np.float32), axis=0) for box in boxes])
 
 
-def can_follow(found: Found, truth: Float[np.ndarray, "t n 2"]) -> Bool[np.ndarray, " n"]:
+def can_follow(found: ObjectPlaces, truth: Float[np.ndarray, "t n 2"]) -> Bool[np.ndarray, " n"]:
     """Which objects are found in the real video, near their true places in all frames."""
     away = np.linalg.norm(found.places - truth, axis=-1)
     seen = ~np.isnan(away)

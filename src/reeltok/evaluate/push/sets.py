@@ -115,7 +115,7 @@ def compare_sets(
 # ---------------------------------------------------------------- sets that are known to be bad
 
 
-def freeze(frames: Frames) -> Frames:
+def held_first_frame(frames: Frames) -> Frames:
     """The first frame, over and over."""
     return np.broadcast_to(frames[:1], frames.shape)
 
@@ -134,7 +134,7 @@ def blur(frames: Frames) -> Frames:
 
 
 SPOILED: dict[str, Callable[[Frames], Frames]] = {
-    "frozen": freeze,
+    "frozen": held_first_frame,
     "shuffled": shuffle,
     "blurred": blur,
 }
@@ -151,7 +151,7 @@ class Nearest:
     distances: tuple[float, ...]
 
 
-def nearest(videos: Sequence[Frames], among: Sequence[Frames]) -> Nearest:
+def nearest_videos(videos: Sequence[Frames], among: Sequence[Frames]) -> Nearest:
     """The nearest of `among` by the RMS difference of eight frames at 16x16 pixels."""
     a, b = (torch.stack([sketch(video) for video in each]) for each in (videos, among))
     distances = torch.cdist(a, b) / a.shape[1] ** 0.5

@@ -60,10 +60,10 @@ class Diffusers(Foreign):
             return find_network_shape(self.network, next(self.network.parameters()).detach())
 
     def code(self, x: Float[Tensor, "b 3 t h w"], sample: torch.Generator | None) -> EncoderOutput:
-        return encode_clips(self.network, x, sample)
+        return run_encoder(self.network, x, sample)
 
     def frames_of(self, z: Float[Tensor, "b d t h w"]) -> Any:
-        return decode_latents(self.network, z)
+        return run_decoder(self.network, z)
 
     def latents_of(self, ids: Int[Tensor, "b t h w"]) -> Float[Tensor, "b d t h w"]:
         return self.network.regularization.indices_to_codes(ids).to(self.dtype)
@@ -179,8 +179,8 @@ def find_network_shape(net: Any, like: Tensor) -> NetworkShape:
     # The one of VidTok that is not causal drops what is not a multiple of 16 frames.
     slow = type(net).__name__ == "AutoencoderVidTok" and not net.config.get("is_causal", True)
     probe = (49, 97) if slow else PROBE
-    shape = find_shape(lambda x: encode_clips(net, x), like, front=count_front(net), probe=probe)
-    return find_group(lambda z: decode_latents(net, z), shape, like)
+    shape = find_shape(lambda x: run_encoder(net, x), like, front=count_front(net), probe=probe)
+    return find_group(lambda z: run_decoder(net, z), shape, like)
 
 
 def count_front(model: Any) -> int:
@@ -223,7 +223,7 @@ def _numbers(values: Any) -> tuple[float, ...]:
 # ---------------------------------------------------------------- there and back
 
 
-def encode_clips(net: Any, x: Tensor, sample: torch.Generator | None = None) -> EncoderOutput:
+def run_encoder(net: Any, x: Tensor, sample: torch.Generator | None = None) -> EncoderOutput:
     """What a network makes of clips "b 3 t h w"."""
     if takes_pictures(net):
         coded = read_code(net.encode(_scatter(x)), sample)
@@ -236,7 +236,7 @@ def encode_clips(net: Any, x: Tensor, sample: torch.Generator | None = None) -> 
     return read_code(net.encode(x), sample)
 
 
-def decode_latents(net: Any, z: Tensor) -> Any:
+def run_decoder(net: Any, z: Tensor) -> Any:
     """Frames "b 3 t h w" of latents."""
     if takes_pictures(net):
         more = {"num_frames": z.shape[2]} if "TemporalDecoder" in type(net).__name__ else {}

@@ -68,9 +68,9 @@ def look_around(
     b, t, h, w, _ = query.shape
     rows, columns = -h % WINDOW, -w % WINDOW
     inside = key.new_ones(1, 1, h, w, 1)
-    q = windows(F.pad(query, (0, 0, 0, columns, 0, rows)).flatten(0, 1), WINDOW, 0)
+    q = halo_windows(F.pad(query, (0, 0, 0, columns, 0, rows)).flatten(0, 1), WINDOW, 0)
     k, v, visible = (
-        windows(F.pad(each[:, 0], (0, 0, 0, columns, 0, rows)), WINDOW + 2 * HALO, HALO)
+        halo_windows(F.pad(each[:, 0], (0, 0, 0, columns, 0, rows)), WINDOW + 2 * HALO, HALO)
         for each in (key, value, inside)
     )
     mask = torch.where(visible[0, :, None, None, :, 0] > 0, 0.0, -torch.inf).to(bias) + bias
@@ -89,7 +89,7 @@ def look_around(
     return y[:, :, :h, :w]
 
 
-def windows(x: Float[Tensor, "b h w d"], size: int, halo: int) -> Float[Tensor, "b n s d"]:
+def halo_windows(x: Float[Tensor, "b h w d"], size: int, halo: int) -> Float[Tensor, "b n s d"]:
     """Squares of `size` cells that begin every WINDOW cells, `halo` cells outside the frame."""
     x = F.pad(x, (0, 0, halo, halo, halo, halo))
     x = x.unfold(1, size, WINDOW).unfold(2, size, WINDOW)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from reeltok.models.reftok.features import ReferenceFeatures
 from reeltok.models.reftok.flow import (
-    Flow,
+    DecoderFlow,
     Motion,
     block_patches,
     follow,
@@ -35,7 +35,7 @@ from reeltok.models.reftok.injection import (
     split_stages,
     still_patches,
 )
-from reeltok.models.reftok.motion import Found, enlarge, search
+from reeltok.models.reftok.motion import BlockMotion, enlarge_field, search
 from reeltok.models.reftok.reference import NO_REFERENCES, Reference, References
 from reeltok.models.reftok.skip import copy_skipped, skipped_cells, worth_skipping
 from reeltok.models.vidtok.network import Decoder, Encoder, running_order
@@ -68,7 +68,9 @@ class Decoded:
     field: Tensor | None = None
     warped: Tensor | None = None
 
-    def motion(self, found: Found | None, block: Tensor, mask: Tensor | None) -> Motion | None:
+    def motion(
+        self, found: BlockMotion | None, block: Tensor, mask: Tensor | None
+    ) -> Motion | None:
         """What the loss of the motion compares; None for frames that follow none."""
         if self.field is None or self.warped is None:
             return None
@@ -96,7 +98,7 @@ class BlockCoder(Tokenizer):
             widths = self.decoder_injection.reference_encoder.widths
             follows = config.motion.where != "encoder"
             shape = decoder_shape(config, self.decoder)
-            self.flow = Flow(shape, widths, config.motion) if follows else None
+            self.flow = DecoderFlow(shape, widths, config.motion) if follows else None
 
     # One block through the network.
 
@@ -105,7 +107,7 @@ class BlockCoder(Tokenizer):
         x: Float[Tensor, "b t h w c"],
         past: Past,
         reference_mask: Bool[Tensor, " b"] | None = None,
-        found: Found | None = None,
+        found: BlockMotion | None = None,
     ) -> Float[Tensor, "b t2 h2 w2 d"]:
         """What the quantizer reads of a block; the plain encoder where nothing is known yet.
 
@@ -166,7 +168,7 @@ class BlockCoder(Tokenizer):
 
     # Motion.
 
-    def find_motion(self, block: Float[Tensor, "b t h w c"], past: Past) -> Found | None:
+    def find_motion(self, block: Float[Tensor, "b t h w c"], past: Past) -> BlockMotion | None:
         """What the encoder's search finds; None where it does not search, or has no reference."""
         if not self.config.searches or not self._has_reference(past):
             return None
@@ -174,11 +176,11 @@ class BlockCoder(Tokenizer):
         return search(before, block, steps=self.config.steps, cell=self.config.factors[1:])
 
     def _follow_found(
-        self, reference: ReferenceFeatures, past: Past, found: Found, frames: int
+        self, reference: ReferenceFeatures, past: Past, found: BlockMotion, frames: int
     ) -> ReferenceFeatures:
         """The encoder's reference along the motion that its search found."""
         patch, cell = self.config.body.patch, self.config.factors[1:]
-        field = enlarge(found.field, (cell[0] // patch[1], cell[1] // patch[2]))
+        field = enlarge_field(found.field, (cell[0] // patch[1], cell[1] // patch[2]))
         steps = frames // patch[0]
         pixels = follow_pixels(past.kept[REFERENCES][:, 0], field, frames, patch[1:])
         return replace(
@@ -195,7 +197,7 @@ class BlockCoder(Tokenizer):
         assert self.flow is not None
         patch, steps = self.config.body.patch, y.shape[1]
         frames, cell = steps * patch[0], patch[1:]
-        rough = enlarge(field, (self.flow.ratio, self.flow.ratio))
+        rough = enlarge_field(field, (self.flow.ratio, self.flow.ratio))
         moved = follow(reference.fine, rough, frames, steps, cell)
         field = self.flow.refine(field, y, moved)
         warped = follow_pixels(past.kept[REFERENCES][:, 0], field, frames, cell)

@@ -19,7 +19,7 @@ from pydantic.dataclasses import dataclass as config_dataclass
 from torch import Tensor, nn
 
 from reeltok.models.reftok.features import ONE, InjectionShape, ReferenceFeatures
-from reeltok.models.reftok.motion import Found, displacements, enlarge, settle, warp
+from reeltok.models.reftok.motion import BlockMotion, displacements, drop_small, enlarge_field, warp
 from reeltok.models.vidtok.stages import SPACE, Patch
 from reeltok.nn.bounds import Width
 from reeltok.nn.layers import Conv, Norm, Residual
@@ -64,7 +64,7 @@ class FlowHead(nn.Module):
             return self.unit * self.conv_out(y.to(self.conv_out.weight.dtype)).float()
 
 
-class Flow(nn.Module):
+class DecoderFlow(nn.Module):
     """The decoder's field, first at the scale of the tokens, then at that of the patches."""
 
     def __init__(
@@ -94,7 +94,7 @@ class Flow(nn.Module):
 
         `moved` are the reference's, which follow `field` already.
         """
-        field = enlarge(field, (self.ratio, self.ratio))
+        field = enlarge_field(field, (self.ratio, self.ratio))
         both = torch.cat([F.layer_norm(y, y.shape[-1:]), moved.to(y.dtype)], dim=-1)
         both = rearrange(both, "b (s r) h w c -> b s h w (r c)", r=self.runs)
         return field + self.fine(torch.cat([both, (field / UNIT).to(y.dtype)], dim=-1))
@@ -135,7 +135,7 @@ def follow_pixels(
     cell: tuple[int, int],
 ) -> Float[Tensor, "b t h w c"]:
     """The frames of a block as the reference alone gives them; `cell` is the field's in pixels."""
-    moved = settle(displacements(enlarge(field, cell), frames))
+    moved = drop_small(displacements(enlarge_field(field, cell), frames))
     return warp(frame, moved, cubic=True).to(frame.dtype)
 
 
@@ -153,7 +153,7 @@ class Motion:
     `mask` says which clips have a reference (None: all).
     """
 
-    found: Found | None
+    found: BlockMotion | None
     field: Float[Tensor, "b s h2 w2 4"]
     warped: Float[Tensor, "b t h w c"]
     block: Float[Tensor, "b t h w c"]

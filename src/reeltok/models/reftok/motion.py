@@ -34,7 +34,7 @@ def displacements(field: Float[Tensor, "b s h w 4"], frames: int) -> Float[Tenso
     return moved.clamp(-REACH, REACH)
 
 
-def settle(moved: Float[Tensor, "b t h w 2"]) -> Float[Tensor, "b t h w 2"]:
+def drop_small(moved: Float[Tensor, "b t h w 2"]) -> Float[Tensor, "b t h w 2"]:
     """`moved` without what is less than STILL; gradients pass as if it were there."""
     small = (moved.detach().abs() < STILL).all(-1, keepdim=True)
     return moved - moved.detach() * small
@@ -66,7 +66,7 @@ def warp(
         return exact + (y - y.detach())
 
 
-def enlarge(
+def enlarge_field(
     field: Float[Tensor, "b s h w k"], ratio: tuple[int, int]
 ) -> Float[Tensor, "b s h2 w2 k"]:
     """A field on a grid that is `ratio` times finer, bilinear."""
@@ -82,7 +82,7 @@ def enlarge(
 
 
 @dataclass(frozen=True)
-class Found:
+class BlockMotion:
     """The motion of a block: its field in pixels, and the displacements that it was fitted to.
 
     `moved` holds those of the frames that `searched_frames` picks, `saved` by how much the mean
@@ -113,7 +113,7 @@ def search(
     *,
     steps: int,
     cell: tuple[int, int],
-) -> Found:
+) -> BlockMotion:
     """Where the cells of a block come from in the reference, to half a pixel.
 
     `cell` are the pixels (rows, columns) of a token, multiples of 4, `steps` the token steps of the
@@ -133,7 +133,7 @@ def search(
         before = before.repeat_interleave(many, dim=0)
         found = find_near(before, after, moved.flatten(0, 1), cell)
     moved, saved = (each.unflatten(0, (b, many)) for each in (found.moved, found.cost))
-    return Found(fit(moved, times, steps), moved, saved)
+    return BlockMotion(fit(moved, times, steps), moved, saved)
 
 
 def fit(
@@ -178,7 +178,7 @@ def find_near(
         near = improve(shrink(before, ratio), shrink(after, ratio), moved, side)
         moved = 2 * near.moved if ratio > 1 else near.moved
     best = improve(before, after, moved, cell, fine=True)
-    still = compare(before, after, torch.zeros_like(moved), cell)
+    still = mean_difference(before, after, torch.zeros_like(moved), cell)
     moves = (best.cost < WORTH * still) & (best.cost < still - FAR)
     return Better(best.moved * moves[..., None], (still - best.cost) * moves)
 
@@ -226,8 +226,8 @@ def improve(
     Large windows are compared at every other pixel of both axes.
     """
     every = 2 if min(cell) >= 8 else 1
-    target = windows(after, torch.zeros_like(moved), cell)[::every, ::every]
-    around, costs = windows(before, moved, cell, 1), []
+    target = displaced_windows(after, torch.zeros_like(moved), cell)[::every, ::every]
+    around, costs = displaced_windows(before, moved, cell, 1), []
     for down in (-1, 0, 1):
         rows = shifted(around, down, 0, fine)[::every]
         for right in (-1, 0, 1):
@@ -250,7 +250,7 @@ def shifted(
     return (there + x.narrow(axis, 1, size)) / 2 if fine and by else there
 
 
-def compare(
+def mean_difference(
     before: Float[Tensor, "n h w"],
     after: Float[Tensor, "n h w"],
     moved: Int[Tensor, "n h2 w2 2"],
@@ -259,11 +259,13 @@ def compare(
     """The mean absolute difference that displacements leave."""
     still = torch.zeros_like(moved)
     every = 2 if min(cell) >= 8 else 1
-    pair = [windows(*of, cell)[::every, ::every] for of in ((before, moved), (after, still))]
+    pair = [
+        displaced_windows(*of, cell)[::every, ::every] for of in ((before, moved), (after, still))
+    ]
     return (pair[0] - pair[1]).abs().mean((0, 1))
 
 
-def windows(
+def displaced_windows(
     x: Float[Tensor, "n h w"],
     moved: Int[Tensor, "n h2 w2 2"],
     cell: tuple[int, int],

@@ -24,11 +24,11 @@ from reeltok.tokens.packing.network import (
     Pass,
     cells_of,
     digits_of,
-    join_ids,
+    join_symbols,
     neighbours,
     pad_cells,
     same_digits,
-    split_ids,
+    split_symbols,
 )
 from reeltok.tokens.payload import pack_ids, unpack_ids
 
@@ -72,7 +72,7 @@ def pack_segment(ids: Int[Tensor, "t b h w"], model: PackingModel, bits: int) ->
         coder.encode(symbols.to(torch.int32).numpy(), family, expected.numpy())
         return symbols
 
-    walk(ids.shape, model, code, ids.cpu())
+    code_steps(ids.shape, model, code, ids.cpu())
     coded = CODED + coder.get_compressed().astype("<u4").tobytes()
     return min(plain, coded, key=len)
 
@@ -98,7 +98,7 @@ def unpack_segment(
         except AssertionError as error:  # constriction's word for bytes that it cannot have written
             raise UnreadableSegmentError("a segment is of other ids") from error
 
-    ids = walk(shape, model, code)
+    ids = code_steps(shape, model, code)
     if not coder.maybe_exhausted():
         raise UnreadableSegmentError("a segment is longer than its ids")
     return ids
@@ -121,7 +121,9 @@ class Step:
 
     @classmethod
     def of(cls, ids: Int[Tensor, "n"], config: PackingConfig) -> "Step":
-        return cls(ids=ids, symbols=split_ids(ids, config), digits=digits_of(ids, config.digits))
+        return cls(
+            ids=ids, symbols=split_symbols(ids, config), digits=digits_of(ids, config.digits)
+        )
 
     def take(self, cells: Int[Tensor, "m"]) -> "Step":
         """Some of the cells."""
@@ -129,7 +131,7 @@ class Step:
 
 
 @torch.inference_mode()
-def walk(
+def code_steps(
     shape: tuple[int, ...], model: PackingModel, code: Code, ids: Tensor | None = None
 ) -> Int[Tensor, "t b h w"]:
     """Code the ids of a segment in their order; without `ids` those that `code` gives."""
@@ -168,7 +170,7 @@ def code_step(
             earlier = [step.take(here) for step in before]
             symbols, same = code_cells(model, part, code, hidden, earlier, wanted)
             now.flatten(0, 2)[place] = network.describe(symbols, same)
-            ids[here] = join_ids(symbols, model.config)
+            ids[here] = join_symbols(symbols, model.config)
     if int(ids.max()) >= model.config.vocabulary:
         raise UnreadableSegmentError("an id is outside the vocabulary")
     return ids, now
@@ -201,13 +203,13 @@ def code_cells(
         symbols[left, number] = code(wanted, model.frequencies(scores))
         if place is None:
             skipped = symbols[:, 0] == 1
-            symbols[skipped] = split_ids(torch.tensor(config.skip, device="cpu"), config)
+            symbols[skipped] = split_symbols(torch.tensor(config.skip, device="cpu"), config)
             left = (~skipped).nonzero()[:, 0]
         elif before:
             digits = digits_of(symbols[left, number], config.digits[place])
             same[left, place] = same_digits(digits, before[0].digits[left][:, place])
     if before and config.skip is not None:
         skipped = symbols[:, 0] == 1
-        digits = digits_of(join_ids(symbols[skipped], config), config.digits)
+        digits = digits_of(join_symbols(symbols[skipped], config), config.digits)
         same[skipped] = same_digits(digits, before[0].digits[skipped])
     return symbols, same

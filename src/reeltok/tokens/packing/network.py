@@ -257,7 +257,7 @@ def same_digits(
     return (digits == before) * float(2**ACTIVATION_BITS)
 
 
-def split_ids(ids: Int[Tensor, "*n"], config: PackingConfig) -> Int[Tensor, "*n s"]:
+def split_symbols(ids: Int[Tensor, "*n"], config: PackingConfig) -> Int[Tensor, "*n s"]:
     """The symbols of ids, in the order of coding."""
     symbols = digits_of(ids, config.factors)
     if config.skip is None:
@@ -265,8 +265,8 @@ def split_ids(ids: Int[Tensor, "*n"], config: PackingConfig) -> Int[Tensor, "*n 
     return torch.cat([(ids == config.skip).to(ids.dtype)[..., None], symbols], dim=-1)
 
 
-def join_ids(symbols: Int[Tensor, "*n s"], config: PackingConfig) -> Int[Tensor, "*n"]:
-    """The ids that symbols make; the inverse of `split_ids`."""
+def join_symbols(symbols: Int[Tensor, "*n s"], config: PackingConfig) -> Int[Tensor, "*n"]:
+    """The ids that symbols make; the inverse of `split_symbols`."""
     total, stride = torch.zeros_like(symbols[..., 0]), 1
     for symbol, size in zip(
         symbols.unbind(-1)[-len(config.factors) :], config.factors, strict=True

@@ -153,7 +153,7 @@ def handler_of(pages: Pages) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
-def serve(
+def serve_pages(
     pages: Pages, *, host: str, port: int | None, ready: Callable[[str], None] = lambda place: None
 ) -> None:
     """Answer until interrupted. `ready` is called with the address; OSError for a taken port."""
