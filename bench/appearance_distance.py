@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from machine import describe
 
 from reeltok.evaluate.clips import clips
+from reeltok.files.checkpoints import load_weights
 from reeltok.metrics.distances import appearance_features, feature_moments, frechet_distance
-from reeltok.metrics.lpips import BACKBONES, Backbone, load_state, read_weights
+from reeltok.metrics.lpips import BACKBONES, Backbone, read_weights
 from reeltok.nn.moments import Moments
 
 Change = Callable[[torch.Tensor], torch.Tensor]
@@ -56,8 +57,7 @@ def measure(data: Path) -> dict[str, list[float]]:
     """The distance at each step of each ladder, over all clips."""
     torch.manual_seed(0)
     net = Backbone("alex")
-    state = read_weights(BACKBONES["alex"])
-    load_state(net, {k: v for k, v in state.items() if k.startswith("features.")}, "AlexNet")
+    load_weights(net, read_weights(BACKBONES["alex"]), what="the alex backbone's file")
     changes: list[Change] = [lambda x: x]
     changes += [
         lambda x, step=step, change=change: change(x, step)

@@ -3,6 +3,7 @@
 import ast
 import builtins
 import dis
+import importlib.util
 import re
 import subprocess
 import symtable
@@ -290,3 +291,15 @@ def test_files_of_tests_have_names_of_their_own() -> None:
     """pytest imports them by these alone."""
     names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
     assert sorted({name for name in names if names.count(name) > 1}) == []
+
+
+@pytest.mark.parametrize("folder", ["bench", "studies"])
+def test_scripts_import_what_there_is(folder: str) -> None:
+    for path in sorted((Path(__file__).parent.parent / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("reeltok"):
+                module = importlib.import_module(node.module or "")
+                for name in (each.name for each in node.names):
+                    inside = f"{node.module}.{name}"
+                    known = hasattr(module, name) or importlib.util.find_spec(inside)
+                    assert known, f"{folder}/{path.name} imports {name} from {node.module}"
