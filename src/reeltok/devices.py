@@ -18,6 +18,7 @@ from reeltok import __version__
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")  # of Linux
 PROCESSOR = Path("/proc/cpuinfo")
 MATMUL = "REELTOK_MATMUL"  # mkl or onednn
+CONVOLUTION = "REELTOK_CONVOLUTION"  # direct or winograd
 
 KINDS = ("cpu", "cuda", "mps", "xpu")  # that networks run on; torch knows more, such as meta
 
@@ -111,6 +112,19 @@ def _usual_matmul() -> Literal["mkl", "onednn"]:
     return "onednn" if amd and has_onednn() else "mkl"
 
 
+def convolution() -> Literal["direct", "winograd"]:
+    """How wide 3x3 convolutions of float32 are computed on the CPU, without gradients.
+
+    With fewer products on processors with AVX-512, directly elsewhere: a fixed rule, as `matmul`'s.
+    `REELTOK_CONVOLUTION` says otherwise. ValueError for another word.
+    """
+    asked = os.environ.get(CONVOLUTION)
+    if asked and asked not in ("direct", "winograd"):
+        raise ValueError(f"{CONVOLUTION}={asked} is not known: give direct or winograd")
+    wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return "winograd" if asked == "winograd" or (wide and not asked) else "direct"
+
+
 def describe_machine() -> dict[str, str]:
     """What a speed was measured on; no names of people or hosts."""
     name = processor("model name") or platform.processor()
@@ -121,6 +135,7 @@ def describe_machine() -> dict[str, str]:
         "cores": str(cores),
         "threads": str(torch.get_num_threads()),
         "matmul": matmul(),
+        "convolution": convolution(),
         "gpu": gpu,
         "system": platform.system(),
         "python": platform.python_version(),

@@ -15,6 +15,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from reeltok.nn import winograd
 from reeltok.nn.linear import linear
 from reeltok.nn.past import Layer, Past
 
@@ -70,6 +71,7 @@ class Conv(Layer):
     ) -> None:
         super().__init__()
         self.kernel, self.stride, self.edge = kernel, stride, edge
+        self.transformed = winograd.Transformed()
         self.weight = nn.Parameter(torch.empty(channels_out, channels_in, *kernel))
         self.bias = nn.Parameter(torch.empty(channels_out))
         bound = 0.0 if zero else 1 / math.sqrt(channels_in * math.prod(kernel))
@@ -97,6 +99,9 @@ class Conv(Layer):
         if after:
             x = F.pad(x, (0, 0, 0, 1, 0, 1))
         padding = (0, 0) if after else (self.kernel[1] // 2, self.kernel[2] // 2)
+        if winograd.suits(x, self.weight, self.stride, padding):
+            weight = self.transformed.of(self.weight)
+            return winograd.convolve(x, weight, self.bias, self.stride[0])
         if self.kernel[0] == 1:
             images = x.flatten(0, 1).permute(0, 3, 1, 2)
             y = F.conv2d(images, self.weight[:, :, 0], self.bias, self.stride[1:], padding)
