@@ -1,9 +1,14 @@
 """Layers: what runs another way on some processors must be the same convolution."""
 
+import math
+
 import pytest
 import torch
+from torch import nn
 
-from reeltok.nn.layers import Conv
+from reeltok.models.vidtok.stages import fold, unfold
+from reeltok.nn.layers import Conv, Edge, Residual
+from reeltok.nn.past import Past, name_layers
 
 
 @pytest.mark.parametrize("frames", [3, 4, 5, 8])
@@ -34,3 +39,43 @@ def test_gradients_in_bfloat16_are_those_of_float32(frames: int) -> None:
     found = torch.autograd.grad(y, values, against.bfloat16())
     for ours, exact in zip(found, wanted, strict=True):
         assert (ours - exact).norm() < 0.01 * exact.norm()
+
+
+@pytest.mark.parametrize("edge", ["both", "past-zeros", "past-first"])
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("norms", [1, 2])
+def test_frames_in_front_are_written_where_their_room_is(
+    edge: Edge, streamed: bool, norms: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without gradients nothing is copied for them: the same as with the copies."""
+    block = Residual(6, 8, (3, 1, 1), edge=edge, norms=norms)
+    nn.init.normal_(block.convs[1].weight)
+    name_layers(block, "block")
+    x = torch.randn(2, 5, 4, 3, 6)
+    pieces = [(0, 1), (1, 3), (3, 5)] if streamed and edge != "both" else [(0, 5)]
+    found = {}
+    for way in ("copied", "in place"):
+        if way == "copied":
+            monkeypatch.setattr(Conv, "room", 0)
+        past = Past() if len(pieces) > 1 else None
+        with torch.no_grad():
+            found[way] = torch.cat([block(x[:, a:b].clone(), past) for a, b in pieces], dim=1)
+        monkeypatch.undo()
+    torch.testing.assert_close(found["copied"], found["in place"], rtol=1e-6, atol=1e-6)
+    with torch.enable_grad():
+        torch.testing.assert_close(block(x), block(x).detach(), rtol=0, atol=0)
+        assert all(conv.room == 0 for conv in block.convs)
+    with torch.no_grad():
+        assert [conv.room for conv in block.convs] == ([0, 0] if edge == "both" else [2, 2])
+
+
+@pytest.mark.parametrize("patch", [(1, 2, 2), (2, 2, 2), (2, 1, 3)])
+def test_channels_move_whole_where_no_gradient_is_asked(patch: tuple[int, int, int]) -> None:
+    size = math.prod(patch)
+    narrow, wide = Conv(5 * size, 7, (1, 1, 1)), Conv(5, 7 * size, (1, 1, 1))
+    x = torch.randn(2, *(2 * side for side in patch), 5, dtype=torch.double)
+    for conv, way in ((narrow.double(), fold), (wide.double(), unfold)):
+        plain = way(conv, x, patch)
+        assert plain.requires_grad
+        with torch.no_grad():
+            torch.testing.assert_close(way(conv, x, patch), plain.detach())

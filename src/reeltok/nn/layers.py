@@ -52,6 +52,20 @@ def pad_time(
     return x
 
 
+def fill_front(
+    x: Float[Tensor, "b t h w c"], layer: Layer, frames: int, edge: Edge, past: Past | None
+) -> None:
+    """Write what `pad_time` would put in front of `x` into its first `frames` frames (stride 1)."""
+    if past is not None and not past.begin(layer):
+        x[:, :frames] = past.kept[layer.path]
+    elif edge == "past-first":
+        x[:, :frames] = x[:, frames : frames + 1]
+    else:
+        x[:, :frames] = 0
+    if past is not None:
+        past.keep(layer, x, frames)
+
+
 class Conv(Layer):
     """A convolution over (time, height, width); axes with kernel 1 cost nothing.
 
@@ -78,10 +92,24 @@ class Conv(Layer):
         nn.init.uniform_(self.weight, -bound, bound)
         nn.init.uniform_(self.bias, -bound, bound)
 
+    @property
+    def room(self) -> int:
+        """Frames that `x` of `forward` may have free in front, so that it is not copied for them.
+
+        0 where gradients, or a graph that is traced, need the copy.
+        """
+        plain = torch.is_grad_enabled() or torch.compiler.is_compiling()
+        if plain or torch.compiler.is_exporting() or self.edge == "both" or self.stride[0] > 1:
+            return 0
+        return self.kernel[0] - 1
+
     def forward(
-        self, x: Float[Tensor, "b t h w c"], past: Past | None = None
+        self, x: Float[Tensor, "b t h w c"], past: Past | None = None, *, room: int = 0
     ) -> Float[Tensor, "b t2 h2 w2 d"]:
-        if self.kernel[0] > 1:
+        """`room` is 0, or the layer's, where so many frames in front are still to be written."""
+        if room:
+            fill_front(x, self, room, self.edge, past)
+        elif self.kernel[0] > 1:
             kernel, stride = self.kernel[0], self.stride[0]
             x = pad_time(x, self, kernel=kernel, stride=stride, edge=self.edge, past=past)
         return self.convolve(x)
@@ -155,9 +183,10 @@ class Norm(nn.Module):
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
 
-    def forward(self, x: Float[Tensor, "b t h w c"]) -> Float[Tensor, "b t h w c"]:
+    def forward(self, x: Float[Tensor, "b t h w c"], room: int = 0) -> Float[Tensor, "b t2 h w c"]:
+        """`room` frames in front are left unwritten."""
         y = self._layer(x) if self.groups is None else self._group(x, self.groups)
-        return silu(y) if self.act else y
+        return silu(y, room) if self.act else y
 
     def _layer(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, x.shape[-1:], self.weight, self.bias, 1e-6)
@@ -177,8 +206,12 @@ def bf16_on_cpu(x: Tensor) -> bool:
     )
 
 
-def silu(x: Tensor) -> Tensor:
-    """x * sigmoid(x); in place where no gradient needs x."""
+def silu(x: Float[Tensor, "b t *c"], room: int = 0) -> Float[Tensor, "b t2 *c"]:
+    """x * sigmoid(x), in place where no gradient needs x; or behind `room` frames of anything."""
+    if room:
+        y = x.new_empty(x.shape[0], x.shape[1] + room, *x.shape[2:])
+        torch.ops.aten.silu.out(x, out=y[:, room:])
+        return y
     return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
@@ -219,7 +252,10 @@ class Residual(nn.Module):
     ) -> Float[Tensor, "b t h w d"]:
         y = x
         for i, conv in enumerate(self.convs):
-            y = conv(self.norms[i](y) if i < len(self.norms) else silu(y), past)
+            assert isinstance(conv, Conv)
+            room = conv.room
+            y = self.norms[i](y, room) if i < len(self.norms) else silu(y, room)
+            y = conv(y, past, room=room)
         return add(y, x if self.shortcut is None else self.shortcut(x))
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from reeltok.nn.bounds import LEVELS, Depth, Triple, Width
 from reeltok.nn.layers import Conv, Edge, FrameAttention, Residual, pad_time
+from reeltok.nn.linear import linear
 from reeltok.nn.past import Layer, Past
 from reeltok.nn.quantizers import Quantizer
 
@@ -119,6 +120,33 @@ def depth_to_space(
     return rearrange(x, "b t h w c (i j k) -> b (t i) (h j) (w k) c", i=i, j=j, k=k)
 
 
+def fold(
+    conv: Conv, x: Float[Tensor, "b t h w c"], patch: tuple[int, int, int]
+) -> Float[Tensor, "b t2 h2 w2 d"]:
+    """`conv`, of 1x1x1, of blocks of `patch` pixels, which lie behind the channels.
+
+    Without gradients the channels are moved whole, and the weight's columns in their stead.
+    """
+    if torch.is_grad_enabled():
+        return conv(space_to_depth(x, patch).flatten(-2))
+    i, j, k = patch
+    x = rearrange(x, "b (t i) (h j) (w k) c -> b t h w (i j k c)", i=i, j=j, k=k)
+    weight = rearrange(conv.weight, "d (c p) 1 1 1 -> d (p c)", p=math.prod(patch))
+    return linear(x, weight, conv.bias)
+
+
+def unfold(
+    conv: Conv, x: Float[Tensor, "b t h w c"], patch: tuple[int, int, int]
+) -> Float[Tensor, "b t2 h2 w2 d"]:
+    """Blocks of `patch` pixels of what `conv`, of 1x1x1, gives; the mirror image of `fold`."""
+    if torch.is_grad_enabled():
+        return depth_to_space(conv(x).unflatten(-1, (-1, math.prod(patch))), patch)
+    i, j, k = patch
+    weight = rearrange(conv.weight, "(d p) c 1 1 1 -> (p d) c", p=math.prod(patch))
+    x = linear(x, weight, rearrange(conv.bias, "(d p) -> (p d)", p=math.prod(patch)))
+    return rearrange(x, "b t h w (i j k c) -> b (t i) (h j) (w k) c", i=i, j=j, k=k)
+
+
 class Patch(Layer):
     """Folds blocks of (t, h, w) pixels into channels, as they are or by a Haar transform.
 
@@ -189,8 +217,9 @@ class Down(Layer):
         if self.folds:
             if self.halves[0] > 1:
                 x = pad_time(x, self, kernel=2, stride=2, edge=self.edge, past=past)
-            x = space_to_depth(x, self.halves).flatten(-2)
-        x = self.space(x, past)
+            x = fold(self.space, x, self.halves)
+        else:
+            x = self.space(x, past)
         if self.time is None:
             return x
         if self.mix is None:
@@ -224,7 +253,10 @@ class Up(Layer):
         self, x: Float[Tensor, "b t h w c"], past: Past | None = None
     ) -> Float[Tensor, "b t2 h2 w2 d"]:
         if self.folds:
-            return self._unfolded(self.space(x, past), past)
+            first = past is None or past.begin(self)
+            x = unfold(self.space, x, self.patch)
+            # A first frame that stands alone is the last of its pair.
+            return x[:, 1:] if self.doubles and first else x
         if self.joint and self.doubles:
             x = self._double_time(x, past)
         x = self.space(double_space(x), past)
@@ -233,12 +265,6 @@ class Up(Layer):
         x = self._double_time(x, past)
         y = self.time(x, past)
         return y if self.mix is None else torch.lerp(y, x, torch.sigmoid(self.mix).to(x.dtype))
-
-    def _unfolded(self, x: Tensor, past: Past | None) -> Tensor:
-        """Channels become pixels; a first frame that stands alone is the last of its pair."""
-        first = past is None or past.begin(self)
-        x = depth_to_space(x.unflatten(-1, (-1, math.prod(self.patch))), self.patch)
-        return x[:, 1:] if self.doubles and first else x
 
     def _double_time(self, x: Tensor, past: Past | None) -> Tensor:
         """Twice the frames, but for a first frame that stands alone."""
