@@ -9,6 +9,9 @@ from push_episodes import write_episodes
 from ran import Ran
 from small_generators import make_prior, make_tokenizers
 
+from reeltok.cli.push import open_lpips
+from reeltok.data.find import find_clips
+
 Run = Callable[..., Ran]
 
 
@@ -31,7 +34,15 @@ def priors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return made
 
 
-def test_a_tokenizer(run: Run, priors: dict[str, Path], held: Path, tmp_path: Path) -> None:
+def test_a_tokenizer(
+    run: Run,
+    priors: dict[str, Path],
+    held: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("REELTOK_SHARED", "REELTOK_WEIGHTS"):
+        monkeypatch.setenv(name, str(tmp_path))
     out = tmp_path / "found.json"
     words = (priors["plain"].parent / "tokenizer", held, "--frames", 9, "--device", "cpu")
     found = run("push", *words, "--out", out)
@@ -41,6 +52,16 @@ def test_a_tokenizer(run: Run, priors: dict[str, Path], held: Path, tmp_path: Pa
     assert set(record["scores"]) == {"tokenizer", "h264 at its bits", "first frame", "mean frame"}
     assert record["bits"]["model"] > 0
     assert record["world"]["episodes"] == 3
+    assert record["distances"] == {}  # no weights are found here, which is said
+    assert "no lpips-alex: LPIPS with AlexNet has no weights" in found.out
+    assert "lpips-alex" in record["missing"]
+
+
+@pytest.mark.weights
+def test_frames_too_small_for_lpips(tmp_path: Path) -> None:
+    clip = find_clips(write_episodes(tmp_path / "held", 1, 2, side=30))[0]
+    said = {"lpips-alex": "it needs frames of 31 pixels a side, these have 30"}
+    assert open_lpips(clip) == (None, said)
 
 
 @pytest.mark.parametrize("name", ["plain", "leaning"])

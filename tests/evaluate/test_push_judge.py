@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from push_episodes import COLOURS, draw_episode, write_episodes
 
 from reeltok.data.find import find_clips
@@ -18,11 +19,19 @@ from reeltok.evaluate.push.candidates import (
 from reeltok.evaluate.push.judge import batches_of, judge_episodes
 from reeltok.evaluate.push.locate import find_gripper, find_objects
 from reeltok.evaluate.push.measures import Real, measure
+from reeltok.evaluate.push.seen import OTHER_HALF, measure_lpips
+from reeltok.metrics.lpips import LPIPS, random_lpips
 
 
 @pytest.fixture
 def real() -> Real:
     return Real.of(*draw_episode(10))
+
+
+@pytest.fixture(scope="module")
+def net() -> LPIPS:
+    torch.manual_seed(0)
+    return random_lpips("alex")
 
 
 def test_what_is_drawn_is_found(real: Real) -> None:
@@ -125,3 +134,32 @@ def test_no_batch_is_of_one_episode(tmp_path: Path) -> None:
     clips = find_clips(write_episodes(tmp_path / "held", 17, 2))
     assert [len(batch.frames) for batch in batches_of(clips, 2)] == [8, 9]
     assert [batch.first for batch in batches_of(clips, 2)] == [0, 8]
+
+
+def test_lpips_of_all_pixels_and_of_those_that_change(real: Real, net: LPIPS) -> None:
+    same = measure_lpips(net, real, real.frames)
+    assert same["lpips"].max() == 0
+    assert np.isnan(same["lpips changing"][0])
+    assert np.nanmax(same["lpips changing"]) == 0
+    still = measure_lpips(net, real, np.broadcast_to(real.frames[:1], real.frames.shape))
+    assert still["lpips"][9] > still["lpips"][1] > 0
+    np.testing.assert_allclose(still["lpips"][1:], still["lpips changing"][1:], rtol=1e-5)
+    spoiled = real.frames.copy()
+    spoiled[:, 28:, :6] = 0  # where nothing changes
+    found = measure_lpips(net, real, spoiled)
+    assert found["lpips"].min() > 0
+    assert np.nanmax(found["lpips changing"]) == 0
+
+
+def test_sets_of_known_answer_stand_beside_the_candidates(tmp_path: Path, net: LPIPS) -> None:
+    clips = find_clips(write_episodes(tmp_path / "held", 6, 8))
+    makes = {"perfect": lambda batch: batch.frames, "first frame": repeat_first}
+    found = judge_episodes(makes, clips, frames=8, lpips=net)
+    far = found.distances
+    assert set(far) == {OTHER_HALF, "frozen", "shuffled", "blurred", *makes}
+    assert far["perfect"] == pytest.approx(far[OTHER_HALF])
+    assert far["first frame"] == pytest.approx(far["frozen"])
+    assert all(far[OTHER_HALF] < far[name] for name in ("frozen", "shuffled", "blurred"))
+    assert found.scores["first frame"]["lpips changing"]["1-7"]["mean"] > 0
+    assert judge_episodes(makes, clips, frames=8).distances == {}
+    assert judge_episodes(makes, clips[:2], frames=2, lpips=net).distances == {}

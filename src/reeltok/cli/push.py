@@ -12,11 +12,27 @@ from reeltok.cli.report import Report, facts, save_record, table
 from reeltok.files.places import check_free, check_place
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from reeltok.data.clip import Clip
     from reeltok.evaluate.push.candidates import Coded, Make
     from reeltok.evaluate.push.judge import PushScores
     from reeltok.generate.predictor import PriorPredictor
+    from reeltok.metrics.lpips import LPIPS
 
-SHOWN = ("psnr", "changing", "false", "gripper", "missing", "moved", "share", "gone", "twice")
+SHOWN = (
+    "psnr",
+    "changing",
+    "lpips",
+    "lpips changing",
+    "false",
+    "gripper",
+    "missing",
+    "moved",
+    "share",
+    "gone",
+    "twice",
+)
 """Measures that people see; programs see all of them."""
 
 
@@ -72,15 +88,22 @@ def push(
         "h264 at its bits": tiled,
         **still,
     }  # after what it takes the bits of
+    lpips, missing = open_lpips(clips[0])
     with Progress("judging", len(clips)) as progress:
-        found = judge_episodes(candidates, clips, frames=frames, on_episode=progress.finish_file)
+        found = judge_episodes(
+            candidates,
+            clips,
+            frames=frames,
+            lpips=lpips,
+            on_episode=progress.finish_file,
+        )
     spent = {"model": coded.bits, "h264": tiled.spent}
     bits = {name: sum(each.values()) / len(clips) for name, each in spent.items()}
     record = {"model": model, "steps": steps, "guidance": guidance, "seed": seed, "bits": bits}
-    record |= asdict(found)
+    record |= {**asdict(found), "missing": missing}
     if out is not None:
         save_record(record, out)
-    return Report(data=record, text=push_text(found, bits))
+    return Report(data=record, text=push_text(found, bits, missing))
 
 
 def open_judged(
@@ -108,6 +131,19 @@ def open_judged(
     if prior.knows_actions:
         found["prior, other actions"] = follower(prior, how[2], shift=1)
     return coded, {**found, "ceiling": coded}
+
+
+def open_lpips(clip: "Clip") -> "tuple[LPIPS | None, Mapping[str, str]]":
+    """LPIPS for episodes like this one; without weights, or for small frames, None and why."""
+    from reeltok.evaluate.scores import open_scorer
+
+    scorer = open_scorer(["lpips-alex"])
+    net = next(iter(scorer.lpips), None)
+    side = min(clip.read(frames=1).frames.shape[1:3])
+    if net is not None and side < net.backbone.smallest:
+        why = f"it needs frames of {net.backbone.smallest} pixels a side, these have {side}"
+        return None, {"lpips-alex": why}
+    return net, scorer.missing
 
 
 def follower(prior: "PriorPredictor", seed: int, *, shift: int) -> "Make":
@@ -138,20 +174,24 @@ def follower(prior: "PriorPredictor", seed: int, *, shift: int) -> "Make":
     return make
 
 
-def push_text(found: "PushScores", bits: dict[str, float]) -> str:
-    """The world's facts, and a table for every horizon."""
+def push_text(found: "PushScores", bits: dict[str, float], missing: "Mapping[str, str]") -> str:
+    """The world's facts, a table for every horizon, the distances, and what has no weights."""
     world = asdict(found.world)
     world["offset"] = ", ".join(f"{value:.2f}" for value in found.world.offset)
     parts = [facts(world)]
     horizons = list(next(iter(found.scores.values()))["psnr"])
     for horizon in horizons:
         rows = [
-            {"candidate": name, **{m: cell(each[m].get(horizon)) for m in SHOWN}}
+            {"candidate": name, **{m: cell(each[m].get(horizon)) for m in SHOWN if m in each}}
             for name, each in found.scores.items()
         ]
         parts.append(f"frames {horizon}\n{table(rows)}")
     spent = {f"bits of an episode, {name}": round(value) for name, value in bits.items()}
-    return "\n\n".join([*parts, facts(spent)])
+    if found.distances:
+        sets = [{"set": name, "distance": value} for name, value in found.distances.items()]
+        parts.append(f"appearance distance to half of the real videos\n{table(sets)}")
+    said = [f"no {name}: {why}" for name, why in missing.items()]
+    return "\n\n".join([*parts, facts(spent), *said])
 
 
 def cell(found: dict[str, Any] | None) -> str:

@@ -14,7 +14,9 @@ from reeltok.data.push import read_truth
 from reeltok.evaluate.intervals import estimate
 from reeltok.evaluate.push.candidates import EpisodeBatch, Make
 from reeltok.evaluate.push.measures import MOVED, Real, measure
+from reeltok.evaluate.push.seen import SetDistance, measure_lpips
 from reeltok.files.parsing import read_array
+from reeltok.metrics.lpips import LPIPS
 
 TOGETHER = 16  # episodes of a batch, which H.264 codes in one video
 HORIZONS = ((1, 8), (8, 16), (16, 32), (32, 64), (64, 128))  # frames [a, b); frame 0 is given
@@ -43,12 +45,14 @@ class WorldFacts:
 class PushScores:
     """`scores[candidate][measure]` is a dict of horizon ("8-15") to mean, low, high and clips.
 
-    `by_frame` has the mean of every frame.
+    `by_frame` has the mean of every frame, `distances` what `SetDistance` finds: of every candidate
+    and of sets of which the answer is known. It is empty without the network that they need.
     """
 
     world: WorldFacts
     scores: dict[str, dict[str, dict[str, Any]]]
     by_frame: dict[str, dict[str, list[float | None]]]
+    distances: dict[str, float]
 
 
 def batches_of(clips: Sequence[Clip], frames: int) -> Iterator[EpisodeBatch]:
@@ -93,30 +97,40 @@ def judge_episodes(
     clips: Sequence[Clip],
     *,
     frames: int,
+    lpips: LPIPS | None = None,
     on_episode: Callable[[], object] = lambda: None,
 ) -> PushScores:
     """Let every candidate make the episodes, and measure what it made.
 
-    ValueError for fewer than two episodes, and for those that are not of the pushing world.
+    With `lpips`, on the CPU, LPIPS too and the distances between sets. ValueError for fewer than
+    two episodes, and for those that are not of the pushing world.
     """
     if len(clips) < 2:
         raise ValueError(f"an interval needs two episodes or more, there are {len(clips)}")
     rows: dict[str, dict[str, list[np.ndarray]]] = {name: defaultdict(list) for name in candidates}
     reals: list[Real] = []
+    sets = None if lpips is None else SetDistance(net=lpips)
     for batch in batches_of(clips, frames):
         now = [Real.of(*pair) for pair in zip(batch.frames, batch.truths, strict=True)]
+        if sets is not None:
+            sets.add_real(batch.frames, batch.first)
         for name, make in candidates.items():
-            for real, made in zip(now, make(batch), strict=True):
-                for measured, row in measure(real, made).items():
+            videos = make(batch)
+            for real, made in zip(now, videos, strict=True):
+                found = measure(real, made) | (measure_lpips(lpips, real, made) if lpips else {})
+                for measured, row in found.items():
                     rows[name][measured].append(row)
+            if sets is not None:
+                sets.add_made(name, videos, batch.first)
         reals += now
         for _ in now:
             on_episode()
-    tables = {n: {m: np.stack(v) for m, v in found.items()} for n, found in rows.items()}
+    tables = {n: {m: np.stack(v) for m, v in each.items()} for n, each in rows.items()}
     return PushScores(
         world=world_facts(reals),
         scores={n: {m: by_horizon(v) for m, v in t.items()} for n, t in tables.items()},
         by_frame={n: {m: by_frame(v) for m, v in t.items()} for n, t in tables.items()},
+        distances={} if sets is None else sets.distances(),
     )
 
 
