@@ -155,7 +155,10 @@ def test_missing_perceptual_weights_stop_before_the_first_step(
 
 @pytest.mark.parametrize(
     "name",
-    ["sit_cpu", "sit_b", "sit_l", "prior_cpu", "prior_b", "prior_l", "prior_push", "sit_push_gpu"],
+    [
+        *("sit_cpu", "sit_b", "sit_l", "prior_cpu", "prior_b", "prior_l"),
+        *("prior_push", "prior_push_none", "sit_push_gpu"),
+    ],
 )
 @pytest.mark.usefixtures("types_unchecked")
 def test_recipes_of_generators_are_found_too(name: str, tmp_path: Path) -> None:

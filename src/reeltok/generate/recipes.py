@@ -212,6 +212,23 @@ def prior_push() -> GeneratorRecipe:
     )
 
 
+def prior_push_none() -> GeneratorRecipe:
+    """The twin of `prior_push` on plain ids: the same examples, network and steps, no reference.
+
+    Set `tokenizer` to the folder of a run of `reftok_push_none`.
+    """
+    same = prior_push()
+    return replace(
+        same,
+        name="prior_push_none",
+        tokenizer="reftok-push-none",
+        chain=1,
+        disturbed=0.0,
+        noise=0.0,
+        every=4,
+    )
+
+
 def decoded(data: DataConfig, window: Window) -> DataConfig:
     """The clips in memory for as long as their tokens are made, which is once."""
     return replace(data, windows=(window,), cache="memory", cache_gb=40.0, workers=12)
@@ -269,6 +286,6 @@ GENERATORS: dict[str, Callable[[], GeneratorRecipe]] = {
     recipe.__name__: recipe
     for recipe in (
         *(sit_cpu, sit_b, sit_l, prior_cpu, prior_b, prior_l),
-        *(prior_push, prior_push_gpu, sit_push, sit_push_gpu),
+        *(prior_push, prior_push_none, prior_push_gpu, sit_push, sit_push_gpu),
     )
 }
