@@ -1,10 +1,12 @@
 """Is VidTok faster here than in diffusers? Same random weights, one run, ratios.
 
-    python bench/vidtok_speed.py [--sizes 64 128] [--width 128] [--rounds 3]
+    python bench/vidtok_speed.py [--sizes 64 128] [--width 128] [--rounds 5] [--frames 17]
 
-Encode and decode apart, 17 frames, in turn: diffusers fp32, ours fp32, ours bf16. Seconds are the
-processor seconds of the process, which other work on the machine disturbs less than the clock;
-the ratio is the median over rounds of theirs to ours. Peak memory comes from a process apart.
+Encode and decode apart, each way alone in a fresh process, the ways in turn in every round; a
+clip of 5 frames wakes the kernels. diffusers as a user gets it, and with freed memory kept
+(`reeltok.allocator`), as our commands keep it. Seconds are the processor seconds of the process,
+which other work on the machine disturbs less than the clock; a ratio is the median over rounds of
+theirs to ours, and errors are shares of the range of theirs.
 """
 
 import argparse
@@ -12,20 +14,24 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from machine import describe, forget_peak, peak_mib
 
+from reeltok.allocator import keep_freed, return_freed
 from reeltok.models.convert import vidtok_from_public
 from reeltok.models.presets import VIDTOK
 from reeltok.models.vidtok.network import VidTok
 
-FRAMES = 17
-WAYS = ("diffusers fp32", "reeltok fp32", "reeltok bf16")
+WAYS = ("diffusers fp32", "diffusers fp32 kept", "reeltok fp32", "reeltok bf16")
+PARTS = {"whole": ("encode", "decode"), "encode": ("encode",), "decode": ("decode",)}
 
 
 def build_theirs(width: int) -> torch.nn.Module:
@@ -55,7 +61,7 @@ def functions(
 ) -> tuple[Callable[[], torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]:
     """Encode (to the mode) and decode of one way, from and to float32."""
     theirs = build_theirs(width)
-    if way == "diffusers fp32":
+    if way.startswith("diffusers"):
         first = x[:, :, :1].expand(-1, -1, 3, -1, -1)
 
         def encode() -> torch.Tensor:  # it does not complete the first group itself
@@ -76,25 +82,41 @@ def timed(call: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, float, float]
 
 
 @torch.no_grad()
-def measure(size: int, width: int, rounds: int) -> dict[str, object]:
-    """Seconds, ratios and errors of all ways at one size."""
-    x = torch.rand(1, 3, FRAMES, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    ways = {way: functions(way, width, x) for way in WAYS}
-    z, _, _ = timed(ways[WAYS[0]][0])
-    frames, _, _ = timed(lambda: ways[WAYS[0]][1](z))
-    rows: dict[str, dict[str, list[float]]] = {way: {} for way in WAYS}
-    for turn in range(rounds + 1):
-        for way, (encode, decode) in ways.items():
-            latent, encode_cpu, encode_wall = timed(encode)
-            out, decode_cpu, decode_wall = timed(lambda: decode(z))  # noqa: B023
-            if turn:
-                found = {"encode": encode_cpu, "decode": decode_cpu}
-                found |= {"encode wall": encode_wall, "decode wall": decode_wall}
-                found["latent error"] = error(latent, z)
-                found["frame error"] = error(out, frames)
-                for key, value in found.items():
-                    rows[way].setdefault(key, []).append(value)
-    return {way: summarize(rows[way], rows[WAYS[0]]) for way in WAYS}
+def work(options: argparse.Namespace) -> dict[str, float]:
+    """One way, alone in this process: seconds, errors, the peak of memory with weights.
+
+    The first process of a size, without `z.pt`, leaves what the others are compared with.
+    """
+    way, size, folder = options.way, options.sizes[0], Path(options.folder)
+    x = clip(options.frames, size)
+    encode, decode = functions(way, options.width, clip(min(5, options.frames), size))
+    decode(encode())
+    encode, decode = functions(way, options.width, x)
+    if way != WAYS[0]:
+        return_freed()  # what building theirs, to copy its weights, has left
+        keep_freed()
+    forget_peak()
+    latent, encode_cpu, encode_wall = timed(encode)
+    first = not (folder / "z.pt").exists()
+    z = latent if first else torch.load(folder / "z.pt")
+    out, decode_cpu, decode_wall = timed(lambda: decode(z))
+    if first:
+        torch.save(z, folder / "z.pt")
+        torch.save(out, folder / "frames.pt")
+    frames = torch.load(folder / "frames.pt")
+    return {
+        "encode": encode_cpu,
+        "decode": decode_cpu,
+        "encode wall": encode_wall,
+        "decode wall": decode_wall,
+        "peak MiB": peak_mib(),
+        "latent error": error(latent, z),
+        "frame error": error(out, frames),
+    }
+
+
+def clip(frames: int, size: int) -> torch.Tensor:
+    return torch.rand(1, 3, frames, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
 def error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
@@ -102,47 +124,50 @@ def error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return ((ours - theirs).abs().max() / (theirs.max() - theirs.min())).item()
 
 
-def summarize(row: dict[str, list[float]], base: dict[str, list[float]]) -> dict[str, float]:
-    said = {key: statistics.median(values) for key, values in row.items()}
-    for part in ("encode", "decode"):
-        pairs = zip(base[part], row[part], strict=True)
-        said[f"{part} ratio"] = statistics.median(a / b for a, b in pairs)
-    both = [sum(row[part][i] for part in ("encode", "decode")) for i in range(len(row["encode"]))]
-    whole = [sum(base[part][i] for part in ("encode", "decode")) for i in range(len(both))]
-    said["ratio"] = statistics.median(a / b for a, b in zip(whole, both, strict=True))
+def measure(size: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds, ratios, memory and errors of all ways at one size."""
+    rows: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(options.rounds):
+            for way, found in rows.items():
+                command = [sys.executable, __file__, "--way", way, "--folder", folder]
+                command += ["--sizes", str(size), "--width", str(options.width)]
+                command += ["--frames", str(options.frames)]
+                done = subprocess.run(command, capture_output=True, text=True, check=True)
+                found.append(json.loads(done.stdout))
+                print(way, found[-1], file=sys.stderr)
+    return {way: summarize(found, rows) for way, found in rows.items()}
+
+
+def summarize(
+    found: list[dict[str, float]], rows: dict[str, list[dict[str, float]]]
+) -> dict[str, float]:
+    """Medians over rounds, and the ratios of diffusers, both ways, to this one."""
+    said = {key: statistics.median(row[key] for row in found) for key in found[0]}
+    for base in WAYS[:2]:
+        for name, parts in PARTS.items():
+            pairs = zip(rows[base], found, strict=True)
+            ratios = [sum(a[p] for p in parts) / sum(b[p] for p in parts) for a, b in pairs]
+            said[f"{name} ratio to {base}"] = statistics.median(ratios)
     return said
-
-
-@torch.no_grad()
-def peak(way: str, size: int, width: int) -> None:
-    """Print the peak resident memory of one way's encode and decode, weights included, in MiB."""
-    x = torch.rand(1, 3, FRAMES, size, size) * 2 - 1
-    encode, decode = functions(way, width, x)
-    forget_peak()  # of building theirs to copy its weights
-    decode(encode())
-    print(peak_mib())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 128])
     parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--peak", help=argparse.SUPPRESS)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--frames", type=int, default=17)
+    parser.add_argument("--way", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", help=argparse.SUPPRESS)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    if options.peak:
-        peak(options.peak, options.sizes[0], options.width)
+    if options.way:
+        print(json.dumps(work(options)))
         return
-    result: dict[str, object] = {"machine": describe(), "width": options.width}
+    result: dict[str, Any] = {"machine": describe(), "width": options.width}
     for size in options.sizes:
-        rows = measure(size, options.width, options.rounds)
-        for way, row in rows.items():
-            command = [sys.executable, __file__, "--peak", way, "--sizes", str(size)]
-            command += ["--width", str(options.width)]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            row["peak MiB"] = int(done.stdout)
-        result[f"{FRAMES}x{size}x{size}"] = rows
+        result[f"{options.frames}x{size}x{size}"] = measure(size, options)
     print(json.dumps(result, indent=1))
 
 
