@@ -115,6 +115,11 @@ def test_horizons_and_intervals(tmp_path: Path) -> None:
     assert gripper["11"] == {"mean": 11.0, "low": 11.0, "high": 11.0, "clips": 5}
     assert found.by_frame["first"]["gripper"] == pytest.approx(list(range(12)))
     assert found.by_frame["first"]["share"][:3] == [None, None, None]
+    gain = found.gains["mean"]["psnr"]["8-11"]
+    both = [found.scores[name]["psnr"]["8-11"]["mean"] for name in still]
+    assert gain["mean"] == pytest.approx(both[0] - both[1])
+    assert gain["low"] <= gain["mean"] <= gain["high"]
+    assert set(found.gains) == {"mean"}
     world = found.world
     assert (world.episodes, world.moving, world.followed) == (5, 1, 1)
     assert world.changing > 0.03

@@ -187,6 +187,12 @@ def push_text(found: "PushScores", bits: dict[str, float], missing: "Mapping[str
         ]
         parts.append(f"frames {horizon}\n{table(rows)}")
     spent = {f"bits of an episode, {name}": round(value) for name, value in bits.items()}
+    ours = next(iter(found.scores))
+    gains = [
+        {"above": name, **{f"frames {h}": cell(by["changing"].get(h)) for h in horizons}}
+        for name, by in found.gains.items()
+    ]
+    parts.append(f"changing: dB of {ours} above each other one, paired by episode\n{table(gains)}")
     if found.distances:
         sets = [{"set": name, "distance": value} for name, value in found.distances.items()]
         parts.append(f"appearance distance to half of the real videos\n{table(sets)}")

@@ -19,6 +19,7 @@ from reeltok.files.parsing import read_array
 from reeltok.metrics.lpips import LPIPS
 
 TOGETHER = 16  # episodes of a batch, which H.264 codes in one video
+PAIRED = ("psnr", "changing")
 HORIZONS = ((1, 8), (8, 16), (16, 32), (32, 64), (64, 128))  # frames [a, b); frame 0 is given
 
 
@@ -47,12 +48,15 @@ class PushScores:
 
     `by_frame` has the mean of every frame, `distances` what `SetDistance` finds: of every candidate
     and of sets of which the answer is known. It is empty without the network that they need.
+    `gains[candidate][measure]` is, as `scores`, by how much the first candidate is above this one:
+    the mean of the differences of episodes, so that what makes an episode hard cancels.
     """
 
     world: WorldFacts
     scores: dict[str, dict[str, dict[str, Any]]]
     by_frame: dict[str, dict[str, list[float | None]]]
     distances: dict[str, float]
+    gains: dict[str, dict[str, dict[str, Any]]]
 
 
 def batches_of(clips: Sequence[Clip], frames: int) -> Iterator[EpisodeBatch]:
@@ -131,7 +135,17 @@ def judge_episodes(
         scores={n: {m: by_horizon(v) for m, v in t.items()} for n, t in tables.items()},
         by_frame={n: {m: by_frame(v) for m, v in t.items()} for n, t in tables.items()},
         distances={} if sets is None else sets.distances(),
+        gains=gains_of(tables),
     )
+
+
+def gains_of(tables: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, dict[str, Any]]:
+    """By how many dB the first candidate is above each other one, episode by episode."""
+    (_, first), *others = tables.items()
+    return {
+        name: {m: by_horizon(first[m] - table[m]) for m in PAIRED if m in table}
+        for name, table in others
+    }
 
 
 def world_facts(reals: Sequence[Real]) -> WorldFacts:
