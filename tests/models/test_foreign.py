@@ -320,6 +320,8 @@ def test_code_is_run_only_where_a_user_named_it(importable: str, pair: Path) -> 
 def test_a_generator_s_folder_runs_no_code(pair: Path, tmp_path: Path) -> None:
     """A stranger's run could hold scripts where its tokenizer is expected."""
     shutil.copytree(pair, tmp_path / "tokenizer")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="runs code"):
         open_tokenizer(tmp_path / "model", None, None, "cpu")
     named = open_tokenizer(tmp_path / "model", None, str(pair), "cpu")

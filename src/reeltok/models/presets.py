@@ -102,11 +102,11 @@ COMPACT = VidTokConfig(
 
 LEANING = replace(COMPACT, quantizer=FIFTEEN_BITS)
 ROBOT = replace(COMPACT, width=96, quantizer=replace(FIFTEEN_BITS, levels=(8, 5, 5, 5)))
-PUSH = replace(ROBOT, width=64, quantizer=replace(FIFTEEN_BITS, levels=(8, 5, 5, 5), even=0.0))
+PUSH = replace(ROBOT, width=64, quantizer=replace(FIFTEEN_BITS, levels=(8, 8, 8, 8), even=0.0))
 REFTOK: dict[str, RefTokConfig] = {
     "reftok-default": RefTokConfig(body=LEANING),
     "reftok-robot": RefTokConfig(body=ROBOT, width=48),
-    "reftok-push": RefTokConfig(body=PUSH, width=32),
+    "reftok-push": RefTokConfig(body=PUSH, width=32, start="webp", quality=90),
     "reftok-41616": RefTokConfig(
         body=replace(
             LEANING,
