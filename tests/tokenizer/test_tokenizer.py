@@ -222,7 +222,7 @@ def test_running_out_of_memory_on_one_frame_goes_on_in_tiles(
         return encode(part, *args, **options)
 
     monkeypatch.setattr(model, "encode_part", small)
-    with pytest.warns(UserWarning, match="tiles of 32 pixels"):
+    with pytest.warns(UserWarning, match="strips of 32 pixels"):
         assert model.encode(x).grid == (1, 8, 8)
 
 

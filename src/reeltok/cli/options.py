@@ -81,9 +81,10 @@ TileOption = Annotated[
     int | None,
     typer.Option(
         metavar="PIXELS",
-        help="Pixels of the side of tiles, for large frames; by default frames are coded whole."
-        " Tiles change nothing for default and other networks without attention or group norm;"
-        " for RefTok and all others they overlap, are blended, and change ids.",
+        help="Pixels of the height of strips that large frames are coded in, which changes"
+        " nothing; networks with group norm, RefTok and tokenizers of other libraries take"
+        " squares of that side, which are blended and change ids. By default frames are coded"
+        " whole.",
     ),
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace output files that exist.")]

@@ -78,7 +78,7 @@ class AutoencoderReeltok(ModelMixin, AutoencoderMixin, ConfigMixin):
         self.tile = TILE
 
     def enable_tiling(self, tile: int = TILE) -> None:
-        """Code frames in tiles of `tile` pixels a side (see `Spec.halos` for which are exact)."""
+        """Code frames in strips `tile` pixels high, or tiles (see `Spec.strips`)."""
         self.tile = tile
         super().enable_tiling()
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from reeltok.nn import winograd
 from reeltok.nn.linear import linear
 from reeltok.nn.past import Layer, Past
+from reeltok.nn.rows import Rows, aligned
 
 Edge = Literal["both", "past-zeros", "past-first"]
 """What stands before the first frame: zeros on both sides (not causal), zeros, or that frame."""
@@ -112,10 +113,41 @@ class Conv(Layer):
         elif self.kernel[0] > 1:
             kernel, stride = self.kernel[0], self.stride[0]
             x = pad_time(x, self, kernel=kernel, stride=stride, edge=self.edge, past=past)
-        return self.convolve(x)
+        return self.convolve(x, past)
 
-    def convolve(self, x: Float[Tensor, "b t h w c"]) -> Float[Tensor, "b t2 h2 w2 d"]:
+    def convolve(
+        self, x: Float[Tensor, "b t h w c"], past: Past | None = None
+    ) -> Float[Tensor, "b t2 h2 w2 d"]:
         """Convolve frames whose time axis is padded already."""
+        after, padding = self.stride[1] > 1, (self.kernel[1] // 2, self.kernel[2] // 2)
+        if past is not None and past.rows is not None:
+            return self._convolve_strip(x, past.rows, after, padding)
+        if after:
+            x, padding = F.pad(x, (0, 0, 0, 1, 0, 1)), (0, 0)
+        return self._convolve(x, padding)
+
+    def _convolve_strip(
+        self, x: Tensor, rows: Rows, after: bool, padding: tuple[int, int]
+    ) -> Tensor:
+        """The rows that can be computed by now."""
+        edge = (0, 1) if after else (padding[0], padding[0])
+        if self.kernel[1] > 1:
+            x = rows.window(self, x, kernel=self.kernel[1], stride=self.stride[1], edge=edge)
+        if not x.shape[2]:
+            return self._nothing(x)
+        if after:
+            return self._convolve(F.pad(x, (0, 0, 0, 1)), (0, 0))
+        if winograd.suits(x, self.weight, self.stride, padding):  # it pads: rows that go again
+            return self._convolve(x, padding)[:, :, 1:-1]
+        return self._convolve(x, (0, padding[1]))
+
+    def _nothing(self, x: Tensor) -> Tensor:
+        """The result for no rows."""
+        b, t, _, w, _ = x.shape
+        t, w = (t - self.kernel[0]) // self.stride[0] + 1, w // self.stride[2]
+        return x.new_empty(b, t, 0, w, len(self.weight))
+
+    def _convolve(self, x: Tensor, padding: tuple[int, int]) -> Tensor:
         b, t, h, w, c = x.shape
         if self.kernel == (1, 1, 1):
             return linear(x, self.weight.flatten(1), self.bias)
@@ -123,10 +155,6 @@ class Conv(Layer):
             rows = x.reshape(b, t, h * w, c).permute(0, 3, 1, 2)
             y = F.conv2d(rows, self.weight[..., 0], self.bias, stride=(self.stride[0], 1))
             return y.permute(0, 2, 3, 1).reshape(b, y.shape[2], h, w, -1)
-        after = self.stride[1] > 1
-        if after:
-            x = F.pad(x, (0, 0, 0, 1, 0, 1))
-        padding = (0, 0) if after else (self.kernel[1] // 2, self.kernel[2] // 2)
         if winograd.suits(x, self.weight, self.stride, padding):
             weight = self.transformed.of(self.weight)
             return winograd.convolve(x, weight, self.bias, self.stride[0])
@@ -215,7 +243,7 @@ def silu(x: Float[Tensor, "b t *c"], room: int = 0) -> Float[Tensor, "b t2 *c"]:
     return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
-class Residual(nn.Module):
+class Residual(Layer):
     """x + conv(act(norm(conv(act(norm(x))))))), with a 1x1x1 shortcut where the width changes.
 
     `convs` convolutions of one kernel, the first `norms` of them behind a norm (the others behind
@@ -249,14 +277,14 @@ class Residual(nn.Module):
 
     def forward(
         self, x: Float[Tensor, "b t h w c"], past: Past | None = None
-    ) -> Float[Tensor, "b t h w d"]:
+    ) -> Float[Tensor, "b t h2 w d"]:
         y = x
         for i, conv in enumerate(self.convs):
             assert isinstance(conv, Conv)
             room = conv.room
             y = self.norms[i](y, room) if i < len(self.norms) else silu(y, room)
             y = conv(y, past, room=room)
-        return add(y, x if self.shortcut is None else self.shortcut(x))
+        return add(*aligned(past, self, y, x if self.shortcut is None else self.shortcut(x)))
 
 
 def add(y: Tensor, x: Tensor) -> Tensor:
@@ -264,7 +292,7 @@ def add(y: Tensor, x: Tensor) -> Tensor:
     return y + x if torch.is_grad_enabled() else y.add_(x)
 
 
-class FrameAttention(nn.Module):
+class FrameAttention(Layer):
     """x + attention over the positions of each frame, one head, no mixing over time."""
 
     def __init__(self, channels: int, *, groups: int | None = None) -> None:
@@ -277,8 +305,11 @@ class FrameAttention(nn.Module):
 
     def forward(
         self, x: Float[Tensor, "b t h w c"], past: Past | None = None
-    ) -> Float[Tensor, "b t h w c"]:
+    ) -> Float[Tensor, "b t h2 w c"]:
+        x = x if past is None or past.rows is None else past.rows.gather(self, x)
         b, t, h, w, c = x.shape
+        if not h:
+            return x
         y = self.norm(x)
         q, k, v = (f(y).view(b * t, 1, h * w, c) for f in (self.query, self.key, self.value))
         y = F.scaled_dot_product_attention(q, k, v).view(b, t, h, w, c)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from reeltok.nn.rows import Rows
 from reeltok.records import register
 
 
@@ -32,13 +33,15 @@ class Past:
     `kept` holds the last frames that a layer read, by its name; `begun` names the layers that have
     read the first frame. `lookahead` counts the frames at the end of the present call that belong
     to the next one; they are read, not kept. A layer that doubles time doubles it. With `whole` the
-    clip begins with a whole group, where else its first frame stands alone.
+    clip begins with a whole group, where else its first frame stands alone. With `rows` it is that
+    of one strip of the frames, which come from top to bottom.
     """
 
     kept: dict[str, Tensor] = field(default_factory=dict)
     begun: list[str] = field(default_factory=list)
     lookahead: int = 0
     whole: bool = False
+    rows: Rows | None = None
 
     @property
     def empty(self) -> bool:
@@ -47,7 +50,7 @@ class Past:
 
     def copy(self) -> "Past":
         """A `Past` that goes on from here by itself; its tensors are shared, never changed."""
-        return Past(dict(self.kept), list(self.begun), self.lookahead, self.whole)
+        return Past(dict(self.kept), list(self.begun), self.lookahead, self.whole, self.rows)
 
     def has_begun(self, layer: Layer) -> bool:
         """Whether `layer` has read the first frame. ValueError for a layer without a name."""

@@ -14,6 +14,7 @@ from reeltok.records import register
 from reeltok.tokenizer.inputs import check_tokens, record_tokens
 from reeltok.tokenizer.streaming import (
     FrameRun,
+    conversion_for,
     count_frames,
     crop_padding,
     join_frames,
@@ -23,8 +24,10 @@ from reeltok.tokenizer.streaming import (
     whole_groups,
     whole_windows,
 )
-from reeltok.tokenizer.tiling import Options, StreamRunner, StreamState
+from reeltok.tokenizer.strips import FrameSource
+from reeltok.tokenizer.tiling import Convert, Options, StreamRunner, StreamState
 from reeltok.tokens.record import Tokens
+from reeltok.video.frames import unit_values
 from reeltok.video.record import Video
 from reeltok.video.timing import moments_of
 
@@ -55,8 +58,8 @@ class DecodeState(StreamState):
     held: Tensor | None = None
 
 
-register(EncodeState, "pasts", "reference", "before")
-register(DecodeState, "pasts", "reference", "times", "held")
+register(EncodeState, "pasts", "strips", "reference", "before")
+register(DecodeState, "pasts", "strips", "reference", "times", "held")
 
 
 def runner_for(tokenizer: Any, state: StreamState) -> StreamRunner:
@@ -69,7 +72,7 @@ def runner_for(tokenizer: Any, state: StreamState) -> StreamRunner:
         group_length=spec.frames_per_group if frames else spec.steps_per_group,
         causal=not spec.independent,
         state=state,
-        halo=None if spec.halos is None else spec.halos[0 if frames else 1],
+        strips=spec.strips,
     )
 
 
@@ -84,11 +87,10 @@ def encode_run(
 ) -> Tokens:
     """Tokens of a run of whole groups of the frames of `given`."""
     side = tokenizer.side_information(run, state.step, state.before, state.reference)
+    source = FrameSource(run.x, tokenizer.network_input, tokenizer.spec.factors[1])
     with tokenizer.gradient(run.x):
         options = {"sample": sample, **side.options}
-        quantized = runner_for(tokenizer, state).encode(
-            tokenizer.network_input(run.x), run.real, options
-        )
+        quantized = runner_for(tokenizer, state).encode(source, run.real, options)
     tokens = record_tokens(tokenizer, quantized, run, given, window)
     tokens = tokens.with_(
         step=state.step,
@@ -96,7 +98,7 @@ def encode_run(
         reference_bits=side.bits,
         settings={**tokens.settings, **side.settings},
     )
-    state.step, state.before = state.step + tokens.grid[0], run.x[:, :, -1:]
+    state.step, state.before = state.step + tokens.grid[0], unit_values(run.x[:, :, -1:].clone())
     state.ended = run.real < run.x.shape[2]
     return tokens
 
@@ -106,7 +108,9 @@ def decode_run(
 ) -> Video | Tensor | None:
     """The frames that are due once `part` has come, as what was encoded; None where none are."""
     z, options = tokenizer.find_latents(part), tokenizer.decoding_options(part, state.reference)
-    x = crop_padding(decode_latents(tokenizer, z, state, options, last=last), part)
+    convert = conversion_for(part)
+    x = decode_latents(tokenizer, z, state, options, last=last, convert=convert)
+    x = crop_padding(x, part)
     state.due += part.frames
     if part.times is not None:
         state.times = part.times if state.times is None else torch.cat([state.times, part.times])
@@ -121,12 +125,21 @@ def decode_run(
 
 
 def decode_latents(
-    tokenizer: Any, z: Tensor, state: DecodeState, options: Options, *, last: bool
+    tokenizer: Any,
+    z: Tensor,
+    state: DecodeState,
+    options: Options,
+    *,
+    last: bool,
+    convert: Convert = lambda rows: rows,
 ) -> Tensor:
-    """The frames `b c t h w` that latents `b d *grid` of whole groups make, in whole cells."""
+    """The frames `b c t h w` that latents `b d *grid` of whole groups make, in whole cells.
+
+    `convert` makes of rows of frames what is kept of them.
+    """
     with tokenizer.gradient(z):
         z = z.to(device=tokenizer.device, dtype=tokenizer.dtype)
-        return runner_for(tokenizer, state).decode(z, options, last=last)
+        return runner_for(tokenizer, state).decode(z, options, last=last, convert=convert)
 
 
 def encode_next(

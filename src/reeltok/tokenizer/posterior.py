@@ -1,5 +1,6 @@
 """The Gaussian that a continuous encoder gives for a clip, not only its mean."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from reeltok.tokenizer.chunks import runner_for
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokenizer.inputs import ClipLike, as_clip
 from reeltok.tokenizer.streaming import whole_groups
+from reeltok.tokenizer.strips import FrameSource, StripNetwork, Strips
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -31,7 +33,17 @@ class Parameters:
         self.decode_part = tokenizer.decode_part
 
     def encode_part(self, x: Tensor, past: Past | None, *_: Any, **options: Any) -> Quantized:
-        quantized = self.tokenizer.encode_part(x, past, **options)
+        return self._parameters(self.tokenizer.encode_part(x, past, **options))
+
+    def encode_strips(self, x: FrameSource, strips: Strips, *_: Any, **options: Any) -> Quantized:
+        assert isinstance(self.tokenizer, StripNetwork), "Spec.strips says so"
+        return self._parameters(self.tokenizer.encode_strips(x, strips, **options))
+
+    def decode_strips(self, z: Tensor, strips: Strips, *_: Any, **options: Any) -> Iterator[Tensor]:
+        assert isinstance(self.tokenizer, StripNetwork), "Spec.strips says so"
+        return self.tokenizer.decode_strips(z, strips, **options)
+
+    def _parameters(self, quantized: Quantized) -> Quantized:
         if quantized.logvar is None:
             raise ValueError(
                 f"{self.tokenizer.name} gives no log-variance: only an encoder of Gaussians does"
@@ -50,7 +62,8 @@ def encode_posterior(tokenizer: Tokenizer, x: ClipLike, *, tile: int | None = No
     (run,) = whole_groups([as_clip(x)], tokenizer.spec, hold=True)
     with tokenizer.gradient(run.x):
         runner = replace(runner_for(tokenizer, state), network=Parameters(tokenizer))
-        z = runner.encode(tokenizer.network_input(run.x), run.real, {"sample": None}).z
+        source = FrameSource(run.x, tokenizer.network_input, tokenizer.spec.factors[1])
+        z = runner.encode(source, run.real, {"sample": None}).z
     mean, logvar = z.chunk(2, dim=1)
     scale = tokenizer.scale
     return Posterior(mean=scale.undo(mean), logvar=scale.undo_logvar(logvar))

@@ -16,8 +16,8 @@ class Spec:
     continuous). A frame depends on at most `receptive_steps` steps up to and with its own (None: on
     all before) and `lookahead_steps` after it. A tokenizer that is not causal codes windows as
     independent clips, of `window` frames where that is fixed; so does one that does not stream,
-    since its network hands nothing on. A cell depends on at most `halos` cells on each side of it,
-    in the encoder and in the decoder (None: on the whole frame, so that tiles change values).
+    since its network hands nothing on. `strips`: frames can be coded in strips from top to bottom,
+    which changes nothing; where they cannot, tiles change values.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Spec:
     window: int | None = None
     size: tuple[int, int] | None = None
     streams: bool = True
-    halos: tuple[int, int] | None = None
+    strips: bool = False
 
     @property
     def independent(self) -> bool:
@@ -45,8 +45,8 @@ class Spec:
 
     @property
     def least_tile(self) -> int:
-        """Pixels of the side of the smallest tiles: no smaller than what is read around them."""
-        return 1 if self.halos is None else max(self.halos) * max(self.factors[1:])
+        """Pixels of the height of the lowest strips, or the side of the smallest tiles."""
+        return self.factors[1] if self.strips else 1
 
     @property
     def bits(self) -> int:

@@ -5,7 +5,7 @@ A stream arrives in parts of any length; a network reads whole groups (the first
 columns.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import chain
@@ -13,15 +13,15 @@ from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from reeltok.tokenizer.spec import Spec
 from reeltok.tokens.ids import join_sizes
 from reeltok.tokens.record import Tokens
 from reeltok.tokens.reel import Reel
-from reeltok.video.frames import bytes_of, to_bytes
-from reeltok.video.record import Colour, Video, unit_frames
+from reeltok.video.frames import as_values, bytes_of, five_axes, shown_bytes
+from reeltok.video.record import Colour, Video
 from reeltok.video.tags import MADE
 from reeltok.video.timing import moments_of
 
@@ -54,7 +54,10 @@ class StepSpan:
 
 @dataclass(frozen=True)
 class FrameRun:
-    """Frames `b c t h w` in [-1, 1] on their way in, of which the first `real` are the video's."""
+    """Frames `b c t h w` on their way in, of which the first `real` are the video's.
+
+    They are bytes where they came as such, else floats in [-1, 1].
+    """
 
     x: Tensor
     real: int
@@ -79,7 +82,7 @@ def whole_groups(
     held: FrameRun | None = None
     first, group = spec.first_frames, spec.frames_per_group
     for part in parts:
-        held = _append(held, unit_frames(part), part if isinstance(part, Video) else None)
+        held = _append(held, part)
         wanted = window or (group if begun else first)
         while not hold and held.real >= wanted:
             count = wanted if window else wanted + (held.real - wanted) // group * group
@@ -100,8 +103,11 @@ def repeat_last_frame(frames: FrameRun, length: int) -> FrameRun:
     return replace(frames, x=torch.cat([frames.x, last], dim=2))
 
 
-def _append(held: FrameRun | None, x: Tensor, video: Video | None) -> FrameRun:
+def _append(held: FrameRun | None, part: Video | Tensor) -> FrameRun:
+    video = part if isinstance(part, Video) else None
     times, last = (None, None) if video is None else (video.times, video.last)
+    x = part.frames.permute(3, 0, 1, 2)[None] if isinstance(part, Video) else five_axes(part)
+    x = x if x.dtype == torch.uint8 else as_values(x)
     if held is None:
         return FrameRun(x, x.shape[2], times, last)
     if held.x.shape[:2] != x.shape[:2] or held.x.shape[3:] != x.shape[3:]:
@@ -128,7 +134,7 @@ def pad_space(x: Float[Tensor, "b c t h w"], factors: tuple[int, int]) -> Tensor
     return F.pad(x, (0, right, 0, down, 0, 0), mode="replicate")
 
 
-def crop_padding(x: Float[Tensor, "b c t h w"], part: Tokens) -> Tensor:
+def crop_padding(x: Shaped[Tensor, "b c t h w"], part: Tokens) -> Tensor:
     """`x` without the rows and columns that `pad_space` added. ValueError where it lacks some."""
     size = (part.height, part.width)
     if x.shape[3] < size[0] or x.shape[4] < size[1]:
@@ -289,8 +295,8 @@ def check_tile(tile: int | None, spec: Spec) -> None:
         raise ValueError(f"{spec.name} codes whole frames: leave tile=None")
     if tile < spec.least_tile:
         raise ValueError(
-            f"tile={tile} is less than the {spec.least_tile} pixels that {spec.name} reads around "
-            f"a tile: give {spec.least_tile} or more, or None"
+            f"tile={tile} is less than the {spec.least_tile} pixels of a token of {spec.name}: "
+            f"give {spec.least_tile} or more, or None"
         )
 
 
@@ -310,23 +316,39 @@ def type_name(x: Video | Tensor) -> str:
     return "video" if isinstance(x, Video) else str(x.dtype).removeprefix("torch.")
 
 
+def type_given(part: Tokens) -> Any:
+    """What had been encoded: "video", or the type of a tensor, if it is one that we know."""
+    return part.settings.get("given", "float32" if part.fps is None else "video")
+
+
+def conversion_for(part: Tokens) -> Callable[[Tensor], Tensor]:
+    """What makes of decoded frames those of the type that had been encoded; bytes of a video's."""
+    given = type_given(part)
+    if given == "uint8":
+        return bytes_of
+    if given == "video":
+        return shown_bytes
+    if given not in GIVEN:
+        raise ValueError(f"frames cannot be given as {given!r}: there are video, {GIVEN}")
+    return lambda x: x.to(getattr(torch, given))
+
+
 def to_input_type(
     x: Tensor, part: Tokens, times: Tensor | None, last: float | None = None
 ) -> Video | Tensor:
-    """Decoded frames as what had been encoded: a `Video`, or a tensor of the given dtype."""
-    given = part.settings.get("given", "float32" if part.fps is None else "video")
-    if given == "uint8":
-        return bytes_of(x)
-    if given != "video":
-        if given not in GIVEN:
-            raise ValueError(f"frames cannot be given as {given!r}: there are video, {GIVEN}")
-        return x.to(getattr(torch, given))
+    """Decoded frames as what had been encoded: a `Video`, or a tensor of the given dtype.
+
+    They may be of that type already.
+    """
+    if type_given(part) != "video":
+        return x if x.dtype == torch.uint8 else conversion_for(part)(x)
+    frames = (x if x.dtype == torch.uint8 else conversion_for(part)(x))[0].permute(1, 2, 3, 0)
     try:
         colour = MADE if part.colour is None else Colour(**part.colour)
         start = float(part.settings.get("start", 0.0))
     except TypeError as error:
         raise ValueError(f"the colour or start of these tokens is none: {error}") from error
-    found = Video(to_bytes(x.clamp(-1, 1)), part.fps, times, colour, start=start, last=last)
+    found = Video(frames.contiguous(), part.fps, times, colour, start=start, last=last)
     return replace(found, aspect=aspect_of(part.settings), damaged=part.damaged)
 
 

@@ -1,14 +1,13 @@
-"""One stream through a network: in tiles where frames are large, in less where memory runs out.
+"""One stream through a network: in parts where frames are large, in less where memory runs out.
 
-`ExactTiles` cuts a token grid into parts that are read with all they depend on, `Tiles` into
-overlapping squares where that is the whole frame; both put tokens and pixels together again.
-`StreamRunner` carries one stream: a past for every tile, smaller runs where memory is short.
+Where a network can, frames go through it in strips, which changes nothing (strips.py); for others
+`Tiles` cuts them into overlapping squares and puts tokens and pixels together again. `StreamRunner`
+carries one stream: a past for every strip or tile, smaller runs where memory is short.
 """
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from reeltok.nn.past import Past
 from reeltok.nn.quantizers import Quantized
+from reeltok.tokenizer.strips import FrameSource, StripNetwork, Strips, join_rows
 
 
 @dataclass(frozen=True)
@@ -80,74 +80,6 @@ class Tiles:
         return torch.minimum(rise, fall).clamp(max=1.0)
 
 
-@dataclass(frozen=True)
-class ExactTiles:
-    """Tiles of a token grid that are read with `halo` cells around them, so that nothing changes.
-
-    A tile and its halo have at most the cells of a square of `cells` and its halo (None: one tile
-    of all); of such tiles those are taken that read the fewest cells in all. A halo ends with the
-    frame, where a network pads the tile as it pads the frame.
-    """
-
-    rows: int
-    columns: int
-    cells: int | None
-    halo: int
-
-    def boxes(self) -> list[tuple[slice, slice]]:
-        """What is read for every tile, its halo included."""
-        grow = lambda s, length: slice(max(0, s.start - self.halo), min(length, s.stop + self.halo))
-        return [(grow(y, self.rows), grow(x, self.columns)) for y, x in self._inner()]
-
-    def join_tokens(self, parts: Iterable[Tensor]) -> Tensor:
-        """Tokens `... h w` of every box as one grid, halos dropped."""
-        return self.join_pixels(parts, (1, 1))
-
-    def join_pixels(self, parts: Iterable[Tensor], factors: tuple[int, int]) -> Tensor:
-        """Pixels `... h w` of every box as one frame, halos dropped."""
-        whole, (height, width) = None, factors
-        for box, inner, part in zip(self.boxes(), self._inner(), parts, strict=True):
-            if box == (slice(0, self.rows), slice(0, self.columns)):
-                return part
-            if whole is None:
-                size = self.rows * height, self.columns * width
-                whole = part.new_empty(*part.shape[:-2], *size)
-            y, x = (scaled(s, 0, n) for s, n in zip(inner, factors, strict=True))
-            top, left = (scaled(s, b.start, n) for s, b, n in zip(inner, box, factors, strict=True))
-            whole[..., y, x] = part[..., top, left]
-        assert whole is not None, "a grid has at least one cell"
-        return whole
-
-    def _inner(self) -> list[tuple[slice, slice]]:
-        """The tiles themselves."""
-        down, across = self._counts()
-        return [
-            (y, x)
-            for y in split_evenly(self.rows, down)
-            for x in split_evenly(self.columns, across)
-        ]
-
-    def _counts(self) -> tuple[int, int]:
-        """How many tiles there are one below another, and side by side."""
-        rows, columns, both = self.rows, self.columns, 2 * self.halo
-        if self.cells is None:
-            return 1, 1
-        most, found = (self.cells + both) ** 2, []
-        for across in range(1, -(-columns // self.cells) + 1):
-            height = most // min(columns, -(-columns // across) + both)
-            if height > both or height >= rows:
-                down = 1 if height >= rows else -(-rows // (height - both))
-                read = (rows + both * (down - 1)) * (columns + both * (across - 1))
-                found.append((read, down, across))
-        return min(found)[1:]
-
-
-def split_evenly(length: int, parts: int) -> list[slice]:
-    """`length` cells in parts as equal as can be, the larger ones last."""
-    ends = [length * i // parts for i in range(parts + 1)]
-    return [slice(a, b) for a, b in pairwise(ends)]
-
-
 def scaled(cells: slice, origin: int, factor: int) -> slice:
     """Pixels of `cells`, `factor` each, counted from the cell `origin`."""
     return slice((cells.start - origin) * factor, (cells.stop - origin) * factor)
@@ -155,6 +87,7 @@ def scaled(cells: slice, origin: int, factor: int) -> slice:
 
 Options = Mapping[str, Any]
 """Further arguments of `encode_part` or `decode_part`."""
+Convert = Callable[[Tensor], Tensor]
 
 
 @runtime_checkable
@@ -171,11 +104,14 @@ class StreamNetwork(Protocol):
 class StreamState:
     """Where one stream stands: `pasts` is what the network remembers, for every tile.
 
-    Tiles have `tile` pixels (None: whole frames). `independent`: every run is a clip of its own,
-    without a past. `reference` is what the caller gave.
+    Tiles have `tile` pixels (None: whole frames), as strips have in height, whose pasts are in
+    `strips`, by the name of what they pass through.
+    `independent`: every run is a clip of its own, without a past. `reference` is what the caller
+    gave.
     """
 
     pasts: list[Past] = field(default_factory=list)
+    strips: dict[str, list[Past]] = field(default_factory=dict)
     tile: int | None = None
     independent: bool = False
     reference: Any = None
@@ -190,8 +126,8 @@ class StreamRunner:
     """One stream through `network`, whose tokens stand for `cell` = (height, width) pixels.
 
     `first_length` and `group_length` are those of the first and the further groups, in what is cut
-    when memory runs out: frames or steps. `causal`: runs may be cut. `halo`: how many cells on
-    each side of its own a cell depends on (None: all).
+    when memory runs out: frames or steps. `causal`: runs may be cut. `strips`: the network is a
+    `StripNetwork` too.
     """
 
     network: StreamNetwork
@@ -200,10 +136,34 @@ class StreamRunner:
     group_length: int
     causal: bool
     state: StreamState
-    halo: int | None = None
+    strips: bool = False
 
-    def encode(self, x: Tensor, real: int, options: Options) -> Quantized:
+    def encode(self, source: FrameSource, real: int, options: Options) -> Quantized:
         """Tokens of a run of whole groups `b c t h w`, of which `real` frames are the video's."""
+        strips = self._strips()
+        if strips is not None and isinstance(self.network, StripNetwork):
+            return self.network.encode_strips(source, strips, frames=real, **options)
+        return self._encode(source.whole(), real, options)
+
+    def decode(self, z: Tensor, options: Options, *, last: bool, convert: Convert) -> Tensor:
+        """Frames `b c t h w` of a run of whole steps `b d *grid`; some may be held back.
+
+        `convert` makes of rows of frames what is kept of them.
+        """
+        strips = self._strips()
+        if strips is not None and isinstance(self.network, StripNetwork):
+            rows = self.network.decode_strips(z, strips, last=last, **options)
+            return join_rows(rows, z.shape[3] * self.cell[0], convert)
+        return convert(self._decode(z, options, last=last))
+
+    def _strips(self) -> Strips | None:
+        """The strips of this run; None for whole frames and for tiles."""
+        if not self.strips or self._cells is None:
+            return None
+        pasts = {} if self.state.independent else self.state.strips
+        return Strips(cells=self._cells, pasts=pasts)
+
+    def _encode(self, x: Tensor, real: int, options: Options) -> Quantized:
         saved = [past.copy() for past in self.state.pasts]
         try:
             return self._encode_tiles(x, real, options)
@@ -211,26 +171,25 @@ class StreamRunner:
             size = max(x.shape[3] // self.cell[0], x.shape[4] // self.cell[1])
             cut = self._shrink_after_oom(error, saved, x.shape[2], size)
         if cut is None:
-            return self.encode(x, real, options)
+            return self.encode(FrameSource(x, lambda rows: rows, self.cell[0]), real, options)
         first, rest = self.network.cut_options(options, cut)
-        early = self.encode(x[:, :, :cut], min(real, cut), first)
-        late = self.encode(x[:, :, cut:], max(0, real - cut), rest)
+        early = self._encode(x[:, :, :cut], min(real, cut), first)
+        late = self._encode(x[:, :, cut:], max(0, real - cut), rest)
         ids = [part.ids for part in (early, late) if part.ids is not None]
         joined = torch.cat(ids, dim=1) if ids else None
         return replace(early, z=torch.cat([early.z, late.z], dim=2), ids=joined)
 
-    def decode(self, z: Tensor, options: Options, *, last: bool) -> Tensor:
-        """Frames `b c t h w` of a run of whole steps `b d *grid`; some may be held back."""
+    def _decode(self, z: Tensor, options: Options, *, last: bool) -> Tensor:
         saved = [past.copy() for past in self.state.pasts]
         try:
             return self._decode_tiles(z, options, last)
         except RuntimeError as error:
             cut = self._shrink_after_oom(error, saved, z.shape[2], max(z.shape[3:], default=0))
         if cut is None:
-            return self.decode(z, options, last=last)
+            return self.decode(z, options, last=last, convert=lambda rows: rows)
         first, rest = self.network.cut_options(options, cut)
-        early = self.decode(z[:, :, :cut], first, last=False)
-        return torch.cat([early, self.decode(z[:, :, cut:], rest, last=last)], dim=2)
+        early = self._decode(z[:, :, :cut], first, last=False)
+        return torch.cat([early, self._decode(z[:, :, cut:], rest, last=last)], dim=2)
 
     def _encode_tiles(self, x: Tensor, real: int, options: Options) -> Quantized:
         (height, width), parts = self.cell, []
@@ -252,19 +211,15 @@ class StreamRunner:
         tiles = self._tiles(z.shape[3], z.shape[4])
         return tiles.join_pixels(self._decoded(tiles, z, options, last), self.cell)
 
-    def _decoded(
-        self, tiles: Tiles | ExactTiles, z: Tensor, options: Options, last: bool
-    ) -> Iterator[Tensor]:
+    def _decoded(self, tiles: Tiles, z: Tensor, options: Options, last: bool) -> Iterator[Tensor]:
         """The frames of one box after another."""
         for i, (row, column) in enumerate(tiles.boxes()):
             rows, columns = scaled(row, 0, self.cell[0]), scaled(column, 0, self.cell[1])
             seen = self.network.crop_options(options, rows, columns)
             yield self.network.decode_part(z[..., row, column], self._past(i), last=last, **seen)
 
-    def _tiles(self, rows: int, columns: int) -> Tiles | ExactTiles:
-        if self.halo is None:
-            return Tiles(rows, columns, self._cells)
-        return ExactTiles(rows, columns, self._cells, self.halo)
+    def _tiles(self, rows: int, columns: int) -> Tiles:
+        return Tiles(rows, columns, None if self.strips else self._cells)
 
     def _past(self, tile: int) -> Past | None:
         if self.state.independent:
@@ -275,7 +230,9 @@ class StreamRunner:
 
     @property
     def _cells(self) -> int | None:
-        return None if self.state.tile is None else max(2, self.state.tile // self.cell[0])
+        if self.state.tile is None:
+            return None
+        return max(1 if self.strips else 2, self.state.tile // self.cell[0])
 
     def _shrink_after_oom(
         self, error: RuntimeError, saved: list[Past], length: int, cells: int
@@ -297,10 +254,13 @@ class StreamRunner:
             warnings.warn(f"out of memory: going on with {cut} of {length} at a time", stacklevel=4)
             return cut
         cells = min(cells, self._cells or cells) // 2
-        if not fresh or cells < max(2, self.halo or 0):
+        if not fresh or cells < 2:
             raise error
         self.state.tile, self.state.pasts = cells * self.cell[0], []
-        warnings.warn(f"out of memory: going on in tiles of {self.state.tile} pixels", stacklevel=4)
+        parts = "strips" if self.strips else "tiles"
+        warnings.warn(
+            f"out of memory: going on in {parts} of {self.state.tile} pixels", stacklevel=4
+        )
         return None
 
 

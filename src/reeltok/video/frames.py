@@ -37,6 +37,13 @@ def bytes_of(x: Float[Tensor, "b c t h w"]) -> UInt8[Tensor, "b c t h w"]:
     return x.to(torch.float32).clamp(-1, 1).add_(1).mul_(127.5).round_().to(torch.uint8)
 
 
+def shown_bytes(x: Float[Tensor, "b c t h w"]) -> UInt8[Tensor, "b c t h w"]:
+    """The bytes of decoded frames, clamped; ValueError for NaN, which no picture can show."""
+    if x.isnan().any():
+        raise ValueError("a video holds NaN or infinity: look at the model or file that made it")
+    return bytes_of(x)
+
+
 def as_frames(
     x: Any, what: str = "the clip", slack: float = ROUNDING
 ) -> Float[Tensor, "b c t h w"]:
@@ -59,6 +66,11 @@ def as_values(x: Tensor, what: str = "the clip", slack: float = ROUNDING) -> Flo
         raise ValueError(f"{what} came as {x.dtype}: give floats in [-1, 1], or uint8")
     check_values(x, what, slack)
     return x
+
+
+def unit_values(x: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Pixels in [-1, 1] from bytes, or from such that were checked."""
+    return x if x.is_floating_point() else as_values(x)
 
 
 def check_values(x: Float[Tensor, "..."], what: str = "the clip", slack: float = ROUNDING) -> None:

@@ -50,6 +50,7 @@ from reeltok.tokenizer.streaming import FrameRun, SideInformation, StepSpan, pee
 from reeltok.tokenizer.tiling import Options
 from reeltok.tokens.record import Tokens
 from reeltok.tokens.reel import Reel
+from reeltok.video.frames import unit_values
 from reeltok.video.record import Video, unit_frames
 
 
@@ -268,7 +269,8 @@ class RefTok(BlockCoder):
     def side_information(
         self, run: FrameRun, step: int, before: Tensor | None, reference: Any
     ) -> SideInformation:
-        chosen = choose_references(self.config, run.x, step, before, reference)
+        x = unit_values(run.x)
+        chosen = choose_references(self.config, x, step, before, reference)
         return replace(chosen, options=self._entered(chosen.options["references"]))
 
     def decoding_options(self, part: Tokens, reference: Any) -> Options:

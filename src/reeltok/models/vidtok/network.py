@@ -9,6 +9,7 @@ Everything a published configuration or an ablation of table 2 changes is a valu
 """
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
@@ -25,13 +26,14 @@ from reeltok.models.vidtok.stages import (
     level_block,
     middle_stages,
 )
-from reeltok.nn.layers import Conv, FrameAttention, Norm
+from reeltok.nn.layers import Conv, Norm
 from reeltok.nn.past import Layer, Past
 from reeltok.nn.quantizers import Quantized
 from reeltok.tokenizer.contract import Reconstruction, Tokenizer
 from reeltok.tokenizer.inputs import forward_input, record_tokens
 from reeltok.tokenizer.spec import Spec
 from reeltok.tokenizer.streaming import FrameRun, require_all, to_input_type
+from reeltok.tokenizer.strips import FrameSource, Strips
 from reeltok.tokens.record import Tokens
 from reeltok.video.record import Video, unit_frames
 
@@ -105,9 +107,23 @@ class Decoder(Layer):
     def forward(
         self, z: Float[Tensor, "b t h w d"], past: Past | None = None
     ) -> Float[Tensor, "b t2 h2 w2 c"]:
-        first = past is None or past.begin(self)
+        return self.finish(self.begin(z, past), past)
+
+    def begin(
+        self, z: Float[Tensor, "b t h w d"], past: Past | None = None
+    ) -> Float[Tensor, "b t h2 w c"]:
+        """Up to the levels: as many steps, rows and columns as tokens have."""
         x = self.conv_in(z, past)
-        for stage in running_order(self):
+        for stage in self.middle:
+            x = stage(x, past)
+        return x
+
+    def finish(
+        self, x: Float[Tensor, "b t h w c"], past: Past | None = None
+    ) -> Float[Tensor, "b t2 h2 w2 c2"]:
+        """From there to frames."""
+        first = past is None or past.begin(self)
+        for stage in flatten_stages(self.levels):
             x = stage(x, past)
         x = self.patch.inverse(self.conv_out(self.norm(x), past), past)
         # Parity: v1.0 drops what it made of the copies of frame 0.
@@ -155,9 +171,14 @@ class VidTok(Tokenizer):
             vocabulary=config.quantizer.vocabulary,
             parameters=self.parameter_count(),
             receptive_steps=receptive_steps(self.decoder),
-            lookahead_steps=int(config.causal and config.upsampling == "trilinear"),
-            halos=None if whole_frames(self) else (halo(self.encoder), halo(self.decoder)),
+            lookahead_steps=int(self.looks_ahead),
+            strips=config.groups is None,
         )
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether frames depend on the step after their own."""
+        return self.config.causal and self.config.upsampling == "trilinear"
 
     def last_weight(self) -> nn.Parameter:
         return self.get_parameter("decoder.conv_out.weight")
@@ -177,20 +198,72 @@ class VidTok(Tokenizer):
         self, z: Float[Tensor, "b d t h w"], past: Past | None = None, *, last: bool = True
     ) -> Float[Tensor, "b c t2 h2 w2"]:
         z = rearrange(z, "b d t h w -> b t h w d").contiguous()
-        if past is None or self.config.upsampling == "nearest" or not self.config.causal:
+        if past is None or not self.looks_ahead:
             return rearrange(self.decoder(z, past), "b t h w c -> b c t h w")
+        z = self._take_waiting(z, past, last)
+        if not z.shape[1]:
+            return self._no_frames(z)
+        x = self._decode_ahead(self.decoder, z, past, last)
+        return rearrange(x, "b t h w c -> b c t h w")
+
+    def encode_strips(
+        self,
+        x: FrameSource,
+        strips: Strips,
+        *,
+        frames: int | None = None,
+        sample: torch.Generator | None = None,
+    ) -> Quantized:
+        """What `encode_part` makes of the frames; attention sees all strips at once."""
+        made = []
+        for cells, past in strips.walk("encoder", x.cells):
+            rows = rearrange(x.rows(cells), "b c t h w -> b t h w c").contiguous()
+            made.append(self.encoder(rows, past))
+        return channels_first(self.quantizer(torch.cat(made, dim=2), sample=sample))
+
+    def decode_strips(
+        self, z: Float[Tensor, "b d t h w"], strips: Strips, *, last: bool = True
+    ) -> Iterator[Tensor]:
+        """What `decode_part` makes of the tokens, in rows; attention sees all strips at once."""
+        whole, ahead = strips.whole("middle"), self.looks_ahead
+        y = rearrange(z, "b d t h w -> b t h w d").contiguous()
+        if ahead:
+            y = self._take_waiting(y, whole, last)
+            if not y.shape[1]:
+                yield self._no_frames(y)
+                return
+        network: Callable[[Tensor, Past], Tensor] = self.decoder
+        if len(self.decoder.middle):
+            whole.lookahead = int(ahead and not last)
+            y, network = self.decoder.begin(y, whole), self.decoder.finish
+        for cells, past in strips.walk("decoder", y.shape[2]):
+            rows = y[:, :, cells]
+            x = self._decode_ahead(network, rows, past, last) if ahead else network(rows, past)
+            yield rearrange(x, "b t h w c -> b c t h w")
+
+    def _take_waiting(self, z: Tensor, past: Past, last: bool) -> Tensor:
+        """The steps that can be decoded, with one to look at unless they are the `last`.
+
+        A single one that is not waits alone.
+        """
         z = torch.cat([past.kept[WAITING], z], dim=1) if WAITING in past.kept else z
         if not last:
             past.kept[WAITING] = z[:, -1:].clone()
-            if z.shape[1] == 1:
-                b, _, h, w, _ = z.shape
-                _, fh, fw = self.config.factors
-                return z.new_zeros(b, self.config.colours, 0, h * fh, w * fw)
+        return z if last or z.shape[1] > 1 else z[:, :0]
+
+    def _no_frames(self, z: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b c 0 h2 w2"]:
+        b, _, h, w, _ = z.shape
+        _, fh, fw = self.config.factors
+        return z.new_zeros(b, self.config.colours, 0, h * fh, w * fw)
+
+    def _decode_ahead(
+        self, network: Callable[[Tensor, Past], Tensor], z: Tensor, past: Past, last: bool
+    ) -> Tensor:
+        """Frames of all steps but the one that is looked at."""
         past.lookahead = 0 if last else 1
-        x = self.decoder(z, past)
+        x = network(z, past)
         past.lookahead = 0
-        x = x if last else x[:, : -self.config.factors[0]]
-        return rearrange(x, "b t h w c -> b c t h w")
+        return x if last else x[:, : -self.config.factors[0]]
 
     def encode_front(self, x: Video | Tensor, *, sample: torch.Generator | None = None) -> Tokens:
         """Tokens with copies of frame 0 in front that make the frames a multiple of the factor.
@@ -258,35 +331,3 @@ def receptive_steps(decoder: Decoder) -> int:
         for conv in (m for m in stage.modules() if isinstance(m, Conv)):
             steps += (conv.kernel[0] - 1) / scale
     return math.ceil(steps) + 1
-
-
-def whole_frames(network: nn.Module) -> bool:
-    """Whether a position depends on its whole frame: by attention, or by statistics over it."""
-    norms = [m for m in network.modules() if isinstance(m, Norm)]
-    attends = any(isinstance(m, FrameAttention) for m in network.modules())
-    return attends or any(norm.groups is not None for norm in norms)
-
-
-def halo(network: Encoder | Decoder) -> int:
-    """How many cells on each side of its own a cell depends on, where it is not `whole_frames`."""
-    return max(_halo(network, axis) for axis in (1, 2))
-
-
-def _halo(network: Encoder | Decoder, axis: int) -> int:
-    """The same along height (1) or width (2): from what is made back to what is read for it."""
-    encodes, patch = isinstance(network, Encoder), network.patch.patch[axis]
-    stages = [network.conv_in, *running_order(network), network.conv_out]
-    factor = patch * 2 ** sum(isinstance(stage, Down | Up) for stage in stages)
-    low, high = (0, 0) if encodes else (0, (factor - 1) // patch)
-    for stage in reversed(stages):
-        for conv in reversed([m for m in stage.modules() if isinstance(m, Conv)]):
-            stride, kernel = conv.stride[axis], conv.kernel[axis]
-            before = kernel // 2 if stride == 1 else 0
-            low, high = stride * low - before, stride * high + kernel - 1 - before
-        if isinstance(stage, Down) and stage.folds:
-            low, high = 2 * low, 2 * high + 1
-        if isinstance(stage, Up):
-            low, high = low // 2, high // 2
-    if encodes:
-        low, high = low * patch // factor, (high * patch + patch - 1) // factor
-    return max(-low, high)

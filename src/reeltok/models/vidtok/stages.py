@@ -19,6 +19,7 @@ from reeltok.nn.layers import Conv, Edge, FrameAttention, Residual, pad_time
 from reeltok.nn.linear import linear
 from reeltok.nn.past import Layer, Past
 from reeltok.nn.quantizers import Quantizer
+from reeltok.nn.rows import aligned
 
 ONE, SPACE, TIME, BOTH = (1, 1, 1), (1, 3, 3), (3, 1, 1), (3, 3, 3)
 
@@ -217,6 +218,8 @@ class Down(Layer):
         if self.folds:
             if self.halves[0] > 1:
                 x = pad_time(x, self, kernel=2, stride=2, edge=self.edge, past=past)
+            if past is not None and past.rows is not None:
+                x = past.rows.window(self, x, kernel=2, stride=2, edge=(0, 0))
             x = fold(self.space, x, self.halves)
         else:
             x = self.space(x, past)
@@ -227,7 +230,8 @@ class Down(Layer):
         x = pad_time(x, self, kernel=3, stride=2, edge=self.edge, past=past)
         end = 2 * ((x.shape[1] - 1) // 2)
         mean = (x[:, :end:2] + x[:, 1:end:2] + x[:, 2 : end + 1 : 2]) / 3
-        return torch.lerp(self.time.convolve(x), mean, torch.sigmoid(self.mix).to(x.dtype))
+        y, mean = aligned(past, self, self.time.convolve(x, past), mean)
+        return torch.lerp(y, mean, torch.sigmoid(self.mix).to(x.dtype))
 
 
 class Up(Layer):
@@ -264,7 +268,10 @@ class Up(Layer):
             return x
         x = self._double_time(x, past)
         y = self.time(x, past)
-        return y if self.mix is None else torch.lerp(y, x, torch.sigmoid(self.mix).to(x.dtype))
+        if self.mix is None:
+            return y
+        y, x = aligned(past, self, y, x)
+        return torch.lerp(y, x, torch.sigmoid(self.mix).to(x.dtype))
 
     def _double_time(self, x: Tensor, past: Past | None) -> Tensor:
         """Twice the frames, but for a first frame that stands alone."""

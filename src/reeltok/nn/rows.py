@@ -1,0 +1,77 @@
+"""Frames read in strips from top to bottom: what layers keep of the strip above.
+
+A kernel that reaches below a row waits for the next strip, so a layer gives out a few rows less
+than it was given, and the last strip brings the rest. Nothing is computed twice, and rows come out
+as those of whole frames. What a layer remembers of frames before belongs to the strip, in whose
+`Past` it is; what it remembers of rows above is here, and goes with the frames.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+
+@runtime_checkable
+class Named(Protocol):
+    """A layer that knows its name in the network."""
+
+    path: str
+
+
+@dataclass(eq=False)
+class Rows:
+    """Where frames stand that are read in strips; `last`: the present strip ends them.
+
+    `kept` are rows that layers still need, by their names.
+    """
+
+    kept: dict[str, list[Tensor]] = field(default_factory=dict)
+    last: bool = False
+
+    def window(
+        self, layer: Named, x: Float[Tensor, "b t h w c"], *, kernel: int, stride: int, edge: Any
+    ) -> Float[Tensor, "b t h2 w c"]:
+        """The rows under a kernel at all places that can be computed by now, to pad no more.
+
+        `edge` = (rows of zeros above the frame, below it).
+        """
+        above, below = edge
+        before = self.kept.pop(layer.path, None)
+        x = F.pad(x, (0, 0, 0, 0, above, 0)) if before is None else torch.cat([*before, x], dim=2)
+        x = F.pad(x, (0, 0, 0, 0, 0, below)) if self.last and below else x
+        count = max(0, (x.shape[2] - kernel) // stride + 1)
+        self._keep(layer, [x[:, :, count * stride :]])
+        return x[:, :, : count * stride + kernel - stride] if count else x[:, :, :0]
+
+    def align(self, layer: Named, streams: Sequence[Tensor]) -> list[Tensor]:
+        """The rows that all of `streams` ("b t h w c") have reached; those beyond wait."""
+        before = self.kept.pop(layer.path, None)
+        if before is not None:
+            streams = [torch.cat(both, dim=2) for both in zip(before, streams, strict=True)]
+        count = min(x.shape[2] for x in streams)
+        self._keep(layer, [x[:, :, count:] for x in streams])
+        return [x[:, :, :count] for x in streams]
+
+    def gather(self, layer: Named, x: Float[Tensor, "b t h w c"]) -> Float[Tensor, "b t h2 w c"]:
+        """Whole frames with their last strip, no rows before."""
+        x = torch.cat([*self.kept.pop(layer.path, []), x], dim=2)
+        if self.last:
+            return x
+        self._keep(layer, [x])
+        return x[:, :, :0]
+
+    def _keep(self, layer: Named, rows: list[Tensor]) -> None:
+        if not self.last:
+            self.kept[layer.path] = [each.clone() for each in rows]
+
+
+def aligned(past: Any, layer: Named, *streams: Tensor) -> Sequence[Tensor]:
+    """Streams of one place, cut to the rows that all have; whole frames as they are."""
+    if past is None or past.rows is None:
+        return streams
+    return past.rows.align(layer, streams)
