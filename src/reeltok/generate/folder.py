@@ -39,9 +39,8 @@ def find_generator(name: str | Path) -> Path:
     if str(name) in known:
         return BUNDLED / str(name)
     named = f", or one of {', '.join(known)}" if known else ""
-    raise FileNotFoundError(
-        f"there is no config.json in {name}: give a generator's folder, such as RUN/model{named}"
-    )
+    found = "there is no config.json in" if Path(name).is_dir() else "there is no generator"
+    raise FileNotFoundError(f"{found} {name}: give a generator's folder, such as RUN/model{named}")
 
 
 def save_generator(
