@@ -25,7 +25,9 @@ def factors(schedule: ScheduleConfig | Schedule, first: int, last: int) -> list[
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 60, 100_000])
 @pytest.mark.parametrize("name", [*RECIPES, *GENERATORS])
-def test_however_short_a_run_its_rate_is_reached(name: str, steps: int) -> None:
+def test_however_short_a_run_its_rate_is_reached(
+    types_unchecked: None, name: str, steps: int
+) -> None:
     recipe = (RECIPES | GENERATORS)[name]()
     short = change(recipe, {"loop.schedule.steps": str(steps)}).loop.schedule
     assert max(factors(short, 0, steps)) == pytest.approx(1.0)
@@ -97,7 +99,7 @@ def change_steps(plan: ScheduleConfig, steps: int) -> ScheduleConfig:
     )
 
 
-def test_no_resume_makes_the_rate_jump() -> None:
+def test_no_resume_makes_the_rate_jump(types_unchecked: None) -> None:
     for schedule, at in resumes():
         found = [schedule.present, *factors(schedule, at, schedule.plan.steps)]
         assert all(0 <= factor <= 1 for factor in found)
