@@ -86,6 +86,15 @@ def test_a_changed_weight_is_seen(
     assert taken == [1, 1]
 
 
+def test_one_value_that_changes_uncounted_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    conv = Conv(96, 96, (3, 3, 3))
+    with torch.no_grad():
+        before = conv(FRAMES)
+        conv.weight.data[5, 7, 1, 1, 1] += 3.0
+        assert not torch.equal(conv(FRAMES), before)
+        torch.testing.assert_close(*both_ways(conv, FRAMES, monkeypatch), rtol=1e-5, atol=1e-5)
+
+
 def test_a_weight_is_transformed_once_and_saved_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
     conv = Conv(96, 96, (3, 3, 3))
     with torch.no_grad():

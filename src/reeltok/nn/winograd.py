@@ -45,14 +45,14 @@ def suits(
 class Transformed:
     """The transformed weight of a layer, made anew where the weight is another one.
 
-    Changes in place are seen by the weight's version, or in some of its values: a change of single
-    values through `weight.data`, which torch does not count, goes unseen. Copies hold nothing.
+    Changes in place are seen by the weight's version; those through `weight.data`, which torch does
+    not count, in the sum of all its bits and in some of its values. Copies hold nothing.
     """
 
     def __init__(self) -> None:
         self.kept: Tensor | None = None
         self.version: int | None = None
-        self.sample: Tensor | None = None
+        self.seen: Tensor | None = None
         self.way = ""
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -61,11 +61,13 @@ class Transformed:
     def of(self, weight: Float[Tensor, "d c t 3 3"]) -> Float[Tensor, "t 16 c d"]:
         """That of `weight`."""
         version = None if weight.is_inference() else weight._version
-        some = weight.detach().flatten()[:: max(1, weight.numel() // SAMPLES)]
-        known = self.sample is not None and torch.equal(some, self.sample)
+        bits = weight.detach().view(torch.int32)
+        total = bits.sum(dtype=torch.int32)  # wraps: a checksum
+        seen = torch.cat([total[None], bits.flatten()[:: max(1, bits.numel() // SAMPLES)]])
+        known = self.seen is not None and torch.equal(seen, self.seen)
         if self.kept is None or not known or (self.version, self.way) != (version, matmul()):
             self.kept = transform_weight(weight.detach())
-            self.version, self.sample, self.way = version, some.clone(), matmul()
+            self.version, self.seen, self.way = version, seen, matmul()
         return self.kept
 
 
