@@ -11,7 +11,7 @@ from small_priors import SIZE, prior_for
 import reeltok
 from reeltok.generate import folder as folders
 from reeltok.generate import masked
-from reeltok.generate.bundle import bundle, main
+from reeltok.generate.bundle import bundle_generator, main
 from reeltok.generate.folder import bundled_generators, find_generator, save_generator
 from reeltok.generate.pipeline import GenerationRequest, generate_files, open_generator
 from reeltok.generate.recipes import prior_push
@@ -52,7 +52,9 @@ def known(run: Path, tmp_path: Path, leaning: RefTok, monkeypatch: pytest.Monkey
     home = tmp_path / "bundled"
     monkeypatch.setattr(folders, "BUNDLED", home)
     episodes = write_episodes(tmp_path / "episodes", 3)
-    bundle(run, home / "tiny-prior", hardware="a test", starts=episodes, count=2, notes=["So."])
+    bundle_generator(
+        run, home / "tiny-prior", hardware="a test", starts=episodes, count=2, notes=["So."]
+    )
     leaning.save_pretrained(tmp_path / "leaning")
     return "tiny-prior"
 

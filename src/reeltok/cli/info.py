@@ -27,7 +27,7 @@ def info(
     path = Path(what)
     if path.suffix == ".reel" or what == "-":
         record = about_reel(what)
-    elif is_video(what):
+    elif names_video(what):
         record = about_video(what, raw, damage)
     else:
         record = about_model(what)
@@ -35,7 +35,7 @@ def info(
     return Report(data=record, text=facts(shown))
 
 
-def is_video(what: str) -> bool:
+def names_video(what: str) -> bool:
     """Whether it is a file, an address, or a folder that holds no model."""
     from reeltok.files.atomic import is_pipe
     from reeltok.video.inputs import is_address

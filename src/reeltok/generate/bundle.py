@@ -24,11 +24,13 @@ from reeltok.generate import flow, masked
 from reeltok.generate.clip_spec import ClipSpec
 from reeltok.generate.folder import STARTS, family_of, save_generator
 from reeltok.generate.recipes import GENERATORS, GeneratorRecipe
+from reeltok.tokenizer.folder import pack_rows, unpack_rows
+from reeltok.train.bundle import answer, require_equal
 from reeltok.train.card import command, curve, seconds_of, wrap_lines
 from reeltok.train.logbook import read_lines
 from reeltok.train.recipes import as_json
 from reeltok.video.record import write
-from reeltok.wording import as_options, duration
+from reeltok.wording import duration
 
 SCORES = {
     "held_out": "loss",
@@ -39,7 +41,7 @@ SCORES = {
 OPTIONS = {"hardware": "--hardware", "starts": "--starts"}
 
 
-def bundle(
+def bundle_generator(
     run: str | Path,
     out: str | Path,
     *,
@@ -62,11 +64,12 @@ def bundle(
     load = masked.load if family == "masked" else flow.load
     model: Any = load(source)
     folder = save_generator(model, out, family=family, small=True)
-    load(folder)
+    state = model.state_dict()
+    require_equal(load(folder), unpack_rows(pack_rows(state)), folder)
     lines = read_lines(run / "log.jsonl")
     parts = [
         f"# Model card: `{out.resolve().name}`",
-        wrap_lines(describe(model, model.config.clip, folder)),
+        wrap_lines(describe_generator(model, model.config.clip, folder)),
         wrap_lines(f"**Training.** {course(recipe, lines, hardware)}"),
         f"    {command(recipe, GENERATORS)}",
         *([curve(lines, SCORES)] if any(line.get("validation") for line in lines) else []),
@@ -78,7 +81,7 @@ def bundle(
     return folder
 
 
-def describe(model: nn.Module, clip: ClipSpec, folder: Path) -> str:
+def describe_generator(model: nn.Module, clip: ClipSpec, folder: Path) -> str:
     """What the model is, and what its folder stores."""
     size = (folder / "model.safetensors").stat().st_size / 2**20
     return (
@@ -118,12 +121,7 @@ def main(words: Sequence[str]) -> int:
     asked.add_argument("--hardware", required=True, help="what the run ran on, for the card")
     asked.add_argument("--starts", help="episodes whose first frames come along")
     asked.add_argument("--note", dest="notes", action="append", default=[], metavar="TEXT")
-    try:
-        print(bundle(**vars(asked.parse_args(words))))
-    except (OSError, ValueError) as error:
-        print(f"error: {as_options(str(error), OPTIONS)}", file=sys.stderr)
-        return 2
-    return 0
+    return answer(bundle_generator, asked, words, OPTIONS)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,13 @@ said; figures of the card are of the trained weights, `--result` adds those of t
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from reeltok import zoo
 from reeltok.files.atomic import write_file
@@ -136,7 +136,7 @@ def bundle_record(
     return record | ({"reads": reads} if reads else {})
 
 
-def require_equal(model: Tokenizer, state: dict[str, Tensor], folder: Path) -> None:
+def require_equal(model: nn.Module, state: dict[str, Tensor], folder: Path) -> None:
     """OSError unless a folder gives back what was written into it."""
     found = model.state_dict()
     wrong = [k for k in state if k not in found or not torch.equal(found[k], state[k])]
@@ -159,10 +159,23 @@ def main(words: Sequence[str]) -> int:
     asked.add_argument("--best", action="store_true", help="best model of the run, not the last")
     asked.add_argument("--result", dest="results", action="append", default=[], metavar="JSON")
     asked.add_argument("--note", dest="notes", action="append", default=[], metavar="TEXT")
+    return answer(bundle, asked, words, OPTIONS)
+
+
+def answer(
+    make: Callable[..., object],
+    asked: argparse.ArgumentParser,
+    words: Sequence[str],
+    options: Mapping[str, str],
+) -> int:
+    """Print what `make` gives for the arguments in `words`: 0, or 2 after an error, in a sentence.
+
+    `options` are the flags by the names of arguments, as `as_options` takes them.
+    """
     try:
-        print(bundle(**vars(asked.parse_args(words))))
+        print(make(**vars(asked.parse_args(words))))
     except (OSError, ValueError) as error:
-        print(f"error: {as_options(str(error), OPTIONS)}", file=sys.stderr)
+        print(f"error: {as_options(str(error), options)}", file=sys.stderr)
         return 2
     return 0
 
