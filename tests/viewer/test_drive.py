@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import shutil
 import sys
 import threading
 import urllib.request
@@ -63,6 +64,23 @@ def post(pages: Pages, path: str, **value: Any) -> dict[str, Any]:
 
 def pixels(address: str) -> np.ndarray:
     return np.asarray(Image.open(BytesIO(base64.b64decode(address.split(",")[1]))))
+
+
+def test_a_drive_begins_with_what_comes_along_with_the_prior(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world.Simulated, "__init__", no_simulator)
+    shutil.copytree(base / "driven", tmp_path / "driven")
+    model = tmp_path / "driven" / "model"
+    with pytest.raises(ImportError, match="or give --starts FOLDER"):
+        open_drive(model, None, None, (2, 1.0), 0, "cpu")
+    shutil.copytree(base / "held", model / "starts")
+    found = open_drive(model, None, None, (2, 1.0), 0, "cpu")
+    try:
+        names = json.loads(found.answer("GET", "/starts").data)["starts"]
+    finally:
+        found.sessions.close()
+    assert names == [f"push-0-0000{n}.mkv" for n in range(3)]
 
 
 def test_a_drive(pages: Pages, base: Path, tmp_path: Path) -> None:
