@@ -6,17 +6,21 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from reeltok.devices import CONVOLUTION
 from reeltok.models.presets import COMPACT, VIDTOK
 from reeltok.models.vidtok.network import VidTok, VidTokConfig
-from reeltok.nn.past import Past
+from reeltok.nn.layers import Conv
+from reeltok.nn.past import Past, name_layers
 from reeltok.nn.rows import Rows
+from reeltok.tokenizer.strips import Strips
 from reeltok.tokens.record import Tokens
 
 SHORT = {"width": 8, "multipliers": (1, 1), "blocks": (1, 0)}
 PUBLIC = {"width": 8, "multipliers": (1, 1, 1, 1), "blocks": (1, 1, 1, 1)}
+FOUND = (Phase.explicit, Phase.reuse, Phase.generate)  # shrinking would take minutes
 KINDS: dict[str, VidTokConfig] = {
     "short": replace(COMPACT, **SHORT),
     "zeros": replace(COMPACT, **SHORT, edge="past-zeros", sampler="plain"),
@@ -66,7 +70,7 @@ def assert_strips_change_nothing(
     torch.testing.assert_close(striped, frames, rtol=0, atol=1e-5)
 
 
-@settings(max_examples=9, deadline=None)
+@settings(max_examples=9, deadline=None, phases=FOUND)
 @given(
     kind=st.sampled_from([*KINDS]),
     frames=st.integers(1, 6),
@@ -84,7 +88,7 @@ def test_strips_change_nothing(
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, phases=FOUND)
 @given(
     kind=st.sampled_from([*KINDS]),
     frames=st.integers(1, 18),
@@ -190,3 +194,18 @@ def test_streams_wait_for_one_another() -> None:
     rest = rows.align(Layer(), [x[:, :, 3:], x[:, :, 1:]])
     assert torch.equal(rest[0], x[:, :, 1:])
     assert torch.equal(rest[1], x[:, :, 1:])
+
+
+@pytest.mark.parametrize("way", ["direct", "winograd"])
+def test_wide_convolutions_are_those_of_whole_frames(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(CONVOLUTION, way)
+    torch.manual_seed(0)
+    conv = Conv(96, 96, (3, 3, 3))
+    name_layers(conv, "conv")
+    x = torch.randn(1, 3, 64, 20, 96)
+    strips = Strips(cells=16, pasts={})
+    with torch.no_grad():
+        parts = [conv(x[:, :, rows], past) for rows, past in strips.walk("one", 64)]
+        torch.testing.assert_close(torch.cat(parts, dim=2), conv(x), rtol=0, atol=1e-5)
