@@ -25,7 +25,7 @@ import reeltok
 from reeltok.corpus import (
     Corpus,
     Engine,
-    Named,
+    NamedTokenizer,
     Row,
     Shaping,
     WindowCoding,
@@ -77,7 +77,7 @@ def shaping_of(size: int) -> Shaping:
 
 def build(clips: Path, out: Path, model: str, size: int, *, jobs: int, decoders: int = 0) -> None:
     """The corpus of a folder of clips."""
-    opener = Named(load=model)
+    opener = NamedTokenizer(load=model)
     plan = plan_corpus(clips, opener, shaping=shaping_of(size), coding=WindowCoding(clips=16))
     engine = Engine(device="cpu", jobs=jobs, decoders=decoders)
     build_corpus(plan, out, opener, engine=engine)

@@ -56,7 +56,7 @@ def read_public(
         raise ValueError("name the configuration of the checkpoint: `preset` NAME")
     family, config = zoo.described(preset)
     config = change_config(config, changes or {})
-    tokenizer = zoo.fill(family, config, Path(preset).name, weights, source=str(source))
+    tokenizer = zoo.build_from_state(family, config, Path(preset).name, weights, source=str(source))
     public = is_public(family, weights)
     known = to_public(tokenizer) if public else tokenizer.state_dict()
     return Converted(model=tokenizer, dropped=unused(weights, known))

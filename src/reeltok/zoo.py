@@ -149,7 +149,9 @@ def with_weights(family: str, config: Any, name: str, weights: str | Path) -> To
     """A tokenizer with the weights of a file, or "random" ones."""
     if str(weights) == "random":
         return build_random(family, config, name)
-    return fill(family, config, name, unpack_rows(read_checkpoint(weights)), source=str(weights))
+    return build_from_state(
+        family, config, name, unpack_rows(read_checkpoint(weights)), source=str(weights)
+    )
 
 
 def moved_to(
@@ -223,7 +225,9 @@ def load_folder(folder: Path, *, variant: str | None = None) -> Tokenizer:
     }
     if (base := record.get("base")) is not None:
         weights = complete(weights, base, path)
-    model = fill(record["family"], record["config"], record["name"], weights, source=str(path))
+    model = build_from_state(
+        record["family"], record["config"], record["name"], weights, source=str(path)
+    )
     model.statistics = record.get("statistics")
     model.reads = tuple(record.get("reads") or ())
     model.earlier = record.get("earlier") or {}
@@ -323,7 +327,7 @@ def named_family(record: Mapping[str, Any]) -> str:
     return f"family {str(record.get('family'))[:80]!r}"
 
 
-def fill(
+def build_from_state(
     family: str,
     config: Any,
     name: str,
@@ -388,5 +392,5 @@ def download(name: str) -> Path:
 
     path = from_hub(lambda: hf_hub_download(HUB, PUBLISHED[name]), f"{HUB}/{PUBLISHED[name]}")
     family, config = PRESETS[name]
-    model = fill(family, config, name, read_checkpoint(path), source=str(path))
+    model = build_from_state(family, config, name, read_checkpoint(path), source=str(path))
     return model.save_pretrained(cache_folder(name))

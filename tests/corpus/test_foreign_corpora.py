@@ -10,7 +10,7 @@ from corpus_clips import write_clips
 from small_foreign import TINY
 
 import reeltok
-from reeltok.corpus import Corpus, Named, Shaping, WindowCoding, build_corpus, plan_corpus
+from reeltok.corpus import Corpus, NamedTokenizer, Shaping, WindowCoding, build_corpus, plan_corpus
 from reeltok.corpus.formats.export import export_corpus
 
 diffusers = pytest.importorskip("diffusers", reason="needs diffusers (extra diffusers)")
@@ -54,7 +54,7 @@ def test_a_corpus_keeps_raw_latents_and_how_their_pipelines_scale_them(
     vae = getattr(diffusers, name).from_config(dict(TINY[name])).eval()
     vae.save_pretrained(tmp_path / "vae")
     clips = write_clips(tmp_path / "clips", (FRAMES,))
-    opener = Named(load=f"diffusers:{tmp_path / 'vae'}")
+    opener = NamedTokenizer(load=f"diffusers:{tmp_path / 'vae'}")
     shaping = Shaping(frames=FRAMES, stride=FRAMES, size=(32, 32))
     plan = plan_corpus(clips, opener, shaping=shaping, coding=WindowCoding(dtype="float32"))
     build_corpus(plan, tmp_path / "corpus", opener)

@@ -10,7 +10,7 @@ from reeltok.cli.report import Report, facts, note_all
 from reeltok.wording import count, duration
 
 if TYPE_CHECKING:
-    from reeltok.corpus import Built, Named, Shaping, WindowCoding
+    from reeltok.corpus import Built, NamedTokenizer, Shaping, WindowCoding
 
 DataArgument = Annotated[str, typer.Argument(metavar="DATA", show_default=False)]
 OutArgument = Annotated[str, typer.Argument(metavar="OUT", show_default=False)]
@@ -277,11 +277,11 @@ def precision_of(text: str, option: str) -> str:
     return str(given.parse_dtype(text, option)).removeprefix("torch.")
 
 
-def open_named(model: str, weights: str | None, dtype: str) -> "Named":
+def open_named(model: str, weights: str | None, dtype: str) -> "NamedTokenizer":
     """What opens the tokenizer in every process."""
-    from reeltok.corpus.opening import Named
+    from reeltok.corpus.opening import NamedTokenizer
 
-    return Named(load=model, weights=weights, precision=precision_of(dtype, "--dtype"))
+    return NamedTokenizer(load=model, weights=weights, precision=precision_of(dtype, "--dtype"))
 
 
 def parse_share(text: str | None) -> tuple[int, int] | None:

@@ -20,7 +20,7 @@ class Open(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Named:
+class NamedTokenizer:
     """A tokenizer as commands name it: a preset, a folder, a repository, one of another library.
 
     `weights` is a file or "random"; `precision` the name of a torch dtype.

@@ -171,7 +171,7 @@ def assign_folds(y: Sequence[int], folds: int, seed: int) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Linear:
+class LinearProbe:
     """A linear classifier of vectors that are first made to have mean 0 and deviation 1."""
 
     mean: Float[Tensor, " n"]
@@ -183,12 +183,12 @@ class Linear:
         return (x - self.mean) / self.std @ self.weights + self.bias
 
 
-def fit_classifier(x: Float[Tensor, "b n"], y: Tensor, classes: int) -> Linear:
+def fit_classifier(x: Float[Tensor, "b n"], y: Tensor, classes: int) -> LinearProbe:
     """Logistic regression with weight decay, to convergence."""
     mean, std = x.mean(dim=0), x.std(dim=0, correction=0).clamp(min=1e-6)
     weights = torch.zeros(x.shape[1], classes, requires_grad=True)
     bias = torch.zeros(classes, requires_grad=True)
-    held = Linear(mean, std, weights, bias)
+    held = LinearProbe(mean, std, weights, bias)
     descent = torch.optim.LBFGS([weights, bias], max_iter=STEPS, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
@@ -198,4 +198,4 @@ def fit_classifier(x: Float[Tensor, "b n"], y: Tensor, classes: int) -> Linear:
         return value
 
     descent.step(loss)
-    return Linear(mean, std, weights.detach(), bias.detach())
+    return LinearProbe(mean, std, weights.detach(), bias.detach())

@@ -134,12 +134,12 @@ def flatten(content: Any, before: str = "", depth: int = 0) -> Iterator[tuple[st
     if isinstance(content, Mapping) and depth < 8:
         for name, value in content.items():
             if isinstance(name, str) and isinstance(value, Tensor):
-                yield before + name, aligned(value.detach())
+                yield before + name, align_memory(value.detach())
             elif isinstance(name, str):
                 yield from flatten(value, f"{before}{name}.", depth + 1)
 
 
-def aligned(tensor: Tensor) -> Tensor:
+def align_memory(tensor: Tensor) -> Tensor:
     """The same values in memory that begins where torch's own does."""
     lies = tensor.layout != torch.strided or tensor.data_ptr() % ALIGNMENT == 0
     return tensor if lies else tensor.clone()
@@ -338,7 +338,7 @@ def rename(name: str, table: Iterable[tuple[str, str]]) -> str:
 def fit_tensor(tensor: Tensor, like: Tensor) -> Tensor:
     """A checkpoint's tensor in the shape and type of a network's own, on the default device."""
     device = tensor.device if tensor.is_meta else torch.get_default_device()
-    return aligned(tensor.reshape(like.shape).to(device, like.dtype))
+    return align_memory(tensor.reshape(like.shape).to(device, like.dtype))
 
 
 def unused(

@@ -57,7 +57,7 @@ def measure_moments(latents: Latents, config: FlowConfig) -> Statistics:
 
 
 @runtime_checkable
-class Rows(Protocol):
+class ExampleSet(Protocol):
     """Examples in rows: latents, or ids with what they are generated from."""
 
     def __len__(self) -> int: ...
@@ -65,7 +65,7 @@ class Rows(Protocol):
     def to(self, device: torch.device | str) -> Any: ...
 
 
-Kind = TypeVar("Kind", bound=Rows)
+Kind = TypeVar("Kind", bound=ExampleSet)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from reeltok.generate.examples import (
     with_clip,
 )
 from reeltok.generate.ids import Examples, PriorTask
-from reeltok.generate.latents import Feed, FlowTask, Latents, Rows, measure_moments
+from reeltok.generate.latents import ExampleSet, Feed, FlowTask, Latents, measure_moments
 from reeltok.generate.prior import Prior, PriorConfig
 from reeltok.generate.recipes import GeneratorRecipe
 from reeltok.generate.sit import Flow, FlowConfig
@@ -79,7 +79,7 @@ def train_generator(
         return run_task(made.task, feed, recipe.loop, out=out, resume=resume, at=at, ready=ready)
 
 
-def feed_of(recipe: GeneratorRecipe, examples: Rows, at: Rank) -> Feed:
+def feed_of(recipe: GeneratorRecipe, examples: ExampleSet, at: Rank) -> Feed:
     """Batches of the recipe's size, shared by all processes.
 
     The examples lie on a GPU where they take less than a quarter of what is free there.

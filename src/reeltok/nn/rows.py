@@ -17,7 +17,7 @@ from torch import Tensor
 
 
 @runtime_checkable
-class Named(Protocol):
+class NamedLayer(Protocol):
     """A layer that knows its name in the network."""
 
     path: str
@@ -34,7 +34,13 @@ class Rows:
     last: bool = False
 
     def window(
-        self, layer: Named, x: Float[Tensor, "b t h w c"], *, kernel: int, stride: int, edge: Any
+        self,
+        layer: NamedLayer,
+        x: Float[Tensor, "b t h w c"],
+        *,
+        kernel: int,
+        stride: int,
+        edge: Any,
     ) -> Float[Tensor, "b t h2 w c"]:
         """The rows under a kernel at all places that can be computed by now, to pad no more.
 
@@ -48,7 +54,7 @@ class Rows:
         self._keep(layer, [x[:, :, count * stride :]])
         return x[:, :, : count * stride + kernel - stride] if count else x[:, :, :0]
 
-    def align(self, layer: Named, streams: Sequence[Tensor]) -> list[Tensor]:
+    def align(self, layer: NamedLayer, streams: Sequence[Tensor]) -> list[Tensor]:
         """The rows that all of `streams` ("b t h w c") have reached; those beyond wait."""
         before = self.kept.pop(layer.path, None)
         if before is not None:
@@ -57,7 +63,9 @@ class Rows:
         self._keep(layer, [x[:, :, count:] for x in streams])
         return [x[:, :, :count] for x in streams]
 
-    def gather(self, layer: Named, x: Float[Tensor, "b t h w c"]) -> Float[Tensor, "b t h2 w c"]:
+    def gather(
+        self, layer: NamedLayer, x: Float[Tensor, "b t h w c"]
+    ) -> Float[Tensor, "b t h2 w c"]:
         """Whole frames with their last strip, no rows before."""
         x = torch.cat([*self.kept.pop(layer.path, []), x], dim=2)
         if self.last:
@@ -65,12 +73,12 @@ class Rows:
         self._keep(layer, [x])
         return x[:, :, :0]
 
-    def _keep(self, layer: Named, rows: list[Tensor]) -> None:
+    def _keep(self, layer: NamedLayer, rows: list[Tensor]) -> None:
         if not self.last:
             self.kept[layer.path] = [each.clone() for each in rows]
 
 
-def aligned(past: Any, layer: Named, *streams: Tensor) -> Sequence[Tensor]:
+def aligned(past: Any, layer: NamedLayer, *streams: Tensor) -> Sequence[Tensor]:
     """Streams of one place, cut to the rows that all have; whole frames as they are."""
     if past is None or past.rows is None:
         return streams

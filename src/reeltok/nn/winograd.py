@@ -108,7 +108,7 @@ def convolve(
             count = min(some, rows - first)
             seen: deque[Tensor] = deque(maxlen=kernel)
             for frame in range(t):
-                fill(slab, x[clip, frame], 2 * first - 1)
+                fill_slab(slab, x[clip, frame], 2 * first - 1)
                 seen.append(transform_input(slab[: 2 * count + 2]))
                 step, rest = divmod(frame + 1 - kernel, stride)
                 if step >= 0 and not rest:
@@ -117,7 +117,7 @@ def convolve(
     return y
 
 
-def fill(slab: Float[Tensor, "r s c"], frame: Float[Tensor, "h w c"], top: int) -> None:
+def fill_slab(slab: Float[Tensor, "r s c"], frame: Float[Tensor, "h w c"], top: int) -> None:
     """Rows `top`.. of a frame into `slab`, behind one column of zeros; zeros below its end."""
     (h, w, _), r = frame.shape, len(slab)
     low, high = max(0, top), min(h, top + r)

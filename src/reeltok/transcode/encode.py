@@ -62,7 +62,7 @@ def encode_file(
     can be written.
     """
     began = time.monotonic()
-    settings = {**own_settings(tokenizer, coding), **products(tokenizer)}
+    settings = {**own_settings(tokenizer, coding), **matmul_setting(tokenizer)}
     packing = packing_for(tokenizer) if coding.pack else None
     with (
         open_video(source, cut) as video,
@@ -113,7 +113,7 @@ def own_settings(tokenizer: Tokenizer, coding: Coding) -> dict[str, Any]:
     return settings if dtype == "float32" else {**settings, "dtype": dtype}
 
 
-def products(tokenizer: Tokenizer) -> dict[str, str]:
+def matmul_setting(tokenizer: Tokenizer) -> dict[str, str]:
     """How products were computed, where it is not the usual way: rounding may decide an id."""
     usual = tokenizer.device.type != "cpu" or tokenizer.dtype != torch.float32
     return {} if usual or matmul() == "mkl" else {"matmul": matmul()}

@@ -20,7 +20,7 @@ Row = Float[np.ndarray, " t"]
 OTHER_HALF = "real, other half"
 
 
-def images_of(frames: Frames) -> Float[Tensor, "t 3 h w"]:
+def unit_images(frames: Frames) -> Float[Tensor, "t 3 h w"]:
     """Frames as images in [-1, 1]."""
     return to_unit(torch.from_numpy(np.ascontiguousarray(frames)))[0].transpose(0, 1)
 
@@ -33,7 +33,7 @@ def measure_lpips(net: LPIPS, real: Real, made: Frames) -> dict[str, Row]:
     from there; NaN for frames in which none changes.
     """
     only = np.where(real.changed[..., None], made, real.frames)
-    a, b, c = (images_of(frames) for frames in (real.frames, made, only))
+    a, b, c = (unit_images(frames) for frames in (real.frames, made, only))
     some = real.changed.any((1, 2))
     changing = net.distance(a, c).double().numpy()
     return {
@@ -80,7 +80,7 @@ class SetDistance:
     @torch.no_grad()
     def moments(self, frames: Frames) -> Moments:
         """The moments of one video's features."""
-        return feature_moments(appearance_features(self.net.backbone(images_of(frames))[-1]))
+        return feature_moments(appearance_features(self.net.backbone(unit_images(frames))[-1]))
 
     def distances(self) -> dict[str, float]:
         """The distance of every set; none where a single pair of frames has no covariance."""
