@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 from mutate import join, split
+from small_models import CAUSAL, COORDTOK, DISCRETE, NONCAUSAL
 
 from reeltok.models.coordtok.network import CoordTok
-from reeltok.models.coordtok.triplane import CoordTokConfig
-from reeltok.models.presets import COMPACT, VIDTOK
 from reeltok.models.reftok.injection import RefTokConfig
 from reeltok.models.reftok.network import RefTok
 from reeltok.models.vidtok.network import VidTok
@@ -23,36 +22,16 @@ from reeltok.tokens.record import Tokens
 from reeltok.tokens.reel import save_tokens
 from reeltok.video.record import Video
 
-COORDTOK = CoordTokConfig(
-    size=(8, 16, 24),
-    patch=(4, 8, 8),
-    cells=(4, 4, 6),
-    cell_patch=(2, 2, 3),
-    channels=3,
-    width=16,
-    heads=2,
-    vit_depth=1,
-    depth=1,
-    decoder_patch=(2, 4, 4),
-    decoder_width=16,
-    decoder_heads=2,
-    decoder_depth=1,
-)
-SMALL: dict[str, Any] = {"width": 8, "multipliers": (1, 1), "blocks": (1, 1)}
-SMALL_KL: dict[str, Any] = {"width": 8, "multipliers": (1, 1, 1, 1), "blocks": (1, 1, 1, 1)}
-
 
 def tiny_models() -> dict[str, Tokenizer]:
     """A model of each kind that decodes a few frames in milliseconds."""
     torch.manual_seed(0)
-    causal = VIDTOK["vidtok_kl_causal_488_4chn"]
-    noncausal = VIDTOK["vidtok_kl_noncausal_488_4chn"]
     models = {
-        "discrete": VidTok(replace(COMPACT, **SMALL), "discrete"),
-        "causal": VidTok(replace(causal, **SMALL_KL), "causal"),
-        "noncausal": VidTok(replace(noncausal, **SMALL_KL), "noncausal"),
+        "discrete": VidTok(DISCRETE, "discrete"),
+        "causal": VidTok(CAUSAL, "causal"),
+        "noncausal": VidTok(NONCAUSAL, "noncausal"),
         "coordtok": CoordTok(COORDTOK, "coordtok"),
-        "reftok": RefTok(RefTokConfig(body=replace(COMPACT, **SMALL), start="webp"), "reftok"),
+        "reftok": RefTok(RefTokConfig(body=DISCRETE, start="webp"), "reftok"),
     }
     return {name: model.eval() for name, model in models.items()}
 

@@ -49,6 +49,7 @@ class Hang(BaseException):
 def open_target(name: str, folder: Path) -> Target:
     """The target of that name, with its seeds made in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
+    sys.path.append(str(Path(__file__).parent.parent))  # where the small models of all tests are
     return import_module(name).Target(folder)
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from public_vidtok import pair_of
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import nn
 
 import reeltok
 from reeltok.files.checkpoints import read_checkpoint
@@ -77,17 +77,7 @@ KINDS: dict[str, dict[str, object]] = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_diffusers_folder_loads_as_it_is(tmp_path: Path, kind: str) -> None:
-    diffusers = pytest.importorskip("diffusers")
-    theirs = diffusers.AutoencoderVidTok(**{"ch": 8, **KINDS[kind]}).eval()
-    for name, parameter in theirs.named_parameters():
-        if "mix_factor" in name:
-            nn.init.normal_(parameter, 0.5, 0.7)
-        elif parameter.ndim == 1:
-            nn.init.normal_(parameter, 1.0 if name.endswith("weight") else 0.0, 0.2)
-        else:
-            nn.init.normal_(parameter, 0.0, parameter[0].numel() ** -0.5)
-    theirs.save_pretrained(tmp_path)
-    ours = reeltok.load(tmp_path)
+    theirs, ours = pair_of(KINDS[kind], tmp_path)
     causal = ours.spec.causal
     x = torch.rand(1, 3, 17 if causal else 16, 32, 32) * 2 - 1
     filled = torch.cat([x[:, :, :1].expand(-1, -1, 3, -1, -1), x], dim=2) if causal else x

@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from public_vidtok import pair_of
+from torch import Tensor
 
-import reeltok
 from reeltok.models.presets import VIDTOK
 from reeltok.models.vidtok.network import VidTok
-from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokens.reel import Reel, save_tokens
 from reeltok.video.record import Video
 
@@ -26,21 +25,6 @@ KINDS: dict[str, dict[str, object]] = {
     "4x16x16 kl": {"z_channels": 4, "ch_mult": [1, 2, 4, 4, 4]},
 }
 SHARE = 2e-5  # of the range of what diffusers gives
-
-
-def pair_of(kind: str, folder: Path) -> tuple[Any, Tokenizer]:
-    """diffusers' model with weights that all matter, and ours of the same folder."""
-    diffusers = pytest.importorskip("diffusers")
-    theirs = diffusers.AutoencoderVidTok(**{"ch": 8, **KINDS[kind]}).eval()
-    for name, parameter in theirs.named_parameters():
-        if "mix_factor" in name:
-            nn.init.normal_(parameter, 0.5, 0.7)
-        elif parameter.ndim == 1:
-            nn.init.normal_(parameter, 1.0 if name.endswith("weight") else 0.0, 0.2)
-        else:
-            nn.init.normal_(parameter, 0.0, parameter[0].numel() ** -0.5)
-    theirs.save_pretrained(folder)
-    return theirs, reeltok.load(folder)
 
 
 @torch.no_grad()
@@ -59,7 +43,7 @@ def near(ours: Tensor, theirs: Tensor) -> bool:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_front_is_the_public_model_for_every_number_of_frames(kind: str, tmp_path: Path) -> None:
-    theirs, ours = pair_of(kind, tmp_path)
+    theirs, ours = pair_of(KINDS[kind], tmp_path)
     few = range(1, 25) if kind == "4x8x8 kl" else (1, 2, 7, 8, 15, 18)
     for frames in few:
         x = torch.rand(1, 3, frames, 16, 16) * 2 - 1
@@ -71,7 +55,7 @@ def test_front_is_the_public_model_for_every_number_of_frames(kind: str, tmp_pat
 
 def test_diffusers_itself_completes_nothing(tmp_path: Path) -> None:
     """As docs/vidtok.md says: 4 steps for 17 frames, and 13 frames for those."""
-    theirs, ours = pair_of("4x8x8 kl", tmp_path)
+    theirs, ours = pair_of(KINDS["4x8x8 kl"], tmp_path)
     x = torch.rand(1, 3, 17, 16, 16) * 2 - 1
     with torch.no_grad():
         z = theirs.encode(x).latent_dist.mode()

@@ -9,7 +9,7 @@ import typer
 from reeltok.cli import options as given
 from reeltok.cli.progress import Progress
 from reeltok.cli.report import Report, facts, note, save_record
-from reeltok.files.places import check_free, check_place
+from reeltok.files.places import check_result
 
 
 def bair(
@@ -24,13 +24,7 @@ def bair(
             "windows of 16 frames).",
         ),
     ] = "standard",
-    tokenizer: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Tokenizer of the prior, a name or a folder; by default the one that MODEL names.",
-        ),
-    ] = None,
+    tokenizer: given.PriorTokenizerOption = None,
     videos: Annotated[
         int | None,
         typer.Option(
@@ -70,9 +64,7 @@ def bair(
     clips, real and predicted; PSNR, SSIM (grey) and LPIPS are those of the best prediction for each
     clip, without the given frame. A metric whose network has no weight file reads "no weights".
     """
-    if out is not None:
-        check_free([str(out)], force=force, inputs=[model, data])
-        check_place(str(out))
+    check_result(out, force=force, inputs=[model, data])
     from reeltok.data.find import find_clips
     from reeltok.devices import pick_device
     from reeltok.evaluate.bair import PROTOCOLS_OF, PredictionPlan, judge_predictions

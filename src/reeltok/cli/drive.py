@@ -1,14 +1,13 @@
 """`drive`: a page on which a prior of the pushing world is driven by keys."""
 
-import signal
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from reeltok.cli import options as given
-from reeltok.cli.report import Report, note
+from reeltok.cli.report import Report
+from reeltok.cli.serving import prepare_serving, say_address
 
 if TYPE_CHECKING:
     from reeltok.viewer.drive.server import Pages
@@ -26,13 +25,7 @@ def drive(
             "along with MODEL, or else some are simulated.",
         ),
     ] = None,
-    tokenizer: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Tokenizer of the prior, a name or a folder; by default the one that MODEL names.",
-        ),
-    ] = None,
+    tokenizer: given.PriorTokenizerOption = None,
     steps: Annotated[
         int, typer.Option(min=1, metavar="N", help="Steps in which a block is decoded.")
     ] = 6,
@@ -62,14 +55,8 @@ def drive(
     from reeltok.viewer.drive.server import serve_pages
 
     pages = open_drive(model, starts, tokenizer, (steps, guidance), seed, device)
-    if host not in ("127.0.0.1", "localhost", "::1"):
-        note(f"whoever reaches {host} can use this page, and this machine's time")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-
-    def ready(address: str) -> None:
-        print(f"reeltok: the page is at {address} (Ctrl-C ends it)", file=sys.stderr, flush=True)
-
-    serve_pages(pages, host=host, port=port, ready=ready)
+    prepare_serving(host)
+    serve_pages(pages, host=host, port=port, ready=say_address)
     return Report(data={"closed": True}, text="")
 
 

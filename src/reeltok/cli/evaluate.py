@@ -10,7 +10,7 @@ import typer
 from reeltok.cli import options as given
 from reeltok.cli.progress import Progress
 from reeltok.cli.report import Report, note
-from reeltok.files.places import check_free, check_place
+from reeltok.files.places import check_result
 from reeltok.wording import left_out, plain
 
 if TYPE_CHECKING:
@@ -77,9 +77,7 @@ def evaluate(
     reason. An interrupted run continues where it stopped. Under torchrun each process takes a
     share.
     """
-    if out is not None:
-        check_free([str(out)], force=force, inputs=[model, data, weights])
-        check_place(str(out))
+    check_result(out, force=force, inputs=[model, data, weights])
     from reeltok.evaluate import run
     from reeltok.evaluate.candidates.own import open_own
     from reeltok.evaluate.protocols import find_protocol

@@ -9,7 +9,7 @@ from reeltok.cli import options as given
 from reeltok.cli.evaluate import BrokenOption, PlanOption
 from reeltok.cli.progress import Progress
 from reeltok.cli.report import Report, facts, note, save_record
-from reeltok.files.places import check_free, check_place
+from reeltok.files.places import check_result
 from reeltok.wording import left_out
 
 
@@ -28,9 +28,7 @@ def fvd(
     MADE and REAL are folders or lists. Clips are cut and scaled as the protocol says; a metric
     whose network has no weight file reads "no weights". Also prints the appearance distance.
     """
-    if out is not None:
-        check_free([str(out)], force=force, inputs=[made, real])
-        check_place(str(out))
+    check_result(out, force=force, inputs=[made, real])
     from reeltok.data.find import find_clips
     from reeltok.devices import pick_device
     from reeltok.evaluate.protocols import find_protocol

@@ -20,6 +20,13 @@ ModelOption = Annotated[
         "another library: diffusers:FOLDER, cosmos:FOLDER or module:function.",
     ),
 ]
+PriorTokenizerOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Tokenizer of the prior, a name or a folder; by default the one that MODEL names.",
+    ),
+]
 WeightsOption = Annotated[
     str | None,
     typer.Option(

@@ -4,7 +4,6 @@ import sys
 import time
 from collections.abc import Callable
 from threading import Lock
-from types import TracebackType
 from typing import Any
 
 from reeltok.wording import rate
@@ -75,12 +74,7 @@ class Progress:
     def __enter__(self) -> "Progress":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         with self._lock:
             if self._bar is not None:
                 self._bar.stop()

@@ -9,7 +9,7 @@ import typer
 from reeltok.cli import options as given
 from reeltok.cli.progress import Progress
 from reeltok.cli.report import Report, facts, save_record, table
-from reeltok.files.places import check_free, check_place
+from reeltok.files.places import check_result
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,13 +40,7 @@ def push(
     model: Annotated[str, typer.Argument(metavar="MODEL", show_default=False)],
     data: Annotated[str, typer.Argument(metavar="DATA", show_default=False)],
     *,
-    tokenizer: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Tokenizer of a prior, a name or a folder; by default the one that MODEL names.",
-        ),
-    ] = None,
+    tokenizer: given.PriorTokenizerOption = None,
     frames: Annotated[
         int, typer.Option(min=2, metavar="N", help="Frames of an episode to judge, the first too.")
     ] = 16,
@@ -70,9 +64,7 @@ def push(
     actions and by those of another episode. Beside it stand the first frame and the mean frame as
     still pictures, and H.264 at the tokenizer's bits. docs/push.md says what is measured.
     """
-    if out is not None:
-        check_free([str(out)], force=force, inputs=[model, data])
-        check_place(str(out))
+    check_result(out, force=force, inputs=[model, data])
     from reeltok.data.find import find_clips
     from reeltok.devices import pick_device
     from reeltok.evaluate.push.candidates import Tiled, repeat_first, repeat_mean

@@ -8,7 +8,7 @@ import typer
 from reeltok.cli import options as given
 from reeltok.cli.progress import Progress
 from reeltok.cli.report import Report, save_record, table
-from reeltok.files.places import check_free, check_place
+from reeltok.files.places import check_result
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,9 +49,7 @@ def push_sets(
     half, and itself coded, frozen, shuffled and blurred, say what a gap between sets means: that of
     two distributions is from 0 to 1 (Kolmogorov-Smirnov), and meaned over all statistics.
     """
-    if out is not None:
-        check_free([str(out)], force=force, inputs=[made, real])
-        check_place(str(out))
+    check_result(out, force=force, inputs=[made, real])
     from reeltok.evaluate.push.sets import SPOILED, compare_sets
 
     whole = read_videos(real, frames, videos)

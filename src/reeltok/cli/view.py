@@ -1,8 +1,6 @@
 """`view`: a page in the browser to try tokenizers on."""
 
 import os
-import signal
-import sys
 import threading
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +9,8 @@ import typer
 
 from reeltok.cli import options as given
 from reeltok.cli.drive import open_drive
-from reeltok.cli.report import Report, note
+from reeltok.cli.report import Report
+from reeltok.cli.serving import prepare_serving, say_address
 
 GRACE = 5.0  # seconds after the page was closed, for work that is under way
 
@@ -86,16 +85,11 @@ def view(
         return given.open_model(name, weights=None, device=device, dtype=dtype)
 
     offer = work.Offer([*(model or ()), *zoo.bundled()], load)
-    if host not in ("127.0.0.1", "localhost", "::1"):
-        note(f"whoever reaches {host} can use this page, and this machine's time")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up when told to end, too
-
-    def ready(address: str) -> None:
-        print(f"reeltok: the page is at {address} (Ctrl-C ends it)", file=sys.stderr, flush=True)
-
+    prepare_serving(host)
     drive = None if prior is None else open_drive(prior, starts, None, (6, 1.0), 0, device)
     try:
-        app.serve(page.Page(offer, limits), host=host, port=port, ready=ready, drive=drive)
+        shown = page.Page(offer, limits)
+        app.serve(shown, host=host, port=port, ready=say_address, drive=drive)
     finally:
         end_soon()
     return Report(data={"closed": True}, text="")

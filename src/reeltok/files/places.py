@@ -47,3 +47,12 @@ def check_free(
                 check_apart(source, target)
         if not force and target != PIPE and os.path.lexists(target):
             raise FileExistsError(f"{target} exists already: give `force` to replace it")
+
+
+def check_result(
+    out: Path | None, *, force: bool, inputs: Sequence[str | Path | None] = ()
+) -> None:
+    """Errors of `check_free` and `check_place` for the file of a result; nothing without one."""
+    if out is not None:
+        check_free([str(out)], force=force, inputs=inputs)
+        check_place(str(out))

@@ -10,7 +10,6 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -164,7 +163,7 @@ class ReelWriter:
     def __enter__(self) -> "ReelWriter":
         return self
 
-    def __exit__(self, kind: type | None, error: object, trace: TracebackType | None) -> None:
+    def __exit__(self, kind: type | None, *error: object) -> None:
         try:
             if kind is None:
                 self.finish()
@@ -358,7 +357,7 @@ class Reel:
     def __enter__(self) -> "Reel":
         return self
 
-    def __exit__(self, kind: type | None, error: object, trace: TracebackType | None) -> None:
+    def __exit__(self, kind: type | None, *error: object) -> None:
         self.close()
 
 

@@ -5,7 +5,6 @@ import os
 import sys
 from ctypes.util import find_library
 from importlib import import_module
-from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
@@ -112,12 +111,7 @@ class Camera:
     def __enter__(self) -> "Camera":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
