@@ -7,7 +7,15 @@ import torch
 from moving_clips import moving
 from small_models import CAUSAL, DISCRETE
 
-from reeltok.corpus import Built, Held, Shaping, WindowCoding, build_corpus, plan_corpus
+from reeltok.corpus import (
+    Built,
+    Held,
+    NamedTokenizer,
+    Shaping,
+    WindowCoding,
+    build_corpus,
+    plan_corpus,
+)
 from reeltok.models.vidtok.network import VidTok
 from reeltok.video.record import write
 
@@ -33,7 +41,7 @@ def build(
     shaping: Shaping,
     *,
     clips_each: int = 64,
-    held: Held | None = None,
+    held: Held | NamedTokenizer | None = None,
     **options: Any,
 ) -> Built:
     """A corpus of clips by the small tokenizer."""

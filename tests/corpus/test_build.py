@@ -57,7 +57,7 @@ def test_a_second_run_makes_what_is_missing_and_nothing_else(tmp_path: Path) -> 
 def test_another_shaping_is_refused_and_both_are_named(tmp_path: Path) -> None:
     clips = write_clips(tmp_path / "clips", (9,))
     build(clips, tmp_path / "out", Shaping(frames=5))
-    with pytest.raises(ValueError, match="begun differently: with frames 5, now it is 9"):
+    with pytest.raises(ValueError, match="begun differently: with `frames` 5, now it is 9"):
         build(clips, tmp_path / "out", Shaping(frames=9))
     write_clips(clips, (9,), first=5)
     with pytest.raises(ValueError, match="from 1 clips, now there are 2"):

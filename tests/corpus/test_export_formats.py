@@ -215,7 +215,9 @@ def test_torchtitan_finds_a_flat_file_and_offsets(made: Path, tmp_path: Path) ->
 @pytest.mark.parametrize("to", FORMATS)
 def test_each_is_refused_what_it_does_not_take(to: str, made: Path, tmp_path: Path) -> None:
     wrong, right = ("ids", "latents") if FORMATS[to].latents else ("latents", "ids")
-    with pytest.raises(ValueError, match=f"holds {wrong} and {to} takes {right}: build it with"):
+    with pytest.raises(
+        ValueError, match=f"holds {wrong} and {to} takes {right}: build another with"
+    ):
         export_corpus(made / wrong, tmp_path / "out", to=to)
     assert not (tmp_path / "out").exists()
 
@@ -259,7 +261,7 @@ def test_slices_of_a_longer_code_are_refused(made: Path) -> None:
     with pytest.raises(ValueError, match="has 2 steps for 8 frames, and a clip of these has 3"):
         check_window(cut, tokenizer, "ltx")
     joined, _ = a_row(made, settings={"window": 4})
-    with pytest.raises(ValueError, match=r"joins windows of 4 frames.*`frames` 4"):
+    with pytest.raises(ValueError, match=r"joins windows of 4 frames.*--frames 4`"):
         check_window(joined, tokenizer, "ltx")
 
 
@@ -268,7 +270,7 @@ def test_ltx_refuses_frames_that_it_could_not_count(
 ) -> None:
     row, _ = a_row(made, frames=4)
     monkeypatch.setattr(ExportSource, "rows", lambda source: iter([row]))
-    with pytest.raises(ValueError, match=r"has 4: build the corpus with `frames` 5"):
+    with pytest.raises(ValueError, match=r"has 4: build another with .* --frames 5`"):
         export_corpus(made / "latents", tmp_path / "out", to="ltx")
     assert not (tmp_path / "out").exists()
 

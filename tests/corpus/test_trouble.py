@@ -76,6 +76,39 @@ def test_a_remote_that_fails_or_hangs_is_named(monkeypatch: pytest.MonkeyPatch) 
         Place("nosuchkind://x").names()
 
 
+def test_a_remote_that_stops_answering_while_a_corpus_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fsspec.implementations.memory import MemoryFile
+
+    clips = write_clips(tmp_path / "clips", (5,))
+    build(clips, "memory://silent", WINDOWS)
+    corpus = Corpus(Place("memory://silent", patience=0.2))
+    read_on = MemoryFile.read
+
+    def hang(self: MemoryFile, size: int = -1) -> bytes:
+        time.sleep(2)
+        return read_on(self, size)
+
+    monkeypatch.setattr(MemoryFile, "read", hang)
+    with pytest.raises(OSError, match=r"shard-000000.parquet does not answer within 0 s"):
+        corpus[0]
+
+
+def test_a_kind_of_address_whose_package_is_missing_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def missing(kind: str) -> None:
+        raise ImportError(f"no {kind}")
+
+    monkeypatch.setattr("fsspec.core.get_filesystem_class", missing)
+    for address, package in (("http://a/b", "aiohttp"), ("s3://a/b", "s3fs")):
+        with pytest.raises(
+            ValueError, match=rf"{package}, which is not here: pip install {package}$"
+        ):
+            Place(address).names()
+
+
 def test_another_tokenizer_is_refused_and_both_are_named(tmp_path: Path) -> None:
     clips = write_clips(tmp_path / "clips", (5,))
     build(clips, tmp_path / "out", WINDOWS)

@@ -84,7 +84,7 @@ def test_commands_build_describe_and_verify(
     assert main(["corpus", "plan", str(clips), *options, "--workers", "3"]) == 0
     assert "3 such workers" in capsys.readouterr().out
     assert main(["corpus", "build", str(clips), str(out), "--frames", "9"]) == 2
-    assert "begun differently: with frames 17, now it is 9" in capsys.readouterr().err
+    assert "begun differently: with --frames 17, now it is 9" in capsys.readouterr().err
 
 
 def test_bad_options_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import os
+import socket
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -120,6 +121,16 @@ def test_addresses_that_fail_are_one_sentence(served: tuple[Path, str]) -> None:
         read(f"{server}/moved")
     with pytest.raises(OSError, match=r"127.0.0.1:1/a.mp4 cannot be fetched"):
         read("http://user:secret@127.0.0.1:1/a.mp4")
+
+
+def test_a_server_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reeltok.video.inputs._WAIT", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}/a.mp4"
+        with pytest.raises(
+            OSError, match=rf"{address} cannot be fetched: it does not answer within"
+        ):
+            read(f"http://{address}")
 
 
 def test_fsspec_opens_other_addresses(clip: Clip) -> None:

@@ -64,6 +64,10 @@ TextOption = Annotated[
         " there are none.",
     ),
 ]
+PackOption = Annotated[
+    bool,
+    typer.Option("--pack", help="Pack ids without loss, by the packing model of --model."),
+]
 BatchOption = Annotated[int, typer.Option(metavar="N", help="Windows to code at a time.")]
 ClipsOption = Annotated[int, typer.Option(metavar="N", help="Clips of a shard.")]
 ThreadsOption = Annotated[int, typer.Option(metavar="N", help="Threads of each encoder.")]
@@ -135,6 +139,7 @@ def build(
     damage: given.DamageOption = "refuse",
     keep: KeepOption = None,
     latents: LatentsOption = "fp16",
+    pack: PackOption = False,
     text: TextOption = None,
     batch: BatchOption = 8,
     shard_clips: ClipsOption = 64,
@@ -163,7 +168,7 @@ def build(
     shaping = parse_shaping(
         frames, stride, fps, size, buckets, shortest, scenes=scenes, damage=damage
     )
-    coding = parse_coding(keep, latents, batch, threads, tile, shard_clips)
+    coding = parse_coding(keep, latents, batch, threads, tile, shard_clips, pack=pack)
     share = parse_share(shard)
     engine: Engine | Cluster = Engine(device=device, jobs=jobs, decoders=decoders)
     if ray is not None:
@@ -221,11 +226,18 @@ def manifest_text(manifest: dict[str, Any]) -> str:
         "rows": manifest["rows"],
         "video": duration(manifest["seconds"]),
         "tokens": f"{manifest['tokens']:,} ({kept} of {manifest['tokenizer']['name']})",
-        "bits per pixel": round(manifest["bits"] / pixels, 5),
+        "bits per pixel": bits_text(manifest["bits"], manifest.get("stored_bits"), pixels),
         "bytes": manifest["bytes"],
         "buckets": ", ".join(f"{name} ({n:,})" for name, n in manifest["buckets"].items()),
     }
     return facts(shown)
+
+
+def bits_text(nominal: int, stored: int | None, pixels: int) -> str:
+    """Bits per pixel; nominal and stored ones are told apart where ids are packed."""
+    if stored is None:
+        return str(round(nominal / pixels, 5))
+    return f"{stored / pixels:.5f} stored, {nominal / pixels:.5f} nominal"
 
 
 def parse_shaping(
@@ -255,7 +267,14 @@ def parse_shaping(
 
 
 def parse_coding(
-    keep: str | None, latents: str, batch: int, threads: int, tile: int | None, clips: int
+    keep: str | None,
+    latents: str,
+    batch: int,
+    threads: int,
+    tile: int | None,
+    clips: int,
+    *,
+    pack: bool,
 ) -> "WindowCoding":
     """How windows are coded, from options."""
     from reeltok.corpus.plan import WindowCoding
@@ -269,6 +288,7 @@ def parse_coding(
         threads=threads,
         tile=tile,
         clips=clips,
+        pack=pack,
     )
 
 

@@ -162,6 +162,7 @@ def plan(
     damage: given.DamageOption = "refuse",
     keep: building.KeepOption = None,
     latents: building.LatentsOption = "fp16",
+    pack: building.PackOption = False,
     batch: building.BatchOption = 8,
     shard_clips: building.ClipsOption = 64,
     threads: building.ThreadsOption = 1,
@@ -184,7 +185,7 @@ def plan(
     shaping = building.parse_shaping(
         frames, stride, fps, size, buckets, shortest, scenes=scenes, damage=damage
     )
-    coding = building.parse_coding(keep, latents, batch, threads, tile, shard_clips)
+    coding = building.parse_coding(keep, latents, batch, threads, tile, shard_clips, pack=pack)
     opener = building.open_named(model, weights, dtype)
     planned = plan_corpus(data, opener, shaping=shaping, coding=coding, root=root, column=column)
     found = estimate_build(planned, opener, device=device, workers=workers)

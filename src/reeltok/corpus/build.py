@@ -23,7 +23,7 @@ from reeltok.corpus.coding import (
 from reeltok.corpus.place import Place
 from reeltok.corpus.plan import Plan
 from reeltok.corpus.row import Row
-from reeltok.corpus.shard import VERSION, FileWriter, Layout, file_name
+from reeltok.corpus.shard import FileWriter, Layout, file_name
 from reeltok.corpus.sidecar import Failure, ShardFile, Sidecar, write_sidecar
 from reeltok.corpus.sources import ListedClip
 from reeltok.corpus.texts import read_text
@@ -207,6 +207,7 @@ class ShardFiles:
         self.layout = Layout(
             keep=plan.coding.keep or "ids",
             vocabulary=plan.model.vocabulary,
+            packing=None if plan.packing is None else plan.packing.model,
             extras=plan.extras,
             beside=plan.beside is not None,
             text=plan.texts is not None,
@@ -217,7 +218,7 @@ class ShardFiles:
         self.order: list[tuple[str, str, int]] = []
         self.moments: Moments | None = None
         self.counts = dict.fromkeys(("rows", "frames", "tokens", "pixels"), 0)
-        self.extra_bits, self.seconds = 0, 0.0
+        self.extra_bits, self.id_bytes, self.seconds = 0, 0, 0.0
         self.open: OpenFile | None = None
 
     def add(self, row: Row) -> None:
@@ -241,7 +242,7 @@ class ShardFiles:
         """What the metadata of a file say."""
         record = self.plan.record
         return {
-            "version": VERSION,
+            "version": record["version"],
             "shard": self.number,
             "part": part,
             "plan": self.plan.digest,
@@ -254,6 +255,7 @@ class ShardFiles:
         assert self.open is not None
         self.files.append(self.open.finish())
         self.order += self.open.writer.order
+        self.id_bytes += self.open.writer.id_bytes
         self.open = None
 
     def finish(self, failures: tuple[Failure, ...], *, clips: int) -> Sidecar:
@@ -261,12 +263,17 @@ class ShardFiles:
         if self.open is None:
             self.open = OpenFile(self, len(self.files))
         self._close_file()
+        stored = None
+        if self.layout.packing is not None:
+            stored = 8 * self.id_bytes + self.extra_bits
         return Sidecar(
+            version=self.plan.record["version"],
             shard=self.number,
             plan=self.plan.digest,
             files=tuple(self.files),
             clips=clips,
             bits=self.counts["tokens"] * self.bits + self.extra_bits,
+            stored_bits=stored,
             seconds=round(self.seconds, 6),
             failures=failures,
             spread=spread_of(self.moments),

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from reeltok.corpus.coding import measured
 from reeltok.corpus.place import Place
 from reeltok.corpus.plan import plan_digest, read_plan
-from reeltok.corpus.shard import TABLES, VERSION
+from reeltok.corpus.shard import TABLES
 from reeltok.corpus.sidecar import Sidecar, done_shards, read_sidecar, require_plan
 
 MANIFEST, INDEX, FAILED = "manifest.json", "index.parquet", "failed.parquet"
@@ -90,9 +90,11 @@ def manifest_of(plan: dict[str, Any], sidecars: Sequence[Sidecar]) -> dict[str, 
     buckets = Counter[str]()
     for sidecar in sidecars:
         buckets.update(sidecar.buckets)
+    if all(sidecar.stored_bits is not None for sidecar in sidecars):
+        counts["stored_bits"] = sum(sidecar.stored_bits or 0 for sidecar in sidecars)
     return {
         **counts,
-        "version": VERSION,
+        "version": plan["version"],
         "plan": plan_digest(plan),
         "tokenizer": plan["tokenizer"],
         "build": plan["build"],

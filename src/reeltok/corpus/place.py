@@ -8,11 +8,11 @@ import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Thread
-from typing import IO, Any, TypeVar
+from typing import IO, Any, TypeVar, cast
 
 from reeltok.files.atomic import replacing, scratch, write_file
-from reeltok.video.inputs import is_address
+from reeltok.files.patience import PatientFile, UnansweredError, answer_within
+from reeltok.video.inputs import how_to_open, is_address
 
 Result = TypeVar("Result")
 PATIENCE = 60.0  # seconds that a remote may take to answer
@@ -100,7 +100,7 @@ class Place:
         remote, root = self._remote()
         opens = lambda: remote.open(f"{root}/{name}", "rb")
         with self._within(opens, self.where(name)) as file:
-            yield file
+            yield cast(IO[bytes], PatientFile(file, self.patience, self.where(name)))
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
@@ -118,33 +118,22 @@ class Place:
             try:
                 self._files = url_to_fs(self.text)
             except (ValueError, ImportError) as error:  # a kind that is unknown, or not installed
-                raise ValueError(f"{self.text} cannot be used: {error}") from error
+                how = how_to_open(self.text, error)
+                raise ValueError(f"{self.text} cannot be used: {how}") from error
         remote, root = self._files
         return remote, root.rstrip("/")
 
     def _within(self, work: Callable[[], Result], name: str, *, size: int = 0) -> Result:
         """What `work` gives, in time. OSError that names the file where it fails or hangs."""
-        held: dict[str, Any] = {}
-
-        def run() -> None:
-            try:
-                held["result"] = work()
-            except Exception as error:  # each of fsspec's many backends has errors of its own
-                held["error"] = error
-
-        thread = Thread(target=run, daemon=True)
-        thread.start()
-        limit = self.patience + size / SLOWEST
-        thread.join(limit)
-        if thread.is_alive():
-            raise OSError(f"{name} does not answer within {limit:.0f} s: run it again later")
-        error = held.get("error")
-        if isinstance(error, FileNotFoundError):
+        try:
+            return answer_within(self.patience + size / SLOWEST, work, name)
+        except UnansweredError:
+            raise
+        except FileNotFoundError as error:
             raise FileNotFoundError(f"there is no file {name}") from error
-        if error is not None:
+        except Exception as error:  # each of fsspec's many backends has errors of its own
             said = " ".join(str(error).split()) or type(error).__name__
             raise OSError(f"{name} cannot be reached: {said}") from error
-        return held["result"]
 
 
 def as_file(data: bytes) -> IO[bytes]:

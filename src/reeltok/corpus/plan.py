@@ -15,6 +15,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as checked_dataclass
 from torch import Tensor
 
+from reeltok.corpus.packing import CarriedPacking, packing_of
 from reeltok.corpus.place import Place
 from reeltok.corpus.row import FLOATS
 from reeltok.corpus.shaping import Bucket, Shaping
@@ -22,9 +23,10 @@ from reeltok.corpus.sources import ListedClip, digest_of
 from reeltok.files.hashes import hash_text
 from reeltok.files.parsing import parse_json
 from reeltok.tokenizer.contract import Tokenizer
+from reeltok.tokens.packing.model import NAME as PACKING
 
 PLAN = "plan.json"
-VERSION = 1
+VERSION = 2  # of packed corpora; that of others is 1
 Keep = Literal["ids", "latents", "moments"]
 
 
@@ -34,7 +36,8 @@ class WindowCoding:
 
     `keep` None: ids where the tokenizer is discrete, else latents, in `dtype`. `batch` windows of a
     bucket are coded at once, by `threads` threads, in tiles of `tile` pixels; `clips` are in a
-    shard. All of these decide the bytes.
+    shard. `pack`: ids are packed without loss, by the tokenizer's packing model. All of these
+    decide the bytes.
     """
 
     keep: Keep | None = None
@@ -43,6 +46,7 @@ class WindowCoding:
     threads: int = Field(default=1, ge=1)
     tile: int | None = Field(default=None, ge=1)
     clips: int = Field(default=64, ge=1)
+    pack: bool = False
 
     def __post_init__(self) -> None:
         if self.dtype not in FLOATS:
@@ -109,8 +113,8 @@ class Plan:
     """The whole of a corpus before it is made.
 
     `extras`: tokens come with more tensors. `beside` makes others of each window. `texts` is the
-    folder of embeddings, or None. `statistics` are those that the tokenizer says its latents have,
-    where latents are kept. `notes` are a sentence each for people.
+    folder of embeddings, or None. `packing` packs ids. `statistics` are those that the tokenizer
+    says its latents have, where latents are kept. `notes` are a sentence each for people.
     """
 
     model: Model
@@ -120,6 +124,7 @@ class Plan:
     extras: bool = False
     beside: "ExtraEncoder | None" = None
     texts: str | None = None
+    packing: CarriedPacking | None = None
     statistics: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()
 
@@ -144,8 +149,11 @@ class Plan:
         shaping = {**asdict(self.shaping), "buckets": [str(b) for b in self.shaping.buckets]}
         build = {**shaping, **asdict(self.coding), "text": self.texts is not None}
         build["beside"] = None if self.beside is None else self.beside.record
+        del build["pack"]  # which plans of version 1 do not have
+        if self.packing is not None:
+            build["packing"] = self.packing.model.hash
         record = {
-            "version": VERSION,
+            "version": 1 if self.packing is None else VERSION,
             "tokenizer": asdict(self.model),
             "build": build,
             "columns": self.further,
@@ -193,6 +201,7 @@ def make_plan(
         sources=tuple(sources),
         extras=leans,
         texts=texts,
+        packing=packing_of(tokenizer, keep) if coding.pack else None,
         beside=beside,
         notes=notes,
         statistics={"from": "tokenizer", **own} if own and keep != "ids" else None,
@@ -201,7 +210,7 @@ def make_plan(
 
 def plan_of_record(record: dict[str, Any], sources: Sequence[ListedClip]) -> Plan:
     """The plan that a manifest or plan.json holds, of clips that are found again."""
-    build = dict(record["build"])
+    build = {**record["build"], "pack": "packing" in record["build"]}
     shaped, coded = (
         {f.name: build[f.name] for f in fields(kind)} for kind in (Shaping, WindowCoding)
     )
@@ -221,9 +230,12 @@ def plan_of_record(record: dict[str, Any], sources: Sequence[ListedClip]) -> Pla
 def write_plan(plan: Plan, place: Place) -> Plan:
     """Write plan.json, or find it as it would be; the plan, whose tokenizer keeps its first name.
 
+    The packing model, where there is one, is written before it.
     ValueError where another plan is there.
     """
     if not place.has(PLAN):
+        if plan.packing is not None:
+            place.write(PACKING, plan.packing.file)
         place.write(PLAN, json.dumps(plan.record, indent=1, sort_keys=True) + "\n")
         return plan
     held = read_plan(place)
@@ -263,14 +275,22 @@ def _difference(held: dict[str, Any], wanted: dict[str, Any]) -> str:
             key = next(k for k in other if one.get(k) != other[k])
             before, now = f"{before} with {key} {one.get(key)}", f"with {key} {other[key]}"
         return f"by the tokenizer {before}, now it is {now}; {advice}"
-    for key, value in wanted["build"].items():
-        if held["build"].get(key) != value:
-            earlier = setting_text(held["build"].get(key))
-            return f"with {key} {earlier}, now it is {setting_text(value)}; {advice}"
+    begun, asked = held["build"], wanted["build"]
+    for key in [*asked, *(begun.keys() - asked.keys())]:
+        before, now = begun.get(key), asked.get(key)
+        if before != now:
+            if key == "packing":
+                before, now = (each and f"by the model {each[:12]}" for each in (before, now))
+            name = f"`{OPTIONS.get(key, key)}`"
+            return f"with {name} {setting_text(before)}, now it is {setting_text(now)}; {advice}"
     before, now = held["clips"], wanted["clips"]
     if before["count"] != now["count"]:
         return f"from {before['count']} clips, now there are {now['count']}; {advice}"
     return f"from other clips, or other captions and columns of them; {advice}"
+
+
+OPTIONS = {"clips": "shard_clips", "dtype": "latents", "packing": "pack"}
+"""Settings that commands call otherwise than plans."""
 
 
 def setting_text(value: Any) -> str:

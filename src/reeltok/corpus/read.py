@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from torch.utils.data import Dataset
 
 from reeltok.corpus.finish import INDEX, MANIFEST
+from reeltok.corpus.packing import held_packing
 from reeltok.corpus.place import Place
 from reeltok.corpus.plan import PLAN
 from reeltok.corpus.row import Row, of_columns, tokens_of
@@ -33,8 +34,8 @@ class Corpus(Dataset):
 
     The index is read at once, rows when they are asked for, a row group (4 MB) at a time: rows that
     follow one another are cheap. It can be pickled, so that the workers of a `DataLoader` read too.
-    Raises FileNotFoundError where there is no corpus, ValueError where it is not finished, or a
-    file of it was altered.
+    Packed ids are unpacked. Raises FileNotFoundError where there is no corpus, ValueError where it
+    is not finished, or a file of it was altered.
     """
 
     def __init__(self, path: "str | Path | Place") -> None:
@@ -42,6 +43,8 @@ class Corpus(Dataset):
         self.manifest = read_manifest(self.place)
         self.tokenizer: Mapping[str, Any] = self.manifest["tokenizer"]
         self.statistics: dict[str, Any] | None = self.manifest["statistics"]
+        packed = self.manifest["build"].get("packing")
+        self.packing = None if packed is None else held_packing(self.place, packed)
         self._read_index()
         self._forget()
 
@@ -83,13 +86,14 @@ class Corpus(Dataset):
         number %= len(self)
         file = int(np.searchsorted(self.begins, number, side="right")) - 1
         values = self._record(file, number - int(self.begins[file]))
-        return of_columns(values, vocabulary=self.tokenizer["vocabulary"])
+        vocabulary = self.tokenizer["vocabulary"]
+        return of_columns(values, vocabulary=vocabulary, packing=self.packing)
 
     def __iter__(self) -> Iterator[Row]:
         """All rows in the order of the files, a row group in memory at a time."""
         for name in self.files:
             with self.place.opened(name) as file:
-                yield from FileReader(file, self.place.where(name)).rows()
+                yield from FileReader(file, self.place.where(name), self.packing).rows()
 
     def batches(self, size: int, **options: Any) -> "Batches":
         """Shuffled batches of one bucket each: `Batches` of this corpus."""
@@ -118,7 +122,8 @@ class Corpus(Dataset):
         if file not in self._readers:
             stack, name = ExitStack(), self.files[file]
             opened = stack.enter_context(self.place.opened(name))
-            self._readers[file] = FileReader(opened, self.place.where(name)), stack
+            reader = FileReader(opened, self.place.where(name), self.packing)
+            self._readers[file] = reader, stack
             while len(self._readers) > OPEN_FILES:
                 self._readers.popitem(last=False)[1][1].close()
         self._readers.move_to_end(file)

@@ -13,8 +13,11 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from reeltok.corpus.packing import pack_row, unpack_row
 from reeltok.records import register
 from reeltok.tokens.header import bits_for
+from reeltok.tokens.packing.coder import UnreadableSegmentError
+from reeltok.tokens.packing.model import PackingModel
 from reeltok.tokens.payload import pack_ids, tensor_bytes, unpack_ids
 from reeltok.tokens.record import Tokens
 
@@ -41,9 +44,10 @@ PAYLOADS = {
     "moments": ("latents_bytes", "latents_shape", "latents_dtype", "log_variance_bytes"),
 }
 """By what is kept: the columns of the tokens."""
+ENDS = "ids_ends"  # of packed ids: after which byte each segment ends
 TEXT = ("text_bytes", "text_shape", "text_dtype")
 EXTRAS, BESIDE = "extras_bytes", "beside_bytes"
-TAKEN = {*PLAIN, *TEXT, EXTRAS, BESIDE, *(name for names in PAYLOADS.values() for name in names)}
+TAKEN = {*PLAIN, *TEXT, ENDS, EXTRAS, BESIDE}.union(*PAYLOADS.values())
 """Names of columns that no further column can have."""
 FLOATS = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -101,13 +105,14 @@ def bucket_name(width: int, height: int, frames: int) -> str:
 # ---------------------------------------------------------------- to and from columns
 
 
-def to_columns(row: Row, *, vocabulary: int | None) -> dict[str, Any]:
-    """A row's values by column; ids are packed by the vocabulary."""
+def to_columns(
+    row: Row, *, vocabulary: int | None, packing: PackingModel | None = None
+) -> dict[str, Any]:
+    """A row's values by column; ids in the bits of the vocabulary, or packed by a model."""
     values: dict[str, Any] = {name: getattr(row, name) for name in PLAIN}
     values["settings"] = json.dumps(dict(row.settings), sort_keys=True)
     if row.ids is not None:
-        packed = pack_ids(row.ids.reshape(-1).numpy(), bits_for(vocabulary or 1))
-        values |= {"ids_bytes": packed.tobytes(), "ids_shape": list(row.ids.shape)}
+        values |= _stored_ids(row.ids, vocabulary or 1, packing)
     if row.latents is not None:
         values |= _stored("latents", row.latents)
     if row.log_variance is not None:
@@ -120,11 +125,16 @@ def to_columns(row: Row, *, vocabulary: int | None) -> dict[str, Any]:
     return values | dict(row.further)
 
 
-def of_columns(values: Mapping[str, Any], *, vocabulary: int | None) -> Row:
-    """The row of a record of columns. ValueError where bytes and shapes disagree."""
+def of_columns(
+    values: Mapping[str, Any], *, vocabulary: int | None, packing: PackingModel | None = None
+) -> Row:
+    """The row of a record of columns; `packing` reads packed ids.
+
+    ValueError where bytes and shapes disagree.
+    """
     ids, latents = None, _loaded("latents", values)
     if values.get("ids_bytes") is not None:
-        ids = _loaded_ids(values, vocabulary or 1)
+        ids = _loaded_ids(values, vocabulary or 1, packing)
     variance = values.get("log_variance_bytes")
     extras, beside = values.get(EXTRAS), values.get(BESIDE)
     plain = {name: values[name] for name in PLAIN if name not in ("bucket", "settings")}
@@ -166,8 +176,24 @@ def _floats(data: bytes, values: Mapping[str, Any], name: str) -> Tensor:
     return torch.frombuffer(bytearray(data), dtype=dtype).reshape(tuple(shape))
 
 
-def _loaded_ids(values: Mapping[str, Any], vocabulary: int) -> Tensor:
+def _stored_ids(ids: Tensor, vocabulary: int, packing: PackingModel | None) -> dict[str, Any]:
+    shape = {"ids_shape": list(ids.shape)}
+    if packing is not None:
+        return shape | pack_row(ids, packing)
+    plain = pack_ids(ids.reshape(-1).numpy(), bits_for(vocabulary))
+    return shape | {"ids_bytes": plain.tobytes()}
+
+
+def _loaded_ids(values: Mapping[str, Any], vocabulary: int, packing: PackingModel | None) -> Tensor:
     shape, bits = values["ids_shape"], bits_for(vocabulary)
+    if packing is not None:
+        try:
+            return unpack_row(values["ids_bytes"], tuple(shape), values[ENDS], packing)
+        except UnreadableSegmentError as error:
+            raise ValueError(
+                f"row {values.get('id')} was altered ({error}): build its shard again"
+            ) from error
+    assert values.get(ENDS) is None, "packed ids are read with their packing model"
     count, packed = prod(shape), np.frombuffer(values["ids_bytes"], np.uint8)
     if len(packed) != -(-count * bits // 8):
         raise ValueError(

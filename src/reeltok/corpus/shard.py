@@ -16,8 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int64
 
+from reeltok.corpus.plan import VERSION
 from reeltok.corpus.row import (
     BESIDE,
+    ENDS,
     EXTRAS,
     PAYLOADS,
     PLAIN,
@@ -27,8 +29,9 @@ from reeltok.corpus.row import (
     to_columns,
 )
 from reeltok.files.parsing import parse_json
+from reeltok.files.patience import UnansweredError
+from reeltok.tokens.packing.model import PackingModel
 
-VERSION = 1
 KEY = b"reeltok"  # of the file's metadata
 GROUP_BYTES = 4_000_000  # of a row group
 GROUP_ROWS = 8  # at least
@@ -54,10 +57,14 @@ TABLES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Which columns the shards of a corpus have: what is kept, and what else is carried along."""
+    """Which columns the shards of a corpus have: what is kept, and what else is carried along.
+
+    `packing` is what packs the ids; None: they are in the bits of the vocabulary.
+    """
 
     keep: str
     vocabulary: int | None
+    packing: PackingModel | None = None
     extras: bool = False
     beside: bool = False
     text: bool = False
@@ -67,7 +74,8 @@ class Layout:
     def schema(self) -> pa.Schema:
         """The columns in their order."""
         fields = [(name, KINDS[kind]) for name, kind in PLAIN.items()]
-        names = [*PAYLOADS[self.keep], *([EXTRAS] if self.extras else ())]
+        names = [*PAYLOADS[self.keep], *([ENDS] if self.packing is not None else ())]
+        names += [EXTRAS] if self.extras else []
         names += [BESIDE] if self.beside else []
         names += TEXT if self.text else ()
         fields += [(name, _kind_of(name)) for name in names]
@@ -77,7 +85,7 @@ class Layout:
 def _kind_of(name: str) -> pa.DataType:
     if name in BINARY:
         return pa.binary()
-    return pa.list_(pa.int32()) if name.endswith("_shape") else pa.string()
+    return pa.list_(pa.int32()) if name.endswith(("_shape", "_ends")) else pa.string()
 
 
 def file_name(shard: int, part: int = 0) -> str:
@@ -106,7 +114,7 @@ class FileWriter:
         self.waiting: dict[str, list[dict[str, Any]]] = {}
         self.held: dict[str, int] = {}
         self.order: list[tuple[str, str, int]] = []
-        self.rows, self.bytes = 0, 0
+        self.rows, self.bytes, self.id_bytes = 0, 0, 0
 
     @property
     def full(self) -> bool:
@@ -115,8 +123,10 @@ class FileWriter:
 
     def add(self, row: Row) -> None:
         """Take a row; it is written with others of its bucket."""
-        values = to_columns(row, vocabulary=self.layout.vocabulary)
+        layout = self.layout
+        values = to_columns(row, vocabulary=layout.vocabulary, packing=layout.packing)
         size = sum(len(values[name]) for name in BINARY if values.get(name) is not None)
+        self.id_bytes += len(values.get("ids_bytes") or b"")
         waiting = self.waiting.setdefault(row.bucket, [])
         waiting.append(values)
         self.held[row.bucket] = self.held.get(row.bucket, 0) + size
@@ -146,12 +156,17 @@ class FileWriter:
 
 
 class FileReader:
-    """An open shard file: its metadata, and its rows by row group. ValueError for no such file."""
+    """An open shard file: its metadata, and its rows by row group; `packing` reads packed ids.
 
-    def __init__(self, file: Any, name: str) -> None:
-        self.name = name
+    ValueError for no such file.
+    """
+
+    def __init__(self, file: Any, name: str, packing: PackingModel | None = None) -> None:
+        self.name, self.packing = name, packing
         try:
             self.parquet = pq.ParquetFile(file)
+        except UnansweredError:
+            raise
         except (pa.ArrowInvalid, OSError) as error:
             raise ValueError(
                 f"{name} is no shard of a corpus, or damaged: build it again"
@@ -177,6 +192,8 @@ class FileReader:
         """One row group."""
         try:
             return self.parquet.read_row_group(number, columns)
+        except UnansweredError:
+            raise
         except (pa.ArrowInvalid, OSError) as error:
             raise ValueError(f"{self.name} was altered ({error}): build it again") from error
 
@@ -184,4 +201,4 @@ class FileReader:
         """All rows in their order, a row group in memory at a time."""
         for number in range(self.parquet.metadata.num_row_groups):
             for values in self.group(number).to_pylist():
-                yield of_columns(values, vocabulary=self.vocabulary)
+                yield of_columns(values, vocabulary=self.vocabulary, packing=self.packing)

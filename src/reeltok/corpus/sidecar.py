@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from reeltok.corpus.place import Place
-from reeltok.corpus.shard import VERSION, sidecar_name
+from reeltok.corpus.shard import sidecar_name
 from reeltok.files.parsing import parse_json
 
 
@@ -40,9 +40,13 @@ class Spread:
 
 @dataclass(frozen=True, kw_only=True)
 class Sidecar:
-    """What shard `shard` holds: files, counts, failures, and its rows by id and bucket."""
+    """What shard `shard` holds: files, counts, failures, and its rows by id and bucket.
 
-    version: int = VERSION
+    `bits` are the nominal ones of its tokens, `stored_bits` those of packed ones as they lie in the
+    files; None where nothing is packed, and both are the same.
+    """
+
+    version: int
     shard: int
     plan: str
     files: tuple[ShardFile, ...]
@@ -53,6 +57,7 @@ class Sidecar:
     tokens: int
     bits: int
     pixels: int
+    stored_bits: int | None = None
     failures: tuple[Failure, ...] = ()
     spread: Spread | None = None
     ids: tuple[str, ...] = field(default=(), repr=False)
@@ -66,8 +71,10 @@ class Sidecar:
 
 def write_sidecar(sidecar: Sidecar, place: Place) -> None:
     """Write it beside its shard, which is done from then on."""
-    text = json.dumps(asdict(sidecar), indent=1) + "\n"
-    place.write(sidecar_name(sidecar.shard), text)
+    record = asdict(sidecar)
+    if sidecar.stored_bits is None:
+        del record["stored_bits"]
+    place.write(sidecar_name(sidecar.shard), json.dumps(record, indent=1) + "\n")
 
 
 def read_sidecar(place: Place, shard: int) -> Sidecar:

@@ -22,10 +22,22 @@ from urllib.parse import urlsplit, urlunsplit
 from urllib.request import Request, url2pathname, urlopen
 
 from reeltok.files.atomic import is_pipe, standard_input
+from reeltok.files.patience import PatientFile, UnansweredError, answer_within
 
 VideoInput = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 
 _ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+(://|::)")
+PACKAGES = {
+    "http": "aiohttp",
+    "https": "aiohttp",
+    "s3": "s3fs",
+    "s3a": "s3fs",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "az": "adlfs",
+    "abfs": "adlfs",
+}
+"""By the kind of an address, the package that fsspec opens it with."""
 _WAIT = 60  # seconds without a byte after which a server is given up
 
 
@@ -175,6 +187,8 @@ def _fetch_http(address: str, name: str) -> BinaryIO:
         raise kind(f"{name} cannot be fetched: {error.code} {error.reason}") from error
     except (URLError, HTTPException, OSError) as error:
         reason = getattr(error, "reason", None) or error
+        if isinstance(reason, TimeoutError):
+            reason = f"it does not answer within {_WAIT:.0f} s"
         raise OSError(f"{name} cannot be fetched: {reason}") from error
     found = spool.seek(0, io.SEEK_END)
     if promised and found != int(promised):
@@ -189,11 +203,21 @@ def _fetch_other(address: str, name: str) -> BinaryIO:
     import fsspec
 
     try:
-        with fsspec.open(address, "rb") as remote, closing(remote):
-            return _spooled(remote, name)
+        with answer_within(_WAIT, fsspec.open(address, "rb").open, name) as remote, closing(remote):
+            return _spooled(PatientFile(remote, _WAIT, name), name)
+    except UnansweredError:
+        raise
     except FileNotFoundError as error:
         raise FileNotFoundError(f"there is no file {name}") from error
-    except ImportError as error:  # fsspec's own words say which package to install
-        raise ValueError(f"{name} cannot be fetched: {error}") from error
+    except ImportError as error:
+        raise ValueError(f"{name} cannot be fetched: {how_to_open(address, error)}") from error
     except Exception as error:  # each of fsspec's many backends has errors of its own
         raise OSError(f"{name} cannot be fetched: {str(error) or type(error).__name__}") from error
+
+
+def how_to_open(address: str, error: Exception) -> str:
+    """What is missing where fsspec cannot open a kind of address, and how to install it."""
+    kind = address.partition("::")[0].partition("://")[0].lower()
+    if isinstance(error, ImportError) and kind in PACKAGES:
+        return f"{kind}:// needs {PACKAGES[kind]}, which is not here: pip install {PACKAGES[kind]}"
+    return str(error)  # fsspec's own words

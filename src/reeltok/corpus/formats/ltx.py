@@ -28,7 +28,7 @@ def write(source: ExportSource, folder: Path, dtype: torch.dtype | None) -> None
         if row.frames % time != 1 % time:
             raise ValueError(
                 f"LTX takes 1 + a multiple of {time} frames, and {row.id} has {row.frames}: build "
-                f"the corpus with `frames` {1 + row.frames // time * time}"
+                f"another with `reeltok corpus build --frames {1 + row.frames // time * time}`"
             )
         z, path = source.normalised(row), Path(f"{name(row)}.pt")
         _, frames, height, width = z.shape

@@ -61,8 +61,8 @@ class ExportSource:
         held = "ids" if self.corpus.manifest["build"]["keep"] == "ids" else "latents"
         if held != kept:
             raise ValueError(
-                f"{self.corpus.place} holds {held} and {self.format} takes {kept}: build it with "
-                f"`keep` {kept}"
+                f"{self.corpus.place} holds {held} and {self.format} takes {kept}: build another "
+                f"with `reeltok corpus build --keep {kept}`"
             )
         if not len(self.corpus):
             raise ValueError(f"{self.corpus.place} has no rows: build it with other clips")
@@ -166,7 +166,7 @@ def check_window(row: Row, tokenizer: Mapping[str, Any], wanted: str) -> None:
     if isinstance(window, int) and window < row.frames:
         raise ValueError(
             f"{row.id} joins windows of {window} frames that were coded apart, and {wanted} takes "
-            f"each as a clip: build the corpus with `frames` {window}"
+            f"each as a clip: build another with `reeltok corpus build --frames {window}`"
         )
     grid = tensor.shape if row.ids is not None else tensor.shape[1:]
     if len(grid) != 3:
@@ -181,7 +181,8 @@ def check_window(row: Row, tokenizer: Mapping[str, Any], wanted: str) -> None:
     if grid[0] != steps:
         raise ValueError(
             f"{row.id} has {grid[0]} steps for {count(row.frames, 'frame')}, and a clip of these "
-            f"has {steps}: it is a slice of a longer code, so build the corpus with `frames`"
+            f"has {steps}: it is a slice of a longer code, so build another corpus with `reeltok "
+            "corpus build --frames N`"
         )
 
 
