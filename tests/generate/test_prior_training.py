@@ -1,6 +1,7 @@
 """Priors in training: masks, tables of ids, what is given, and that a prior learns."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -124,3 +125,28 @@ def test_a_prior_learns(kind: str, request: pytest.FixtureRequest) -> None:
     assert after["held_out"] < before["held_out"] - 1
     assert after["score"] == -after["held_out"]
     assert task.validate(31) == after
+
+
+@pytest.mark.parametrize("factors", [(48,), (4, 12)])
+def test_embeddings_of_ids_are_those_of_their_levels_and_their_own(
+    plain: VidTok, factors: tuple[int, ...]
+) -> None:
+    config = replace(masked.config_for(plain, frames=9, size=SIZE, **SMALL), factors=factors)
+    prior = Prior(config)
+    assert config.levels == (4, 4, 3)
+    table, (a, b, c) = prior.tables()[-1], prior.level_embed
+    for index, own in enumerate(prior.token_embed[-1]):
+        levels = [a[index % 4], b[index // 4 % 4], c[index // 16]]
+        if len(factors) == 2:
+            levels = [b[index % 4], c[index // 4]]
+        assert torch.allclose(table[index], own + sum(levels), atol=1e-6)
+
+
+def test_a_prior_begins_with_how_often_ids_occur(plain: VidTok) -> None:
+    prior = Prior(masked.config_for(plain, frames=9, size=SIZE, **SMALL))
+    ids = torch.tensor([[7] * 30 + [9] * 10 + [0] * 10])
+    prior.fit_biases(ids)
+    shares = prior.biases[0].softmax(0)
+    assert shares[7].item() == pytest.approx(31 / 98)
+    assert shares[9].item() == pytest.approx(11 / 98)
+    assert shares[1].item() == pytest.approx(1 / 98)

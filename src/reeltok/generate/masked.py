@@ -7,6 +7,7 @@ MAGVIT (Yu et al. 2023): COMMIT for a plain tokenizer; a RefTok is conditioned o
 frame instead.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -69,7 +70,8 @@ def config_for(
     grid = coder.grid_for(frames, size)
     if len(grid) != 3:
         raise ValueError(f"{spec.name} has no grid of time and space: a prior needs one")
-    quantizer = getattr(tokenizer.config, "quantizer", None)
+    body = getattr(tokenizer.config, "body", tokenizer.config)  # a RefTok's holds the quantizer
+    levels = getattr(getattr(body, "quantizer", None), "levels", ())
     each = actions_by_step(
         torch.zeros(1, frames, actions), timing, frames, follows=has_reference
     ).shape[2]
@@ -86,7 +88,8 @@ def config_for(
     return PriorConfig(
         grid=grid,
         timing=timing,
-        factors=choose_factors(spec.vocabulary, getattr(quantizer, "levels", ())),
+        factors=choose_factors(spec.vocabulary, levels),
+        levels=levels if math.prod(levels) == spec.vocabulary else (),
         actions=each if actions else 0,
         reference=spec.factors[1:] if has_reference else None,
         clip=clip,

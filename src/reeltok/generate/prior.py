@@ -3,7 +3,9 @@
     ids (or MASK) + position + reference + actions ─ class ─ blocks ─ logits of an id's factors
 
 An id of a large vocabulary is the product of factors (groups of FSQ's digits), each with an
-embedding of its own that also reads the output; one factor is BERT's tied embedding.
+embedding of its own that also reads the output; one factor is BERT's tied embedding. Where the
+quantizer's levels are known, an embedding is the sum of those of its levels and one of its own:
+ids that differ in one level begin alike.
 """
 
 import math
@@ -43,7 +45,8 @@ class PriorConfig:
     """Everything that shapes a prior, and what its ids are.
 
     `grid` is that of a clip's tokens and `timing` says which frames a step stands for; `vocabulary`
-    is the product of `factors`, the least significant first. `classes` names what can be asked for.
+    is the product of `factors`, the least significant first, as are the quantizer's `levels`, whose
+    groups the factors are (empty where they are not known). `classes` names what can be asked for.
     `actions` are numbers per token step. `reference`: pixels (h, w) of a cell of the frame that the
     clip follows (None: no such frame); `noise` is the largest standard deviation of what was added
     to that frame in training, in units of [-1, 1], and the prior is told how much it is. `dropout`
@@ -53,6 +56,7 @@ class PriorConfig:
     grid: Triple
     timing: Timing
     factors: tuple[Annotated[int, Field(ge=2, le=2**24)], ...] = Field(min_length=1, max_length=62)
+    levels: tuple[Annotated[int, Field(ge=2, le=2**16)], ...] = Field(default=(), max_length=62)
     width: Width = Field(default=768, ge=2)
     depth: Depth = Field(default=12, ge=1)
     heads: Width = 12
@@ -100,6 +104,7 @@ class Prior(nn.Module):
         self.config = config
         width, (t, h, w) = config.width, config.grid
         self.token_embed = nn.ParameterList(torch.empty(size, width) for size in config.factors)
+        self.level_embed = nn.ParameterList(torch.empty(size, width) for size in config.levels)
         self.mask = nn.Parameter(torch.empty(width))
         self.pos_embed = nn.ParameterList(
             torch.empty(*shape, width) for shape in ((t, 1, 1), (1, h, w))
@@ -108,8 +113,9 @@ class Prior(nn.Module):
         self.actions = Linear(config.actions, width) if config.actions else None
         self.reference, self.noise_embed = None, None
         if config.reference is not None:
-            pixels = 3 * math.prod(config.reference)
-            layers = [Linear(pixels, width), nn.GELU(), Linear(width, width)]
+            patches = nn.Conv2d(3, width, config.reference, stride=config.reference)
+            around = nn.Conv2d(width, width, 3, padding=1)
+            layers = [patches, nn.GELU(), around, nn.GELU(), nn.Conv2d(width, width, 1)]
             self.reference = nn.Sequential(*layers)
             self.noise_embed = Linear(1, width, bias=False) if config.noise else None
         self.blocks = nn.ModuleList(
@@ -128,8 +134,8 @@ class Prior(nn.Module):
         conditions: Conditions | None = None,
     ) -> list[Float[Tensor, "b n f"]]:
         """Logits of every value of each factor; an id of `vocabulary` is masked."""
-        config, conditions = self.config, conditions or Conditions()
-        x = self.embed(ids)
+        config, conditions, tables = self.config, conditions or Conditions(), self.tables()
+        x = self.embed(ids, tables)
         x = x + (self.pos_embed[0] + self.pos_embed[1]).flatten(0, 2)
         x = x + self.cond_embed(conditions, len(ids)).to(x.dtype)
         labels = conditions.labels
@@ -141,14 +147,37 @@ class Prior(nn.Module):
         for block in self.blocks:
             x = block(x)
         x = self.head(self.norm(x[:, 1:]))
-        weights = zip(self.token_embed, self.biases, strict=True)
+        weights = zip(tables, self.biases, strict=True)
         return [linear(x, table, bias) for table, bias in weights]
 
-    def embed(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
+    def tables(self) -> list[Float[Tensor, "f d"]]:
+        """The embeddings of every value of each factor: its own, and those of its levels added."""
+        tables, at = [], 0
+        for own in self.token_embed:
+            table, size = own, 1
+            while self.level_embed and size < len(own):
+                level = self.level_embed[at]
+                split = table.view(-1, len(level), size, own.shape[1])
+                table = (split + level[:, None]).view_as(own)
+                at, size = at + 1, size * len(level)
+            tables.append(table)
+        return tables
+
+    @torch.no_grad()
+    def fit_biases(self, ids: Int[Tensor, "b n"]) -> None:
+        """Begin with what is known without any condition: how often each value occurs in `ids`.
+
+        Else the first hundreds of steps learn nothing but that, most of all where one id is common.
+        """
+        for bias, digits in zip(self.biases, split_ids(ids, self.config.factors), strict=True):
+            counts = torch.bincount(digits.flatten().cpu(), minlength=len(bias)) + 1.0
+            bias.copy_((counts / counts.sum()).log())
+
+    def embed(self, ids: Int[Tensor, "b n"], tables: list[Tensor]) -> Float[Tensor, "b n d"]:
         """The sum of a token's factors, or the mask."""
         masked = ids == self.config.vocabulary
         digits = split_ids(ids.masked_fill(masked, 0), self.config.factors)
-        each = [F.embedding(d, table) for d, table in zip(digits, self.token_embed, strict=True)]
+        each = [F.embedding(d, table) for d, table in zip(digits, tables, strict=True)]
         return torch.where(masked[..., None], self.mask, torch.stack(each).sum(0))
 
     def cond_embed(self, conditions: Conditions, batch: int) -> Float[Tensor, "b n d"]:
@@ -163,8 +192,7 @@ class Prior(nn.Module):
             frame = need(conditions.reference, "a reference frame")[:, :, 0].to(x)
             down, right = h * p - frame.shape[2], w * q - frame.shape[3]
             frame = F.pad(frame, (0, right, 0, down), mode="replicate")
-            cells = rearrange(frame, "b c (h p) (w q) -> b 1 h w (c p q)", p=p, q=q)
-            x = x + self.reference(cells)
+            x = x + rearrange(self.reference(frame), "b c h w -> b 1 h w c")
         if self.noise_embed is not None and conditions.noise is not None:
             level = conditions.noise.to(x) / self.config.noise
             x = x + self.noise_embed(level[:, None])[:, None, None, None]

@@ -16,6 +16,9 @@ from reeltok.train.clips import DataConfig, Window
 from reeltok.train.optimizers import OptimizerConfig, ScheduleConfig
 from reeltok.train.run import LoopConfig
 
+TABLES = ("token_embed", "level_embed", "pos_embed", "class_embed")
+"""Parts of a prior that are tables: AdamW moves them, Muon the matrices between."""
+
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class GeneratorRecipe:
@@ -192,7 +195,7 @@ def prior_push() -> GeneratorRecipe:
         name="prior_push",
         generator="prior",
         tokenizer="reftok-push",
-        settings={"width": 240, "depth": 6, "heads": 6, "dropout": 0.1},
+        settings={"width": 224, "depth": 6, "heads": 4, "dropout": 0.1},
         given=1,
         actions=4,
         chain=4,
@@ -204,9 +207,11 @@ def prior_push() -> GeneratorRecipe:
             windows=(Window(frames=5, size=64, batch=64),), holdout=0.02, cache_size=64
         ),
         loop=LoopConfig(
-            optimizer=OptimizerConfig(lr=5e-4, betas=(0.9, 0.96), weight_decay=0.045),
-            schedule=ScheduleConfig(steps=20_000, warmup=500, shape="cosine"),
-            ema=0.999,
+            optimizer=OptimizerConfig(
+                kind="muon", lr=2e-3, betas=(0.9, 0.96), weight_decay=0.045, plain=TABLES
+            ),
+            schedule=ScheduleConfig(steps=10_000, warmup=50, cooldown=0.4),
+            ema=0.998,
             best="score",
         ),
     )

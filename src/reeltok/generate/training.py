@@ -139,8 +139,10 @@ def make(
     of = partial(
         ids_of, split=split, corpus=corpus, tokenizer=tokenizer, recipe=recipe, config=config
     )
+    examples = of(split.train)
+    prior.fit_biases(examples.ids)
     task = PriorTask(prior, held_out=of(split.held), batch=recipe.window.batch)
-    return PreparedTask(task=task, examples=of(split.train))
+    return PreparedTask(task=task, examples=examples)
 
 
 def make_flow(
