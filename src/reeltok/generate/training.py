@@ -140,6 +140,7 @@ def make(
         ids_of, split=split, corpus=corpus, tokenizer=tokenizer, recipe=recipe, config=config
     )
     examples = of(split.train)
+    assert examples is not None
     prior.fit_biases(examples.ids)
     task = PriorTask(prior, held_out=of(split.held), batch=recipe.window.batch)
     return PreparedTask(task=task, examples=examples)
