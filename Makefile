@@ -29,13 +29,18 @@ demo: .venv/made  ## a real video to tokens and back, into out/ (VIDEO=clip.mp4 
 # Threads that wait asleep: on a busy machine those that spin make small operations minutes long.
 test test-all test-machines test-browser: export OMP_WAIT_POLICY := passive
 
-test: .venv/made-for-tests  ## the tests: CPU, offline, minutes
-	$(BIN)/python -m pytest
+# A process for each core with one thread each; the tests of a file stay together.
+JOBS ?= 2
+
+test: export OMP_NUM_THREADS := 1
+test: .venv/made-for-tests  ## the tests: CPU, offline, minutes (JOBS=2 processes)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 .venv/made-for-all: .venv/made-for-tests
 	$(INSTALL) --editable '.[ray,scenes,readers]' || echo 'not all readers: their tests will be skipped'
 	touch $@
 
+test-all: export REELTOK_ALL_EXAMPLES := 1
 test-all: .venv/made-for-all  ## also the slow ones
 	$(BIN)/python -m pytest -m 'not gpu and not network and not browser'
 

@@ -8,10 +8,10 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from thorough import slow_but
 
 import reeltok
 from reeltok import zoo
@@ -108,13 +108,12 @@ def place(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def timed(page: Path) -> Any:
-    """A page as a parameter; the tutorial trains, which takes a quarter of a minute."""
-    return pytest.param(page, marks=pytest.mark.slow) if page.name == "tutorial.md" else page
+QUICK = [page for page in PAGES if page.name not in ("tutorial.md", "corpus.md")]
+"""Those that neither train nor make eight corpora."""
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("page", [timed(page) for page in PAGES], ids=names)
+@pytest.mark.parametrize("page", slow_but(QUICK, PAGES), ids=names)
 def test_a_page_runs(page: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     held: dict[str, object] = {"video": reeltok.read("clip.mp4")}
     for language, text in blocks(page, "python", "bash", "sh"):

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from thorough import slow_but
 from torch import Tensor
 
 import reeltok
@@ -105,6 +106,11 @@ def test_a_folder_is_read_however_it_was_saved(saved: tuple[Path, bool], wanted:
     assert {tensor.dtype for tensor in loaded.state_dict().values()} == {torch.float32}
 
 
+@pytest.mark.parametrize(
+    "saved",
+    slow_but(("a pickle", "shards of a variant", "a pipeline of half precision"), VARIANTS),
+    indirect=True,
+)
 def test_peers_of_diffusers_are_read_alike(saved: tuple[Path, bool]) -> None:
     folder, _ = saved
     peer = reeltok.load(f"diffusers:{folder}")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from thorough import slow_but
 
 from reeltok.generate import masked
 from reeltok.generate.prior import Prior
@@ -83,7 +84,7 @@ def test_a_study_writes_what_it_found_and_uses_its_runs_again(
 
 
 @pytest.mark.parametrize("name", [*NAMES, *OURS])
-@pytest.mark.parametrize("setting", ["tiny", "full"])
+@pytest.mark.parametrize("setting", slow_but(["tiny"], ["tiny", "full"]))
 def test_every_line_of_every_study_can_be_built(load, name: str, setting: str) -> None:
     study = load(name).STUDY
     display = load("display")
@@ -124,6 +125,7 @@ def test_long_clips_are_measured(load, capsys: pytest.CaptureFixture[str]) -> No
     assert "CoordTok-SiT-L/2 9.8 s, 4.5 GB" in text
 
 
+@pytest.mark.slow
 def test_leaning_compares_ways_to_code(load, tmp_path: Path) -> None:
     study, reeltok = load("leaning"), import_module("reeltok")
     data = make_clips(tmp_path / "clips")

@@ -11,6 +11,7 @@ import torch
 from moving_clips import moving
 from ran import Ran
 from small_generators import make_prior, make_tokenizers
+from thorough import slow_but
 
 import reeltok
 from reeltok.corpus import Corpus
@@ -44,7 +45,7 @@ def _no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REELTOK_CACHE", str(tmp_path / "cache"))
 
 
-@pytest.mark.parametrize("name", ["plain", "leaning", "actions"])
+@pytest.mark.parametrize("name", slow_but(["actions"], ["plain", "leaning", "actions"]))
 def test_both_protocols(run: Run, priors: dict[str, Path], tmp_path: Path, name: str) -> None:
     data = write_bair(tmp_path / "test.tfrecords", motions=2, frames=7)
     asked = ("--samples", 2, "--repeats", 2, "--batch", 2, "--device", "cpu")

@@ -74,6 +74,7 @@ def test_a_distance_needs_two_clips(run: Run, sets: tuple[Path, Path]) -> None:
     assert "no protocol 'ucf'" in found.err.splitlines()[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.weights
 def test_appearance_stands_beside(
     run: Run, sets: tuple[Path, Path], shared: Path, monkeypatch

@@ -8,6 +8,7 @@ import pytest
 from push_episodes import write_episodes
 from ran import Ran
 from small_generators import make_prior, make_tokenizers
+from thorough import slow_but
 
 from reeltok.cli.push import open_lpips
 from reeltok.data.find import find_clips
@@ -64,7 +65,7 @@ def test_frames_too_small_for_lpips(tmp_path: Path) -> None:
     assert open_lpips(clip) == (None, said)
 
 
-@pytest.mark.parametrize("name", ["plain", "leaning"])
+@pytest.mark.parametrize("name", slow_but(["leaning"], ["plain", "leaning"]))
 def test_a_prior(run: Run, priors: dict[str, Path], held: Path, name: str) -> None:
     """Nine frames are two blocks of both; the same seed gives the same."""
     words = ("push", priors[name], held, "--frames", 9, "--steps", 2, "--device", "cpu", "--json")

@@ -14,6 +14,7 @@ from moving_clips import moving
 from ran import Ran
 from small_generators import make_tokenizers
 from small_models import DISCRETE
+from thorough import slow_but
 
 import reeltok
 from reeltok import zoo
@@ -150,7 +151,10 @@ def test_a_flow_of_classes(
 
 @pytest.mark.parametrize(
     ("name", "frames", "given", "made"),
-    [("plain", 5, 1, 5), ("plain", 5, 0, 5), ("leaning", 5, 1, 5), ("leaning", 5, 2, 5)],
+    slow_but(
+        [("plain", 5, 0, 5), ("leaning", 5, 2, 5)],
+        [("plain", 5, 1, 5), ("plain", 5, 0, 5), ("leaning", 5, 1, 5), ("leaning", 5, 2, 5)],
+    ),
 )
 def test_a_prior_from_clips_to_videos(
     run: Run,

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from small_foreign import TINY, WAN_2_2
+from thorough import slow_but
 from torch import Tensor, nn
 
 from reeltok.evaluate.candidates import codecs
@@ -149,7 +150,7 @@ def tiny(name: str, folder: Path, *, weights: bool, **more: Any) -> TokenizerCan
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", slow_but(("AutoencoderKLCosmos", "AutoencoderKLAllegro"), TINY))
 def test_a_diffusers_autoencoder_keeps_frames_and_size(name: str, tmp_path: Path) -> None:
     peer = tiny(name, tmp_path, weights=True)
     shape = peer.tokenizer.shape

@@ -153,6 +153,7 @@ class Shifted:
 # ---------------------------------------------------------------- as programs
 
 
+@pytest.mark.slow
 def test_onnx_decodes_ids_as_the_model_does(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="needs onnxruntime (extra onnx)")
     model = build(LEAST)

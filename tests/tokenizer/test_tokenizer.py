@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from thorough import examples
 from torch import nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
@@ -63,11 +64,11 @@ def same_ids(model: Tokenizer, a: Tokens, b: Tokens) -> bool:
 
 
 frames = st.integers(1, 40)
-sides = st.integers(16, 80)
+sides = st.integers(16, 64)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=3)
+@settings(max_examples=examples(2, 8))
 @given(frames=frames, height=sides, width=sides)
 def test_no_frame_and_no_pixel_is_lost(kind: str, frames: int, height: int, width: int) -> None:
     model = MODELS[kind]
@@ -79,7 +80,7 @@ def test_no_frame_and_no_pixel_is_lost(kind: str, frames: int, height: int, widt
 
 
 @pytest.mark.parametrize("kind", CAUSAL)
-@settings(max_examples=4)
+@settings(max_examples=examples(2, 12))
 @given(frames=frames, side=st.integers(16, 40), chunk=st.integers(1, 20), back=st.integers(1, 20))
 def test_streamed_equals_whole(kind: str, frames: int, side: int, chunk: int, back: int) -> None:
     model = MODELS[kind]
@@ -90,7 +91,7 @@ def test_streamed_equals_whole(kind: str, frames: int, side: int, chunk: int, ba
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=6)
+@settings(max_examples=examples(3, 20))
 @given(data=st.data())
 def test_a_range_decodes_as_in_the_whole(kind: str, data: st.DataObject) -> None:
     model = MODELS[kind]

@@ -4,6 +4,7 @@ import json
 import sys
 from contextlib import closing
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 import torch
@@ -37,12 +38,19 @@ def clip(steps: int = STEPS, **changes) -> Tokens:
     return Tokens(**{**given, **changes})
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a packed file and its packing model."""
+    folder = tmp_path_factory.mktemp("packed")
+    MODEL.save(folder / NAME)
+    save_tokens(clip(), folder / "clip.reel", packing=MODEL)
+    return folder
+
+
 @pytest.fixture
-def packed(tmp_path: Path) -> Path:
-    """A packed file beside its packing model."""
-    MODEL.save(tmp_path / NAME)
-    save_tokens(clip(), tmp_path / "clip.reel", packing=MODEL)
-    return tmp_path / "clip.reel"
+def packed(saved: Path, tmp_path: Path) -> Path:
+    """A packed file beside its packing model, to be changed at will."""
+    return copytree(saved, tmp_path, dirs_exist_ok=True) / "clip.reel"
 
 
 def version(path: Path) -> str:

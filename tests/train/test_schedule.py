@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from small_run import small_recipe
 from test_loop import Line, feed
+from thorough import slow_but
 
 from reeltok.generate.recipes import GENERATORS
 from reeltok.train import RECIPES, change, train
@@ -23,7 +24,7 @@ def factors(schedule: ScheduleConfig | Schedule, first: int, last: int) -> list[
     return [schedule.factor(step) for step in range(first, last)]
 
 
-@pytest.mark.parametrize("steps", [1, 2, 7, 60, 100_000])
+@pytest.mark.parametrize("steps", slow_but((1, 2, 7, 60), [1, 2, 7, 60, 100_000]))
 @pytest.mark.parametrize("name", [*RECIPES, *GENERATORS])
 def test_however_short_a_run_its_rate_is_reached(
     types_unchecked: None, name: str, steps: int
