@@ -75,11 +75,20 @@ def shaping_of(size: int) -> Shaping:
     return Shaping(frames=EACH, size=(size, size))
 
 
-def build(clips: Path, out: Path, model: str, size: int, *, jobs: int, decoders: int = 0) -> None:
+def build(
+    clips: Path,
+    out: Path,
+    model: str,
+    size: int,
+    *,
+    jobs: int,
+    decoders: int = 0,
+    device: str = "cpu",
+) -> None:
     """The corpus of a folder of clips."""
     opener = NamedTokenizer(load=model)
     plan = plan_corpus(clips, opener, shaping=shaping_of(size), coding=WindowCoding(clips=16))
-    engine = Engine(device="cpu", jobs=jobs, decoders=decoders)
+    engine = Engine(device=device, jobs=jobs, decoders=decoders)
     build_corpus(plan, out, opener, engine=engine)
 
 
