@@ -1,10 +1,11 @@
 """What does building a corpus cost beside the encoder, and how fast is it read and exported?
 
-    python bench/corpus.py [--clips 200] [--rows 100000] [--model default] [--size 64]
+    python bench/corpus.py [--clips 200] [--rows 100000] [--model default] [--size 64] [--only PART]
 
 Clips of 24 frames are made for the purpose. Everything is timed in the same run, the peer being
 `encode_file` in a loop: the ratio is what counts. Peak memory is that of a process of its own, for
-a quarter, a half and all of the clips. Rows are synthetic: ids that nothing encoded.
+a quarter, a half and all of the clips. Rows are synthetic: ids that nothing encoded. `--only` names
+one of the parts building, memory, reading.
 """
 
 import argparse
@@ -216,6 +217,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--model", default="default")
     parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--only", choices=("building", "memory", "reading"))
     parser.add_argument("--memory", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -227,13 +229,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
         clips = make_clips(base / "clips", options.clips, options.size)
-        found = {
-            "machine": describe(),
-            "model": options.model,
-            "building": measure_building(clips, base, options.model, options.size),
-            "memory": measure_memory(clips, base, options.model, options.size),
-            "reading": measure_reading(base, options.rows, options.model),
+        parts = {
+            "building": lambda: measure_building(clips, base, options.model, options.size),
+            "memory": lambda: measure_memory(clips, base, options.model, options.size),
+            "reading": lambda: measure_reading(base, options.rows, options.model),
         }
+        chosen = [options.only] if options.only else [*parts]
+        found = {"machine": describe(), "model": options.model}
+        found |= {name: parts[name]() for name in chosen}
     print(json.dumps(found, indent=1))
 
 

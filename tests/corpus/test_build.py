@@ -54,6 +54,20 @@ def test_a_second_run_makes_what_is_missing_and_nothing_else(tmp_path: Path) -> 
     assert all((out / name).stat().st_mtime_ns == stamps[name] for name in kept)
 
 
+def test_a_shard_that_was_removed_is_missed_and_made_again(tmp_path: Path) -> None:
+    clips, out = write_clips(tmp_path / "clips", (5, 5)), tmp_path / "out"
+    build(clips, out, Shaping(frames=5), clips_each=1)
+    whole = (out / "shard-000001.parquet").read_bytes()
+    (out / "shard-000001.parquet").unlink()
+    corpus = Corpus(out)
+    assert corpus[0].id == "0.mkv#0000"
+    for work in (lambda: corpus[1], lambda: list(corpus)):
+        with pytest.raises(FileNotFoundError, match=r"shard-000001.parquet is missing: .* build"):
+            work()
+    assert build(clips, out, Shaping(frames=5), clips_each=1).made == 1
+    assert (out / "shard-000001.parquet").read_bytes() == whole
+
+
 def test_another_shaping_is_refused_and_both_are_named(tmp_path: Path) -> None:
     clips = write_clips(tmp_path / "clips", (9,))
     build(clips, tmp_path / "out", Shaping(frames=5))

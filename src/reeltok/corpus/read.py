@@ -91,9 +91,10 @@ class Corpus(Dataset):
 
     def __iter__(self) -> Iterator[Row]:
         """All rows in the order of the files, a row group in memory at a time."""
-        for name in self.files:
-            with self.place.opened(name) as file:
-                yield from FileReader(file, self.place.where(name), self.packing).rows()
+        for number in range(len(self.files)):
+            reader, stack = self._open(number)
+            with stack:
+                yield from reader.rows()
 
     def batches(self, size: int, **options: Any) -> "Batches":
         """Shuffled batches of one bucket each: `Batches` of this corpus."""
@@ -120,14 +121,25 @@ class Corpus(Dataset):
 
     def _reader(self, file: int) -> FileReader:
         if file not in self._readers:
-            stack, name = ExitStack(), self.files[file]
-            opened = stack.enter_context(self.place.opened(name))
-            reader = FileReader(opened, self.place.where(name), self.packing)
-            self._readers[file] = reader, stack
+            self._readers[file] = self._open(file)
             while len(self._readers) > OPEN_FILES:
                 self._readers.popitem(last=False)[1][1].close()
         self._readers.move_to_end(file)
         return self._readers[file][0]
+
+    def _open(self, file: int) -> tuple[FileReader, ExitStack]:
+        """A file of the corpus, and what closes it. FileNotFoundError where it was removed."""
+        name = self.files[file]
+        with ExitStack() as stack:
+            try:
+                opened = stack.enter_context(self.place.opened(name))
+            except FileNotFoundError as error:
+                raise FileNotFoundError(
+                    f"{self.place.where(name)} is missing: `reeltok corpus build` from the same "
+                    "data makes it again"
+                ) from error
+            reader = FileReader(opened, self.place.where(name), self.packing)
+            return reader, stack.pop_all()
 
     def groups(self, file: int) -> np.ndarray:
         """The rows of a file after which its row groups end, counted in the file."""

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from reeltok.corpus.place import Place
-from reeltok.corpus.shard import sidecar_name
+from reeltok.corpus.shard import file_name, sidecar_name
 from reeltok.files.parsing import parse_json
 
 
@@ -103,9 +103,10 @@ def of_record(record: dict[str, Any]) -> Sidecar:
 
 
 def done_shards(names: set[str]) -> set[int]:
-    """The shards whose sidecars are among the names of files."""
+    """The shards whose sidecars are among the names of files, and which were not removed since."""
     stems = (name[6:-5] for name in names if name.startswith("shard-") and name.endswith(".json"))
-    return {int(stem) for stem in stems if stem.isdecimal()}
+    numbers = {int(stem) for stem in stems if stem.isdecimal()}
+    return {number for number in numbers if file_name(number) in names}
 
 
 def require_plan(sidecars: Sequence[Sidecar], plan: str, place: Place) -> None:
