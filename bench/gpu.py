@@ -40,8 +40,6 @@ from reeltok.recipes import find_recipe
 from reeltok.train.trial import dry_run
 from reeltok.video.record import Video
 
-HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
 
 def synchronize(device: torch.device) -> None:
     if device.type == "cuda":
@@ -77,7 +75,10 @@ def vidtok(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     z = theirs.encode(padded).latent_dist.mode()
     wanted = theirs.decode(z)
     rows: dict[str, Any] = {}
-    for name, dtype in HALVES.items():
+    halves = {"bf16": torch.bfloat16}
+    if device.type != "cpu":  # whose pooling knows no fp16
+        halves["fp16"] = torch.float16
+    for name, dtype in halves.items():
         theirs, ours = theirs.to(dtype), ours.to(dtype)
         calls = {
             "diffusers encode": lambda y, m=theirs: m.encode(y).latent_dist.mode(),
@@ -95,7 +96,7 @@ def vidtok(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
                 "compiled ms": milliseconds(lambda c=fast, v=y: c(v), device, options.rounds),
                 "error": error,
             }
-    for name in HALVES:
+    for name in halves:
         for part in ("encode", "decode"):
             a, b = rows[f"diffusers {part} {name}"], rows[f"reeltok {part} {name}"]
             rows[f"ratio {part} {name}"] = {k: a[k] / b[k] for k in ("eager ms", "compiled ms")}
