@@ -62,13 +62,13 @@ Way = Callable[[Tensor], tuple[Tensor, int]]
 # ---------------------------------------------------------------- clips
 
 
-def eval_shots(folder: Path, frames: int | None = FRAMES) -> list[Shot]:
+def eval_shots(folder: Path, frames: int | None = FRAMES, size: int = SIZE) -> list[Shot]:
     """The clips of a folder that are long enough; all of their frames where `frames` is None."""
     found = []
     for item in find_clips(folder):
         video = read(item.path, frames=frames)
-        if len(video) >= FRAMES:
-            found.append(Shot(item.name, square(to_unit(video.frames))))
+        if len(video) >= (frames or FRAMES):
+            found.append(Shot(item.name, square(to_unit(video.frames), size)))
     return found
 
 
@@ -87,12 +87,12 @@ def held_out_shots(folder: Path, out: Path, frames: int | None = FRAMES) -> list
     ]
 
 
-def square(x: Tensor) -> Tensor:
-    """The middle square, scaled to SIZE."""
+def square(x: Tensor, size: int = SIZE) -> Tensor:
+    """The middle square, scaled to `size`."""
     height, width = x.shape[3:]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
-    return resize_square(x[..., top : top + side, left : left + side], SIZE)
+    return resize_square(x[..., top : top + side, left : left + side], size)
 
 
 # ---------------------------------------------------------------- ways to code

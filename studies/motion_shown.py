@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import fmean
 
 import torch
-from leaning import BLOCK, Shot, eval_shots
+from leaning import BLOCK, SIZE, Shot, eval_shots
 from PIL import Image
 from torch import Tensor
 
@@ -26,10 +26,12 @@ from reeltok import load
 from reeltok.evaluate.results import describe_machine
 from reeltok.models.reftok.motion import displacements
 from reeltok.models.reftok.network import RefTok
+from reeltok.models.reftok.reference import choose_references
 from reeltok.nn.past import Past
 
 STRONG = 16.0  # pixels of motion that are shown in full colour
 SHOWN = (1, 3, 6)  # blocks of the picture
+LEGIBLE = 192  # smaller frames are enlarged towards so many pixels
 STILL_BLOCKS, SETTLED = 8, 4
 
 
@@ -46,8 +48,8 @@ class Block:
 def follow(model: RefTok, x: Tensor) -> list[Block]:
     """The blocks of a clip "1 c t h w" as the encoder makes them, without frame 0."""
     rows = x.permute(0, 2, 3, 4, 1).contiguous()
-    found = []
-    for coded in list(model.run(rows, Past()))[1:]:
+    found, known = [], choose_references(model.config, x, 0, None, None).options["references"]
+    for coded in list(model.run(rows, Past(), known))[1:]:
         assert coded.quantized is not None
         skipped = (coded.quantized.z[0, -1] == 0).all(-1)
         motion = coded.motion
@@ -85,7 +87,9 @@ def picture(shot: Shot, blocks: list[Block]) -> Image.Image:
         moved = torch.zeros_like(made) if block.moved is None else hues(block.moved, len(made))
         rows.append(torch.cat([last, made, moved, dimmed(made, block.skipped)], dim=1))
     whole = ((torch.cat(rows) + 1) * 127.5).round().clamp(0, 255).byte()
-    return Image.fromarray(whole.numpy())
+    image = Image.fromarray(whole.numpy())
+    ratio = max(1, LEGIBLE // shot.x.shape[4])
+    return image.resize((image.width * ratio, image.height * ratio), Image.Resampling.NEAREST)
 
 
 def psnr(x: Tensor, y: Tensor) -> float:
@@ -115,13 +119,14 @@ def main() -> None:
     parser.add_argument("--eval", type=Path, required=True)
     parser.add_argument("--clips", nargs="*", help="names of clips, or how they begin; all if none")
     parser.add_argument("--frames", type=int, default=49)
+    parser.add_argument("--size", type=int, default=SIZE, help="pixels a side")
     parser.add_argument("--out", type=Path, help="a folder for pictures and the record")
     given = parser.parse_args()
     torch.set_num_threads(1)
     model = load(given.model)
     if not isinstance(model, RefTok):
-        parser.error(f"{given.model} is no RefTok")
-    shots = eval_shots(given.eval, given.frames)
+        parser.error(f"{given.model} is not a RefTok: give one")
+    shots = eval_shots(given.eval, given.frames, given.size)
     if given.clips:
         shots = [shot for shot in shots if shot.name.startswith(tuple(given.clips))]
     record: dict[str, dict[str, object]] = {}
