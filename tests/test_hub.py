@@ -155,7 +155,7 @@ def test_shards_lie_beside_their_index(vae: Path, tmp_path: Path) -> None:
             reeltok.load(tmp_path / "model")
     for text in ("[]", "{}", '{"weight_map": []}', "[" * 9999, "\x00"):
         index.write_text(text)
-        with pytest.raises(ValueError, match="is no index of shards"):
+        with pytest.raises(ValueError, match="is not an index of shards"):
             reeltok.load(tmp_path / "model")
     index.write_text(json.dumps(good))
     next((tmp_path / "model").glob("*00002-of*")).unlink()

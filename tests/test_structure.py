@@ -21,6 +21,7 @@ SOURCE = Path(reeltok.__file__).parent
 FLAG = re.compile(r"(?<![\w`(-])--[a-z][a-z-]*")
 # A module may import those above it, and its own room.
 ORDER = [
+    "version",
     "allocator",
     "files",
     "records",
@@ -73,7 +74,7 @@ def imports(path: Path) -> set[str]:
             found |= {name[1] for name in names if name[0] == "reeltok" and len(name) > 1}
         else:
             found |= named_in(node)
-    return found - {"__version__"}
+    return found
 
 
 def named_in(node: ast.AST) -> set[str]:

@@ -10,7 +10,7 @@ Names are fetched when first used (PEP 562), so that importing the package is qu
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from reeltok.version import __version__ as __version__
 
 _HOME = {
     "Video": "video.record",

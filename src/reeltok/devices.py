@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 
-from reeltok import __version__
+from reeltok.version import __version__
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")  # of Linux
 PROCESSOR = Path("/proc/cpuinfo")

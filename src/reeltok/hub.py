@@ -89,7 +89,7 @@ def from_hub(fetch: Callable[[], str], what: str) -> str:
     try:
         return fetch()
     except RevisionNotFoundError as error:
-        raise OSError(f"{printable(what)} is no revision on the hub: check it") from error
+        raise OSError(f"{printable(what)} is not a revision on the hub: check it") from error
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise OSError(
             f"{printable(what)} could not be fetched ({type(error).__name__}): check the name and "

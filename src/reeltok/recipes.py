@@ -5,6 +5,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from reeltok.configuration import parse
 from reeltok.files.parsing import read_object
@@ -49,12 +50,16 @@ def run_recipe(
     out: str | Path,
     resume: bool = False,
     device: str | None = None,
+    show: Callable[[int], Any] | None = None,
 ) -> Run:
-    """Train what the recipe is of on the clips of `data`; the run's folder is `out`."""
+    """Train what the recipe is of on the clips of `data`; the run's folder is `out`.
+
+    `show` displays how many clips a generator's examples are made of, as `train_generator` says.
+    """
     if isinstance(recipe, GeneratorRecipe):
         from reeltok.generate.training import train_generator  # its corpus needs an extra
 
-        return train_generator(recipe, data=data, out=out, resume=resume, device=device)
+        return train_generator(recipe, data=data, out=out, resume=resume, device=device, show=show)
     if isinstance(recipe, PackingRecipe):
         return train_packing(recipe, data=data, out=out, resume=resume, device=device)
     score = validation_metrics()

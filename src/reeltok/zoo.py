@@ -133,7 +133,7 @@ def load_preset(
     """
     if name not in PRESETS:
         raise ValueError(
-            f"{name!r} is no name of a preset, and a folder or a repository that only a "
+            f"{name!r} is not the name of a preset, and a folder or a repository that only a "
             "file names is not opened"
         )
     if weights is not None:
@@ -387,7 +387,9 @@ def download(name: str) -> Path:
     Needs a network. OSError where the hub cannot be reached, ValueError for a name without one.
     """
     if name not in PUBLISHED:
-        raise ValueError(f"{name!r} is no published preset: `reeltok models` marks those that are")
+        raise ValueError(
+            f"{name!r} is not a published preset: `reeltok models` marks those that are"
+        )
     from huggingface_hub import hf_hub_download
 
     path = from_hub(lambda: hf_hub_download(HUB, PUBLISHED[name]), f"{HUB}/{PUBLISHED[name]}")

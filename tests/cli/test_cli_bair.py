@@ -97,7 +97,7 @@ def test_fvd_where_there_are_weights(
     [
         ("plain", ("--protocol", "biased"), "give standard or debiased"),
         ("actions", (), "0.mkv has none: give BAIR's"),
-        ("plain", ("--out", "/dev/null/x.json"), "is no folder"),
+        ("plain", ("--out", "/dev/null/x.json"), "is not a folder"),
     ],
 )
 def test_what_is_refused(
@@ -111,7 +111,7 @@ def test_what_is_refused(
 
 
 def test_files_that_are_not_bairs(run: Run, priors: dict[str, Path], tmp_path: Path) -> None:
-    (tmp_path / "x.tfrecords").write_bytes(b"these are no records of anything at all")
+    (tmp_path / "x.tfrecords").write_bytes(b"these are not records of anything at all")
     found = run("bair", priors["plain"], tmp_path / "x.tfrecords")
     assert (found.code, "is not a TFRecord file" in found.err) == (2, True)
     short = write_bair(tmp_path / "short.tfrecords", motions=2, frames=3)

@@ -58,7 +58,7 @@ def test_a_file_comes_back(run: Run, family: Path, clip: Path, tmp_path: Path) -
 
 
 def test_where_a_part_began_is_kept(run: Run, family: Path, tmp_path: Path) -> None:
-    """The time at which a video was cut out of a longer one is no setting of the model."""
+    """The time at which a video was cut out of a longer one is not a setting of the model."""
     reeltok.write(moving(18), tmp_path / "clip.mkv", lossless=True)
     video = reeltok.read(tmp_path / "clip.mkv", start=0.5)
     model = reeltok.load(family)

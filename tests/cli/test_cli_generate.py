@@ -138,7 +138,7 @@ def test_gaps_that_cannot_be_filled(run: Run, generators: dict[str, Path], tmp_p
     short = ("--given", tmp_path / "short.mkv")
     wrong = {
         "has 4 frames, 5 were to be given": (*short, "--last-frames", 1),
-        "'4,4,12' is no box: give TOP,LEFT,BOTTOM,RIGHT": (*short, "--inpaint", "4,4,12"),
+        "'4,4,12' is not a box: give TOP,LEFT,BOTTOM,RIGHT": (*short, "--inpaint", "4,4,12"),
         "does not lie in frames of 16x16": (*short, "--outpaint", "4,4,12,40"),
         "--inpaint needs a video: name one with --given": ("--inpaint", "4,4,12,12"),
         "--inpaint and --outpaint do not go": ("--inpaint", "0,0,2,2", "--outpaint", "0,0,2,2"),

@@ -1,5 +1,6 @@
 """`models`, `info`, `convert`, `download`, `statistics`."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +38,7 @@ def test_info_of_a_reel(run: Run, models: Models, clip: Path, tmp_path: Path) ->
     path = tmp_path / "a.reel"
     run("encode", clip, path, "--model", models["causal"], "--start", 0.5)
     found = run("info", path)
+    assert re.search(r"^decodes to +video$", found.out, re.MULTILINE)
     assert found.code == 0
     for said in ("frames", "32x40", "file bits per pixel", "causal", "start"):
         assert said in found.out
@@ -64,7 +66,7 @@ def test_info_of_a_model(run: Run, models: Models) -> None:
 def test_download_knows_what_is_published(run: Run) -> None:
     found = run("download", "default")
     assert (found.code, found.err.count("\n")) == (2, 1)
-    assert "no published preset" in found.err
+    assert "not a published preset" in found.err
 
 
 # Converting.
@@ -112,7 +114,7 @@ def test_convert_to_a_checkpoint(run: Run, public: Path, tmp_path: Path) -> None
         (("p.safetensors", "o", "--preset", "PUBLIC", "--set", "widht=8"), "did you mean 'width'?"),
         (("p.safetensors", "o", "--preset", "PUBLIC", "--set", "width"), "KEY=VALUE"),
         (("p.safetensors", "o", "--preset", "PUBLIC", "--set", "edge=up"), "edge"),
-        (("p.safetensors", "/dev/null/o", "--preset", "PUBLIC"), "is no folder"),
+        (("p.safetensors", "/dev/null/o", "--preset", "PUBLIC"), "is not a folder"),
         (("PUBLIC", "o", "--preset", "PUBLIC"), "no --preset"),
         (("PUBLIC", "o.pt", "--to", "public"), ".safetensors or .ckpt"),
         (("PUBLIC", "o", "--to", "diffusers"), "--to diffusers is not known"),

@@ -83,7 +83,7 @@ def test_a_tokenizer_and_its_generator(run: Run, checkpoints: Path) -> None:
     [
         ("sit.pt", ("--family", "sti"), "--family sti is not known: give coordtok or sit"),
         ("sit.pt", ("--family", "sit", "--preset", "default"), "leave --preset out"),
-        ("coordtok.pth", ("--family", "sit"), "it is no public SiT of CoordTok's"),
+        ("coordtok.pth", ("--family", "sit"), "it is not a public SiT of CoordTok's"),
         ("sit.pt", ("--family", "sit", "--set", "depth=2"), "the checkpoint has no blocks.1"),
         ("sit.pt", ("--family", "sit", "--set", "num_heads=3"), "does not divide by 3 heads"),
         ("coordtok.pth", ("--family", "coordtok"), "give the checkpoint's own preset"),

@@ -106,7 +106,7 @@ def test_a_generator_opens_presets_alone(
 def test_presets_are_looked_up_by_name_alone(tmp_path: Path, opened: list[str]) -> None:
     assert zoo.load_preset("default").name == "default"
     for name in ("attacker/model", str(tmp_path), "../default", ""):
-        with pytest.raises(ValueError, match="is no name of a preset"):
+        with pytest.raises(ValueError, match="is not the name of a preset"):
             zoo.load_preset(name)
     with pytest.raises(FileNotFoundError, match="train it"):
         zoo.load_preset("vidtok_variant_1")

@@ -93,15 +93,23 @@ def test_every_recipe_is_described() -> None:
 
 
 def test_a_flow_from_clips_to_videos(
-    run: Run, tokenizers: dict[str, Path], data: Path, tmp_path: Path
+    run: Run,
+    tokenizers: dict[str, Path],
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    out = tmp_path / "run"
+    out, coded = tmp_path / "run", []
+    show = lambda bar, clips: coded.append((bar.files, clips))
+    monkeypatch.setattr("reeltok.cli.progress.Progress.finish_files", show)
     found = run(*words("sit_cpu", tokenizers["planes"], data, out, frames=4), "--json")
     assert found.code == 0, found.err
     assert (found.json["recipe"], found.json["steps"]) == ("sit_cpu", 3)
     assert found.json["best"] is not None
     corpus = Corpus(out / "corpus")
     assert len(corpus) == 8 * 3  # twelve frames are three clips of four
+    assert {files for files, _ in coded} == {8}
+    assert sum(clips for _, clips in coded) == 8
     model = flow.load(out / "model")
     assert model.config.statistics is not None
     assert model.config.clip is not None

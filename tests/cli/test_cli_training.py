@@ -98,7 +98,7 @@ def test_dry_run(run: Run) -> None:
         (("small", "--set", "loop.sed=1"), "did you mean 'seed'?"),
         (("small", "--set", "loop.seed"), "KEY=VALUE"),
         (("small", "--data", "absent", "--out", "run"), "there is no file or folder absent"),
-        (("small", "--data", ".", "--out", "/dev/null/run"), "is no folder"),
+        (("small", "--data", ".", "--out", "/dev/null/run"), "is not a folder"),
     ],
 )
 def test_what_train_refuses(

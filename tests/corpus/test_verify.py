@@ -89,10 +89,10 @@ def test_commands_build_describe_and_verify(
 def test_bad_options_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_clips(tmp_path, (5,))
     for options, said in (
-        (["--buckets", "32x32"], "'32x32' is no bucket: give width x height x frames"),
-        (["--buckets", "32x32x6"], "6 frames are no whole groups of default: give 5 or 9"),
+        (["--buckets", "32x32"], "'32x32' is not a bucket: give width x height x frames"),
+        (["--buckets", "32x32x6"], "6 frames are not whole groups of default: give 5 or 9"),
         (["--buckets", "32x33x5"], "multiples of 8 and 8"),
-        (["--shard", "3/3"], "--shard 3/3 is no share: give I/N, from 0/N up to N-1/N"),
+        (["--shard", "3/3"], "--shard 3/3 is not a share: give I/N, from 0/N up to N-1/N"),
         (["--keep", "all"], "--keep all is not known: give ids, latents or moments"),
         (["--keep", "moments"], "is discrete and has no variance"),
         (["--stride", "5"], "--stride 5 goes with windows"),

@@ -74,9 +74,9 @@ def test_absolute_names_are_named_within_their_common_folder(tmp_path: Path) -> 
         ("l.csv", "file,x\na.mp4,1\n,2\n", "row 2: the column file is empty"),
         ("l.csv", "file,start\na.mp4,soon\n", "row 1: `start` is in seconds, not 'soon'"),
         ("l.csv", "file,start\na.mp4,-1\n", "row 1: `start` is in seconds, not '-1'"),
-        ("l.jsonl", '{"file": "a.mp4"}\n{"file": \n', "line 2 of the list .* is no JSON"),
+        ("l.jsonl", '{"file": "a.mp4"}\n{"file": \n', "line 2 of the list .* is not JSON"),
         ("l.jsonl", "7\n", "is 7: give objects or names"),
-        ("l.json", '{"a.mp4": 1}', "is no list of clips"),
+        ("l.json", '{"a.mp4": 1}', "is not a list of clips"),
         ("l.csv", "youtube_id,time_start,time_end\nx,soon,3\n", "are seconds"),
     ],
 )
@@ -90,7 +90,7 @@ def test_what_is_no_list_is_said_in_one_sentence(
 
 def test_a_list_in_another_encoding_is_named(tmp_path: Path) -> None:
     (tmp_path / "l.csv").write_bytes("file\nc\xe4t.mp4\n".encode("latin-1"))
-    with pytest.raises(ValueError, match="csv is no text in UTF-8"):
+    with pytest.raises(ValueError, match="csv is not UTF-8 text"):
         find_clips(tmp_path / "l.csv")
 
 

@@ -84,7 +84,7 @@ def test_what_is_no_shard_is_said(film: bytes, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="it is compressed: unpack it first"):
         find_clips(tmp_path / "s.tar.gz")
     (tmp_path / "s.tar.gz").rename(tmp_path / "s.tar")
-    with pytest.raises(ValueError, match=r"s.tar is no readable tar archive \(it is compressed"):
+    with pytest.raises(ValueError, match=r"s.tar is not a readable tar archive \(it is compressed"):
         find_clips(tmp_path)
     pack(tmp_path / "s.tar", {"readme.md": b""})
     with pytest.raises(ValueError, match=r"s.tar holds neither videos nor images"):
@@ -113,5 +113,5 @@ def test_sizes_that_cannot_be_are_refused(film: bytes, tmp_path: Path) -> None:
         shard[148:156] = b" " * 8
         shard[148:156] = b"%06o\0 " % sum(shard[:512])
         (tmp_path / "s.tar").write_bytes(shard)
-        with pytest.raises(ValueError, match=r"s.tar (is cut off|is no readable tar)"):
+        with pytest.raises(ValueError, match=r"s.tar (is cut off|is not a readable tar)"):
             find_clips(tmp_path / "s.tar")

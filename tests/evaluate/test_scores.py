@@ -226,7 +226,7 @@ def test_a_kept_score_that_is_damaged_says_what_to_do(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for damaged in (b"", whole[:40], whole.replace(b'\\"frames\\"', b'\\"framed\\"')):
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"clip\.safetensors is no score .*`again`"):
+        with pytest.raises(ValueError, match=r"clip\.safetensors is not a score .*`again`"):
             ClipScore.load(path)
     huge = {"appearance": (torch.full((3, 4), 1e30), torch.rand(3, 4))}
     replace(clip("a", psnr=30.0), features=huge).save(path)
@@ -246,6 +246,6 @@ def test_what_a_damaged_score_says_obeys_no_terminal(tmp_path: Path) -> None:
     clip("a", psnr=30.0).save(path)
     header = b'{"__metadata__":{"score":"{}"},"x":{"dtype":"\\u001b[31m\\n"}}'
     path.write_bytes(len(header).to_bytes(8, "little") + header)
-    with pytest.raises(ValueError, match=r"no score of a clip") as caught:
+    with pytest.raises(ValueError, match=r"not a score of a clip") as caught:
         ClipScore.load(path)
     assert str(caught.value).isprintable()

@@ -103,7 +103,7 @@ def test_only_what_streams_has_steps() -> None:
 
 
 def test_blocks_with_reference_frames_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"codes blocks with reference frames.*no fixed graph"):
+    with pytest.raises(ValueError, match=r"codes blocks with reference frames.*not a fixed graph"):
         graphs_of(reeltok.load("reftok-default"), 9)
 
 
@@ -124,7 +124,7 @@ def test_unknown_formats_and_frames_are_refused(
     with pytest.raises(ValueError, match="`to` tflite is not known: give torch-export or onnx"):
         export_programs(build(LEAST), out, to="tflite")
     assert main(["export", "default", str(out), "--to", "onnx", "--frames", "0"]) == 2
-    assert "--frames 0 is no number of frames" in capsys.readouterr().err
+    assert "--frames 0 is not a number of frames" in capsys.readouterr().err
     assert not out.exists()
 
 

@@ -320,7 +320,7 @@ def test_code_is_run_only_where_a_user_named_it(importable: str, pair: Path) -> 
         with pytest.raises(ValueError, match="runs code"):
             zoo.load(name, code=False)
     for name in ("made_up_by_a_file:encode", f"{importable}:coder"):
-        with pytest.raises(ValueError, match="no name of a preset"):
+        with pytest.raises(ValueError, match="not the name of a preset"):
             zoo.load_preset(name)
 
 
@@ -354,8 +354,8 @@ def test_info_says_what_it_does_to_a_video(
         ("diffusers:AutoencoderKLWan=", ValueError, "names no folder"),
         ("diffusers:./none", FileNotFoundError, "there is no folder ./none"),
         ("diffusers:AutoencoderKLWen", ValueError, "has no class 'AutoencoderKLWen'"),
-        ("diffusers:UNet2DModel", ValueError, "is no video autoencoder"),
-        ("diffusers:DDPMScheduler", ValueError, "is no video autoencoder"),
+        ("diffusers:UNet2DModel", ValueError, "is not a video autoencoder"),
+        ("diffusers:DDPMScheduler", ValueError, "is not a video autoencoder"),
         ("cosmos:none", FileNotFoundError, "there is no folder none"),
         ("cosmos:a.jit,b.jit", FileNotFoundError, "there is no file a.jit"),
         ("no_such_module:function", ValueError, "cannot be imported"),
@@ -378,7 +378,7 @@ def test_a_folder_that_is_no_model_is_told_in_a_sentence(cosmos: Path, tmp_path:
     for text, said in [
         ("{}", "names no class"),
         ("[", "is damaged"),
-        ('{"_class_name": "UNet2DModel"}', "is no video autoencoder"),
+        ('{"_class_name": "UNet2DModel"}', "is not a video autoencoder"),
         ('{"_class_name": "os.system"}', "has no class"),
         ('{"_class_name": "AutoencoderKLWan", "base_dim": "x"}', "of this configuration"),
     ]:

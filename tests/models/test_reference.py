@@ -25,7 +25,7 @@ def test_names_that_no_encoder_writes(name: str) -> None:
     if name == "reference":
         assert stored_clips({name: DATA}) == {}
         return
-    with pytest.raises(ValueError, match="is no reference frame"):
+    with pytest.raises(ValueError, match="is not a reference frame"):
         stored_clips({name: DATA})
 
 

@@ -442,7 +442,7 @@ def test_bad_input() -> None:
         model.decode(model.encode(x), reference=torch.zeros(1, 3, 1, 16, 24))
     with pytest.raises(ValueError, match="references=2"):
         model.under(policy="first+previous")
-    with pytest.raises(ValueError, match="no whole token steps"):
+    with pytest.raises(ValueError, match="not whole token steps"):
         replace(TINY, block=6)
     with pytest.raises(ValueError, match="past-first"):
         replace(TINY, body=replace(BODY, edge="both"))

@@ -236,7 +236,7 @@ def test_neighbours_lie_where_they_are_said_to() -> None:
         ({"digits": (16, 4), "groups": (1, 1)}, "make 64 ids"),
         ({"groups": (2, 2)}, "are none of"),
         ({"groups": (3, 2)}, "are none of"),
-        ({"skip": 1024}, "is no id below"),
+        ({"skip": 1024}, "is not an id below"),
         ({"vocabulary": 2048}, "make 1024 ids"),
     ],
 )
@@ -263,10 +263,10 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
         PackingModel.load(tmp_path / "other")
     for data in (b"", whole[:100], whole[:-1], b"{}"):
         path.write_bytes(data)
-        with pytest.raises(ValueError, match="is no packing model"):
+        with pytest.raises(ValueError, match="is not a packing model"):
             PackingModel.load(path)
     save_file({"a": torch.zeros(1)}, path)
-    with pytest.raises(ValueError, match="is no packing model"):
+    with pytest.raises(ValueError, match="is not a packing model"):
         PackingModel.load(path)
 
 

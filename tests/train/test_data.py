@@ -316,7 +316,7 @@ def test_nothing_to_read_is_said(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"has the columns a, b: one of file, filename"):
         find_clips(tmp_path / "list.csv")
     (tmp_path / "bad.tar").write_bytes(b"no archive")
-    with pytest.raises(ValueError, match="no readable tar"):
+    with pytest.raises(ValueError, match="not a readable tar"):
         find_clips(tmp_path / "bad.tar")
 
 

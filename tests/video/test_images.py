@@ -220,7 +220,7 @@ def test_hidden_files_of_a_folder_are_left_out(tmp_path: Path) -> None:
         picture.save(tmp_path / f"f{number}.png")
         (tmp_path / f"._f{number}.png").write_bytes(b"\0\5\x16\7" * 20)
     assert torch.equal(read(tmp_path).frames, pattern(2))
-    pictures(1)[0].save(tmp_path / "f².png")  # a digit that is no number
+    pictures(1)[0].save(tmp_path / "f².png")  # a digit that is not a number
     assert len(read(tmp_path)) == 3
 
 

@@ -205,7 +205,7 @@ def test_raw_pictures_are_read_when_they_are_described(
     assert torch.equal(part.frames, video.frames[3:5])
     with pytest.raises(ValueError, match=r"give `raw='48x32:30:yuv420p'"):
         read(path)
-    with pytest.raises(ValueError, match="no whole number of pictures of 48x31"):
+    with pytest.raises(ValueError, match="not a whole number of pictures of 48x31"):
         read(path, raw=f"48x31:30:{layout}")
 
 

@@ -218,7 +218,7 @@ def test_bad_forms(page: Page, clip: Path) -> None:
         (Form(None, None, ["discrete"], "256"), "there is no video yet"),
         (Form(good, None, [], "256"), "no tokenizer is chosen"),
         (Form(good, None, ["/etc"], "256"), "is not offered here: choose discrete, latent"),
-        (Form(good, None, ["discrete"], "1"), "is no side"),
+        (Form(good, None, ["discrete"], "1"), "is not a side"),
         (Form(str(clip), None, ["discrete"], "256"), "waves.mkv was not uploaded here"),
         (Form(str(secret), None, ["discrete"], "256"), "link.mkv was not uploaded here"),
     ]:

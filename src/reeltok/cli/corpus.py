@@ -310,5 +310,5 @@ def parse_share(text: str | None) -> tuple[int, int] | None:
         return None
     index, slash, total = text.partition("/")
     if not (slash and index.isdecimal() and total.isdecimal() and int(index) < int(total)):
-        raise ValueError(f"--shard {text} is no share: give I/N, from 0/N up to N-1/N")
+        raise ValueError(f"--shard {text} is not a share: give I/N, from 0/N up to N-1/N")
     return int(index), int(total)

@@ -56,7 +56,7 @@ def encode(
 
     plan = own_share(plan_files(inputs, out, suffix=".reel", find=find_clips))
     if plan.named and out != PIPE and not out.endswith(".reel"):
-        raise ValueError(f"{out} is no name for tokens: give OUT.reel, a folder, or -")
+        raise ValueError(f"{out} is not a name for tokens: give OUT.reel, a folder, or -")
     check_free(plan.named_targets, force=force)
     cut = Cut(
         start=start,

@@ -42,7 +42,7 @@ def export(
     check_apart(model, out, inside=True)
     check_free([out], force=force)
     if frames < 1:
-        raise ValueError(f"--frames {frames} is no number of frames: give 1 or more")
+        raise ValueError(f"--frames {frames} is not a number of frames: give 1 or more")
     tokenizer = given.open_model(model, weights=weights, device="cpu", dtype="fp32")
     with Progress("exporting", unit="graphs") as progress:
         made = export_programs(tokenizer, out, to=to, frames=frames, on_graph=progress.of_file())

@@ -31,8 +31,13 @@ def info(
         record = about_video(what, raw, damage)
     else:
         record = about_model(what)
-    shown = {name.replace("_", " "): value for name, value in record.items() if value != {}}
+    shown = {label_of(name): value for name, value in record.items() if value != {}}
     return Report(data=record, text=facts(shown))
+
+
+def label_of(name: str) -> str:
+    """What people read for a name of the record."""
+    return "decodes to" if name == "given" else name.replace("_", " ")
 
 
 def names_video(what: str) -> bool:

@@ -140,7 +140,7 @@ def run(words: Sequence[str]) -> "Report | None":
         process.print_out(overview())
         return None
     if words[0] == "--version":
-        from reeltok import __version__
+        from reeltok.version import __version__
 
         process.print_out(f"reeltok {__version__}")
         return None

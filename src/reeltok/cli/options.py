@@ -156,7 +156,7 @@ def parse_size(text: str | None) -> int | tuple[int, int] | None:
     if text is None:
         return None
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)?", text):
-        raise ValueError(f"--size {text} is no size: give a short side (256) or HxW (256x448)")
+        raise ValueError(f"--size {text} is not a size: give a short side (256) or HxW (256x448)")
     sides = [int(side) for side in text.split("x")]
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 

@@ -33,8 +33,7 @@ class Progress:
             if self._bar is None and self.seconds > PATIENCE and sys.stderr.isatty():
                 self._bar = _start_bar(self.what, self.files)
             if self._bar is not None:
-                told = f"{self.frames:,} {self.unit}, {rate(self.frames, self.seconds)} per second"
-                self._bar.update(0, completed=self.done, told=told)
+                self._bar.update(0, completed=self.done, told=self._tell())
 
     def of_file(self) -> Callable[[int, int], None]:
         """What counts the frames of one more file, told how many are done and how many there are.
@@ -60,6 +59,12 @@ class Progress:
             self._finished += files
             self.done = max(self.done, self._finished)
         self.advance(0, of=1)
+
+    def _tell(self) -> str:
+        """How far it is: what was counted, or the files where nothing in them was."""
+        if self.frames == 0 and self._finished:
+            return f"{self._finished:,} of {self.files:,}"
+        return f"{self.frames:,} {self.unit}, {rate(self.frames, self.seconds)} per second"
 
     @property
     def seconds(self) -> float:

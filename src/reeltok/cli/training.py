@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,11 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from reeltok.cli import options as given
+from reeltok.cli.progress import Progress
 from reeltok.cli.report import Report, facts
 from reeltok.files.places import check_place
 from reeltok.wording import count, duration, rate
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from reeltok.recipes import AnyRecipe
 
 
@@ -77,12 +81,19 @@ def train(
     if data is None or out is None:
         raise ValueError("training needs --data DATA and --out RUN")
     check_place(str(out))
-    run = run_recipe(resolved, data=data, out=out, resume=resume, device=place)
+    run = run_recipe(resolved, data=data, out=out, resume=resume, device=place, show=show_clips)
     first = os.environ.get("RANK", "0") == "0"  # under torchrun one process speaks for all
     record = {"run": str(out), "recipe": resolved.name, "steps": run.step, "best": run.best}
     best = "" if run.best is None else f", best {resolved.loop.best} {run.best:.4g}"
     text = f"{resolved.name}: {count(run.step, 'step')}{best}; the model is in {out / 'model'}"
     return Report(data=record, text=text if first else "")
+
+
+@contextmanager
+def show_clips(clips: int) -> "Iterator[Callable[[int], None]]":
+    """A bar while clips become the examples of a generator."""
+    with Progress("encoding", clips) as bar:
+        yield bar.finish_files
 
 
 def try_some_steps(recipe: "AnyRecipe", device: str | None) -> Report:

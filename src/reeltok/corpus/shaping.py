@@ -27,7 +27,9 @@ class Bucket:
     def of(cls, text: str) -> "Bucket":
         """448x256x17 is width x height x frames. ValueError for another text."""
         if not re.fullmatch(r"[1-9]\d{0,5}x[1-9]\d{0,5}x[1-9]\d{0,5}", text):
-            raise ValueError(f"{text!r} is no bucket: give width x height x frames, as 448x256x17")
+            raise ValueError(
+                f"{text!r} is not a bucket: give width x height x frames, as 448x256x17"
+            )
         width, height, frames = map(int, text.split("x"))
         return cls(width=width, height=height, frames=frames)
 
@@ -77,7 +79,7 @@ class Shaping:
             self._check_size(spec, *(self.size if isinstance(self.size, tuple) else (self.size, 0)))
         if self.frames and self._check_frames(spec, self.frames, strict=False):
             return (
-                f"{self.frames} frames are no whole groups of {spec.name}: the last one is filled; "
+                f"{self.frames} frames are not whole groups of {spec.name}: the last is filled up; "
                 f"most trainers want whole ones, as {spec.frames(spec.steps(self.frames))} frames",
             )
         return ()
@@ -91,7 +93,7 @@ class Shaping:
         if strict and whole != frames and frames > 1:
             below = spec.frames(spec.steps(max(1, frames - spec.frames_per_group)))
             raise ValueError(
-                f"{frames} frames are no whole groups of {spec.name}: give {below} or {whole}"
+                f"{frames} frames are not whole groups of {spec.name}: give {below} or {whole}"
             )
         return whole != frames
 
@@ -106,6 +108,6 @@ class Shaping:
             )
         if width and (height % fh or width % fw):
             raise ValueError(
-                f"{width}x{height} are no whole cells of {spec.name}: give a width and a height "
+                f"{width}x{height} are not whole cells of {spec.name}: give a width and a height "
                 f"that are multiples of {fw} and {fh}"
             )

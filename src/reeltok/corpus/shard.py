@@ -169,7 +169,7 @@ class FileReader:
             raise
         except (pa.ArrowInvalid, OSError) as error:
             raise ValueError(
-                f"{name} is no shard of a corpus, or damaged: build it again"
+                f"{name} is not a shard of a corpus, or damaged: build it again"
             ) from error
         said = (self.parquet.metadata.metadata or {}).get(KEY)
         if said is None:

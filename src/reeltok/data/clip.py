@@ -18,7 +18,7 @@ NEAR = 5e-4  # seconds: as far as lists write times
 
 
 def said_of(name: str, why: str) -> str:
-    """What an error says of the clip `name`, which then need not stand in it: "it is no video"."""
+    """What an error says of the clip `name`, without naming it: "it is not a video"."""
     if why == f"there is no file {name}":
         return "there is no such file"
     folder, found, rest = why.partition(f"{name} ")

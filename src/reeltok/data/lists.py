@@ -31,7 +31,7 @@ def read_list(path: Path, *, root: Path, column: str) -> list[Clip]:
 
     Files lie in `root`. Optional columns: `member` (of a tar shard), `record` (of a TFRecord file,
     the byte at which it begins), `start` and `end` in seconds, `repo` and `path` or `source` (what
-    is held out together). Raises ValueError for what is no such list.
+    is held out together). Raises ValueError for what is not such a list.
     """
     rows = read_rows(path)
     if not rows:
@@ -65,7 +65,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"the list {path} is no text in UTF-8 ({error.reason})") from error
+        raise ValueError(f"the list {path} is not UTF-8 text ({error.reason})") from error
     suffix = path.suffix.lower()
     if suffix in (".csv", ".tsv"):
         return _csv_rows(text, path)
@@ -94,7 +94,9 @@ def _csv_rows(text: str, path: Path) -> list[dict[str, str]]:
     try:
         rows = [{key: value or "" for key, value in row.items() if key} for row in reader]
     except csv.Error as error:
-        raise ValueError(f"the list {path} is no CSV ({error}, line {reader.line_num})") from error
+        raise ValueError(
+            f"the list {path} is not a CSV file ({error}, line {reader.line_num})"
+        ) from error
     if reader.fieldnames and not rows:
         file_column(reader.fieldnames, path)  # a wrong list says so, an empty one is empty
     return rows
@@ -108,7 +110,7 @@ def _parquet_rows(path: Path) -> list[dict[str, Any]]:
         table = pq.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(
-            f"the list {path} is no parquet file, or damaged: copy it again"
+            f"the list {path} is not a parquet file, or damaged: copy it again"
         ) from error
     if not len(table):
         file_column(table.column_names, path)
@@ -124,11 +126,11 @@ def _json_values(text: str, path: Path) -> list[Any]:
                 values.append(json.loads(line))
         except (ValueError, RecursionError) as error:
             raise ValueError(
-                f"line {number} of the list {path} is no JSON ({printable(error)})"
+                f"line {number} of the list {path} is not JSON ({printable(error)})"
             ) from error
     if path.suffix.lower() == ".json":
         if not values or not isinstance(values[0], list):
-            raise ValueError(f"{path} is no list of clips: JSON of clips is [{{...}}, {{...}}]")
+            raise ValueError(f"{path} is not a list of clips: JSON of clips is [{{...}}, {{...}}]")
         return values[0]
     return values
 

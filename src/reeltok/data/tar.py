@@ -38,7 +38,7 @@ def index_shard(shard: Path) -> dict[str, TarMember]:
     except (tarfile.TarError, OSError, ValueError, ArithmeticError, RecursionError) as error:
         if getattr(error, "filename", None) is not None:  # it cannot be opened at all
             raise
-        raise ValueError(f"{shard} is no readable tar archive ({_why(shard, error)})") from error
+        raise ValueError(f"{shard} is not a readable tar archive ({_why(shard, error)})") from error
     end = shard.stat().st_size
     for file in files:
         if file.size < 0 or file.offset_data + file.size > end:

@@ -125,7 +125,7 @@ class ClipScore:
         except (SafetensorError, KeyError, ValueError) as error:
             said = first_error(error)
             raise ValueError(
-                f"{path} is no score of a clip ({said}): remove it, or evaluate with `again`"
+                f"{path} is not a score of a clip ({said}): remove it, or evaluate with `again`"
             ) from error
         return cls(**record, features=pairs)
 

@@ -102,7 +102,7 @@ def graphs_of(tokenizer: Tokenizer, frames: int) -> list[Graph]:
     if tokenizer.loops:
         raise ValueError(
             f"{tokenizer.name} codes blocks with reference frames that it decodes on the way, "
-            "which is no fixed graph: give a VidTok or a CoordTok"
+            "which is not a fixed graph: give a VidTok or a CoordTok"
         )
     spec = tokenizer.spec
     steps = spec.steps(spec.window or frames)

@@ -91,7 +91,7 @@ def read_content(path: Path) -> Any:
         raise
     except Exception as error:  # an unpickler fails in any way on bytes that are not a pickle
         raise ValueError(
-            f"{path} is no checkpoint that can be read safely ({reason(error)}): copy it again, "
+            f"{path} is not a checkpoint that can be read safely ({reason(error)}): copy it again, "
             "or save its state dict alone"
         ) from error
     return content
@@ -211,7 +211,7 @@ def read_shards(index: Path) -> dict[str, Tensor]:
         files = sorted(set(places.values()))
         plain = all(name == Path(name).name and not is_index(Path(name)) for name in files)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{index} is no index of shards: copy it again") from error
+        raise ValueError(f"{index} is not an index of shards: copy it again") from error
     if not plain:
         raise ValueError(f"{index} names {name_some(files)}: shards lie beside their index")
     found: dict[str, Tensor] = {}

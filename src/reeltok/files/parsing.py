@@ -62,7 +62,7 @@ def read_object(path: str | Path) -> dict[str, Any]:
 def read_array(path: str | Path) -> "numpy.ndarray":
     """The array of a .npy file, mapped: it takes no memory, whatever size the file declares.
 
-    ValueError for what is no such file, or is cut off.
+    ValueError for what is not such a file, or is cut off.
     """
     import numpy as np
 
@@ -70,7 +70,7 @@ def read_array(path: str | Path) -> "numpy.ndarray":
         return np.lib.format.open_memmap(path, mode="r")
     except NO_ARRAY as error:
         raise ValueError(
-            f"{path} is no .npy file of numbers ({first_error(error)}): make it again"
+            f"{path} is not a .npy file of numbers ({first_error(error)}): make it again"
         ) from error
 
 
@@ -117,7 +117,7 @@ def _integer(text: str) -> int:
 
 def _number(text: str) -> float:
     if not math.isfinite(float(text)):
-        raise ValueError(f"{text[:20]} is no number of JSON")
+        raise ValueError(f"{text[:20]} is not a JSON number")
     return float(text)
 
 

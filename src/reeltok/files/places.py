@@ -29,7 +29,7 @@ def check_place(*outputs: str) -> None:
     for out in outputs:
         above = next(folder for folder in Path(out).absolute().parents if os.path.lexists(folder))
         if out != PIPE and not above.is_dir():
-            raise NotADirectoryError(f"{above} is no folder, so {out} cannot be made")
+            raise NotADirectoryError(f"{above} is not a folder, so {out} cannot be made")
         if out != PIPE and not os.access(above, os.W_OK):
             raise PermissionError(f"the folder {above} is not writable: choose another")
 

@@ -3,7 +3,8 @@
 import math
 import shutil
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,8 @@ from reeltok.train.logbook import say
 from reeltok.video.record import Video
 
 MADE = "corpus"  # in the folder of a run: the corpus of its clips
+ShowClips = Callable[[int], AbstractContextManager[Callable[[int], None]]]
+"""Opens a display for so many clips; inside, what it gives is told how many more are coded."""
 
 
 # ---------------------------------------------------------------- the corpus
@@ -55,11 +58,12 @@ def open_examples(
     at: Rank,
     *,
     resume: bool = False,
+    show: ShowClips | None = None,
 ) -> Corpus:
     """The corpus at `data`, or that of its clips, which is built in `out`/corpus.
 
-    What is there of it stays. ValueError where a corpus is of another tokenizer, or has no windows
-    as the recipe's.
+    What is there of it stays. `show` displays how far the coding is. ValueError where a corpus is
+    of another tokenizer, or has no windows as the recipe's.
     """
     if is_corpus(data):
         corpus = Corpus(data)
@@ -77,7 +81,8 @@ def open_examples(
     if not resume and place.has(PLAN) and read_plan(place) != plan.record:
         shutil.rmtree(out / MADE)  # of a run that never began
     held, engine = Held(tokenizer=tokenizer), Engine(device=str(at.device), jobs=1)
-    build_corpus(plan, place, held, engine=engine, share=(0, 1))
+    with show(len(plan.sources)) if show is not None else nullcontext() as on_clips:
+        build_corpus(plan, place, held, engine=engine, share=(0, 1), on_clips=on_clips)
     return Corpus(place)
 
 

@@ -296,7 +296,7 @@ def parse_box(text: str) -> tuple[int, int, int, int]:
         top, left, bottom, right = (int(part) for part in text.split(","))
     except ValueError:
         raise ValueError(
-            f"{text!r} is no box: give TOP,LEFT,BOTTOM,RIGHT in pixels of the prior's frames"
+            f"{text!r} is not a box: give TOP,LEFT,BOTTOM,RIGHT in pixels of the prior's frames"
         ) from None
     return top, left, bottom, right
 

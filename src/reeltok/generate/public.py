@@ -58,7 +58,7 @@ def public_arguments(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
     weights = {} if part is None else part.tensors
     for name in wanted:
         if name not in weights:
-            raise ValueError(f"the checkpoint has no {name}: it is no public SiT of CoordTok's")
+            raise ValueError(f"the checkpoint has no {name}: it is not a public SiT of CoordTok's")
     width, channels, patch, _ = weights[wanted[0]].shape
     across = math.isqrt(weights["pos_embed_xy"].shape[1])
     depth = 1 + max(int(key.split(".")[1]) for key in weights if key.startswith("blocks."))

@@ -11,6 +11,7 @@ from reeltok import zoo
 from reeltok.corpus.read import Corpus
 from reeltok.generate import flow, masked
 from reeltok.generate.examples import (
+    ShowClips,
     Split,
     ids_of,
     latents_of,
@@ -50,12 +51,13 @@ def train_generator(
     out: str | Path,
     resume: bool = False,
     device: str | None = None,
+    show: ShowClips | None = None,
 ) -> Run:
     """Train a generator on the clips of `data`; the folder `out` is as that of any run.
 
     `data` is a corpus of the recipe's tokenizer and windows, or clips, of which one is built in
     `out`/corpus; under torchrun by the first process of each machine. `OUT/tokenizer` is the
-    tokenizer, unless it is a preset.
+    tokenizer, unless it is a preset. `show` displays how far the coding of clips is.
     """
     out = Path(out)
     require_new(out, resume)
@@ -65,7 +67,16 @@ def train_generator(
         config = generator_config(recipe, tokenizer)
         tokenizer.to(at.device)
         with in_turn(at):
-            corpus = open_examples(recipe, tokenizer, config, data, out, at, resume=resume)
+            corpus = open_examples(
+                recipe,
+                tokenizer,
+                config,
+                data,
+                out,
+                at,
+                resume=resume,
+                show=show if at.first else None,
+            )
         made = make(recipe, config, corpus, tokenizer, at)
         if hasattr(made.task, "to"):
             made.task.to(at.device)

@@ -148,8 +148,8 @@ def encode_next(
     """Tokens of the next whole groups of a stream; what is left over is filled, and its end."""
     if state.ended:
         raise ValueError(
-            "this stream ended with a chunk that was no whole group of frames: begin another with "
-            "new_encode_state()"
+            "this stream ended with a chunk that was not a whole group of frames: begin another "
+            "with new_encode_state()"
         )
     spec = tokenizer.spec
     begun, width = state.step > 0 and not spec.independent, spec.window_for(count_frames(clip))

@@ -282,7 +282,7 @@ def check_pad(pad: str, **others: Any) -> None:
 def check_chunk(chunk: int | None) -> None:
     """ValueError unless `chunk` is a number of frames, or None."""
     if chunk is not None and chunk < 1:
-        raise ValueError(f"chunk={chunk} is no number of frames: give 1 or more, or None")
+        raise ValueError(f"chunk={chunk} is not a number of frames: give 1 or more, or None")
 
 
 def check_tile(tile: int | None, spec: Spec) -> None:
@@ -290,7 +290,7 @@ def check_tile(tile: int | None, spec: Spec) -> None:
     if tile is None:
         return
     if tile < 1:
-        raise ValueError(f"tile={tile} is no number of pixels: give 1 or more, or None")
+        raise ValueError(f"tile={tile} is not a number of pixels: give 1 or more, or None")
     if spec.window is not None:
         raise ValueError(f"{spec.name} codes whole frames: leave tile=None")
     if tile < spec.least_tile:

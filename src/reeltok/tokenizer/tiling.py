@@ -118,7 +118,7 @@ class StreamState:
 
     def __post_init__(self) -> None:
         if self.tile is not None and self.tile < 1:
-            raise ValueError(f"tile={self.tile} is no number of pixels: give 1 or more, or None")
+            raise ValueError(f"tile={self.tile} is not a number of pixels: give 1 or more, or None")
 
 
 @dataclass(kw_only=True)

@@ -248,5 +248,5 @@ class About:
 
 
 def read_about(said: str) -> About:
-    """What a file says about its tokens. ValueError where that is no such record."""
+    """What a file says about its tokens. ValueError where that is not such a record."""
     return parse_config(parse_json(said, "about"), About, "about", strict=True)

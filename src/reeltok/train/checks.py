@@ -48,7 +48,7 @@ def require_groups(recipe: Recipe, tokenizer: Tokenizer) -> None:
         factor = math.lcm(*spec.factors[1:])
         if window.size % factor:
             raise ValueError(
-                f"a window of {window.size} pixels is no multiple of {factor}, which "
+                f"a window of {window.size} pixels is not a multiple of {factor}, which "
                 f"{recipe.model} needs: choose {math.ceil(window.size / factor) * factor}"
             )
         if spec.size not in (None, (window.size, window.size)):

@@ -195,8 +195,8 @@ def rename_tensor(name: str, family: str) -> str:
 def rename_folder(old: str | Path, new: str | Path) -> Path:
     """Copy the folder of a run or a model to `new`, with the names of today.
 
-    FileExistsError where `new` exists, FileNotFoundError where `old` is no such folder, ValueError
-    where a file in it is damaged.
+    FileExistsError where `new` exists, FileNotFoundError where `old` is not such a folder,
+    ValueError where a file in it is damaged.
     """
     old, new = Path(old), Path(new)
     if new.exists():

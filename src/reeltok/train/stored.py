@@ -106,7 +106,7 @@ def wrong(found: Any, folder: Path) -> Iterator[str]:
         return
     for name, tensor in found.state_dict_metadata.items():
         if not isinstance(name, str) or not isinstance(tensor, written.TensorStorageMetadata):
-            yield f"{name!r} is no tensor"
+            yield f"{name!r} is not a tensor"
             return
         if type(tensor.size) is not torch.Size or any(side < 0 for side in tensor.size):
             yield f"{name} has no size"

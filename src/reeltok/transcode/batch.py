@@ -28,7 +28,7 @@ class Outcome:
     record: dict[str, Any] = field(default_factory=dict)
 
 
-class Stopped(Exception):  # noqa: N818 (it is no error)
+class Stopped(Exception):  # noqa: N818 (it is not an error)
     """The work was given up elsewhere."""
 
 

@@ -43,7 +43,7 @@ class Reading:
 
 
 def check_damage(damage: str) -> Damage:
-    """The same. ValueError for what is no way to treat damage."""
+    """The same. ValueError for what is not a way to treat damage."""
     for known in get_args(Damage):
         if damage == known:
             return known

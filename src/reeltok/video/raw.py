@@ -76,8 +76,8 @@ class Raw:
         if not each or taken.size() % each:
             container.close()
             raise ValueError(
-                f"{taken.name} has {taken.size():,} bytes, which is no whole number of pictures of "
-                f"{self.width}x{self.height} in {self.layout}: check raw"
+                f"{taken.name} has {taken.size():,} bytes, which is not a whole number of pictures "
+                f"of {self.width}x{self.height} in {self.layout}: check raw"
             )
         container.seek(0)
         return container

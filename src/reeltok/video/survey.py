@@ -20,7 +20,7 @@ from reeltok.video.ending import Ending, ending_of, length_of
 from reeltok.video.packets import SEEKS, is_shown, is_whole, packets_from
 from reeltok.video.timing import FramePlan, FrameSpan, plan_frames
 
-_SLACK = 0.5  # seconds between a track's last time stamp and its end that are no damage
+_SLACK = 0.5  # seconds between a track's last time stamp and its end that are not damage
 _REORDER = 32  # packets read past the wanted span: more than any codec reorders
 _LAG = 2  # packets by which FFmpeg's mark of a hole comes before it: its parser looks ahead
 _ANEW = 1.0  # seconds without a frame before a keyframe that are a new recording, not a loss

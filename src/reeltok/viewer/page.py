@@ -65,7 +65,7 @@ class Page:
         if not form.labels:
             raise ValueError("no tokenizer is chosen: choose one or more")
         if form.side not in SIDES:
-            raise ValueError(f"{form.side!r} is no side: choose {', '.join(SIDES)}")
+            raise ValueError(f"{form.side!r} is not a side: choose {', '.join(SIDES)}")
         cut = check_video(source, self.limits, SIDES[form.side])
         room.clear()
         labels = list(dict.fromkeys(form.labels))

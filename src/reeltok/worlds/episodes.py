@@ -52,7 +52,7 @@ class PushPlan:
                 raise ValueError(f"--{name} {getattr(self, name)} is too few: give {low} or more")
         if not SIDES[0] <= self.size <= SIDES[1] or self.size % 2:
             raise ValueError(
-                f"`size` {self.size} is no size of a picture here: give an even number of pixels "
+                f"`size` {self.size} is not a size of pictures here: give an even number of pixels "
                 f"from {SIDES[0]} to {SIDES[1]}"
             )
 

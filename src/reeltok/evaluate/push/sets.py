@@ -46,7 +46,7 @@ def statistics_of(frames: Frames) -> dict[str, float]:
 
 
 def mean_turn(steps: Float[np.ndarray, "n 2"]) -> float:
-    """The mean angle between a step of the gripper and the next, of those that are no rest."""
+    """The mean angle between a step of the gripper and the next; steps at rest do not count."""
     moving = steps[np.linalg.norm(steps, axis=1) > STILL]
     if len(moving) < 2:
         return 0.0

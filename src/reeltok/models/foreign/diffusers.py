@@ -138,7 +138,7 @@ def find_autoencoder_class(name: str) -> Any:
     whole = inspect.isclass(kind) and issubclass(kind, diffusers.ModelMixin)
     if not (whole and hasattr(kind, "encode") and hasattr(kind, "decode")):
         raise ValueError(
-            f"diffusers' {name} is no video autoencoder: name one, such as AutoencoderKLWan"
+            f"diffusers' {name} is not a video autoencoder: name one, such as AutoencoderKLWan"
         )
     return kind
 

@@ -53,7 +53,7 @@ class Foreign(Tokenizer):
             # Whatever a class of others fails with on frames that it was not made for.
             said = str(error).strip().partition("\n")[0] or type(error).__name__
             raise ValueError(
-                f"{self.name} is no video autoencoder, which takes frames b 3 t h w "
+                f"{self.name} is not a video autoencoder, which takes frames b 3 t h w "
                 f"({said[:200]}): name one that does"
             ) from error
 

@@ -73,7 +73,7 @@ class RefTokConfig:
             )
         if self.block % self.factors[0]:
             raise ValueError(
-                f"block={self.block} frames are no whole token steps: give a multiple of "
+                f"block={self.block} frames are not whole token steps: give a multiple of "
                 f"{self.factors[0]}"
             )
         if self.policy == "first+previous" and self.references < 2:

@@ -73,7 +73,7 @@ def store_picture(x: Float[Tensor, "1 c 1 h w"], *, quality: int | None) -> UInt
 def restore_picture(
     data: Shaped[Tensor, "..."], size: tuple[int, int]
 ) -> Float[Tensor, "1 c 1 h w"]:
-    """The frame of `store_picture`; ValueError for bytes that are no picture of (height, width)."""
+    """The frame of `store_picture`; ValueError for bytes of anything but such a picture."""
     try:
         raw = io.BytesIO(data.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         with Image.open(raw, formats=["WEBP"]) as picture:
@@ -175,7 +175,7 @@ def stored_clips(extras: Mapping[str, Tensor]) -> dict[str, list[int]]:
         if name.startswith("reference."):
             place = re.fullmatch(rf"reference\.({START}|\d{{1,9}})\.(\d{{1,9}})", name)
             if place is None:
-                raise ValueError(f"the tensor {name!r} is no reference frame: leave it out")
+                raise ValueError(f"the tensor {name!r} is not a reference frame: leave it out")
             found.setdefault(place[1], []).append(int(place[2]))
     return found
 

@@ -83,7 +83,7 @@ class PackingModel:
         except (SafetensorError, ValueError) as error:
             why = first_error(error)
             raise ValueError(
-                f"{path} is no packing model ({why}): copy or train it again"
+                f"{path} is not a packing model ({why}): copy or train it again"
             ) from None
 
     def save(self, path: str | Path) -> Path:

@@ -71,7 +71,7 @@ class PackingConfig:
         if sum(self.groups) != len(self.digits) or max(self.factors) > LARGEST_SYMBOL:
             raise ValueError(f"groups {self.groups} are none of the {len(self.digits)} digits")
         if self.skip is not None and self.skip >= self.vocabulary:
-            raise ValueError(f"skip={self.skip} is no id below {self.vocabulary}")
+            raise ValueError(f"skip={self.skip} is not an id below {self.vocabulary}")
 
     @property
     def places(self) -> tuple[slice, ...]:
