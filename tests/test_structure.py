@@ -22,6 +22,7 @@ FLAG = re.compile(r"(?<![\w`(-])--[a-z][a-z-]*")
 # A module may import those above it, and its own room.
 ORDER = [
     "version",
+    "lazy",
     "allocator",
     "files",
     "records",

@@ -7,9 +7,9 @@
 Names are fetched when first used (PEP 562), so that importing the package is quick.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from reeltok.lazy import fetch_from
 from reeltok.version import __version__ as __version__
 
 _HOME = {
@@ -34,13 +34,7 @@ if TYPE_CHECKING:
     from reeltok.zoo import load as load
     from reeltok.zoo import presets as presets
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(
-            f"module 'reeltok' has no attribute {name!r}; it has {', '.join(__all__)}"
-        )
-    return getattr(import_module(f"reeltok.{_HOME[name]}"), name)
+__getattr__ = fetch_from("reeltok", _HOME)
 
 
 def __dir__() -> list[str]:

@@ -8,8 +8,9 @@ Names are fetched when first used, as in the package's own `__init__`. Needs pya
 `corpus`).
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from reeltok.lazy import fetch_from
 
 _HOME = {
     "Batch": "row",
@@ -49,8 +50,4 @@ if TYPE_CHECKING:
     from reeltok.corpus.shaping import Bucket as Bucket
     from reeltok.corpus.shaping import Shaping as Shaping
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"reeltok.corpus has no {name!r}; it has {', '.join(__all__)}")
-    return getattr(import_module(f"reeltok.corpus.{_HOME[name]}"), name)
+__getattr__ = fetch_from("reeltok.corpus", _HOME)

@@ -30,6 +30,29 @@ class ClipSpec:
     grid: tuple[Side, ...] = Field(min_length=1)
     settings: dict[str, Any] = Field(default_factory=dict)
 
+    @classmethod
+    def of(
+        cls,
+        tokenizer: Tokenizer,
+        *,
+        frames: int,
+        size: tuple[int, int],
+        fps: float | None,
+        grid: tuple[int, ...],
+        settings: Mapping[str, Any],
+    ) -> "ClipSpec":
+        """Clips of `frames` frames of `size` = (height, width) in tokens of `tokenizer`."""
+        return cls(
+            tokenizer=tokenizer.spec.name,
+            weights=tokenizer.hash(),
+            frames=frames,
+            height=size[0],
+            width=size[1],
+            fps=fps,
+            grid=grid,
+            settings=dict(settings),
+        )
+
     def require(self, tokenizer: Tokenizer) -> None:
         """ValueError for a tokenizer with other weights than the generator was trained on."""
         if self.weights is not None and not made_by(self.weights, tokenizer):

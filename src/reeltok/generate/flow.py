@@ -72,16 +72,8 @@ def config_for(
         groups = volume_group(grid, patch=(1, patch, patch))
     else:
         groups = plane_groups(planes, patch=patch, shared=shared)
-    clip = ClipSpec(
-        tokenizer=spec.name,
-        weights=tokenizer.hash(),
-        frames=frames,
-        height=size[0],
-        width=size[1],
-        fps=fps,
-        grid=grid,
-        settings={"window": spec.window or frames} if spec.independent else {},
-    )
+    settings = {"window": spec.window or frames} if spec.independent else {}
+    clip = ClipSpec.of(tokenizer, frames=frames, size=size, fps=fps, grid=grid, settings=settings)
     return FlowConfig(groups=groups, channels=spec.channels, clip=clip, **values)
 
 

@@ -75,16 +75,7 @@ def config_for(
     each = actions_by_step(
         torch.zeros(1, frames, actions), timing, frames, follows=has_reference
     ).shape[2]
-    clip = ClipSpec(
-        tokenizer=spec.name,
-        weights=tokenizer.hash(),
-        frames=frames,
-        height=size[0],
-        width=size[1],
-        fps=fps,
-        grid=grid,
-        settings=settings,
-    )
+    clip = ClipSpec.of(tokenizer, frames=frames, size=size, fps=fps, grid=grid, settings=settings)
     return PriorConfig(
         grid=grid,
         timing=timing,

@@ -33,7 +33,7 @@ from reeltok.train.checks import require_new, require_shares
 from reeltok.train.launch import begin
 from reeltok.train.loop import run_task
 from reeltok.train.run import Run, Task
-from reeltok.train.trial import DryRun, try_steps
+from reeltok.train.trial import DryRun, tokenizer_to_try, try_steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,10 +182,7 @@ def try_generator(recipe: GeneratorRecipe, *, device: str | None = None) -> DryR
     """A few steps of a generator on noise: what a run needs. The tokenizer may be random."""
     with init_distributed(device) as at:
         require_shares(recipe, at.world)
-        try:
-            tokenizer = zoo.load(recipe.tokenizer, code=False)
-        except FileNotFoundError:
-            tokenizer = zoo.load(recipe.tokenizer, weights="random", code=False)
+        tokenizer = tokenizer_to_try(recipe.tokenizer)
         config = generator_config(recipe, tokenizer)
         torch.manual_seed(recipe.loop.seed)
         if isinstance(config, PriorConfig):

@@ -7,8 +7,9 @@
 Names are fetched when first used, as in the package's own `__init__`.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from reeltok.lazy import fetch_from
 
 _HOME = {
     "RECIPES": "recipes",
@@ -32,8 +33,4 @@ if TYPE_CHECKING:
     from reeltok.train.recipes import RECIPES as RECIPES
     from reeltok.train.trial import dry_run as dry_run
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"reeltok.train has no {name!r}; it has {', '.join(__all__)}")
-    return getattr(import_module(f"reeltok.train.{_HOME[name]}"), name)
+__getattr__ = fetch_from("reeltok.train", _HOME)

@@ -49,7 +49,7 @@ from reeltok.train.losses import Losses
 from reeltok.train.packing_recipes import PackingRecipe
 from reeltok.train.recipe import as_json
 from reeltok.train.run import Run
-from reeltok.train.trial import DryRun, try_steps
+from reeltok.train.trial import DryRun, tokenizer_to_try, try_steps
 
 
 def train_packing(
@@ -140,10 +140,7 @@ def try_packing(recipe: PackingRecipe, *, device: str | None = None) -> DryRun:
     """A few steps on random ids: what a run needs. The tokenizer may be random."""
     with init_distributed(device) as at:
         require_shares(recipe, at.world)
-        try:
-            tokenizer = zoo.load(recipe.tokenizer, code=False)
-        except FileNotFoundError:
-            tokenizer = zoo.load(recipe.tokenizer, weights="random", code=False)
+        tokenizer = tokenizer_to_try(recipe.tokenizer)
         config, window = packing_config(recipe, tokenizer), recipe.data.windows[0]
         grid = tokenizer.grid_for(window.frames, (window.size, window.size))
 

@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 
+from reeltok import zoo
 from reeltok.devices import peak_memory
 from reeltok.metrics.lpips import random_lpips
 from reeltok.parallel import Rank, init_distributed
+from reeltok.tokenizer.contract import Tokenizer
 from reeltok.train.build import build_model
 from reeltok.train.checks import require_shares
 from reeltok.train.clips import ClipBatch, Window
@@ -43,6 +45,14 @@ class DryRun:
     @property
     def estimated(self) -> bool:
         return self.clips not in self.measured
+
+
+def tokenizer_to_try(name: str) -> Tokenizer:
+    """The tokenizer that a recipe names; with random weights where there are none."""
+    try:
+        return zoo.load(name, code=False)
+    except FileNotFoundError:
+        return zoo.load(name, weights="random", code=False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,8 +7,9 @@
 Names are fetched when first used, as in the package's own `__init__`.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from reeltok.lazy import fetch_from
 
 _HOME = {
     "Coding": "options",
@@ -42,8 +43,4 @@ if TYPE_CHECKING:
     from reeltok.transcode.reconstruct import ReconstructedFile as ReconstructedFile
     from reeltok.transcode.reconstruct import reconstruct_file as reconstruct_file
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"reeltok.transcode has no {name!r}; it has {', '.join(__all__)}")
-    return getattr(import_module(f"reeltok.transcode.{_HOME[name]}"), name)
+__getattr__ = fetch_from("reeltok.transcode", _HOME)
