@@ -74,6 +74,7 @@ def test_a_prior(run: Run, priors: dict[str, Path], held: Path, name: str) -> No
     scores = found.json["scores"]
     assert ("prior, other actions" in scores) == (name == "leaning")
     assert scores["prior"]["psnr"]["1-7"]["clips"] == 3
+    assert found.json["sampling"]["steps"] == 2
     assert run(*words).json["scores"]["prior"] == scores["prior"]
     if name == "leaning":  # random weights, yet actions decide
         other = scores["prior, other actions"]["psnr"]

@@ -333,6 +333,20 @@ def test_classes_and_guidance(plain: VidTok) -> None:
     assert torch.equal(bare, any_class)
 
 
+def test_a_prior_says_how_it_is_sampled(plain: VidTok, tmp_path: Path) -> None:
+    prior = prior_for(plain, 9)
+    usual, cold = masked.generate(prior).ids, Sampling(token_temperature=1e-4, temperature=0)
+    likely = [masked.generate(prior, seed=seed, sampling=cold).ids for seed in (0, 1)]
+    assert torch.equal(*likely)  # the likeliest ids whatever the seed
+    assert not torch.equal(usual, likely[0])
+    prior.config = replace(prior.config, sampling=cold)
+    held = masked.load(masked.save(prior, tmp_path / "prior"))
+    assert held.config.sampling == cold
+    assert torch.equal(masked.generate(held, seed=7).ids, likely[0])
+    assert cold.with_(steps=None, guidance=2.0) == replace(cold, guidance=2.0)
+    assert torch.equal(masked.generate(held, sampling=Sampling()).ids, usual)
+
+
 def test_bad_input(plain: VidTok, leaning: RefTok) -> None:
     prior = prior_for(plain, 9, classes=("push",))
     with pytest.raises(ValueError, match="no class 'pull': name one of push"):

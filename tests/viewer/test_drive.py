@@ -55,7 +55,7 @@ def no_simulator(self: Any, seed: int, number: int, side: int) -> None:
 
 def open_page(base: Path, name: str) -> Pages:
     folder = base / name / "model"
-    return open_drive(folder, str(base / "held"), None, (2, 1.0), 0, "cpu")
+    return open_drive(folder, str(base / "held"), None, {"steps": 2}, 0, "cpu")
 
 
 def post(pages: Pages, path: str, **value: Any) -> dict[str, Any]:
@@ -73,9 +73,9 @@ def test_a_drive_begins_with_what_comes_along_with_the_prior(
     shutil.copytree(base / "driven", tmp_path / "driven")
     model = tmp_path / "driven" / "model"
     with pytest.raises(ImportError, match="or give --starts FOLDER"):
-        open_drive(model, None, None, (2, 1.0), 0, "cpu")
+        open_drive(model, None, None, {"steps": 2}, 0, "cpu")
     shutil.copytree(base / "held", model / "starts")
-    found = open_drive(model, None, None, (2, 1.0), 0, "cpu")
+    found = open_drive(model, None, None, {"steps": 2}, 0, "cpu")
     try:
         names = json.loads(found.answer("GET", "/starts").data)["starts"]
     finally:

@@ -1,7 +1,7 @@
 """`drive`: a page on which a prior of the pushing world is driven by keys."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,12 +26,9 @@ def drive(
         ),
     ] = None,
     tokenizer: given.PriorTokenizerOption = None,
-    steps: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Steps in which a block is decoded.")
-    ] = 6,
-    guidance: Annotated[
-        float, typer.Option(metavar="S", help="How strongly the prior follows its conditions.")
-    ] = 1.0,
+    steps: given.PriorStepsOption = None,
+    guidance: given.PriorGuidanceOption = None,
+    token_temperature: given.PriorTemperatureOption = None,
     seed: given.SeedOption = 0,
     host: given.HostOption = "127.0.0.1",
     port: Annotated[
@@ -54,7 +51,8 @@ def drive(
     """
     from reeltok.viewer.drive.server import serve_pages
 
-    pages = open_drive(model, starts, tokenizer, (steps, guidance), seed, device)
+    how = {"steps": steps, "guidance": guidance, "token_temperature": token_temperature}
+    pages = open_drive(model, starts, tokenizer, how, seed, device)
     prepare_serving(host)
     serve_pages(pages, host=host, port=port, ready=say_address)
     return Report(data={"closed": True}, text="")
@@ -64,24 +62,23 @@ def open_drive(
     model: Path,
     starts: str | None,
     tokenizer: str | None,
-    how: tuple[int, float],
+    how: dict[str, Any],
     seed: int,
     device: str,
 ) -> "Pages":
-    """The page of a prior, decoded in so many steps at such a guidance, with what it begins with.
+    """The page of a prior, decoded as `how` (of `Sampling`) or as it says, and its first frames.
 
     ValueError for a prior that cannot be driven, ImportError where nothing can be simulated.
     """
     from reeltok.devices import pick_device
     from reeltok.generate.folder import STARTS, find_generator
     from reeltok.generate.predictor import PriorPredictor
-    from reeltok.generate.schedule import Sampling
     from reeltok.viewer.drive.server import Pages
     from reeltok.viewer.drive.sessions import Sessions
     from reeltok.viewer.drive.world import WorldModel
 
-    sampling, place = Sampling(steps=how[0], guidance=how[1]), pick_device(device)
-    prior = PriorPredictor(model, tokenizer=tokenizer, sampling=sampling, device=place)
+    prior = PriorPredictor(model, tokenizer=tokenizer, device=pick_device(device))
+    prior.sampling = prior.sampling.with_(**how)
     world = WorldModel(prior, folder=model)
     sessions = Sessions(world, [], seed=seed)
     try:

@@ -35,15 +35,17 @@ ReaderOption = Annotated[
 StepsOption = Annotated[
     int | None,
     typer.Option(
-        metavar="N", help="Number of sampling steps; by default 250 for a flow, 12 for a prior."
+        metavar="N",
+        help="Number of sampling steps; by default 250 for a flow, 12 for a prior or what its "
+        "folder says.",
     ),
 ]
 GuidanceOption = Annotated[
-    float,
+    float | None,
     typer.Option(
         metavar="W",
-        help="Classifier-free guidance scale: 1 is none, larger values follow the class "
-        "more closely.",
+        help="Classifier-free guidance scale: 1 is none, larger values follow class and actions "
+        "more closely; by default 1, or what a prior's folder says.",
     ),
 ]
 SamplerOption = Annotated[
@@ -64,7 +66,10 @@ ScheduleOption = Annotated[
 ]
 TemperatureOption = Annotated[
     float | None,
-    typer.Option(metavar="T", help="Temperature of a prior's sampling; by default 4.5."),
+    typer.Option(
+        metavar="T",
+        help="Temperature of a prior's choice which ids to keep in each step; by default 4.5.",
+    ),
 ]
 GivenOption = Annotated[
     Path | None,
@@ -149,10 +154,11 @@ def generate(
     class_name: ClassNameOption = None,
     tokenizer: ReaderOption = None,
     steps: StepsOption = None,
-    guidance: GuidanceOption = 1.0,
+    guidance: GuidanceOption = None,
     sampler: SamplerOption = None,
     schedule: ScheduleOption = None,
     temperature: TemperatureOption = None,
+    token_temperature: given.PriorTemperatureOption = None,
     given_clip: GivenOption = None,
     given_frames: GivenFramesOption = None,
     last_frames: LastFramesOption = None,
@@ -184,6 +190,7 @@ def generate(
         sampler=sampler,
         schedule=schedule,
         temperature=temperature,
+        token_temperature=token_temperature,
         given=given_clip,
         given_frames=given_frames,
         last_frames=last_frames,
@@ -210,10 +217,8 @@ def generate(
         videos = list(written_rows(written, progress))
     seconds = time.monotonic() - began
     record = {"family": pipeline.family, "tokenizer": pipeline.clip.tokenizer, "seed": seed}
-    return Report(
-        data={**record, "videos": videos, "seconds": seconds},
-        text=f"{table(videos)}\n{seconds:.1f} s",
-    )
+    record |= {"videos": videos, "seconds": seconds}
+    return Report(data=record, text=f"{table(videos)}\n{seconds:.1f} s")
 
 
 def written_rows(written: "Iterable[Written]", progress: Progress) -> Iterator[dict[str, Any]]:

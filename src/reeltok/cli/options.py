@@ -27,6 +27,31 @@ PriorTokenizerOption = Annotated[
         help="Tokenizer of the prior, a name or a folder; by default the one that MODEL names.",
     ),
 ]
+PriorStepsOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Steps in which a prior decodes a block; by default 12, or what its folder says.",
+    ),
+]
+PriorGuidanceOption = Annotated[
+    float | None,
+    typer.Option(
+        metavar="W",
+        help="Guidance scale: how strongly a prior follows its conditions; by default 1, or what "
+        "its folder says.",
+    ),
+]
+PriorTemperatureOption = Annotated[
+    float | None,
+    typer.Option(
+        "--token-temperature",
+        metavar="T",
+        help="Temperature of a prior's ids: below 1 it prefers the likelier ones; by default 1, or "
+        "what its folder says.",
+    ),
+]
 WeightsOption = Annotated[
     str | None,
     typer.Option(

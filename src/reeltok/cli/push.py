@@ -47,12 +47,9 @@ def push(
     episodes: Annotated[
         int, typer.Option(min=2, metavar="N", help="Number of episodes to use at most.")
     ] = 256,
-    steps: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Steps in which a prior decodes a block.")
-    ] = 8,
-    guidance: Annotated[
-        float, typer.Option(metavar="S", help="How strongly a prior follows its conditions.")
-    ] = 1.0,
+    steps: given.PriorStepsOption = None,
+    guidance: given.PriorGuidanceOption = None,
+    token_temperature: given.PriorTemperatureOption = None,
     seed: given.SeedOption = 0,
     out: given.ResultOption = None,
     device: given.DeviceOption = "auto",
@@ -72,7 +69,8 @@ def push(
 
     place = pick_device(device)
     clips = find_clips(data)[:episodes]
-    coded, more = open_judged(model, tokenizer, place, (steps, guidance, seed))
+    how = {"steps": steps, "guidance": guidance, "token_temperature": token_temperature}
+    coded, more, sampling = open_judged(model, tokenizer, place, how, seed)
     tiled = Tiled(bits=coded.bits)
     still = {"first frame": repeat_first, "mean frame": repeat_mean}
     candidates: dict[str, Make] = {
@@ -91,7 +89,7 @@ def push(
         )
     spent = {"model": coded.bits, "h264": tiled.spent}
     bits = {name: sum(each.values()) / len(clips) for name, each in spent.items()}
-    record = {"model": model, "steps": steps, "guidance": guidance, "seed": seed, "bits": bits}
+    record = {"model": model, "sampling": sampling, "seed": seed, "bits": bits}
     record |= {**asdict(found), "missing": missing}
     if out is not None:
         save_record(record, out)
@@ -99,9 +97,9 @@ def push(
 
 
 def open_judged(
-    model: str, tokenizer: str | None, device: Any, how: tuple[int, float, int]
-) -> "tuple[Coded, dict[str, Make]]":
-    """What gives the bits, and the candidates that MODEL stands for."""
+    model: str, tokenizer: str | None, device: Any, how: dict[str, Any], seed: int
+) -> "tuple[Coded, dict[str, Make], dict[str, Any]]":
+    """What gives the bits, the candidates that MODEL stands for, and how a prior is decoded."""
     from reeltok import zoo
     from reeltok.evaluate.push.candidates import Coded
     from reeltok.files.parsing import read_object
@@ -109,20 +107,18 @@ def open_judged(
     config = Path(model) / "config.json"
     if not config.is_file() or read_object(config).get("family") != "masked":
         coded = Coded(tokenizer=zoo.load(model, device=device))
-        return coded, {"tokenizer": coded}
+        return coded, {"tokenizer": coded}, {}
     from reeltok.generate.masked import following
     from reeltok.generate.predictor import PriorPredictor
-    from reeltok.generate.schedule import Sampling
 
-    steps, guidance, _ = how
-    sampling = Sampling(steps=steps, guidance=guidance)
-    prior = PriorPredictor(model, tokenizer=tokenizer, sampling=sampling, device=device)
+    prior = PriorPredictor(model, tokenizer=tokenizer, device=device)
+    prior.sampling = prior.sampling.with_(**how)
     has_reference = prior.prior.config.reference is not None
     coded = Coded(tokenizer=following(prior.tokenizer), given=has_reference)
-    found = {"prior": follower(prior, how[2], shift=0)}
+    found = {"prior": follower(prior, seed, shift=0)}
     if prior.knows_actions:
-        found["prior, other actions"] = follower(prior, how[2], shift=1)
-    return coded, {**found, "ceiling": coded}
+        found["prior, other actions"] = follower(prior, seed, shift=1)
+    return coded, {**found, "ceiling": coded}, asdict(prior.sampling)
 
 
 def open_lpips(clip: "Clip") -> "tuple[LPIPS | None, Mapping[str, str]]":

@@ -86,7 +86,7 @@ def view(
 
     offer = work.Offer([*(model or ()), *zoo.bundled()], load)
     prepare_serving(host)
-    drive = None if prior is None else open_drive(prior, starts, None, (6, 1.0), 0, device)
+    drive = None if prior is None else open_drive(prior, starts, None, {}, 0, device)
     try:
         shown = page.Page(offer, limits)
         app.serve(shown, host=host, port=port, ready=say_address, drive=drive)

@@ -69,7 +69,7 @@ def decode_masked(
         if progress is not None:
             progress(step / sampling.steps)
         shown = apply_mask(ids, masked, config.vocabulary, known)
-        probabilities = guided(prior, shown, conditions, sampling.guidance)
+        probabilities = guided(prior, shown, conditions, sampling)
         uniform = rng.rand(len(probabilities) + 1, cells).to(device)
         digits = [pick(each, uniform[:, i]) for i, each in enumerate(probabilities)]
         ids = torch.where(masked, join_ids(digits, config.factors), ids)
@@ -85,11 +85,11 @@ def decode_masked(
 
 
 def guided(
-    prior: Prior, ids: Int[Tensor, "b n"], conditions: Conditions, guidance: float
+    prior: Prior, ids: Int[Tensor, "b n"], conditions: Conditions, sampling: Sampling
 ) -> list[Float[Tensor, "b n f"]]:
-    """Probabilities of each factor; with guidance s = s(nothing) + guidance (s - s(nothing))."""
+    """Probabilities of each factor: of s(nothing) + guidance (s - s(nothing)), by temperature."""
     scores = prior(ids, conditions)
-    if guidance != 1:
+    if sampling.guidance != 1:
         bare = prior(ids, conditions.without(len(ids)))
-        scores = [torch.lerp(b, s, guidance) for b, s in zip(bare, scores, strict=True)]
-    return [score.float().softmax(-1) for score in scores]
+        scores = [torch.lerp(b, s, sampling.guidance) for b, s in zip(bare, scores, strict=True)]
+    return [(score.float() / sampling.token_temperature).softmax(-1) for score in scores]

@@ -119,7 +119,7 @@ def generate(
     prior was not trained for, and for a tokenizer whose ids it does not make.
     """
     config, clip = prior.config, pick_clip(prior.config, tokenizer)
-    sampling = sampling or Sampling()
+    sampling = sampling or config.sampling
     label = pick_label(config, class_name, sampling.guidance)
     frames = None if video is None else unit_frames(video)
     conditions, settings = condition(prior, clip, frames, actions, label, count)

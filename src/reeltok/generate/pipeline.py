@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,11 @@ class GenerationRequest:
 
     class_name: str | None = None
     steps: int | None = None
-    guidance: float = 1.0
+    guidance: float | None = None
     sampler: str | None = None
     schedule: str | None = None
     temperature: float | None = None
+    token_temperature: float | None = None
     given: Path | None = None
     given_frames: int | None = None
     last_frames: int | None = None
@@ -53,7 +54,10 @@ def option_of(name: str) -> str:
 
 
 COMPLETING = ("last_frames", "inpaint", "outpaint")
-FOR_PRIORS = ("schedule", "temperature", "given", "given_frames", *COMPLETING, "blocks", "actions")
+FOR_PRIORS = (
+    *("schedule", "temperature", "token_temperature"),
+    *("given", "given_frames", *COMPLETING, "blocks", "actions"),
+)
 FOR_FLOWS = ("sampler",)
 """What only one kind of generator can be asked for."""
 
@@ -151,7 +155,8 @@ def flow_pipeline(
 ) -> GenerationPipeline:
     """Whole clips from noise."""
     clip = flow.pick_clip(model.config, tokenizer)
-    flow.pick_label(model.config, request.class_name, request.guidance)
+    guidance = 1.0 if request.guidance is None else request.guidance
+    flow.pick_label(model.config, request.class_name, guidance)
     sampler = request.sampler or "euler-maruyama"
 
     def make(count: int, seed: int, first: int, tell: Callable) -> Iterator[Tensor]:
@@ -164,7 +169,7 @@ def flow_pipeline(
             class_name=request.class_name,
             steps=request.steps or 250,
             sampler=sampler,
-            guidance=request.guidance,
+            guidance=guidance,
             progress=tell,
         )
         yield tokenizer.decode(tokens)
@@ -195,7 +200,8 @@ def prior_pipeline(
     Where a reference is needed and none is given, each video begins with another of `starts`.
     """
     clip = masked.pick_clip(prior.config, tokenizer)
-    masked.pick_label(prior.config, request.class_name, request.guidance)
+    sampling = sampling_of(request, prior.config.sampling)
+    masked.pick_label(prior.config, request.class_name, sampling.guidance)
     has_reference = prior.config.reference is not None
     shown = given_pixels(request, clip, has_reference=has_reference)
     video = read_given(
@@ -205,7 +211,7 @@ def prior_pipeline(
         starts = None
     elif starts is None:
         raise ValueError("this prior continues a reference frame: name a video with `given`")
-    options = {"sampling": sampling_of(request), "class_name": request.class_name}
+    options = {"sampling": sampling, "class_name": request.class_name}
     actions, blocks = None, request.blocks or 1
     if request.actions is not None or starts is None or starts.actions is None:
         actions = known_actions(request.actions, prior.config.actions)
@@ -256,14 +262,13 @@ def continue_video(
     yield from chain([start], more)
 
 
-def sampling_of(request: GenerationRequest) -> Any:
+def sampling_of(request: GenerationRequest, usual: Sampling) -> Sampling:
     """How a prior's tokens are decoded. ValueError for a schedule or number that does not exist."""
     if request.schedule is not None and request.schedule not in SHARES:
         raise ValueError(
             f"no schedule is called {request.schedule!r}: choose one of {', '.join(SHARES)}"
         )
-    named = {"steps", "schedule", "temperature", "guidance"}
-    return Sampling(**{k: v for k, v in asdict(request).items() if k in named and v is not None})
+    return usual.with_(**{each.name: getattr(request, each.name) for each in fields(usual)})
 
 
 def given_pixels(

@@ -36,7 +36,7 @@ class PriorPredictor:
         if clip.height != clip.width:
             size = f"{clip.height}x{clip.width}"
             raise ValueError(f"this prior makes frames of {size}: the protocol is of squares")
-        self.size, self.sampling = clip.height, sampling or Sampling()
+        self.size, self.sampling = clip.height, sampling or config.sampling
         self.frames = clip.frames + int(config.reference is not None)
         self.knows_actions = bool(config.actions)
 

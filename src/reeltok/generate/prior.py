@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from reeltok.generate.clip_spec import ClipSpec
 from reeltok.generate.conditions import Timing
+from reeltok.generate.schedule import Sampling
 from reeltok.nn.bounds import Depth, Side, Triple, Width
 from reeltok.nn.linear import Linear, linear
 from reeltok.nn.transformer import Block
@@ -50,7 +51,8 @@ class PriorConfig:
     `actions` are numbers per token step. `reference`: pixels (h, w) of a cell of the frame that the
     clip follows (None: no such frame); `noise` is the largest standard deviation of what was added
     to that frame in training, in units of [-1, 1], and the prior is told how much it is. `dropout`
-    is the share of examples that are trained without any of these, which guidance needs.
+    is the share of examples that are trained without any of these, which guidance needs. `sampling`
+    is how ids are decoded where nothing else is asked.
     """
 
     grid: Triple
@@ -66,6 +68,7 @@ class PriorConfig:
     noise: float = Field(default=0.0, ge=0)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     clip: ClipSpec | None = None
+    sampling: Sampling = Sampling()
 
     @property
     def vocabulary(self) -> int:

@@ -195,7 +195,10 @@ def prior_push() -> GeneratorRecipe:
         name="prior_push",
         generator="prior",
         tokenizer="reftok-push",
-        settings={"width": 224, "depth": 6, "heads": 4, "dropout": 0.1},
+        settings={
+            **{"width": 224, "depth": 6, "heads": 4, "dropout": 0.1},
+            "sampling": {"steps": 4, "guidance": 1.5, "token_temperature": 0.5},
+        },
         given=1,
         actions=4,
         chain=4,

@@ -6,7 +6,8 @@ et al. 2022, section 3.2; MAGVIT, Yu et al. 2023, section 3.2).
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -30,12 +31,18 @@ class Sampling:
 
     Gumbel noise times `temperature`, which falls linearly to zero, is added to the logarithms of
     the probabilities that decide what is kept. `guidance` above 1 goes beyond the conditions.
+    Below 1 `token_temperature`, which divides the logits, prefers the likelier ids.
     """
 
     steps: int = Field(default=12, ge=1)
     schedule: MaskSchedule = "cosine"
     temperature: float = Field(default=4.5, ge=0)
     guidance: float = Field(default=1.0, ge=0)
+    token_temperature: float = Field(default=1.0, gt=0)
+
+    def with_(self, **values: Any) -> "Sampling":
+        """The same with these values in place of its own, but for those that are None."""
+        return replace(self, **{k: value for k, value in values.items() if value is not None})
 
 
 BAIR_STANDARD = Sampling(schedule="exponential", temperature=400.0)
