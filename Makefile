@@ -28,6 +28,8 @@ demo: .venv/made  ## a real video to tokens and back, into out/ (VIDEO=clip.mp4 
 
 # Threads that wait asleep: on a busy machine those that spin make small operations minutes long.
 test test-all test-machines test-browser: export OMP_WAIT_POLICY := passive
+# Bytecode is kept, whatever the shell says: tests start hundreds of commands.
+test test-all test-machines test-browser: export PYTHONDONTWRITEBYTECODE :=
 
 # A process for each core with one thread each; the tests of a file stay together.
 JOBS ?= 2
