@@ -16,11 +16,15 @@ DataArgument = Annotated[str, typer.Argument(metavar="DATA", show_default=False)
 OutArgument = Annotated[str, typer.Argument(metavar="OUT", show_default=False)]
 PlaceArgument = Annotated[str, typer.Argument(metavar="CORPUS", show_default=False)]
 WindowsOption = Annotated[
-    int | None, typer.Option(metavar="N", help="Frames of a window; by default whole clips.")
+    int | None,
+    typer.Option(metavar="N", help="Number of frames in a window; by default whole clips."),
 ]
 StrideOption = Annotated[
     int | None,
-    typer.Option(metavar="N", help="Frames from one window to the next; by default as --frames."),
+    typer.Option(
+        metavar="N",
+        help="Frames from the start of one window to the next; by default as many as --frames.",
+    ),
 ]
 SizeOption = Annotated[
     str | None,
@@ -35,7 +39,7 @@ BucketsOption = Annotated[
     typer.Option(
         metavar="WxHxF,...",
         help="Sizes and frames of windows, such as 448x256x17,256x448x17; each clip goes to the"
-        " nearest shape. By default --size and --frames say them.",
+        " nearest shape; by default those of --size and --frames.",
     ),
 ]
 ShortestOption = Annotated[
@@ -68,9 +72,11 @@ PackOption = Annotated[
     bool,
     typer.Option("--pack", help="Pack ids without loss, by the packing model of --model."),
 ]
-BatchOption = Annotated[int, typer.Option(metavar="N", help="Windows to code at a time.")]
-ClipsOption = Annotated[int, typer.Option(metavar="N", help="Clips of a shard.")]
-ThreadsOption = Annotated[int, typer.Option(metavar="N", help="Threads of each encoder.")]
+BatchOption = Annotated[
+    int, typer.Option(metavar="N", help="Number of windows to encode at the same time.")
+]
+ClipsOption = Annotated[int, typer.Option(metavar="N", help="Number of clips in a shard.")]
+ThreadsOption = Annotated[int, typer.Option(metavar="N", help="Number of threads of each encoder.")]
 RootOption = Annotated[
     str | None,
     typer.Option(metavar="FOLDER", help="Folder of a list's files; by default the list's own."),
@@ -116,10 +122,12 @@ RayOption = Annotated[
 ]
 GpusOption = Annotated[
     int,
-    typer.Option(metavar="N", help="With --ray, encode on so many GPUs; 0: encode on CPUs."),
+    typer.Option(
+        metavar="N", help="With --ray, the number of GPUs to encode on; 0 encodes on CPUs."
+    ),
 ]
 RetryOption = Annotated[
-    bool, typer.Option("--retry-failed", help="Try clips again that could not be read.")
+    bool, typer.Option("--retry-failed", help="Retry clips that could not be read.")
 ]
 
 

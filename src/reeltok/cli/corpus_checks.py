@@ -22,14 +22,16 @@ def corpus_verify(
         str | None,
         typer.Option(
             metavar="DATA",
-            help="What it was built from: sampled rows are compared with their clips; by default"
-            " they are only decoded.",
+            help="Clips that the corpus was built from, to compare sampled rows with; by default"
+            " rows are only decoded.",
         ),
     ] = None,
     root: building.RootOption = None,
     column: building.ColumnOption = None,
-    samples: Annotated[int, typer.Option(metavar="N", help="Rows to decode; 0 for none.")] = 4,
-    seed: Annotated[int, typer.Option(metavar="N", help="Which rows are drawn.")] = 0,
+    samples: Annotated[
+        int, typer.Option(metavar="N", help="Number of rows to decode; 0 for none.")
+    ] = 4,
+    seed: Annotated[int, typer.Option(metavar="N", help="Random seed that chooses the rows.")] = 0,
     sheet: Annotated[
         str | None,
         typer.Option(
@@ -172,7 +174,7 @@ def plan(
     device: given.DeviceOption = "auto",
     dtype: given.DtypeOption = "fp32",
     workers: Annotated[
-        int, typer.Option(metavar="N", help="Workers that would share the shards.")
+        int, typer.Option(metavar="N", help="Number of workers that share the shards.")
     ] = 1,
 ) -> Report:
     """Say how long `corpus build` would take, and how large the corpus would be.

@@ -33,7 +33,7 @@ def demo(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Further tokenizer to show beside, a name or a folder; may be repeated; by "
+            help="Another tokenizer to show beside it, a name or a folder; may be repeated; by "
             "default reftok-default and default-kl beside default.",
         ),
     ] = None,

@@ -24,7 +24,8 @@ def export(
         ),
     ],
     frames: Annotated[
-        int, typer.Option(metavar="N", help="Frames of a clip, made up to whole groups.")
+        int,
+        typer.Option(metavar="N", help="Number of frames in a clip, rounded up to whole groups."),
     ] = 17,
     weights: given.WeightsOption = None,
     force: given.ForceOption = False,

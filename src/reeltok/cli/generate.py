@@ -68,7 +68,7 @@ TemperatureOption = Annotated[
     float | None,
     typer.Option(
         metavar="T",
-        help="Temperature of a prior's choice which ids to keep in each step; by default 4.5.",
+        help="Temperature at which a prior chooses the ids to keep in each step; by default 4.5.",
     ),
 ]
 GivenOption = Annotated[

@@ -65,7 +65,7 @@ COMMANDS = {
     "corpus plan": (
         "corpus_checks",
         "plan",
-        "Say how long a corpus would take, and how large it would be.",
+        "Estimate how long a corpus takes to build, and how large it becomes.",
     ),
     "corpus verify": (
         "corpus_checks",

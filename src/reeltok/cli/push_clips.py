@@ -16,12 +16,15 @@ def make_push(
     out: Annotated[Path, typer.Argument(metavar="OUT", show_default=False)],
     *,
     episodes: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Number of episodes the folder is to hold.")
+        int, typer.Option(min=1, metavar="N", help="Number of episodes that the folder will hold.")
     ] = 100,
     frames: Annotated[
-        int, typer.Option(min=2, metavar="N", help="Frames of an episode, 10 per second.")
+        int,
+        typer.Option(min=2, metavar="N", help="Number of frames in an episode, at 10 per second."),
     ] = 30,
-    size: Annotated[int, typer.Option(metavar="N", help="Pixels of a side.")] = 64,
+    size: Annotated[
+        int, typer.Option(metavar="N", help="Height and width of the frames in pixels.")
+    ] = 64,
     seed: Annotated[
         int,
         typer.Option(min=0, metavar="N", help="Random seed: other seeds make other episodes."),

@@ -46,8 +46,8 @@ def push_sets(
     """Compare how generated and real videos of the pushing world move, as two sets.
 
     MADE and REAL are folders or lists. One half of the real videos is the reference; the other
-    half, and itself coded, frozen, shuffled and blurred, say what a gap between sets means: that of
-    two distributions is from 0 to 1 (Kolmogorov-Smirnov), and meaned over all statistics.
+    half, and itself coded, frozen, shuffled and blurred, show what a gap between sets means: the
+    distance of two distributions, from 0 to 1 (Kolmogorov-Smirnov), averaged over all statistics.
     """
     check_result(out, force=force, inputs=[made, real])
     from reeltok.evaluate.push.sets import SPOILED, compare_sets
