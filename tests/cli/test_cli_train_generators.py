@@ -207,9 +207,14 @@ def test_resumed_runs_go_on_as_if_nothing_was(
 
 
 def test_a_prior_is_trained_on_a_corpus(
-    run: Run, tokenizers: dict[str, Path], data: Path, tmp_path: Path
+    run: Run,
+    tokenizers: dict[str, Path],
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A corpus holds no condition videos: they are made of decoded frames, which is said."""
+    monkeypatch.setattr("reeltok.generate.examples.SAY_AFTER", 0.0)
     made = tmp_path / "tokens"
     options = ("--model", tokenizers["plain"], "--frames", 5, "--size", "16x16", "--device", "cpu")
     built = run("corpus", "build", data, made, *options)
@@ -218,6 +223,7 @@ def test_a_prior_is_trained_on_a_corpus(
     found = run(*words("prior_cpu", tokenizers["plain"], made, out, frames=5, given=1))
     assert found.code == 0, found.err
     assert "holds no condition videos" in found.err
+    assert "3 of 8 examples are made" in found.err, found.err
     assert masked.load(out / "model").config.clip.fps == 10
     asked = ["--steps", 2, "--out", tmp_path / "videos", "--given", next(data.rglob("*.mkv"))]
     assert run("generate", out / "model", *asked, "--given-frames", 1).code == 0

@@ -3,7 +3,8 @@
 import math
 import shutil
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,12 +36,13 @@ from reeltok.generate.prior import PriorConfig
 from reeltok.generate.recipes import GeneratorRecipe
 from reeltok.generate.sit import FlowConfig
 from reeltok.generate.told import Told, masks_of
-from reeltok.parallel import Rank
+from reeltok.parallel import Rank, rank_and_world
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.train.checks import require_groups_named
 from reeltok.train.logbook import say
 from reeltok.video.record import Video
 
+SAY_AFTER = 10.0  # seconds
 MADE = "corpus"  # in the folder of a run: the corpus of its clips
 ShowClips = Callable[[int], AbstractContextManager[Callable[[int], None]]]
 """Opens a display for so many clips; inside, what it gives is told how many more are coded."""
@@ -231,7 +233,8 @@ def ids_of(
     if not rows:
         return None
     told, found = Told(recipe=recipe, config=config), list[dict[str, Tensor]]()
-    for row, label in zip(rows, labels_of(rows, split.classes), strict=True):
+    labels = labels_of(rows, split.classes)
+    for row, label in zip(saying_how_far(rows, "examples are made"), labels, strict=True):
         if row.ids is None:
             raise ValueError(
                 f"{corpus.place} keeps latents, a prior is trained on ids: build with `keep` ids"
@@ -244,6 +247,16 @@ def ids_of(
     empty = [padding_cells(m, spec, config.grid).flatten() for m in masks_of(recipe, config)]
     fields = {name: torch.cat([each[name] for each in found]) for name in found[0]}
     return Examples(padding=torch.stack(empty) if empty else None, **fields)
+
+
+def saying_how_far(rows: Sequence[Row], what: str) -> Iterator[Row]:
+    """The rows one after another; where they take long, how many are done, on standard error."""
+    said = time.monotonic()
+    for number, row in enumerate(rows):
+        if time.monotonic() - said > SAY_AFTER and rank_and_world()[0] == 0:
+            said = time.monotonic()
+            say(f"{number:,} of {len(rows):,} {what}")
+        yield row
 
 
 @torch.no_grad()
