@@ -9,7 +9,7 @@ from small_models import CAUSAL, DISCRETE
 
 from reeltok.corpus import (
     Built,
-    Held,
+    LoadedTokenizer,
     NamedTokenizer,
     Shaping,
     WindowCoding,
@@ -20,11 +20,11 @@ from reeltok.models.vidtok.network import VidTok
 from reeltok.video.record import write
 
 
-def opener(*, continuous: bool = False) -> Held:
+def opener(*, continuous: bool = False) -> LoadedTokenizer:
     """A tokenizer of random weights, the same each time."""
     torch.manual_seed(1)
     config, name = (CAUSAL, "small-kl") if continuous else (DISCRETE, "small")
-    return Held(tokenizer=VidTok(config, name).eval(), load=name)
+    return LoadedTokenizer(tokenizer=VidTok(config, name).eval(), load=name)
 
 
 def write_clips(folder: Path, lengths: tuple[int, ...], *, first: int = 0) -> Path:
@@ -41,7 +41,7 @@ def build(
     shaping: Shaping,
     *,
     clips_each: int = 64,
-    held: Held | NamedTokenizer | None = None,
+    held: LoadedTokenizer | NamedTokenizer | None = None,
     **options: Any,
 ) -> Built:
     """A corpus of clips by the small tokenizer."""

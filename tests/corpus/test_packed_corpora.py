@@ -12,7 +12,7 @@ from small_packing import add_packing, small_packing
 
 from reeltok.corpus import Corpus, Engine, NamedTokenizer, Shaping
 from reeltok.corpus.formats.export import export_corpus
-from reeltok.corpus.opening import Held
+from reeltok.corpus.opening import LoadedTokenizer
 from reeltok.tokens.header import SEGMENT
 from reeltok.tokens.packing.model import NAME
 from reeltok.video.record import read
@@ -136,7 +136,7 @@ def test_what_cannot_be_packed_is_refused_before_anything_is_written(
     tokenizer = opener().tokenizer
     tokenizer.packing = tmp_path / NAME
     with pytest.raises(ValueError, match=r"trained on ids of other weights \(abababababab"):
-        build(clips, out, WINDOWS, held=Held(tokenizer=tokenizer, load="small"), **PACK)
+        build(clips, out, WINDOWS, held=LoadedTokenizer(tokenizer=tokenizer, load="small"), **PACK)
 
     def missing(what: str) -> None:
         raise ValueError(f"{what}: pip install 'reeltok[codec]'")

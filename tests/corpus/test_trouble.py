@@ -11,7 +11,7 @@ import torch
 from corpus_clips import build, opener, write_clips
 from small_models import COORDTOK, DISCRETE
 
-from reeltok.corpus import Corpus, Held, Shaping
+from reeltok.corpus import Corpus, LoadedTokenizer, Shaping
 from reeltok.corpus.place import Place
 from reeltok.corpus.shard import FileWriter
 from reeltok.models.coordtok.network import CoordTok
@@ -113,18 +113,18 @@ def test_another_tokenizer_is_refused_and_both_are_named(tmp_path: Path) -> None
     clips = write_clips(tmp_path / "clips", (5,))
     build(clips, tmp_path / "out", WINDOWS)
     torch.manual_seed(2)
-    other = Held(tokenizer=VidTok(DISCRETE, "other").eval())
+    other = LoadedTokenizer(tokenizer=VidTok(DISCRETE, "other").eval())
     with pytest.raises(ValueError, match=r"by the tokenizer small \(\w{12}\), now it is other"):
         build(clips, tmp_path / "out", WINDOWS, held=other)
     with pytest.raises(ValueError, match=r"holds tokens of small \(\w{12}\), this is other"):
         Corpus(tmp_path / "out").decode(0, other.tokenizer)
-    same = Held(tokenizer=opener().tokenizer, load="another/path/to/it")
+    same = LoadedTokenizer(tokenizer=opener().tokenizer, load="another/path/to/it")
     assert build(clips, tmp_path / "out", WINDOWS, held=same).made == 0
 
 
 def test_a_corpus_that_names_code_runs_none(tmp_path: Path) -> None:
     clips, named = write_clips(tmp_path / "clips", (5,)), opener().tokenizer
-    build(clips, tmp_path / "out", WINDOWS, held=Held(tokenizer=named, load="os:getcwd"))
+    build(clips, tmp_path / "out", WINDOWS, held=LoadedTokenizer(tokenizer=named, load="os:getcwd"))
     with pytest.raises(ValueError, match=r"os:getcwd runs code"):
         Corpus(tmp_path / "out").load()
 
@@ -143,7 +143,7 @@ def family(name: str) -> Tokenizer:
 def test_tokens_of_every_family_are_kept_whole(tmp_path: Path, name: str, frames: int) -> None:
     """CoordTok's planes and RefTok's stored references, several in a batch."""
     clips, tokenizer = write_clips(tmp_path / "clips", (10, 5, 9)), family(name)
-    shaping, held = Shaping(frames=frames, size=(16, 16)), Held(tokenizer=tokenizer)
+    shaping, held = Shaping(frames=frames, size=(16, 16)), LoadedTokenizer(tokenizer=tokenizer)
     build(clips, tmp_path / "out", shaping, held=held, coding={"dtype": "float32", "batch": 3})
     build(clips, tmp_path / "one", shaping, held=held, coding={"dtype": "float32", "batch": 1})
     many, single = Corpus(tmp_path / "out"), Corpus(tmp_path / "one")
@@ -169,7 +169,7 @@ def test_the_autoencoders_of_others_keep_raw_latents_and_their_own_scale(
     clips = write_clips(tmp_path / "clips", (9, 9))
     torch.manual_seed(0)
     tokenizer = Diffusers(DiffusersConfig(class_name=kind, arguments=TINY[kind]), "theirs").eval()
-    held, shaping = Held(tokenizer=tokenizer), Shaping(frames=9, size=(32, 32))
+    held, shaping = LoadedTokenizer(tokenizer=tokenizer), Shaping(frames=9, size=(32, 32))
     build(clips, tmp_path / "out", shaping, held=held, coding={"dtype": "float32"})
     corpus = Corpus(tmp_path / "out")
     row, tokens = corpus[1], corpus.tokens(1, tokenizer)

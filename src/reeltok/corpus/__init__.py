@@ -20,7 +20,7 @@ _HOME = {
     "Cluster": "cluster",
     "Corpus": "read",
     "Engine": "engines",
-    "Held": "opening",
+    "LoadedTokenizer": "opening",
     "NamedTokenizer": "opening",
     "Plan": "plan",
     "Row": "row",
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from reeltok.corpus.cluster import Cluster as Cluster
     from reeltok.corpus.engines import Engine as Engine
     from reeltok.corpus.finish import finish_corpus as finish_corpus
-    from reeltok.corpus.opening import Held as Held
+    from reeltok.corpus.opening import LoadedTokenizer as LoadedTokenizer
     from reeltok.corpus.opening import NamedTokenizer as NamedTokenizer
     from reeltok.corpus.plan import Plan as Plan
     from reeltok.corpus.plan import WindowCoding as WindowCoding

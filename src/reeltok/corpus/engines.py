@@ -116,17 +116,17 @@ def share_out(
 ) -> None:
     """Processes that each take the next shard when they are done with one."""
     spawn = multiprocessing.get_context("spawn")
-    tasks, told = spawn.Queue(), spawn.Queue()
+    tasks, messages = spawn.Queue(), spawn.Queue()
     for number in [*numbers, *(None for _ in devices)]:
         tasks.put(number)
     workers = []
     try:
         for device in devices:
-            given = (plan, opener, str(place), device, decoders, tasks, told)
+            given = (plan, opener, str(place), device, decoders, tasks, messages)
             worker = spawn.Process(target=work, args=given, name=f"corpus-{device}")
             worker.start()
             workers.append(worker)
-        watch(workers, told, on_clips)
+        watch(workers, messages, on_clips)
     finally:
         for worker in workers:
             worker.terminate()
@@ -135,22 +135,22 @@ def share_out(
 
 
 def work(
-    plan: Plan, opener: Open, place: str, device: str, decoders: int, tasks: Any, told: Any
+    plan: Plan, opener: Open, place: str, device: str, decoders: int, tasks: Any, messages: Any
 ) -> None:
-    """What a process does: shards, until there are no more. What went wrong is told."""
+    """What a process does: shards, until there are no more. Errors are among the messages."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
 
     def done(clips: int) -> None:
         end_with_parent()
-        told.put(("clips", clips))
+        messages.put(("clips", clips))
 
     try:
         torch.set_num_threads(plan.coding.threads)
-        hand_on_notes(lambda note: told.put(("note", note)))
+        hand_on_notes(lambda note: messages.put(("note", note)))
         make_all(plan, numbers_of(tasks), opener, Place(place), device, decoders, done)
-        told.put(("done", None))
+        messages.put(("done", None))
     except (ValueError, OSError, MemoryError, RuntimeError, ImportError) as error:
-        told.put(("error", one_line(error)))
+        messages.put(("error", one_line(error)))
 
 
 def end_with_parent() -> None:
@@ -173,12 +173,12 @@ def numbers_of(tasks: Any) -> Iterator[int]:
         yield number
 
 
-def watch(workers: Sequence[Any], told: Any, on_clips: OnClips | None) -> None:
+def watch(workers: Sequence[Any], messages: Any, on_clips: OnClips | None) -> None:
     """Wait until all are done. OSError for what a worker says, or where it ended without a word."""
     left = len(workers)
     while left:
         try:
-            kind, what = told.get(timeout=WAIT)
+            kind, what = messages.get(timeout=WAIT)
         except queue.Empty:
             ended = [w for w in workers if w.exitcode not in (None, 0)]
             if ended:

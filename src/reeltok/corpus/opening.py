@@ -39,7 +39,7 @@ class NamedTokenizer:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Held:
+class LoadedTokenizer:
     """A tokenizer that is there already, and is copied to other processes."""
 
     tokenizer: Tokenizer

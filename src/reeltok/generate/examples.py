@@ -16,7 +16,7 @@ from torch import Tensor
 
 from reeltok.corpus.engines import Engine
 from reeltok.corpus.finish import FAILED
-from reeltok.corpus.opening import Held
+from reeltok.corpus.opening import LoadedTokenizer
 from reeltok.corpus.place import Place
 from reeltok.corpus.plan import PLAN, Keep, WindowCoding, make_plan, read_plan
 from reeltok.corpus.read import Corpus, is_corpus
@@ -82,7 +82,7 @@ def open_examples(
     )
     if not resume and place.has(PLAN) and read_plan(place) != plan.record:
         shutil.rmtree(out / MADE)  # of a run that never began
-    held, engine = Held(tokenizer=tokenizer), Engine(device=str(at.device), jobs=1)
+    held, engine = LoadedTokenizer(tokenizer=tokenizer), Engine(device=str(at.device), jobs=1)
     with show(len(plan.sources)) if show is not None else nullcontext() as on_clips:
         build_corpus(plan, place, held, engine=engine, share=(0, 1), on_clips=on_clips)
     return Corpus(place)
