@@ -173,6 +173,9 @@ def test_programs_are_equal_to_their_models(case: str, to: str, tmp_path: Path) 
     pytest.importorskip("onnxruntime", reason="needs onnxruntime (extra onnx)")
     model = build(CASES[case])
     for program in export_programs(model, tmp_path / "out", to=to, frames=9):
+        print(
+            f"\n{case} {to} {program.name} {program.difference:.1e} {program.state_difference:.1e}"
+        )
         assert program.difference < 1e-5, program.name
         assert program.state_difference < 5e-5, program.name  # eager itself is 1e-5 from float64
         assert program.same in (None, 1.0), program.name

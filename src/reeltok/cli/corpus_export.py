@@ -48,5 +48,5 @@ def corpus_export(
         made = export_corpus(corpus, out, to=to, dtype=kind, on_row=progress.of_file())
     note_all(made.notes)
     said = f"{count(made.rows, 'row')} for {to} in {out}: {count(made.files, 'file')}, "
-    said += f"{made.bytes / 1e6:,.1f} MB\nnext: {made.next}"
+    said += f"{made.bytes:,} bytes\nnext: {made.next}"
     return Report(data={**vars(made), "folder": str(made.folder)}, text=said)
