@@ -379,8 +379,8 @@ def _parts(video: Any) -> Iterator[Video]:
         return iter([whole])
     if isinstance(whole, str | bytes | Path | Mapping) or not isinstance(whole, Iterable):
         raise ValueError(
-            f"a {type(video).__name__} is not a video: give a Video, an array, or a list of "
-            "pictures"
+            f"a value of type {type(video).__name__} is not a video: give a Video, an array, or a "
+            "list of pictures"
         )
     return map(_part, whole)
 
@@ -390,5 +390,7 @@ def _part(x: Any) -> Video:
     if isinstance(x, Video):
         return x
     if not isinstance(x, Tensor | np.ndarray):
-        raise ValueError(f"a {type(x).__name__} is not a picture: give arrays, tensors or Pillow's")
+        raise ValueError(
+            f"a value of type {type(x).__name__} is not a picture: give arrays, tensors or Pillow's"
+        )
     return Video(_frames_of(x, picture=x.ndim < 4))
