@@ -9,15 +9,18 @@ import torch
 from small_priors import SIZE, prior_for
 
 import reeltok
+from reeltok.evaluate.push.locate import find_gripper
 from reeltok.generate import folder as folders
 from reeltok.generate import masked
 from reeltok.generate.bundle import bundle_generator, main
 from reeltok.generate.folder import bundled_generators, find_generator, save_generator
 from reeltok.generate.pipeline import GenerationRequest, generate_files, open_generator
+from reeltok.generate.predictor import PriorPredictor
 from reeltok.generate.recipes import prior_push
 from reeltok.generate.starts import read_starts
 from reeltok.models.reftok.network import RefTok
 from reeltok.train.recipes import as_json
+from reeltok.video.record import to_bytes
 
 
 def write_episodes(folder: Path, count: int, size: tuple[int, int] = SIZE) -> Path:
@@ -113,6 +116,25 @@ def test_frames_of_another_size_are_refused(known: str, leaning: RefTok, tmp_pat
     clip = masked.load(known).config.clip
     with pytest.raises(ValueError, match="8x8, the prior makes 16x24"):
         read_starts(known, clip)
+
+
+def test_the_bundled_prior_moves_the_gripper_where_it_is_told() -> None:
+    prior = PriorPredictor("prior-push")
+    assert prior.tokenizer.hash() == reeltok.load("reftok-push").hash()
+    starts = read_starts("prior-push", masked.pick_clip(prior.prior.config, prior.tokenizer))
+    assert starts is not None
+    frames = torch.cat([to_bytes(one[None]) for one in starts.frames[:3]])
+    ways = {"no": (0, 0.0), "right": (0, 1.0), "left": (0, -1.0), "away": (1, 1.0), "near": (1, -1)}
+    found = {"start": find_gripper(frames.numpy()).mean(0)}
+    for name, (axis, much) in ways.items():
+        actions = torch.zeros(len(frames), 8, 4)
+        actions[:, :, axis] = much
+        made = prior.follow(frames, actions, frames=9)[:, :, -1:]
+        last = torch.cat([to_bytes(one[None]) for one in made])
+        found[name] = find_gripper(last.numpy()).mean(0)
+    assert np.abs(found["no"] - found["start"]).max() < 3
+    assert found["right"][0] - found["left"][0] > 30  # pixels of 64, in 8 frames
+    assert found["near"][1] - found["away"][1] > 20
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 def drive(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", show_default=False)],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", show_default=False)] = Path(
+        "prior-push"
+    ),
     *,
     starts: Annotated[
         str | None,
@@ -47,7 +49,7 @@ def drive(
     Arrow keys or dragging move the gripper, the prior predicts the next frames and its tokenizer
     decodes them. Beside them stands the simulator's truth where the extra `sim` is installed. The
     drive can be saved as an mp4. MODEL is the folder of a prior, such as RUN/model of `reeltok
-    train prior_push`. Ctrl-C ends it.
+    train prior_push`; by default the one that comes along, prior-push. Ctrl-C ends it.
     """
     from reeltok.viewer.drive.server import serve_pages
 

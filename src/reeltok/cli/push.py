@@ -103,8 +103,10 @@ def open_judged(
     from reeltok import zoo
     from reeltok.evaluate.push.candidates import Coded
     from reeltok.files.parsing import read_object
+    from reeltok.generate.folder import bundled_generators, find_generator
 
-    config = Path(model) / "config.json"
+    folder = find_generator(model) if model in bundled_generators() else Path(model)
+    config = folder / "config.json"
     if not config.is_file() or read_object(config).get("family") != "masked":
         coded = Coded(tokenizer=zoo.load(model, device=device))
         return coded, {"tokenizer": coded}, {}
