@@ -34,7 +34,7 @@ def demo(
         typer.Option(
             metavar="NAME",
             help="Another tokenizer to show beside it, a name or a folder; may be repeated; by "
-            "default reftok-default and default-kl beside default.",
+            "default reftok-default (and default-kl, where it is bundled) beside default.",
         ),
     ] = None,
     weights: given.WeightsOption = None,

@@ -13,7 +13,7 @@ EXAMPLES = {
     "statistics": "reeltok statistics my_model/ clips/ --frames 17",
     "train": "reeltok train small --data clips/ --out runs/first",
     "runs": "reeltok runs runs/first",
-    "generate": "reeltok generate prior-push --blocks 8 --count 4 --seed 0 --out samples/",
+    "generate": "reeltok generate prior-push --blocks 8 --count 4 --out samples/",
     "evaluate": "reeltok evaluate default clips/ --out default.json",
     "compare": "reeltok compare default --peer h264 clips/ --out report/",
     "fvd": "reeltok fvd samples/ ucf101/ --protocol ucf-128",
