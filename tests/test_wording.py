@@ -2,7 +2,7 @@
 
 import pytest
 
-from reeltok.wording import as_options, count, duration, left_out
+from reeltok.wording import as_options, count, duration, explain, left_out
 
 
 def test_numbers_of_things() -> None:
@@ -55,3 +55,11 @@ def test_no_name_is_said_twice(name: str, why: str, said: str) -> None:
 def test_arguments_are_said_as_the_options_of_a_command(sentence: str, said: str) -> None:
     flags = {"max_broken": "--max-broken", "raw": "--raw", "changes": "--set"}
     assert as_options(sentence, flags) == said
+
+
+def test_memory_that_says_what_to_do_is_left_to_say_it() -> None:
+    said = "memory ran out in strips of 8 pixels: give a lower `memory`"
+    assert explain(MemoryError(said), ["chunk", "memory"]) == said
+    assert explain(MemoryError(), ["chunk", "memory"]) == (
+        "out of memory: give a smaller `chunk`, or a lower `memory`"
+    )

@@ -13,6 +13,7 @@ SETTING = "REELTOK_FREED"  # keep or return: what commands do, whatever suits th
 # <malloc.h> of glibc
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LARGEST_KEPT = 2**30  # bytes of a block; larger ones are rare, and go back in any case
+LARGEST_LAYER = 2**23  # bytes of a block of a network that works in strips; frames are larger
 UNTRIMMED = -1
 USUAL_LARGEST, USUAL_TRIM = 2**25, 2**26  # what glibc comes to by itself once blocks were freed
 
@@ -28,6 +29,11 @@ def return_freed() -> bool:
     if done:
         ctypes.CDLL(None).malloc_trim(0)
     return done
+
+
+def return_frames() -> bool:
+    """Keep what layers free in strips, and give back frames; whether the process can."""
+    return _set(LARGEST_LAYER, USUAL_TRIM)
 
 
 def suit_commands() -> bool:

@@ -28,6 +28,7 @@ LESS = {
     "size": "a smaller `size`",
     "changes": "a smaller batch (`changes` data.windows.0.batch=1)",
     "jobs": "`jobs=1`",
+    "memory": "a lower `memory`",
 }
 """By the name of an option, how it saves memory."""
 ARGUMENT = re.compile(r"`(\w+)(?:=([^`]*))?`")  # of a function, as errors name it
@@ -102,6 +103,8 @@ def explain(error: BaseException, options: Collection[str] = ()) -> str | None:
     if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
         extra = EXTRAS[error.name]
         return f"this needs {error.name}, which is not here: pip install 'reeltok[{extra}]'"
+    if isinstance(error, MemoryError) and ARGUMENT.search(str(error)):
+        return one_line(error)
     if lacks_memory(error):
         return advise(options)
     if isinstance(error, ValueError | OSError):

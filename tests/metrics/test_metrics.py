@@ -8,7 +8,8 @@ from einops import rearrange
 
 from reeltok.evaluate.scores import FRAME_METRICS
 from reeltok.metrics import paired as metrics
-from reeltok.video.record import read
+from reeltok.metrics.bands import measure_bands
+from reeltok.video.record import Video, read
 
 
 def pair(*shape: int, noise: float = 0.1) -> tuple[torch.Tensor, torch.Tensor]:
@@ -200,3 +201,14 @@ def test_real_clips_agree_with_the_references(shared: Path) -> None:
     torch.testing.assert_close(metrics.ms_ssim(x, y)[0], ms_ssim(a, b, **like), atol=1e-5, rtol=0)
     wanted = [peak_signal_noise_ratio(q, p, data_range=1.0) for p, q in zip(a, b, strict=True)]
     torch.testing.assert_close(metrics.psnr(x, y)[0], torch.stack(wanted), atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(300, 200), (530, 515), (11, 40), (700, 410)])
+def test_bands_of_rows_give_the_same_values(size: tuple[int, int]) -> None:
+    """Also where the last band is lower than a square that SSIM pools."""
+    x = torch.randint(0, 256, (2, *size, 3), dtype=torch.uint8)
+    y = (x.int() + torch.randint(-9, 9, x.shape)).clamp(0, 255).byte()
+    found = measure_bands(x, y, band=5_000)
+    whole = [Video(v, 24.0) for v in (x, y)]
+    torch.testing.assert_close(found.psnr, metrics.psnr(*whole)[0], rtol=0, atol=1e-4)
+    torch.testing.assert_close(found.ssim, metrics.ssim(*whole)[0], rtol=0, atol=1e-6)

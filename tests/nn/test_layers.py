@@ -79,3 +79,13 @@ def test_channels_move_whole_where_no_gradient_is_asked(patch: tuple[int, int, i
         assert plain.requires_grad
         with torch.no_grad():
             torch.testing.assert_close(way(conv, x, patch), plain.detach())
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_narrow_outputs_are_summed_over_the_kernel_s_frames(stride: int) -> None:
+    """Without gradients, on a CPU, in float32: the same as the convolution that torch has."""
+    conv, x = Conv(64, 9, (3, 3, 3), stride=(stride, 1, 1)), torch.randn(2, 5, 6, 7, 64)
+    with torch.no_grad():
+        found = conv.convolve(x)
+        torch.testing.assert_close(conv.sum_time(x, (1, 1)), found, rtol=0, atol=0)
+    torch.testing.assert_close(found, conv.convolve(x).detach(), rtol=1e-5, atol=1e-5)

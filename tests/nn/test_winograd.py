@@ -22,7 +22,9 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     monkeypatch.setenv(devices.CONVOLUTION, "winograd")
     taken: list[int] = []
     convolve = winograd.convolve
-    monkeypatch.setattr(winograd, "convolve", lambda *a: (taken.append(1), convolve(*a))[1])
+    monkeypatch.setattr(
+        winograd, "convolve", lambda *a, **k: (taken.append(1), convolve(*a, **k))[1]
+    )
     return taken
 
 
@@ -146,3 +148,11 @@ def test_the_rule_looks_at_the_instructions(
     monkeypatch.setenv(devices.CONVOLUTION, "fft")
     with pytest.raises(ValueError, match="REELTOK_CONVOLUTION=fft is not known: give direct or"):
         devices.convolution()
+
+
+def test_rows_that_have_their_neighbours_need_no_zeros(taken: list[int]) -> None:
+    x, weight, bias = torch.randn(1, 3, 21, 30, 12), torch.randn(10, 12, 3, 3, 3), torch.randn(10)
+    transformed = winograd.transform_weight(weight / 18)
+    whole = winograd.convolve(x, transformed, bias)
+    found = winograd.convolve(x, transformed, bias, above=0)
+    torch.testing.assert_close(found, whole[:, :, 1:-1], rtol=1e-5, atol=1e-5)

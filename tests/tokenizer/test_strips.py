@@ -1,7 +1,11 @@
 """Strips of frames, one below another: nothing changes, and no network sees more than one."""
 
+import errno
+import re
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +19,9 @@ from reeltok.models.vidtok.network import VidTok, VidTokConfig
 from reeltok.nn.layers import Conv
 from reeltok.nn.past import Past, name_layers
 from reeltok.nn.rows import Rows
+from reeltok.tokenizer.offload import Offload
 from reeltok.tokenizer.strips import Strips
+from reeltok.tokenizer.tiling import Tiling
 from reeltok.tokens.record import Tokens
 
 SHORT = {"width": 8, "multipliers": (1, 1), "blocks": (1, 0)}
@@ -120,7 +126,7 @@ def test_a_strip_lower_than_a_token_is_refused_with_the_least() -> None:
 
 
 def test_a_network_sees_no_more_than_a_strip(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And the strips below it, whose rows wait for it: 4 in all, of 40."""
+    """And a row or two that wait above it, also at the end, where all that waited comes: of 40."""
     model, most = MODELS["default"], 0
     convolve = type(model.encoder.conv_in).convolve
 
@@ -130,8 +136,11 @@ def test_a_network_sees_no_more_than_a_strip(monkeypatch: pytest.MonkeyPatch) ->
         return convolve(conv, x, past)
 
     monkeypatch.setattr(type(model.encoder.conv_in), "convolve", watch)
-    model.encode(clip(2, 320, 8, 0), tile=8)
-    assert 2 < most < 24
+    tokens = model.encode(clip(2, 320, 8, 0), tile=8)
+    assert 2 <= most <= 6
+    most = 0
+    model.decode(tokens, tile=16)
+    assert 4 <= most <= 10
     most = 0
     model.encode(clip(2, 320, 8, 0))
     assert most == 80
@@ -150,6 +159,77 @@ def test_strips_that_memory_asks_for_change_no_id(monkeypatch: pytest.MonkeyPatc
     with pytest.warns(UserWarning, match="going on in strips of 160 pixels"):
         tiled = model.encode(x)
     assert_same_tokens(tiled, whole)
+
+
+def test_memory_that_ends_within_a_strip_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = build("short"), clip(1, 64, 40, 0)
+    tokens = model.encode(x)
+
+    def none(*_: object, **__: object) -> object:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(model.encoder, "forward", none)
+    monkeypatch.setattr(model.decoder, "forward", none)
+    message = "memory ran out in strips of 16 pixels of frames of 64x40: give a lower `memory`"
+    for call in (lambda: model.encode(x, tile=16), lambda: model.decode(tokens, tile=16)):
+        with pytest.raises(MemoryError, match=message):
+            call()
+
+
+# Where strips' pasts wait.
+
+
+@settings(max_examples=30)
+@given(
+    sizes=st.lists(st.lists(st.integers(0, 40), max_size=3), min_size=1, max_size=5),
+    rounds=st.integers(1, 3),
+    room=st.integers(0, 400),
+)
+def test_pasts_come_back_from_the_file(sizes: list[list[int]], rounds: int, room: int) -> None:
+    """Whatever their sizes, also where they grow; in memory there is what fits."""
+    offload, pasts = Offload(room), [Past() for _ in sizes]
+    wanted: list[dict[str, torch.Tensor]] = [{} for _ in sizes]
+    for turn in range(rounds):
+        for number, (past, each) in enumerate(zip(pasts, sizes, strict=True)):
+            offload.take(("one", number), past)
+            assert {k: v.tolist() for k, v in past.kept.items()} == {
+                k: v.tolist() for k, v in wanted[number].items()
+            }
+            past.kept = {str(i): torch.rand(n * (turn + 1)) for i, n in enumerate(each)}
+            past.kept["half"] = torch.rand(3).bfloat16()
+            wanted[number] = dict(past.kept)
+            offload.put(("one", number), past)
+            assert sum(x.nbytes for one in pasts for x in one.kept.values()) <= room
+
+
+@pytest.mark.parametrize("room", [0, 20_000])
+@pytest.mark.parametrize("kind", ["default", "v1.0", "linear"])
+def test_a_stream_whose_pasts_wait_in_a_file_is_the_same(kind: str, room: int) -> None:
+    model, x, way = MODELS[kind], clip(9, 64, 24, 3), Tiling(pixels=16, room=room)
+    whole = model.encode(x, chunk=4)
+    assert_same_tokens(model.encode(x, chunk=4, tile=way), whole)
+    frames = model.decode(whole, chunk=4)
+    torch.testing.assert_close(model.decode(whole, chunk=4, tile=way), frames, rtol=0, atol=1e-5)
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    offload, past = Offload(0), Past()
+    past.kept = {"x": torch.rand(8)}
+    offload.put(("one", 0), past)
+    assert not [*tmp_path.iterdir()]
+
+    def full(_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    offload.file.close()
+    offload.__dict__["file"] = SimpleNamespace(seek=lambda at: at, write=full)
+    past.kept = {"x": torch.rand(8)}
+    said = f"cannot write {re.escape(str(tmp_path))} .*TMPDIR names another folder.*disk is full"
+    with pytest.raises(OSError, match=said):
+        offload.put(("one", 1), past)
 
 
 # What layers keep of rows, and strips of frames.
@@ -177,7 +257,7 @@ def test_every_window_comes_once(
         y[i : i + kernel].tolist() for i in range(0, len(y) - kernel + 1, stride)
     ]
     for number, strip in enumerate(x.split(heights)):
-        rows.last = number == len(heights) - 1
+        rows.ending = int(number == len(heights) - 1)
         part = strip.view(1, 1, -1, 1, 1)
         part = rows.window(Layer(), part, kernel=kernel, stride=stride, edge=(above, below))
         found += windows(part.flatten())
@@ -190,7 +270,6 @@ def test_streams_wait_for_one_another() -> None:
     rows, x = Rows(), torch.arange(8.0).view(1, 1, 8, 1, 1)
     first = rows.align(Layer(), [x[:, :, :3], x[:, :, :1]])
     assert [each.flatten().tolist() for each in first] == [[0], [0]]
-    rows.last = True
     rest = rows.align(Layer(), [x[:, :, 3:], x[:, :, 1:]])
     assert torch.equal(rest[0], x[:, :, 1:])
     assert torch.equal(rest[1], x[:, :, 1:])

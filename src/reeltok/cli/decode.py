@@ -73,6 +73,7 @@ def decode(
     dtype: given.DtypeOption = "fp32",
     chunk: given.ChunkOption = None,
     tile: given.TileOption = None,
+    memory: given.MemoryOption = None,
     jobs: given.JobsOption = 1,
     force: given.ForceOption = False,
 ) -> Report:
@@ -93,7 +94,7 @@ def decode(
     for job in plan.jobs if audio_from else ():
         check_apart(audio_from or "", job.target)
     check_free(plan.named_targets, force=force)
-    coding = Coding(chunk=chunk, tile=tile)
+    coding = Coding(chunk=chunk, tile=tile, memory=memory, jobs=jobs)
     writing = Writing(
         fps=fps,
         lossless=lossless,

@@ -40,6 +40,7 @@ def encode(
     ] = False,
     chunk: given.ChunkOption = None,
     tile: given.TileOption = None,
+    memory: given.MemoryOption = None,
     jobs: given.JobsOption = 1,
     force: given.ForceOption = False,
 ) -> Report:
@@ -67,7 +68,7 @@ def encode(
         damage=damage,
     )
     store = str(given.parse_dtype(latents, "--latents")).removeprefix("torch.")
-    coding = Coding(chunk=chunk, tile=tile, latents=store, pack=pack)
+    coding = Coding(chunk=chunk, tile=tile, memory=memory, jobs=jobs, latents=store, pack=pack)
     if not plan.jobs:  # other processes have them
         return summarize((), done="encoded")
     tokenizer = given.open_model(model, weights=weights, device=device, dtype=dtype)

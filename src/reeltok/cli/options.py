@@ -115,8 +115,18 @@ TileOption = Annotated[
         metavar="PIXELS",
         help="Pixels of the height of strips that large frames are coded in, which changes"
         " nothing; networks with group norm, RefTok and tokenizers of other libraries take"
-        " squares of that side, which are blended and change ids. By default frames are coded"
-        " whole.",
+        " squares of that side, which are blended and change ids. By default what --memory asks"
+        " for where there is such an option, or else whole frames.",
+    ),
+]
+MemoryOption = Annotated[
+    float | None,
+    typer.Option(
+        metavar="GB",
+        help="Memory that the process may take, in GB: large frames are coded in strips, and what"
+        " does not fit waits in a temporary file, which changes nothing. By default the model"
+        " and 0.75, at least 1, or what the frames need at least. Networks that take squares"
+        " (see --tile) are not bounded.",
     ),
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace output files that exist.")]

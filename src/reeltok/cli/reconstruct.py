@@ -43,6 +43,7 @@ def reconstruct(
     dtype: given.DtypeOption = "fp32",
     chunk: given.ChunkOption = None,
     tile: given.TileOption = None,
+    memory: given.MemoryOption = None,
     force: given.ForceOption = False,
 ) -> Report:
     """Encode a video, decode it again, and compare the two.
@@ -71,7 +72,7 @@ def reconstruct(
         raw=raw,
         damage=damage,
     )
-    coding = Coding(chunk=chunk, tile=tile)
+    coding = Coding(chunk=chunk, tile=tile, memory=memory)
     writing = Writing(lossless=lossless, codec=codec, crf=crf, pad_even=pad_even)
     tokenizer = given.open_model(model, weights=weights, device=device, dtype=dtype)
     with Progress("reconstructing") as progress:

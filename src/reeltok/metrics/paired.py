@@ -120,24 +120,29 @@ class FrameMetric(Generic[R]):
 @FrameMetric
 def psnr(pair: Pair) -> PerFrame:
     """PSNR in dB per frame of values in [0, 1] after clamping; at most 80 dB (protocols 2)."""
-    return _decibel(pair.squares.mean(dim=(1, 3, 4)))
+    return peak_decibel(pair.squares.mean(dim=(1, 3, 4)))
 
 
 @FrameMetric
 def psnr_bytes(pair: Pair) -> PerFrame:
     """PSNR in dB per frame after both are rounded to the 256 levels of uint8, as a file holds."""
     a, b = pair.levels
-    return _decibel((a - b).square_().mean(dim=(1, 3, 4)) / 255**2)
+    return peak_decibel((a - b).square_().mean(dim=(1, 3, 4)) / 255**2)
+
+
+def ssim_pool(height: int, width: int) -> int:
+    """The side of the squares that SSIM pools frames by."""
+    return max(1, round(min(height, width) / 256))
 
 
 @FrameMetric
-def ssim(pair: Pair) -> PerFrame:
+def ssim(pair: Pair, *, pooled: bool = False) -> PerFrame:
     """SSIM per frame: Gaussian window 11, sigma 1.5, per channel, valid padding, data range 1.
 
     Frames are first average-pooled by max(1, round(short side / 256)), as the metric's authors
-    advise. Raises ValueError where a side is then shorter than the window.
+    advise; `pooled`: they were. Raises ValueError where a side is then shorter than the window.
     """
-    pool = max(1, round(min(pair.a.shape[-2:]) / 256))
+    pool = 1 if pooled else ssim_pool(*pair.a.shape[-2:])
     if pool == 1:
         return _per_frame(_mean(pair.finest), pair)
     return _per_frame(_mean(_similarity(F.avg_pool2d(pair.planes, pool), GAUSSIAN)), pair)
@@ -195,7 +200,7 @@ def detail(pair: Pair, *, share: float = DETAIL_SHARE) -> PerFrame:
     edges = strength >= _largest(strength, count)
     squares = pair.squares.mean(dim=1).flatten(0, 1).flatten(1)
     mse = (squares * edges).sum(dim=1) / edges.sum(dim=1)
-    return rearrange(_decibel(mse), "(b t) -> b t", b=len(pair.a))
+    return rearrange(peak_decibel(mse), "(b t) -> b t", b=len(pair.a))
 
 
 def lpips(net: LPIPS, x: Any, y: Any) -> PerFrame:
@@ -241,7 +246,8 @@ def _levels(a: Videos) -> Videos:
     return (a * 255).round_()
 
 
-def _decibel(mse: Tensor) -> Tensor:
+def peak_decibel(mse: Tensor) -> Tensor:
+    """PSNR of mean squared errors of values in [0, 1]; at most 80 dB."""
     return -10 * torch.log10(mse + PSNR_EPS)
 
 

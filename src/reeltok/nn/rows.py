@@ -1,9 +1,11 @@
 """Frames read in strips from top to bottom: what layers keep of the strip above.
 
 A kernel that reaches below a row waits for the next strip, so a layer gives out a few rows less
-than it was given, and the last strip brings the rest. Nothing is computed twice, and rows come out
-as those of whole frames. What a layer remembers of frames before belongs to the strip, in whose
-`Past` it is; what it remembers of rows above is here, and goes with the frames.
+than it was given. Below the last strip there are further ones without rows of their own, in each of
+which a few layers give out the rest: not all at once, which would take the memory of many rows.
+Nothing is computed twice, and rows come out as those of whole frames. What a layer remembers of
+frames before belongs to the strip, in whose `Past` it is; what it remembers of rows above is here,
+and goes with the frames.
 """
 
 from collections.abc import Sequence
@@ -25,13 +27,16 @@ class NamedLayer(Protocol):
 
 @dataclass(eq=False)
 class Rows:
-    """Where frames stand that are read in strips; `last`: the present strip ends them.
+    """Where frames stand that are read in strips.
 
-    `kept` are rows that layers still need, by their names.
+    `kept` are rows that layers still need, by their names; `ended` names the layers that need none
+    and will get none. In the present strip `ending` more layers may end, in the order in which
+    rows pass them.
     """
 
     kept: dict[str, list[Tensor]] = field(default_factory=dict)
-    last: bool = False
+    ended: set[str] = field(default_factory=set)
+    ending: int = 0
 
     def window(
         self,
@@ -46,12 +51,15 @@ class Rows:
 
         `edge` = (rows of zeros above the frame, below it).
         """
+        if layer.path in self.ended:
+            return x
         above, below = edge
-        before = self.kept.pop(layer.path, None)
+        before, ends = self.kept.pop(layer.path, None), self._ends(layer)
         x = F.pad(x, (0, 0, 0, 0, above, 0)) if before is None else torch.cat([*before, x], dim=2)
-        x = F.pad(x, (0, 0, 0, 0, 0, below)) if self.last and below else x
+        x = F.pad(x, (0, 0, 0, 0, 0, below)) if ends and below else x
         count = max(0, (x.shape[2] - kernel) // stride + 1)
-        self._keep(layer, [x[:, :, count * stride :]])
+        if not ends:
+            self._keep(layer, [x[:, :, count * stride :]])
         return x[:, :, : count * stride + kernel - stride] if count else x[:, :, :0]
 
     def align(self, layer: NamedLayer, streams: Sequence[Tensor]) -> list[Tensor]:
@@ -60,22 +68,32 @@ class Rows:
         if before is not None:
             streams = [torch.cat(both, dim=2) for both in zip(before, streams, strict=True)]
         count = min(x.shape[2] for x in streams)
-        self._keep(layer, [x[:, :, count:] for x in streams])
+        if any(x.shape[2] > count for x in streams):
+            self._keep(layer, [x[:, :, count:] for x in streams])
         return [x[:, :, :count] for x in streams]
 
     def gather(
         self, layer: NamedLayer, x: Float[Tensor, "b t h w c"]
     ) -> Float[Tensor, "b t h2 w c"]:
-        """Whole frames with their last strip, no rows before."""
+        """Whole frames once all rows have come, no rows before."""
+        if layer.path in self.ended:
+            return x
         x = torch.cat([*self.kept.pop(layer.path, []), x], dim=2)
-        if self.last:
+        if self._ends(layer):
             return x
         self._keep(layer, [x])
         return x[:, :, :0]
 
+    def _ends(self, layer: NamedLayer) -> bool:
+        """Whether a layer gets its last rows now; where it does not, none after it does."""
+        if not self.ending:
+            return False
+        self.ending -= 1
+        self.ended.add(layer.path)
+        return True
+
     def _keep(self, layer: NamedLayer, rows: list[Tensor]) -> None:
-        if not self.last:
-            self.kept[layer.path] = [each.clone() for each in rows]
+        self.kept[layer.path] = [each.clone() for each in rows]
 
 
 def aligned(past: Any, layer: NamedLayer, *streams: Tensor) -> Sequence[Tensor]:

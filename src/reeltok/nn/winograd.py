@@ -96,9 +96,15 @@ def convolve(
     weight: Float[Tensor, "k 16 c d"],
     bias: Float[Tensor, "d"],
     stride: int = 1,
-) -> Float[Tensor, "b t2 h w d"]:
-    """The convolution whose weight was transformed; zeros around frames, nothing around time."""
+    *,
+    above: int = 1,
+) -> Float[Tensor, "b t2 h2 w d"]:
+    """The convolution whose weight was transformed; zeros around frames, nothing around time.
+
+    With `above=0` there are no zeros above and below, and two rows less.
+    """
     (b, t, h, w, c), kernel = x.shape, len(weight)
+    h -= 2 - 2 * above
     rows, columns = (h + 1) // 2, (w + 1) // 2
     y = x.new_empty(b, (t - kernel) // stride + 1, h, w, weight.shape[3])
     some = max(1, min(rows, TILES // columns))
@@ -108,7 +114,7 @@ def convolve(
             count = min(some, rows - first)
             seen: deque[Tensor] = deque(maxlen=kernel)
             for frame in range(t):
-                fill_slab(slab, x[clip, frame], 2 * first - 1)
+                fill_slab(slab, x[clip, frame], 2 * first - above)
                 seen.append(transform_input(slab[: 2 * count + 2]))
                 step, rest = divmod(frame + 1 - kernel, stride)
                 if step >= 0 and not rest:

@@ -27,7 +27,6 @@ from reeltok.tokenizer.streaming import (
 from reeltok.tokenizer.strips import FrameSource
 from reeltok.tokenizer.tiling import Convert, Options, StreamRunner, StreamState
 from reeltok.tokens.record import Tokens
-from reeltok.video.frames import unit_values
 from reeltok.video.record import Video
 from reeltok.video.timing import moments_of
 
@@ -36,8 +35,8 @@ from reeltok.video.timing import moments_of
 class EncodeState(StreamState):
     """Where an encoder stands in a stream of frames.
 
-    The next token step is number `step`, after the frame `before`. `ended`: the last chunk was no
-    whole group, which only the end of a stream may be.
+    The next token step is number `step`, after the frame `before`, as it came. `ended`: the last
+    chunk was no whole group, which only the end of a stream may be.
     """
 
     step: int = 0
@@ -98,7 +97,7 @@ def encode_run(
         reference_bits=side.bits,
         settings={**tokens.settings, **side.settings},
     )
-    state.step, state.before = state.step + tokens.grid[0], unit_values(run.x[:, :, -1:].clone())
+    state.step, state.before = state.step + tokens.grid[0], run.x[:, :, -1:].clone()
     state.ended = run.real < run.x.shape[2]
     return tokens
 
@@ -115,7 +114,8 @@ def decode_run(
     if part.times is not None:
         state.times = part.times if state.times is None else torch.cat([state.times, part.times])
     x = x if state.held is None else torch.cat([state.held, x], dim=2)
-    x, state.held = x[:, :, : state.due], x[:, :, state.due :]
+    x, beyond = x[:, :, : state.due], x[:, :, state.due :]
+    state.held = beyond.clone() if beyond.shape[2] else None
     count, times = x.shape[2], state.times
     if not count:
         return None

@@ -48,7 +48,6 @@ from reeltok.tokenizer.streaming import (
     StepSpan,
     check_chunk,
     check_pad,
-    check_tile,
     count_frames,
     cut,
     find_span,
@@ -63,7 +62,7 @@ from reeltok.tokenizer.streaming import (
     whole_groups,
     whole_windows,
 )
-from reeltok.tokenizer.tiling import Options
+from reeltok.tokenizer.tiling import Options, TileLike, tiling_of
 from reeltok.tokens.record import Tokens
 from reeltok.tokens.reel import Reel
 from reeltok.video.record import Video
@@ -141,7 +140,7 @@ class Tokenizer(nn.Module):
     ) -> SideInformation:
         """What a run of frames is coded with, whose first token step is `step`.
 
-        `before` is the frame before the run, `reference` what the caller gave.
+        `before` is the frame before the run, as it came, `reference` what the caller gave.
         """
         if reference is not None:
             raise ValueError(f"{self.name} takes no reference frame: leave reference=None")
@@ -181,7 +180,7 @@ class Tokenizer(nn.Module):
         x: ClipLike,
         *,
         chunk: int | None = None,
-        tile: int | None = None,
+        tile: TileLike = None,
         sample: torch.Generator | None = None,
         reference: ClipLike | None = None,
         pad: str = "end",
@@ -215,7 +214,7 @@ class Tokenizer(nn.Module):
         parts: Iterable[ClipLike],
         *,
         window: int | None = None,
-        tile: int | None = None,
+        tile: TileLike = None,
         sample: torch.Generator | None = None,
         reference: ClipLike | None = None,
         hold: bool = False,
@@ -234,9 +233,10 @@ class Tokenizer(nn.Module):
         for run in whole_groups(parts, spec, window=width, hold=hold):
             width = run.x.shape[2] if hold and width else width
             yield encode_run(self, run, given, state, window=width, sample=sample)
+            del run  # before the next frames come
 
     def new_encode_state(
-        self, *, tile: int | None = None, reference: Video | Tensor | None = None
+        self, *, tile: TileLike = None, reference: Video | Tensor | None = None
     ) -> EncodeState:
         """Where a stream of frames begins: for `encode_chunk`, one for each stream."""
         return EncodeState(**self._stream(tile), reference=reference)
@@ -260,7 +260,7 @@ class Tokenizer(nn.Module):
         tokens: TokensLike,
         *,
         chunk: int | None = None,
-        tile: int | None = None,
+        tile: TileLike = None,
         start: int | None = None,
         stop: int | None = None,
         reference: ClipLike | None = None,
@@ -294,7 +294,7 @@ class Tokenizer(nn.Module):
         self,
         parts: Iterable[Tokens],
         *,
-        tile: int | None = None,
+        tile: TileLike = None,
         hold: bool = False,
         reference: ClipLike | None = None,
     ) -> Iterator[Video | Tensor]:
@@ -310,10 +310,11 @@ class Tokenizer(nn.Module):
             frames = decode_run(self, part, state, last=last)
             if frames is not None:
                 yield frames
+            del frames
         require_all(state.due)
 
     def new_decode_state(
-        self, *, tile: int | None = None, reference: Video | Tensor | None = None
+        self, *, tile: TileLike = None, reference: Video | Tensor | None = None
     ) -> DecodeState:
         """Where a stream of tokens begins: for `decode_chunk`, one for each stream."""
         return DecodeState(**self._stream(tile), reference=reference)
@@ -339,10 +340,9 @@ class Tokenizer(nn.Module):
 
     # Between frames, groups and steps.
 
-    def _stream(self, tile: int | None) -> dict[str, Any]:
+    def _stream(self, tile: TileLike) -> dict[str, Any]:
         spec = self.spec
-        check_tile(tile, spec)
-        return {"tile": tile, "independent": spec.independent}
+        return {**tiling_of(tile, spec), "independent": spec.independent}
 
     def network_input(self, x: Tensor) -> Tensor:
         """Frames as the network takes them: its device and dtype, whole cells."""

@@ -14,6 +14,7 @@ from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokenizer.inputs import ClipLike, as_clip
 from reeltok.tokenizer.streaming import whole_groups
 from reeltok.tokenizer.strips import FrameSource, StripNetwork, Strips
+from reeltok.tokenizer.tiling import TileLike
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -51,7 +52,7 @@ class Parameters:
         return replace(quantized, z=torch.cat([quantized.z, quantized.logvar], dim=1))
 
 
-def encode_posterior(tokenizer: Tokenizer, x: ClipLike, *, tile: int | None = None) -> Posterior:
+def encode_posterior(tokenizer: Tokenizer, x: ClipLike, *, tile: TileLike = None) -> Posterior:
     """The Gaussian of a whole clip of any length and size, in tiles of `tile` pixels.
 
     The mean is that of `encode`, without the normalisation of a foreign tokenizer. ValueError for

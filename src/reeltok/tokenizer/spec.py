@@ -17,7 +17,8 @@ class Spec:
     all before) and `lookahead_steps` after it. A tokenizer that is not causal codes windows as
     independent clips, of `window` frames where that is fixed; so does one that does not stream,
     since its network hands nothing on. `strips`: frames can be coded in strips from top to bottom,
-    which changes nothing; where they cannot, tiles change values.
+    which changes nothing; where they cannot, tiles change values. The widest layer has `widest`
+    values for each pixel of a frame (0: not known).
     """
 
     name: str
@@ -37,6 +38,7 @@ class Spec:
     size: tuple[int, int] | None = None
     streams: bool = True
     strips: bool = False
+    widest: float = 0.0
 
     @property
     def independent(self) -> bool:

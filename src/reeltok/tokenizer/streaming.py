@@ -88,6 +88,7 @@ def whole_groups(
             count = wanted if window else wanted + (held.real - wanted) // group * group
             run, held = _cut(held, count)
             yield run
+            del run  # before the next frames come
             begun, wanted = True, window or group
     if held is not None and held.real:
         start = 0 if begun and not window else first
@@ -116,13 +117,16 @@ def _append(held: FrameRun | None, part: Video | Tensor) -> FrameRun:
             f"{tuple(x.shape[3:])} (height, width): cut it there, or read it with one size"
         )
     both = None if held.times is None or times is None else torch.cat([held.times, times])
-    return FrameRun(torch.cat([held.x, x], dim=2), held.real + x.shape[2], both, last)
+    joined = torch.cat([held.x, x], dim=2) if held.x.shape[2] else x
+    return FrameRun(joined, held.real + x.shape[2], both, last)
 
 
 def _cut(frames: FrameRun, count: int) -> tuple[FrameRun, FrameRun]:
     head, tail = frames.x[:, :, :count], frames.x[:, :, count:]
     early = moments_of(frames.times, frames.last, 0, count)
     late = moments_of(frames.times, frames.last, count, frames.real)
+    if not tail.shape[2]:
+        tail = tail.clone()  # of nothing: frames shall not stay for its sake
     return FrameRun(head, count, *early), FrameRun(tail, tail.shape[2], *late)
 
 
@@ -131,6 +135,8 @@ def pad_space(x: Float[Tensor, "b c t h w"], factors: tuple[int, int]) -> Tensor
     down, right = (-x.shape[3] % factors[0], -x.shape[4] % factors[1])
     if not down and not right:
         return x
+    if not x.shape[3]:  # no rows: nothing that could be repeated
+        return x.new_empty(*x.shape[:4], x.shape[4] + right)
     return F.pad(x, (0, right, 0, down, 0, 0), mode="replicate")
 
 
@@ -283,21 +289,6 @@ def check_chunk(chunk: int | None) -> None:
     """ValueError unless `chunk` is a number of frames, or None."""
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk={chunk} is not a number of frames: give 1 or more, or None")
-
-
-def check_tile(tile: int | None, spec: Spec) -> None:
-    """ValueError unless tiles of `tile` pixels fit the tokenizer of `spec`."""
-    if tile is None:
-        return
-    if tile < 1:
-        raise ValueError(f"tile={tile} is not a number of pixels: give 1 or more, or None")
-    if spec.window is not None:
-        raise ValueError(f"{spec.name} codes whole frames: leave tile=None")
-    if tile < spec.least_tile:
-        raise ValueError(
-            f"tile={tile} is less than the {spec.least_tile} pixels of a token of {spec.name}: "
-            f"give {spec.least_tile} or more, or None"
-        )
 
 
 def frame_range(frames: int, start: int | None, stop: int | None) -> tuple[int, int]:

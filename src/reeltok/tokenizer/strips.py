@@ -2,7 +2,7 @@
 
 Time outside, strips inside: a run of frames goes through the network strip by strip, then the next
 run does. Rows at the seams come out as those of whole frames (`nn/rows.py`), so nothing changes. A
-strip has a `Past` of its own.
+strip has a `Past` of its own, which may wait in a file meanwhile (offload.py).
 """
 
 from collections.abc import Callable, Iterator
@@ -16,6 +16,7 @@ from torch import Tensor
 from reeltok.nn.past import Past
 from reeltok.nn.quantizers import Quantized
 from reeltok.nn.rows import Rows
+from reeltok.tokenizer.offload import Offload
 from reeltok.video.frames import unit_values
 
 
@@ -53,22 +54,42 @@ class FrameSource:
 class Strips:
     """The strips of a run of frames, `cells` rows of cells each, and what they remember.
 
-    `pasts` are those of each strip, by a name for each network that is passed through.
+    `pasts` are those of each strip, by a name for each network that is passed through; `offload` is
+    where they wait meanwhile (None: they stay as they are).
     """
 
     cells: int
     pasts: dict[str, list[Past]]
+    offload: Offload | None = None
 
     def walk(self, network: str, total: int) -> Iterator[tuple[slice, Past]]:
-        """From top to bottom: which of `total` rows of cells, and the past of the strip."""
-        rows, pasts = Rows(), self.pasts.setdefault(network, [])
-        starts = range(0, total, self.cells)
-        pasts += [Past() for _ in starts[len(pasts) :]]
-        for start, past in zip(starts, pasts, strict=True):
-            stop = min(total, start + self.cells)
-            past.rows, rows.last = rows, stop == total
+        """From top to bottom: which of `total` rows of cells, and the past of the strip.
+
+        Behind the last of them come strips without any, until no layer waits for rows. A layer
+        holds back less than a row of cells, so as many may end in one strip as it has rows.
+        """
+        rows, number, stop = Rows(), 0, 0
+        while stop < total or not rows.ending:
+            start, stop = stop, min(total, stop + self.cells)
+            rows.ending, past = self.cells if start == total else 0, self.take(network, number)
+            past.rows = rows
             yield slice(start, stop), past
             past.rows = None
+            self.put(network, number)
+            number += 1
+
+    def take(self, network: str, number: int) -> Past:
+        """The past of a strip, with all that it remembers."""
+        pasts = self.pasts.setdefault(network, [])
+        pasts += [Past() for _ in range(len(pasts), number + 1)]
+        if self.offload is not None:
+            self.offload.take((network, number), pasts[number])
+        return pasts[number]
+
+    def put(self, network: str, number: int) -> None:
+        """Lay the past of a strip away until it is taken again."""
+        if self.offload is not None:
+            self.offload.put((network, number), self.pasts[network][number])
 
     def whole(self, network: str) -> Past:
         """The past of what is made of whole frames."""
@@ -95,16 +116,20 @@ def join_rows(
 ) -> Shaped[Tensor, "b c t h w"]:
     """Rows of frames "b c t h w" as frames of `height` pixels, each part converted as it comes.
 
-    The channels of a pixel lie side by side, as files want them.
+    Where frames are complete, the rows of later ones may follow. The channels of a pixel lie side
+    by side, as files want them.
     """
-    whole, at = None, 0
+    made: list[Tensor] = []
+    at = 0
     for part in parts:
         rows = convert(part)
-        if whole is None:
+        if not rows.shape[3]:
+            continue
+        if at == 0:
             b, c, t, _, w = rows.shape
-            whole = rows.new_empty(b, t, height, w, c).permute(0, 4, 1, 2, 3)
-        whole[..., at : at + rows.shape[3], :] = rows
-        at += rows.shape[3]
-    assert whole is not None
-    assert at == height, "strips make up frames"
-    return whole
+            made.append(rows.new_empty(b, t, height, w, c).permute(0, 4, 1, 2, 3))
+        made[-1][..., at : at + rows.shape[3], :] = rows
+        at = (at + rows.shape[3]) % height
+    assert made, "there are frames"
+    assert at == 0, "strips make up frames"
+    return made[0] if len(made) == 1 else torch.cat(made, dim=2)

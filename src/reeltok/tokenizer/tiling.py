@@ -6,7 +6,8 @@ carries one stream: a past for every strip or tile, smaller runs where memory is
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from reeltok.nn.past import Past
 from reeltok.nn.quantizers import Quantized
+from reeltok.tokenizer.offload import Offload
+from reeltok.tokenizer.spec import Spec
 from reeltok.tokenizer.strips import FrameSource, StripNetwork, Strips, join_rows
 
 
@@ -80,6 +83,44 @@ class Tiles:
         return torch.minimum(rise, fall).clamp(max=1.0)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Tiling:
+    """How large frames are coded: in strips or tiles of `pixels`.
+
+    `room`: bytes of what strips remember that stay in memory, the rest waits in a temporary file
+    (None: all stay).
+    """
+
+    pixels: int
+    room: int | None = None
+
+
+TileLike = int | Tiling | None
+"""Pixels of tiles or of the height of strips, with more said of them; None: frames are whole."""
+
+
+def tiling_of(tile: TileLike, spec: Spec) -> dict[str, Any]:
+    """What a `StreamState` of the tokenizer of `spec` is made with. ValueError as `check_tile`."""
+    pixels, room = (tile.pixels, tile.room) if isinstance(tile, Tiling) else (tile, None)
+    check_tile(pixels, spec)
+    return {"tile": pixels, "offload": None if room is None else Offload(room)}
+
+
+def check_tile(tile: int | None, spec: Spec) -> None:
+    """ValueError unless tiles of `tile` pixels fit the tokenizer of `spec`."""
+    if tile is None:
+        return
+    if tile < 1:
+        raise ValueError(f"tile={tile} is not a number of pixels: give 1 or more, or None")
+    if spec.window is not None:
+        raise ValueError(f"{spec.name} codes whole frames: leave tile=None")
+    if tile < spec.least_tile:
+        raise ValueError(
+            f"tile={tile} is less than the {spec.least_tile} pixels of a token of {spec.name}: "
+            f"give {spec.least_tile} or more, or None"
+        )
+
+
 def scaled(cells: slice, origin: int, factor: int) -> slice:
     """Pixels of `cells`, `factor` each, counted from the cell `origin`."""
     return slice((cells.start - origin) * factor, (cells.stop - origin) * factor)
@@ -105,13 +146,14 @@ class StreamState:
     """Where one stream stands: `pasts` is what the network remembers, for every tile.
 
     Tiles have `tile` pixels (None: whole frames), as strips have in height, whose pasts are in
-    `strips`, by the name of what they pass through.
+    `strips`, by the name of what they pass through, or wait in `offload`.
     `independent`: every run is a clip of its own, without a past. `reference` is what the caller
     gave.
     """
 
     pasts: list[Past] = field(default_factory=list)
     strips: dict[str, list[Past]] = field(default_factory=dict)
+    offload: Offload | None = None
     tile: int | None = None
     independent: bool = False
     reference: Any = None
@@ -142,7 +184,8 @@ class StreamRunner:
         """Tokens of a run of whole groups `b c t h w`, of which `real` frames are the video's."""
         strips = self._strips()
         if strips is not None and isinstance(self.network, StripNetwork):
-            return self.network.encode_strips(source, strips, frames=real, **options)
+            with self._one_strip(source.shape[3:]):
+                return self.network.encode_strips(source, strips, frames=real, **options)
         return self._encode(source.whole(), real, options)
 
     def decode(self, z: Tensor, options: Options, *, last: bool, convert: Convert) -> Tensor:
@@ -152,8 +195,10 @@ class StreamRunner:
         """
         strips = self._strips()
         if strips is not None and isinstance(self.network, StripNetwork):
-            rows = self.network.decode_strips(z, strips, last=last, **options)
-            return join_rows(rows, z.shape[3] * self.cell[0], convert)
+            height, width = (n * side for n, side in zip(z.shape[3:], self.cell, strict=True))
+            with self._one_strip((height, width)):
+                rows = self.network.decode_strips(z, strips, last=last, **options)
+                return join_rows(rows, height, convert)
         return convert(self._decode(z, options, last=last))
 
     def _strips(self) -> Strips | None:
@@ -161,7 +206,22 @@ class StreamRunner:
         if not self.strips or self._cells is None:
             return None
         pasts = {} if self.state.independent else self.state.strips
-        return Strips(cells=self._cells, pasts=pasts)
+        offload = None if self.state.independent else self.state.offload
+        return Strips(cells=self._cells, pasts=pasts, offload=offload)
+
+    @contextmanager
+    def _one_strip(self, size: Sequence[int]) -> Iterator[None]:
+        """MemoryError, in a sentence, where memory runs out within a strip of frames of `size`."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not ran_out_of_memory(error):
+                raise
+            raise MemoryError(
+                f"memory ran out in strips of {self.state.tile} pixels of frames of "
+                f"{size[0]}x{size[1]}: give a lower `memory` or `tile`, a shorter `chunk`, or "
+                "smaller frames"
+            ) from error
 
     def _encode(self, x: Tensor, real: int, options: Options) -> Quantized:
         saved = [past.copy() for past in self.state.pasts]

@@ -34,3 +34,4 @@ class Clock:
             finally:
                 self.switch(outer)
             yield part
+            del part  # before the next is made

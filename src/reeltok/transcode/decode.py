@@ -13,6 +13,7 @@ from reeltok.tokenizer.streaming import StepSpan, coded_window, frame_range
 from reeltok.tokens.record import Tokens
 from reeltok.tokens.reel import Reel
 from reeltok.transcode.encode import warn_all
+from reeltok.transcode.memory import bounded
 from reeltok.transcode.options import PLAYABLE, USUAL, Coding, OnProgress, Writing
 from reeltok.video.record import Video, stream, write
 from reeltok.video.timing import moments_of
@@ -76,7 +77,6 @@ def decode_file(
     began, name = time.monotonic(), str(source.source.path)
     first, end = frame_range(source.frames, start, stop)
     source.packing = source.packing or tokenizer.packing
-    coding.hint(tokenizer, source.height, source.width)
     parts = naming_source(name, decode_frames(tokenizer, source, first, end, coding=coding))
     written = write(counted(parts, on_progress, end - first), target, **asdict(writing))
     warn_all([f"{target}: {line}" for line in written.notes])
@@ -102,13 +102,14 @@ def decode_frames(
     """
     if reel.info.batch != 1:
         raise ValueError(f"{reel.source.path} holds {reel.info.batch} clips: decode it in Python")
+    tile = bounded(tokenizer, (reel.height, reel.width), coding, "decode")
     span = tokenizer.span(reel, first, end)
     parts = token_parts(tokenizer, reel, span, end, coding.chunk_for(reel.height, reel.width))
     skip, zero = first - span.before, 0.0 if reel.times is None else float(reel.times[first])
     start = float(reel.settings.get("start", 0.0))
     start += first / (reel.fps or 1.0) if reel.times is None else zero
     left = end - first
-    for video in only_videos(tokenizer.stream_decode(parts, tile=coding.tile)):
+    for video in only_videos(tokenizer.stream_decode(parts, tile=tile)):
         here, skip = range(len(video))[skip : skip + left], max(0, skip - len(video))
         left -= len(here)
         if here:
@@ -155,6 +156,7 @@ def only_videos(parts: Iterable[Video | Tensor]) -> Iterator[Video]:
     for part in parts:
         assert isinstance(part, Video)
         yield part
+        del part  # before the next is made, as below
 
 
 def counted(parts: Iterable[Video], on_progress: OnProgress | None, frames: int) -> Iterator[Video]:
@@ -165,6 +167,7 @@ def counted(parts: Iterable[Video], on_progress: OnProgress | None, frames: int)
         if on_progress is not None:
             on_progress(done, frames)
         yield part
+        del part
 
 
 def is_decoded(

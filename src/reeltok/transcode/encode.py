@@ -16,6 +16,7 @@ from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokenizer.inputs import made_by
 from reeltok.tokens.reel import Reel, ReelWriter
 from reeltok.transcode.facts import ReelFacts, reel_facts
+from reeltok.transcode.memory import bounded, whole_groups_of
 from reeltok.transcode.options import USUAL, WHOLE, Coding, Cut, OnProgress
 from reeltok.transcode.packing import packing_for
 from reeltok.video.record import Stream, stream
@@ -68,12 +69,13 @@ def encode_file(
         open_video(source, cut) as video,
         ReelWriter(target, dtype=getattr(torch, coding.latents), packing=packing) as writer,
     ):
-        coding.hint(tokenizer, video.height, video.width)
+        tile = bounded(tokenizer, (video.height, video.width), coding, "encode")
         video.chunk = coding.chunk_for(video.height, video.width)
         warn_all(video.notes)
         if video.sound:
             warn_all(["sound is not part of tokens: `reeltok decode --audio-from VIDEO` copies it"])
-        for part in tokenizer.stream_encode(video, window=coding.chunk, tile=coding.tile):
+        frames = whole_groups_of(video, tokenizer, tile)
+        for part in tokenizer.stream_encode(frames, window=coding.chunk, tile=tile):
             writer.write(part.with_(settings={**part.settings, **settings}))
             if on_progress is not None:
                 on_progress(writer.frames, video.frames)

@@ -1,5 +1,6 @@
 """How a file is read, coded and written: records that the functions of this room take."""
 
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ if TYPE_CHECKING:
     from reeltok.tokenizer.contract import Tokenizer
 
 FRAME_PIXELS = 16 * 256 * 256  # coded at a time unless `chunk` says otherwise: bounds the memory
-LARGE = 1920 * 1200  # pixels; a frame of more is better coded in tiles
+LARGE = 1920 * 1200  # pixels; a frame of more is better coded in tiles where there are no strips
 
 OnProgress = Callable[[int, int], None]
 """Called with the frames of a file that are done so far, and with all that it has.
@@ -56,12 +57,16 @@ class Coding:
     """How a tokenizer is used: frames and pixels at a time, and how its tokens are stored.
 
     `chunk` frames at a time (by default as many as `FRAME_PIXELS` allows), in tiles of `tile`
-    pixels. `latents` is the name of a torch dtype. `pack`: ids are packed without loss. ValueError
-    for a chunk or tile below 1.
+    pixels. `memory` in GB bounds the peak of the process on a CPU (by default the model and 0.75,
+    at least 1, or what the frames need at least), which `jobs` files share. `latents` is the name
+    of a torch dtype. `pack`: ids are packed without loss. ValueError for a chunk or tile below 1,
+    and for no memory.
     """
 
     chunk: int | None = None
     tile: int | None = None
+    memory: float | None = None
+    jobs: int = 1
     latents: str = "float16"
     pack: bool = False
 
@@ -70,17 +75,27 @@ class Coding:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` {value} is too small: give 1 or more")
+        if self.memory is not None and not 0 < self.memory < math.inf:
+            raise ValueError(f"`memory={self.memory}` is not a number of GB: give one above 0")
 
     def chunk_for(self, height: int, width: int) -> int:
         """Frames of this size to read at a time."""
         return self.chunk or max(1, min(64, FRAME_PIXELS // (height * width)))
 
-    def hint(self, tokenizer: "Tokenizer", height: int, width: int) -> None:
-        """Warn where frames are so large that tiles would help, and could be used."""
-        if self.tile is None and height * width > LARGE and tokenizer.spec.window is None:
+    def check_unbounded(self, tokenizer: "Tokenizer", height: int, width: int) -> None:
+        """ValueError for a `memory` that cannot be kept; a warning where tiles would help."""
+        if self.memory is not None:
+            where = "" if tokenizer.device.type == "cpu" else f" on {tokenizer.device.type}"
+            raise ValueError(
+                f"{tokenizer.name} cannot bound its memory{where}: leave `memory` out"
+                + ("" if where or tokenizer.spec.window else ", or give `tile`, which changes ids")
+            )
+        large = height * width > LARGE and tokenizer.spec.window is None
+        if large and self.tile is None and not tokenizer.spec.strips:
             warnings.warn(
-                f"frames of {height}x{width} take much memory at once: `tile=256` takes less",
-                stacklevel=2,
+                f"frames of {height}x{width} take much memory at once: `tile=256` takes less, and "
+                "changes ids",
+                stacklevel=3,
             )
 
 

@@ -16,6 +16,7 @@ from reeltok.tokens.record import Tokens
 from reeltok.transcode.clock import Clock
 from reeltok.transcode.decode import counted, only_videos
 from reeltok.transcode.encode import name_of, open_video, warn_all
+from reeltok.transcode.memory import bounded, whole_groups_of
 from reeltok.transcode.options import (
     PLAYABLE,
     USUAL,
@@ -84,19 +85,19 @@ def reconstruct_file(
     """
     clock, passed, comparison = Clock("write"), Passed(), PairScores()
     with open_video(source, cut) as video:
-        coding.hint(tokenizer, video.height, video.width)
+        tile = bounded(tokenizer, (video.height, video.width), coding, "reconstruct")
         video.chunk = coding.chunk_for(video.height, video.width)
         warn_all(video.notes)
         writing = with_sound(writing, video)
-        shown = SampledFrames(video.frames)
-        frames = passed.frames(clock.around("read", video))
-        tokens = tokenizer.stream_encode(frames, window=coding.chunk, tile=coding.tile)
+        shown = SampledFrames(video.frames if names_picture(side_by_side) else 0)
+        read = clock.around("read", whole_groups_of(video, tokenizer, tile))
+        tokens = tokenizer.stream_encode(passed.frames(read), window=coding.chunk, tile=tile)
         tokens = passed.tokens(clock.around("encode", tokens))
-        decoded = clock.around("decode", tokenizer.stream_decode(tokens, tile=coding.tile))
-        pairs: Iterator[VideoPair] = ((passed.original_of(v), v) for v in only_videos(decoded))
-        pairs = clock.around("compare", watched(pairs, comparison, shown))
+        decoded = clock.around("decode", tokenizer.stream_decode(tokens, tile=tile))
+        pairs = watched(passed.pairs(only_videos(decoded)), comparison, shown)
+        pairs = clock.around("compare", pairs)
         with both_written(pairs, side_by_side) as pairs:
-            parts = (replace(part, start=video.start) for _, part in pairs)
+            parts = decoded_of(pairs, video.start)
             written = write(counted(parts, on_progress, video.frames), target, **vars(writing))
     bits_per_pixel = passed.bits / (written.frames * video.height * video.width)
     if names_picture(side_by_side):
@@ -143,6 +144,7 @@ class Passed:
         for part in parts:
             self.waiting.append(part.frames)
             yield part
+            del part  # before the next comes
 
     def tokens(self, parts: Iterable[Tokens]) -> Iterator[Tokens]:
         """The parts as they are, their bits counted as they pass."""
@@ -151,10 +153,16 @@ class Passed:
             self.grid = [(self.grid or [0])[0] + part.grid[0], *part.grid[1:]]
             yield part
 
+    def pairs(self, decoded: Iterable[Video]) -> Iterator[VideoPair]:
+        """Originals with their reconstructions."""
+        for video in decoded:
+            yield self.original_of(video), video
+            del video  # before the next is made
+
     def original_of(self, decoded: Video) -> Video:
         """The original frames of the next reconstruction."""
-        frames = torch.cat(self.waiting)
-        self.waiting = [frames[len(decoded) :]]
+        frames = self.waiting[0] if len(self.waiting) == 1 else torch.cat(self.waiting)
+        self.waiting = [frames[len(decoded) :]] if len(frames) > len(decoded) else []
         return replace(decoded, frames=frames[: len(decoded)])
 
 
@@ -183,6 +191,14 @@ def watched(pairs: Iterator[VideoPair], *watchers: Any) -> Iterator[VideoPair]:
         for watcher in watchers:
             watcher.add(original, decoded)
         yield original, decoded
+        del original, decoded  # before the next are made
+
+
+def decoded_of(pairs: Iterator[VideoPair], start: float) -> Iterator[Video]:
+    """The reconstructions alone, which begin at `start` seconds."""
+    for _, decoded in pairs:
+        yield replace(decoded, start=start)
+        del _, decoded
 
 
 def labels(model: str, bits_per_pixel: float, psnr: float | None) -> tuple[str, str]:

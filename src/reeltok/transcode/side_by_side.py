@@ -1,5 +1,6 @@
 """Original and reconstruction held against each other: numbers, a picture, a video."""
 
+import math
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from reeltok.metrics import paired as metrics
+from reeltok.metrics.bands import measure_bands
 from reeltok.video.movie import MovieShape
 from reeltok.video.record import Video
 from reeltok.video.sink import open_sink
@@ -23,6 +25,7 @@ GAP = 6  # pixels between what stands side by side
 MARGIN = 22  # pixels above a row of frames, for its label
 PAPER, INK = 255, (60, 60, 60)
 PIXELS = 16 * 256 * 256  # measured at once
+LARGE = 1920 * 1200  # pixels of a frame; larger ones are shown side by side at a part of the size
 
 
 class PairScores:
@@ -34,11 +37,18 @@ class PairScores:
 
     def add(self, original: Video, decoded: Video) -> None:
         """Measure all frames of a pair; SSIM only where its window of 11 pixels fits."""
+        fits = min(original.height, original.width) >= metrics.SSIM_WINDOW
+        if fits and original.height * original.width > PIXELS:
+            for x, y in zip(original.frames.split(1), decoded.frames.split(1), strict=True):
+                found = measure_bands(x, y)
+                self.psnr += found.psnr.tolist()
+                self.ssim += found.ssim.tolist()
+            return
         step = max(1, PIXELS // (original.height * original.width))
         for start in range(0, len(original), step):
             x, y = (v[start : start + step] for v in (original, decoded))
             self.psnr += metrics.psnr(x, y)[0].tolist()
-            if min(original.height, original.width) >= metrics.SSIM_WINDOW:
+            if fits:
                 self.ssim += metrics.ssim(x, y)[0].tolist()
 
     @property
@@ -69,7 +79,7 @@ class SampledFrames:
         """Keep those frames of a pair that are wanted."""
         for i in range(len(original)):
             if self.passed + i in self.wanted:
-                self.pairs.append((original.frames[i], decoded.frames[i]))
+                self.pairs.append((original.frames[i].clone(), decoded.frames[i].clone()))
         self.passed += len(original)
 
     @property
@@ -119,10 +129,14 @@ def label_strip(text: str, width: int) -> Picture:
 
 
 def together(original: Video, decoded: Video) -> UInt8[np.ndarray, "t h w 3"]:
-    """Each frame of both: beside one another, or where frames are wide, above one another."""
-    wide = original.width > 1.2 * original.height
-    both = zip(original.frames.numpy(), decoded.frames.numpy(), strict=True)
-    return np.stack([with_gaps(pair, axis=0 if wide else 1) for pair in both])
+    """Each frame of both: beside one another, or where frames are wide, above one another.
+
+    Where a frame has more than LARGE pixels, both take no more: every so many rows and columns.
+    """
+    wide, pixels = original.width > 1.2 * original.height, original.height * original.width
+    every = 1 if pixels <= LARGE else math.ceil(math.sqrt(2 * pixels / LARGE))
+    sides = (video.frames[:, ::every, ::every].numpy() for video in (original, decoded))
+    return np.stack([with_gaps(pair, axis=0 if wide else 1) for pair in zip(*sides, strict=True)])
 
 
 def also_beside(pairs: Iterator[VideoPair], path: str | Path) -> Generator[VideoPair]:
@@ -147,3 +161,4 @@ def also_beside(pairs: Iterator[VideoPair], path: str | Path) -> Generator[Video
             for frame, (time, seconds) in zip(frames, decoded.moments(), strict=True):
                 sink.add(frame, time, seconds)
             yield original, decoded
+            del original, decoded  # before the next are made

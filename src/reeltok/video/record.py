@@ -364,8 +364,9 @@ def write(
                 sink.begin(MovieShape.of(part, fps or part.fps, varying))
                 begun = True
             moments = part.moments() if varying else [(None, None)] * len(part)
-            for picture, (time, seconds) in zip(part.frames.numpy(), moments, strict=True):
-                sink.add(picture, time, seconds)
+            for number, (time, seconds) in enumerate(moments):
+                sink.add(part.frames[number].numpy(), time, seconds)
+            del part  # before the next one is made
     assert sink.written is not None
     return sink.written
 

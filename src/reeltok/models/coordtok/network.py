@@ -30,7 +30,7 @@ from reeltok.tokenizer.contract import Reconstruction, Tokenizer, frame_range, j
 from reeltok.tokenizer.inputs import ClipLike, TokensLike, as_tokens, forward_input, with_axes
 from reeltok.tokenizer.spec import Spec
 from reeltok.tokenizer.streaming import to_input_type
-from reeltok.tokenizer.tiling import ran_out_of_memory
+from reeltok.tokenizer.tiling import TileLike, ran_out_of_memory
 from reeltok.tokens.ids import join_sizes
 from reeltok.tokens.record import Tokens
 from reeltok.tokens.reel import Reel
@@ -228,7 +228,7 @@ class CoordTok(Tokenizer):
         tokens: TokensLike,
         *,
         chunk: int | None = None,
-        tile: int | None = None,
+        tile: TileLike = None,
         start: int | None = None,
         stop: int | None = None,
         reference: ClipLike | None = None,
@@ -252,7 +252,7 @@ class CoordTok(Tokenizer):
         self,
         parts: Iterable[Tokens],
         *,
-        tile: int | None = None,
+        tile: TileLike = None,
         hold: bool = False,
         reference: ClipLike | None = None,
     ) -> Iterator[Video | Tensor]:

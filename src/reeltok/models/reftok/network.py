@@ -269,7 +269,7 @@ class RefTok(BlockCoder):
     def side_information(
         self, run: FrameRun, step: int, before: Tensor | None, reference: Any
     ) -> SideInformation:
-        x = unit_values(run.x)
+        x, before = unit_values(run.x), None if before is None else unit_values(before)
         chosen = choose_references(self.config, x, step, before, reference)
         return replace(chosen, options=self._entered(chosen.options["references"]))
 

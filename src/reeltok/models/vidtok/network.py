@@ -173,6 +173,7 @@ class VidTok(Tokenizer):
             receptive_steps=receptive_steps(self.decoder),
             lookahead_steps=int(self.looks_ahead),
             strips=config.groups is None,
+            widest=config.widest,
         )
 
     @property

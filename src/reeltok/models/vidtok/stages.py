@@ -95,6 +95,15 @@ class VidTokConfig:
     def causal(self) -> bool:
         return self.edge != "both"
 
+    @property
+    def widest(self) -> float:
+        """Values of the encoder's widest layer for each pixel of a frame."""
+        most, pixels = 0.0, float(math.prod(self.patch))
+        for level, times in enumerate(self.multipliers):
+            most = max(most, self.width * times / pixels)
+            pixels *= (4 if level in self.space_down else 1) * (2 if level in self.time_down else 1)
+        return most
+
 
 def haar(size: int) -> Float[Tensor, "size size"]:
     """The orthonormal Haar basis of `size` (a power of two) samples, one row a function."""

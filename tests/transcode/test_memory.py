@@ -1,0 +1,136 @@
+"""Budgets of memory: what frames need, what is chosen for them, and what is said of it."""
+
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from moving_clips import moving
+
+import reeltok
+from reeltok.models.presets import COMPACT
+from reeltok.models.vidtok.network import VidTok
+from reeltok.nn.past import Past
+from reeltok.tokenizer.tiling import Tiling
+from reeltok.tokens.reel import Reel
+from reeltok.transcode import Coding, Writing, decode_file, encode_file, memory, reconstruct_file
+from reeltok.transcode.memory import bounded, memory_need, remembered, whole_groups_of
+from reeltok.transcode.options import USUAL
+from reeltok.video.record import stream
+
+NARROW = replace(COMPACT, width=8, multipliers=(1, 1), blocks=(1, 1))
+
+
+@pytest.fixture(scope="module")
+def tok() -> VidTok:
+    torch.manual_seed(1)
+    return VidTok(NARROW, "narrow").eval()
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if a process took nothing, and had little by itself."""
+    for name, value in {"PROCESS": 0, "BESIDE": 1_000, "LEAST": 1_000}.items():
+        monkeypatch.setattr(memory, name, value)
+
+
+def test_small_frames_are_coded_whole_and_nothing_is_said(tok: VidTok) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert bounded(tok, (256, 256), USUAL, "reconstruct") is None
+        assert bounded(tok, (1080, 1920), Coding(memory=64), "encode") is None
+
+
+def test_large_frames_of_the_default_are_coded_in_strips() -> None:
+    model = VidTok(COMPACT, "default").eval()
+    with pytest.warns(UserWarning, match="frames of 2160x3840 .* GB wait in a temporary file"):
+        found = bounded(model, (2160, 3840), USUAL, "reconstruct")
+    assert isinstance(found, Tiling)
+    assert found.pixels % 8 == 0
+    need = memory_need(model, (2160, 3840), USUAL, "reconstruct")
+    assert need.least < 2e9 < need.unbounded
+    assert bounded(model, (256, 456), USUAL, "reconstruct") is None
+
+
+def test_what_is_remembered_grows_with_the_cells(tok: VidTok) -> None:
+    found, past = remembered(tok), Past()
+    with torch.no_grad():
+        for frames in (1, 4):
+            tok.encode_part(torch.zeros(1, 3, frames, 24, 40), past)
+    assert found.encoder * 15 == sum(x.nbytes for x in past.kept.values())
+    assert found.decoder > 0
+    whole = VidTok(replace(NARROW, edge="both", sampler="joint"), "whole").eval()
+    assert remembered(whole) == memory.Remembered(0, 0)
+
+
+def test_a_budget_too_small_names_the_least_which_is_enough(tok: VidTok) -> None:
+    least = memory_need(tok, (2160, 3840), USUAL, "encode").least / 1e9
+    with pytest.raises(ValueError, match=r"`memory=0.2` GB is too little.*: give (\S+) or") as said:
+        bounded(tok, (2160, 3840), Coding(memory=0.2), "encode")
+    named = float(str(said.value).split("give ")[1].split()[0])
+    assert least <= named < least + 0.011
+    with pytest.warns(UserWarning, match="in strips of 8 pixels"):
+        found = bounded(tok, (2160, 3840), Coding(memory=named), "encode")
+    assert isinstance(found, Tiling)
+
+
+def test_files_share_a_budget(tok: VidTok, small: None) -> None:
+    size, gb = (640, 64), memory_need(tok, (640, 64), USUAL, "encode").unbounded / 1e9
+    assert bounded(tok, size, Coding(memory=gb * 1.01), "encode") is None
+    with pytest.warns(UserWarning, match="in strips of"):
+        assert bounded(tok, size, Coding(memory=gb * 1.01, jobs=2), "encode") is not None
+
+
+def test_what_cannot_be_bounded_is_said(tok: VidTok, monkeypatch: pytest.MonkeyPatch) -> None:
+    grouped = VidTok(replace(NARROW, groups=4), "grouped").eval()
+    with pytest.raises(ValueError, match="grouped cannot bound its memory: leave `memory` out, or"):
+        bounded(grouped, (64, 64), Coding(memory=2), "encode")
+    with pytest.warns(UserWarning, match="`tile=256` takes less, and changes ids"):
+        assert bounded(grouped, (2160, 3840), USUAL, "encode") is None
+    assert bounded(grouped, (64, 64), Coding(tile=32), "encode") == 32
+    monkeypatch.setattr(VidTok, "device", torch.device("cuda"))
+    assert bounded(tok, (2160, 3840), USUAL, "encode") is None
+    with pytest.raises(ValueError, match=r"cannot bound its memory on cuda: leave `memory` out$"):
+        bounded(tok, (64, 64), Coding(memory=2), "encode")
+
+
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
+def test_a_budget_is_a_number_of_gb(value: float) -> None:
+    with pytest.raises(ValueError, match="is not a number of GB: give one above 0"):
+        Coding(memory=value)
+
+
+def test_files_within_a_budget_are_the_same(tok: VidTok, small: None, tmp_path: Path) -> None:
+    clip, whole = tmp_path / "clip.mkv", Coding(memory=9, chunk=4)
+    reeltok.write(moving(11, 200, 40), clip, lossless=True)
+
+    def tight(work: memory.Work) -> Coding:
+        return replace(whole, memory=memory_need(tok, (200, 40), whole, work).within(16) / 1e9)
+
+    encode_file(tok, clip, tmp_path / "whole.reel", coding=whole)
+    with pytest.warns(UserWarning, match="in strips of 16 pixels"):
+        encode_file(tok, clip, tmp_path / "strips.reel", coding=tight("encode"))
+    with Reel(tmp_path / "whole.reel") as a, Reel(tmp_path / "strips.reel") as b:
+        assert a.settings == b.settings
+        ids = [each.ids for each in (a.tokens(), b.tokens()) if each.ids is not None]
+    assert (ids[0] != ids[1]).sum() <= 1e-3 * ids[0].numel()
+    exact, source = Writing(lossless=True), tmp_path / "whole.reel"
+    decode_file(tok, source, tmp_path / "a.mkv", writing=exact, coding=whole)
+    with pytest.warns(UserWarning, match="in strips of 16 pixels"):
+        decode_file(tok, source, tmp_path / "b.mkv", writing=exact, coding=tight("decode"))
+    frames = [reeltok.read(tmp_path / f"{name}.mkv").frames.int() for name in "ab"]
+    assert (frames[0] - frames[1]).abs().max() <= 1
+    with pytest.warns(UserWarning, match="in strips of 16 pixels"):
+        made = reconstruct_file(tok, clip, tmp_path / "c.mkv", coding=tight("reconstruct"))
+    assert made.frames == 11
+
+
+def test_strips_read_whole_groups(tok: VidTok, tmp_path: Path) -> None:
+    clip = tmp_path / "clip.mkv"
+    reeltok.write(moving(11), clip, lossless=True)
+    for tile, parts in ((Tiling(pixels=8), [1, 4, 4, 2]), (8, [3, 3, 3, 2])):
+        with stream(clip, chunk=3) as video:
+            found = [*whole_groups_of(video, tok, tile)]
+        assert [len(part) for part in found] == parts
+        assert torch.equal(torch.cat([part.frames for part in found]), moving(11).frames)
