@@ -43,6 +43,7 @@ SKIPPED = {
     ),
     r"^reeltok demo|train small --dry-run  ": "half a minute (tests/cli)",
     r"data push|reeltok\[sim\]": "needs OpenGL (tests/worlds)",
+    r"reeltok push .*held/": "episodes of `data push` (tests/cli/test_cli_push.py)",
     r"bair|robots/|ucf101/|fvd": "data sets that are not here (tests/cli/test_cli_bair.py)",
     r"one\.json two\.json|my_run/model|manifest\.csv:group": "results and models of other runs",
     r"foreman|recording\.ts|more\.mkv|clean\.csv tokens/ +#": "files of other kinds (tests/cli)",
