@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from reeltok.data.find import find_clips
+from reeltok.generate.condition_encoder import actions_of
 from reeltok.generate.predictor import PriorPredictor
-from reeltok.generate.told import actions_of
 from reeltok.video.record import to_bytes
 
 ENLARGED = 2

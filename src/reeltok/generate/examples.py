@@ -29,13 +29,13 @@ from reeltok.files.text import printable
 from reeltok.generate import masked
 from reeltok.generate.chains import TOGETHER
 from reeltok.generate.clip_spec import ClipSpec
+from reeltok.generate.condition_encoder import ConditionEncoder, masks_of
 from reeltok.generate.conditions import padding_cells
 from reeltok.generate.ids import Examples
 from reeltok.generate.latents import Latents
 from reeltok.generate.prior import PriorConfig
 from reeltok.generate.recipes import GeneratorRecipe
 from reeltok.generate.sit import FlowConfig
-from reeltok.generate.told import Told, masks_of
 from reeltok.parallel import Rank, rank_and_world
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.train.checks import require_groups_named
@@ -117,12 +117,14 @@ def shaping_of(recipe: GeneratorRecipe) -> Shaping:
     )
 
 
-def beside_of(recipe: GeneratorRecipe, config: FlowConfig | PriorConfig | None) -> Told | None:
+def beside_of(
+    recipe: GeneratorRecipe, config: FlowConfig | PriorConfig | None
+) -> ConditionEncoder | None:
     """What is made beside the tokens of each window."""
     if not isinstance(config, PriorConfig):
         return None
-    told = Told(recipe=recipe, config=config)
-    return told if told.needed else None
+    encoder = ConditionEncoder(recipe=recipe, config=config)
+    return encoder if encoder.needed else None
 
 
 # ---------------------------------------------------------------- rows to examples
@@ -224,7 +226,7 @@ def ids_of(
     recipe: GeneratorRecipe,
     config: PriorConfig,
 ) -> Examples | None:
-    """The ids of rows, and what a prior is told beside; None for none, or of no class of its own.
+    """The ids of rows, with their conditions; None for none, or of no class of its own.
 
     What the corpus does not hold beside its ids is made of the frames that they stand for.
     ValueError where that cannot be.
@@ -232,7 +234,7 @@ def ids_of(
     rows = [row for row in rows if not split.classes or row.group in split.classes]
     if not rows:
         return None
-    told, found = Told(recipe=recipe, config=config), list[dict[str, Tensor]]()
+    encoder, found = ConditionEncoder(recipe=recipe, config=config), list[dict[str, Tensor]]()
     labels = labels_of(rows, split.classes)
     for row, label in zip(saying_how_far(rows, "examples are made"), labels, strict=True):
         if row.ids is None:
@@ -240,8 +242,8 @@ def ids_of(
                 f"{corpus.place} keeps latents, a prior is trained on ids: build with `keep` ids"
             )
         beside = dict(row.beside) or {"ids": row.ids.flatten()[None]}
-        if told.needed and not row.beside:
-            beside = retell(row, told, corpus, tokenizer)
+        if encoder.needed and not row.beside:
+            beside = encode_conditions(row, encoder, corpus, tokenizer)
         found.append(beside | {"labels": label.expand(len(beside["ids"]))})
     spec = masked.following(tokenizer).spec
     empty = [padding_cells(m, spec, config.grid).flatten() for m in masks_of(recipe, config)]
@@ -260,21 +262,24 @@ def saying_how_far(rows: Sequence[Row], what: str) -> Iterator[Row]:
 
 
 @torch.no_grad()
-def retell(row: Row, told: Told, corpus: Corpus, tokenizer: Tokenizer) -> dict[str, Tensor]:
-    """What is told of a row whose frames are not at hand: of those that its ids stand for."""
-    if told.recipe.actions or told.config.reference is not None:
-        what = "actions" if told.recipe.actions else "reference frames"
+def encode_conditions(
+    row: Row, encoder: ConditionEncoder, corpus: Corpus, tokenizer: Tokenizer
+) -> dict[str, Tensor]:
+    """The conditions of a row whose frames are not at hand: of those that its ids stand for."""
+    if encoder.recipe.actions or encoder.config.reference is not None:
+        what = "actions" if encoder.recipe.actions else "reference frames"
         raise ValueError(
-            f"{corpus.place} has no {what}, which this prior is told: train it on the clips"
+            f"{corpus.place} has no {what}, and this prior is conditioned on them: train it on the "
+            "clips"
         )
     video = tokenizer.decode(tokens_of(row, corpus.tokenizer, tokenizer.scale))
     assert isinstance(video, Video)
     x = video.tensor(device=tokenizer.device)
     source = ListedClip(clip=Clip(path=Path(row.source), name=row.source))
-    return told(tokenizer, x, [source], [0])[0]
+    return encoder(tokenizer, x, [source], [0])[0]
 
 
-def say_examples(corpus: Corpus, split: Split, at: Rank, *, retold: bool = False) -> None:
+def say_examples(corpus: Corpus, split: Split, at: Rank, *, decoded: bool = False) -> None:
     """How many examples there are, and which clips gave none, on standard error."""
     if not at.first:
         return
@@ -283,7 +288,7 @@ def say_examples(corpus: Corpus, split: Split, at: Rank, *, retold: bool = False
             said = printable(f"{row['source']}: {row['reason']}")
             say(f"left out: {said}")
     say(f"{len(split.train)} examples to train on, {len(split.held)} held out")
-    if retold:
+    if decoded:
         say(
             f"note: {corpus.place} holds no condition videos: they are made of decoded frames, "
             "which takes a while; training on the clips themselves makes them of the originals"

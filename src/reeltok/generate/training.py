@@ -10,6 +10,7 @@ import torch
 from reeltok import zoo
 from reeltok.corpus.read import Corpus
 from reeltok.generate import flow, masked
+from reeltok.generate.condition_encoder import ConditionEncoder
 from reeltok.generate.examples import (
     ShowClips,
     Split,
@@ -25,7 +26,6 @@ from reeltok.generate.latents import ExampleSet, Feed, FlowTask, Latents, measur
 from reeltok.generate.prior import Prior, PriorConfig
 from reeltok.generate.recipes import GeneratorRecipe
 from reeltok.generate.sit import Flow, FlowConfig
-from reeltok.generate.told import Told
 from reeltok.models.reftok.network import RefTok
 from reeltok.parallel import Rank, in_turn, init_distributed
 from reeltok.tokenizer.contract import Tokenizer
@@ -143,8 +143,8 @@ def make(
     if isinstance(config, FlowConfig):
         say_examples(corpus, split, at)
         return make_flow(recipe, config, split, corpus, tokenizer)
-    told = Told(recipe=recipe, config=config)
-    say_examples(corpus, split, at, retold=told.needed and not split.train[0].beside)
+    encoder = ConditionEncoder(recipe=recipe, config=config)
+    say_examples(corpus, split, at, decoded=encoder.needed and not split.train[0].beside)
     noise = recipe.noise if config.reference is not None else 0.0
     prior = Prior(replace(config, classes=split.classes, noise=noise))
     of = partial(

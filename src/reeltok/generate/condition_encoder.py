@@ -1,4 +1,4 @@
-"""What a prior is told of a window beside its ids: what is given, references, actions."""
+"""What a prior is conditioned on in a window: what is given, references, actions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ from reeltok.generate.prior import PriorConfig
 from reeltok.generate.recipes import GeneratorRecipe
 from reeltok.tokenizer.contract import Tokenizer
 
-TOLD = ("ids", "shown", "actions", "references")  # fields of `Examples`
+FIELDS = ("ids", "shown", "actions", "references")  # fields of `Examples`
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Told:
+class ConditionEncoder:
     """Makes, beside the tokens of a window, the examples that a prior is trained on.
 
     Those are the ids by which it goes on from frames that are given, the condition videos, the
@@ -97,7 +97,7 @@ class Told:
         else:
             given = masks_of(recipe, self.config)
             found, turn = tokenize_examples(tokenizer, self.config, made, given=given), lambda v: v
-        held = {name: getattr(found, name) for name in TOLD}
+        held = {name: getattr(found, name) for name in FIELDS}
         return {name: turn(value) for name, value in held.items() if value is not None}
 
 
