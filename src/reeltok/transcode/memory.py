@@ -137,7 +137,7 @@ def bounded(tokenizer: Tokenizer, size: tuple[int, int], coding: Coding, work: W
         return None
     pixels = coding.tile or strip_height(need, own)
     room = max(0, int(own - need.within(pixels)))
-    told(size, pixels, budget, need.pasts - room)
+    note_strips(size, pixels, budget, need.pasts - room)
     return_frames()
     return Tiling(pixels=pixels, room=room)
 
@@ -150,7 +150,7 @@ def strip_height(need: Need, budget: float) -> int:
     return pixels
 
 
-def told(size: tuple[int, int], pixels: int, budget: float, waiting: float) -> None:
+def note_strips(size: tuple[int, int], pixels: int, budget: float, waiting: float) -> None:
     """Note that frames are coded in strips."""
     rest = "" if waiting <= 0 else f", and {waiting / GB:.1f} GB wait in a temporary file"
     warnings.warn(
