@@ -15,7 +15,7 @@ from reeltok.nn.past import Past
 from reeltok.tokenizer.tiling import Tiling
 from reeltok.tokens.reel import Reel
 from reeltok.transcode import Coding, Writing, decode_file, encode_file, memory, reconstruct_file
-from reeltok.transcode.memory import bounded, memory_need, remembered, whole_groups_of
+from reeltok.transcode.memory import Bounds, bounded, memory_need, remembered, whole_groups_of
 from reeltok.transcode.options import USUAL
 from reeltok.video.record import stream
 
@@ -38,19 +38,30 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_small_frames_are_coded_whole_and_nothing_is_said(tok: VidTok) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert bounded(tok, (256, 256), USUAL, "reconstruct") is None
-        assert bounded(tok, (1080, 1920), Coding(memory=64), "encode") is None
+        assert bounded(tok, (256, 256), USUAL, "reconstruct") == Bounds(chunk=16, tile=None)
+        assert bounded(tok, (1080, 1920), Coding(memory=64), "encode").tile is None
+
+
+@pytest.mark.parametrize("size", [(64, 64), (128, 128), (256, 256)])
+def test_small_frames_are_never_cut_but_fewer_are_coded_at_a_time(
+    tok: VidTok, small: None, size: tuple[int, int]
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = bounded(tok, size, USUAL, "encode")
+    assert found.tile is None
+    assert 4 <= found.chunk < USUAL.chunk_for(*size)
 
 
 def test_large_frames_of_the_default_are_coded_in_strips() -> None:
     model = VidTok(COMPACT, "default").eval()
     with pytest.warns(UserWarning, match="frames of 2160x3840 .* GB wait in a temporary file"):
         found = bounded(model, (2160, 3840), USUAL, "reconstruct")
-    assert isinstance(found, Tiling)
-    assert found.pixels % 8 == 0
+    assert isinstance(found.tile, Tiling)
+    assert found.tile.pixels % 8 == 0
     need = memory_need(model, (2160, 3840), USUAL, "reconstruct")
     assert need.least < 2e9 < need.unbounded
-    assert bounded(model, (256, 456), USUAL, "reconstruct") is None
+    assert bounded(model, (256, 456), USUAL, "reconstruct").tile is None
 
 
 def test_what_is_remembered_grows_with_the_cells(tok: VidTok) -> None:
@@ -72,14 +83,18 @@ def test_a_budget_too_small_names_the_least_which_is_enough(tok: VidTok) -> None
     assert least <= named < least + 0.011
     with pytest.warns(UserWarning, match="in strips of 8 pixels"):
         found = bounded(tok, (2160, 3840), Coding(memory=named), "encode")
-    assert isinstance(found, Tiling)
+    assert isinstance(found.tile, Tiling)
 
 
 def test_files_share_a_budget(tok: VidTok, small: None) -> None:
     size, gb = (640, 64), memory_need(tok, (640, 64), USUAL, "encode").unbounded / 1e9
-    assert bounded(tok, size, Coding(memory=gb * 1.01), "encode") is None
+    alone = Coding(memory=gb * 1.01)
+    assert bounded(tok, size, alone, "encode") == Bounds(chunk=USUAL.chunk_for(*size), tile=None)
+    shared = bounded(tok, size, replace(alone, jobs=2), "encode")
+    assert shared.tile is None
+    assert 4 <= shared.chunk < USUAL.chunk_for(*size)
     with pytest.warns(UserWarning, match="in strips of"):
-        assert bounded(tok, size, Coding(memory=gb * 1.01, jobs=2), "encode") is not None
+        assert bounded(tok, size, replace(alone, jobs=2, chunk=25), "encode").tile is not None
 
 
 def test_what_cannot_be_bounded_is_said(tok: VidTok, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,10 +102,10 @@ def test_what_cannot_be_bounded_is_said(tok: VidTok, monkeypatch: pytest.MonkeyP
     with pytest.raises(ValueError, match="grouped cannot bound its memory: leave `memory` out, or"):
         bounded(grouped, (64, 64), Coding(memory=2), "encode")
     with pytest.warns(UserWarning, match="`tile=256` takes less, and changes ids"):
-        assert bounded(grouped, (2160, 3840), USUAL, "encode") is None
-    assert bounded(grouped, (64, 64), Coding(tile=32), "encode") == 32
+        assert bounded(grouped, (2160, 3840), USUAL, "encode").tile is None
+    assert bounded(grouped, (64, 64), Coding(tile=32), "encode").tile == 32
     monkeypatch.setattr(VidTok, "device", torch.device("cuda"))
-    assert bounded(tok, (2160, 3840), USUAL, "encode") is None
+    assert bounded(tok, (2160, 3840), USUAL, "encode").tile is None
     with pytest.raises(ValueError, match=r"cannot bound its memory on cuda: leave `memory` out$"):
         bounded(tok, (64, 64), Coding(memory=2), "encode")
 

@@ -102,14 +102,14 @@ def decode_frames(
     """
     if reel.info.batch != 1:
         raise ValueError(f"{reel.source.path} holds {reel.info.batch} clips: decode it in Python")
-    tile = bounded(tokenizer, (reel.height, reel.width), coding, "decode")
+    bounds = bounded(tokenizer, (reel.height, reel.width), coding, "decode")
     span = tokenizer.span(reel, first, end)
-    parts = token_parts(tokenizer, reel, span, end, coding.chunk_for(reel.height, reel.width))
+    parts = token_parts(tokenizer, reel, span, end, bounds.chunk)
     skip, zero = first - span.before, 0.0 if reel.times is None else float(reel.times[first])
     start = float(reel.settings.get("start", 0.0))
     start += first / (reel.fps or 1.0) if reel.times is None else zero
     left = end - first
-    for video in only_videos(tokenizer.stream_decode(parts, tile=tile)):
+    for video in only_videos(tokenizer.stream_decode(parts, tile=bounds.tile)):
         here, skip = range(len(video))[skip : skip + left], max(0, skip - len(video))
         left -= len(here)
         if here:

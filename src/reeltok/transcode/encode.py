@@ -69,8 +69,8 @@ def encode_file(
         open_video(source, cut) as video,
         ReelWriter(target, dtype=getattr(torch, coding.latents), packing=packing) as writer,
     ):
-        tile = bounded(tokenizer, (video.height, video.width), coding, "encode")
-        video.chunk = coding.chunk_for(video.height, video.width)
+        bounds = bounded(tokenizer, (video.height, video.width), coding, "encode")
+        video.chunk, tile = bounds.chunk, bounds.tile
         warn_all(video.notes)
         if video.sound:
             warn_all(["sound is not part of tokens: `reeltok decode --audio-from VIDEO` copies it"])

@@ -7,7 +7,7 @@ runs code alike. The constants were measured (docs/speed.md) and are rounded up.
 import math
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -28,6 +28,7 @@ READING, WRITING = 24, 50  # bytes for each pixel of a frame: of codecs and thei
 LOOKING, LARGE = 120, 1920 * 1200  # bytes beside on frames of up to LARGE pixels: x264 looks ahead
 LAYERS = 16  # outputs of the widest layer, and the gaps between them
 WAITING = 2  # rows of cells that a strip has beside its own
+SMALL = 256 * 256  # pixels of a frame that the usual budget never cuts
 LOWEST = 2  # rows of cells of a strip that the usual budget allows in any case
 HIGHEST = 64  # pixels of a strip: higher ones are hardly faster
 
@@ -114,32 +115,58 @@ def memory_need(tokenizer: Tokenizer, size: tuple[int, int], coding: Coding, wor
     )
 
 
-def bounded(tokenizer: Tokenizer, size: tuple[int, int], coding: Coding, work: Work) -> TileLike:
-    """How frames of `size` = (height, width) are coded within `coding.memory`; None: whole.
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """How frames are coded within a budget: `chunk` at a time, in strips or tiles (None: whole)."""
 
-    Where it is in strips, a note says so, and freed frames go back to the system. ValueError for
-    less than the frames need, and for a tokenizer whose memory cannot be bounded.
+    chunk: int
+    tile: TileLike
+
+
+def bounded(tokenizer: Tokenizer, size: tuple[int, int], coding: Coding, work: Work) -> Bounds:
+    """How frames of `size` = (height, width) are coded within `coding.memory`.
+
+    Fewer at a time first, where that changes nothing, then in strips: a note says so, and freed
+    frames go back to the system. ValueError for less than the frames need, and for a tokenizer
+    whose memory cannot be bounded.
     """
-    if not tokenizer.spec.strips or tokenizer.device.type != "cpu":
+    spec, chunk = tokenizer.spec, coding.chunk_for(*size)
+    if not spec.strips or tokenizer.device.type != "cpu":
         coding.check_unbounded(tokenizer, *size)
-        return coding.tile
-    need = memory_need(tokenizer, size, coding, work)
-    asked = None if coding.memory is None else coding.memory * GB
-    usual = max(need.process - PROCESS + BESIDE, LEAST, need.within(LOWEST * need.cell))
-    budget = usual if asked is None else asked
+        return Bounds(chunk=chunk, tile=coding.tile)
+    fixed = coding.chunk is not None or spec.independent  # where another number changes tokens
+    fewest = chunk if fixed else min(chunk, spec.frames_per_group)
+    need = memory_need(tokenizer, size, replace(coding, chunk=fewest), work)
+    budget = usual_budget(need, size) if coding.memory is None else coding.memory * GB
     if budget < need.least:
         raise ValueError(
             f"`memory={coding.memory:g}` GB is too little for frames of {size[0]}x{size[1]} by "
             f"{tokenizer.name}: give {math.ceil(need.least / GB * 100) / 100:g} or more"
         )
-    own = need.process + (budget - need.process) / (coding.jobs if asked else 1)
-    if coding.tile is None and need.unbounded <= own:
-        return None
+    own = need.process + (budget - need.process) / (coding.jobs if coding.memory else 1)
+    for frames in halved(chunk, fewest) if coding.tile is None else ():
+        if memory_need(tokenizer, size, replace(coding, chunk=frames), work).unbounded <= own:
+            return Bounds(chunk=frames, tile=None)
     pixels = coding.tile or strip_height(need, own)
     room = max(0, int(own - need.within(pixels)))
     note_strips(size, pixels, budget, need.pasts - room)
     return_frames()
-    return Tiling(pixels=pixels, room=room)
+    return Bounds(chunk=fewest, tile=Tiling(pixels=pixels, room=room))
+
+
+def halved(chunk: int, fewest: int) -> Iterator[int]:
+    """Ever fewer frames at a time."""
+    while chunk > fewest:
+        yield chunk
+        chunk = max(fewest, chunk // 2)
+    yield fewest
+
+
+def usual_budget(need: Need, size: tuple[int, int]) -> float:
+    """The model and BESIDE, at least LEAST, and what a group of frames of SMALL pixels needs."""
+    small = (need.unbounded - need.process) * min(1.0, SMALL / (size[0] * size[1]))
+    model = need.process - PROCESS
+    return max(model + BESIDE, LEAST, need.process + small, need.within(LOWEST * need.cell))
 
 
 def strip_height(need: Need, budget: float) -> int:

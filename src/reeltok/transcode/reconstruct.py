@@ -85,8 +85,8 @@ def reconstruct_file(
     """
     clock, passed, comparison = Clock("write"), Passed(), PairScores()
     with open_video(source, cut) as video:
-        tile = bounded(tokenizer, (video.height, video.width), coding, "reconstruct")
-        video.chunk = coding.chunk_for(video.height, video.width)
+        bounds = bounded(tokenizer, (video.height, video.width), coding, "reconstruct")
+        video.chunk, tile = bounds.chunk, bounds.tile
         warn_all(video.notes)
         writing = with_sound(writing, video)
         shown = SampledFrames(video.frames if names_picture(side_by_side) else 0)
