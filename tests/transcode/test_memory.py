@@ -86,6 +86,17 @@ def test_a_budget_too_small_names_the_least_which_is_enough(tok: VidTok) -> None
     assert isinstance(found.tile, Tiling)
 
 
+def test_strips_that_were_asked_for_are_held_to_the_budget(tok: VidTok) -> None:
+    size = (2160, 3840)
+    with pytest.raises(ValueError, match=r"`tile=1024` does not fit into `memory=1` GB .* lower"):
+        bounded(tok, size, Coding(tile=1024, memory=1), "encode")
+    with pytest.warns(UserWarning, match="in strips of 2048 pixels") as said:
+        assert bounded(tok, size, Coding(tile=2048), "encode").tile is not None
+    assert "stay within" not in str(said[0].message)
+    with pytest.warns(UserWarning, match="in strips of 8 pixels to stay within 1.00 GB"):
+        bounded(tok, size, Coding(tile=8), "encode")
+
+
 def test_files_share_a_budget(tok: VidTok, small: None) -> None:
     size, gb = (640, 64), memory_need(tok, (640, 64), USUAL, "encode").unbounded / 1e9
     alone = Coding(memory=gb * 1.01)

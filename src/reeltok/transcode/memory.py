@@ -148,8 +148,14 @@ def bounded(tokenizer: Tokenizer, size: tuple[int, int], coding: Coding, work: W
         if memory_need(tokenizer, size, replace(coding, chunk=frames), work).unbounded <= own:
             return Bounds(chunk=frames, tile=None)
     pixels = coding.tile or strip_height(need, own)
-    room = max(0, int(own - need.within(pixels)))
-    note_strips(size, pixels, budget, need.pasts - room)
+    free = own - need.within(pixels)
+    if free < 0 and coding.memory and coding.tile:
+        raise ValueError(
+            f"`tile={pixels}` does not fit into `memory={coding.memory:g}` GB with frames of "
+            f"{size[0]}x{size[1]}: give a lower `tile`, or leave it out"
+        )
+    room = max(0, int(free))
+    note_strips(size, pixels, budget if free >= 0 else None, need.pasts - room)
     return_frames()
     return Bounds(chunk=fewest, tile=Tiling(pixels=pixels, room=room))
 
@@ -177,12 +183,12 @@ def strip_height(need: Need, budget: float) -> int:
     return pixels
 
 
-def note_strips(size: tuple[int, int], pixels: int, budget: float, waiting: float) -> None:
-    """Note that frames are coded in strips."""
+def note_strips(size: tuple[int, int], pixels: int, budget: float | None, waiting: float) -> None:
+    """Note that frames are coded in strips, and within which budget (None: those asked for)."""
+    within = "" if budget is None else f" to stay within {budget / GB:.2f} GB (`memory`)"
     rest = "" if waiting <= 0 else f", and {waiting / GB:.1f} GB wait in a temporary file"
     warnings.warn(
-        f"frames of {size[0]}x{size[1]} are coded in strips of {pixels} pixels to stay within "
-        f"{budget / GB:.2f} GB (`memory`){rest}",
+        f"frames of {size[0]}x{size[1]} are coded in strips of {pixels} pixels{within}{rest}",
         stacklevel=3,
     )
 
