@@ -3,6 +3,7 @@
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,14 @@ from reeltok.nn.past import Past
 from reeltok.tokenizer.tiling import Tiling
 from reeltok.tokens.reel import Reel
 from reeltok.transcode import Coding, Writing, decode_file, encode_file, memory, reconstruct_file
-from reeltok.transcode.memory import Bounds, bounded, memory_need, remembered, whole_groups_of
+from reeltok.transcode.memory import (
+    Bounds,
+    bounded,
+    halved,
+    memory_need,
+    remembered,
+    whole_groups_of,
+)
 from reeltok.transcode.options import USUAL
 from reeltok.video.record import stream
 
@@ -127,7 +135,29 @@ def test_a_budget_is_a_number_of_gb(value: float) -> None:
         Coding(memory=value)
 
 
-def test_files_within_a_budget_are_the_same(tok: VidTok, small: None, tmp_path: Path) -> None:
+def test_ever_fewer_frames_are_tried() -> None:
+    assert list(halved(25, 4)) == [25, 12, 6, 4]
+    assert list(halved(4, 4)) == [4]
+
+
+@pytest.fixture
+def in_strips(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Which ways through the network were gone in strips."""
+    gone: list[str] = []
+    for name in ("encode_strips", "decode_strips"):
+        way = getattr(VidTok, name)
+
+        def noted(self: VidTok, *given: Any, name: str = name, way: Any = way, **how: Any) -> Any:
+            gone.append(name)
+            return way(self, *given, **how)
+
+        monkeypatch.setattr(VidTok, name, noted)
+    return gone
+
+
+def test_files_within_a_budget_are_the_same(
+    tok: VidTok, small: None, in_strips: list[str], tmp_path: Path
+) -> None:
     clip, whole = tmp_path / "clip.mkv", Coding(memory=9, chunk=4)
     reeltok.write(moving(11, 200, 40), clip, lossless=True)
 
@@ -135,21 +165,26 @@ def test_files_within_a_budget_are_the_same(tok: VidTok, small: None, tmp_path: 
         return replace(whole, memory=memory_need(tok, (200, 40), whole, work).within(16) / 1e9)
 
     encode_file(tok, clip, tmp_path / "whole.reel", coding=whole)
+    assert not in_strips
     with pytest.warns(UserWarning, match="in strips of 16 pixels"):
         encode_file(tok, clip, tmp_path / "strips.reel", coding=tight("encode"))
+    assert {*in_strips} == {"encode_strips"}
     with Reel(tmp_path / "whole.reel") as a, Reel(tmp_path / "strips.reel") as b:
         assert a.settings == b.settings
         ids = [each.ids for each in (a.tokens(), b.tokens()) if each.ids is not None]
     assert (ids[0] != ids[1]).sum() <= 1e-3 * ids[0].numel()
     exact, source = Writing(lossless=True), tmp_path / "whole.reel"
     decode_file(tok, source, tmp_path / "a.mkv", writing=exact, coding=whole)
+    in_strips.clear()
     with pytest.warns(UserWarning, match="in strips of 16 pixels"):
         decode_file(tok, source, tmp_path / "b.mkv", writing=exact, coding=tight("decode"))
+    assert {*in_strips} == {"decode_strips"}
     frames = [reeltok.read(tmp_path / f"{name}.mkv").frames.int() for name in "ab"]
     assert (frames[0] - frames[1]).abs().max() <= 1
     with pytest.warns(UserWarning, match="in strips of 16 pixels"):
         made = reconstruct_file(tok, clip, tmp_path / "c.mkv", coding=tight("reconstruct"))
     assert made.frames == 11
+    assert {*in_strips} == {"encode_strips", "decode_strips"}
 
 
 def test_strips_read_whole_groups(tok: VidTok, tmp_path: Path) -> None:
