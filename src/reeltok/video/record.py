@@ -364,7 +364,7 @@ def write(
                 sink.begin(MovieShape.of(part, fps or part.fps, varying))
                 begun = True
             moments = part.moments() if varying else [(None, None)] * len(part)
-            for number, (time, seconds) in enumerate(moments):
+            for number, (time, seconds) in zip(range(len(part)), moments, strict=True):
                 sink.add(part.frames[number].numpy(), time, seconds)
             del part  # before the next one is made
     assert sink.written is not None
