@@ -66,9 +66,10 @@ def test_packed_files_are_the_plain_ones_in_fewer_bits(
     stored = packed.stored_bits_per_pixel * 18 * 32 * 40
     assert packed_bits(tok, tokens) == pytest.approx(stored)
     for name in ("plain", "packed"):
-        decode_file(tok, tmp_path / f"{name}.reel", tmp_path / f"{name}.mkv", start=3, stop=15)
-    one, other = (reeltok.read(tmp_path / f"{n}.mkv").frames for n in ("plain", "packed"))
-    assert torch.equal(one, other)
+        source, target = tmp_path / f"{name}.reel", tmp_path / f"{name}.mkv"
+        decode_file(tok, source, target, start=3, stop=15, writing=Writing(lossless=True))
+    one, other = (reeltok.read(tmp_path / f"{n}.mkv").frames.int() for n in ("plain", "packed"))
+    assert (one - other).abs().max() <= 1  # kernels may round otherwise where memory lies otherwise
 
 
 def test_a_tokenizer_reads_what_its_packing_model_packed(
@@ -79,7 +80,7 @@ def test_a_tokenizer_reads_what_its_packing_model_packed(
     whole = tok.decode(path)
     with Reel(path) as opened:
         part = tok.decode(opened, start=4, stop=11)
-    assert torch.equal(whole.frames[4:11], part.frames)
+    assert (whole.frames[4:11].int() - part.frames.int()).abs().max() <= 1
     decode_file(tok, path, tmp_path / "a.mkv", writing=Writing(lossless=True))
     assert len(reeltok.read(tmp_path / "a.mkv")) == 18
 
