@@ -1,5 +1,6 @@
 """A corpus read back: rows in batches, by ranks and workers, from where a run stopped."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ def ids_of(stream: Any) -> list[list[str]]:
 def test_batches_are_of_one_bucket_and_every_row_comes_once(made: Path) -> None:
     corpus = Corpus(made)
     buckets = corpus.manifest["buckets"]
+    assert re.fullmatch(r"Corpus\(.*out: \d+ rows of ids of .+, 32x32x5, 32x32x9\)", repr(corpus))
     assert sum(buckets.values()) == len(corpus)
     stream = corpus.batches(2, seed=3)
     got = list(stream)
@@ -72,6 +74,53 @@ def test_a_stream_goes_on_where_it_stopped(made: Path) -> None:
         corpus.batches(2, seed=5).load_state_dict(stream.state_dict())
     with pytest.raises(ValueError, match=r"no bucket of .* fills 1 batches of 99 rows"):
         corpus.batches(99)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_each_pass_of_a_loader_is_the_next_epoch(made: Path, workers: int) -> None:
+    corpus = Corpus(made)
+    stream = corpus.batches(2, seed=1)
+    loader = DataLoader(stream, batch_size=None, num_workers=workers)
+    epochs = [ids_of(loader) for _ in range(3)]
+    together = ids_of(corpus.batches(2, seed=1, epochs=3))
+    assert epochs == [together[n * len(stream) : (n + 1) * len(stream)] for n in range(3)]
+    assert epochs[0] != epochs[1] != epochs[2]
+    next(iter(loader))  # a pass that is left early counts, too
+    stream_at_five = corpus.batches(2, seed=1)
+    stream_at_five.skip_to(4)
+    assert ids_of(loader) == ids_of(stream_at_five) != []
+
+
+def test_workers_that_stay_follow_a_jump(made: Path) -> None:
+    stream = Corpus(made).batches(2)
+    loader = DataLoader(stream, batch_size=None, num_workers=2, persistent_workers=True)
+    first, second = ids_of(loader), ids_of(loader)
+    stream.skip_to(0)
+    assert ids_of(loader) == first != second
+    stream.skip_to(1, 3)
+    assert ids_of(loader) == second[3:]
+
+
+def test_a_stream_that_was_read_whole_does_not_begin_anew_from_its_state(made: Path) -> None:
+    stream = Corpus(made).batches(2, epochs=2)
+    begun = iter(stream)
+    for _ in range(2 * len(stream)):
+        next(begun)
+    again = Corpus(made).batches(2, epochs=2)
+    again.load_state_dict(stream.state_dict())
+    assert ids_of(again) == []
+    again.skip_to(0, 2 * len(stream))
+    assert ids_of(again) == []
+    with pytest.raises(ValueError, match="1 epoch or more"):
+        Corpus(made).batches(2, epochs=0)
+
+
+def test_buckets_smaller_than_a_batch_are_told(made: Path) -> None:
+    corpus = Corpus(made)
+    few = corpus.manifest["buckets"]["32x32x9"]
+    with pytest.warns(UserWarning, match=rf"{few} of \d+ rows are in buckets of fewer than"):
+        stream = corpus.batches(few + 1)
+    assert {batch.bucket for batch in stream} == {"32x32x5"}
 
 
 def test_the_map_style_reader_goes_through_a_loader(made: Path) -> None:

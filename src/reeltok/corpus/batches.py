@@ -5,10 +5,12 @@ batch n without reading what came before.
 """
 
 import os
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Int64
 from torch.utils.data import IterableDataset, get_worker_info
 
@@ -17,18 +19,23 @@ from reeltok.corpus.row import Batch, stack_rows
 
 MIXED = 16  # runs of rows that are mixed with one another
 RUN = 64  # rows that follow one another, and are read together
+WORKERS = 256  # of a `DataLoader`, at most
 
 
 class Batches(IterableDataset):
     """Batches of `size` rows of one bucket, epoch after epoch: `epochs` of them (None: for ever).
 
-    >>> stream = Batches(Corpus("tokens/"), 8, seed=0)
-    >>> for batch in DataLoader(stream, batch_size=None, num_workers=2): ...
+    >>> loader = DataLoader(Batches(Corpus("tokens/"), 8, seed=0), batch_size=None, num_workers=2)
+    >>> for epoch in range(10):
+    ...     for batch in loader: ...  # in another order each time
 
-    Rank r of `ranks` (None: what torchrun says) gets every ranks-th batch, so all have as many and
-    no row twice in an epoch; what fills no whole batch of its bucket is left out. Number and order
-    of batches do not depend on the workers of a `DataLoader`. `state_dict` says where the stream
-    stands when read without workers; with them, `skip_to(epoch, batch)` after so many steps.
+    Each `iter`, of the stream or of a loader, begins the next `epochs` epochs, also where the one
+    before was left early. Rank r of `ranks` (None: what torchrun says) gets every ranks-th batch,
+    so all have as many and no row twice in an epoch; what fills no whole batch of its bucket is
+    left out of that epoch, and a bucket of fewer rows than a batch of all (a note says so).
+    Number and order of batches do not depend on the workers of a `DataLoader`. `state_dict` says
+    where the stream stands when read without workers; with them, `skip_to(epoch, batch)` after so
+    many steps.
     """
 
     def __init__(
@@ -49,11 +56,31 @@ class Batches(IterableDataset):
         self.ranks = int(os.environ.get("WORLD_SIZE", "1")) if ranks is None else ranks
         if not 0 <= self.rank < self.ranks:
             raise ValueError(f"there is no rank {self.rank} of {self.ranks}")
-        self.epochs, self.epoch, self.batch = epochs, 0, 0
+        if epochs is not None and epochs < 1:
+            raise ValueError(f"a stream has 1 epoch or more (None: for ever), not {epochs}")
+        self.epochs = epochs
+        # Shared with the workers of a loader, which each count how often they began.
+        self._first = torch.zeros(2, dtype=torch.int64).share_memory_()  # epoch and batch
+        slots = _slot(WORKERS, WORKERS)
+        self._begun = torch.zeros(slots, dtype=torch.int64).share_memory_()
+        self._begin(0, 0)
         if not self._count(0):
             raise ValueError(
                 f"no bucket of {corpus.place} fills {self.ranks} batches of {size} rows (it has "
                 f"{len(corpus)} in all): give a smaller size"
+            )
+        self._note_small_buckets()
+
+    def _note_small_buckets(self) -> None:
+        """Say which rows are in no batch of any epoch."""
+        sizes = np.bincount(self.corpus.bucket_of, minlength=len(self.corpus.bucket_names))
+        small = [self.corpus.bucket_names[i] for i in np.flatnonzero(sizes < self.size)]
+        if small:
+            shown = ", ".join(small[:3]) + (", ..." if len(small) > 3 else "")
+            warnings.warn(
+                f"{sizes[sizes < self.size].sum()} of {len(self.corpus)} rows are in buckets of "
+                f"fewer than {self.size} rows ({shown}): no batch has them",
+                stacklevel=4,
             )
 
     def plan(self, epoch: int) -> Int64[np.ndarray, "n size"]:
@@ -82,28 +109,46 @@ class Batches(IterableDataset):
 
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
-        index, count = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        epoch, batch = self.epoch, self.batch
+        index, count = (0, 0) if worker is None else (worker.id, worker.num_workers)
+        if count > WORKERS:
+            raise ValueError(f"a loader has {WORKERS} workers at most, not {count}")
+        slot = _slot(index, count)
+        passes = int(self._begun[slot])
+        self._begun[slot] += 1
+        epoch, batch = self._first.tolist()
+        if passes:
+            each = self.epochs or 1
+            epoch, batch = (epoch // each + passes) * each, 0
+        return self._read(epoch, batch, index, count)
+
+    def _read(self, epoch: int, batch: int, index: int, count: int) -> Iterator[Batch]:
+        """What worker `index` of `count` (0: there are none) gives, from a batch of an epoch on."""
+        end = None if self.epochs is None else (epoch // self.epochs + 1) * self.epochs
         passed = 0  # batches of this rank since the start: worker n gets every n-th
-        while self.epochs is None or epoch < self.epochs:
+        while end is None or epoch < end:
             mine = self.plan(epoch)[self.rank :: self.ranks]
             while batch < len(mine):
                 rows = mine[batch]
                 batch, passed = batch + 1, passed + 1
-                if (passed - 1) % count != index:
+                if count and (passed - 1) % count != index:
                     continue
                 made = stack_rows([self.corpus[int(row)] for row in rows])
-                if worker is None:
+                if not count:
                     self.epoch, self.batch = epoch, batch
                 yield made
             epoch, batch = epoch + 1, 0
-        if worker is None:
-            self.epoch, self.batch = 0, 0
+        if not count:
+            self.epoch, self.batch = epoch, 0
 
-    def skip_to(self, epoch: int, batch: int) -> None:
-        """Begin at batch `batch` of an epoch, counted over this rank's."""
-        whole, rest = divmod(batch, len(self))
-        self.epoch, self.batch = epoch + whole, rest
+    def skip_to(self, epoch: int, batch: int = 0) -> None:
+        """Begin next at batch `batch` of an epoch, counted over this rank's."""
+        whole = max(batch - 1, 0) // len(self)  # behind the last of an epoch, not before the next:
+        self._begin(epoch + whole, batch - whole * len(self))  # so what was read whole has ended
+
+    def _begin(self, epoch: int, batch: int) -> None:
+        self.epoch, self.batch = epoch, batch
+        self._first.copy_(torch.tensor([self.epoch, self.batch]))
+        self._begun.zero_()
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands, and what it depends on."""
@@ -120,7 +165,12 @@ class Batches(IterableDataset):
                     f"this stream has {name} {mine[name]} and the state {state.get(name)}: go on "
                     "with what it was begun with, or start anew"
                 )
-        self.epoch, self.batch = int(state["epoch"]), int(state["batch"])
+        self._begin(int(state["epoch"]), int(state["batch"]))
+
+
+def _slot(index: int, count: int) -> int:
+    """Where worker `index` of `count` counts how often it began; the first is for no workers."""
+    return 1 + count * (count - 1) // 2 + index if count else 0
 
 
 def _mixed(rows: np.ndarray, random: np.random.Generator) -> np.ndarray:

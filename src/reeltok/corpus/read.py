@@ -80,6 +80,13 @@ class Corpus(Dataset):
     def __len__(self) -> int:
         return int(self.begins[-1])
 
+    def __repr__(self) -> str:
+        shown = ", ".join(self.bucket_names[:3]) + (", ..." if len(self.bucket_names) > 3 else "")
+        kept = self.manifest["build"]["keep"]
+        return (
+            f"Corpus({self.place}: {len(self)} rows of {kept} of {self.tokenizer['name']}, {shown})"
+        )
+
     def __getitem__(self, number: int) -> Row:
         if not -len(self) <= number < len(self):
             raise IndexError(f"row {number} of {len(self)}")
