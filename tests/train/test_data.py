@@ -359,3 +359,25 @@ def test_a_damaged_cache_is_made_again(clips: Path, tmp_path: Path, damage: byte
         kept.write_bytes(whole[: len(whole) // 2] if damage == b"cut" else damage)
     again = opened(clips, plain(cache="disk"), tmp_path)
     assert torch.equal(again.batch(3).x, wanted)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="lists of open files are Linux's")
+def test_a_cache_holds_no_file_open_for_each_clip(clips: Path, tmp_path: Path) -> None:
+    """Systems allow a process some 1,000 open files; data sets have more clips."""
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    source = opened(clips, plain(cache="disk"), tmp_path)
+    source.batch(0)
+    assert len(source.frames) == 6
+    maps = Path("/proc/self/maps").read_text()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert str(tmp_path / "cache") not in maps
+
+
+def test_a_file_that_leaves_the_cache_is_made_again(clips: Path, tmp_path: Path) -> None:
+    source = opened(clips, plain(cache="disk"), tmp_path)
+    wanted = source.batch(3).x
+    files = list((tmp_path / "cache").glob("*.npy"))
+    for kept in files:
+        kept.unlink()
+    assert torch.equal(source.batch(3).x, wanted)
+    assert 0 < len(list((tmp_path / "cache").glob("*.npy"))) <= len(files)

@@ -1,15 +1,17 @@
 """Decoded frames of the training clips: opened, kept as uint8, checked.
 
-A clip is decoded once into a file that several processes map, into memory or onto the device; or
+A clip is decoded once into a file that several processes read, into memory or onto the device; or
 each sample decodes what it needs.
 """
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,11 +43,34 @@ class BrokenClip:
 
 
 @dataclass(frozen=True, eq=False)
+class CachedFrames:
+    """Frames in a file of the cache: uint8 "t h w 3".
+
+    It is mapped while a part of it is copied, so that a run of many clips holds no file open for
+    each. A file that is gone or damaged is made again.
+    """
+
+    file: Path
+    shape: tuple[int, ...]
+    decode: Callable[[], np.ndarray] = field(repr=False)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, where: tuple[slice, ...]) -> np.ndarray:
+        held = _held(self.file)
+        if held is None or held.shape != self.shape:
+            held = self.decode()
+            _store(held, self.file)
+        return np.array(held[where])
+
+
+@dataclass(frozen=True, eq=False)
 class ClipFrames:
     """The frames of one clip: uint8 "t h w 3" held somewhere, or nothing (decoded on demand)."""
 
     clip: Clip
-    held: np.ndarray | Tensor | None = None
+    held: np.ndarray | CachedFrames | Tensor | None = None
     plan: FramePlan | None = None  # which of the file's frames these are
     damage: Damage = "refuse"
 
@@ -59,7 +84,7 @@ class ClipFrames:
             area = (slice(top, top + side), slice(left, left + side))
         if self.held is None:
             return self._decoded(times)[:, *area].contiguous()
-        part = self.held[times, *area]
+        part: Any = self.held[(times, *area)]
         return part.contiguous() if isinstance(part, Tensor) else torch.from_numpy(np.array(part))
 
     def _decoded(self, times: slice) -> UInt8[Tensor, "t h w 3"]:
@@ -141,15 +166,18 @@ def _keep(
     key = f"{clip.path.resolve()}|{clip.member}|{clip.record}|{clip.start}|{clip.changed}"
     key += f"|{clip.path.stat().st_size}|{size}|{cap}|{config.fps}|{config.damage}"
     target = cache / f"{hash_text(key, 24)}.npy"
+    decode = partial(_decode, clip, config, size, cap)
     held = _held(target) if config.cache == "disk" else None
     if held is None:
         try:
-            held = _decode(clip, config, size, cap)
+            held = decode()
         except (OSError, ValueError) as error:
             return BrokenClip(name=clip.name, reason=str(error))
         if config.cache == "disk":
-            held = _map(held, target)
+            _store(held, target)
     clip = replace(clip, frames=len(held), height=held.shape[1], width=held.shape[2])
+    if config.cache == "disk":
+        return ClipFrames(clip, CachedFrames(target, held.shape, decode))
     return ClipFrames(clip, torch.from_numpy(held).to(device) if config.cache == "device" else held)
 
 
@@ -171,10 +199,9 @@ def _held(target: Path) -> np.ndarray | None:
     return held if frames and held.size else None
 
 
-def _map(frames: np.ndarray, target: Path) -> np.ndarray:
+def _store(frames: np.ndarray, target: Path) -> None:
     with replacing(target) as part:
         np.save(part, frames)
-    return np.load(target, mmap_mode="r")
 
 
 @dataclass(frozen=True, kw_only=True)
