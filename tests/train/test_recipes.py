@@ -133,6 +133,24 @@ def test_nothing_to_resume_is_said(clips: Path, tmp_path: Path) -> None:
         train(small_recipe(), data=clips, out=tmp_path, resume=True, device="cpu")
 
 
+def test_what_a_resume_changes_is_said(
+    clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = change(small_recipe(), {"loop.schedule.steps": "1"})
+    train(short, data=clips, out=tmp_path / "run", device="cpu")
+    assert "changes the recipe" not in capsys.readouterr().err
+    train(find_recipe(tmp_path / "run"), data=clips, out=tmp_path / "run", resume=True)
+    assert "changes the recipe" not in capsys.readouterr().err
+    longer = change(short, {"loop.schedule.steps": "2", "data.windows.0.batch": "1"})
+    train(longer, data=clips, out=tmp_path / "run", resume=True, device="cpu")
+    said = capsys.readouterr().err
+    batch = short.data.windows[0].batch
+    assert (
+        f"changes the recipe of the run: data.windows.0.batch=1 (it was {batch}); "
+        "loop.schedule.steps=2 (it was 1). `reeltok train " in said
+    )
+
+
 def test_checkpoint_of_another_model_is_refused(clips: Path, tmp_path: Path) -> None:
     short = change(small_recipe(), {"loop.schedule.steps": "1"})
     train(short, data=clips, out=tmp_path / "run", device="cpu")

@@ -1,5 +1,6 @@
 """What is refused or said before the first step: data, windows and counts that do not fit."""
 
+import json
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -8,19 +9,49 @@ from pathlib import Path
 from typing import Any
 
 from reeltok.data.clip import Clip
+from reeltok.files.parsing import read_object
 from reeltok.files.text import hint
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.train.clips import DataConfig
 from reeltok.train.packing_recipes import PACKINGS
-from reeltok.train.recipe import Planned, Recipe
+from reeltok.train.recipe import Planned, Recipe, as_json
 from reeltok.train.recipes import RECIPES
 
 
 def require_new(out: Path, resume: bool) -> None:
     """FileExistsError where a folder holds a run of a step or more that is not to be resumed."""
-    log = out / "log.jsonl"
-    if not resume and log.is_file() and log.stat().st_size:
+    if not resume and has_begun(out):
         raise FileExistsError(f"{out} holds a run already: resume it, or choose another folder")
+
+
+def has_begun(out: Path) -> bool:
+    """Whether a folder holds a run of a step or more."""
+    log = out / "log.jsonl"
+    return log.is_file() and log.stat().st_size > 0
+
+
+def changed_values(recipe: Planned, out: Path) -> list[str]:
+    """The values that a resume takes otherwise than the run in `out` did, with both."""
+    before = out / "recipe.json"
+    if not has_begun(out) or not before.is_file():
+        return []
+    was, now = flat(read_object(before)), flat(json.loads(as_json(recipe)))
+    return [
+        f"{path}={json.dumps(now.get(path))} (it was {json.dumps(was.get(path))})"
+        for path in dict.fromkeys([*now, *was])
+        if now.get(path) != was.get(path)
+    ]
+
+
+def flat(value: Any, path: str = "") -> dict[str, Any]:
+    """The leaves of nested tables and lists by their dotted paths, as --set writes them."""
+    if not isinstance(value, dict | list) or not value:
+        return {path: value}
+    inner = value.items() if isinstance(value, dict) else enumerate(value)
+    found = dict[str, Any]()
+    for key, item in inner:
+        found |= flat(item, f"{path}.{key}".lstrip("."))
+    return found
 
 
 def require_shares(recipe: Planned, world: int) -> None:

@@ -13,6 +13,7 @@ from reeltok.parallel import Rank, in_turn, init_distributed
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.train.build import build_model
 from reeltok.train.checks import (
+    changed_values,
     hold_out,
     never_reached,
     require_groups,
@@ -80,13 +81,18 @@ def train(
 
 
 def begin(recipe: Planned, out: Path, at: Rank, network: Any = None) -> None:
-    """The folder of a run, with its recipe; what the run is too short for is said.
+    """The folder of a run, with its recipe; what a resume changes is said, and what comes too late.
 
     `network` is the configuration of the model that is trained.
     """
     if at.first:
         for folder in (out, out / "model", out / "best"):
             sweep(folder)
+        if changed := changed_values(recipe, out):
+            say(
+                f"note: this resume changes the recipe of the run: {'; '.join(changed)}. "
+                f"`reeltok train {out} ... --resume` keeps it"
+            )
         write_file(out / "recipe.json", as_json(recipe))
         if missed := never_reached(recipe, network):
             steps = recipe.loop.schedule.steps
