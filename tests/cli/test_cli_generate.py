@@ -172,7 +172,10 @@ def test_actions_decide(run: Run, generators: dict[str, Path], tmp_path: Path) -
     np.save(tmp_path / "wide.npy", np.zeros((20, 5)))
     asked = ("--actions", tmp_path / "wide.npy", "--out", tmp_path / "c")
     found = run("generate", generators["actions"], *asked)
-    assert (found.code, "as many numbers after each frame" in found.err) == (2, True)
+    assert (found.code, "has 5 numbers in an action, this prior was trained on 2" in found.err) == (
+        2,
+        True,
+    )
 
 
 @pytest.mark.parametrize(

@@ -30,3 +30,7 @@ def test_anything_else_is_named(tmp_path: Path) -> None:
     np.save(path, np.array([{}]), allow_pickle=True)
     with pytest.raises(ValueError, match=r"a\.npy"):
         read_actions(path)
+    for wrong in (np.nan, np.inf):
+        np.save(path, np.array([[0.0, 1], [0, wrong]]))
+        with pytest.raises(ValueError, match=r"action 1 of .*a\.npy holds what is not a number"):
+            read_actions(path)

@@ -102,6 +102,30 @@ def test_it_begins_with_frames_and_actions_that_come_along(known: str, tmp_path:
     assert not torch.equal(found.frames[1:], videos[0].frames[1:])
 
 
+def test_actions_that_do_not_fit_are_refused_before_anything_is_made(
+    known: str, tmp_path: Path
+) -> None:
+    path, tokenizer = tmp_path / "acts.npy", str(tmp_path / "leaning")
+
+    def ask(actions: np.ndarray | None, blocks: int) -> None:
+        if actions is not None:
+            np.save(path, actions.astype("float32"))
+        asked = GenerationRequest(steps=1, blocks=blocks, actions=None if actions is None else path)
+        open_generator(Path(known), asked, tokenizer=tokenizer, device="cpu")
+
+    ask(np.zeros((8, 2)), 2)
+    with pytest.raises(ValueError, match="holds 8 actions, a video of 13 frames needs 12"):
+        ask(np.zeros((8, 2)), 3)
+    with pytest.raises(ValueError, match="has 3 numbers in an action, this prior was trained on 2"):
+        ask(np.zeros((8, 3)), 2)
+    with pytest.raises(ValueError, match="comes with 8 actions, a video of 13 frames needs 12"):
+        ask(None, 3)
+    with pytest.warns(UserWarning, match="the first 4 of 8 actions are used"):
+        ask(np.zeros((8, 2)), 1)
+    with pytest.warns(UserWarning, match="the actions reach 1000, those that come with the prior"):
+        ask(np.full((8, 2), 1000.0), 2)
+
+
 def test_a_prior_without_any_asks_for_a_frame(known: str, run: Path, tmp_path: Path) -> None:
     tokenizer = str(tmp_path / "leaning")
     with pytest.raises(ValueError, match="name a video with `given`"):

@@ -171,7 +171,7 @@ def actions_by_step(
     if not follows:
         leading = torch.cat([torch.zeros_like(actions[:, :1]), leading], dim=1)
     steps, at = timing.steps(frames), timing.step_of(frames)
-    most = max(timing.first_frames, timing.frames_per_group // timing.steps_per_group)
+    most = frames_of_step(timing)
     table = actions.new_zeros(len(actions), steps, most, actions.shape[2])
     for step in range(steps):
         there = leading[:, at == step]
@@ -179,12 +179,26 @@ def actions_by_step(
     return table.flatten(2)
 
 
+def frames_of_step(timing: Timing) -> int:
+    """Frames that a token step stands for, at most: as many actions lie side by side in one."""
+    return max(timing.first_frames, timing.frames_per_group // timing.steps_per_group)
+
+
 def read_actions(path: str | Path) -> Float[Tensor, "1 n a"]:
-    """Actions of a .npy file, one row of numbers after each frame. ValueError for anything else."""
+    """Actions of a .npy file, one row of finite numbers after each frame.
+
+    ValueError for anything else.
+    """
     values = read_array(path)
     if values.ndim != 2 or values.dtype.kind not in "fiu":
         raise ValueError(
             f"{path} has shape {values.shape} of {values.dtype}: give one row of numbers for each "
             f"frame"
         )
-    return torch.from_numpy(np.array(values, "float32"))[None]
+    actions = torch.from_numpy(np.array(values, "float32"))[None]
+    wrong = (~actions.isfinite()).any(2).flatten().nonzero()
+    if len(wrong):
+        raise ValueError(
+            f"action {int(wrong[0])} of {path} holds what is not a number: give finite ones"
+        )
+    return actions

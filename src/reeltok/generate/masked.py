@@ -23,6 +23,7 @@ from reeltok.generate.conditions import (
     Timing,
     actions_by_step,
     condition_video,
+    frames_of_step,
     give_frames,
     padding_cells,
     settled_cells,
@@ -158,9 +159,10 @@ def condition(
         actions, follows = need(actions, "actions"), reference is not None
         actions = actions_by_step(actions, prior.config.timing, clip.frames, follows=follows)
         if actions.shape[2] != prior.config.actions:
+            each = frames_of_step(prior.config.timing)
             raise ValueError(
-                f"the actions make {actions.shape[2]} numbers a token step, this prior was trained "
-                f"on {prior.config.actions}: give as many numbers after each frame as it knows"
+                f"the actions have {actions.shape[2] // each} numbers after each frame, this prior "
+                f"was trained on {prior.config.actions // each}: give as many"
             )
     tensors = {"actions": actions, "reference": reference}
     several = {

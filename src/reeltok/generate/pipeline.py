@@ -12,8 +12,14 @@ from torch import Tensor
 
 from reeltok.devices import pick_device
 from reeltok.generate import flow, masked
+from reeltok.generate.actions import (
+    frames_made,
+    known_actions,
+    require_actions,
+    require_own_actions,
+)
 from reeltok.generate.clip_spec import ClipSpec
-from reeltok.generate.conditions import give_around, give_frames, read_actions
+from reeltok.generate.conditions import give_around, give_frames
 from reeltok.generate.folder import family_of, open_tokenizer
 from reeltok.generate.prior import Prior
 from reeltok.generate.schedule import SHARES, Sampling
@@ -215,6 +221,12 @@ def prior_pipeline(
     actions, blocks = None, request.blocks or 1
     if request.actions is not None or starts is None or starts.actions is None:
         actions = known_actions(request.actions, prior.config.actions)
+    given = int(has_reference) if video is None else len(video)
+    frames = frames_made(clip, given, 1 if shown is not None else blocks, has_reference)
+    if actions is not None:
+        require_actions(actions, prior.config, frames - 1, str(request.actions), starts)
+    elif starts is not None and starts.actions is not None:
+        require_own_actions(starts, frames - 1)
 
     def make(count: int, seed: int, first: int, tell: Callable) -> Iterator[Tensor]:
         more = {**options, "first": first, "progress": tell, "actions": actions}
@@ -331,14 +343,3 @@ def video_of(video: Video, top: int, left: int, clip: ClipSpec) -> Video:
         warnings.warn(said, stacklevel=2)
     cut = video.frames[:, top : top + clip.height, left : left + clip.width].contiguous()
     return replace(video, frames=cut)
-
-
-def known_actions(path: Path | None, each: int) -> Tensor | None:
-    """Actions "1 n a" of a .npy file. ValueError where a prior knows none, or was given none."""
-    if path is None and each:
-        raise ValueError("this prior generates from actions: give them with `actions` FILE.npy")
-    if path is not None and not each:
-        raise ValueError(
-            f"`actions` {path} was given, but this prior was trained without actions: leave it out"
-        )
-    return None if path is None else read_actions(path)
