@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from reeltok.evaluate.notes import note_left_out
 from reeltok.evaluate.protocols import PROTOCOLS, Protocol
 from reeltok.evaluate.results import (
     METRICS,
@@ -13,7 +14,6 @@ from reeltok.evaluate.results import (
     build_table,
     find_metric,
     format_value,
-    note_left_out,
 )
 from reeltok.evaluate.scores import DEFAULT_METRICS, FRAME_METRICS, ClipScore, Scores, difference
 
@@ -171,6 +171,18 @@ def test_clips_left_out_stand_below_the_table() -> None:
     assert line.startswith("The protocol leaves out 12 of 16: 0.mp4 (3 frames, but 17 are asked")
     assert line.endswith(", 2 more.")
     assert note_left_out({}, 4) == []
+
+
+def test_a_codec_far_from_the_bits_it_was_to_take_is_told() -> None:
+    def codec(bits: int, role: str) -> Result:
+        scores = gather(30)
+        scores.clips = {n: replace(clip, bits=bits) for n, clip in scores.clips.items()}
+        return result(f"x, {role}", kind="codec", scores=scores, settings={"role": role})
+
+    fitting = [result(), codec(104, "clip"), codec(92, "set"), codec(300, "curve")]
+    assert build_table(fitting).notes == build_table([result()]).notes
+    (note,) = build_table([result(), codec(125, "clip")]).notes[1:]
+    assert note.startswith("x, clip took 1.25 times the bits of ours: no quality")
 
 
 def test_a_result_of_before_reads_as_it_did(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from reeltok.evaluate.candidates.candidate import (
 from reeltok.evaluate.clips import ScoredClip
 from reeltok.evaluate.protocols import PROTOCOLS, Protocol
 from reeltok.evaluate.results import CandidateKind, Result
-from reeltok.evaluate.run import ClipProgress, evaluate, kept_ids
+from reeltok.evaluate.run import ClipProgress, evaluate, kept_ids, why_none
 from reeltok.evaluate.scores import Scorer
 from reeltok.models.coordtok.network import CoordTok
 from reeltok.models.presets import COMPACT
@@ -128,6 +128,14 @@ def test_a_peer_at_fault_is_named(data: Path, fault: str, said: str) -> None:
         judged(Dim(fault=fault), data)
     with pytest.raises(ValueError, match=r"2 clips could not be judged with dim, more than `max_"):
         judged(Dim(fault=fault), data, max_broken=1)
+
+
+def test_why_no_clip_is_left_names_each_kind_of_reason() -> None:
+    small = {"a.mp4": "64x96 pixels, but 240 are asked for", "b.mp4": "9 frames"}
+    assert why_none({"c.mp4": "it is cut off"}, small) == (
+        "2 clips, such as a.mp4: 64x96 pixels, but 240 are asked for; c.mp4 failed: it is cut off"
+    )
+    assert why_none({}, {}) == "there are none"
 
 
 def test_random_weights_have_speed_but_no_quality(data: Path) -> None:

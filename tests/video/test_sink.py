@@ -316,7 +316,7 @@ def test_no_permission_is_one_sentence(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("video", "message"),
     [
-        (Video(pattern()), "no frame rate: give one"),
+        (Video(pattern()), r"no frame rate \(images have none\): give it with `fps`"),
         ([], "no frames to write"),
         ([VIDEO, Video(pattern(2, 16, 16), fps=25)], "frame 10 is 16x16, those before it 32x48"),
         (Video(pattern(2, 31, 47), fps=25), "takes even sizes only, not 31x47: use pad_even"),

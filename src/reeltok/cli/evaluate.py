@@ -149,7 +149,8 @@ def show_progress(what: str, candidates: int) -> "Iterator[OnClip]":
 
 def result_text(result: "Result") -> str:
     """A result for people: a metric a line."""
-    from reeltok.evaluate.results import describe_data, find_metric, format_value, note_left_out
+    from reeltok.evaluate.notes import note_left_out
+    from reeltok.evaluate.results import describe_data, find_metric, format_value
 
     lines = [
         f"{result.model} under {result.protocol.name} (version {result.protocol.version}): "

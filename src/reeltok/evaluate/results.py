@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass
 
 from reeltok.devices import describe_machine
 from reeltok.evaluate.intervals import Estimate
+from reeltok.evaluate.notes import all_left_out, note_left_out, note_unmatched
 from reeltok.evaluate.protocols import Protocol
 from reeltok.evaluate.scores import ClipRecord, ClipScore, Scores
 from reeltok.files.atomic import write_file
@@ -313,7 +314,7 @@ def build_table(results: Sequence[Result], columns: Iterable[str] | None = None)
     notes = [f"{key}: {why}" for key, why in _first_reasons(results).items()]
     if not whole:
         notes.append(f"Means are over the {len(common)} clips that every model has a score for.")
-    notes += note_left_out(all_left_out(results), len(common))
+    notes += note_left_out(all_left_out(results), len(common)) + note_unmatched(results, common)
     wanted = list(columns) if columns is not None else list(dict.fromkeys(present))
     return Table(
         protocol=results[0].protocol,
@@ -330,21 +331,6 @@ def describe_data(results: Sequence[Result], clips: int) -> str:
     names = list(dict.fromkeys(result.data for result in results if result.data))
     where = f" in {', '.join(names)}" if names else ""
     return f"{clips} clip{'' if clips == 1 else 's'}{where}"
-
-
-def all_left_out(results: Sequence[Result]) -> dict[str, str]:
-    """The clips that the protocol's rule left out for any of the results, and why."""
-    return {name: why for result in results for name, why in result.left_out.items()}
-
-
-def note_left_out(left_out: Mapping[str, str], clips: int, *, most: int = 10) -> list[str]:
-    """The line that names clips left out beside `clips` that were judged, if there are any."""
-    if not left_out:
-        return []
-    shown = [f"{name} ({why})" for name, why in [*left_out.items()][:most]]
-    more = [f"{len(left_out) - most} more"] if len(left_out) > most else []
-    total = clips + len(left_out)
-    return [f"The protocol leaves out {len(left_out)} of {total}: {', '.join(shown + more)}."]
 
 
 def check_comparable(first: Result, second: Result) -> None:

@@ -256,10 +256,9 @@ class Evaluation:
         scores.broken = dict(broken)
         check_broken(broken, max_broken, self.candidate.name)
         if not scores.clips:
-            why = next(iter([*broken.values(), *left_out.values()]), "there are none")
             raise ValueError(
-                f"no clip could be judged under {self.plan.name} ({why}): give other data or "
-                "another `protocol`"
+                f"no clip could be judged under {self.plan.name} ({why_none(broken, left_out)}): "
+                "give other data or another `protocol`"
             )
         scores.clips = dict(sorted(scores.clips.items()))
         return Result.of(
@@ -287,6 +286,16 @@ class Evaluation:
 
 
 # ---------------------------------------------------------------- small pieces
+
+
+def why_none(broken: Mapping[str, str], left_out: Mapping[str, str]) -> str:
+    """Why no clip is left: for how many each reason holds, with the first clip of each kind."""
+    found = []
+    for reasons, what in ((left_out, "does not fit it"), (broken, "failed")):
+        for name, why in [*reasons.items()][:1]:
+            several = f"{len(reasons)} clips, such as {name}"
+            found.append(f"{several if len(reasons) > 1 else f'{name} {what}'}: {why}")
+    return "; ".join(found) or "there are none"
 
 
 def describe_candidate(candidate: Candidate) -> dict[str, Any]:

@@ -229,7 +229,7 @@ class Movie:
     def begin(self, shape: MovieShape) -> None:
         """Fix the layout, rate and tags. Raises ValueError without a rate, or for odd sizes."""
         if shape.fps is None:
-            raise ValueError("the video has no frame rate: give one, for example fps=24")
+            raise ValueError("the video has no frame rate (images have none): give it with `fps`")
         layout = self._layout(shape)
         self._rate = fraction_of(shape.fps)
         self._stamped = shape.varying and self.container.stamps

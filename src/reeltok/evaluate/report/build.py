@@ -19,7 +19,8 @@ from torch import Tensor
 from reeltok.evaluate.clips import ScoredClip
 from reeltok.evaluate.candidates.codecs import CODERS
 from reeltok.evaluate.published import PUBLISHED
-from reeltok.evaluate.results import METRICS, Result, all_left_out, find_metric, build_table
+from reeltok.evaluate.notes import all_left_out
+from reeltok.evaluate.results import METRICS, Result, find_metric, build_table
 from reeltok.evaluate.scores import difference
 from reeltok.evaluate.candidates.candidate import Candidate, CodedClip
 from reeltok.files.atomic import replacing, write_file

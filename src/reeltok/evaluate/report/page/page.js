@@ -389,6 +389,19 @@ function options(id, names, chosen) {
   if (chosen !== undefined) el(id).value = chosen;
 }
 
+// A line for each clip that could not be judged: once, whatever number of models it failed for.
+function brokenClips() {
+  const failed = new Map();
+  DATA.models.forEach((m) => Object.entries(m.broken).forEach(([clip, why]) => {
+    const key = JSON.stringify([clip, why]);
+    failed.set(key, [...(failed.get(key) || []), m.name]);
+  }));
+  return [...failed].map(([key, names]) => {
+    const [clip, why] = JSON.parse(key);
+    return `${clip} is left out ${names.length === DATA.models.length ? "for all" : `for ${names.join(", ")}`}: ${why}`;
+  });
+}
+
 function begin() {
   const { name, version, data } = DATA.protocol;
   el("title").textContent = DATA.title;
@@ -396,7 +409,7 @@ function begin() {
   fillLeftOut();
   el("machine").textContent = Object.entries(DATA.machine).map(([key, value]) => `${key} ${value}`).join(", ");
   el("notes").replaceChildren(...DATA.notes.map((note) => make("li", note)),
-    ...DATA.models.flatMap((m) => Object.entries(m.broken).map(([clip, why]) => make("li", `${clip} is broken for ${m.name}: ${why}`))));
+    ...brokenClips().map((line) => make("li", line)));
   fillTable();
   fillPaired();
   fillPublished();
