@@ -13,6 +13,7 @@ import pytest
 import torch
 from corpus_clips import build, opener, write_clips
 from moving_clips import moving
+from PIL import Image
 
 from reeltok.corpus import Bucket, Corpus, Row, Shaping
 from reeltok.data.find import find_clips
@@ -149,6 +150,15 @@ def test_pictures_are_clips_of_one_frame_in_their_own_bucket(tmp_path: Path) -> 
     assert (still.source_height, still.source_width) == (48, 64)
     plain = rows_of(clips / "list.csv", tmp_path / "plain", Shaping(frames=9, size=(32, 32)))
     assert [row.bucket for row in plain] == ["32x32x1", "32x32x9"]
+
+
+def test_an_animated_picture_is_a_clip(tmp_path: Path) -> None:
+    first, *more = (Image.fromarray(frame.numpy()) for frame in moving(9, 48, 64).frames)
+    (tmp_path / "clips").mkdir()
+    path = tmp_path / "clips" / "a.webp"
+    first.save(path, save_all=True, append_images=more, duration=100, lossless=True)
+    (row,) = rows_of(path.parent, tmp_path / "out", Shaping(frames=9, size=(32, 32)))
+    assert (row.source, row.bucket, row.fps) == ("a.webp", "32x32x9", 10.0)
 
 
 def test_windows_are_cut_as_asked(tmp_path: Path) -> None:

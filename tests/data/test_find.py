@@ -152,6 +152,30 @@ def test_folders_of_pictures_are_clips_beside_videos(tmp_path: Path) -> None:
     assert names(find_clips(f"{tmp_path}/x/a/*.png")) == ["0.png", "1.png"]  # each by itself
 
 
+def moving_picture(path: Path) -> Path:
+    """An animated WebP of three frames."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    first, *more = (Image.new("RGB", (16, 16), (40 * n, 0, 90)) for n in range(3))
+    first.save(path, save_all=True, append_images=more, duration=40)
+    return path
+
+
+def test_moving_pictures_beside_videos_are_clips(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4", "empty.webp")
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.webp")
+    for name in ("move.webp", "deep/move.webp"):
+        moving_picture(tmp_path / name)
+    moving = ["deep/move.webp", "move.webp"]
+    assert names(find_clips(tmp_path)) == ["a.mp4", *moving]
+    assert [len(clip.read()) for clip in find_clips(tmp_path)[1:]] == [3, 3]
+    assert names(find_clips(f"{tmp_path}/**/*.*")) == ["a.mp4", *moving]
+    (tmp_path / "a.mp4").unlink()  # with a still one, they are pictures like any
+    assert names(find_clips(f"{tmp_path}/*.webp")) == ["a.webp", "empty.webp", "move.webp"]
+    for name in ("a.webp", "empty.webp"):
+        (tmp_path / name).unlink()
+    assert names(find_clips(tmp_path)) == moving
+
+
 def test_links_are_followed_once(tmp_path: Path) -> None:
     touch(tmp_path / "far", "a.mp4")
     (tmp_path / "clips").mkdir()

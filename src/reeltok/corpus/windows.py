@@ -13,7 +13,7 @@ from reeltok.corpus.runs import DecodedRun, join_runs
 from reeltok.corpus.scenes import split_scenes
 from reeltok.corpus.shaping import Bucket, Shaping
 from reeltok.corpus.sources import ListedClip
-from reeltok.data.kinds import is_picture
+from reeltok.data.kinds import is_moving, is_picture
 from reeltok.tokenizer.spec import Spec
 from reeltok.video.record import Stream
 from reeltok.wording import count
@@ -146,7 +146,8 @@ def cut_windows(source: ListedClip, shaping: Shaping, spec: Spec) -> Iterator[Cl
     window. Raises FileNotFoundError, OSError or ValueError for a clip that cannot be decoded.
     """
     clip = source.clip
-    fit = Fit(shaping=shaping, spec=spec, still=is_picture(clip.member or clip.path))
+    still = is_picture(clip.member or clip.path) and bool(clip.member or not is_moving(clip.path))
+    fit = Fit(shaping=shaping, spec=spec, still=still)
     options: dict[str, Any] = {"fps": shaping.fps, "size": fit.choose, "damage": shaping.damage}
     number = 0
     with clip.stream(**options) as stream:

@@ -20,6 +20,7 @@ from reeltok.data.kinds import (
     MANIFEST,
     is_hidden,
     is_list,
+    is_moving,
     is_picture,
     is_record,
     is_shard,
@@ -183,7 +184,7 @@ def _clips_in(folder: Path, label: str, column: str, root: str | Path | None) ->
     """The clips below a folder at any depth, or those that its manifest names.
 
     A folder of pictures is one clip, unless videos lie in it or below it, whose thumbnails they
-    then are. What is hidden is left out.
+    then are; animated ones (WebP) are clips there. What is hidden is left out.
     """
     if (folder / MANIFEST).is_file():
         found = _clips_at(folder / MANIFEST, "", column, root)
@@ -193,8 +194,11 @@ def _clips_in(folder: Path, label: str, column: str, root: str | Path | None) ->
         return [replace(c, name=f"{label}/{c.name}") for c in found] if label else found
     files = list(_files(folder))
     films = [file for file in files if _holds_clips(file)]
+    pictures = [file for file in files if is_picture(file)]
+    if films or all(is_moving(folder / file) for file in pictures):  # beside frames it is one
+        films += [file for file in pictures if is_moving(folder / file)]
     busy = {above for file in films for above in file.parents}
-    shown = {file.parent for file in files if is_picture(file)} - busy
+    shown = {file.parent for file in pictures} - busy
     clips: list[Clip] = []
     for inner in sorted([*films, *shown]):
         parts = PurePosixPath(label, inner).parts
@@ -230,6 +234,8 @@ def _clips_like(pattern: str, column: str, root: str | Path | None) -> list[Clip
     outer = [path for path in found if not folders & set(path.parents)]
     kinds = (lambda path: path in folders or _holds_clips(path), is_picture, is_list, Path.exists)
     chosen = next((some for fits in kinds if (some := [p for p in outer if fits(p)])), [])
+    if any(_holds_clips(path) for path in chosen):
+        chosen = [path for path in outer if path in chosen or is_moving(path)]
     clips: list[Clip] = []
     for path in chosen:
         label = "" if path == top else path.relative_to(top).as_posix()

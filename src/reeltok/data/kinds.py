@@ -1,6 +1,6 @@
 """What a file is, by its name: a video, a picture, a shard, a list, or hidden."""
 
-from pathlib import PurePath, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 from reeltok.video.images import IMAGES
 from reeltok.video.raw import RAW
@@ -25,6 +25,15 @@ def is_video(name: str | PurePath) -> bool:
 
 def is_picture(name: str | PurePath) -> bool:
     return PurePosixPath(name).suffix.lower() in IMAGES
+
+
+def is_moving(path: Path) -> bool:
+    """Whether a file is an animated WebP, by its name and first bytes: a clip, as a GIF is."""
+    if path.suffix.lower() != ".webp" or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        head = file.read(21)  # the extended header; its second bit is "animation"
+    return len(head) == 21 and head[8:16] == b"WEBPVP8X" and bool(head[20] & 2)
 
 
 def is_hidden(name: str | PurePath) -> bool:
