@@ -55,6 +55,7 @@ def test_pad_even_repeats_the_edge(tmp_path: Path) -> None:
     assert back.shape == (3, 32, 48, 3)
     assert layout_of(tmp_path / "a.mp4") == "yuv420p"
     assert written.notes == ()
+    assert (written.height, written.width) == (32, 48)
     assert back[:, 31].min() > 200
     assert back[:, :, 47].min() > 200
 
@@ -319,7 +320,7 @@ def test_no_permission_is_one_sentence(tmp_path: Path, monkeypatch: pytest.Monke
         (Video(pattern()), r"no frame rate \(images have none\): give it with `fps`"),
         ([], "no frames to write"),
         ([VIDEO, Video(pattern(2, 16, 16), fps=25)], "frame 10 is 16x16, those before it 32x48"),
-        (Video(pattern(2, 31, 47), fps=25), "takes even sizes only, not 31x47: use pad_even"),
+        (Video(pattern(2, 31, 47), fps=25), "takes even sizes only, not 31x47: use `pad_even`"),
     ],
 )
 def test_videos_that_cannot_be_written(tmp_path: Path, video: Video, message: str) -> None:

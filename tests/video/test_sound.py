@@ -128,7 +128,7 @@ def test_sound_that_nobody_asked_for_is_said(tmp_path: Path) -> None:
     with stream(path) as parts:
         assert parts.sound == "aac"
         written = write(parts, tmp_path / "b.mp4")
-    assert written.notes == (f"the aac sound of {path} is left out: audio_from copies it",)
+    assert written.notes == (f"the aac sound of {path} is left out: `audio_from` copies it",)
     assert write(read(path), tmp_path / "c.mp4").notes == written.notes
     assert write(read(tmp_path / "c.mp4"), tmp_path / "d.mp4").notes == ()
 
@@ -143,3 +143,15 @@ def test_a_silent_original_is_no_news(tmp_path: Path) -> None:
     write(read(with_sound(tmp_path / "a.mp4", "aac", 0.4)), tmp_path / "silent.mp4")
     path = tmp_path / "silent.mp4"
     assert write(read(path), tmp_path / "b.mp4", audio_from=path).notes == ()
+
+
+def test_pictures_at_another_speed_than_their_sound_are_told(tmp_path: Path) -> None:
+    path = with_sound(tmp_path / "a.mp4", "aac", seconds=1.0)
+    written = write(read(path), tmp_path / "b.mp4", audio_from=path, fps=50)
+    assert written.notes == (
+        "the pictures play at 50 instead of 25 a second, the sound at its own speed: they do not "
+        "stay together",
+    )
+    assert write(read(path), tmp_path / "c.mp4", audio_from=path, fps=25).notes == ()
+    silent = write(read(path), tmp_path / "d.mp4", fps=50)
+    assert silent.notes == (f"the aac sound of {path} is left out: `audio_from` copies it",)

@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import av
@@ -204,6 +203,8 @@ def _container(suffix: str, lossless: bool) -> Container:
 class Movie:
     """One video stream, and the sound beside it, written into an open binary file."""
 
+    padding = ((0, 0), (0, 0), (0, 0))  # rows and columns that were added, as of `begin`
+
     def __init__(
         self,
         file: Any,
@@ -219,12 +220,12 @@ class Movie:
         self.notes: list[str] = []
         self._suffix = suffix
         self._pad_even = pad_even
-        self._sound = sound
+        self.sound = sound
         self._out: OutputContainer = av.open(
             file, "w", format=container.muxer, options=dict(container.options)
         )
-        if codec.name == "libsvtav1":  # it talks to the terminal past FFmpeg: errors alone
-            os.environ.setdefault("SVT_LOG", "1")
+        if codec.name == "libsvtav1":
+            os.environ.setdefault("SVT_LOG", "1")  # to the terminal, past FFmpeg: errors alone
 
     def begin(self, shape: MovieShape) -> None:
         """Fix the layout, rate and tags. Raises ValueError without a rate, or for odd sizes."""
@@ -246,23 +247,22 @@ class Movie:
         self._end = 0.0
         self._spans: dict[int, int] = {}  # stamp -> units for which its picture is shown
         self._held: int | None = None
-        if shape.silenced and self._sound is None:
-            self.notes.append(f"{shape.silenced} is left out: audio_from copies it")
+        if shape.silenced and self.sound is None:
+            self.notes.append(f"{shape.silenced} is left out: `audio_from` copies it")
         self._add_sound(shape.start)
 
     def _layout(self, shape: MovieShape) -> str:
-        self._padding = ((0, 0), (0, 0), (0, 0))
         if shape.height % 2 == shape.width % 2 == 0 or self.codec.even == self.codec.odd:
             return self.codec.even
         size = size_text(shape.height, shape.width)
         if self._pad_even:
-            self._padding = ((0, shape.height % 2), (0, shape.width % 2), (0, 0))
+            self.padding = ((0, shape.height % 2), (0, shape.width % 2), (0, 0))
             return self.codec.even
         if self.codec.odd is None:
-            raise ValueError(f"{self.codec.name} takes even sizes only, not {size}: use pad_even")
+            raise ValueError(f"{self.codec.name} takes even sizes only, not {size}: use `pad_even`")
         self.notes.append(
             f"odd size {size}: written as {self.codec.odd}, which some players refuse "
-            f"(pad_even adds a row or column instead)"
+            "(`pad_even` adds a row or column instead)"
         )
         return self.codec.odd
 
@@ -283,7 +283,7 @@ class Movie:
         if self.codec.name == "libx265" and shape.width < _NARROW:
             options["x265-params"] += ":asm=no"
         stream: Any = self._out.add_stream(self.codec.name, rate=self._rate, options=options)
-        (_, below), (_, right), _ = self._padding
+        (_, below), (_, right), _ = self.padding
         stream.height, stream.width = shape.height + below, shape.width + right
         stream.pix_fmt = layout
         if shape.aspect != 1:
@@ -304,16 +304,17 @@ class Movie:
             )
 
     def _add_sound(self, start: float) -> None:
-        sound = self._sound
+        sound = self.sound
         if sound is None or sound.codec is None:
-            self._sound = None
+            self.sound = None
         elif (becomes := sound.becomes(self.container.muxer)) is None:
             self.notes.append(f"{sound.codec} sound does not go into {self._suffix}: left out")
-            self._sound = None
+            self.sound = None
         else:
-            if becomes != sound.codec:
-                said = f"{sound.codec} sound does not go into {self._suffix}: written as {becomes}"
-                self.notes.append(said)
+            if becomes != (found := sound.codec):
+                self.notes.append(
+                    f"{found} sound does not go into {self._suffix}: written as {becomes}"
+                )
             sound.into(self._out, self.container.muxer, start)
 
     def add(self, picture: Pixels, number: int, time: float | None, seconds: float | None) -> None:
@@ -325,13 +326,13 @@ class Movie:
         self._end = time + (seconds or float(1 / self._rate))
         if seconds is not None:
             self._spans[stamp] = max(1, round(self._end / self._unit) - stamp)
-        if any(map(any, self._padding)):
-            picture = np.pad(picture, self._padding, mode="edge")
+        if any(map(any, self.padding)):
+            picture = np.pad(picture, self.padding, mode="edge")
         frame = self._convert(picture, stamp, self._unit)
         for laid in self._palette(frame) if self._palette else (frame,):
             self._put(laid)
-        if self._sound:
-            self._sound.until(self._end)
+        if self.sound:
+            self.sound.until(self._end)
 
     def finish(self) -> None:
         """Write what the encoder still holds, the rest of the sound, and the end of the file."""
@@ -339,8 +340,8 @@ class Movie:
             for laid in self._palette(None):
                 self._put(laid)
         self._put(None)
-        if self._sound:
-            self._sound.until(self._end)
+        if self.sound:
+            self.sound.until(self._end)
         self._out.close()
 
     def _put(self, frame: av.VideoFrame | None) -> None:
@@ -385,16 +386,3 @@ class _Palette:
                 yield self._graph.pull()
             except (av.BlockingIOError, av.EOFError):
                 return
-
-
-def set_last_delay(path: Path, delay: int) -> None:
-    """Say in a GIF how many hundredths of a second its last picture is shown.
-
-    The delay is in the last graphic control extension (GIF89a, section 23).
-    """
-    with path.open("r+b") as file:
-        data = file.read()
-        at = data.rfind(b"\x21\xf9\x04")
-        if at >= 0:
-            file.seek(at + 4)
-            file.write(min(delay, 0xFFFF).to_bytes(2, "little"))

@@ -362,6 +362,8 @@ def write(
             if not begun:
                 varying = part.times is not None and fps is None
                 sink.begin(MovieShape.of(part, fps or part.fps, varying))
+                if fps is not None and (part.times is not None or part.fps != fps):
+                    sink.retime(part.fps)
                 begun = True
             moments = part.moments() if varying else [(None, None)] * len(part)
             for number, (time, seconds) in zip(range(len(part)), moments, strict=True):

@@ -20,7 +20,7 @@ from reeltok.files.atomic import Unfinished, cannot_write, standard_output
 from reeltok.video.colour import Pixels
 from reeltok.video.images import IMAGES
 from reeltok.video.inputs import VideoInput
-from reeltok.video.movie import Movie, MovieShape, choose_codec, set_last_delay
+from reeltok.video.movie import Movie, MovieShape, choose_codec
 from reeltok.video.size import size_text
 from reeltok.video.sound import Sound
 
@@ -60,6 +60,14 @@ class Sink:
         with self._explained():
             self._target.begin(shape)
 
+    def retime(self, own: float | None) -> None:
+        """Note that pictures of `own` frames per second play at another rate than their sound."""
+        if own is not None and self._target.sounding and self._shape is not None:
+            self._target.notes.append(
+                f"the pictures play at {self._shape.fps:g} instead of {own:g} a second, the sound "
+                "at its own speed: they do not stay together"
+            )
+
     def add(self, picture: Pixels, time: float | None = None, seconds: float | None = None) -> None:
         """Write one picture; where the rate varies, shown at `time` for so many `seconds`."""
         assert self._shape is not None
@@ -86,11 +94,12 @@ class Sink:
             raise ValueError(f"there are no frames to write to {self._name}")
         with self._explained():
             self._target.finish()
+        below, right = self._target.grown
         self.written = Written(
             path=self._place,
             frames=self._frames,
-            height=self._shape.height,
-            width=self._shape.width,
+            height=self._shape.height + below,
+            width=self._shape.width + right,
             fps=self._shape.fps,
             codec=self._target.form,
             notes=tuple(self._target.notes),
@@ -173,6 +182,11 @@ class _Target(Protocol):
     form: str  # what it is written as, for people
     notes: list[str]
 
+    @property
+    def grown(self) -> tuple[int, int]: ...
+    @property
+    def sounding(self) -> bool: ...
+
     def begin(self, shape: MovieShape) -> None: ...
     def add(
         self, picture: Pixels, number: int, time: float | None, seconds: float | None
@@ -182,6 +196,9 @@ class _Target(Protocol):
 
 class _Images:
     """One image, or a folder of numbered PNG files."""
+
+    grown = (0, 0)
+    sounding = False
 
     def __init__(self, part: Unfinished, suffix: str, folder: bool, lossless: bool) -> None:
         if lossless and suffix in (".jpg", ".jpeg"):
@@ -231,6 +248,17 @@ class _File:
         self.begin = movie.begin
         self.add = movie.add
 
+    @property
+    def grown(self) -> tuple[int, int]:
+        """Rows and columns that were added to an odd size."""
+        (_, below), (_, right), _ = self._movie.padding
+        return below, right
+
+    @property
+    def sounding(self) -> bool:
+        """Whether there is sound in it."""
+        return self._movie.sound is not None
+
     def finish(self) -> None:
         self._movie.finish()
         self.file.close()
@@ -244,6 +272,19 @@ class _File:
         """Close it, whatever has become of it."""
         with suppress(OSError):  # a full disk is full for what is thrown away, too
             self.file.close()
+
+
+def set_last_delay(path: Path, delay: int) -> None:
+    """Say in a GIF how many hundredths of a second its last picture is shown.
+
+    The delay is in the last graphic control extension (GIF89a, section 23).
+    """
+    with path.open("r+b") as file:
+        data = file.read()
+        at = data.rfind(b"\x21\xf9\x04")
+        if at >= 0:
+            file.seek(at + 4)
+            file.write(min(delay, 0xFFFF).to_bytes(2, "little"))
 
 
 class _Whole(io.FileIO):
