@@ -1,7 +1,8 @@
-"""Letters, faces and small patterns in boxes: what a trained RefTok keeps of them, and its twin.
+"""Letters, faces and small patterns in boxes: what each of some tokenizers keeps of them.
 
-    python studies/crops.py RUN/best TWIN/best --eval EVAL_CLIPS
+    python studies/crops.py default default-sharp --eval EVAL_CLIPS
 
+Each row of the picture is a box: the original, then the tokenizers in the order given.
 The boxes were chosen by eye in clips that may be shown. LPIPS is that of the box, over all 49
 frames; the picture shows a frame late in the clip, four times as large. No clip has handwriting.
 """
@@ -52,25 +53,23 @@ def enlarged(x: Tensor) -> Tensor:
 @torch.no_grad()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("reftok")
-    parser.add_argument("twin")
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="a name or a folder")
     parser.add_argument("--eval", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/studies/crops"))
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
     names = {place.clip for place in PLACES}
     shots = {shot.name: shot.x for shot in eval_shots(asked.eval) if shot.name in names}
-    ways = {"RefTok": asked.reftok, "its twin": asked.twin, "default": "default"}
     made = {}
-    for way, folder in ways.items():
-        code = plainly(load(folder))
-        made[way] = {name: code(x)[0] for name, x in shots.items()}
+    for model in asked.models:
+        code = plainly(load(model))
+        made[model] = {name: code(x)[0] for name, x in shots.items()}
     net, rows = perceptual(torch.device("cpu")), []
-    lines = ["| box | " + " | ".join(f"{way}, LPIPS | PSNR" for way in ways) + " |"]
-    lines.append("|---" * (2 * len(ways) + 1) + "|")
+    lines = ["| box | " + " | ".join(f"{model}, LPIPS | PSNR" for model in asked.models) + " |"]
+    lines.append("|---" * (2 * len(asked.models) + 1) + "|")
     for place in PLACES:
         x = place.of(shots[place.clip])
-        found = [place.of(made[way][place.clip]) for way in ways]
+        found = [place.of(made[model][place.clip]) for model in asked.models]
         rows.append(torch.cat([enlarged(v) for v in (x, *found)], dim=2))
         cells = []
         for y in found:
