@@ -79,3 +79,16 @@ def test_a_converted_model_takes_another_quantizer() -> None:
     _, config = PRESETS["default"]
     found = change_config(config, {"kind": "gaussian", "quantizer.channels": "8"})
     assert found.quantizer == GaussianConfig(channels=8)
+
+
+def test_a_key_that_stands_elsewhere_is_pointed_to() -> None:
+    tree = {"loop": {"schedule": {"steps": 6}, "every": 1}, "windows": [{"batch": 2}, {"batch": 1}]}
+    for path, said in {
+        "steps": r"has no 'steps' \('steps' is unknown\): did you mean loop.schedule.steps\?",
+        "schedule.steps": r"\('schedule' is unknown\): did you mean loop.schedule.steps\?",
+        "loop.batch": r"did you mean windows.0.batch or windows.1.batch\?",
+        "windows.2.batch": r"\('2' is unknown\): there are 2, counted from 0",
+        "loop.evry": r"did you mean 'every'\?",
+    }.items():
+        with pytest.raises(ValueError, match=said):
+            override(tree, {path: "3"}, what="a recipe")

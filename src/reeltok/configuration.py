@@ -59,33 +59,51 @@ def override(
         table, _, last = path.rpartition(".")
         way = table.split(".") if table else []
         for depth, key in enumerate(way):
-            place = _step_into(place, key, path, what, free=any(k in free for k in way[:depth]))
+            known = any(k in free for k in way[:depth])
+            place = _step_into(place, key, path, what, free=known, root=tree)
         inside, value = any(k in free for k in way), parse_value(text)
         of_kind = isinstance(place, dict) and (inside or (network and KIND in place))
         if last == KIND and of_kind and place.get(KIND) != value:
             for key in [key for key in place if f"{table}.{key}" not in changes]:
                 del place[key]
         told = of_kind and f"{table}.{KIND}" in changes
-        _require_key(place, last, path, what, free=inside or told)
+        _require_key(place, last, path, what, free=inside or told, root=tree)
         place[int(last) if isinstance(place, list) else last] = value
     return changed
 
 
-def _step_into(place: Any, key: str, path: str, what: str, *, free: bool) -> Any:
+def _step_into(place: Any, key: str, path: str, what: str, *, free: bool, root: Any) -> Any:
     """What stands under `key`; an empty table where one may be made."""
     if free and isinstance(place, dict) and not isinstance(place.get(key), dict):
         place[key] = {}
-    _require_key(place, key, path, what, free=free)
+    _require_key(place, key, path, what, free=free, root=root)
     return place[int(key)] if isinstance(place, list) else place[key]
 
 
-def _require_key(place: Any, key: str, path: str, what: str, *, free: bool) -> None:
-    """ValueError where a configuration has no such key, with the nearest one it has."""
+def _require_key(place: Any, key: str, path: str, what: str, *, free: bool, root: Any) -> None:
+    """ValueError where a configuration has no such key, with where it is, or the nearest one."""
     inside = place if isinstance(place, dict) else ()
     keys = [str(i) for i in range(len(place))] if isinstance(place, list) else list(inside)
     if key in keys or (free and isinstance(place, dict)):
         return
-    raise ValueError(f"{what} has no {path!r} ({key!r} is unknown): {hint(key, keys)}")
+    said = hint(key, keys)
+    if isinstance(place, list):
+        said = f"there are {len(place)}, counted from 0"
+    elif elsewhere := [at for at in paths_of(root, path.rpartition(".")[2]) if at != path]:
+        said = f"did you mean {' or '.join(elsewhere[:3])}?"
+    raise ValueError(f"{what} has no {path!r} ({key!r} is unknown): {said}")
+
+
+def paths_of(tree: Any, name: str, above: str = "") -> list[str]:
+    """The dotted paths at which nested tables and lists have a key `name`."""
+    if isinstance(tree, list | tuple):
+        tree = dict(enumerate(tree))
+    pairs = tree.items() if isinstance(tree, Mapping) else ()
+    found = []
+    for key, value in pairs:
+        here = f"{above}.{key}".lstrip(".")
+        found += [here] * (key == name) + paths_of(value, name, here)
+    return found
 
 
 def merge(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

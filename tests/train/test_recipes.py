@@ -77,7 +77,7 @@ def test_values_are_replaced_by_path() -> None:
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [
-        ("loop.shedule.steps", "7", "'shedule' is unknown.: did you mean 'schedule'"),
+        ("loop.shedule.steps", "7", "'shedule' is unknown.: did you mean loop.schedule.steps"),
         ("losses.pixle", "l1", "did you mean 'pixel'"),
         ("data.windows.3.batch", "1", "'3' is unknown"),
         ("loop.schedule.steps", "many", "loop.schedule.steps='many'"),
