@@ -86,6 +86,26 @@ def test_commands_build_describe_and_verify(
     assert "begun differently: with --frames 17, now it is 9" in capsys.readouterr().err
 
 
+def test_clips_without_a_row_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clips, out = write_clips(tmp_path / "clips", (17, 5)), tmp_path / "out"
+    (clips / "cut\x1b[31m.mp4").write_bytes(b"no video")
+    options = ["--frames", "17", "--size", "32x32"]
+    assert main(["corpus", "build", str(clips), str(out), *options]) == 2
+    assert f"1 of 3 clips could not be read: `reeltok corpus info {out}`" in capsys.readouterr().err
+    assert main(["corpus", "info", str(out)]) == 0
+    *_, head, first, second = capsys.readouterr().out.splitlines()
+    assert head == "left out"
+    assert {"1.mkv: it has 5 frames, too short" in line for line in (first, second)} == {
+        True,
+        False,
+    }
+    assert "\x1b" not in first + second
+    assert "cut" in first + second
+    (out / "failed.parquet").unlink()
+    assert main(["corpus", "info", str(out)]) == 2
+    assert "failed.parquet is missing or damaged: `reeltok corpus finish" in capsys.readouterr().err
+
+
 def test_bad_options_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_clips(tmp_path, (5,))
     for options, said in (

@@ -221,7 +221,8 @@ def build_report(built: "Built") -> Report:
         return Report(data=data, text="\n".join(lines))
     lines.append(manifest_text(built.manifest))
     failed = built.manifest["failed"]
-    said = f"{failed} of {built.manifest['clips']} clips could not be read: see failed.parquet"
+    said = f"{failed} of {built.manifest['clips']} clips could not be read: `reeltok corpus info "
+    said += f"{built.place}` names them"
     return Report(data=data, text="\n".join(lines), failed=said if failed else None)
 
 

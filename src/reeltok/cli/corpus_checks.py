@@ -9,7 +9,10 @@ import typer
 from reeltok.cli import corpus as building
 from reeltok.cli import options as given
 from reeltok.cli.report import Report, facts
+from reeltok.files.text import printable
 from reeltok.wording import count, duration
+
+MOST = 20  # clips without a row that are named
 
 if TYPE_CHECKING:
     from reeltok.corpus.verify import Sample
@@ -99,9 +102,11 @@ def summary(samples: "list[Sample]") -> str:
 def corpus_info(corpus: building.PlaceArgument) -> Report:
     """Describe a corpus: clips, hours, tokens, bits per pixel, lengths and sizes."""
     from reeltok.corpus.place import Place
-    from reeltok.corpus.read import read_manifest
+    from reeltok.corpus.read import read_failures, read_manifest
 
-    manifest = read_manifest(Place(corpus))
+    place = Place(corpus)
+    manifest = read_manifest(place)
+    lost = read_failures(place) if manifest["failed"] or manifest["short"] else []
     lengths, sizes = histograms(manifest["buckets"])
     build, model = manifest["build"], manifest["tokenizer"]
     shown = {
@@ -112,7 +117,14 @@ def corpus_info(corpus: building.PlaceArgument) -> Report:
     }
     text = [building.manifest_text(manifest), facts(shown)]
     text += ["rows by frames", bars(lengths), "rows by size (width x height)", bars(sizes)]
+    if lost:
+        text += [
+            "left out",
+            *(printable(f"  {each['source']}: {each['reason']}") for each in lost[:MOST]),
+        ]
+        text += [f"  and {len(lost) - MOST:,} more, in failed.parquet"] * (len(lost) > MOST)
     data = {key: value for key, value in manifest.items() if key != "files"}
+    data["failures"] = lost
     return Report(data={**data, "lengths": lengths, "sizes": sizes}, text="\n".join(text))
 
 

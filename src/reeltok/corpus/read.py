@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch.utils.data import Dataset
 
-from reeltok.corpus.finish import INDEX, MANIFEST
+from reeltok.corpus.finish import FAILED, INDEX, MANIFEST
 from reeltok.corpus.packing import held_packing
 from reeltok.corpus.place import Place
 from reeltok.corpus.plan import PLAN
@@ -220,6 +220,21 @@ def read_manifest(place: Place) -> dict[str, Any]:
             f"{place.where(MANIFEST)} was altered: `reeltok corpus finish {place}` makes it again"
         )
     return manifest
+
+
+def read_failures(place: Place) -> list[dict[str, Any]]:
+    """The clips of a finished corpus that gave no row: source, shard and reason of each.
+
+    ValueError where their list is missing or damaged.
+    """
+    try:
+        with place.opened(FAILED) as file:
+            return pq.read_table(file).to_pylist()
+    except (pa.ArrowInvalid, FileNotFoundError) as error:
+        raise ValueError(
+            f"{place.where(FAILED)} is missing or damaged: `reeltok corpus finish {place}` makes "
+            "it again"
+        ) from error
 
 
 def is_corpus(path: str | Path) -> bool:
