@@ -169,6 +169,18 @@ def page(browser: Any, made: tuple[Path, list[Result]]) -> Iterator[Any]:
     assert said == []
 
 
+@pytest.mark.browser
+def test_a_clip_that_failed_for_several_is_named_once(page: Any) -> None:
+    said = page.evaluate(
+        """() => {
+          DATA.models.forEach((m) => { m.broken = { x: "cut off" }; });
+          DATA.models[0].broken.y = "NaN";
+          return [brokenClips(), DATA.models[0].name];
+        }"""
+    )
+    assert said[0] == ["x is left out for all: cut off", f"y is left out for {said[1]}: NaN"]
+
+
 BOTH = "Player.state.sides.map(s => Math.floor(s.video.currentTime * Player.state.clip.fps))"
 
 
