@@ -82,6 +82,11 @@ class Offload:
         for each in self.stored.pop(key):
             past.kept[each.name] = self._read(each)
 
+    def clear(self) -> None:
+        """Forget what lies here; its places are free."""
+        self.sizes.clear()
+        self.stored.clear()
+
     def _write(self, x: Tensor) -> None:
         left = x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
         while len(left):

@@ -6,7 +6,7 @@ strip has a `Past` of its own, which may wait in a file meanwhile (offload.py).
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -48,6 +48,10 @@ class FrameSource:
 
     def whole(self) -> Float[Tensor, "b c t h w"]:
         return self.rows(slice(0, self.cells))
+
+    def part(self, start: int, stop: int) -> "FrameSource":
+        """Frames `start` to `stop` alone."""
+        return FrameSource(self.x[:, :, start:stop], self.enter, self.cell)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -91,12 +95,38 @@ class Strips:
         if self.offload is not None:
             self.offload.put((network, number), self.pasts[network][number])
 
+    def clear(self) -> None:
+        """Forget all that strips remember."""
+        self.pasts.clear()
+        if self.offload is not None:
+            self.offload.clear()
+
     def whole(self, network: str) -> Past:
         """The past of what is made of whole frames."""
         pasts = self.pasts.setdefault(network, [])
         if not pasts:
             pasts.append(Past())
         return pasts[0]
+
+
+@dataclass(eq=False)
+class PassedRows:
+    """Rows "b t h w c" that came in strips of any height, to be cut again into others."""
+
+    parts: list[Tensor] = field(default_factory=list)
+
+    def add(self, x: Float[Tensor, "b t h w c"]) -> None:
+        """More rows, below those so far."""
+        self.parts += [x] if x.shape[2] else []
+
+    def count(self) -> int:
+        return sum(x.shape[2] for x in self.parts)
+
+    def take(self, count: int) -> Float[Tensor, "b t h2 w c"]:
+        """The first `count` rows, which are taken out."""
+        x = torch.cat(self.parts, dim=2)
+        self.parts = [x[:, :, count:].clone()]
+        return x[:, :, :count]
 
 
 @runtime_checkable

@@ -100,8 +100,13 @@ TileLike = int | Tiling | None
 
 
 def tiling_of(tile: TileLike, spec: Spec) -> dict[str, Any]:
-    """What a `StreamState` of the tokenizer of `spec` is made with. ValueError as `check_tile`."""
+    """What a `StreamState` of the tokenizer of `spec` is made with. ValueError as `check_tile`.
+
+    A `Tiling` asks for strips: where there are none, frames are whole.
+    """
     pixels, room = (tile.pixels, tile.room) if isinstance(tile, Tiling) else (tile, None)
+    if isinstance(tile, Tiling) and not spec.strips:
+        pixels = None
     check_tile(pixels, spec)
     return {"tile": pixels, "offload": None if room is None else Offload(room)}
 

@@ -61,10 +61,11 @@ class CodedBlock:
 
 @dataclass(frozen=True)
 class Decoded:
-    """The frames "b t h w c" of a block; where they follow a motion, its field (at the scale of
-    the patches) and the reference's pixels along it."""
+    """The frames "b t h w c" of a block, and the decoder's features of the last step; where they
+    follow a motion, its field (at the scale of the patches) and the reference's pixels along it."""
 
     frames: Tensor
+    features: Tensor
     field: Tensor | None = None
     warped: Tensor | None = None
 
@@ -75,6 +76,14 @@ class Decoded:
         if self.field is None or self.warped is None:
             return None
         return Motion(found, self.field, self.warped, block, mask)
+
+
+def replace_clips(past: Past, fresh: Past, clips: Bool[Tensor, " b"]) -> None:
+    """Let `past` hold for `clips` what `fresh` holds."""
+    for name, new in fresh.kept.items():
+        old = past.kept.get(name, new)
+        past.kept[name] = torch.where(along_batch(clips, new), new, old)
+    past.begun += [name for name in fresh.begun if name not in past.begun]
 
 
 class BlockCoder(Tokenizer):
@@ -108,24 +117,25 @@ class BlockCoder(Tokenizer):
         past: Past,
         reference_mask: Bool[Tensor, " b"] | None = None,
         found: BlockMotion | None = None,
+        known: Past | None = None,
     ) -> Float[Tensor, "b t2 h2 w2 d"]:
         """What the quantizer reads of a block; the plain encoder where nothing is known yet.
 
-        References follow the motion that was `found`.
+        References follow the motion that was `found`; they are `known`, or in the past.
         """
         injection, encoder = self.encoder_injection, self.encoder
-        reference = self._read_references(injection, past, encoder.patch)
+        reference = self._read_references(injection, past, known or past, encoder.patch)
         if reference is not None and found is not None:
             reference = self._follow_found(reference, past, found, x.shape[1])
         patches = encoder.patch(x, past)
         y = encoder.conv_in(patches, past)
         if injection is not None and reference is not None:
-            y = injection.join_fine(y, reference, reference_mask, patches=patches)
+            y = injection.join_fine(y, reference, reference_mask, patches=patches, past=past)
         early, late = split_stages(running_order(encoder), Down)
         for stage in early:
             y = stage(y, past)
         if injection is not None and reference is not None:
-            y, _ = injection.join_coarse(y, reference, reference_mask)
+            y, _ = injection.join_coarse(y, reference, reference_mask, past)
         for stage in late:
             y = stage(y, past)
         return encoder.conv_out(encoder.norm(y), past)
@@ -135,36 +145,38 @@ class BlockCoder(Tokenizer):
         z: Float[Tensor, "b t h w d"],
         past: Past,
         reference_mask: Bool[Tensor, " b"] | None = None,
+        known: Past | None = None,
     ) -> Decoded:
         """The frames of a block; the plain decoder's where nothing is known yet."""
         injection, decoder, along = self.decoder_injection, self.decoder, None
-        reference = self._read_references(injection, past, decoder.patch)
+        reference = self._read_references(injection, past, known or past, decoder.patch)
         field, warped, frames = None, None, z.shape[1] * self.config.factors[0]
         y = decoder.conv_in(z, past)
         if injection is not None and reference is not None:
             if self.flow is not None:
                 field = self.flow.begin(y, reference)
                 reference = follow_coarse(reference, field, frames, self.config.factors[1:])
-            y, along = injection.join_coarse(y, reference, reference_mask)
+            y, along = injection.join_coarse(y, reference, reference_mask, past)
         early, late = split_stages(running_order(decoder), Up)
         for stage in early:
             y = stage(y, past)
         if injection is not None and reference is not None:
             if self.flow is not None and field is not None:
                 field, warped, reference = self._follow_read(reference, past, field, y)
-            y = injection.join_fine(y, reference, reference_mask, along=along)
+            y = injection.join_fine(y, reference, reference_mask, along=along, past=past)
         for stage in late:
             y = stage(y, past)
         features = F.layer_norm(y, y.shape[-1:])
-        past.kept[FEATURES] = features[:, -1:].clone()
+        if past.rows is None:
+            past.kept[FEATURES] = features[:, -1:].clone()
         patches = decoder.conv_out(decoder.norm(y), past)
         if injection is not None and reference is not None:
-            patches = injection.copy_pixels(patches, features, reference, reference_mask)
+            patches = injection.copy_pixels(patches, features, reference, reference_mask, past)
         made = decoder.patch.inverse(patches, past)
         if self.config.skip and reference is not None:
             skipped = masked(reference_mask, skipped_cells(z))
             made = copy_skipped(made, past.kept[REFERENCES][:, :1], skipped)
-        return Decoded(made, field, warped)
+        return Decoded(made, features[:, -1:], field, warped)
 
     # Motion.
 
@@ -237,20 +249,20 @@ class BlockCoder(Tokenizer):
     # What a stream remembers beside its layers' own.
 
     def _read_references(
-        self, injection: ReferenceInjection | None, past: Past, patch: Patch
+        self, injection: ReferenceInjection | None, past: Past, known: Past, patch: Patch
     ) -> ReferenceFeatures | None:
         """Features of the references, for one side; None where it has no use for them."""
-        if injection is None or not self._has_reference(past):
+        if injection is None or not self._has_reference(known):
             return None
-        stills, errors = still_patches(patch, past.kept[REFERENCES]), None
+        stills, errors = still_patches(patch, known.kept[REFERENCES]), None
         if injection is self.encoder_injection:
-            errors = still_patches(patch, past.kept[ORIGINALS]) - stills
-        return injection.read(stills, past.kept[FEATURES], errors)
+            errors = still_patches(patch, known.kept[ORIGINALS]) - stills
+        return injection.read(stills, known.kept[FEATURES], errors, past=past)
 
     def _has_reference(self, past: Past) -> bool:
         return REFERENCES in past.kept and self.config.policy != "none"
 
-    def _remember(
+    def remember(
         self,
         past: Past,
         slot: str,
@@ -274,7 +286,7 @@ class BlockCoder(Tokenizer):
             frame = rearrange(begin.frame, "b c t h w -> b t h w c").to(like).contiguous()
         quantized = self.round_to_stored(self.quantizer(self.encode_block(frame, past)))
         self.decode_block(quantized.z, past)
-        self._remember(past, REFERENCES, frame)
+        self.remember(past, REFERENCES, frame)
         return frame
 
     def _forget(
@@ -284,11 +296,8 @@ class BlockCoder(Tokenizer):
         clips, fresh = begin.clips.to(like.device), Past()
         self._prime(begin, fresh, like)
         if original is not None:
-            self._remember(fresh, ORIGINALS, original)
-        for name, new in fresh.kept.items():
-            old = past.kept.get(name, new)
-            past.kept[name] = torch.where(along_batch(clips, new), new, old)
-        past.begun += [name for name in fresh.begun if name not in past.begun]
+            self.remember(fresh, ORIGINALS, original)
+        replace_clips(past, fresh, clips)
         return None if begin.frame is not None else ~clips
 
     def round_to_stored(self, quantized: Quantized) -> Quantized:
@@ -336,8 +345,8 @@ class BlockCoder(Tokenizer):
                 yield CodedBlock(quantized, block[:, :0])
                 continue
             made = made or self.decode_block(quantized.z, past, mask)
-            self._remember(past, ORIGINALS, block[:, -1:], reset)
-            self._remember(past, REFERENCES, made.frames[:, -1:], reset)
+            self.remember(past, ORIGINALS, block[:, -1:], reset)
+            self.remember(past, REFERENCES, made.frames[:, -1:], reset)
             yield CodedBlock(quantized, made.frames, made.motion(found, block, mask))
 
     def _begin(
@@ -346,10 +355,10 @@ class BlockCoder(Tokenizer):
         """How many frames come before the first block, and those: plain, stored, or none."""
         if begin is not None:
             frame = self._prime(begin, past, x[:, :1])
-            self._remember(past, ORIGINALS, frame if given else x[:, :1])
+            self.remember(past, ORIGINALS, frame if given else x[:, :1])
             return (0, CodedBlock(None, frame[:, :0])) if given else (1, CodedBlock(None, frame))
         quantized = self.round_to_stored(self.quantizer(self.encode_block(x[:, :1], past), **draw))
         frames = self.decode_block(quantized.z, past).frames
-        self._remember(past, ORIGINALS, x[:, :1])
-        self._remember(past, REFERENCES, frames)
+        self.remember(past, ORIGINALS, x[:, :1])
+        self.remember(past, REFERENCES, frames)
         return 1, CodedBlock(quantized, frames)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from reeltok.models.vidtok.stages import SPACE
 from reeltok.nn.layers import Conv, Norm, Residual
+from reeltok.nn.past import Past
 
 ONE = (1, 1, 1)
 
@@ -37,12 +38,13 @@ class ReferenceFeatures:
     """What was read from the references: features, and the first one's patches.
 
     They stand still, one time step for a whole block, or follow a motion: then they have the steps
-    of the block, and `field` is the motion in pixels that the encoder found.
+    of the block, and `field` is the motion in pixels that the encoder found. In strips patches
+    have rows that features do not have by now.
     """
 
     fine: Float[Tensor, "b t h w r"]
     coarse: Float[Tensor, "b s h2 w2 r2"]
-    patches: Float[Tensor, "b t h w d"]
+    patches: Float[Tensor, "b t h3 w d"]
     field: Float[Tensor, "b s h2 w2 4"] | None = None
 
 
@@ -59,12 +61,14 @@ class ReferenceEncoder(nn.Module):
         self.norms = nn.ModuleList(Norm(end, act=False) for end in (width, widths[-1]))
         self.widths = width, widths[-1]
 
-    def forward(self, x: Float[Tensor, "b 1 h w c"]) -> tuple[Tensor, Tensor]:
-        fine = self.fine(self.conv_in(x))
+    def forward(
+        self, x: Float[Tensor, "b 1 h w c"], past: Past | None = None
+    ) -> tuple[Tensor, Tensor]:
+        fine = self.fine(self.conv_in(x, past), past)
         coarse = fine
         for down in self.down:
-            coarse = down(coarse)
-        return self.norms[0](fine), self.norms[1](self.coarse(coarse))
+            coarse = down(coarse, past)
+        return self.norms[0](fine), self.norms[1](self.coarse(coarse, past))
 
 
 class Broadcast(nn.Module):

@@ -29,7 +29,9 @@ from reeltok.models.vidtok.network import Decoder, Encoder, running_order
 from reeltok.models.vidtok.stages import SPACE, Down, Patch, Up, VidTokConfig
 from reeltok.nn.bounds import Side, Width
 from reeltok.nn.layers import Conv
+from reeltok.nn.past import Past
 from reeltok.nn.quantizers import Quantizer
+from reeltok.nn.rows import aligned
 
 Inject = Literal["concatenate", "attend", "attend+transfer"]
 ReferencePolicy = Literal["previous", "first", "first+previous", "none"]
@@ -116,6 +118,22 @@ class RefTokConfig:
         return True
 
     @property
+    def widest(self) -> float:
+        """Values of the widest layer for each pixel of a frame, and of references beside it."""
+        return self.body.widest * (1 + 2 * self.width / self.body.width)
+
+    @property
+    def strips(self) -> bool:
+        """Whether frames can be coded in strips: no layer sees more than a few rows.
+
+        Attention, group norm, a search for motion and SKIP, for which a block is decoded twice,
+        take whole frames.
+        """
+        body = self.body
+        near = body.groups is None and body.middle == "none" and self.inject == "concatenate"
+        return near and self.motion is None and not self.skip
+
+    @property
     def searches(self) -> bool:
         """Whether the encoder searches for motion."""
         return self.motion is not None and self.motion.where != "decoder"
@@ -164,10 +182,12 @@ class ReferenceInjection(nn.Module):
         stills: Float[Tensor, "b 1 h w nd"],
         carried: Float[Tensor, "b 1 h w e"],
         errors: Float[Tensor, "b 1 h w nd"] | None = None,
+        *,
+        past: Past | None = None,
     ) -> ReferenceFeatures:
         """Features of the references' patches, their errors and the features carried over."""
         shown = [stills, carried] if errors is None else [stills, carried, errors]
-        fine, coarse = self.reference_encoder(torch.cat(shown, dim=-1))
+        fine, coarse = self.reference_encoder(torch.cat(shown, dim=-1), past)
         return ReferenceFeatures(fine=fine, coarse=coarse, patches=stills[..., : self.patch])
 
     def join_fine(
@@ -176,21 +196,25 @@ class ReferenceInjection(nn.Module):
         reference: ReferenceFeatures,
         reference_mask: Tensor | None,
         *,
-        patches: Float[Tensor, "b t h w d"] | None = None,
+        patches: Float[Tensor, "b t h3 w d"] | None = None,
         along: Float[Tensor, "b t2 h w c"] | None = None,
-    ) -> Float[Tensor, "b t h w c"]:
+        past: Past | None = None,
+    ) -> Float[Tensor, "b t h2 w c"]:
         """`x` with what the references say; the encoder compares its `patches` with them.
 
         `along` came from `join_coarse`, one step for several of these.
         """
-        y = self.fine(reference.fine, x.shape[1])
+        compared = [] if patches is None else [patches - reference.patches]
+        x, fine, *compared = aligned(past, self.fine.conv, x, reference.fine, *compared)
+        y = self.fine(fine, x.shape[1])
         if along is not None:
             y = y + along.repeat_interleave(x.shape[1] // along.shape[1], dim=1)
         if self.difference_in is not None and self.difference_out is not None:
-            assert patches is not None
-            around = reference.fine.expand(-1, x.shape[1], -1, -1, -1)
-            shown = torch.cat([patches - reference.patches, around], dim=-1)
-            y = y + self.difference_out(F.silu(self.difference_in(shown)))
+            around = fine.expand(-1, x.shape[1], -1, -1, -1)
+            shown = torch.cat([*compared, around], dim=-1)
+            more = self.difference_out(F.silu(self.difference_in(shown, past)))
+            x, y, more = aligned(past, self.difference_out, x, y, more)
+            y = y + more
         if self.moved_in is not None:
             y = y + self.moved_in(reference.patches.to(y.dtype))
         return x + stream_scale(x) * masked(reference_mask, y)
@@ -200,9 +224,11 @@ class ReferenceInjection(nn.Module):
         x: Float[Tensor, "b t h w c"],
         reference: ReferenceFeatures,
         reference_mask: Tensor | None,
+        past: Past | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """`x` with what the references say, and what comes along for the fine scale."""
-        y, along = self.coarse(reference.coarse, x.shape[1]), None
+        x, coarse = aligned(past, self.coarse.conv, x, reference.coarse)
+        y, along = self.coarse(coarse, x.shape[1]), None
         if self.cross_attention is not None:
             more, along = self.cross_attention(x, reference)
             y = y + more
@@ -214,15 +240,17 @@ class ReferenceInjection(nn.Module):
     def copy_pixels(
         self,
         patches: Float[Tensor, "b t h w d"],
-        features: Float[Tensor, "b t h w c"],
+        features: Float[Tensor, "b t h3 w c"],
         reference: ReferenceFeatures,
         reference_mask: Tensor | None,
-    ) -> Float[Tensor, "b t h w d"]:
+        past: Past | None = None,
+    ) -> Float[Tensor, "b t h2 w d"]:
         """Patches moved towards the reference's, by a share that `features` choose."""
         assert self.copy_gate is not None
-        return patches + masked(
-            reference_mask, self.copy_gate(features) * (reference.patches - patches)
+        patches, features, still = aligned(
+            past, self.copy_gate, patches, features, reference.patches
         )
+        return patches + masked(reference_mask, self.copy_gate(features) * (still - patches))
 
 
 def stream_scale(x: Float[Tensor, "b t h w c"]) -> Float[Tensor, "b t h w 1"]:

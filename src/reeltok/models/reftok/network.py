@@ -10,7 +10,7 @@ is ours: VidTok's encoder and decoder as a stream of blocks, and injections that
 """
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -39,6 +39,7 @@ from reeltok.models.reftok.reference import (
     stored_clips,
     whole_blocks,
 )
+from reeltok.models.reftok.strips import StripLoop
 from reeltok.models.vidtok.network import channels_first
 from reeltok.nn.past import Past
 from reeltok.nn.quantizers import Quantized, join_quantized
@@ -47,10 +48,10 @@ from reeltok.tokenizer.contract import Reconstruction, Tokenizer
 from reeltok.tokenizer.inputs import ClipLike, TokensLike, as_clip, as_tokens, forward_input
 from reeltok.tokenizer.spec import Spec
 from reeltok.tokenizer.streaming import FrameRun, SideInformation, StepSpan, peek
+from reeltok.tokenizer.strips import FrameSource, Strips
 from reeltok.tokenizer.tiling import Options
 from reeltok.tokens.record import Tokens
 from reeltok.tokens.reel import Reel
-from reeltok.video.frames import unit_values
 from reeltok.video.record import Video, unit_frames
 
 
@@ -79,6 +80,8 @@ class RefTok(BlockCoder):
             vocabulary=config.quantizer.vocabulary,
             parameters=self.parameter_count(),
             receptive_steps=None,
+            strips=config.strips,
+            widest=config.widest,
         )
 
     def last_weight(self) -> nn.Parameter:
@@ -111,7 +114,7 @@ class RefTok(BlockCoder):
         if motions is not None:
             motions += [each.motion for each in coded if each.motion is not None]
         frames = rearrange(torch.cat([each.frames for each in coded], 1), "b t h w c -> b c t h w")
-        return Reconstruction(x=frames, quantized=self._joined(coded, x))
+        return Reconstruction(x=frames, quantized=self._joined(tokens_of(coded), x, x.shape[3:]))
 
     # The contract.
 
@@ -128,7 +131,8 @@ class RefTok(BlockCoder):
         rows = rearrange(x, "b c t h w -> b t h w c").contiguous()
         closed = config.policy != "none" and (self.encoder_injection is not None or config.skip > 0)
         options: dict[str, Any] = {"given": config.start == "given", "decode": closed}
-        return self._joined(list(self.run(rows, past, references, sample=sample, **options)), x)
+        coded = list(self.run(rows, past, references, sample=sample, **options))
+        return self._joined(tokens_of(coded), x, x.shape[3:])
 
     def decode_part(
         self,
@@ -146,7 +150,7 @@ class RefTok(BlockCoder):
         if not past.has_begun(self.decoder.conv_in) and (begin is None or begin.start):
             if begin is None:
                 at, frame = 1, self.decode_block(z[:, :1], past).frames
-                self._remember(past, REFERENCES, frame)
+                self.remember(past, REFERENCES, frame)
             else:
                 frame = self._prime(begin, past, grey)
             made.append(frame[:, :0] if self.config.start == "given" else frame)
@@ -161,20 +165,51 @@ class RefTok(BlockCoder):
             if begin is not None and not begin.start:
                 reset, mask = begin.clips.to(z.device), self._forget(begin, past, grey)
             made.append(self.decode_block(block, past, mask).frames)
-            self._remember(past, REFERENCES, made[-1][:, -1:], reset)
+            self.remember(past, REFERENCES, made[-1][:, -1:], reset)
         return rearrange(torch.cat(made, dim=1), "b t h w c -> b c t h w")
+
+    def encode_strips(
+        self,
+        x: FrameSource,
+        strips: Strips,
+        *,
+        frames: int | None = None,
+        sample: torch.Generator | None = None,
+        references: References = NO_REFERENCES,
+    ) -> Quantized:
+        """What `encode_part` makes of the frames."""
+        loop = self._loop(x.rows(slice(0, 0)), strips, x.shape[3:])
+        return self._joined(loop.encode(x, references, sample), loop.like, loop.size)
+
+    def decode_strips(
+        self,
+        z: Float[Tensor, "b d t h w"],
+        strips: Strips,
+        *,
+        last: bool = True,
+        references: References = NO_REFERENCES,
+    ) -> Iterator[Tensor]:
+        """What `decode_part` makes of the tokens, in rows."""
+        (_, fh, fw), z = self.config.factors, rearrange(z, "b d t h w -> b t h w d").contiguous()
+        loop = self._loop(z, strips, (z.shape[2] * fh, z.shape[3] * fw))
+        for rows in loop.decode(z, references):
+            yield rearrange(rows, "b t h w c -> b c t h w")
+
+    def _loop(self, like: Tensor, strips: Strips, size: Sequence[int]) -> StripLoop:
+        (_, fh, fw), (height, width) = self.config.factors, size
+        whole = height + -height % fh, width + -width % fw
+        return StripLoop(coder=self, strips=strips, like=like.new_zeros(len(like)), size=whole)
 
     def lookup(self, ids: Int[Tensor, "b t h w"]) -> Float[Tensor, "b d t h w"]:
         return rearrange(self.quantizer.lookup(ids), "b t h w d -> b d t h w")
 
-    def _joined(self, coded: list[CodedBlock], x: Float[Tensor, "b c t h w"]) -> Quantized:
-        """The tokens of blocks as those of one run."""
-        parts = [each.quantized for each in coded if each.quantized is not None]
+    def _joined(self, parts: list[Quantized], like: Tensor, size: Sequence[int]) -> Quantized:
+        """The tokens of blocks as those of one run of frames of `size` pixels."""
         if not parts:  # a stored frame alone
             (_, fh, fw), quantizer = self.config.factors, self.config.quantizer
-            z = x.new_zeros(len(x), quantizer.channels, 0, x.shape[3] // fh, x.shape[4] // fw)
+            z = like.new_zeros(len(like), quantizer.channels, 0, size[0] // fh, size[1] // fw)
             ids = z[:, 0].long() if quantizer.vocabulary is not None else None
-            return Quantized(z=z, ids=ids, loss=x.new_zeros(()))
+            return Quantized(z=z, ids=ids, loss=like.new_zeros(()))
         return channels_first(join_quantized(parts))
 
     # References, and other ways to use the same network.
@@ -269,8 +304,7 @@ class RefTok(BlockCoder):
     def side_information(
         self, run: FrameRun, step: int, before: Tensor | None, reference: Any
     ) -> SideInformation:
-        x, before = unit_values(run.x), None if before is None else unit_values(before)
-        chosen = choose_references(self.config, x, step, before, reference)
+        chosen = choose_references(self.config, run.x, step, before, reference)
         return replace(chosen, options=self._entered(chosen.options["references"]))
 
     def decoding_options(self, part: Tokens, reference: Any) -> Options:
@@ -291,6 +325,11 @@ class RefTok(BlockCoder):
             for at, each in references.items()
         }
         return {"references": entered}
+
+
+def tokens_of(coded: list[CodedBlock]) -> list[Quantized]:
+    """The tokens of the blocks that have some."""
+    return [each.quantized for each in coded if each.quantized is not None]
 
 
 def references_of(options: Options) -> References:

@@ -20,6 +20,7 @@ from reeltok.files.hashes import hash_parts
 from reeltok.models.reftok.injection import RefTokConfig
 from reeltok.tokenizer.streaming import SideInformation
 from reeltok.tokens.record import Tokens
+from reeltok.video.frames import unit_values
 from reeltok.video.record import to_bytes, to_unit
 
 START = "start"
@@ -102,7 +103,7 @@ def hash_frame(x: Float[Tensor, "b c 1 h w"]) -> str:
     return hash_parts(chain([str(tuple(x.shape))], pixels))
 
 
-def require_fit(reference: Tensor, x: Float[Tensor, "b c t h w"]) -> None:
+def require_fit(reference: Tensor, x: Shaped[Tensor, "b c t h w"]) -> None:
     """ValueError unless `reference` is one frame, of the size and batch of `x`."""
     if reference.shape[2] != 1:
         raise ValueError(f"a reference is one frame, found {reference.shape[2]}: give x[:, :, :1]")
@@ -116,10 +117,10 @@ def require_fit(reference: Tensor, x: Float[Tensor, "b c t h w"]) -> None:
 
 
 def find_cuts(
-    before: Float[Tensor, "b c 1 h w"], block: Float[Tensor, "b c t h w"]
+    before: Shaped[Tensor, "b c 1 h w"], block: Shaped[Tensor, "b c t h w"]
 ) -> Bool[Tensor, " b"]:
     """Which clips jump to another scene before or in the first half of `block`."""
-    shown = thumbnails(torch.cat([before, block], dim=2))
+    shown = torch.cat([thumbnails(before), thumbnails(block)], dim=1)
     moved = (shown[:, 1:] - shown[:, :-1]).abs().mean(dim=(2, 3, 4))
     early = moved[:, : -(-moved.shape[1] // 2)]
     jump, at = early.max(dim=1)
@@ -127,10 +128,13 @@ def find_cuts(
     return (jump > CUT) & (jump > JUMP * others)
 
 
-def thumbnails(x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b t c 16 16"]:
-    """Means over 16 x 16 areas of every frame."""
-    b, _, t, _, _ = x.shape
-    return F.adaptive_avg_pool2d(x.float().transpose(1, 2).flatten(0, 1), 16).unflatten(0, (b, t))
+def thumbnails(x: Shaped[Tensor, "b c t h w"]) -> Float[Tensor, "b t c 16 16"]:
+    """Means over 16 x 16 areas of every frame, of bytes or values; few rows are read at once."""
+    height, bands = x.shape[3], []
+    for i in range(16):
+        rows = unit_values(x[..., i * height // 16 : -(-(i + 1) * height // 16), :]).float()
+        bands.append(F.adaptive_avg_pool3d(rows, (rows.shape[2], 1, 16)))
+    return torch.cat(bands, dim=3).transpose(1, 2)
 
 
 # What tokens keep: tensors named `reference.WHERE.CLIP`, WHERE being "start" or a token step.
@@ -206,13 +210,14 @@ def restore_reference(tokens: Tokens, where: str, clips: list[int]) -> Reference
 
 def choose_references(
     config: RefTokConfig,
-    x: Float[Tensor, "b c t h w"],
+    x: Shaped[Tensor, "b c t h w"],
     step: int,
-    before: Float[Tensor, "b c 1 h w"] | None,
+    before: Shaped[Tensor, "b c 1 h w"] | None,
     reference: Tensor | None,
 ) -> SideInformation:
     """References for the frames of a run whose first token step is `step`, by the frame's number.
 
+    Frames are bytes or values; large ones are not converted where no picture is made of them.
     `before` is the frame before the run, None where the clip begins. ValueError where a reference
     is needed and was not given, or does not fit.
     """
@@ -225,7 +230,7 @@ def choose_references(
         kept = {0: StoredReference(Reference(fits, everyone(x), start=True))}
     elif before is None and config.start != "plain":
         quality = None if config.start == "lossless" else config.quality
-        kept = {0: store_reference(x[:, :, :1], everyone(x), START, quality=quality)}
+        kept = {0: store_reference(unit_values(x[:, :, :1]), everyone(x), START, quality=quality)}
     alone = before is None and config.start != "given"  # frame 0 lies in no block
     blocks = range(int(alone), x.shape[2], config.block)
     where = step + int(alone and config.start == "plain")
@@ -246,8 +251,8 @@ def choose_references(
 
 def renew_reference(
     config: RefTokConfig,
-    last: Float[Tensor, "b c 1 h w"],
-    block: Float[Tensor, "b c t h w"],
+    last: Shaped[Tensor, "b c 1 h w"],
+    block: Shaped[Tensor, "b c t h w"],
     step: int,
 ) -> StoredReference | None:
     """What a block at token step `step` is reset to: where it is its turn, or after a cut."""
@@ -262,7 +267,7 @@ def renew_reference(
     if config.cuts == "plain":
         return store_reset(cut, where)
     quality = None if config.start == "lossless" else config.quality
-    return store_reference(block[:, :, :1], cut, where, quality=quality)
+    return store_reference(unit_values(block[:, :, :1]), cut, where, quality=quality)
 
 
 def recall_references(
@@ -290,7 +295,7 @@ def recall_references(
     return found
 
 
-def given_reference(reference: Tensor | None, x: Float[Tensor, "b c t h w"]) -> tuple[Tensor, str]:
+def given_reference(reference: Tensor | None, x: Shaped[Tensor, "b c t h w"]) -> tuple[Tensor, str]:
     """The caller's reference on 8-bit levels for each clip of `x`, and its hash."""
     if reference is None:
         raise ValueError(
