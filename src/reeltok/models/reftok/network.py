@@ -114,7 +114,7 @@ class RefTok(BlockCoder):
         if motions is not None:
             motions += [each.motion for each in coded if each.motion is not None]
         frames = rearrange(torch.cat([each.frames for each in coded], 1), "b t h w c -> b c t h w")
-        return Reconstruction(x=frames, quantized=self._joined(tokens_of(coded), x, x.shape[3:]))
+        return Reconstruction(x=frames, quantized=self._joined(coded_tokens(coded), x, x.shape[3:]))
 
     # The contract.
 
@@ -132,7 +132,7 @@ class RefTok(BlockCoder):
         closed = config.policy != "none" and (self.encoder_injection is not None or config.skip > 0)
         options: dict[str, Any] = {"given": config.start == "given", "decode": closed}
         coded = list(self.run(rows, past, references, sample=sample, **options))
-        return self._joined(tokens_of(coded), x, x.shape[3:])
+        return self._joined(coded_tokens(coded), x, x.shape[3:])
 
     def decode_part(
         self,
@@ -327,7 +327,7 @@ class RefTok(BlockCoder):
         return {"references": entered}
 
 
-def tokens_of(coded: list[CodedBlock]) -> list[Quantized]:
+def coded_tokens(coded: list[CodedBlock]) -> list[Quantized]:
     """The tokens of the blocks that have some."""
     return [each.quantized for each in coded if each.quantized is not None]
 
