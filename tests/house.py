@@ -48,8 +48,8 @@ SHARED: tuple[tuple[set[str], Callable[[list[str]], bool], str], ...] = (
     ),
     (
         {"config_for", "generate", "load", "pick_clip", "pick_label", "save"},
-        one_outside("cli/", "generate/flow.py", "generate/masked.py"),
-        "one interface of both kinds of generator; `zoo.load` is that of tokenizers",
+        one_outside("cli/", "generate/flow.py", "generate/masked.py", "generate/pixels/network.py"),
+        "one interface of all kinds of generator; `zoo.load` is that of tokenizers",
     ),
     (
         {"write"},

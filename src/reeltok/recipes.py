@@ -9,6 +9,7 @@ from typing import Any
 
 from reeltok.configuration import parse
 from reeltok.files.parsing import read_object
+from reeltok.generate.pixels.recipe import PIXELS, PixelRecipe
 from reeltok.generate.recipes import GENERATORS, GeneratorRecipe
 from reeltok.train.launch import train
 from reeltok.train.packing import train_packing, try_packing
@@ -20,7 +21,9 @@ from reeltok.train.run import Run
 from reeltok.train.trial import DryRun, dry_run
 from reeltok.train.validation import validation_metrics
 
-AnyRecipe = Recipe | GeneratorRecipe | PackingRecipe
+AnyRecipe = Recipe | GeneratorRecipe | PackingRecipe | PixelRecipe
+KINDS = {"generator": GeneratorRecipe, "packs": PackingRecipe, "predicts": PixelRecipe}
+"""By what a recipe.json says that others do not; any other is a tokenizer's."""
 
 
 def find_recipe(name: str | Path) -> AnyRecipe:
@@ -32,12 +35,14 @@ def find_recipe(name: str | Path) -> AnyRecipe:
     if path.suffix == ".json" and path.is_file():
         tree = read_object(path)
         require_new_keys(tree, str(path))
-        if "generator" in tree:
-            return parse(tree, str(path), GeneratorRecipe)
-        if "packs" in tree:
-            return parse(tree, str(path), PackingRecipe)
-        return parse(tree, str(path), Recipe)
-    known: dict[str, Callable[[], AnyRecipe]] = {**RECIPES, **GENERATORS, **PACKINGS}
+        kind: type[Any] = next((KINDS[key] for key in KINDS if key in tree), Recipe)
+        return parse(tree, str(path), kind)
+    known: dict[str, Callable[[], AnyRecipe]] = {
+        **RECIPES,
+        **GENERATORS,
+        **PACKINGS,
+        **PIXELS,
+    }
     if str(name) not in known:
         raise unknown_recipe(str(name), known)
     return known[str(name)]()
@@ -62,6 +67,10 @@ def run_recipe(
         return train_generator(recipe, data=data, out=out, resume=resume, device=device, show=show)
     if isinstance(recipe, PackingRecipe):
         return train_packing(recipe, data=data, out=out, resume=resume, device=device)
+    if isinstance(recipe, PixelRecipe):
+        from reeltok.generate.pixels.training import train_pixels
+
+        return train_pixels(recipe, data=data, out=out, resume=resume, device=device)
     score = validation_metrics()
     return train(recipe, data=data, out=out, resume=resume, device=device, score=score)
 
@@ -74,4 +83,8 @@ def try_recipe(recipe: AnyRecipe, *, device: str | None = None) -> DryRun:
         return try_generator(recipe, device=device)
     if isinstance(recipe, PackingRecipe):
         return try_packing(recipe, device=device)
+    if isinstance(recipe, PixelRecipe):
+        from reeltok.generate.pixels.training import try_pixels
+
+        return try_pixels(recipe, device=device)
     return dry_run(recipe, device=device)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from push_episodes import write_episodes
 from ran import Ran
 from small_generators import make_prior, make_tokenizers
@@ -12,6 +13,7 @@ from thorough import slow_but
 
 from reeltok.cli.push import open_lpips
 from reeltok.data.find import find_clips
+from reeltok.generate.pixels.network import FramePredictor, FramePredictorConfig, save
 
 Run = Callable[..., Ran]
 
@@ -79,6 +81,49 @@ def test_a_prior(run: Run, priors: dict[str, Path], held: Path, name: str) -> No
     if name == "leaning":  # random weights, yet actions decide
         other = scores["prior, other actions"]["psnr"]
         assert other["1-7"]["mean"] != scores["prior"]["psnr"]["1-7"]["mean"]
+
+
+def make_pixels(folder: Path, size: int = 32) -> Path:
+    """A predictor of pixels with random weights."""
+    torch.manual_seed(0)
+    model = FramePredictor(FramePredictorConfig(size=size, widths=(8, 8)))
+    torch.nn.init.normal_(model.conv_out.weight, std=0.1)
+    return save(model, folder)
+
+
+def test_pixels_with_a_prior_beside(
+    run: Run, priors: dict[str, Path], held: Path, tmp_path: Path
+) -> None:
+    """Each on the same episodes; nothing has bits to give H.264 where pixels come first."""
+    network = make_pixels(tmp_path / "runs" / "deep" / "best")
+    words = ("push", network, held, "--frames", 5, "--device", "cpu", "--json")
+    found = run(*words, "--beside", priors["leaning"])
+    assert found.code == 0, found.err
+    scores, name = found.json["scores"], "leaning"
+    mine, still = ("pixels", "pixels, other actions"), ("first frame", "mean frame")
+    theirs = (name, f"{name}, other actions", f"{name}, ceiling")
+    assert tuple(scores) == (*mine, *theirs, *still)
+    assert set(found.json["gains"]) == {*mine[1:], *theirs, *still}
+    means = [scores[each]["psnr"]["1-4"]["mean"] for each in (*mine, name)]
+    assert len(set(means)) == 3
+    assert (found.json["bits"], found.json["sampling"]) == ({}, {})
+    assert found.json["beside"] == {name: str(priors["leaning"])}
+    assert found.json["sampling_beside"][name]["steps"] > 0
+    alone = run("push", priors["leaning"], held, *words[3:], "--beside", network).json["scores"]
+    assert alone["deep"] == scores["pixels"]
+    assert alone["prior"] == scores[name]
+    assert "h264 at its bits" in alone
+
+
+def test_names_beside_each_other(
+    run: Run, priors: dict[str, Path], held: Path, tmp_path: Path
+) -> None:
+    network = make_pixels(tmp_path / "net" / "model")
+    twice = run("push", network, held, "--beside", network, "--beside", network)
+    assert "would be called 'net', as another line: rename its folder" in twice.err
+    tiny = make_pixels(tmp_path / "small", 16)
+    small = run("push", priors["plain"], held, "--frames", 5, "--beside", tiny)
+    assert "makes frames of 16x16, the episodes are 32x32: make them with --size 16" in small.err
 
 
 def test_another_size(run: Run, held: Path, tmp_path: Path) -> None:

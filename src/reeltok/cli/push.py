@@ -1,7 +1,6 @@
 """`push`: judge a tokenizer or a prior on held-out episodes of the pushing world."""
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,9 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from reeltok.data.clip import Clip
-    from reeltok.evaluate.push.candidates import Coded, Make
+    from reeltok.evaluate.push.candidates import Make
     from reeltok.evaluate.push.judge import PushScores
-    from reeltok.generate.predictor import PriorPredictor
     from reeltok.metrics.lpips import LPIPS
 
 SHOWN = (
@@ -41,6 +39,14 @@ def push(
     data: Annotated[str, typer.Argument(metavar="DATA", show_default=False)],
     *,
     tokenizer: given.PriorTokenizerOption = None,
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Another model to judge on the same episodes, and to compare with; may be given "
+            "several times; by default none.",
+        ),
+    ] = None,
     frames: Annotated[
         int, typer.Option(min=2, metavar="N", help="Frames of an episode to judge, the first too.")
     ] = 16,
@@ -55,13 +61,15 @@ def push(
     device: given.DeviceOption = "auto",
     force: given.ForceOption = False,
 ) -> Report:
-    """Judge a tokenizer or a prior on episodes of `reeltok data push` that it has not seen.
+    """Judge a tokenizer or a predictor on episodes of `reeltok data push` that it has not seen.
 
-    MODEL is a tokenizer, or the folder of a prior, which goes on from each first frame by the true
-    actions and by those of another episode. Beside it stand the first frame and the mean frame as
-    still pictures, and H.264 at the tokenizer's bits. docs/push.md says what is measured.
+    MODEL is a tokenizer, or the folder of a prior or of a predictor of pixels, which go on from
+    each first frame by the true actions and by those of another episode. Beside it stand the first
+    frame and the mean frame as still pictures, and H.264 at the tokenizer's bits. docs/push.md says
+    what is measured.
     """
     check_result(out, force=force, inputs=[model, data])
+    from reeltok.cli.push_models import model_name, open_beside, open_judged
     from reeltok.data.find import find_clips
     from reeltok.devices import pick_device
     from reeltok.evaluate.push.candidates import Tiled, repeat_first, repeat_mean
@@ -70,14 +78,16 @@ def push(
     place = pick_device(device)
     clips = find_clips(data)[:episodes]
     how = {"steps": steps, "guidance": guidance, "token_temperature": token_temperature}
-    coded, more, sampling = open_judged(model, tokenizer, place, how, seed)
-    tiled = Tiled(bits=coded.bits)
+    ours = open_judged(model, tokenizer=tokenizer, device=place, how=how, seed=seed)
+    others = open_beside(beside or [], ours, device=place, seed=seed)
     still = {"first frame": repeat_first, "mean frame": repeat_mean}
-    candidates: dict[str, Make] = {
-        **more,
-        "h264 at its bits": tiled,
-        **still,
-    }  # after what it takes the bits of
+    candidates: dict[str, Make] = {**ours.makes, **others.makes}
+    spent: dict[str, dict[int, int]] = {}
+    if ours.coded is not None:
+        tiled = Tiled(bits=ours.coded.bits)
+        candidates["h264 at its bits"] = tiled  # after what it takes the bits of
+        spent = {"model": ours.coded.bits, "h264": tiled.spent}
+    candidates |= still
     lpips, missing = open_lpips(clips[0])
     with Progress("judging", len(clips)) as progress:
         found = judge_episodes(
@@ -87,40 +97,15 @@ def push(
             lpips=lpips,
             on_episode=progress.finish_file,
         )
-    spent = {"model": coded.bits, "h264": tiled.spent}
     bits = {name: sum(each.values()) / len(clips) for name, each in spent.items()}
-    record = {"model": model, "sampling": sampling, "seed": seed, "bits": bits}
+    record = {"model": model, "sampling": ours.sampling, "seed": seed, "bits": bits}
+    if beside:
+        record["beside"] = {model_name(each): each for each in beside}
+        record["sampling_beside"] = others.sampling
     record |= {**asdict(found), "missing": missing}
     if out is not None:
         save_record(record, out)
     return Report(data=record, text=push_text(found, bits, missing))
-
-
-def open_judged(
-    model: str, tokenizer: str | None, device: Any, how: dict[str, Any], seed: int
-) -> "tuple[Coded, dict[str, Make], dict[str, Any]]":
-    """What gives the bits, the candidates that MODEL stands for, and how a prior is decoded."""
-    from reeltok import zoo
-    from reeltok.evaluate.push.candidates import Coded
-    from reeltok.files.parsing import read_object
-    from reeltok.generate.folder import bundled_generators, find_generator
-
-    folder = find_generator(model) if model in bundled_generators() else Path(model)
-    config = folder / "config.json"
-    if not config.is_file() or read_object(config).get("family") != "masked":
-        coded = Coded(tokenizer=zoo.load(model, device=device))
-        return coded, {"tokenizer": coded}, {}
-    from reeltok.generate.masked import following
-    from reeltok.generate.predictor import PriorPredictor
-
-    prior = PriorPredictor(model, tokenizer=tokenizer, device=device)
-    prior.sampling = prior.sampling.with_(**how)
-    has_reference = prior.prior.config.reference is not None
-    coded = Coded(tokenizer=following(prior.tokenizer), given=has_reference)
-    found = {"prior": follower(prior, seed, shift=0)}
-    if prior.knows_actions:
-        found["prior, other actions"] = follower(prior, seed, shift=1)
-    return coded, {**found, "ceiling": coded}, asdict(prior.sampling)
 
 
 def open_lpips(clip: "Clip") -> "tuple[LPIPS | None, Mapping[str, str]]":
@@ -134,34 +119,6 @@ def open_lpips(clip: "Clip") -> "tuple[LPIPS | None, Mapping[str, str]]":
         why = f"it needs frames of {net.backbone.smallest} pixels a side, these have {side}"
         return None, {"lpips-alex": why}
     return net, scorer.missing
-
-
-def follower(prior: "PriorPredictor", seed: int, *, shift: int) -> "Make":
-    """A prior as a candidate; with `shift`, by the actions of the episode so far ahead."""
-    import numpy as np
-    import torch
-
-    from reeltok.evaluate.push.candidates import Clips, EpisodeBatch, pixels_of
-    from reeltok.video.size import size_text
-
-    def make(batch: EpisodeBatch) -> Clips:
-        found, wanted = batch.frames.shape[2:4], (prior.size, prior.size)
-        if found != wanted:
-            raise ValueError(
-                f"this prior makes frames of {size_text(*wanted)}, the episodes are "
-                f"{size_text(*found)}: make them with --size {prior.size}"
-            )
-        actions = torch.from_numpy(np.roll(batch.actions, shift, axis=0))
-        made = prior.follow(
-            torch.from_numpy(batch.frames[:, 0]),
-            actions if prior.knows_actions else None,
-            frames=batch.frames.shape[1],
-            seed=seed,
-            first=batch.first,
-        )
-        return pixels_of(made)
-
-    return make
 
 
 def push_text(found: "PushScores", bits: dict[str, float], missing: "Mapping[str, str]") -> str:

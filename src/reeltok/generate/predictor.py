@@ -14,6 +14,14 @@ from reeltok.train.data import resize_square
 from reeltok.video.record import to_unit
 
 
+def middle_square(frames: UInt8[Tensor, "t h w 3"], size: int) -> Float[Tensor, "1 c t s s"]:
+    """The middle square of frames at `size` pixels, in [-1, 1]."""
+    height, width = frames.shape[1:3]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return resize_square(to_unit(frames[:, top : top + side, left : left + side]), size)
+
+
 class PriorPredictor:
     """A prior with its tokenizer: clips of `frames` frames, the first of them given.
 
@@ -42,10 +50,7 @@ class PriorPredictor:
 
     def prepare(self, frames: UInt8[Tensor, "t h w 3"]) -> Float[Tensor, "1 c t s s"]:
         """The middle square of a video's frames at the prior's size, in [-1, 1]."""
-        height, width = frames.shape[1:3]
-        side = min(height, width)
-        top, left = (height - side) // 2, (width - side) // 2
-        return resize_square(to_unit(frames[:, top : top + side, left : left + side]), self.size)
+        return middle_square(frames, self.size)
 
     def predict(
         self,

@@ -1,0 +1,1 @@
+"""Prediction of pixels without tokens: the baseline that priors are compared with."""
