@@ -14,6 +14,7 @@ from thorough import slow_but
 from reeltok.cli.push import open_lpips
 from reeltok.data.find import find_clips
 from reeltok.generate.pixels.network import FramePredictor, FramePredictorConfig, save
+from reeltok.video.record import stream
 
 Run = Callable[..., Ran]
 
@@ -147,20 +148,33 @@ def test_what_is_refused(run: Run, priors: dict[str, Path], held: Path, tmp_path
 
 def test_sets(run: Run, priors: dict[str, Path], held: Path, tmp_path: Path) -> None:
     real = write_episodes(tmp_path / "real", 6, 9)
-    words = ("push", "sets", held, real, "--frames", 9, "--train", held, "--device", "cpu")
-    found = run(*words, "--tokenizer", priors["plain"].parent / "tokenizer", "--json")
+    train = write_episodes(tmp_path / "train", 4, 25)
+    shown = tmp_path / "shown.mp4"
+    words = ("push", "sets", held, real, "--frames", 9, "--train", train, "--device", "cpu")
+    coded = ("--tokenizer", priors["plain"].parent / "tokenizer")
+    found = run(*words, *coded, "--shown", shown, "--json")
     assert found.code == 0, found.err
     sets = found.json["sets"]
-    assert set(sets) == {
-        "made",
-        "real, other half",
-        "reconstructions",
-        "frozen",
-        "shuffled",
-        "blurred",
-    }
+    known = {"real, other half", "reconstructions", "frozen", "shuffled", "blurred"}
+    assert set(sets) == {"made", *known}
     assert (sets["made"]["videos"], found.json["reference"]) == (3, 3)
+    assert set(found.json["distances"]) in (set(sets), set())  # none without weights
     assert found.json["nearest"]["made"] == pytest.approx(0, abs=1e-3)
-    assert "training episodes is 0.0 levels away" in run(*words).out
+    assert found.json["nearest"]["starts"] == [0, 0, 0]  # of 0 and 16
+    written = stream(shown)
+    assert (written.frames, written.height, written.width) == (9, 64, 96)
+    told = run(*words).out
+    assert "of 8 training windows is 0.0 levels away" in told
+    assert "by gap, made" in told
+    assert " than to shuffled" in told
     short = run("push", "sets", held, real, "--frames", 12)
     assert "has 9 frames: give --frames so many" in short.err
+    alone = run("push", "sets", held, real, "--shown", shown)
+    assert "needs episodes to show: give --train" in alone.err
+
+
+def test_too_still_to_be_judged(run: Run, priors: dict[str, Path], held: Path) -> None:
+    words = ("push", priors["plain"].parent / "tokenizer", held, "--device", "cpu")
+    still = run(*words, "--frames", 2).out
+    assert "objects move in only 0% of episodes, 3% and 50% or more are meant" in still
+    assert "are meant" not in run(*words, "--frames", 9).out

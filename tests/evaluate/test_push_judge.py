@@ -52,6 +52,17 @@ def test_an_object_that_the_table_resembles_is_not_judged() -> None:
     assert len(Real.of(frames, truth).colours) == 1
 
 
+def test_what_is_red_elsewhere_is_not_the_gripper() -> None:
+    frames, truth = draw_episode(6)
+    frames[2, 20:30, 20:30] = [220, 20, 30]
+    real = Real.of(frames, truth)
+    assert np.isnan(real.gripper[:, 0]).tolist() == [False, False, True, False, False, False]
+    found = measure(real, frames)
+    assert np.isnan(found["gripper"]).tolist() == np.isnan(real.gripper[:, 0]).tolist()
+    assert np.isnan(found["missing"][2])
+    assert np.nanmax(found["gripper"]) == 0
+
+
 def test_a_perfect_video(real: Real) -> None:
     found = measure(real, real.frames.copy())
     assert found["psnr"].min() == 99
@@ -121,7 +132,7 @@ def test_horizons_and_intervals(tmp_path: Path) -> None:
     assert gain["low"] <= gain["mean"] <= gain["high"]
     assert set(found.gains) == {"mean"}
     world = found.world
-    assert (world.episodes, world.moving, world.followed) == (5, 1, 1)
+    assert (world.episodes, world.moving, world.followed, world.found) == (5, 1, 1, 1)
     assert world.changing > 0.03
     psnr = found.scores["mean"]["psnr"]["8-11"]
     assert psnr["low"] <= psnr["mean"] <= psnr["high"]

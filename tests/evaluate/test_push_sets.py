@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from push_episodes import draw_episode
 
 from reeltok.evaluate.push.sets import (
@@ -11,10 +12,12 @@ from reeltok.evaluate.push.sets import (
     held_first_frame,
     kolmogorov,
     mean_turn,
-    nearest_videos,
+    nearest_sketches,
     shuffle,
+    sketch,
     statistics_of,
 )
+from reeltok.evaluate.push.untold import follow_objects, label_patches
 
 
 def test_what_is_counted_of_a_video() -> None:
@@ -32,6 +35,41 @@ def test_what_is_counted_of_a_video() -> None:
     empty = statistics_of(np.full((4, 16, 16, 3), 120, np.uint8))
     assert (empty["missing"], empty["speed"], empty["resting"]) == (1, 0, 1)
     assert mean_turn(np.array([[1.0, 0], [0, 1], [0, 0.1], [-1, 0]])) == pytest.approx(90)
+
+
+def test_objects_that_nobody_told_of() -> None:
+    """Found where the truth has them; one moves with the gripper beside it, one is covered."""
+    frames, truth = draw_episode(12, number=1)
+    found = follow_objects(frames)
+    order = np.argsort(found.places[0, :, 0])
+    places = found.places[:, order]
+    np.testing.assert_allclose(places, truth.objects_pixels, atol=0.1)
+    assert found.moved[order].tolist() == [True, False]
+    assert not found.touched.any()  # 12 pixels away
+    near = frames.copy()
+    near[(frames == [220, 20, 30]).all(-1)] = 120
+    for frame in range(12):
+        near[frame, 12:16, 9 + frame : 12 + frame] = [220, 20, 30]
+    assert follow_objects(near).touched.all()
+    covered = frames.copy()
+    covered[8:, 20:, 18:] = 120
+    lost = follow_objects(covered)
+    assert lost.lost[np.argsort(lost.places[0, :, 0])].tolist()[1]
+    whole = statistics_of(covered)
+    assert (whole["objects"], whole["moved"]) == (2, 1)
+    none = follow_objects(np.full((3, 16, 16, 3), 120, np.uint8))
+    assert (none.places.shape, none.touched.tolist()) == ((3, 0, 2), [False, False])
+
+
+def test_patches_have_numbers() -> None:
+    mask = np.zeros((5, 6), bool)
+    mask[0, :3] = mask[1, 2] = mask[2, 2:5] = True  # one, around corners
+    mask[3, 5] = mask[4, 0] = True  # two more: one touches the first by a corner alone
+    labels = label_patches(mask)
+    assert (labels > 0).sum() == mask.sum()
+    assert len(np.unique(labels[mask])) == 3
+    assert len(np.unique(labels[:3][mask[:3]])) == 1
+    assert label_patches(np.ones((2, 2), bool)).tolist() == [[1, 1], [1, 1]]
 
 
 def test_gaps_of_distributions() -> None:
@@ -55,7 +93,9 @@ def test_spoiled_sets_are_farther_than_the_other_half() -> None:
 
 def test_the_nearest() -> None:
     videos = [draw_episode(10, number=n)[0] for n in range(4)]
-    found = nearest_videos([videos[2], held_first_frame(videos[0])], videos)
+    rows = torch.stack([sketch(video) for video in videos])
+    still = sketch(held_first_frame(videos[0]))
+    found = nearest_sketches(torch.stack([rows[2], still]), rows)
     assert found.numbers == (2, 0)
     assert found.distances[0] == pytest.approx(0, abs=1e-3)
     assert found.distances[1] > 1

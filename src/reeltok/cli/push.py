@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from reeltok.data.clip import Clip
     from reeltok.evaluate.push.candidates import Make
-    from reeltok.evaluate.push.judge import PushScores
+    from reeltok.evaluate.push.judge import PushScores, WorldFacts
     from reeltok.metrics.lpips import LPIPS
 
 SHOWN = (
@@ -32,6 +32,7 @@ SHOWN = (
     "twice",
 )
 """Measures that people see; programs see all of them."""
+CHANGING, MOVING = 0.03, 0.5  # what episodes to judge on are meant to show (docs/push.md)
 
 
 def push(
@@ -125,7 +126,7 @@ def push_text(found: "PushScores", bits: dict[str, float], missing: "Mapping[str
     """The world's facts, a table for every horizon, the distances, and what has no weights."""
     world = asdict(found.world)
     world["offset"] = ", ".join(f"{value:.2f}" for value in found.world.offset)
-    parts = [facts(world)]
+    parts = [facts(world), *too_still(found.world)]
     horizons = list(next(iter(found.scores.values()))["psnr"])
     for horizon in horizons:
         rows = [
@@ -145,6 +146,19 @@ def push_text(found: "PushScores", bits: dict[str, float], missing: "Mapping[str
         parts.append(f"appearance distance to half of the real videos\n{table(sets)}")
     said = [f"no {name}: {why}" for name, why in missing.items()]
     return "\n\n".join([*parts, facts(spent), *said])
+
+
+def too_still(world: "WorldFacts") -> list[str]:
+    """A line for episodes in which so little happens that a still picture does well."""
+    said = []
+    if world.changing < CHANGING:
+        said.append(f"only {world.changing:.1%} of pixels change up to frame 8")
+    if world.moving < MOVING:
+        said.append(f"objects move in only {world.moving:.0%} of episodes")
+    if not said:
+        return []
+    asked = f"{CHANGING:.0%} and {MOVING:.0%} or more are meant"
+    return [f"note: {' and '.join(said)}, {asked}: more --frames show more"]
 
 
 def cell(found: dict[str, Any] | None) -> str:

@@ -1,6 +1,7 @@
 """`push sets`: how generated videos of the pushing world move, against real ones."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,6 +13,12 @@ from reeltok.files.places import check_result
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
+
+    from reeltok.data.clip import Clip
+
+EVERY = 16  # frames from one training window to the next
+SHOWN = 8  # videos in the picture of --shown
 
 
 def push_sets(
@@ -22,8 +29,8 @@ def push_sets(
         str | None,
         typer.Option(
             metavar="FOLDER",
-            help="Episodes that the generator was trained on, to find the nearest of each video; "
-            "by default none.",
+            help="Episodes that the generator was trained on, to find the nearest window of each "
+            "video; by default none.",
         ),
     ] = None,
     tokenizer: Annotated[
@@ -39,6 +46,14 @@ def push_sets(
     videos: Annotated[
         int, typer.Option(min=4, metavar="N", help="Number of videos to use at most, of each set.")
     ] = 256,
+    shown: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.mp4",
+            help="Video to write: the first eight of MADE, and below each the nearest window of "
+            "--train; by default none.",
+        ),
+    ] = None,
     out: given.ResultOption = None,
     device: given.DeviceOption = "auto",
     force: given.ForceOption = False,
@@ -48,8 +63,16 @@ def push_sets(
     MADE and REAL are folders or lists. One half of the real videos is the reference; the other
     half, and itself coded, frozen, shuffled and blurred, show what a gap between sets means: the
     distance of two distributions, from 0 to 1 (Kolmogorov-Smirnov), averaged over all statistics.
+    The distance beside it is the appearance distance (Fréchet, features of AlexNet).
     """
     check_result(out, force=force, inputs=[made, real])
+    if shown is not None:
+        if train is None:
+            raise ValueError(f"--shown {shown} needs episodes to show: give --train")
+        check_result(shown, force=force, inputs=[made, real, train, *([out] if out else [])])
+    from reeltok.cli.push import open_lpips
+    from reeltok.data.find import find_clips
+    from reeltok.evaluate.push.seen import distances_between
     from reeltok.evaluate.push.sets import SPOILED, compare_sets
 
     whole = read_videos(real, frames, videos)
@@ -59,19 +82,38 @@ def push_sets(
         sets["reconstructions"] = recode(other, tokenizer, device)
     sets |= {name: [spoil(video) for video in other] for name, spoil in SPOILED.items()}
     found = compare_sets(reference, sets)
+    lpips, missing = open_lpips(find_clips(real)[0])
+    far = {} if lpips is None else distances_between(lpips, reference, sets)
     record: dict[str, Any] = {"frames": frames, "reference": len(reference)}
     record["sets"] = {name: asdict(score) for name, score in found.items()}
+    record |= {"distances": far, "missing": missing}
+    gaps = {name: score.gap for name, score in found.items()}
     rows = [
-        {"set": name, "videos": score.videos, "gap": score.gap, **score.means}
+        {"set": name, "videos": score.videos, "gap": score.gap, "distance": far.get(name)}
+        | score.means
         for name, score in found.items()
     ]
-    lines = [table(rows)]
+    each = [{"set": name, **score.gaps} for name, score in found.items()]
+    lines = [table(rows), "", "gap of each statistic", table(each), ""]
+    lines += [placed(kind, of) for kind, of in {"gap": gaps, "distance": far}.items() if of]
+    lines += [f"no {name}: {why}" for name, why in missing.items()]
     if train is not None:
-        record["nearest"], line = nearest_of(sets["made"], whole, train, frames)
-        lines += ["", line]
+        record["nearest"], line = nearest_of(sets["made"], whole, train, frames, shown)
+        lines.append(line)
     if out is not None:
         save_record(record, out)
     return Report(data=record, text="\n".join(lines))
+
+
+def placed(kind: str, of: dict[str, float]) -> str:
+    """Whether what was made is nearer to what is good than to shuffled videos."""
+    good = "reconstructions" if "reconstructions" in of else "real, other half"
+    made, low, high = of["made"], of[good], of["shuffled"]
+    nearer = "nearer" if abs(made - low) < abs(made - high) else "not nearer"
+    return (
+        f"by {kind}, made ({made:.3g}) is {nearer} to {good} ({low:.3g}) than to shuffled "
+        f"({high:.3g})"
+    )
 
 
 def read_videos(data: str, frames: int, most: int) -> "list[np.ndarray]":
@@ -110,23 +152,72 @@ def recode(videos: "list[np.ndarray]", tokenizer: str, device: str) -> "list[np.
 
 
 def nearest_of(
-    made: "list[np.ndarray]", real: "list[np.ndarray]", train: str, frames: int
+    made: "list[np.ndarray]",
+    real: "list[np.ndarray]",
+    train: str,
+    frames: int,
+    shown: Path | None,
 ) -> tuple[dict[str, Any], str]:
-    """The nearest training episode of each made video, and how far real ones are from theirs."""
+    """The nearest training window of each made video, and how far real ones are from theirs.
+
+    `shown`: the video to write of them.
+    """
     import numpy as np
+    import torch
 
-    from reeltok.data.find import find_clips
-    from reeltok.evaluate.push.sets import nearest_videos
+    from reeltok.evaluate.push.sets import nearest_sketches, sketch
 
-    names = [clip.name for clip in find_clips(train)]
-    among = read_videos(train, frames, len(names))
-    ours, theirs = nearest_videos(made, among), nearest_videos(real, among)
+    windows, among = read_sketches(train, frames)
+    ours, theirs = (
+        nearest_sketches(torch.stack([sketch(video) for video in each]), among)
+        for each in (made, real)
+    )
     means = [float(np.mean(each.distances)) for each in (ours, theirs)]
+    found = [windows[number] for number in ours.numbers]
     record = {
         "made": means[0],
         "real": means[1],
-        "episodes": [names[number] for number in ours.numbers],
+        "episodes": [clip.name for clip, _ in found],
+        "starts": [start for _, start in found],
         "distances": list(ours.distances),
     }
-    said = f"the nearest of {len(names)} training episodes is {means[0]:.1f} levels away"
+    if shown is not None:
+        show_nearest(made[:SHOWN], found[:SHOWN], frames, shown)
+    said = f"the nearest of {len(windows)} training windows is {means[0]:.1f} levels away"
     return record, f"{said} (RMS at 16x16), that of real videos {means[1]:.1f}"
+
+
+def read_sketches(train: str, frames: int) -> "tuple[list[tuple[Clip, int]], Tensor]":
+    """Windows of the training episodes, one every sixteen frames, and a sketch of each."""
+    import torch
+
+    from reeltok.data.find import find_clips
+    from reeltok.evaluate.push.sets import sketch
+
+    windows, rows = list[Any](), list[Any]()
+    clips = find_clips(train)
+    with Progress("reading", len(clips)) as progress:
+        for clip in clips:
+            video = clip.read().frames.numpy()
+            if len(video) < frames:
+                raise ValueError(f"{clip.name} has {len(video)} frames: give --frames so many")
+            for start in range(0, len(video) - frames + 1, EVERY):
+                windows.append((clip, start))
+                rows.append(sketch(video[start : start + frames]))
+            progress.finish_file()
+    return windows, torch.stack(rows)
+
+
+def show_nearest(
+    made: "list[np.ndarray]", nearest: "list[tuple[Clip, int]]", frames: int, path: Path
+) -> None:
+    """Write a video: what was made above, the training window that is nearest below."""
+    import numpy as np
+    import torch
+
+    from reeltok.video.record import Video, write
+
+    real = [clip.read(frames=start + frames).frames.numpy()[start:] for clip, start in nearest]
+    rows = [np.concatenate(each, axis=2) for each in (made, real)]
+    both = torch.from_numpy(np.concatenate(rows, axis=1))
+    write(Video.of(both, fps=10.0), path)

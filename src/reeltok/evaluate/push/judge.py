@@ -29,8 +29,8 @@ class WorldFacts:
 
     `changing`: share of pixels that differ by more than 10 levels between frames 0 and 8; `moving`:
     share of episodes in which an object moves by more than 2 pixels; `followed`: share of objects
-    whose colour finds them. The gripper is found `offset` pixels (x, y) from its palm's projection,
-    give or take `scatter`.
+    whose colour finds them. The gripper is `found` in a share of the frames, `offset` pixels (x, y)
+    from its palm's projection, give or take `scatter`; in the others it is not judged.
     """
 
     episodes: int
@@ -38,6 +38,7 @@ class WorldFacts:
     changing: float
     moving: float
     followed: float
+    found: float
     offset: tuple[float, float]
     scatter: float
 
@@ -154,16 +155,18 @@ def world_facts(reals: Sequence[Real]) -> WorldFacts:
     places = [real.truth.objects_pixels[: len(real.frames)] for real in reals]
     moved = [np.linalg.norm(place - place[0], axis=-1).max() > MOVED for place in places]
     offsets = np.concatenate([real.offsets for real in reals])
-    offsets = offsets[~np.isnan(offsets[:, 0])]
-    x, y = offsets.mean(0).tolist()
+    known = ~np.isnan(offsets[:, 0])
+    offsets = offsets[known]
+    x, y = offsets.mean(0).tolist() if len(offsets) else (np.nan, np.nan)
     return WorldFacts(
         episodes=len(reals),
         frames=len(reals[0].frames),
         changing=float(np.mean([real.changed[late].mean() for real in reals])),
         moving=float(np.mean(moved)),
         followed=sum(len(r.colours) for r in reals) / sum(len(r.truth.shapes) for r in reals),
+        found=float(known.mean()),
         offset=(x, y),
-        scatter=float(np.sqrt(((offsets - offsets.mean(0)) ** 2).sum(-1).mean())),
+        scatter=float(np.sqrt(((offsets - [x, y]) ** 2).sum(-1).mean())) if len(offsets) else 0.0,
     )
 
 

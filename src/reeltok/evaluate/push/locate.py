@@ -42,9 +42,13 @@ def middles(weight: Float[np.ndarray, "*n h w"]) -> Float[np.ndarray, "*n 2"]:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ObjectPlaces:
-    """Objects in each frame: their places (NaN: not there), and pixels of their colour anywhere."""
+    """Objects in each frame: their places (NaN: not there), and pixels of their colour.
+
+    `near` counts those around the place where an object was last seen, `pixels` all of the frame.
+    """
 
     places: Float[np.ndarray, "t n 2"]
+    near: Int[np.ndarray, "t n"]
     pixels: Int[np.ndarray, "t n"]
 
 
@@ -57,7 +61,7 @@ def find_objects(
     far = ((x[:, None] - colours[None, :, None, None]) ** 2).sum(-1)
     like = far < NEAR**2
     rows, columns = np.mgrid[:height, :width] + 0.5
-    last, places = starts.copy(), []
+    last, places, near = starts.copy(), [], []
     for picture in like:
         away = np.hypot(columns - last[:, 0, None, None], rows - last[:, 1, None, None])
         here = picture & (away < REACH)
@@ -65,7 +69,8 @@ def find_objects(
         found = middles(here.astype(np.float32))
         last = np.where(np.isnan(found), last, found)
         places.append(found)
-    return ObjectPlaces(places=np.stack(places), pixels=like.sum((2, 3)))
+        near.append(here.sum((1, 2)))
+    return ObjectPlaces(places=np.stack(places), near=np.stack(near), pixels=like.sum((2, 3)))
 
 
 def colours_of(

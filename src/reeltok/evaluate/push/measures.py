@@ -14,6 +14,7 @@ from reeltok.video.record import to_unit
 CHANGED = 10  # levels by which a pixel of the real video differs from its first frame
 FALSE = 25  # levels by which a pixel that does not change there differs from it
 MOVED = 2.0  # pixels from where an object was
+LOST = 5.0  # pixels from the palm's projection: what is found there is red, but not the palm
 GONE, TWICE = 0.3, 2.0  # of the pixels of an object's colour in the real frame
 
 Frames = UInt8[np.ndarray, "t h w 3"]
@@ -22,7 +23,10 @@ Row = Float[np.ndarray, " t"]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Real:
-    """What one real video gives to compare with; made once for all that is judged on it."""
+    """What one real video gives to compare with; made once for all that is judged on it.
+
+    The gripper's place is NaN in frames in which its colour does not find it.
+    """
 
     frames: Frames
     changed: Bool[np.ndarray, "t h w"]
@@ -34,7 +38,7 @@ class Real:
 
     @classmethod
     def of(cls, frames: Frames, truth: Truth) -> "Real":
-        """Find everything in the real video, and keep the objects that are found where they are."""
+        """Find everything in the real video, and keep what is found where it is."""
         difference = np.abs(frames.astype(np.int16) - frames[0].astype(np.int16)).max(-1)
         places = truth.objects_pixels[: len(frames)].astype(np.float64)
         colours = colours_of(frames[0], places[0])
@@ -43,7 +47,7 @@ class Real:
         return cls(
             frames=frames,
             changed=difference > CHANGED,
-            gripper=find_gripper(frames),
+            gripper=known_gripper(frames, truth),
             colours=colours[kept],
             objects=found.places[:, kept],
             pixels=found.pixels[:, kept].astype(np.float64),
@@ -56,13 +60,22 @@ class Real:
         return self.gripper - self.truth.gripper_pixels[: len(self.gripper)]
 
 
+def known_gripper(frames: Frames, truth: Truth) -> Float[np.ndarray, "t 2"]:
+    """Where the palm's colour finds the gripper; NaN where that is far from its true place."""
+    found = find_gripper(frames)
+    away = np.linalg.norm(found - truth.gripper_pixels[: len(found)], axis=-1)
+    found[~(away <= LOST)] = np.nan
+    return found
+
+
 def measure(real: Real, made: Frames) -> dict[str, Row]:
     """Every measure of each frame; NaN where there is nothing to measure.
 
     psnr (dB) and ssim over all pixels; "changing": PSNR over the pixels that differ from frame 0 in
     the real video; "false": the share of the others that differ in the made one; "gripper": pixels
     from its place in the real video, half a picture where it is not found; "missing": whether it
-    is not; and what `measure_objects` gives. ValueError for other frames than the real ones.
+    is not (neither is known where the real video does not show it); and what `measure_objects`
+    gives. ValueError for other frames than the real ones.
     """
     if made.shape != real.frames.shape:
         raise ValueError(f"the real video is {real.frames.shape}, what was made is {made.shape}")
@@ -75,14 +88,15 @@ def measure(real: Real, made: Frames) -> dict[str, Row]:
     a, b = (to_unit(torch.from_numpy(np.ascontiguousarray(x))) for x in (real.frames, made))
     place = find_gripper(made)
     away = np.linalg.norm(place - real.gripper, axis=-1)
-    missing = np.isnan(place[:, 0]) & ~np.isnan(real.gripper[:, 0])
+    unknown = np.isnan(real.gripper[:, 0])
+    missing = np.isnan(place[:, 0]) & ~unknown
     return {
         "psnr": decibel(error.mean((1, 2))),
         "ssim": paired.ssim(a, b)[0].double().numpy(),
         "changing": changing,
         "false": (moved & still).sum((1, 2)) / np.maximum(still.sum((1, 2)), 1),
         "gripper": np.where(missing, made.shape[1] / 2, away),
-        "missing": missing.astype(np.float64),
+        "missing": np.where(unknown, np.nan, missing),
         **measure_objects(real, made),
     }
 

@@ -1,5 +1,6 @@
 """How a network sees videos of the pushing world: LPIPS of frames, distances between sets."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -89,3 +90,17 @@ class SetDistance:
             return {}
         known = {name: each for name, each in self.sums.items() if each.count > 1}
         return {name: frechet_distance(real, each) for name, each in known.items()}
+
+
+def distances_between(
+    net: LPIPS, reference: Sequence[Frames], sets: Mapping[str, Sequence[Frames]]
+) -> dict[str, float]:
+    """The appearance distance of each set of videos to the reference."""
+    found = SetDistance(net=net)
+    for frames in reference:
+        moments = found.moments(frames)
+        found.reference = moments if found.reference is None else found.reference + moments
+    for name, videos in sets.items():
+        for frames in videos:
+            found.add(name, frames)
+    return found.distances()

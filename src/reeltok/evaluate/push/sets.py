@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, UInt8
 
-from reeltok.evaluate.push.locate import find_gripper
 from reeltok.evaluate.push.measures import CHANGED
+from reeltok.evaluate.push.untold import follow_objects
 
 Frames = UInt8[np.ndarray, "t h w 3"]
 STILL = 0.3  # pixels a frame: less is not motion of the gripper
@@ -27,9 +27,12 @@ def statistics_of(frames: Frames) -> dict[str, float]:
     "speed" and "turns" of the gripper: pixels from frame to frame, and the mean angle in degrees
     between its steps; "resting": share of frames in which it stays; "missing": share in which it is
     not there; "changing": share of pixels that differ from the frame before, and "pushed": from the
-    first to the last frame, without what the gripper's columns cover in either.
+    first to the last frame, without what the gripper's columns cover in either. Of the "objects"
+    in the first frame, how many have "moved" when last seen, and are "lost" in the last; and
+    "contacts": share of steps in which one moves near the gripper.
     """
-    place = find_gripper(frames)
+    followed = follow_objects(frames)
+    place = followed.gripper
     steps = np.diff(place, axis=0)
     length = np.linalg.norm(steps, axis=1)
     known = ~np.isnan(length)
@@ -42,6 +45,10 @@ def statistics_of(frames: Frames) -> dict[str, float]:
         "missing": float(np.isnan(place[:, 0]).mean()),
         "changing": float(changing.mean()),
         "pushed": pushed_share(x, place),
+        "objects": float(len(followed.moved)),
+        "moved": float(followed.moved.sum()),
+        "lost": float(followed.lost.sum()),
+        "contacts": float(followed.touched.mean()),
     }
 
 
@@ -145,16 +152,17 @@ SPOILED: dict[str, Callable[[Frames], Frames]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Nearest:
-    """For each video the nearest of others: its number, and the distance in levels (RMS)."""
+    """For each video the nearest window of others: its number, the distance in levels (RMS)."""
 
     numbers: tuple[int, ...]
     distances: tuple[float, ...]
 
 
-def nearest_videos(videos: Sequence[Frames], among: Sequence[Frames]) -> Nearest:
-    """The nearest of `among` by the RMS difference of eight frames at 16x16 pixels."""
-    a, b = (torch.stack([sketch(video) for video in each]) for each in (videos, among))
-    distances = torch.cdist(a, b) / a.shape[1] ** 0.5
+def nearest_sketches(
+    sketches: Float[torch.Tensor, "n d"], among: Float[torch.Tensor, "m d"]
+) -> Nearest:
+    """The nearest of `among` to each, by the RMS difference of eight frames at 16x16 pixels."""
+    distances = torch.cdist(sketches, among) / sketches.shape[1] ** 0.5
     found = distances.min(1)
     return Nearest(numbers=tuple(found.indices.tolist()), distances=tuple(found.values.tolist()))
 
