@@ -166,8 +166,9 @@ def test_any_length_comes_back(frames: int, batch: int, slices: int) -> None:
         torch.testing.assert_close(torch.cat(streamed, dim=2), y, atol=1e-5, rtol=0)
 
 
-def test_short_clips_are_hidden_not_only_filled() -> None:
-    model = build()
+@pytest.mark.parametrize("pool_skip", [False, True])
+def test_short_clips_are_hidden_not_only_filled(pool_skip: bool) -> None:
+    model = build(replace(COORDTOK, pool_skip=pool_skip))
     x, frames = clip(8, 3), torch.tensor([8, 3, 5])
     planes = model.encode_planes(x, frames)
     y = x.clone()
@@ -177,6 +178,19 @@ def test_short_clips_are_hidden_not_only_filled() -> None:
         for i, n in enumerate(frames.tolist()):
             alone = model.encode_planes(x[i : i + 1, :, :n])[name]
             torch.testing.assert_close(alone[0], plane[i], atol=1e-5, rtol=0)
+
+
+def test_pooled_voxels_reach_the_cells_in_front_of_them() -> None:
+    pooled = build(replace(COORDTOK, pool_skip=True)).encoder.pooled
+    assert pooled is not None
+    x = torch.zeros(1, 3, 8, 16, 24)
+    still, y = pooled(x), x.clone()
+    y[:, :, 4:6, 8:12, 20:24] = 1  # the voxel (2, 2, 5) of 4x4x6
+    reached = {name: (plane != still[name]).any(-1)[0] for name, plane in pooled(y).items()}
+    assert reached["xy"].nonzero().tolist() == [[2, 5]]
+    # Its mean over time changes too, so the other voxels behind the same pixels differ from it.
+    assert reached["yt"].nonzero().tolist() == [[t, 5] for t in range(4)]
+    assert reached["xt"].nonzero().tolist() == [[t, 2] for t in range(4)]
 
 
 def test_slices_are_separate_calls_on_whole_frames() -> None:
@@ -259,6 +273,7 @@ def test_planes_are_read_at_their_cells() -> None:
         {"position": "none"},
         {"coordinates": "centre"},
         {"padding": "public"},
+        {"pool_skip": True},
         {"decoder_patch": (1, 4, 6)},
         {"cells": (1, 4, 6), "cell_patch": (1, 4, 2)},
         {"quantizer": FSQConfig(levels=(8, 5, 5))},
@@ -294,6 +309,10 @@ def test_quantized_cells_give_ids_and_bits() -> None:
 def test_errors_name_what_to_do() -> None:
     model = build()
     tokens = model.encode(clip(8))
+    with pytest.raises(
+        ValueError, match=r"size \(8, 16, 24\) does not divide by cells \(3, 4, 6\)"
+    ):
+        replace(COORDTOK, cells=(3, 4, 6), cell_patch=(1, 2, 3), pool_skip=True)
     with pytest.raises(ValueError, match="slices=5, but a window of tiny has 1 to 4"):
         model.decode(tokens, slices=5)
     with pytest.raises(ValueError, match="region y = 3 to 17"):

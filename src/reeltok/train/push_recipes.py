@@ -96,7 +96,7 @@ def coordtok_push() -> Recipe:
         model="coordtok-push",
         settings={"coordinates": "corner", "position": "axes"},
         data=DataConfig(
-            windows=(Window(frames=128, size=64, batch=8),),
+            windows=(Window(frames=128, size=64, batch=4),),
             holdout=0.02,
             validation=Window(frames=128, size=64, batch=12),
             cache_size=64,

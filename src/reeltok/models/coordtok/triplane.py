@@ -21,6 +21,7 @@ from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from reeltok.models.coordtok.pooling import PooledVoxels
 from reeltok.nn.bounds import Depth, Triple, Width
 from reeltok.nn.linear import Linear
 from reeltok.nn.quantizers import Quantizer
@@ -40,7 +41,8 @@ class CoordTokConfig:
     `coordinates` says what a patch index means on [0, 1]: corner-aligned as in the public code, or
     the patch's centre as in the paper's text. `position` is what a decoder token knows of its place
     beside the planes: one learned vector per place, one per axis (summed), sinusoids, or nothing.
-    `padding` is what a clip shorter than the window looks like to the network.
+    `padding` is what a clip shorter than the window looks like to the network. `pool_skip` adds to
+    the planes what `PooledVoxels` makes of the clip, past the transformers; the paper has no such.
     """
 
     size: Triple = (128, 128, 128)
@@ -60,11 +62,13 @@ class CoordTokConfig:
     coordinates: Literal["corner", "centre"] = "corner"
     position: Literal["table", "axes", "sinusoids", "none"] = "table"
     padding: Literal["mask", "public"] = "mask"
+    pool_skip: bool = False
     quantizer: Quantizer | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> "CoordTokConfig":
-        for whole, part in (("size", "patch"), ("cells", "cell_patch"), ("size", "decoder_patch")):
+        pairs = [("size", "patch"), ("cells", "cell_patch"), ("size", "decoder_patch")]
+        for whole, part in [*pairs, ("size", "cells")] if self.pool_skip else pairs:
             pair = zip(getattr(self, whole), getattr(self, part), strict=True)
             if any(b < 1 or a % b for a, b in pair):
                 raise ValueError(
@@ -151,6 +155,9 @@ class TriplaneEncoder(nn.Module):
         self.heads = nn.ModuleDict(
             {name: Linear(width, area * features) for name, area in areas.items()}
         )
+        self.pooled = None
+        if config.pool_skip:
+            self.pooled = PooledVoxels(config.size, config.cells, config.planes, features)
 
     def forward(
         self, x: Float[Tensor, "b c t h w"], frames: Int[Tensor, "b"] | None = None
@@ -169,10 +176,13 @@ class TriplaneEncoder(nn.Module):
         q = self.query_norm(q)
         counts = [self._grid(name) for name in self.config.planes]
         parts = q.split([rows * columns for rows, columns in counts], dim=1)
-        return {
+        planes = {
             name: self._cells(name, part)
             for name, part in zip(self.config.planes, parts, strict=True)
         }
+        if self.pooled is None:
+            return planes
+        return {name: planes[name] + more for name, more in self.pooled(x).items()}
 
     def run_vit(
         self, x: Float[Tensor, "b c t h w"], seen: Bool[Tensor, "b 1 1 m"] | None = None
