@@ -231,6 +231,18 @@ def test_regions(data: st.DataObject) -> None:
     assert torch.equal(model.decode_region(tokens), whole)
 
 
+def test_slices_of_the_configuration_hold_unless_told_otherwise() -> None:
+    whole, cut = build(), build(replace(COORDTOK, slices=2))
+    x = clip(8)
+    tokens, told = cut.encode(x), whole.encode(x, slices=2)
+    assert tokens.settings["slices"] == 2
+    torch.testing.assert_close(cut.decode(tokens), whole.decode(told), rtol=0, atol=0)
+    torch.testing.assert_close(cut.decode(tokens.latents), whole.decode(told), rtol=0, atol=1e-6)
+    assert not torch.equal(cut.decode(tokens), cut.decode(tokens, slices=1))
+    with pytest.raises(ValueError, match="slices=5, but a window has 4 steps"):
+        replace(COORDTOK, slices=5)
+
+
 def test_region_sees_itself_alone() -> None:
     model = build()
     tokens = model.encode(clip(8))

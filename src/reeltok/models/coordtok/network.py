@@ -188,10 +188,11 @@ class CoordTok(Tokenizer):
         *,
         last: bool = True,
     ) -> Float[Tensor, "b c t h w"]:
-        """All frames of whole windows, each in one call."""
+        """All frames of whole windows, each in the configuration's slices."""
         box = tuple((0, side) for side in self.config.size)
-        cells = z.split(self.config.tokens, dim=2)
-        return torch.cat([self.decode_window(x, box, frames=box[0][1]) for x in cells], dim=2)
+        ask: dict[str, Any] = {"frames": box[0][1], "slices": self.config.slices}
+        windows = z.split(self.config.tokens, dim=2)
+        return torch.cat([self.decode_window(cells, box, **ask) for cells in windows], dim=2)
 
     def lookup(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b d n"]:
         if self.quantizer is None:
@@ -213,12 +214,14 @@ class CoordTok(Tokenizer):
 
     # Slices and regions.
 
-    def encode(self, x: ClipLike, *, slices: int = 1, **options: Any) -> Tokens:
+    def encode(self, x: ClipLike, *, slices: int | None = None, **options: Any) -> Tokens:
         """The tokens of a clip, in windows; the options are those of every tokenizer.
 
         `slices` is how `decode` will cut a window unless told otherwise: 1 is the paper's single
-        call, more are faster and give other pixels. ValueError for slices a window does not have.
+        call, more are faster and give other pixels; None takes the configuration's. ValueError for
+        slices a window does not have.
         """
+        slices = self.config.slices if slices is None else slices
         self.check_slices(slices)
         tokens = super().encode(x, **options)
         return tokens.with_(settings={**tokens.settings, "slices": slices})
@@ -284,7 +287,7 @@ class CoordTok(Tokenizer):
         """
         tokens = as_tokens(tokens, self)
         self._check(tokens)
-        slices = tokens.settings.get("slices", 1) if slices is None else slices
+        slices = tokens.settings.get("slices", self.config.slices) if slices is None else slices
         self.check_slices(slices)
         sides = {"t": (t, tokens.frames), "y": (y, tokens.height), "x": (x, tokens.width)}
         box = tuple(inside(name, side, end) for name, (side, end) in sides.items())

@@ -63,6 +63,7 @@ PUSH = replace(
     decoder_width=192,
     decoder_heads=6,
     pool_skip=True,
+    slices=16,
 )
 """For the simulated pushing world, whose objects are five pixels wide: patches half as large.
 

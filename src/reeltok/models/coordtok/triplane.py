@@ -43,6 +43,8 @@ class CoordTokConfig:
     beside the planes: one learned vector per place, one per axis (summed), sinusoids, or nothing.
     `padding` is what a clip shorter than the window looks like to the network. `pool_skip` adds to
     the planes what `PooledVoxels` makes of the clip, past the transformers; the paper has no such.
+    `slices` is in how many parts a window's frames are decoded unless tokens say otherwise; the
+    paper decodes them in one.
     """
 
     size: Triple = (128, 128, 128)
@@ -63,6 +65,7 @@ class CoordTokConfig:
     position: Literal["table", "axes", "sinusoids", "none"] = "table"
     padding: Literal["mask", "public"] = "mask"
     pool_skip: bool = False
+    slices: int = Field(default=1, ge=1)
     quantizer: Quantizer | None = None
 
     @model_validator(mode="after")
@@ -82,6 +85,11 @@ class CoordTokConfig:
             raise ValueError(
                 f"channels={self.channels}, but the quantizer makes {self.quantizer.channels}; "
                 "give both the same number"
+            )
+        if self.slices > self.places[0]:
+            raise ValueError(
+                f"slices={self.slices}, but a window has {self.places[0]} steps of patches; "
+                f"choose 1 to {self.places[0]}"
             )
         if self.content_planes < 1:
             raise ValueError(f"content_planes={self.content_planes}; at least 1 is needed")
