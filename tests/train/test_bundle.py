@@ -6,17 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_models import DISCRETE
+from small_models import COORDTOK, DISCRETE
 from small_siblings import FEW
 
 import reeltok
 from reeltok import zoo
+from reeltok.models.coordtok.network import CoordTok
 from reeltok.models.vidtok.network import VidTok
 from reeltok.recipes import find_recipe
 from reeltok.tokenizer.folder import add_statistics, hash_weights, pack_rows, unpack_rows
 from reeltok.train import change, train
 from reeltok.train.bundle import bundle, main
-from reeltok.train.card import command, curve, seconds_of
+from reeltok.train.card import command, curve, losses, seconds_of
 
 
 def run_of(name: str, clips: Path, out: Path, **more: str) -> Path:
@@ -88,6 +89,12 @@ def reeltok_json(recipe: object) -> str:
     from reeltok.train.recipes import as_json
 
     return as_json(recipe)
+
+
+def test_a_card_names_the_loss_of_patches() -> None:
+    recipe = json.loads(reeltok_json(find_recipe("coordtok_stage2")))
+    said = losses(recipe, CoordTok(COORDTOK, "tiny"))
+    assert said == "squared error of 12.5% of the clip (frames) + 16 LPIPS (vgg)"
 
 
 def test_hours_are_those_of_all_resumes() -> None:

@@ -100,12 +100,18 @@ def course_of_run(
         f"Recipe `{recipe['name']}`, {begun}, {steps:,} steps on {hardware}, "
         f"{duration(seconds_of(lines))}. A step: {windows}; {loop['precision']}, "
         f"{optimizer['kind']} at rate {optimizer['lr']:g}.{rests} Loss: "
-        f"{losses(recipe['losses'], model)}. {data['holdout']:.0%} of the sources were held out."
+        f"{losses(recipe, model)}. {data['holdout']:.0%} of the sources were held out."
     )
 
 
-def losses(config: dict[str, Any], model: Tokenizer) -> str:
+def losses(recipe: dict[str, Any], model: Tokenizer) -> str:
     """What was minimised."""
+    if patches := recipe.get("patches"):
+        found = [f"squared error of {patches['share']:.1%} of the clip ({patches['sampling']})"]
+        if patches["perceptual"]:
+            found.append(f"{patches['perceptual']:g} LPIPS ({patches['net']})")
+        return " + ".join(found)
+    config = recipe["losses"]
     found = [config["pixel"]]
     if model.spec.vocabulary is None:
         found.append(f"{config['terms'].get('kl', 1.0):g} KL")
