@@ -75,6 +75,7 @@ def push_sets(
     from reeltok.evaluate.push.seen import distances_between
     from reeltok.evaluate.push.sets import SPOILED, compare_sets
 
+    known = None if train is None else read_sketches(train, frames)
     whole = read_videos(real, frames, videos)
     reference, other = whole[::2], whole[1::2]
     sets = {"made": read_videos(made, frames, videos), "real, other half": other}
@@ -97,8 +98,8 @@ def push_sets(
     lines = [table(rows), "", "gap of each statistic", table(each), ""]
     lines += [placed(kind, of) for kind, of in {"gap": gaps, "distance": far}.items() if of]
     lines += [f"no {name}: {why}" for name, why in missing.items()]
-    if train is not None:
-        record["nearest"], line = nearest_of(sets["made"], whole, train, frames, shown)
+    if known is not None:
+        record["nearest"], line = nearest_of(sets["made"], whole, known, frames, shown)
         lines.append(line)
     if out is not None:
         save_record(record, out)
@@ -154,11 +155,11 @@ def recode(videos: "list[np.ndarray]", tokenizer: str, device: str) -> "list[np.
 def nearest_of(
     made: "list[np.ndarray]",
     real: "list[np.ndarray]",
-    train: str,
+    known: "tuple[list[tuple[Clip, int]], Tensor]",
     frames: int,
     shown: Path | None,
 ) -> tuple[dict[str, Any], str]:
-    """The nearest training window of each made video, and how far real ones are from theirs.
+    """The nearest of the training windows `known`, and how far real videos are from theirs.
 
     `shown`: the video to write of them.
     """
@@ -167,7 +168,7 @@ def nearest_of(
 
     from reeltok.evaluate.push.sets import nearest_sketches, sketch
 
-    windows, among = read_sketches(train, frames)
+    windows, among = known
     ours, theirs = (
         nearest_sketches(torch.stack([sketch(video) for video in each]), among)
         for each in (made, real)
