@@ -117,6 +117,7 @@ def test_a_signal_ends_a_command_that_cleans_up(
         raise AssertionError("it went on")
 
     monkeypatch.setattr(cli, "run", work)
+    signal.signal(number, signal.SIG_DFL)  # also where these tests run under nohup
     before = signal.getsignal(number)
     found = run("models")
     assert found.code == 128 + number
