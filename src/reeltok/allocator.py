@@ -47,10 +47,18 @@ def suit_commands() -> bool:
     return asked == "keep" and keep_freed()
 
 
-def _set(largest: int, trim: int) -> bool:
+def has_glibc() -> bool:
+    """Whether the process has the allocator that these settings are of."""
     try:
-        mallopt = ctypes.CDLL(None).mallopt
         ctypes.CDLL(None).gnu_get_libc_version  # noqa: B018 - others have a mallopt that does less
+        ctypes.CDLL(None).mallopt  # noqa: B018
     except (AttributeError, OSError, TypeError):  # macOS, musl; Windows has no CDLL(None)
         return False
+    return True
+
+
+def _set(largest: int, trim: int) -> bool:
+    if not has_glibc():
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
     return bool(mallopt(M_MMAP_THRESHOLD, largest)) and bool(mallopt(M_TRIM_THRESHOLD, trim))

@@ -125,6 +125,27 @@ def convolution() -> Literal["direct", "winograd"]:
     return "winograd" if asked == "winograd" or (wide and not asked) else "direct"
 
 
+def slower_ways() -> list[str]:
+    """What torch computes in a slower way on this machine, and why: a line each.
+
+    Only what nobody asked for; what `REELTOK_MATMUL` and `REELTOK_CONVOLUTION` ask for is not here.
+    """
+    has, found = torch.backends.cpu.get_cpu_capability(), []
+    if has != "AVX512" and not os.environ.get(CONVOLUTION):
+        found.append(
+            f"no AVX-512 in this processor or torch ({has}): wide convolutions in float32 are "
+            "computed directly, with 2.25 times the products of Winograd's way"
+        )
+    if not torch.backends.mkldnn.is_available():
+        found.append("this torch was built without oneDNN: convolutions take its plain kernels")
+    amd = has == "AVX512" and processor("vendor_id") == "AuthenticAMD"
+    if amd and not has_onednn() and not os.environ.get(MATMUL):
+        found.append("no product of oneDNN in this torch: MKL's is slower on AMD's processors")
+    if not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+        found.append("torch sees no GPU (CUDA or Metal) here: the device auto is the CPU")
+    return found
+
+
 def describe_machine() -> dict[str, str]:
     """What a speed was measured on; no names of people or hosts."""
     name = processor("model name") or platform.processor()

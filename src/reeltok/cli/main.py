@@ -84,7 +84,7 @@ COMMANDS = {
 }
 EPILOG = (
     "Every command also takes --json (print one JSON object instead of text) and --debug (show the "
-    "traceback of an error)."
+    "traceback of an error, and what this machine lacks for the fast ways)."
 )
 
 
@@ -122,7 +122,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 0
     finally:
+        if debug:
+            say_fallbacks()
         process.drop_unsaid()
+
+
+def say_fallbacks() -> None:
+    """Say on standard error what is done in slower or other ways here, a line each."""
+    from reeltok.cli.fallbacks import fallbacks
+
+    for line in fallbacks():
+        process.print_error(f"reeltok: debug: {line}")
 
 
 def take_flag(words: list[str], flag: str) -> bool:
