@@ -76,3 +76,24 @@ def test_a_system_without_glibc_is_left_alone(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: object())
     assert not allocator.keep_freed()
     assert not allocator.return_freed()
+    assert not allocator.release_freed()
+
+
+@pytest.mark.skipif(not GLIBC, reason="only glibc can be told")
+def test_freed_pages_go_back_once() -> None:
+    """Small blocks below one that stays: nothing goes back by itself."""
+    code = """
+from pathlib import Path
+from reeltok.allocator import keep_freed, release_freed
+keep_freed()
+def held():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(x for x in lines if x.startswith("VmRSS")).split()[1])
+blocks = [b"x" * 100_000 for _ in range(1_000)]
+top = b"y" * 100_000
+del blocks
+before = held()
+assert release_freed()
+print(before - held())
+"""
+    assert int(fresh(code).stdout) > 50_000

@@ -36,6 +36,14 @@ def return_frames() -> bool:
     return _set(LARGEST_LAYER, USUAL_TRIM)
 
 
+def release_freed() -> bool:
+    """Give back, once, all pages that hold nothing; whether the process can.
+
+    What is freed goes on as it was set.
+    """
+    return has_glibc() and bool(ctypes.CDLL(None).malloc_trim(0))
+
+
 def suit_commands() -> bool:
     """Keep what is freed unless `REELTOK_FREED=return` says otherwise; whether it is kept.
 

@@ -1,6 +1,7 @@
 """Budgets of memory: what frames need, what is chosen for them, and what is said of it."""
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,12 @@ from reeltok.transcode.memory import (
     bounded,
     halved,
     memory_need,
+    released,
     remembered,
     whole_groups_of,
 )
 from reeltok.transcode.options import USUAL
-from reeltok.video.record import stream
+from reeltok.video.record import Video, stream
 
 NARROW = replace(COMPACT, width=8, multipliers=(1, 1), blocks=(1, 1))
 
@@ -185,6 +187,24 @@ def test_files_within_a_budget_are_the_same(
         made = reconstruct_file(tok, clip, tmp_path / "c.mkv", coding=tight("reconstruct"))
     assert made.frames == 11
     assert {*in_strips} == {"encode_strips", "decode_strips"}
+
+
+def test_what_the_network_freed_goes_back_before_frames_are_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    order: list[str] = []
+    monkeypatch.setattr(memory, "release_freed", lambda: order.append("released"))
+
+    def decoded() -> Iterator[Video]:
+        for _ in range(2):
+            order.append("decoded")
+            yield moving(1, 16, 16)
+
+    for tile, between in ((Tiling(pixels=8), ["released"]), (8, []), (None, [])):
+        order.clear()
+        for _ in released(decoded(), tile):
+            order.append("written")
+        assert order == ["decoded", *between, "written", *between] * 2
 
 
 def test_strips_read_whole_groups(tok: VidTok, tmp_path: Path) -> None:

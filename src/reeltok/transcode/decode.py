@@ -13,7 +13,7 @@ from reeltok.tokenizer.streaming import StepSpan, coded_window, frame_range
 from reeltok.tokens.record import Tokens
 from reeltok.tokens.reel import Reel
 from reeltok.transcode.encode import warn_all
-from reeltok.transcode.memory import bounded
+from reeltok.transcode.memory import bounded, released
 from reeltok.transcode.options import PLAYABLE, USUAL, Coding, OnProgress, Writing
 from reeltok.video.record import Video, stream, write
 from reeltok.video.timing import moments_of
@@ -109,7 +109,8 @@ def decode_frames(
     start = float(reel.settings.get("start", 0.0))
     start += first / (reel.fps or 1.0) if reel.times is None else zero
     left = end - first
-    for video in only_videos(tokenizer.stream_decode(parts, tile=bounds.tile)):
+    videos = only_videos(tokenizer.stream_decode(parts, tile=bounds.tile))
+    for video in released(videos, bounds.tile):
         here, skip = range(len(video))[skip : skip + left], max(0, skip - len(video))
         left -= len(here)
         if here:

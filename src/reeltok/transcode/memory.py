@@ -12,7 +12,7 @@ from typing import Literal
 
 import torch
 
-from reeltok.allocator import return_frames
+from reeltok.allocator import release_freed, return_frames
 from reeltok.nn.past import Past
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokenizer.tiling import TileLike, Tiling
@@ -191,6 +191,20 @@ def note_strips(size: tuple[int, int], pixels: int, budget: float | None, waitin
         f"frames of {size[0]}x{size[1]} are coded in strips of {pixels} pixels{within}{rest}",
         stacklevel=3,
     )
+
+
+def released(parts: Iterator[Video], tile: TileLike) -> Iterator[Video]:
+    """The parts as they are; in strips, what the network freed on the way to each goes back.
+
+    Else it would stay beside what compares and writes frames, and that beside the network.
+    """
+    for part in parts:
+        if isinstance(tile, Tiling):
+            release_freed()
+        yield part
+        del part  # before the next is made
+        if isinstance(tile, Tiling):
+            release_freed()
 
 
 def whole_groups_of(video: Stream, tokenizer: Tokenizer, tile: TileLike) -> Iterator[Video]:

@@ -16,7 +16,7 @@ from reeltok.tokens.record import Tokens
 from reeltok.transcode.clock import Clock
 from reeltok.transcode.decode import counted, only_videos
 from reeltok.transcode.encode import name_of, open_video, warn_all
-from reeltok.transcode.memory import bounded, whole_groups_of
+from reeltok.transcode.memory import bounded, released, whole_groups_of
 from reeltok.transcode.options import (
     PLAYABLE,
     USUAL,
@@ -94,7 +94,8 @@ def reconstruct_file(
         tokens = tokenizer.stream_encode(passed.frames(read), window=coding.chunk, tile=tile)
         tokens = passed.tokens(clock.around("encode", tokens))
         decoded = clock.around("decode", tokenizer.stream_decode(tokens, tile=tile))
-        pairs = watched(passed.pairs(only_videos(decoded)), comparison, shown)
+        pairs = passed.pairs(released(only_videos(decoded), tile))
+        pairs = watched(pairs, comparison, shown)
         pairs = clock.around("compare", pairs)
         with both_written(pairs, side_by_side) as pairs:
             parts = decoded_of(pairs, video.start)
