@@ -193,6 +193,20 @@ def test_pooled_voxels_reach_the_cells_in_front_of_them() -> None:
     assert reached["xt"].nonzero().tolist() == [[t, 2] for t in range(4)]
 
 
+def test_planes_get_the_mean_and_the_largest_of_voxel_features() -> None:
+    pooled = build(replace(COORDTOK, pool_skip=True)).encoder.pooled
+    assert pooled is not None
+    x = clip(8)
+    both = torch.cat([x, x - x.mean(2, keepdim=True)], 1)[0]
+    voxels = [  # behind the cell (1, 2) of xy, which has 4 x 4 pixels
+        both[:, t : t + 2, 4:8, 8:12].flatten() for t in range(0, 8, 2)
+    ]
+    features = torch.nn.functional.gelu(pooled.voxels(torch.stack(voxels)))
+    pixels = x[0, :, :, 4:8, 8:12].mean(1).flatten()
+    known = torch.cat([pixels, features.mean(0), features.amax(0)])
+    torch.testing.assert_close(pooled(x)["xy"][0, 1, 2], pooled.heads["xy"](known))
+
+
 def test_slices_are_separate_calls_on_whole_frames() -> None:
     model, x = build(), clip(8, 2)
     planes = model.encode_planes(x)
@@ -238,6 +252,7 @@ def test_slices_of_the_configuration_hold_unless_told_otherwise() -> None:
     assert tokens.settings["slices"] == 2
     torch.testing.assert_close(cut.decode(tokens), whole.decode(told), rtol=0, atol=0)
     torch.testing.assert_close(cut.decode(tokens.latents), whole.decode(told), rtol=0, atol=1e-6)
+    torch.testing.assert_close(cut.decode_part(tokens.latents), whole.decode(told))
     assert not torch.equal(cut.decode(tokens), cut.decode(tokens, slices=1))
     with pytest.raises(ValueError, match="slices=5, but a window has 4 steps"):
         replace(COORDTOK, slices=5)

@@ -256,10 +256,7 @@ def prior_push_gpu() -> GeneratorRecipe:
 
 
 def sit_push() -> GeneratorRecipe:
-    """A SiT of the pushing world: 128 frames at once, by the number of objects; four hours.
-
-    Set `tokenizer` to the folder of a run of `coordtok_push`.
-    """
+    """A SiT of the pushing world: 128 frames at once, by the number of objects; four hours."""
     small = sit_cpu()
     return replace(
         small,
