@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from reeltok.models.vidtok.stages import fold, unfold
-from reeltok.nn.layers import Conv, Edge, Residual
+from reeltok.nn import layers
+from reeltok.nn.layers import Conv, Edge, Norm, Residual
 from reeltok.nn.past import Past, name_layers
 
 
@@ -89,3 +90,26 @@ def test_narrow_outputs_are_summed_over_the_kernel_s_frames(stride: int) -> None
         found = conv.convolve(x)
         torch.testing.assert_close(conv.sum_time(x, (1, 1)), found, rtol=0, atol=0)
     torch.testing.assert_close(found, conv.convolve(x).detach(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("room", [0, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_norm_and_silu_are_the_same_in_parts(
+    room: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some positions after the other, the last part shorter, but for rounding."""
+    norm = Norm(6).to(dtype)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    x, kept = torch.randn(2, 3, 5, 7, 6).to(dtype), [0]
+    in_parts = Norm.in_parts
+    monkeypatch.setattr(Norm, "in_parts", lambda *a: (kept.append(1), in_parts(*a))[1])
+    with torch.no_grad():
+        whole = norm(x, room)
+        monkeypatch.setattr(layers, "PART", 100)
+        parts = norm(x, room)
+    assert sum(kept) == 1
+    assert parts.shape == whole.shape == (2, 3 + room, 5, 7, 6)
+    torch.testing.assert_close(parts[:, room:], whole[:, room:], rtol=1e-6, atol=1e-6)
+    assert norm(x).requires_grad
+    assert sum(kept) == 1

@@ -1,8 +1,11 @@
 """The pictures and numbers that show an original beside its reconstruction."""
 
+from dataclasses import replace
+
 import pytest
 from moving_clips import moving
 
+from reeltok.metrics.paired import psnr, ssim
 from reeltok.transcode.side_by_side import GAP, PairScores, SampledFrames, together
 
 
@@ -10,6 +13,14 @@ def test_small_frames_have_no_ssim() -> None:
     comparison, video = PairScores(), moving(3, 8, 8)
     comparison.add(video, video)
     assert comparison.record() == {"psnr": pytest.approx(80, abs=1e-3), "ssim": None}
+
+
+def test_scores_are_those_of_the_metrics() -> None:
+    comparison, original = PairScores(), moving(40, 160, 200)  # measured in two parts
+    decoded = replace(original, frames=original.frames // 2 + 20)
+    comparison.add(original, decoded)
+    assert comparison.psnr == pytest.approx(psnr(original, decoded)[0].tolist(), rel=1e-6)
+    assert comparison.ssim == pytest.approx(ssim(original, decoded)[0].tolist(), rel=1e-6)
 
 
 def test_wide_frames_stand_above_one_another() -> None:

@@ -20,7 +20,7 @@ from reeltok.models.presets import COMPACT
 from reeltok.models.reftok.injection import RefTokConfig
 from reeltok.models.reftok.network import RefTok
 from reeltok.models.vidtok.network import VidTok
-from reeltok.video.frames import as_frames, check_values
+from reeltok.video.frames import as_frames, bytes_of, check_values, round_bytes, shown_bytes
 from reeltok.video.record import Video, to_bytes, to_unit
 
 BYTES = torch.randint(0, 256, (1, 3, 8, 16, 24), dtype=torch.uint8)
@@ -169,3 +169,20 @@ def test_one_clip_becomes_bytes() -> None:
     with pytest.raises(ValueError, match="one clip '1 c t h w'"):
         to_bytes(torch.cat([X, X]))
     assert reeltok.Video.of(X).frames.shape == (8, 16, 24, 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_bytes_frame_by_frame_are_those_at_once(dtype: torch.dtype) -> None:
+    x = (1.2 * torch.randn(2, 5, 6, 7, 3)).to(dtype).permute(0, 4, 1, 2, 3)
+    assert torch.equal(bytes_of(x), round_bytes(x))
+    assert shown_bytes(x).stride() == x.stride()  # not turned on the way
+    assert bytes_of(x[:, :, :0]).shape == (2, 3, 0, 6, 7)
+
+
+def test_a_nan_is_seen_and_what_only_sums_to_one_is_not() -> None:
+    x = torch.zeros(1, 3, 2, 4, 4)
+    x[0, 0, 0, 0, 0], x[0, 1, 1, 1, 1] = float("inf"), -float("inf")
+    assert shown_bytes(x)[0, :2].flatten().unique().tolist() == [0, 128, 255]
+    x[0, 2, 1, 3, 3] = float("nan")
+    with pytest.raises(ValueError, match="holds NaN"):
+        shown_bytes(x)

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from reeltok.nn import winograd
-from reeltok.nn.linear import is_plain, linear
+from reeltok.nn.linear import is_eager, is_plain, linear
 from reeltok.nn.past import Layer, Past
 from reeltok.nn.rows import Rows, aligned
 
@@ -24,6 +24,7 @@ Edge = Literal["both", "past-zeros", "past-first"]
 """What stands before the first frame: zeros on both sides (not causal), zeros, or that frame."""
 
 NARROW, MANY = 16, 64  # outputs at most, inputs at least: a 3-D convolution as a sum of 2-D ones
+PART = 2**18  # values that are normed at a time: SiLU finds them in the processor's cache
 
 
 def pad_time(
@@ -236,8 +237,20 @@ class Norm(nn.Module):
 
     def forward(self, x: Float[Tensor, "b t h w c"], room: int = 0) -> Float[Tensor, "b t2 h w c"]:
         """`room` frames in front are left unwritten."""
+        if self.groups is None and self.act and x.numel() > PART * len(x) and is_eager(x):
+            return self.in_parts(x, room)
         y = self._layer(x) if self.groups is None else self._group(x, self.groups)
         return silu(y, room) if self.act else y
+
+    def in_parts(self, x: Float[Tensor, "b t h w c"], room: int = 0) -> Float[Tensor, "b t2 h w c"]:
+        """Layer norm and SiLU, some positions of a clip after the other."""
+        y = x.new_empty(len(x), x.shape[1] + room, *x.shape[2:])
+        rows = max(1, PART // x.shape[-1])
+        for clip, out in zip(x, y[:, room:], strict=True):
+            parts = (each.flatten(0, 2).split(rows) for each in (clip, out))
+            for part, to in zip(*parts, strict=True):
+                torch.ops.aten.silu.out(self._layer(part), out=to)
+        return y
 
     def _layer(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, x.shape[-1:], self.weight, self.bias, 1e-6)

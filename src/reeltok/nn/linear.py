@@ -21,9 +21,13 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def is_plain(x: Tensor) -> bool:
     """Whether `x` is float32 on a CPU, and nobody asks for gradients, graphs or other types."""
+    return is_eager(x) and x.dtype == torch.float32
+
+
+def is_eager(x: Tensor) -> bool:
+    """Whether `x` is on a CPU, and nobody asks for gradients, graphs or autocast."""
     return (
         type(x) is Tensor
-        and x.dtype == torch.float32
         and x.device.type == "cpu"
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")

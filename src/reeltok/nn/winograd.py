@@ -6,6 +6,7 @@ matrices in between. The plain version is torch's own convolution; they differ b
 """
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -43,7 +44,7 @@ def suits(
 
 
 class Transformed:
-    """The transformed weight of a layer, made anew where the weight is another one.
+    """The transformed weight of a layer, made anew where weight or transform are others.
 
     Changes in place are seen by the weight's version; those through `weight.data`, which torch does
     not count, in the sum of all its bits and in some of its values. Copies hold nothing.
@@ -53,21 +54,26 @@ class Transformed:
         self.kept: Tensor | None = None
         self.version: int | None = None
         self.seen: Tensor | None = None
-        self.way = ""
+        self.way: tuple[Any, ...] = ()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Transformed, ()
 
-    def of(self, weight: Float[Tensor, "d c t 3 3"]) -> Float[Tensor, "t 16 c d"]:
-        """That of `weight`."""
+    def of(
+        self,
+        weight: Float[Tensor, "d c t 3 3"],
+        transform: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """What `transform` (by default Winograd's) makes of `weight`."""
+        way = (matmul(), transform)
         version = None if weight.is_inference() else weight._version
         bits = weight.detach().view(torch.int32)
         total = bits.sum(dtype=torch.int32)  # wraps: a checksum
         seen = torch.cat([total[None], bits.flatten()[:: max(1, bits.numel() // SAMPLES)]])
         known = self.seen is not None and torch.equal(seen, self.seen)
-        if self.kept is None or not known or (self.version, self.way) != (version, matmul()):
-            self.kept = transform_weight(weight.detach())
-            self.version, self.seen, self.way = version, seen, matmul()
+        if self.kept is None or not known or (self.version, self.way) != (version, way):
+            self.kept = (transform or transform_weight)(weight.detach())
+            self.version, self.seen, self.way = version, seen, way
         return self.kept
 
 

@@ -47,9 +47,10 @@ class PairScores:
         step = max(1, PIXELS // (original.height * original.width))
         for start in range(0, len(original), step):
             x, y = (v[start : start + step] for v in (original, decoded))
-            self.psnr += metrics.psnr(x, y)[0].tolist()
+            pair = metrics.Pair(*map(metrics.unit, metrics.check_pair(x, y)))
+            self.psnr += metrics.psnr.of(pair)[0].tolist()
             if fits:
-                self.ssim += metrics.ssim(x, y)[0].tolist()
+                self.ssim += metrics.ssim.of(pair)[0].tolist()
 
     @property
     def mean_psnr(self) -> float | None:

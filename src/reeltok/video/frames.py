@@ -33,13 +33,26 @@ def to_bytes(x: Shaped[Tensor, "b c t h w"]) -> UInt8[Tensor, "t h w c"]:
 
 
 def bytes_of(x: Float[Tensor, "b c t h w"]) -> UInt8[Tensor, "b c t h w"]:
-    """Values in [-1, 1] to bytes in [0, 255], clamped and rounded, unchecked."""
+    """Values in [-1, 1] to bytes in [0, 255], clamped and rounded, unchecked.
+
+    On a CPU frame by frame, which stays in the processor's cache on its way.
+    """
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
+        return round_bytes(x)
+    found = torch.empty_like(x, dtype=torch.uint8)
+    for i in range(x.shape[2]):
+        found[:, :, i] = round_bytes(x[:, :, i])
+    return found
+
+
+def round_bytes(x: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
+    """Values in [-1, 1] to bytes in [0, 255], all at once."""
     return x.to(torch.float32).clamp(-1, 1).add_(1).mul_(127.5).round_().to(torch.uint8)
 
 
 def shown_bytes(x: Float[Tensor, "b c t h w"]) -> UInt8[Tensor, "b c t h w"]:
     """The bytes of decoded frames, clamped; ValueError for NaN, which no picture can show."""
-    if x.isnan().any():
+    if not x.sum().isfinite() and x.isnan().any():  # a sum is read faster, and finite for most
         raise ValueError("a video holds NaN or infinity: look at the model or file that made it")
     return bytes_of(x)
 

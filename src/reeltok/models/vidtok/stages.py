@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from reeltok.nn import doubled
 from reeltok.nn.bounds import LEVELS, Depth, Triple, Width
 from reeltok.nn.layers import Conv, Edge, FrameAttention, Residual, pad_time
 from reeltok.nn.linear import linear
@@ -272,7 +273,7 @@ class Up(Layer):
             return x[:, 1:] if self.doubles and first else x
         if self.joint and self.doubles:
             x = self._double_time(x, past)
-        x = self.space(double_space(x), past)
+        x = self._double_space(x, past)
         if self.time is None:
             return x
         x = self._double_time(x, past)
@@ -281,6 +282,14 @@ class Up(Layer):
             return y
         y, x = aligned(past, self, y, x)
         return torch.lerp(y, x, torch.sigmoid(self.mix).to(x.dtype))
+
+    def _double_space(self, x: Tensor, past: Past | None) -> Tensor:
+        """Twice the rows and columns, convolved; without gradients in one."""
+        in_strips = past is not None and past.rows is not None
+        if in_strips or not doubled.suits_doubled(x, self.space.weight):
+            return self.space(double_space(x), past)
+        kernels = self.space.transformed.of(self.space.weight, doubled.fold_doubling)
+        return doubled.convolve_doubled(x, kernels, self.space.bias)
 
     def _double_time(self, x: Tensor, past: Past | None) -> Tensor:
         """Twice the frames, but for a first frame that stands alone."""
