@@ -33,7 +33,8 @@ from reeltok.models.reftok.network import RefTok
 from reeltok.models.vidtok.network import VidTok
 from reeltok.models.vidtok.stages import VidTokConfig
 from reeltok.tokenizer.contract import Tokenizer
-from reeltok.tokenizer.folder import Base, ConfigExtras, build_empty, unpack_rows
+from reeltok.tokenizer.folder import Base, ConfigExtras, build_empty
+from reeltok.tokenizer.rows import unpack_rows
 from reeltok.tokens.packing.model import NAME as PACKING
 
 FAMILIES: dict[str, tuple[type, type[Tokenizer]]] = {

@@ -22,6 +22,8 @@ from reeltok.models.reftok.network import RefTok
 from reeltok.train.recipes import as_json
 from reeltok.video.record import to_bytes
 
+WEIGHTS = "model.safetensors"
+
 
 def write_episodes(folder: Path, count: int, size: tuple[int, int] = SIZE) -> Path:
     """Clips of three frames with eight actions each, as `reeltok data push` writes them."""
@@ -167,15 +169,13 @@ def test_what_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture
     assert not (tmp_path / "out").exists()
 
 
-def test_rows_of_bytes_are_stored(leaning: RefTok, tmp_path: Path) -> None:
+def test_rows_of_few_bits_are_stored(leaning: RefTok, tmp_path: Path) -> None:
     prior = prior_for(leaning, 4)
     sizes = [
-        (
-            save_generator(prior, tmp_path / str(small), family="masked", small=small)
-            / "model.safetensors"
-        )
+        (save_generator(prior, tmp_path / str(bits), family="masked", bits=bits) / WEIGHTS)
         .stat()
         .st_size
-        for small in (False, True)
+        for bits in (None, 8, 6)
     ]
     assert sizes[1] < 0.7 * sizes[0]
+    assert sizes[2] < sizes[1]

@@ -14,7 +14,8 @@ from reeltok import zoo
 from reeltok.models.coordtok.network import CoordTok
 from reeltok.models.vidtok.network import VidTok
 from reeltok.recipes import find_recipe
-from reeltok.tokenizer.folder import add_statistics, hash_weights, pack_rows, unpack_rows
+from reeltok.tokenizer.folder import add_statistics, hash_weights
+from reeltok.tokenizer.rows import pack_rows, unpack_rows
 from reeltok.train import change, train
 from reeltok.train.bundle import bundle, main
 from reeltok.train.card import command, curve, losses, seconds_of
@@ -64,6 +65,42 @@ def test_a_run_becomes_a_small_folder_with_its_card(
     twice = bundle(made.folder, tmp_path / "again")
     assert twice.weights == made.weights
     assert not (twice.folder / "README.md").exists()
+
+
+def test_rows_of_six_bits_come_back_within_half_a_step(tmp_path: Path) -> None:
+    model = CoordTok(COORDTOK, "plain").eval()
+    state = model.state_dict()
+    made = bundle(model.save_pretrained(tmp_path / "model"), tmp_path / "six", bits=6)
+    again = reeltok.load(made.folder)
+    for name, x in again.state_dict().items():
+        rows = state[name].flatten(1) if x.ndim > 1 else state[name][None]
+        limit = rows.abs().amax(1) / 31 * 0.501 if x.ndim > 1 else torch.zeros(1)
+        assert bool(((x.view(rows.shape) - rows).abs().amax(1) <= limit).all()), name
+    assert "rows of 6 bits" in str(made)
+    assert bundle(made.folder, tmp_path / "twice", bits=6).weights == made.weights
+    larger = bundle(model.save_pretrained(tmp_path / "model"), tmp_path / "eight")
+    matrices = sum(x.numel() for x in state.values() if x.ndim > 1)
+    assert larger.bytes - made.bytes > 0.6 * matrices / 4  # the rest are names
+
+
+def test_weights_that_are_replaced_are_remembered(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, before = tmp_path / "mine", []
+    for seed, commit in ((0, None), (1, "abc1234"), (2, "def5678")):
+        torch.manual_seed(seed)
+        source = VidTok(DISCRETE, "x").save_pretrained(tmp_path / str(seed))
+        made = bundle(source, out, earlier=commit)
+        assert reeltok.load(out).earlier == dict(before)
+        before.append((made.weights, {0: "abc1234", 1: "def5678"}.get(seed, "")))
+    bundle(out, out)  # the same weights: nothing is replaced
+    assert reeltok.load(out).earlier == dict(before[:2])
+    kept = (out / "config.json").read_text()
+    assert main([str(tmp_path / "0"), str(out)]) == 2
+    said = capsys.readouterr().err
+    assert "holds other weights" in said
+    assert "in --earlier" in said
+    assert (out / "config.json").read_text() == kept
 
 
 def test_a_card_says_what_an_evaluation_found(default: Path, clips: Path, tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from reeltok import zoo
 from reeltok.generate.clip_spec import ClipSpec
 from reeltok.generate.conditions import Timing
 from reeltok.recipes import find_recipe
-from reeltok.tokenizer.folder import hash_weights, unpack_rows
+from reeltok.tokenizer.folder import hash_weights
+from reeltok.tokenizer.rows import unpack_rows
 from reeltok.train import renames
 from reeltok.train.checkpoint import Saver, find_checkpoints, load_tensors
 from reeltok.train.launch import train

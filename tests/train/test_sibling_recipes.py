@@ -13,7 +13,7 @@ import reeltok
 from reeltok.models.vidtok.network import VidTok, VidTokConfig
 from reeltok.nn.quantizers import FSQConfig
 from reeltok.recipes import find_recipe
-from reeltok.tokenizer.folder import pack_rows
+from reeltok.tokenizer.rows import pack_rows
 from reeltok.train import change, train
 from reeltok.train.build import build_model, warm
 from reeltok.train.run import freeze

@@ -1,4 +1,4 @@
-"""A trained generator as it is bundled: 8-bit rows, a model card, frames to begin with.
+"""A trained generator as it is bundled: rows of few bits, a model card, frames to begin with.
 
     python -m reeltok.generate.bundle RUN OUT --hardware "2 cores of ..." [--starts EPISODES]
 
@@ -24,7 +24,7 @@ from reeltok.generate import flow, masked
 from reeltok.generate.clip_spec import ClipSpec
 from reeltok.generate.folder import STARTS, family_of, save_generator
 from reeltok.generate.recipes import GENERATORS, GeneratorRecipe
-from reeltok.tokenizer.folder import pack_rows, unpack_rows
+from reeltok.tokenizer.rows import Bits, pack_rows, unpack_rows
 from reeltok.train.bundle import answer, require_equal
 from reeltok.train.card import command, curve, seconds_of, wrap_lines
 from reeltok.train.logbook import read_lines
@@ -48,13 +48,14 @@ def bundle_generator(
     hardware: str,
     starts: str | Path | None = None,
     count: int = 6,
+    bits: Bits = 8,
     notes: Sequence[str] = (),
 ) -> Path:
     """Write the best model of the generator's run `run` as the folder `out`, small; that folder.
 
-    The card says the `hardware`, hours, command and curve of the run, then `notes`. Of the first
-    `count` episodes in `starts` the first frame and all actions come along. FileNotFoundError or
-    ValueError where `run` is not a generator's.
+    Matrices are stored in `bits`. The card says the `hardware`, hours, command and curve of the
+    run, then `notes`. Of the first `count` episodes in `starts` the first frame and all actions
+    come along. FileNotFoundError or ValueError where `run` is not a generator's.
     """
     run, out = Path(run), Path(out)
     path = run / "recipe.json"
@@ -63,13 +64,13 @@ def bundle_generator(
     family = family_of(source)
     load = masked.load if family == "masked" else flow.load
     model: Any = load(source)
-    folder = save_generator(model, out, family=family, small=True)
+    folder = save_generator(model, out, family=family, bits=bits)
     state = model.state_dict()
-    require_equal(load(folder), unpack_rows(pack_rows(state)), folder)
+    require_equal(load(folder), unpack_rows(pack_rows(state, bits)), folder)
     lines = read_lines(run / "log.jsonl")
     parts = [
         f"# Model card: `{out.resolve().name}`",
-        wrap_lines(describe_generator(model, model.config.clip, folder)),
+        wrap_lines(describe_generator(model, model.config.clip, folder, bits)),
         wrap_lines(f"**Training.** {course(recipe, lines, hardware)}"),
         f"    {command(recipe, GENERATORS)}",
         *([curve(lines, SCORES)] if any(line.get("validation") for line in lines) else []),
@@ -81,14 +82,14 @@ def bundle_generator(
     return folder
 
 
-def describe_generator(model: nn.Module, clip: ClipSpec, folder: Path) -> str:
+def describe_generator(model: nn.Module, clip: ClipSpec, folder: Path, bits: int) -> str:
     """What the model is, and what its folder stores."""
     size = (folder / "model.safetensors").stat().st_size / 2**20
     return (
         f"Makes tokens of `{clip.tokenizer}` (weights `{str(clip.weights)[:12]}`) for "
         f"{clip.frames} frames of {clip.height}x{clip.width} pixels. "
         f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {size:.1f} MiB in "
-        "rows of 8 bits, MIT licence. Configuration: `config.json`."
+        f"rows of {bits} bits, MIT licence. Configuration: `config.json`."
     )
 
 
@@ -120,6 +121,7 @@ def main(words: Sequence[str]) -> int:
     asked.add_argument("out", metavar="OUT", help="folder to write, which gives the name")
     asked.add_argument("--hardware", required=True, help="what the run ran on, for the card")
     asked.add_argument("--starts", help="episodes whose first frames come along")
+    asked.add_argument("--bits", type=int, choices=(6, 8), default=8, help="of matrices (8)")
     asked.add_argument("--note", dest="notes", action="append", default=[], metavar="TEXT")
     return answer(bundle_generator, asked, words, OPTIONS)
 

@@ -15,7 +15,8 @@ from reeltok.files.parsing import parse_config, read_object
 from reeltok.files.text import printable
 from reeltok.generate.clip_spec import ClipSpec
 from reeltok.tokenizer.contract import Tokenizer
-from reeltok.tokenizer.folder import build_empty, dump_config, unpack_rows, write_folder
+from reeltok.tokenizer.folder import build_empty, dump_config, write_folder
+from reeltok.tokenizer.rows import Bits, unpack_rows
 
 BUNDLED = zoo.BUNDLED / "generators"
 STARTS = "starts"  # in the folder of a prior: clips of one frame to begin with, and their actions
@@ -44,14 +45,14 @@ def find_generator(name: str | Path) -> Path:
 
 
 def save_generator(
-    model: nn.Module, folder: str | Path, *, family: str, small: bool = False
+    model: nn.Module, folder: str | Path, *, family: str, bits: Bits | None = None
 ) -> Path:
     """Write config.json and model.safetensors into `folder`, made if need be.
 
-    `small`: the matrices as 8-bit numbers.
+    `bits`: the matrices as such small numbers.
     """
     record = {"family": family, "config": dump_config(model.config)}
-    return write_folder(folder, record, model.state_dict(), small=small)
+    return write_folder(folder, record, model.state_dict(), bits=bits)
 
 
 def load_generator(

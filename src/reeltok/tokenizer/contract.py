@@ -40,6 +40,7 @@ from reeltok.tokenizer.inputs import (
     stored_latents,
     with_axes,
 )
+from reeltok.tokenizer.rows import Bits
 from reeltok.tokenizer.scale import Scale
 from reeltok.tokenizer.spec import Spec
 from reeltok.tokenizer.streaming import (
@@ -395,4 +396,5 @@ class Tokenizer(nn.Module):
     def save_pretrained(self, folder: str | Path, *, small: bool = False) -> Path:
         """Write config.json, model.safetensors and README.md; `small`: 8-bit weights, others."""
         weights, card = self.state_dict(), model_card(self.spec)
-        return write_folder(folder, config_record(self), weights, small=small, card=card)
+        bits: Bits | None = 8 if small else None
+        return write_folder(folder, config_record(self), weights, bits=bits, card=card)

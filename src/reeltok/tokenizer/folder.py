@@ -16,11 +16,10 @@ from reeltok.files.atomic import replacing, write_file
 from reeltok.files.hashes import hash_parts
 from reeltok.files.parsing import read_object
 from reeltok.tokenizer.card import CARD
+from reeltok.tokenizer.rows import Bits, pack_rows
 
 Network = TypeVar("Network", bound=nn.Module)
-SCALE = ".row-scale"  # behind a tensor's name: its rows' scales
 MOST = 10**11  # parameters
-SHORT = ~0xFFF  # keeps 12 significant bits of a float32: 127 times such a number is exact
 
 
 @with_config(ConfigDict(extra="forbid"))
@@ -75,14 +74,15 @@ def write_folder(
     record: Mapping[str, Any],
     weights: Mapping[str, Tensor],
     *,
-    small: bool = False,
+    bits: Bits | None = None,
     card: str | None = None,
 ) -> Path:
     """Write `record` and `weights` into `folder`, each file whole or not at all.
 
-    `small`: the matrices as 8-bit numbers (`pack_rows`). `card` is README.md, where there is none.
+    `bits`: the matrices as such small numbers (`pack_rows`). `card` is README.md, where there is
+    none.
     """
-    weights = pack_rows(weights) if small else weights
+    weights = weights if bits is None else pack_rows(weights, bits)
     folder = Path(folder)
     tensors = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
     text = json.dumps(record, indent=2) + "\n"
@@ -105,34 +105,6 @@ def add_statistics(folder: Path, statistics: LatentStatistics) -> None:
     """Keep the statistics of a model's latents in the config.json of its folder."""
     record = read_object(folder / "config.json") | {"statistics": statistics}
     write_file(folder / "config.json", json.dumps(record, indent=2) + "\n")
-
-
-def pack_rows(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Matrices as int8 beside a float32 scale for each row, the output channel; vectors as is.
-
-    What was packed once is packed again without loss: a row's largest step is 127, and its scale is
-    so short that 127 times it, divided by 127, is the same.
-    """
-    packed = dict(weights)
-    for name, tensor in weights.items():
-        if tensor.ndim > 1 and tensor.is_floating_point():
-            rows = tensor.detach().float().flatten(1)
-            scale = (rows.abs().amax(1) / 127).clamp(min=torch.finfo(torch.float32).tiny)
-            scale = (scale.view(torch.int32) & SHORT).view(torch.float32)
-            steps = (rows / scale[:, None]).round().clamp(-127, 127)
-            packed[name] = steps.to(torch.int8).view(tensor.shape)
-            packed[name + SCALE] = scale
-    return packed
-
-
-def unpack_rows(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights as float32 where `pack_rows` packed them; all others as they are."""
-    plain = {name: tensor for name, tensor in weights.items() if not name.endswith(SCALE)}
-    for name in plain:
-        if name + SCALE in weights:
-            rows = plain[name].float().flatten(1) * weights[name + SCALE].float()[:, None]
-            plain[name] = rows.view(plain[name].shape)
-    return plain
 
 
 def dump_config(config: Any) -> dict[str, Any]:

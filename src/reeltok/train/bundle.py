@@ -1,10 +1,12 @@
-"""A trained model as it is bundled: 8-bit rows, only what differs from a base, a model card.
+"""A trained model as it is bundled: rows of few bits, only what differs from a base, a model card.
 
     python -m reeltok.train.bundle RUN OUT --hardware "one NVIDIA H200, 16 cores"
 
 writes the model that the run in the folder RUN ended with as the folder OUT, under OUT's name.
-docs/decisions/0006 says why 8 bits. What OUT holds is loaded again and compared before anything is
-said; figures of the card are of the trained weights, `--result` adds those of the bundled ones.
+docs/decisions/0006 says why 8 bits, or 6. What OUT holds is loaded again and compared before
+anything is said; figures of the card are of the trained weights, `--result` adds those of the
+bundled ones. Where OUT holds other weights already, `--earlier` names the commit that comes with
+those.
 """
 
 import argparse
@@ -23,15 +25,14 @@ from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokenizer.folder import (
     dump_config,
     hash_weights,
-    pack_rows,
-    unpack_rows,
     write_folder,
 )
+from reeltok.tokenizer.rows import Bits, pack_rows, unpack_rows
 from reeltok.train.card import write_card
 from reeltok.wording import as_options
 
 MEBIBYTE = 2**20
-OPTIONS = {"hardware": "--hardware", "base": "--base"}
+OPTIONS = {"hardware": "--hardware", "base": "--base", "earlier": "--earlier"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +44,15 @@ class Bundled:
     weights: str
     layers: tuple[str, ...]
     of: int  # layers of the whole model
+    bits: int
+    measured: bool  # whether statistics of its latents come along, where it has latents
 
     def __str__(self) -> str:
         held = "all" if len(self.layers) == self.of else f"{len(self.layers)} of {self.of}"
         return (
-            f"{self.folder}: {self.bytes / MEBIBYTE:.2f} MiB, {held} layers in 8-bit rows, "
-            f"weights {self.weights[:12]}; it loads back exactly"
+            f"{self.folder}: {self.bytes / MEBIBYTE:.2f} MiB, {held} layers in rows of {self.bits} "
+            f"bits, weights {self.weights[:12]}; it loads back exactly"
+            + ("" if self.measured else f"; next: reeltok statistics {self.folder} CLIPS")
         )
 
 
@@ -61,13 +65,17 @@ def bundle(
     best: bool = False,
     results: Sequence[str | Path] = (),
     notes: Sequence[str] = (),
+    bits: Bits = 8,
+    earlier: str | None = None,
 ) -> Bundled:
     """Write the model of a run, or of a folder, as the folder `out`, small.
 
     `base` names the preset that it began with: only layers that differ are stored. `best` takes the
     best model of a run instead of the last. A run's card says the `hardware` that it ran on, its
     hours, command and curve, then what `reeltok evaluate --out` wrote to `results`, then `notes`.
-    FileNotFoundError or ValueError where `source` is not a model, or shares nothing with `base`.
+    Matrices are stored in `bits`. `earlier` is the commit that comes with the weights that `out`
+    holds until now: their tokens are refused with its name. FileNotFoundError or ValueError where
+    `source` is not a model, or shares nothing with `base`, or `out` has weights of no commit.
     """
     source, out = Path(source), Path(out)
     is_run = (source / "recipe.json").is_file()
@@ -78,14 +86,18 @@ def bundle(
     state = model.state_dict()
     shared = None if base is None else zoo.load(base)
     stored = state if shared is None else differing(state, shared)
-    record = bundle_record(model, shared, stored)
-    folder = write_folder(out, record, stored, small=True)
+    packed = unpack_rows(pack_rows(stored, bits))
+    model.earlier = earlier_weights(out, hash_weights(state | packed), earlier)
+    record = bundle_record(model, shared, stored, bits)
+    folder = write_folder(out, record, stored, bits=bits)
     again = zoo.load_folder(folder)
-    require_equal(again, state | unpack_rows(pack_rows(stored)), folder)
+    require_equal(again, state | packed, folder)
     if is_run:
         write_file(
             folder / "README.md",
-            write_card(again, source, folder, hardware=hardware, results=results, notes=notes),
+            write_card(
+                again, source, folder, hardware=hardware, results=results, notes=notes, bits=bits
+            ),
         )
     return Bundled(
         folder=folder,
@@ -93,6 +105,8 @@ def bundle(
         weights=again.hash(),
         layers=tuple(sorted(layers(stored))),
         of=len(layers(state)),
+        bits=bits,
+        measured=again.spec.vocabulary is not None or again.statistics is not None,
     )
 
 
@@ -117,7 +131,7 @@ def differing(state: dict[str, Tensor], base: Tokenizer) -> dict[str, Tensor]:
 
 
 def bundle_record(
-    model: Tokenizer, base: Tokenizer | None, stored: dict[str, Tensor]
+    model: Tokenizer, base: Tokenizer | None, stored: dict[str, Tensor], bits: Bits = 8
 ) -> dict[str, Any]:
     """What config.json says of a model whose tensors `stored` are kept.
 
@@ -126,14 +140,34 @@ def bundle_record(
     record = {"family": model.family, "name": model.name, "config": dump_config(model.config)}
     if model.statistics is not None:
         record["statistics"] = model.statistics
+    if model.earlier:
+        record["earlier"] = dict(model.earlier)
     reads: tuple[str, ...] = ()
     if base is not None:
         record["base"] = {"name": base.name, "weights": base.hash()}
         if not model.loops and all(name.startswith("decoder.") for name in stored):
             reads = (base.hash(), *base.reads)
-    elif hash_weights(unpack_rows(pack_rows(stored))) == model.hash():
-        reads = model.reads  # in 8 bits already
+    elif hash_weights(unpack_rows(pack_rows(stored, bits))) == model.hash():
+        reads = model.reads  # in so few bits already
     return record | ({"reads": reads} if reads else {})
+
+
+def earlier_weights(out: Path, weights: str, commit: str | None) -> dict[str, str]:
+    """What config.json of `out` shall say of weights before `weights`, by their hash.
+
+    ValueError where it holds other ones, and no commit is said to come with them.
+    """
+    if not (out / "config.json").is_file():
+        return {}
+    before = zoo.load_folder(out)
+    if before.hash() == weights:
+        return dict(before.earlier)
+    if commit is None:
+        raise ValueError(
+            f"{out} holds other weights ({before.hash()[:12]}), whose tokens may be in use: name "
+            "the commit that comes with them in `earlier`, or write to another folder"
+        )
+    return {**before.earlier, before.hash(): commit}
 
 
 def require_equal(model: nn.Module, state: dict[str, Tensor], folder: Path) -> None:
@@ -157,6 +191,8 @@ def main(words: Sequence[str]) -> int:
     asked.add_argument("--hardware", default="", help="what the run ran on, for the card")
     asked.add_argument("--base", help="preset of which only what differs is stored")
     asked.add_argument("--best", action="store_true", help="best model of the run, not the last")
+    asked.add_argument("--bits", type=int, choices=(6, 8), default=8, help="of matrices (8)")
+    asked.add_argument("--earlier", metavar="COMMIT", help="comes with the weights OUT has now")
     asked.add_argument("--result", dest="results", action="append", default=[], metavar="JSON")
     asked.add_argument("--note", dest="notes", action="append", default=[], metavar="TEXT")
     return answer(bundle, asked, words, OPTIONS)

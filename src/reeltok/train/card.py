@@ -35,8 +35,9 @@ def write_card(
     hardware: str,
     results: Sequence[str | Path] = (),
     notes: Sequence[str] = (),
+    bits: int = 8,
 ) -> str:
-    """The card of the model in `folder`, which the run in `run` trained on `hardware`.
+    """The card of the model in `folder`, in rows of `bits`, trained by `run` on `hardware`.
 
     `results` are files that `reeltok evaluate --out` wrote, `notes` paragraphs for its end.
     ValueError where the log or a result is damaged.
@@ -46,7 +47,7 @@ def write_card(
     recipe = json.loads(as_json(parse(read_object(path), str(path), Recipe)))
     parts = [
         f"# Model card: `{model.name}`",
-        wrap_lines(describe(model, folder)),
+        wrap_lines(describe(model, folder, bits)),
         wrap_lines(f"**Training.** {course_of_run(model, recipe, lines, hardware)}"),
         f"    {command(recipe)}",
         *([curve(lines)] if any(line.get("validation") for line in lines) else []),
@@ -61,7 +62,7 @@ def wrap_lines(text: str) -> str:
     return fill(text, 110, break_long_words=False, break_on_hyphens=False)
 
 
-def describe(model: Tokenizer, folder: Path) -> str:
+def describe(model: Tokenizer, folder: Path, bits: int) -> str:
     """What the model is, and what its folder stores."""
     spec = model.spec
     causal = "causal" if spec.causal else "non-causal"
@@ -70,7 +71,7 @@ def describe(model: Tokenizer, folder: Path) -> str:
         if spec.vocabulary is None
         else f"one id of {spec.bits} bits ({spec.vocabulary:,} codes)"
     )
-    held = f"{(folder / 'model.safetensors').stat().st_size / 2**20:.1f} MiB in rows of 8 bits"
+    held = f"{(folder / 'model.safetensors').stat().st_size / 2**20:.1f} MiB in rows of {bits} bits"
     if base := read_object(folder / "config.json").get("base"):
         held += f" (what differs from `{base['name']}`)"
     kind = "continuous" if spec.vocabulary is None else "discrete"
@@ -171,7 +172,7 @@ def curve(lines: Sequence[Line], scores: Mapping[str, str] = SCORES) -> str:
     table = [["step", *(scores[name] for name in names)], ["---"] * (1 + len(names))]
     table += [[f"{line['step']:,}", *(f"{line[n]:.4g}" for n in names)] for line in rows]
     shown = "\n".join(f"| {' | '.join(row)} |" for row in table)
-    return f"On held-out sources, mean weights (before they were stored in 8 bits):\n\n{shown}"
+    return f"On held-out sources, mean weights (before they were stored in few bits):\n\n{shown}"
 
 
 def result(name: str, record: dict[str, Any]) -> str:

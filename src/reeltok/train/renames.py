@@ -24,7 +24,8 @@ from reeltok.files.atomic import replacing
 from reeltok.files.hashes import hash_files
 from reeltok.files.parsing import read_object
 from reeltok.models.presets import PRESETS
-from reeltok.tokenizer.folder import hash_weights, unpack_rows
+from reeltok.tokenizer.folder import hash_weights
+from reeltok.tokenizer.rows import unpack_rows
 from reeltok.train.checkpoint import Checkpoint, find_checkpoints, verify_checkpoint
 from reeltok.train.logbook import read_lines
 from reeltok.train.stored import METADATA, read_metadata

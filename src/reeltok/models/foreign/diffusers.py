@@ -79,7 +79,7 @@ class Diffusers(Foreign):
         config = DiffusersConfig(class_name=self.config.class_name, arguments=arguments)
         record = {"family": self.family, "name": self.name, "config": dump_config(config)}
         state, card = self.network.state_dict(), model_card(self.spec)
-        return write_folder(folder, record, state, small=small, card=card)
+        return write_folder(folder, record, state, bits=8 if small else None, card=card)
 
 
 def with_state(

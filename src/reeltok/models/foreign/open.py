@@ -9,7 +9,7 @@ from reeltok.models.foreign.function import Function, FunctionConfig
 from reeltok.models.foreign.names import HOW, ForeignName
 from reeltok.models.foreign.network import Foreign
 from reeltok.models.foreign.torchscript import TorchScript, TorchScriptConfig
-from reeltok.tokenizer.folder import unpack_rows
+from reeltok.tokenizer.rows import unpack_rows
 
 
 def open_foreign(
