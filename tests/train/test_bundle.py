@@ -215,7 +215,7 @@ def test_the_command_says_what_it_wrote(
     default: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([str(default), str(tmp_path / "copy")]) == 0
-    assert "MiB, all layers in 8-bit rows" in capsys.readouterr().out
+    assert "MiB, all layers in rows of 8 bits" in capsys.readouterr().out
     assert main([str(tmp_path / "none"), str(tmp_path / "x")]) == 2
     assert capsys.readouterr().err.startswith("error: ")
     assert main([str(default), str(tmp_path / "x"), "--base", "default"]) == 2
