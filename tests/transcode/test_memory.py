@@ -1,11 +1,14 @@
 """Budgets of memory: what frames need, what is chosen for them, and what is said of it."""
 
+import tracemalloc
 import warnings
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from moving_clips import moving
@@ -27,6 +30,7 @@ from reeltok.transcode.memory import (
     whole_groups_of,
 )
 from reeltok.transcode.options import USUAL
+from reeltok.transcode.reconstruct import Passed
 from reeltok.video.record import Video, stream
 
 NARROW = replace(COMPACT, width=8, multipliers=(1, 1), blocks=(1, 1))
@@ -205,6 +209,46 @@ def test_what_the_network_freed_goes_back_before_frames_are_written(
         for _ in released(decoded(), tile):
             order.append("written")
         assert order == ["decoded", *between, "written", *between] * 2
+
+
+def test_frames_go_before_the_next_are_read(tok: VidTok, tmp_path: Path) -> None:
+    clip, one = tmp_path / "clip.mkv", 128 * 128 * 3
+    reeltok.write(moving(25, 128, 128), clip, lossless=True)
+    tracemalloc.start()
+    try:
+        for _ in range(2):  # the first time modules are loaded too
+            before = tracemalloc.get_traced_memory()[0]
+            tracemalloc.reset_peak()
+            with stream(clip) as video:
+                for part in whole_groups_of(video, tok, Tiling(pixels=8)):
+                    del part
+        assert 4 * one < tracemalloc.get_traced_memory()[1] - before < 7 * one
+        arrays: list[Any] = []
+
+        def groups() -> Iterator[Video]:
+            for frames in (1, 4, 4, 4):
+                assert not [a for a in arrays[1:] if a() is not None]
+                array = np.zeros((frames, 16, 16, 3), np.uint8)
+                arrays.append(weakref.ref(array))
+                yield Video(torch.from_numpy(array), fps=24.0)
+                del array
+
+        for tokens in tok.stream_encode(groups()):
+            del tokens
+    finally:
+        tracemalloc.stop()
+    assert len(arrays) == 4
+
+
+def test_originals_wait_for_their_reconstructions_alone() -> None:
+    passed, x = Passed(), moving(12)
+    for part in passed.frames(x[a:b] for a, b in ((0, 1), (1, 5), (5, 12))):
+        del part
+    found = [passed.original_of(x[a:b]).frames for a, b in ((0, 1), (1, 4), (4, 7), (7, 12))]
+    assert torch.equal(torch.cat(found), x.frames)
+    stored = [y.untyped_storage().data_ptr() for y in found]
+    assert stored[0] == stored[1] == stored[3] != stored[2]  # one spans two parts, none else copies
+    assert not passed.waiting
 
 
 def test_strips_read_whole_groups(tok: VidTok, tmp_path: Path) -> None:

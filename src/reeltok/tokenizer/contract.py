@@ -226,7 +226,7 @@ class Tokenizer(nn.Module):
         own; one that does not stream too, or all as one clip (None), as `hold` does with any.
         """
         spec = self.spec
-        given, parts = peek(as_clip(part) for part in parts)
+        given, parts = peek(map(as_clip, parts))
         hold = (hold or (window is None and not spec.streams)) and spec.window is None
         width = spec.window_for(window or 16)
         state = self.new_encode_state(tile=tile, reference=reference)

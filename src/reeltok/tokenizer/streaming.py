@@ -83,6 +83,7 @@ def whole_groups(
     first, group = spec.first_frames, spec.frames_per_group
     for part in parts:
         held = _append(held, part)
+        del part  # before the next comes
         wanted = window or (group if begun else first)
         while not hold and held.real >= wanted:
             count = wanted if window else wanted + (held.real - wanted) // group * group

@@ -216,4 +216,5 @@ def whole_groups_of(video: Stream, tokenizer: Tokenizer, tile: TileLike) -> Iter
     video.chunk = spec.first_frames
     for part in video:
         yield part
+        del part  # before the next is read
         video.chunk = spec.frames_per_group

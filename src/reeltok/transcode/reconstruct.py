@@ -162,9 +162,14 @@ class Passed:
 
     def original_of(self, decoded: Video) -> Video:
         """The original frames of the next reconstruction."""
-        frames = self.waiting[0] if len(self.waiting) == 1 else torch.cat(self.waiting)
-        self.waiting = [frames[len(decoded) :]] if len(frames) > len(decoded) else []
-        return replace(decoded, frames=frames[: len(decoded)])
+        parts, missing = [], len(decoded)
+        while missing:
+            first = self.waiting.pop(0)
+            parts.append(first[:missing])
+            if len(first) > missing:
+                self.waiting.insert(0, first[missing:])
+            missing -= len(parts[-1])
+        return replace(decoded, frames=parts[0] if len(parts) == 1 else torch.cat(parts))
 
 
 def names_picture(path: str | Path | None) -> bool:

@@ -222,11 +222,12 @@ class Stream(Iterable[Video]):
         with self:
             done = 0
             while done < self.frames:
-                frames = self._take(min(self.chunk, self.frames - done))
-                if not len(frames):
+                part = self._part(self._take(min(self.chunk, self.frames - done)), done)
+                if not len(part):
                     return
-                yield self._part(frames, done)
-                done += len(frames)
+                done += len(part)
+                yield part
+                del part  # before the next is read
 
     def _take(self, count: int) -> UInt8[Tensor, "t h w 3"]:
         """The next pictures, `count` of them or as many as there are."""
@@ -241,7 +242,7 @@ class Stream(Iterable[Video]):
     def _part(self, frames: Tensor, done: int) -> Video:
         times, last = moments_of(self.times, self.last, done, done + len(frames))
         start = done / self.fps if self.fps else 0.0
-        start = self.start + (start if times is None else float(times[0]))
+        start = self.start + (start if times is None or not len(times) else float(times[0]))
         return replace(self._like, frames=frames, times=times, start=start, last=last)
 
     def whole(self) -> Video:
