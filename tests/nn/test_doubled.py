@@ -47,3 +47,46 @@ def test_a_stage_doubles_the_same_way_whole_and_streamed(
     up(x).sum().backward()
     assert up.space.weight.grad is not None
     assert sum(taken) == 6
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_one_frame_of_each_pair_stands_for_both(apart: bool, count: int) -> None:
+    frames, bias = torch.randn(2, count, 5, 6, 12), torch.randn(10)
+    weight = torch.randn(10, 12, 3, 3, 3) / 324**0.5
+    one = torch.zeros(2, 1, 5, 6, 12)
+    pairs, front, back = frames.repeat_interleave(2, 1), [one] * (1 if apart else 2), [one] * apart
+    whole = torch.cat([*front, pairs, *back], dim=1)
+    plain = torch.nn.functional.conv3d(
+        whole.permute(0, 4, 1, 2, 3), weight, bias, padding=(0, 1, 1)
+    )
+    seen = torch.cat([one, frames, *back], dim=1)
+    found = doubled.convolve_pairs(seen, doubled.fold_pairs(weight), bias, apart=apart)
+    assert found.shape[1] == 2 * count
+    torch.testing.assert_close(found, plain.permute(0, 2, 3, 4, 1), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["vidtok_kl_causal_488_4chn", "vidtok_kl_noncausal_488_4chn"])
+def test_a_stage_doubles_time_the_same_way(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    up = Up(96, 96, time=True, config=replace(VIDTOK[name], width=96))
+    x = torch.randn(1, 5, 8, 8, 96)
+    name_layers(up, "up")
+    taken, convolve = [0], doubled.convolve_pairs
+    monkeypatch.setattr(
+        doubled, "convolve_pairs", lambda *a, **k: (taken.append(1), convolve(*a, **k))[1]
+    )
+    parts = [x] if name.endswith("noncausal_488_4chn") else [x, x[:, :2], x[:, 2:3], x[:, 3:]]
+
+    def run() -> torch.Tensor:
+        past = Past()
+        return torch.cat([up(parts[0]), *(up(part, past) for part in parts[1:])], dim=1)
+
+    with torch.no_grad():
+        monkeypatch.setenv(devices.CONVOLUTION, "direct")
+        plain = run()
+        assert sum(taken) == 0
+        monkeypatch.setenv(devices.CONVOLUTION, "winograd")
+        torch.testing.assert_close(run(), plain, rtol=1e-5, atol=1e-5)
+        assert sum(taken) == len(parts)
+    up(x).sum().backward()
+    assert sum(taken) == len(parts)

@@ -1,8 +1,9 @@
-"""Nearest doubling of frames and the 3x3 convolution behind it, in one.
+"""Nearest doubling in space or in time and the convolution behind it, in one.
 
-Of three rows that the kernel sees, two are copies of one: each of the four outputs that a pixel
-becomes is a 2x2 convolution of the small frames, whose weights are sums. That is 16 products
-instead of 36, and the doubled frames are never made. The plain version is the two steps.
+In space: of three rows that the kernel sees, two are copies of one: each of the four outputs that a
+pixel becomes is a 2x2 convolution of the small frames, whose weights are sums. That is 16 products
+instead of 36, and the doubled frames are never made. In time: of three frames two are equal, so two
+kernels of two frames take the place of one of three. The plain version is the two steps.
 """
 
 import torch
@@ -11,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from reeltok.devices import convolution
+from reeltok.nn import winograd
 from reeltok.nn.linear import is_plain
 
 # How the kernel's three rows fall on two of the small frame, for an even and an odd row.
@@ -48,3 +50,27 @@ def convolve_doubled(
             part = F.conv2d(seen, kernels[row, column], bias)
             y[:, row::2, column::2] = part.permute(0, 2, 3, 1)
     return y.unflatten(0, (b, t))
+
+
+def fold_pairs(weight: Float[Tensor, "d c 3 3 3"]) -> Float[Tensor, "2 2 16 c d"]:
+    """The kernels over two frames, by Winograd: where the first two of three are one, the last."""
+    first, middle, last = weight.unbind(2)
+    parts = ((first + middle, last), (first, middle + last))
+    return torch.stack([winograd.transform_weight(torch.stack(part, 2)) for part in parts])
+
+
+def convolve_pairs(
+    x: Float[Tensor, "b n h w c"],
+    kernels: Float[Tensor, "2 2 16 c d"],
+    bias: Float[Tensor, "d"],
+    *,
+    apart: bool,
+) -> Float[Tensor, "b t h w d"]:
+    """The 3x3x3 convolution of doubled frames, of which `x` has one of each pair.
+
+    What stands in front of time is in `x`: as another pair, or `apart`, a single frame there and
+    another behind. Zeros around frames.
+    """
+    ends = (x[:, 1:], x[:, :-1]) if apart else (x, x)
+    parts = [winograd.convolve(x, k, bias) for x, k in zip(ends, kernels, strict=True)]
+    return torch.stack(parts[::-1] if apart else parts, dim=2).flatten(1, 2)

@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from reeltok.nn import doubled
+from reeltok.nn import doubled, winograd
 from reeltok.nn.bounds import LEVELS, Depth, Triple, Width
 from reeltok.nn.layers import Conv, Edge, FrameAttention, Residual, pad_time
 from reeltok.nn.linear import linear
@@ -252,7 +252,8 @@ class Up(Layer):
         self.linear, self.alone = config.upsampling == "trilinear", config.edge == "past-first"
         self.time, self.mix, self.after = None, None, after
         self.doubles, self.patch = time, (2 if time else 1, 2, 2)
-        edge, sampler = config.edge, config.sampler
+        self.edge = edge = config.edge
+        sampler = config.sampler
         self.folds, self.joint = sampler == "fold", sampler == "joint"
         if self.folds:
             self.space = Conv(before, after * math.prod(self.patch), ONE)
@@ -277,7 +278,7 @@ class Up(Layer):
         if self.time is None:
             return x
         x = self._double_time(x, past)
-        y = self.time(x, past)
+        y = self._convolve_time(x, past)
         if self.mix is None:
             return y
         y, x = aligned(past, self, y, x)
@@ -290,6 +291,20 @@ class Up(Layer):
             return self.space(double_space(x), past)
         kernels = self.space.transformed.of(self.space.weight, doubled.fold_doubling)
         return doubled.convolve_doubled(x, kernels, self.space.bias)
+
+    def _convolve_time(self, x: Tensor, past: Past | None) -> Tensor:
+        """Twice the frames, convolved; without gradients one of each pair stands for both."""
+        conv, edge = self.time, self.edge
+        assert conv is not None
+        in_strips = past is not None and past.rows is not None
+        pairs = not (self.linear or self.alone or in_strips)
+        if not (pairs and winograd.suits(x, conv.weight, conv.stride, (1, 1))):
+            return conv(x, past)
+        x = pad_time(x, conv, kernel=3, edge=edge, past=past)
+        apart = edge == "both"
+        each = torch.cat([x[:, :-1:2], x[:, -1:]], dim=1) if apart else x[:, ::2]
+        kernels = conv.transformed.of(conv.weight, doubled.fold_pairs)
+        return doubled.convolve_pairs(each, kernels, conv.bias, apart=apart)
 
     def _double_time(self, x: Tensor, past: Past | None) -> Tensor:
         """Twice the frames, but for a first frame that stands alone."""
