@@ -15,13 +15,16 @@ def run(study: Study) -> None:
     """The command line of a study."""
     parser = argparse.ArgumentParser(description=study.title)
     parser.add_argument("--data", type=Path, required=True, help="clips to train on and hold out")
-    parser.add_argument("--setting", choices=("tiny", "full"), default="tiny")
+    settings = ("tiny", "full", "push") if study.simulated else ("tiny", "full")
+    parser.add_argument("--setting", choices=settings, default="tiny")
     parser.add_argument("--out", type=Path, default=Path("runs/studies") / study.name)
     parser.add_argument("--seeds", type=int, help="runs of each row")
     parser.add_argument("--steps", type=int, help="cut every stage, to rehearse")
     parser.add_argument("--device", help="cpu, cuda; by default what is there")
     asked = parser.parse_args()
-    seeds = asked.seeds or (study.seeds if asked.setting == "tiny" else 1)
+    if asked.setting == "push" and study.simulated is not None:
+        study = study.simulated
+    seeds = asked.seeds or (1 if asked.setting == "full" else study.seeds)
     given = {key: getattr(asked, key) for key in ("data", "out", "setting", "device", "steps")}
     try:
         conduct(Lab(study=study, **given), seeds)

@@ -15,6 +15,8 @@ CAPTIONS = {
     "tiny": "At small scale: tiny networks, minutes of training, our clips. Compare the order and "
     "the differences of lines with the paper's, never the values.",
     "full": "Published sizes and steps, our clips and hardware.",
+    "push": "In simulation: small networks on episodes of the pushing world. Compare the order and "
+    "the differences of lines with the paper's, never the values.",
 }
 
 
@@ -35,6 +37,7 @@ COLUMNS = {
     "lpips": Column("LPIPS", 3),
     "detail": Column("detail", 2),
     "bits": Column("bits a clip", 0),
+    "packed": Column("packed bits", 0),
     "flicker": Column("flicker", 2),
     "flicker@3": Column("flicker at 3 fps", 2),
     "fvd": Column("FVD", 0),

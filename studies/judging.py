@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from reeltok.data.clip import Clip
+from reeltok.evaluate.push.measures import CHANGED, decibel
 from reeltok.metrics import paired as metrics
 from reeltok.metrics.lpips import LPIPS
 from reeltok.nn.quantizers import Usage
@@ -23,13 +25,23 @@ class Judge:
     """How a row is judged: the first `frames` frames of held-out clips at `size` pixels.
 
     At every rate of `rates` in frames per second, None being the clip's own. `usage` counts the
-    ids of whole held-out clips.
+    ids of whole held-out clips. `coded`: by encoding and decoding as users do, which takes any
+    number of frames and cuts a CoordTok's into slices; else by the pass that is trained.
     """
 
     frames: int
     size: int
     rates: tuple[float | None, ...] = (None,)
     usage: bool = False
+    coded: bool = False
+
+    def pass_through(self, model: Tokenizer, x: Tensor) -> Tensor:
+        """The reconstruction of clips, as many frames."""
+        if not self.coded:
+            return model(x).x[:, :, : x.shape[2]]
+        made = model.decode(model.encode(x))
+        assert isinstance(made, Tensor)
+        return made
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +95,7 @@ def judge(model: Tokenizer, seen: Seen, how: Judge, device: torch.device) -> Sco
         each = []
         for _, clip in clips:
             x = clip.to(device)
-            y = model(x).x[:, :, : x.shape[2]].float().clamp(-1, 1)
+            y = how.pass_through(model, x).float().clamp(-1, 1)
             each.append(compare(net, x, y))
         end = f"@{rate:g}" if rate else ""
         found |= {key + end: sum(s[key] for s in each) / len(each) for key in each[0]}
@@ -117,10 +129,50 @@ def compare(net: LPIPS | None, x: Tensor, y: Tensor) -> Scores:
     return found
 
 
+class Whole:
+    """What stands for a counter's parts where the whole alone is counted.
+
+    A part's hooks fail where it runs without gradients amid what has them, as RefTok's choice of
+    cells to skip does.
+    """
+
+    parents = ("Global",)
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+
+def flop_counter() -> FlopCounterMode:
+    """A counter of all operations inside `with`."""
+    counter = FlopCounterMode(display=False)
+    counter.mod_tracker = Whole()
+    return counter
+
+
+def score_changes(real: np.ndarray, made: np.ndarray) -> Scores:
+    """PSNR in dB of frames "t h w 3", mean over frames; and the share of pixels that change.
+
+    A pixel changes in a frame if it differs from frame 0 of the real clip by more than 10 levels.
+    A still picture has no "changing".
+    """
+    apart = np.abs(real.astype(np.int16) - real[0].astype(np.int16)).max(-1)
+    changed = apart > CHANGED
+    error = ((made.astype(np.float64) - real) ** 2).mean(-1)
+    chosen = {"all pixels": np.ones_like(changed), "changing": changed, "still": ~changed}
+    found = {"share": float(changed.mean())}
+    for name, where in chosen.items():
+        count = where.sum((1, 2))
+        each = decibel((error * where).sum((1, 2))[count > 0] / count[count > 0])
+        if len(each):
+            found[name] = float(each.mean())
+    return found
+
+
 def forward_gmacs(model: Tokenizer, how: Judge, device: torch.device) -> float:
     """Billions of multiply-adds to encode and decode one clip as it is judged."""
-    with FlopCounterMode(display=False) as counter:
-        model(torch.zeros(1, 3, how.frames, how.size, how.size, device=device))
+    with flop_counter() as counter:
+        how.pass_through(model, torch.zeros(1, 3, how.frames, how.size, how.size, device=device))
     return counter.get_total_flops() / 2e9
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from judging import Judge, Scores, Seen, judge, look
-from torch.utils.flop_counter import FlopCounterMode
+from judging import Judge, Scores, Seen, flop_counter, judge, look
+from points import record_points
 
 from reeltok import zoo
 from reeltok.data.clip import Clip
@@ -128,20 +128,43 @@ def full(name: str, model: str, *, seed: int, frames: int = 17) -> tuple[Recipe,
     return stages[0], stages[1]
 
 
-def shortened(recipe: Recipe, steps: int) -> Recipe:
-    """The same recipe cut to `steps` steps, to rehearse a study."""
-    schedule = replace(recipe.loop.schedule, steps=steps, warmup=1, cooldown=0.5)
-    return replace(recipe, loop=replace(recipe.loop, schedule=schedule, validate_every=steps))
+def shortened(recipe: Recipe, steps: int, *, points: int | None = None) -> Recipe:
+    """The same recipe in `steps` steps, and what changes on the way in proportion to them.
+
+    With `points`, it is validated so many times; else as often as before.
+    """
+    loop, before = recipe.loop, recipe.loop.schedule.steps
+    scaled = lambda step: max(1, round(step * steps / before))
+    every = scaled(loop.validate_every) if points is None else max(1, steps // points)
+    windows = tuple(
+        replace(w, since=scaled(w.since) if w.since else 0, until=w.until and scaled(w.until))
+        for w in recipe.data.windows
+    )
+    losses = recipe.losses
+    if losses.motion is not None:
+        losses = replace(losses, motion=replace(losses.motion, until=scaled(losses.motion.until)))
+    schedule = replace(loop.schedule, steps=steps)
+    return replace(
+        recipe,
+        losses=losses,
+        data=replace(recipe.data, windows=windows),
+        loop=replace(loop, schedule=schedule, validate_every=every),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One line of a study's table; `published` is the paper's line that stands beside it."""
+    """One line of a study's table; `published` is the paper's line that stands beside it.
+
+    `follow`: every validation scores the held-out clips as `judge` says, and keeps each one's
+    scores (points.py).
+    """
 
     name: str
     stages: tuple[Recipe, ...]
     judge: Judge
     published: str | None = None
+    follow: bool = False
 
 
 # ---------------------------------------------------------------- a study
@@ -153,6 +176,8 @@ class Study:
 
     `rows(setting, seed)` gives the lines. `columns` are those of the table. `fits` picks the clips
     that all rows can use. `draw(lab, results)` draws the figure and what else there is to see.
+    `more(lab, result)` are scores that take more than judging; `simulated` is what the setting
+    "push" runs.
     """
 
     name: str
@@ -163,6 +188,8 @@ class Study:
     columns: tuple[str, ...]
     fits: Callable[[Clip], bool] = lambda clip: True
     draw: Callable[["Lab", "list[Result]"], None]
+    more: Callable[["Lab", "Result"], Scores] = lambda lab, result: {}
+    simulated: "Study | None" = None
 
 
 @dataclass(kw_only=True)
@@ -213,12 +240,14 @@ class Lab:
             if folder is not None:
                 recipe = replace(recipe, model=str(folder / "model"), start="trained")
             folder = self.out / "runs" / f"{recipe.name.replace(' ', '-')}-{chain[:8]}"
-            cost = self.trained(recipe, folder)
+            cost = self.trained(recipe, folder, row)
             spent = {k: cost[k] + spent[k] for k in cost if k in spent} if spent else cost
             stages.append((folder, cost["tflop"]))
         assert folder is not None
         scores = self.judged(row, recipe, folder)
-        return Result(row=row, seed=seed, scores={**spent, **scores}, stages=stages)
+        result = Result(row=row, seed=seed, scores={**spent, **scores}, stages=stages)
+        result.scores |= self.study.more(self, result)
+        return result
 
     def clear(self) -> set[str]:
         """The names of the clips that may be shown: those the manifest marks `clear=yes`."""
@@ -228,7 +257,7 @@ class Lab:
         with listed.open(newline="", encoding="utf-8") as file:
             return {r["file"] for r in csv.DictReader(file) if r.get("clear") == "yes"}
 
-    def trained(self, recipe: Recipe, folder: Path) -> Scores:
+    def trained(self, recipe: Recipe, folder: Path, row: Row) -> Scores:
         """Train a stage, or go on with it, or find it done; what it cost."""
         done = folder / "cost.json"
         if done.is_file():
@@ -242,20 +271,32 @@ class Lab:
         with init_distributed(self.device) as at:
             model = build_model(recipe)
             require_groups(recipe, model)
-            task = reconstruction()(model, recipe, source)
+            task: Any = reconstruction()(model, recipe, source)
+            if row.follow:
+                seen = self.shown(row.judge, recipe)
+                task.validate = record_points(model, seen, row.judge, folder)
             task.to(at.device)
             flops = count_flops(task, recipe, at.device)
             loader = Loader(source)
+            spent, before = folder / "processor_s.txt", 0.0
+            if spent.is_file():
+                before = float(spent.read_text())
             try:
                 run_task(task, loader, recipe.loop, out=folder, resume=resume, at=at)
-            finally:
+            finally:  # also where it was asked to stop, and will go on
                 loader.close()
+                spent.write_text(f"{before + time.process_time() - began:.1f}")
         steps = recipe.loop.schedule.steps
         cost = {"tflop": flops * steps / 1e12, "clock_s": clock(folder, steps)}
-        if not resume:
-            cost["processor_s"] = time.process_time() - began
+        cost["processor_s"] = float(spent.read_text())
         done.write_text(json.dumps(cost))
         return cost
+
+    def shown(self, how: Judge, recipe: Recipe) -> Seen:
+        """What a judge looks at; found once."""
+        if how not in self.seen:
+            self.seen[how] = look(self.source(recipe), how)
+        return self.seen[how]
 
     def judged(self, row: Row, recipe: Recipe, folder: Path) -> Scores:
         """The scores of the last stage's mean weights, kept beside it."""
@@ -264,9 +305,7 @@ class Lab:
         if not kept.is_file():
             model = zoo.load(folder / "model")
             device = pick_device(self.device or "auto")
-            if row.judge not in self.seen:
-                self.seen[row.judge] = look(self.source(recipe), row.judge)
-            found = judge(model.to(device), self.seen[row.judge], row.judge, device)
+            found = judge(model.to(device), self.shown(row.judge, recipe), row.judge, device)
             kept.write_text(json.dumps(found))
         return json.loads(kept.read_text())
 
@@ -289,7 +328,7 @@ def count_flops(task: Any, recipe: Recipe, device: torch.device) -> float:
     for parameter in frozen:
         parameter.requires_grad_(False)
     x = torch.zeros(1, 3, window.frames, window.size, window.size, device=device)
-    with FlopCounterMode(display=False) as counter:
+    with flop_counter() as counter:
         task.loss(ClipBatch(x=x, names=("",), groups=("",)), 0, None).total.backward()
     task.parameters().zero_grad(set_to_none=True)
     return counter.get_total_flops() * window.batch

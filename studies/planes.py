@@ -1,9 +1,14 @@
 """CoordTok's tables 4, 8 and 9 and figures 6 and 7: cells, sampling, design, LPIPS, dynamics.
 
     python studies/planes.py --data CLIPS --setting tiny --out runs/studies/planes
+    python studies/planes.py --data PUSH --setting push --seeds 2 --out runs/studies/claim-3
 
 The tiny setting codes 32 frames of 32 pixels, "full" the paper's 128 of 128 on a GPU. Lines of the
 VidTok family see the same clips for as many steps, with one frame more.
+
+The setting "push" is the claim of fewer tokens in simulation: 128 frames of 64 pixels as the 1,280
+cells of `coordtok_push`, or in blocks of 5x4x4 as the 6,912 tokens of a VidTok, 8 numbers each.
+The two take about as many seconds of one core: VidTok makes more steps, on windows of 21 frames.
 """
 
 import json
@@ -15,7 +20,8 @@ import torch
 from command import run
 from display import draw_dots, finish
 from judging import Judge, cut
-from lab import Lab, Result, Row, Study, tiny
+from lab import Lab, Result, Row, Study, shortened, tiny
+from points import Points, add_verdicts, decide, read_points
 
 from reeltok import load
 from reeltok.data.clip import Clip
@@ -24,7 +30,9 @@ from reeltok.train.clips import Window
 from reeltok.train.coordtok_recipes import PLANES, coordtok_stage1, coordtok_stage2
 from reeltok.train.optimizers import ScheduleConfig
 from reeltok.train.patches import PatchConfig
+from reeltok.train.push_recipes import coordtok_push
 from reeltok.train.recipes import Recipe
+from reeltok.train.reconstruct import LossConfig
 
 FRAMES, SIZE, STEPS, MORE = 32, 32, 250, 80
 QUARTER = PatchConfig(share=1 / 4)
@@ -234,6 +242,93 @@ def draw_motion(lab: Lab, found: dict[str, list[dict[str, float]]]) -> None:
     finish(figure, panels, lab.out / "motion.png")
 
 
+# ---------------------------------------------------------------- in simulation
+
+PUSH_FRAMES, PUSH_SIZE = 128, 64
+FULL = 131  # frames that fill the last block of five
+PLANE_STEPS, BLOCK_STEPS = 800, 4_300  # about 40 minutes of one core each
+OURS, RIVAL = "CoordTok, 1,280 tokens", "VidTok KL-8 5x4x4, 6,912 tokens"
+MEASURES = ("psnr", "changing", "lpips")
+BLOCKS: dict[str, Any] = {
+    "patch": (5, 4, 4),
+    "transform": "shuffle",
+    "width": 64,
+    "multipliers": (1, 2),
+    "blocks": (1, 2),
+    "space_down": (),
+    "space_up": (),
+    "time_down": (),
+    "time_up": (),
+    "edge": "past-first",
+    "block": "light",
+    "sampler": "plain",
+    "middle": "none",
+    "quantizer": {"channels": 8},
+}
+"""A VidTok of which a token stands for 5x4x4 pixels: 27 x 16 x 16 of them for 128 frames."""
+
+
+def push_rows(setting: str, seed: int) -> list[Row]:
+    """CoordTok and its rival in blocks, in simulation."""
+    judge = Judge(frames=PUSH_FRAMES, size=PUSH_SIZE, coded=True)
+    stages = {OURS: push_planes(seed), RIVAL: push_blocks(seed)}
+    return [Row(name=n, stages=(s,), judge=judge, follow=True) for n, s in stages.items()]
+
+
+def push_planes(seed: int) -> Recipe:
+    """`coordtok_push` in fewer steps."""
+    recipe = coordtok_push()
+    loop = replace(recipe.loop, seed=seed, minutes=5.0, keep=1)
+    data = replace(recipe.data, holdout=0.04, validation=replace(recipe.data.validation, batch=24))
+    settings = recipe.settings | {"pool_skip": True}
+    recipe = replace(recipe, name="planes", settings=settings, data=data, loop=loop)
+    return shortened(recipe, PLANE_STEPS, points=4)
+
+
+def push_blocks(seed: int) -> Recipe:
+    """Blocks on the same clips, by a squared error too."""
+    ours = push_planes(seed)
+    window = Window(frames=21, size=PUSH_SIZE, batch=8)
+    optimizer = replace(ours.loop.optimizer, lr=1e-3, plain=("decoder.conv_out",))
+    recipe = replace(
+        ours,
+        name="blocks",
+        model="vidtok_kl_causal_488_4chn",
+        settings=BLOCKS,
+        patches=None,
+        losses=LossConfig(pixel="l2"),
+        data=replace(
+            ours.data, windows=(window,), validation=replace(window, frames=FULL, batch=24)
+        ),
+        loop=replace(ours.loop, optimizer=optimizer),
+    )
+    return shortened(recipe, BLOCK_STEPS, points=4)
+
+
+def push_draw(lab: Lab, results: list[Result]) -> None:
+    """CoordTok less its rival, at each quarter of both trainings."""
+    runs = {
+        name: [quarters(result) for result in results if result.row.name == name]
+        for name in (OURS, RIVAL)
+    }
+    known = [key for key in MEASURES if key in runs[OURS][0][4]]
+    steps = lab.steps or PLANE_STEPS
+    said = [
+        decide(runs[OURS], runs[RIVAL], key, less=key == "lpips", trained=steps) for key in known
+    ]
+    add_verdicts(
+        lab,
+        {"CoordTok over VidTok at 5.4 times as many tokens": said},
+        {"steps": "quarters of a training"},
+        "Steps are quarters of either training.",
+    )
+
+
+def quarters(result: Result) -> Points:
+    """The points of a run by the number of their quarter: the two have other numbers of steps."""
+    return dict(enumerate((found for _, found in sorted(read_points(result.folder).items())), 1))
+
+
 def fits(clip: Clip) -> bool:
     """Long enough for every line."""
     return clip.frames > FRAMES
@@ -248,6 +343,16 @@ STUDY = Study(
     columns=("psnr", "ssim", "lpips", "parameters_m", "tflop"),
     fits=fits,
     draw=draw,
+    simulated=Study(
+        name="planes",
+        title=__doc__,
+        published=(),
+        rows=push_rows,
+        seeds=2,
+        columns=("psnr", "ssim", "lpips", "detail", "parameters_m", "tflop", "processor_s"),
+        fits=lambda clip: clip.frames >= FULL,
+        draw=push_draw,
+    ),
 )
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """A study from end to end in seconds, on made clips: it trains, judges, draws, and goes on."""
 
+import argparse
 import json
 import sys
 from dataclasses import replace
@@ -9,10 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from push_episodes import draw_episode, write_episodes
+from small_models import DISCRETE, save_random
 from thorough import slow_but
 
 from reeltok.generate import masked
 from reeltok.generate.prior import Prior
+from reeltok.models.vidtok.network import VidTok
 from reeltok.train.build import build_model
 from reeltok.train.checks import require_groups
 from reeltok.video.record import Video, write
@@ -88,15 +92,24 @@ def test_a_study_writes_what_it_found_and_uses_its_runs_again(
 def test_every_line_of_every_study_can_be_built(load, name: str, setting: str) -> None:
     study = load(name).STUDY
     display = load("display")
+    build_lines(study, setting)
+    if study.simulated is not None and setting == "tiny":
+        assert all(line.follow for line in build_lines(study.simulated, "push"))
+    for line in study.rows(setting, 0):
+        found = display.find_published(study.published, line.published)
+        assert name in OURS or (found is None) == line.name.endswith(", even")  # ours alone
+
+
+def build_lines(study, setting: str) -> list:
+    """The lines of a study, each with a name of its own and stages that can be built."""
     lines = study.rows(setting, 0)
     assert len({line.name for line in lines}) == len(lines)
     for line in lines:
-        found = display.find_published(study.published, line.published)
-        assert name in OURS or (found is None) == line.name.endswith(", even")  # ours alone
         with torch.device("meta"):
             for stage in line.stages:
                 fresh = replace(stage, start="fresh")
                 require_groups(fresh, build_model(fresh))
+    return lines
 
 
 def test_bad_input_is_one_sentence(load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,3 +238,134 @@ def test_the_ceiling_of_motion_pays_its_bits(load) -> None:
     assert made["copy"].vectors == 0 < made["motion"].vectors
     assert scores["copy"] > study.psnr(still, block)
     assert scores["motion, free vectors"] >= scores["motion"] >= scores["vectors"]
+
+
+def test_speed_of_motion_compares_an_episode_with_itself(load, tmp_path: Path) -> None:
+    study = load("speed_of_motion")
+    real, _ = draw_episode(21)
+    assert np.array_equal(study.at_speed(real, 4, 6)[:, 0], real[::4][:6, 0])
+    assert np.array_equal(study.at_speed(real, 0, 6), np.repeat(real[:1], 6, axis=0))
+    with pytest.raises(ValueError, match="6 frames at speed 5 take 26, an episode has 21"):
+        study.at_speed(real, 5, 6)
+    repeated = study.score_changes(real, np.broadcast_to(real[:1], real.shape))
+    assert repeated["still"] == 99, "pixels that do not change are those of the first frame"
+    assert repeated["changing"] < 15
+    assert "changing" not in study.score_changes(real[:1], real[:1])
+    write_episodes(tmp_path / "held", 3, 21)
+    asked = argparse.Namespace(
+        model=str(save_random({"small": DISCRETE}, tmp_path)["small"]),
+        data=tmp_path / "held",
+        frames=6,
+        episodes=2,
+        out=tmp_path / "out",
+    )
+    study.study(asked)
+    record = json.loads((tmp_path / "out" / "record.json").read_text())
+    assert len(record["episodes"]) == 2
+    changes = [one["model"]["4"]["all pixels"] for one in record["episodes"].values()]
+    slower = [one["model"]["1"]["all pixels"] for one in record["episodes"].values()]
+    found = record["found"]["model, all pixels, change"]["1 to 4"]
+    assert found["mean"] == pytest.approx(np.mean(changes) - np.mean(slower), abs=1e-4)
+    share = record["found"]["share of pixels that change"]
+    assert 0 == share["0"]["mean"] < share["1"]["mean"] < share["4"]["mean"]
+    assert "| mean frame, all pixels | exact |" in (tmp_path / "out" / "table.md").read_text()
+    assert (tmp_path / "out" / "speed_of_motion.png").stat().st_size > 0
+
+
+def test_a_verdict_counts_if_its_sign_stays_and_nothing_shrinks(load, tmp_path: Path) -> None:
+    study = load("points")
+    noise = np.random.default_rng(0).normal(size=(2, 8, 20))
+    steps = range(100, 900, 100)
+
+    def runs(rise: float, growth: float = 0.0) -> list:
+        """Two seeds, twenty clips: so many dB above what is hard, more with every step."""
+        hard = 20 + 5 * noise[0, 0]
+        return [
+            {
+                step: {"psnr": (hard + rise + growth * step / 800 + 0.1 * noise[seed, i]).tolist()}
+                for i, step in enumerate(steps)
+            }
+            for seed in (0, 1)
+        ]
+
+    verdict = lambda ours, **how: study.decide(ours, runs(0), "psnr", **how).verdict
+    assert verdict(runs(1)) == "holds at 800 steps"
+    assert verdict(runs(-1)) == "does not hold at 800 steps"
+    assert verdict(runs(-1), less=True) == "holds at 800 steps"
+    assert verdict(runs(1, -0.8)) == "not shown at 800 steps: it shrinks"
+    assert verdict(runs(-1, 0.8)) == "not shown at 800 steps: it shrinks"
+    assert verdict(runs(0)) == "not shown at 800 steps"
+    assert verdict(runs(-0.9, 1.5)) == "not shown at 800 steps", "the sign changes on the way"
+    found = study.decide(runs(1), runs(0), "psnr")
+    assert found.gains[800].low < 1.1
+    assert found.gains[800].high - found.gains[800].low < 0.5, "what makes a clip hard cancels"
+    text = study.verdict_table({"ours over theirs": [found]})
+    assert "| ours over theirs | psnr | +" in text
+    study.draw_gains({"ours over theirs": [found]}, tmp_path / "gains.png")
+    assert (tmp_path / "gains.png").stat().st_size > 0
+
+
+def test_points_keep_every_clip_and_survive_a_restart(load, tmp_path: Path) -> None:
+    study, judging = load("points"), load("judging")
+    model = build_small()
+    clips = [
+        (None, 2 * torch.rand(1, 3, 9, 32, 32, generator=torch.Generator().manual_seed(i)) - 1)
+        for i in range(3)
+    ]
+    seen, how = judging.Seen({None: clips}, None), judging.Judge(frames=9, size=32)
+    validate = study.record_points(model, seen, how, tmp_path)
+    means = validate(5)
+    validate(10)
+    kept = study.read_points(tmp_path)
+    assert list(kept) == [5, 10]
+    assert np.mean(kept[5]["psnr"]) == pytest.approx(means["psnr"], abs=1e-4)
+    with torch.no_grad():
+        alone = judging.compare(None, clips[1][1], how.pass_through(model.eval(), clips[1][1]))
+        coded = replace(how, coded=True).pass_through(model, clips[0][1])
+        passed = how.pass_through(model, clips[0][1])
+    assert kept[5]["psnr"][1] == pytest.approx(alone["psnr"], abs=0.01)
+    assert torch.allclose(coded.clamp(-1, 1), passed.clamp(-1, 1), atol=1e-4)
+
+
+def build_small() -> torch.nn.Module:
+    torch.manual_seed(1)
+    return VidTok(DISCRETE, "small")
+
+
+def test_lines_meet_at_equal_packed_bits(load, tmp_path: Path) -> None:
+    study, lab = load("references"), load("lab")
+    levels = (20.0, 15.0, 18.0, 10.0)
+    bits = (300.0, 500.0, 400.0, 200.0)
+    results = []
+    for line, psnr, packed in zip(study.PUSH_LINES, levels, bits, strict=True):
+        folder = tmp_path / line.name
+        folder.mkdir()
+        (folder / "points.json").write_text(json.dumps({"8": {"psnr": [psnr, psnr + 1]}}))
+        row = lab.Row(name=line.name, stages=(), judge=None)
+        scores = {"packed": packed}
+        results.append(lab.Result(row=row, seed=0, scores=scores, stages=[(folder, 0.0)]))
+    mixed, weight = study.at_packed_bits(results)
+    assert weight == pytest.approx(0.5)
+    assert mixed == [{8: {"psnr": [14.0, 15.0]}}]
+    results[0].scores["packed"] = 100.0
+    assert study.at_packed_bits(results)[1] == 0.0, "nothing is extrapolated"
+    found, _ = study.push_verdicts(results)
+    assert [one[0].gains[8].mean for one in found.values()] == [5.0, 2.0, 10.0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OURS)
+def test_a_claim_in_simulation_runs_from_end_to_end(
+    load, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_episodes(tmp_path / "push", 60, 131 if name == "planes" else 17, side=64)
+    words = ["--data", str(tmp_path / "push"), "--out", str(tmp_path / "out"), "--setting", "push"]
+    words += ["--steps", "4", "--seeds", "1", "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", [name, *words])
+    load("command").run(load(name).STUDY)
+    record = json.loads((tmp_path / "out" / "record.json").read_text())
+    for verdicts in record["verdicts"].values():
+        assert {"psnr", "changing"} <= set(verdicts)
+        assert len(verdicts["psnr"]["gains"]) >= 2
+    assert "In simulation" in (tmp_path / "out" / "table.md").read_text()
+    assert (tmp_path / "out" / f"{name}.png").stat().st_size > 0
