@@ -20,8 +20,9 @@ from reeltok.nn.quantizers import FSQConfig
 from reeltok.nn.quantizers.contract import Quantized
 from reeltok.tokenizer.tiling import Tiling, tiling_of
 from reeltok.tokens.record import Tokens
-from reeltok.transcode import Coding, memory
-from reeltok.transcode.memory import bounded, memory_need
+from reeltok.transcode import Coding, memory, need
+from reeltok.transcode.memory import bounded
+from reeltok.transcode.need import memory_need
 
 FSQ = FSQConfig(levels=(8, 8, 5), regularization=False)
 BODY = replace(COMPACT, width=8, quantizer=FSQ)
@@ -199,16 +200,17 @@ def test_what_takes_whole_frames() -> None:
 
 
 def test_a_budget_is_kept_with_strips(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"PROCESS": 0, "BESIDE": 1_000, "LEAST": 1_000}.items():
-        monkeypatch.setattr(memory, name, value)
+    monkeypatch.setattr(need, "PROCESS", 0)
+    for name in ("BESIDE", "LEAST"):
+        monkeypatch.setattr(memory, name, 1_000)
     model, size, coding = MODELS["plain start"], (640, 64), Coding(chunk=4)
-    need = memory_need(model, size, coding, "encode")
+    needed = memory_need(model, size, coding, "encode")
     with pytest.warns(UserWarning, match="in strips of 32 pixels .* wait in a temporary file"):
-        found = bounded(model, size, replace(coding, memory=need.within(32) / 1e9), "encode")
+        found = bounded(model, size, replace(coding, memory=needed.within(32) / 1e9), "encode")
     assert isinstance(found.tile, Tiling)
     assert found.tile.pixels == 32
     with pytest.raises(ValueError, match="GB is too little for frames of 640x64 by reftok: give"):
-        bounded(model, size, replace(coding, memory=need.least / 2e9), "encode")
+        bounded(model, size, replace(coding, memory=needed.least / 2e9), "encode")
 
 
 def test_a_network_sees_no_more_than_a_strip(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ import torch
 from small_clips import pattern
 
 from reeltok.video import sink
+from reeltok.video.lookahead import x264_options
 from reeltok.video.movie import CONTAINERS
 from reeltok.video.record import Video, read, stream, write
 
@@ -334,3 +335,18 @@ def test_arrays_and_tensors_are_written_as_they_are(tmp_path: Path) -> None:
     assert read(tmp_path / "a.mkv").frames.eq(0).all()
     write(torch.ones(1, 3, 2, 16, 16), tmp_path / "a.mkv", fps=10, lossless=True)
     assert read(tmp_path / "a.mkv").frames.eq(255).all()
+
+
+def test_x264_takes_few_threads_on_any_machine(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Each holds frames of its own: 64 of them 417 bytes a pixel of 1920x1080, where 3 hold 150."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {*range(64)}, raising=False)
+    assert x264_options(256 * 256) == {"threads": "4"}
+    assert x264_options(1920 * 1080) == {"threads": "4", "rc-lookahead": "17"}
+    assert x264_options(3840 * 2160)["threads"] == "1"
+    path = tmp_path / "few.mp4"
+    write(VIDEO, path)
+    assert b"threads=4 " in path.read_bytes()  # x264 notes its options in the file
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    assert x264_options(256 * 256) == {}

@@ -38,6 +38,11 @@ class Rows:
     ended: set[str] = field(default_factory=set)
     ending: int = 0
 
+    @property
+    def bytes(self) -> int:
+        """Of all rows that are kept."""
+        return sum(x.nbytes for kept in self.kept.values() for x in kept)
+
     def window(
         self,
         layer: NamedLayer,

@@ -59,12 +59,14 @@ class Strips:
     """The strips of a run of frames, `cells` rows of cells each, and what they remember.
 
     `pasts` are those of each strip, by a name for each network that is passed through; `offload` is
-    where they wait meanwhile (None: they stay as they are).
+    where they wait meanwhile (None: they stay as they are). `waited`: the most bytes of rows that
+    waited between two strips so far.
     """
 
     cells: int
     pasts: dict[str, list[Past]]
     offload: Offload | None = None
+    waited: int = 0
 
     def walk(self, network: str, total: int) -> Iterator[tuple[slice, Past]]:
         """From top to bottom: which of `total` rows of cells, and the past of the strip.
@@ -79,6 +81,7 @@ class Strips:
             past.rows = rows
             yield slice(start, stop), past
             past.rows = None
+            self.waited = max(self.waited, rows.bytes)
             self.put(network, number)
             number += 1
 

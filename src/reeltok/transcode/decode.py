@@ -102,7 +102,7 @@ def decode_frames(
     """
     if reel.info.batch != 1:
         raise ValueError(f"{reel.source.path} holds {reel.info.batch} clips: decode it in Python")
-    bounds = bounded(tokenizer, (reel.height, reel.width), coding, "decode")
+    bounds = bounded(tokenizer, (reel.height, reel.width), coding, "decode", frames=end - first)
     span = tokenizer.span(reel, first, end)
     parts = token_parts(tokenizer, reel, span, end, bounds.chunk)
     skip, zero = first - span.before, 0.0 if reel.times is None else float(reel.times[first])

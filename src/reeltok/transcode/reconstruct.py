@@ -16,7 +16,7 @@ from reeltok.tokens.record import Tokens
 from reeltok.transcode.clock import Clock
 from reeltok.transcode.decode import counted, only_videos
 from reeltok.transcode.encode import name_of, open_video, warn_all
-from reeltok.transcode.memory import bounded, released, whole_groups_of
+from reeltok.transcode.memory import Bounds, bounded, released, whole_groups_of
 from reeltok.transcode.options import (
     PLAYABLE,
     USUAL,
@@ -85,7 +85,7 @@ def reconstruct_file(
     """
     clock, passed, comparison = Clock("write"), Passed(), PairScores()
     with open_video(source, cut) as video:
-        bounds = bounded(tokenizer, (video.height, video.width), coding, "reconstruct")
+        bounds = bounds_for(tokenizer, video, coding, side_by_side)
         video.chunk, tile = bounds.chunk, bounds.tile
         warn_all(video.notes)
         writing = with_sound(writing, video)
@@ -121,6 +121,15 @@ def reconstruct_file(
         ssim=comparison.mean_ssim,
         seconds={stage: clock.seconds[stage] for stage in STAGES},
     )
+
+
+def bounds_for(
+    tokenizer: Tokenizer, video: Stream, coding: Coding, side_by_side: str | Path | None
+) -> Bounds:
+    """How the frames of a video are coded and shown beside their originals, within a budget."""
+    beside = side_by_side is not None and not names_picture(side_by_side)
+    size, frames = (video.height, video.width), video.frames
+    return bounded(tokenizer, size, coding, "reconstruct", frames=frames, beside=beside)
 
 
 def with_sound(writing: Writing, video: Stream) -> Writing:

@@ -129,13 +129,18 @@ def label_strip(text: str, width: int) -> Picture:
     return np.asarray(strip)
 
 
+def thinning(pixels: int) -> int:
+    """Every how manieth row and column of frames of `pixels` is shown side by side."""
+    return 1 if pixels <= LARGE else math.ceil(math.sqrt(2 * pixels / LARGE))
+
+
 def together(original: Video, decoded: Video) -> UInt8[np.ndarray, "t h w 3"]:
     """Each frame of both: beside one another, or where frames are wide, above one another.
 
     Where a frame has more than LARGE pixels, both take no more: every so many rows and columns.
     """
-    wide, pixels = original.width > 1.2 * original.height, original.height * original.width
-    every = 1 if pixels <= LARGE else math.ceil(math.sqrt(2 * pixels / LARGE))
+    wide = original.width > 1.2 * original.height
+    every = thinning(original.height * original.width)
     sides = (video.frames[:, ::every, ::every].numpy() for video in (original, decoded))
     return np.stack([with_gaps(pair, axis=0 if wide else 1) for pair in zip(*sides, strict=True)])
 

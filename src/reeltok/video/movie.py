@@ -13,15 +13,13 @@ from av.filter import Graph
 
 from reeltok.files.text import nearest
 from reeltok.video.colour import FromRGB, Pixels
+from reeltok.video.lookahead import x264_options, x265_options
 from reeltok.video.size import ratio_text, size_text
 from reeltok.video.sound import Sound
 from reeltok.video.tags import Colour
 from reeltok.video.timing import fraction_of
 
 _STAMPS = Fraction(1, 60_000)  # the unit of varying time stamps in seconds; MPEG-4 takes no finer
-_AHEAD = 40 * 1280 * 720  # pixels that x264 and x265 look ahead at most
-_LARGE = 1920 * 1200  # pixels; of larger frames x264 otherwise holds some twenty
-_FEW_FRAMES = {"rc-lookahead": "2", "bf": "0", "refs": "1", "threads": "1"}
 _NARROW = 64  # pixels of width, below which x265's fast code was seen to write past its memory
 _KNOW_ASPECT = {"libx264", "libx265", "mpeg4", "mp4", "mov"}  # codecs and muxers, as PyAV has them
 _DELAYS = Fraction(1, 100)  # the only unit that GIF has
@@ -275,11 +273,10 @@ class Movie:
         if self._stamped and self.codec.name in ("libx264", "libx265"):
             options["bf"] = "0"  # mp4 keeps the durations in the order of the file
         pixels = shape.height * shape.width
-        if self.codec.name == "libx264" and _AHEAD // pixels < 40:  # what it takes by itself
-            many = {"rc-lookahead": str(_AHEAD // pixels)}
-            options |= _FEW_FRAMES if pixels > _LARGE else many
-        if self.codec.name == "libx265" and _AHEAD // pixels < 20:
-            options["x265-params"] += f":rc-lookahead={max(5, _AHEAD // pixels)}"
+        if self.codec.name == "libx264":
+            options |= x264_options(pixels)
+        if self.codec.name == "libx265":
+            options["x265-params"] += x265_options(pixels)
         if self.codec.name == "libx265" and shape.width < _NARROW:
             options["x265-params"] += ":asm=no"
         stream: Any = self._out.add_stream(self.codec.name, rate=self._rate, options=options)

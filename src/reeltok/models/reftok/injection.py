@@ -120,7 +120,7 @@ class RefTokConfig:
     @property
     def widest(self) -> float:
         """Values of the widest layer for each pixel of a frame, and of references beside it."""
-        return self.body.widest * (1 + 2 * self.width / self.body.width)
+        return self.body.widest * (1 + self.width / self.body.width)
 
     @property
     def strips(self) -> bool:
