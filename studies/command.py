@@ -20,6 +20,7 @@ def run(study: Study) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/studies") / study.name)
     parser.add_argument("--seeds", type=int, help="runs of each row")
     parser.add_argument("--steps", type=int, help="cut every stage, to rehearse")
+    parser.add_argument("--lines", type=int, help="only the first so many lines of each seed")
     parser.add_argument("--device", help="cpu, cuda; by default what is there")
     asked = parser.parse_args()
     if asked.setting == "push" and study.simulated is not None:
@@ -27,20 +28,21 @@ def run(study: Study) -> None:
     seeds = asked.seeds or (1 if asked.setting == "full" else study.seeds)
     given = {key: getattr(asked, key) for key in ("data", "out", "setting", "device", "steps")}
     try:
-        conduct(Lab(study=study, **given), seeds)
+        conduct(Lab(study=study, **given), seeds, asked.lines)
     except (ValueError, OSError) as error:
         raise SystemExit(f"{study.name}: {error}") from error
 
 
-def conduct(lab: Lab, seeds: int) -> list[Result]:
-    """Measure every row with every seed; write after each what is known."""
+def conduct(lab: Lab, seeds: int, lines: int | None = None) -> list[Result]:
+    """Measure every row (or the first `lines`) with every seed; write after each what is known."""
     results: list[Result] = []
     for seed in range(seeds):
-        for row in lab.study.rows(lab.setting, seed):
+        for row in lab.study.rows(lab.setting, seed)[:lines]:
             results.append(lab.measure(row, seed))
             write(lab, results)
             print(f"{row.name} (seed {seed}): {results[-1].scores}", flush=True)
-    lab.study.draw(lab, results)
+    if lines is None or lab.setting == "push":
+        lab.study.draw(lab, results)
     print((lab.out / "table.md").read_text())
     return results
 

@@ -311,6 +311,8 @@ def push_draw(lab: Lab, results: list[Result]) -> None:
         name: [quarters(result) for result in results if result.row.name == name]
         for name in (OURS, RIVAL)
     }
+    if not runs[RIVAL]:
+        return
     known = [key for key in MEASURES if key in runs[OURS][0][4]]
     steps = lab.steps or PLANE_STEPS
     said = [

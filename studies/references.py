@@ -213,19 +213,24 @@ def points_of(result: Result) -> Points:
     return read_points(result.folder)
 
 
-def push_verdicts(results: list[Result]) -> tuple[dict[str, list[Verdict]], float]:
-    """RefTok beside its twin and the Cosmos-style lines, at equal nominal and at packed bits."""
-    named = [list(map(points_of, by_name(results, line.name))) for line in PUSH_LINES]
-    mixed, weight = at_packed_bits(results)
-    others = {
-        "RefTok over its twin, equal nominal bits": named[1],
-        "RefTok over Cosmos-style FSQ, equal nominal bits": named[2],
-        "RefTok over Cosmos-style FSQ, equal packed bits": mixed,
-    }
-    known = [key for key in MEASURES if key in next(iter(named[0][0].values()))]
+def push_verdicts(results: list[Result]) -> tuple[dict[str, list[Verdict]], float | None]:
+    """RefTok beside those of the other lines that are there, and the weight of `at_packed_bits`."""
+    ours, *rivals = (list(map(points_of, by_name(results, line.name))) for line in PUSH_LINES)
+    others, weight = (
+        {
+            "RefTok over its twin, equal nominal bits": rivals[0],
+            "RefTok over Cosmos-style FSQ, equal nominal bits": rivals[1],
+        },
+        None,
+    )
+    if all(rivals):
+        mixed, weight = at_packed_bits(results)
+        others["RefTok over Cosmos-style FSQ, equal packed bits"] = mixed
+    known = [key for key in MEASURES if key in next(iter(ours[0].values()))]
     found = {
-        name: [decide(named[0], rival, key, less=key == "lpips") for key in known]
+        name: [decide(ours, rival, key, less=key == "lpips") for key in known]
         for name, rival in others.items()
+        if rival
     }
     return found, weight
 
@@ -237,15 +242,19 @@ def push_draw(lab: Lab, results: list[Result]) -> None:
     seconds.
     """
     found, weight = push_verdicts(results)
+    if not found:
+        return
     runs = [list(map(points_of, by_name(results, line.name))) for line in PUSH_LINES[:2]]
     last = max(runs[0][0])
     half = min(step for step in runs[0][0] if 2 * step >= last)
-    pair = [
-        mean_over_seeds(run, step, "psnr") for run, step in zip(runs, (half, last), strict=True)
-    ]
-    early = paired(*pair)
-    text = f"At equal packed bits: {weight:.2f} of the line of 16 bits, the rest of that of 10. "
-    text += f"RefTok after {half:,} steps less its twin after {last:,}: {said(early, 2)} dB."
+    early = paired(
+        *(mean_over_seeds(r, s, "psnr") for r, s in zip(runs, (half, last), strict=True))
+    )
+    text = f"RefTok after {half:,} steps less its twin after {last:,}: {said(early, 2)} dB."
+    if weight is not None:
+        text += (
+            f" At equal packed bits: {weight:.2f} of the line of 16 bits, the rest of that of 10."
+        )
     add_verdicts(lab, found, {"weight of 16 bits": weight, "half": vars(early)}, text)
 
 

@@ -351,6 +351,9 @@ def test_lines_meet_at_equal_packed_bits(load, tmp_path: Path) -> None:
     assert study.at_packed_bits(results)[1] == 0.0, "nothing is extrapolated"
     found, _ = study.push_verdicts(results)
     assert [one[0].gains[8].mean for one in found.values()] == [5.0, 2.0, 10.0]
+    found, weight = study.push_verdicts(results[:2])
+    assert list(found) == ["RefTok over its twin, equal nominal bits"]
+    assert weight is None
 
 
 @pytest.mark.slow
