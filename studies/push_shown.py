@@ -63,6 +63,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="episodes of `reeltok data push`")
     parser.add_argument("--episodes", type=int, nargs="+", default=[0, 1, 2, 3, 4, 5])
     parser.add_argument("--frames", type=int, default=33)
+    parser.add_argument("--every", type=int, default=1, help="show only every such frame")
     parser.add_argument("--seed", type=int, default=0, help="of a flow's noise")
     parser.add_argument("--tokenizer", help="by default the one that the generator names")
     parser.add_argument("--out", type=Path, required=True, help="a WebP file")
@@ -76,12 +77,18 @@ def main() -> None:
     else:
         rows = sample(given.model, given.tokenizer, len(clips), given.seed)
     whole = torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)
-    pictures = [Image.fromarray(frame.numpy()) for frame in whole]
+    pictures = [Image.fromarray(frame.numpy()) for frame in whole[:: given.every]]
     size = (ENLARGED * whole.shape[2], ENLARGED * whole.shape[1])
     first, *rest = [p.resize(size, Image.Resampling.NEAREST) for p in pictures]
     given.out.parent.mkdir(parents=True, exist_ok=True)
     first.save(
-        given.out, save_all=True, append_images=rest, duration=100, loop=0, quality=60, method=6
+        given.out,
+        save_all=True,
+        append_images=rest,
+        duration=100 * given.every,
+        loop=0,
+        quality=60,
+        method=6,
     )
 
 
