@@ -118,7 +118,20 @@ def by_size(options: argparse.Namespace) -> dict[str, Any]:
                     row |= {f"{key}, whole": whole[key] for key in ("peak GB", "s")}
                     row["s, ratio"] = round(row["s"] / whole["s"], 3)
                 print(work, size, row, file=sys.stderr, flush=True)
+                keep(options, "size", rows)
     return rows
+
+
+def keep(options: argparse.Namespace, way: str, rows: dict[str, Any]) -> None:
+    """Write rows to the record that was asked for, beside others that it holds."""
+    if options.out is None:
+        return
+    result = json.loads(options.out.read_text()) if options.out.exists() else {}
+    machine = describe()
+    part = result.setdefault(options.model, {}).setdefault(way, {})
+    part |= {str(name): {**row, "commit": machine["commit"]} for name, row in rows.items()}
+    result["machine"] = machine
+    options.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def main() -> None:
@@ -136,15 +149,8 @@ def main() -> None:
         run(options.model, options.run, options.size)
         return
     rows = by_size(options) if options.sizes else by_length(options)
-    held = options.out is not None and options.out.exists()
-    result = json.loads(options.out.read_text()) if held else {}
-    way, machine = "size" if options.sizes else "frames", describe()
-    part = result.setdefault(options.model, {}).setdefault(way, {})
-    part |= {str(name): {**row, "commit": machine["commit"]} for name, row in rows.items()}
-    result["machine"] = machine
-    if options.out is not None:
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps({"machine": machine, "model": options.model, "rows": rows}, indent=1))
+    keep(options, "size" if options.sizes else "frames", rows)
+    print(json.dumps({"machine": describe(), "model": options.model, "rows": rows}, indent=1))
 
 
 if __name__ == "__main__":
