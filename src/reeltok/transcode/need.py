@@ -26,7 +26,7 @@ GB = 10**9
 PROCESS = 0.36 * GB  # Python, torch and its kernels, without weights
 LAYERS = 17  # outputs of the widest layer that a strip has at a time, and the gaps between them
 WAITS = 5.5  # times the rows that wait: joined with a strip's, kept anew, and the gaps
-LAYERS_WHOLE, PASTS_WHOLE = 12, 2  # the same of whole frames; pasts of this run and of the last
+LAYERS_WHOLE, PASTS_WHOLE = 11, 2  # the same of whole frames; pasts of this run and of the last
 COLUMN = 16  # rows of cells behind which no more rows come to wait
 STREAMS = {"encode": 3, "decode": 3, "reconstruct": 9}
 """Bytes of RGB for a pixel of a group of frames: two groups of originals, and reconstructions."""
