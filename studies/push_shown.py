@@ -53,7 +53,7 @@ def sample(model: str, tokenizer: str | None, columns: int, seed: int) -> list[V
     decoder = reeltok.load(tokenizer or flow.pick_clip(network.config, None).tokenizer)
     made = decoder.decode(flow.generate(network, decoder, count=ROWS * columns, seed=seed))
     assert isinstance(made, Tensor)
-    return list(torch.stack([to_bytes(one[None]) for one in made]).split(columns))
+    return list(torch.stack([to_bytes(one[None].clamp(-1, 1)) for one in made]).split(columns))
 
 
 def main() -> None:

@@ -10,8 +10,8 @@ from small_priors import SIZE, prior_for
 
 import reeltok
 from reeltok.evaluate.push.locate import find_gripper
+from reeltok.generate import flow, masked
 from reeltok.generate import folder as folders
-from reeltok.generate import masked
 from reeltok.generate.bundle import bundle_generator, main
 from reeltok.generate.folder import bundled_generators, find_generator, save_generator
 from reeltok.generate.pipeline import GenerationRequest, generate_files, open_generator
@@ -161,6 +161,27 @@ def test_the_bundled_prior_moves_the_gripper_where_it_is_told() -> None:
     assert np.abs(found["no"] - found["start"]).max() < 3
     assert found["right"][0] - found["left"][0] > 30  # pixels of 64, in 8 frames
     assert found["near"][1] - found["away"][1] > 20
+
+
+def test_the_bundled_flow_is_of_the_bundled_planes() -> None:
+    clip = flow.pick_clip(flow.load("sit-push").config, reeltok.load("coordtok-push"))
+    assert (clip.frames, clip.height, clip.width) == (128, 64, 64)
+
+
+@pytest.mark.slow
+def test_the_bundled_flow_makes_an_arm_that_moves() -> None:
+    """Red is the palm's alone; noise, or planes of one still picture, has none that moves."""
+    tokenizer, model = reeltok.load("coordtok-push"), flow.load("sit-push")
+    made = tokenizer.decode(flow.generate(model, tokenizer, count=2, steps=60, seed=0))
+    assert isinstance(made, torch.Tensor)
+    for one in made:
+        frames = to_bytes(one[None].clamp(-1, 1))
+        palm = find_gripper(frames.numpy())
+        seen = palm[np.isfinite(palm).all(1)]
+        assert len(seen) > 32
+        assert (seen.std(0) > 3).any()  # pixels
+        still = frames.float().std(0).mean((1, 2)) < 8  # rows of pixels: walls do not change
+        assert still[-8:].all()
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

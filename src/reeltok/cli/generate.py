@@ -175,10 +175,10 @@ def generate(
 ) -> Report:
     """Generate videos with a flow on latents, or with a masked prior on ids.
 
-    MODEL is prior-push, which comes along, or the folder of a generator (RUN/model of `reeltok
-    train sit_cpu`, or a converted one). The videos are FOLDER/000.mp4 and so on; the same seed
-    gives the same videos, whatever --batch. A prior can also continue the video --given, for as
-    many --blocks as are asked for, or fill the parts of it that --last-frames, --inpaint or
+    MODEL is prior-push or sit-push, which come along, or the folder of a generator (RUN/model of
+    `reeltok train sit_cpu`, or a converted one). The videos are FOLDER/000.mp4 and so on; the same
+    seed gives the same videos, whatever --batch. A prior can also continue the video --given, for
+    as many --blocks as are asked for, or fill the parts of it that --last-frames, --inpaint or
     --outpaint leave open. prior-push begins with frames and actions of its own where --given and
     --actions name no others.
     """
