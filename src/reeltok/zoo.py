@@ -34,7 +34,7 @@ from reeltok.models.vidtok.network import VidTok
 from reeltok.models.vidtok.stages import VidTokConfig
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokenizer.folder import Base, ConfigExtras, build_empty
-from reeltok.tokenizer.rows import unpack_rows
+from reeltok.tokenizer.rows import read_packed
 from reeltok.tokens.packing.model import NAME as PACKING
 
 FAMILIES: dict[str, tuple[type, type[Tokenizer]]] = {
@@ -150,9 +150,7 @@ def with_weights(family: str, config: Any, name: str, weights: str | Path) -> To
     """A tokenizer with the weights of a file, or "random" ones."""
     if str(weights) == "random":
         return build_random(family, config, name)
-    return build_from_state(
-        family, config, name, unpack_rows(read_checkpoint(weights)), source=str(weights)
-    )
+    return build_from_state(family, config, name, read_packed(weights), source=str(weights))
 
 
 def moved_to(
@@ -222,7 +220,7 @@ def load_folder(folder: Path, *, variant: str | None = None) -> Tokenizer:
     path = find_file(folder, variant)
     weights: Mapping[str, Tensor] = {
         name.removeprefix(record.get("prefix", "")): tensor
-        for name, tensor in unpack_rows(read_checkpoint(path)).items()
+        for name, tensor in read_packed(path).items()
     }
     if (base := record.get("base")) is not None:
         weights = complete(weights, base, path)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from small_models import COORDTOK, DISCRETE
 from small_siblings import FEW
 
@@ -15,7 +16,7 @@ from reeltok.models.coordtok.network import CoordTok
 from reeltok.models.vidtok.network import VidTok
 from reeltok.recipes import find_recipe
 from reeltok.tokenizer.folder import add_statistics, hash_weights
-from reeltok.tokenizer.rows import pack_rows, unpack_rows
+from reeltok.tokenizer.rows import pack_rows, read_packed, unpack_rows
 from reeltok.train import change, train
 from reeltok.train.bundle import bundle, main
 from reeltok.train.card import command, curve, losses, seconds_of
@@ -81,6 +82,28 @@ def test_rows_of_six_bits_come_back_within_half_a_step(tmp_path: Path) -> None:
     larger = bundle(model.save_pretrained(tmp_path / "model"), tmp_path / "eight")
     matrices = sum(x.numel() for x in state.values() if x.ndim > 1)
     assert larger.bytes - made.bytes > 0.6 * matrices / 4  # the rest are names
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"a.row-shape": torch.tensor([4, 7])},
+        {"a.row-shape": torch.tensor([-4, -6])},
+        {"a.row-shape": torch.tensor([2**40, 2**40])},
+        {"a": torch.zeros(17, dtype=torch.uint8)},
+        {"a": torch.zeros(0, dtype=torch.uint8), "a.row-shape": torch.tensor([0, 6])},
+        {"a": torch.zeros(18, dtype=torch.int8)},
+        {"a.row-scale": torch.ones(5)},
+    ],
+)
+def test_damaged_rows_are_refused(change: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    packed = pack_rows({"a": torch.randn(4, 6)}, 6)
+    assert unpack_rows(packed)["a"].shape == (4, 6)
+    with pytest.raises(ValueError, match=r"rows of 'a' .*the file is damaged"):
+        unpack_rows(packed | change)
+    save_file(packed | change, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"model\.safetensors: the rows of 'a'"):
+        read_packed(tmp_path / "model.safetensors")
 
 
 def test_weights_that_are_replaced_are_remembered(

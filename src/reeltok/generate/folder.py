@@ -10,13 +10,13 @@ from torch import nn
 
 from reeltok import zoo
 from reeltok.devices import pick_device
-from reeltok.files.checkpoints import find_file, load_weights, read_checkpoint
+from reeltok.files.checkpoints import find_file, load_weights
 from reeltok.files.parsing import parse_config, read_object
 from reeltok.files.text import printable
 from reeltok.generate.clip_spec import ClipSpec
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokenizer.folder import build_empty, dump_config, write_folder
-from reeltok.tokenizer.rows import Bits, unpack_rows
+from reeltok.tokenizer.rows import Bits, read_packed
 
 BUNDLED = zoo.BUNDLED / "generators"
 STARTS = "starts"  # in the folder of a prior: clips of one frame to begin with, and their actions
@@ -75,7 +75,7 @@ def load_generator(
         raise ValueError(f"{folder} holds a {said!r}, not a {noun}: choose another")
     config = parse_config(record.get("config"), kind, str(folder / "config.json"))
     path = find_file(folder)
-    weights = unpack_rows(read_checkpoint(path))
+    weights = read_packed(path)
     if device is not None:
         device = pick_device(device)
         weights = {name: tensor.to(device) for name, tensor in weights.items()}

@@ -5,12 +5,14 @@ docs/decisions/0006 says what that costs.
 
 from collections.abc import Mapping
 from math import prod
+from pathlib import Path
 from typing import Literal
 
 import torch
 from jaxtyping import Float, Int8
 from torch import Tensor
 
+from reeltok.files.checkpoints import read_checkpoint
 from reeltok.tokens.payload import pack_ids, unpack_ids
 
 Bits = Literal[6, 8]
@@ -49,15 +51,42 @@ def round_rows(
     return (rows / scale[:, None]).round().clamp(-most, most).to(torch.int8), scale
 
 
+def read_packed(path: str | Path) -> dict[str, Tensor]:
+    """The weights of a file or folder, unpacked. ValueError, with its name, where it is damaged."""
+    weights = read_checkpoint(path)
+    try:
+        return unpack_rows(weights)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
 def unpack_rows(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights as float32 where `pack_rows` packed them; all others as they are."""
+    """Weights as float32 where `pack_rows` packed them; all others as they are.
+
+    ValueError where rows, scales and shapes are not of one matrix.
+    """
     plain = {name: x for name, x in weights.items() if not name.endswith((SCALE, SHAPE))}
     for name, tensor in plain.items():
         if name + SHAPE in weights:
-            shape = weights[name + SHAPE].tolist()
-            steps = unpack_ids(tensor.cpu().numpy(), 6, prod(shape)) - 32
-            tensor = torch.from_numpy(steps).view(shape)
+            tensor = unpack_shape(name, tensor, weights[name + SHAPE].flatten().tolist())
         if name + SCALE in weights:
-            rows = tensor.float().flatten(1) * weights[name + SCALE].float()[:, None]
-            plain[name] = rows.view(tensor.shape)
+            scale = weights[name + SCALE].float()
+            if tensor.ndim < 2 or scale.shape != tensor.shape[:1]:
+                raise ValueError(
+                    f"the rows of {name!r} have {scale.numel():,} scales for a matrix of "
+                    f"{tuple(tensor.shape)}: the file is damaged, get it again"
+                )
+            plain[name] = (tensor.float().flatten(1) * scale[:, None]).view(tensor.shape)
     return plain
+
+
+def unpack_shape(name: str, packed: Tensor, shape: list[int]) -> Tensor:
+    """The integers of a matrix of `shape` that lie in 6 bits each."""
+    count = prod(shape)
+    known = min(shape, default=0) > 0 and packed.dtype == torch.uint8 and packed.ndim == 1
+    if not known or packed.numel() != -(-count * 6 // 8):
+        raise ValueError(
+            f"the rows of {name!r} are {packed.numel():,} bytes, which is no matrix of "
+            f"{tuple(shape)} in 6 bits: the file is damaged, get it again"
+        )
+    return torch.from_numpy(unpack_ids(packed.cpu().numpy(), 6, count) - 32).view(shape)

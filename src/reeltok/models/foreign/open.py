@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from reeltok.files.checkpoints import find_file, read_checkpoint
+from reeltok.files.checkpoints import find_file
 from reeltok.hub import fetch_repository, has_weights, is_repository, model_folder
 from reeltok.models.foreign.diffusers import Diffusers, DiffusersConfig, read_config, with_state
 from reeltok.models.foreign.function import Function, FunctionConfig
 from reeltok.models.foreign.names import HOW, ForeignName
 from reeltok.models.foreign.network import Foreign
 from reeltok.models.foreign.torchscript import TorchScript, TorchScriptConfig
-from reeltok.tokenizer.rows import unpack_rows
+from reeltok.tokenizer.rows import read_packed
 
 
 def open_foreign(
@@ -62,7 +62,7 @@ def open_diffusers(
         source = None if str(weights) == "random" else Path(weights)
     if source is not None and source.is_dir():
         source = find_file(source, variant)
-    state = None if source is None else unpack_rows(read_checkpoint(source))
+    state = None if source is None else read_packed(source)
     return with_state(config, called, state, source=str(source or name.text))
 
 
