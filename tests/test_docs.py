@@ -146,3 +146,10 @@ def test_where_a_reader_begins_all_runs(page: Path) -> None:
     assert not [text for _, text in blocks(page, "python") if why_not(text)]
     said = [line for _, text in blocks(page, "bash") for line in lines(text) if why_not(line)]
     assert said in ([], ["reeltok train finetune --data clips/clean.csv --out runs/mine"])
+
+
+def test_no_page_and_no_record_names_a_folder_of_the_machine_it_was_made_on() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "docs").rglob("*.json")]
+    pages += (ROOT / "src" / "reeltok" / "weights").rglob("README.md")
+    own = re.compile(r"(?<![\w./~}-])/(tmp|root|home|work|Users|var/tmp)/")
+    assert [str(p.relative_to(ROOT)) for p in pages if own.search(p.read_text())] == []

@@ -12,6 +12,13 @@ from reeltok.nn import doubled
 from reeltok.nn.past import Past, name_layers
 
 
+def count_calls(monkeypatch: pytest.MonkeyPatch, name: str) -> list[int]:
+    """A list that grows by a 1 with every call of a function of `doubled`."""
+    taken, convolve = [0], getattr(doubled, name)
+    monkeypatch.setattr(doubled, name, lambda *a, **k: (taken.append(1), convolve(*a, **k))[1])
+    return taken
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 5), (4, 3), (8, 8)])
 def test_one_step_is_the_two(size: tuple[int, int]) -> None:
     x, bias = torch.randn(2, 3, *size, 12), torch.randn(10)
@@ -28,8 +35,7 @@ def test_a_stage_doubles_the_same_way_whole_and_streamed(
 ) -> None:
     up, x = Up(8, 8, time=True, config=replace(VIDTOK[name], width=8)), torch.randn(1, 4, 5, 6, 8)
     name_layers(up, "up")
-    taken, convolve = [0], doubled.convolve_doubled
-    monkeypatch.setattr(doubled, "convolve_doubled", lambda *a: (taken.append(1), convolve(*a))[1])
+    taken = count_calls(monkeypatch, "convolve_doubled")
 
     def run() -> torch.Tensor:
         past = Past()
@@ -71,10 +77,7 @@ def test_a_stage_doubles_time_the_same_way(name: str, monkeypatch: pytest.Monkey
     up = Up(96, 96, time=True, config=replace(VIDTOK[name], width=96))
     x = torch.randn(1, 5, 8, 8, 96)
     name_layers(up, "up")
-    taken, convolve = [0], doubled.convolve_pairs
-    monkeypatch.setattr(
-        doubled, "convolve_pairs", lambda *a, **k: (taken.append(1), convolve(*a, **k))[1]
-    )
+    taken = count_calls(monkeypatch, "convolve_pairs")
     parts = [x] if name.endswith("noncausal_488_4chn") else [x, x[:, :2], x[:, 2:3], x[:, 3:]]
 
     def run() -> torch.Tensor:
