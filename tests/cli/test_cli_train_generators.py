@@ -20,6 +20,7 @@ import reeltok
 from reeltok import zoo
 from reeltok.corpus import Corpus
 from reeltok.generate import flow, masked
+from reeltok.generate.folder import family_of
 from reeltok.generate.recipes import GENERATORS
 from reeltok.models.vidtok.network import VidTok
 from reeltok.nn.quantizers import GaussianConfig
@@ -121,6 +122,37 @@ def test_a_flow_from_clips_to_videos(
     assert again.code == 0, again.err
     assert not (tmp_path / "two" / "corpus").exists()  # nothing is encoded twice
     assert log_of(out) == log_of(tmp_path / "two")
+
+
+@pytest.mark.parametrize("recipe", ["sit_cpu", "prior_cpu"])
+def test_a_run_begins_with_the_weights_of_another(
+    run: Run, tokenizers: dict[str, Path], data: Path, tmp_path: Path, recipe: str
+) -> None:
+    kind, frames = ("planes", 4) if recipe == "sit_cpu" else ("plain", 5)
+    one, load = words(recipe, tokenizers[kind], data, tmp_path / "one", frames=frames), find_family
+    assert run(*one).code == 0
+    trained = load(tmp_path / "one" / "model").state_dict()
+    corpus, still = tmp_path / "one" / "corpus", ("--set", "loop.optimizer.lr=1e-12")
+    for out, more in (("fresh", {}), ("warm", {"warm": tmp_path / "one" / "model"})):
+        again = words(recipe, tokenizers[kind], corpus, tmp_path / out, frames=frames, **more)
+        found = run(*again, *still, "--set", "loop.seed=5")
+        assert found.code == 0, found.err
+        begun = load(tmp_path / out / "model").state_dict()
+        near = [torch.allclose(begun[key], trained[key], atol=1e-6) for key in trained]
+        assert all(near) == (out == "warm")
+    deeper = ("--set", "settings.depth=2")
+    refused = run(*again[:5], tmp_path / "deep", *again[6:], *deeper)
+    assert (refused.code, "of another configuration" in refused.err) == (2, True), refused.err
+    shallow = words(recipe, tokenizers[kind], corpus, tmp_path / "two", frames=frames)
+    assert run(*shallow, *deeper).code == 0
+    refused = run(
+        *again[:5], tmp_path / "three", *again[6:], "--set", f"warm={tmp_path / 'two' / 'model'}"
+    )
+    assert refused.code == 2, refused.err
+
+
+def find_family(folder: Path) -> torch.nn.Module:
+    return (flow if family_of(folder) == "flow" else masked).load(folder)
 
 
 @pytest.mark.parametrize("name", ["small", "default-kl"])

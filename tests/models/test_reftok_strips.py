@@ -22,7 +22,7 @@ from reeltok.tokenizer.tiling import Tiling, tiling_of
 from reeltok.tokens.record import Tokens
 from reeltok.transcode import Coding, memory, need
 from reeltok.transcode.memory import bounded
-from reeltok.transcode.need import memory_need
+from reeltok.transcode.need import Workload, memory_need
 
 FSQ = FSQConfig(levels=(8, 8, 5), regularization=False)
 BODY = replace(COMPACT, width=8, blocks=(1, 1), quantizer=FSQ)
@@ -197,7 +197,7 @@ def test_what_takes_whole_frames() -> None:
         assert not model.spec.strips
         assert tiling_of(Tiling(pixels=16, room=0), model.spec)["tile"] is None
         with pytest.raises(ValueError, match="cannot bound its memory: leave `memory` out"):
-            bounded(model, (64, 64), Coding(memory=2), "encode")
+            bounded(model, Coding(memory=2), Workload(work="encode", size=(64, 64)))
 
 
 def test_a_budget_is_kept_with_strips(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,13 +205,19 @@ def test_a_budget_is_kept_with_strips(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("BESIDE", "LEAST"):
         monkeypatch.setattr(memory, name, 1_000)
     model, size, coding = MODELS["plain start"], (640, 64), Coding(chunk=4)
-    needed = memory_need(model, size, coding, "encode")
+    needed = memory_need(model, coding, Workload(work="encode", size=size))
     with pytest.warns(UserWarning, match="in strips of 32 pixels .* wait in a temporary file"):
-        found = bounded(model, size, replace(coding, memory=needed.within(32) / 1e9), "encode")
+        found = bounded(
+            model,
+            replace(coding, memory=needed.within(32) / 1e9),
+            Workload(work="encode", size=size),
+        )
     assert isinstance(found.tile, Tiling)
     assert found.tile.pixels == 32
     with pytest.raises(ValueError, match="GB is too little for frames of 640x64 by reftok: give"):
-        bounded(model, size, replace(coding, memory=needed.least / 2e9), "encode")
+        bounded(
+            model, replace(coding, memory=needed.least / 2e9), Workload(work="encode", size=size)
+        )
 
 
 def test_a_network_sees_no_more_than_a_strip(monkeypatch: pytest.MonkeyPatch) -> None:

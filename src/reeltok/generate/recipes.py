@@ -24,10 +24,11 @@ TABLES = ("token_embed", "level_embed", "pos_embed", "class_embed")
 class GeneratorRecipe:
     """Everything a generator's run needs but the data's place.
 
-    `tokenizer` is a preset or a folder. `settings` are values of the generator's configuration. The
-    clips are cut into examples of `data.windows.0` (frames, size, batch), `every` so many frames
-    (None: one after another), at most `most` of a clip; only `groups` of them, where some are
-    named. `classes`: groups are classes, that can be asked for. A prior learns to go on from
+    `tokenizer` is a preset or a folder. `settings` are values of the generator's configuration.
+    `warm` names a generator, bundled or a folder, whose weights one of the same shape begins with.
+    The clips are cut into examples of `data.windows.0` (frames, size, batch), `every` so many
+    frames (None: one after another), at most `most` of a clip; only `groups` of them, where some
+    are named. `classes`: groups are classes, that can be asked for. A prior learns to go on from
     `given` frames; a RefTok's reference is the first of them. Of several `tasks` each example
     draws one ("interpolate": the last frame is given too; "inpaint" and "outpaint": a box in the
     middle is hidden, or is all that is given). `actions` numbers after each frame, read from
@@ -41,6 +42,7 @@ class GeneratorRecipe:
     name: str
     generator: Literal["flow", "prior"]
     tokenizer: str
+    warm: str | None = None
     settings: dict[str, Any] = Field(default_factory=dict)
     groups: tuple[str, ...] = ()
     classes: bool = False

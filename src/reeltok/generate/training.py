@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from reeltok import zoo
 from reeltok.corpus.read import Corpus
+from reeltok.files.checkpoints import find_file, load_weights
 from reeltok.generate import flow, masked
 from reeltok.generate.condition_encoder import ConditionEncoder
 from reeltok.generate.examples import (
@@ -21,6 +23,7 @@ from reeltok.generate.examples import (
     split_rows,
     with_clip,
 )
+from reeltok.generate.folder import find_generator
 from reeltok.generate.ids import Examples, PriorTask
 from reeltok.generate.latents import ExampleSet, Feed, FlowTask, Latents, measure_moments
 from reeltok.generate.prior import Prior, PriorConfig
@@ -29,6 +32,7 @@ from reeltok.generate.sit import Flow, FlowConfig
 from reeltok.models.reftok.network import RefTok
 from reeltok.parallel import Rank, in_turn, init_distributed
 from reeltok.tokenizer.contract import Tokenizer
+from reeltok.tokenizer.rows import read_packed
 from reeltok.train.checks import require_new, require_shares
 from reeltok.train.launch import begin
 from reeltok.train.loop import run_task
@@ -153,6 +157,7 @@ def make(
     examples = of(split.train)
     assert examples is not None
     prior.fit_biases(examples.ids)
+    begin_with(prior, recipe.warm)
     task = PriorTask(prior, held_out=of(split.held), batch=recipe.window.batch)
     return PreparedTask(task=task, examples=examples)
 
@@ -171,8 +176,21 @@ def make_flow(
         statistics=measure_moments(latents, config),
         label_dropout=recipe.settings.get("label_dropout", 0.0),
     )
-    task = FlowTask(Flow(config), held_out=of(split.held), batch=recipe.window.batch)
+    sit = Flow(config)
+    begin_with(sit, recipe.warm)
+    task = FlowTask(sit, held_out=of(split.held), batch=recipe.window.batch)
     return PreparedTask(task=task, examples=latents)
+
+
+def begin_with(network: nn.Module, warm: str | None) -> None:
+    """Take the weights of the generator `warm`, if any. ValueError where they do not fit."""
+    if warm is None:
+        return
+    path = find_file(find_generator(warm))
+    weights, advice = read_packed(path), "name one of the same kind and shape for warm"
+    load_weights(network, weights, what=str(path), advice=advice)
+    if more := sorted(weights.keys() - network.state_dict().keys()):
+        raise ValueError(f"{path} has {more[0]}, which this configuration has not: {advice}")
 
 
 # Trying it.

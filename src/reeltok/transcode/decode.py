@@ -14,6 +14,7 @@ from reeltok.tokens.record import Tokens
 from reeltok.tokens.reel import Reel
 from reeltok.transcode.encode import warn_all
 from reeltok.transcode.memory import bounded, released
+from reeltok.transcode.need import Workload
 from reeltok.transcode.options import PLAYABLE, USUAL, Coding, OnProgress, Writing
 from reeltok.video.record import Video, stream, write
 from reeltok.video.timing import moments_of
@@ -77,7 +78,8 @@ def decode_file(
     began, name = time.monotonic(), str(source.source.path)
     first, end = frame_range(source.frames, start, stop)
     source.packing = source.packing or tokenizer.packing
-    parts = naming_source(name, decode_frames(tokenizer, source, first, end, coding=coding))
+    frames = decode_frames(tokenizer, source, first, end, coding=coding, codec=writing.codec)
+    parts = naming_source(name, frames)
     written = write(counted(parts, on_progress, end - first), target, **asdict(writing))
     warn_all([f"{target}: {line}" for line in written.notes])
     return DecodedFile(
@@ -93,16 +95,25 @@ def decode_file(
 
 
 def decode_frames(
-    tokenizer: Tokenizer, reel: Reel, first: int, end: int, *, coding: Coding = USUAL
+    tokenizer: Tokenizer,
+    reel: Reel,
+    first: int,
+    end: int,
+    *,
+    coding: Coding = USUAL,
+    codec: str | None = None,
 ) -> Iterator[Video]:
     """Frames `first` up to `end` of a .reel file in parts.
 
-    `start` of each part is the place of `first` in the original, in seconds. ValueError for a file
-    of several clips, and for tokens that are not the tokenizer's.
+    `start` of each part is the place of `first` in the original, in seconds. `codec` is what will
+    write them, which counts for `coding.memory`. ValueError for a file of several clips, and for
+    tokens that are not the tokenizer's.
     """
     if reel.info.batch != 1:
         raise ValueError(f"{reel.source.path} holds {reel.info.batch} clips: decode it in Python")
-    bounds = bounded(tokenizer, (reel.height, reel.width), coding, "decode", frames=end - first)
+    size = (reel.height, reel.width)
+    job = Workload(work="decode", size=size, frames=end - first, codec=codec)
+    bounds = bounded(tokenizer, coding, job)
     span = tokenizer.span(reel, first, end)
     parts = token_parts(tokenizer, reel, span, end, bounds.chunk)
     skip, zero = first - span.before, 0.0 if reel.times is None else float(reel.times[first])

@@ -17,6 +17,7 @@ from reeltok.tokenizer.inputs import made_by
 from reeltok.tokens.reel import Reel, ReelWriter
 from reeltok.transcode.facts import ReelFacts, reel_facts
 from reeltok.transcode.memory import bounded, whole_groups_of
+from reeltok.transcode.need import Workload
 from reeltok.transcode.options import USUAL, WHOLE, Coding, Cut, OnProgress
 from reeltok.transcode.packing import packing_for
 from reeltok.video.record import Stream, stream
@@ -69,7 +70,8 @@ def encode_file(
         open_video(source, cut) as video,
         ReelWriter(target, dtype=getattr(torch, coding.latents), packing=packing) as writer,
     ):
-        bounds = bounded(tokenizer, (video.height, video.width), coding, "encode")
+        job = Workload(work="encode", size=(video.height, video.width))
+        bounds = bounded(tokenizer, coding, job)
         video.chunk, tile = bounds.chunk, bounds.tile
         warn_all(video.notes)
         if video.sound:

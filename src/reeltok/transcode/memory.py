@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from reeltok.allocator import release_freed, return_frames
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokenizer.tiling import TileLike, Tiling
-from reeltok.transcode.need import GB, Need, Work, memory_need
+from reeltok.transcode.need import GB, Need, Workload, memory_need
 from reeltok.transcode.options import Coding
 from reeltok.video.record import Stream, Video
 
@@ -28,21 +28,14 @@ class Bounds:
     tile: TileLike
 
 
-def bounded(
-    tokenizer: Tokenizer,
-    size: tuple[int, int],
-    coding: Coding,
-    work: Work,
-    *,
-    frames: int | None = None,
-    beside: bool = False,
-) -> Bounds:
-    """How `frames` (None: many) of `size` = (height, width) are coded within `coding.memory`.
+def bounded(tokenizer: Tokenizer, coding: Coding, job: Workload) -> Bounds:
+    """How the frames of a job are coded within `coding.memory`.
 
-    `beside`: another video shows them beside their originals. Fewer at a time first, where that
-    changes nothing, then in strips: a note says so, and freed frames go back to the system.
-    ValueError for less than the frames need, and for a tokenizer whose memory cannot be bounded.
+    Fewer at a time first, where that changes nothing, then in strips: a note says so, and freed
+    frames go back to the system. ValueError for less than the frames need, and for a tokenizer
+    whose memory cannot be bounded.
     """
+    size = job.size
     spec, chunk = tokenizer.spec, coding.chunk_for(*size)
     if not spec.strips or tokenizer.device.type != "cpu":
         coding.check_unbounded(tokenizer, *size)
@@ -50,7 +43,7 @@ def bounded(
     fixed = coding.chunk is not None or spec.independent  # where another number changes tokens
     fewest = chunk if fixed else min(chunk, spec.frames_per_group)
     first = replace(coding, chunk=fewest)
-    need = memory_need(tokenizer, size, first, work, frames=frames, beside=beside)
+    need = memory_need(tokenizer, first, job)
     budget = usual_budget(need, size) if coding.memory is None else coding.memory * GB
     own = need.process + (budget - need.process) / (coding.jobs if coding.memory else 1)
     for count in halved(chunk, fewest) if coding.tile is None else ():

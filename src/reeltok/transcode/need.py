@@ -7,24 +7,28 @@ through it; how much more is live at a time was measured (docs/speed.md) and is 
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
 import torch
 
+from reeltok.devices import convolution
 from reeltok.nn.past import Past
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokenizer.strips import FrameSource, StripNetwork, Strips
 from reeltok.transcode.options import LARGE, Coding
 from reeltok.transcode.side_by_side import thinning
 from reeltok.video.lookahead import frames_ahead
+from reeltok.video.movie import codec_named
 
 Work = Literal["encode", "decode", "reconstruct"]
 
 GB = 10**9
 PROCESS = 0.36 * GB  # Python, torch and its kernels, without weights
-LAYERS = 17  # outputs of the widest layer that a strip has at a time, and the gaps between them
+LAYERS = {"winograd": 21, "direct": 36}
+"""Outputs of the widest layer that a strip has at a time by the way of its convolutions, and gaps:
+oneDNN's direct ones copy what goes in and comes out to layouts of their own."""
 WAITS = 5.5  # times the rows that wait: joined with a strip's, kept anew, and the gaps
 LAYERS_WHOLE, PASTS_WHOLE = 11, 2  # the same of whole frames; pasts of this run and of the last
 COLUMN = 16  # rows of cells behind which no more rows come to wait
@@ -38,7 +42,22 @@ COMPARING = 30  # PSNR and SSIM of a frame, in bands
 WRITING, AHEAD = 58, 4.7  # what x264 holds in any case, and for each frame that it looks ahead
 BEHIND = 9  # more frames that it holds so
 WRITING_LARGE = 37  # with few frames
+X265, X265_LARGE = 1.15, 1.8  # times as much is held by x265
 FULL_COLOUR = 1.55  # times as much for odd sizes, which are written in 4:4:4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """What is done with `frames` (None: many) of `size` = (height, width).
+
+    `beside`: another video shows them beside their originals. `codec` writes them, by default x264.
+    """
+
+    work: Work
+    size: tuple[int, int]
+    frames: int | None = None
+    beside: bool = False
+    codec: str | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +112,8 @@ class Need:
 
     `weights` once, the rest for each file: `codecs` for reading and writing, `comparing` pictures
     while the network rests, `pasts` for what it remembers, `streams` and `layer` for a pixel of
-    each frame at a time, on its way and as the widest layer's values. `find_waits` gives those of a
+    each frame at a time, on its way and as the widest layer's values, of which a strip has
+    `layers`. `find_waits` gives those of a
     column of pixels of such a frame that wait between strips, the lowest of which have `cell`
     pixels.
     """
@@ -103,6 +123,7 @@ class Need:
     streams: float
     comparing: float
     layer: float
+    layers: int
     pasts: float
     find_waits: Callable[[], float]
     frames: int
@@ -129,7 +150,7 @@ class Need:
     def within(self, pixels: int) -> float:
         """With strips of `pixels` whose pasts lie in a file."""
         high = min(pixels, self.height)
-        column = WAITS * self.waits + LAYERS * self.layer * high
+        column = WAITS * self.waits + self.layers * self.layer * high
         return min(self.unbounded, self._beside(column * self.frames * self.width))
 
     def _beside(self, network: float) -> float:
@@ -142,31 +163,22 @@ class Need:
         return self.within(self.cell)
 
 
-def memory_need(
-    tokenizer: Tokenizer,
-    size: tuple[int, int],
-    coding: Coding,
-    work: Work,
-    *,
-    frames: int | None = None,
-    beside: bool = False,
-) -> Need:
-    """What a file of `frames` (None: many) of `size` = (height, width) needs.
-
-    `beside`: another video shows them beside their originals.
-    """
-    spec, (height, width), chunk = tokenizer.spec, size, coding.chunk_for(*size)
-    pixels, cells = height * width, math.ceil(height / spec.factors[1])
+def memory_need(tokenizer: Tokenizer, coding: Coding, job: Workload) -> Need:
+    """What coding a file needs."""
+    spec, (height, width), chunk = tokenizer.spec, job.size, coding.chunk_for(*job.size)
+    pixels, cells, work = height * width, math.ceil(height / spec.factors[1]), job.work
     group = spec.window_for(coding.chunk or 16) or max(chunk, spec.frames_per_group)
-    shown = 2 / thinning(pixels) ** 2 if beside else 0.0  # frames of the other video in one
+    shown = 2 / thinning(pixels) ** 2 if job.beside else 0.0  # frames of the other video in one
     codecs = pixels * RGB + reading(pixels) * (work != "decode")
-    codecs += writing(pixels, frames) * (work != "encode") * full_colour(size)
+    codecs += writing(pixels, job) * (work != "encode") * full_colour(job.size)
+    way = convolution() if tokenizer.dtype == torch.float32 else "direct"
     return Need(
         weights=sum(each.nbytes for each in tokenizer.state_dict().values()),
-        codecs=codecs + writing(pixels * shown, frames),
+        codecs=codecs + writing(pixels * shown, replace(job, codec=None)),
         streams=STREAMS[work],
         comparing=pixels * max(COMPARING, RGB * shown * group) * (work == "reconstruct"),
         layer=spec.widest * tokenizer.dtype.itemsize,
+        layers=LAYERS[way],
         pasts=cells * math.ceil(width / spec.factors[2]) * sum(remembered(tokenizer).through(work)),
         find_waits=lambda: waiting(tokenizer, work),
         frames=group,
@@ -181,12 +193,14 @@ def reading(pixels: int) -> float:
     return pixels * (READING_LARGE if pixels > LARGE else READING)
 
 
-def writing(pixels: float, frames: int | None) -> float:
-    """Bytes that x264 holds of a video of so many frames (None: many)."""
+def writing(pixels: float, job: Workload) -> float:
+    """Bytes that an encoder holds of a job's video, whose frames have so many pixels."""
+    others = job.codec is not None and codec_named(job.codec) == "hevc"
     if pixels > LARGE:
-        return pixels * WRITING_LARGE
+        return pixels * WRITING_LARGE * (X265_LARGE if others else 1)
     held = frames_ahead(pixels) + BEHIND if pixels else 0
-    return pixels * (WRITING + AHEAD * (held if frames is None else min(frames, held)))
+    held = held if job.frames is None else min(job.frames, held)
+    return pixels * (WRITING + AHEAD * held) * (X265 if others else 1)
 
 
 def full_colour(size: tuple[int, int]) -> float:

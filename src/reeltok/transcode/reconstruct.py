@@ -16,7 +16,8 @@ from reeltok.tokens.record import Tokens
 from reeltok.transcode.clock import Clock
 from reeltok.transcode.decode import counted, only_videos
 from reeltok.transcode.encode import name_of, open_video, warn_all
-from reeltok.transcode.memory import Bounds, bounded, released, whole_groups_of
+from reeltok.transcode.memory import bounded, released, whole_groups_of
+from reeltok.transcode.need import Workload
 from reeltok.transcode.options import (
     PLAYABLE,
     USUAL,
@@ -85,7 +86,7 @@ def reconstruct_file(
     """
     clock, passed, comparison = Clock("write"), Passed(), PairScores()
     with open_video(source, cut) as video:
-        bounds = bounds_for(tokenizer, video, coding, side_by_side)
+        bounds = bounded(tokenizer, coding, job_of(video, side_by_side, writing.codec))
         video.chunk, tile = bounds.chunk, bounds.tile
         warn_all(video.notes)
         writing = with_sound(writing, video)
@@ -123,13 +124,11 @@ def reconstruct_file(
     )
 
 
-def bounds_for(
-    tokenizer: Tokenizer, video: Stream, coding: Coding, side_by_side: str | Path | None
-) -> Bounds:
-    """How the frames of a video are coded and shown beside their originals, within a budget."""
+def job_of(video: Stream, side_by_side: str | Path | None, codec: str | None) -> Workload:
+    """What is done with a video's frames, as far as it says how much memory that takes."""
     beside = side_by_side is not None and not names_picture(side_by_side)
     size, frames = (video.height, video.width), video.frames
-    return bounded(tokenizer, size, coding, "reconstruct", frames=frames, beside=beside)
+    return Workload(work="reconstruct", size=size, frames=frames, beside=beside, codec=codec)
 
 
 def with_sound(writing: Writing, video: Stream) -> Writing:

@@ -148,6 +148,11 @@ class MovieShape:
         )
 
 
+def codec_named(name: str) -> str:
+    """Our word for a codec, which may go by its encoder's name or by another of its own."""
+    return _ALSO.get(name, name)
+
+
 def choose_codec(
     suffix: str,
     *,
@@ -162,7 +167,7 @@ def choose_codec(
     """
     container = _container(suffix, lossless)
     name = codec or ("ffv1" if lossless else container.codecs[0])
-    name = _ALSO.get(name, name)
+    name = codec_named(name)
     if name not in CODECS:
         near = nearest(name, [*CODECS, *_ALSO], cutoff=0)
         raise ValueError(f"unknown codec {name!r}: did you mean {near}? ({', '.join(CODECS)})")
