@@ -4,7 +4,9 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
+from torch.profiler import profile
 
 from reeltok.models.vidtok.stages import fold, unfold
 from reeltok.nn import layers
@@ -90,6 +92,17 @@ def test_narrow_outputs_are_summed_over_the_kernel_s_frames(stride: int) -> None
         found = conv.convolve(x)
         torch.testing.assert_close(conv.sum_time(x, (1, 1)), found, rtol=0, atol=0)
     torch.testing.assert_close(found, conv.convolve(x).detach(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(3, 8, 8), (4, 3, 57), (6, 32, 32)])
+def test_small_frames_do_not_take_torch_s_slow_convolution(size: tuple[int, int, int]) -> None:
+    torch.manual_seed(0)
+    conv, x = Conv(64, 64, (3, 3, 3)), torch.randn(1, 64, *size)
+    wanted = F.conv3d(x, conv.weight, conv.bias, padding=(0, 1, 1))
+    with torch.no_grad(), profile() as found:
+        y = conv.convolve(x.permute(0, 2, 3, 4, 1))
+    torch.testing.assert_close(y.permute(0, 4, 1, 2, 3), wanted, rtol=0, atol=2e-5)
+    assert not [event.name for event in found.events() if "slow" in event.name]
 
 
 @pytest.mark.parametrize("room", [0, 2])

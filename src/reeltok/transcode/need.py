@@ -13,7 +13,6 @@ from typing import Literal
 
 import torch
 
-from reeltok.devices import convolution
 from reeltok.nn.past import Past
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokenizer.strips import FrameSource, StripNetwork, Strips
@@ -26,9 +25,7 @@ Work = Literal["encode", "decode", "reconstruct"]
 
 GB = 10**9
 PROCESS = 0.36 * GB  # Python, torch and its kernels, without weights
-LAYERS = {"winograd": 21, "direct": 36}
-"""Outputs of the widest layer that a strip has at a time by the way of its convolutions, and gaps:
-oneDNN's direct ones copy what goes in and comes out to layouts of their own."""
+LAYERS = 21  # outputs of the widest layer that a strip has at a time, and the gaps between them
 WAITS = 5.5  # times the rows that wait: joined with a strip's, kept anew, and the gaps
 LAYERS_WHOLE, PASTS_WHOLE = 11, 2  # the same of whole frames; pasts of this run and of the last
 COLUMN = 16  # rows of cells behind which no more rows come to wait
@@ -112,8 +109,7 @@ class Need:
 
     `weights` once, the rest for each file: `codecs` for reading and writing, `comparing` pictures
     while the network rests, `pasts` for what it remembers, `streams` and `layer` for a pixel of
-    each frame at a time, on its way and as the widest layer's values, of which a strip has
-    `layers`. `find_waits` gives those of a
+    each frame at a time, on its way and as the widest layer's values. `find_waits` gives those of a
     column of pixels of such a frame that wait between strips, the lowest of which have `cell`
     pixels.
     """
@@ -123,7 +119,6 @@ class Need:
     streams: float
     comparing: float
     layer: float
-    layers: int
     pasts: float
     find_waits: Callable[[], float]
     frames: int
@@ -150,7 +145,7 @@ class Need:
     def within(self, pixels: int) -> float:
         """With strips of `pixels` whose pasts lie in a file."""
         high = min(pixels, self.height)
-        column = WAITS * self.waits + self.layers * self.layer * high
+        column = WAITS * self.waits + LAYERS * self.layer * high
         return min(self.unbounded, self._beside(column * self.frames * self.width))
 
     def _beside(self, network: float) -> float:
@@ -171,14 +166,12 @@ def memory_need(tokenizer: Tokenizer, coding: Coding, job: Workload) -> Need:
     shown = 2 / thinning(pixels) ** 2 if job.beside else 0.0  # frames of the other video in one
     codecs = pixels * RGB + reading(pixels) * (work != "decode")
     codecs += writing(pixels, job) * (work != "encode") * full_colour(job.size)
-    way = convolution() if tokenizer.dtype == torch.float32 else "direct"
     return Need(
         weights=sum(each.nbytes for each in tokenizer.state_dict().values()),
         codecs=codecs + writing(pixels * shown, replace(job, codec=None)),
         streams=STREAMS[work],
         comparing=pixels * max(COMPARING, RGB * shown * group) * (work == "reconstruct"),
         layer=spec.widest * tokenizer.dtype.itemsize,
-        layers=LAYERS[way],
         pasts=cells * math.ceil(width / spec.factors[2]) * sum(remembered(tokenizer).through(work)),
         find_waits=lambda: waiting(tokenizer, work),
         frames=group,
