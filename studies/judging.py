@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from reeltok.data.clip import Clip
+from reeltok.evaluate.candidates.candidate import ONEDNN
 from reeltok.evaluate.push.measures import CHANGED, decibel
 from reeltok.metrics import paired as metrics
 from reeltok.metrics.lpips import LPIPS
@@ -145,7 +146,9 @@ class Whole:
 
 def flop_counter() -> FlopCounterMode:
     """A counter of all operations inside `with`."""
-    counter = FlopCounterMode(display=False)
+    for formula in ONEDNN.values():
+        formula._get_raw = True  # it takes tensors, not their shapes
+    counter = FlopCounterMode(display=False, custom_mapping=ONEDNN)
     counter.mod_tracker = Whole()
     return counter
 

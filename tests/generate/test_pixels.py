@@ -82,8 +82,9 @@ def test_shapes_and_batches(network: FramePredictor) -> None:
     made = network(start, actions)
     assert made.shape == (2, 3, 3, 16, 16)
     assert torch.equal(made, network(start, actions))  # nothing is drawn
-    torch.testing.assert_close(made[1:], network(start[1:], actions[1:]))
-    torch.testing.assert_close(made[:, :, :2], network(start, actions[:, :2]))  # causal
+    near = {"rtol": 1e-4, "atol": 1e-4}  # a single clip may take another kernel
+    torch.testing.assert_close(made[1:], network(start[1:], actions[1:]), **near)
+    torch.testing.assert_close(made[:, :, :2], network(start, actions[:, :2]), **near)  # causal
     with pytest.raises(ValueError, match=r"a frame is 8x8, this network predicts 16x16: scale it"):
         network(start[..., :8, :8], actions)
 

@@ -200,7 +200,7 @@ def test_training_runs_the_loop_that_encoding_runs() -> None:
     tokens = model.encode(x)
     assert len(motions) == 2
     assert torch.equal(made.quantized.ids, tokens.ids)
-    assert torch.allclose(made.x, model.decode(tokens), atol=1e-5)
+    assert torch.allclose(made.x, model.decode(tokens), atol=2e-4)
 
 
 def test_a_cut_has_no_motion_and_nothing_to_skip() -> None:

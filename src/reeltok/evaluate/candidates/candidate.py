@@ -33,13 +33,23 @@ def product_flops(x: Tensor, weight: Tensor, *_: Any, out_val: Tensor) -> int:
     return 2 * out_val.numel() * weight.shape[-1]
 
 
-# torch's own formulas; what it does not list is an attention and a product that run on a CPU.
+def convolution_flops(x: Tensor, weight: Tensor, *_: Any, out_val: Tensor) -> int:
+    """Those of oneDNN's convolution that is called by its name."""
+    return 2 * out_val.numel() * weight[0].numel()
+
+
+ONEDNN: dict[Any, Any] = {}
+"""Formulas for what runs through oneDNN on a CPU, which torch does not list."""
+if has_onednn():
+    ONEDNN[torch.ops.mkldnn._linear_pointwise] = product_flops
+    ONEDNN[torch.ops.aten.mkldnn_convolution] = convolution_flops
+# torch's own formulas, and those of an attention that runs on a CPU.
 FLOPS: dict[Any, Any] = {
     **flop_registry,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[
         torch.ops.aten._scaled_dot_product_flash_attention
     ],
-    **({torch.ops.mkldnn._linear_pointwise: product_flops} if has_onednn() else {}),
+    **ONEDNN,
 }
 
 
