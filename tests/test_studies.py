@@ -17,6 +17,8 @@ from thorough import slow_but
 from reeltok.generate import masked
 from reeltok.generate.prior import Prior
 from reeltok.models.vidtok.network import VidTok
+from reeltok.nn.layers import Conv
+from reeltok.nn.linear import Linear
 from reeltok.train.build import build_model
 from reeltok.train.checks import require_groups
 from reeltok.video.record import Video, write
@@ -115,6 +117,18 @@ def build_lines(study, setting: str) -> list:
 def test_bad_input_is_one_sentence(load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit, match=r"stages: there is no file or folder .*nothing"):
         conduct(load, monkeypatch, tmp_path / "nothing", tmp_path / "out")
+
+
+def test_operations_are_counted_whatever_library_computes_them(load) -> None:
+    torch.manual_seed(0)
+    conv, product = Conv(64, 64, (3, 3, 3)), Linear(64, 32)
+    x, counted = torch.randn(1, 4, 16, 16, 64), []
+    for way in (torch.enable_grad, torch.no_grad):  # torch's own, and by oneDNN where it is there
+        with way(), load("judging").flop_counter() as counter:
+            product(conv.convolve(x))
+        counted.append(counter.get_total_flops())
+    multiplied = 2 * 16 * 16 * (2 * 27 * 64 * 64 + 2 * 64 * 32)  # two frames: time is not padded
+    assert counted == [multiplied, multiplied]
 
 
 def test_long_clips_are_measured(load, capsys: pytest.CaptureFixture[str]) -> None:

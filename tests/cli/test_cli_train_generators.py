@@ -148,7 +148,11 @@ def test_a_run_begins_with_the_weights_of_another(
     refused = run(
         *again[:5], tmp_path / "three", *again[6:], "--set", f"warm={tmp_path / 'two' / 'model'}"
     )
-    assert refused.code == 2, refused.err
+    assert (refused.code, "which this configuration has not" in refused.err) == (2, True)
+    missing = words(recipe, tokenizers[kind], data, tmp_path / "none", frames=frames, warm="nobody")
+    refused = run(*missing)
+    assert (refused.code, "there is no generator nobody" in refused.err) == (2, True), refused.err
+    assert not (tmp_path / "none").exists()  # nothing was coded
 
 
 def find_family(folder: Path) -> torch.nn.Module:

@@ -44,6 +44,10 @@ from reeltok.video.record import Video, stream
 NARROW = replace(COMPACT, width=8, multipliers=(1, 1), blocks=(1, 1))
 
 
+def encoding(size: tuple[int, int]) -> Workload:
+    return Workload(work="encode", size=size)
+
+
 @pytest.fixture(scope="module")
 def tok() -> VidTok:
     torch.manual_seed(1)
@@ -64,9 +68,7 @@ def test_small_frames_are_coded_whole_and_nothing_is_said(tok: VidTok) -> None:
         assert bounded(tok, USUAL, Workload(work="reconstruct", size=(256, 256))) == Bounds(
             chunk=16, tile=None
         )
-        assert (
-            bounded(tok, Coding(memory=64), Workload(work="encode", size=(1080, 1920))).tile is None
-        )
+        assert bounded(tok, Coding(memory=64), encoding((1080, 1920))).tile is None
 
 
 @pytest.mark.parametrize("size", [(64, 64), (128, 128), (256, 256)])
@@ -75,7 +77,7 @@ def test_small_frames_are_never_cut_but_fewer_are_coded_at_a_time(
 ) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = bounded(tok, USUAL, Workload(work="encode", size=size))
+        found = bounded(tok, USUAL, encoding(size))
     assert found.tile is None
     assert 4 <= found.chunk < USUAL.chunk_for(*size)
 
@@ -154,62 +156,55 @@ def test_other_encoders_hold_more(tok: VidTok) -> None:
 
 def test_strips_were_measured_to_need_no_more() -> None:
     """What encoding 1920x1080 in strips of 64 pixels took by reftok-default, pasts not counted."""
-    model, job = reeltok.load("reftok-default"), Workload(work="encode", size=(1080, 1920))
+    model, job = reeltok.load("reftok-default"), encoding((1080, 1920))
     assert memory_need(model, USUAL, job).within(64) > 0.86e9
 
 
 def test_a_budget_too_small_names_the_least_which_is_enough(tok: VidTok) -> None:
-    least = memory_need(tok, USUAL, Workload(work="encode", size=(2160, 3840))).least / 1e9
+    least = memory_need(tok, USUAL, encoding((2160, 3840))).least / 1e9
     with pytest.raises(ValueError, match=r"`memory=0.2` GB is too little.*: give (\S+) or") as said:
-        bounded(tok, Coding(memory=0.2), Workload(work="encode", size=(2160, 3840)))
+        bounded(tok, Coding(memory=0.2), encoding((2160, 3840)))
     named = float(str(said.value).split("give ")[1].split()[0])
     assert least <= named < least + 0.011
     with pytest.warns(UserWarning, match="in strips of 8 pixels"):
-        found = bounded(tok, Coding(memory=named), Workload(work="encode", size=(2160, 3840)))
+        found = bounded(tok, Coding(memory=named), encoding((2160, 3840)))
     assert isinstance(found.tile, Tiling)
 
 
 def test_strips_that_were_asked_for_are_held_to_the_budget(tok: VidTok) -> None:
     size = (2160, 3840)
     with pytest.raises(ValueError, match=r"`tile=1024` does not fit into `memory=0.8` GB .* lower"):
-        bounded(tok, Coding(tile=1024, memory=0.8), Workload(work="encode", size=size))
+        bounded(tok, Coding(tile=1024, memory=0.8), encoding(size))
     with pytest.warns(UserWarning, match="in strips of 2048 pixels") as said:
-        assert bounded(tok, Coding(tile=2048), Workload(work="encode", size=size)).tile is not None
+        assert bounded(tok, Coding(tile=2048), encoding(size)).tile is not None
     assert "stay within" not in str(said[0].message)
     with pytest.warns(UserWarning, match="in strips of 8 pixels to stay within 1.00 GB"):
-        bounded(tok, Coding(tile=8), Workload(work="encode", size=size))
+        bounded(tok, Coding(tile=8), encoding(size))
 
 
 def test_files_share_a_budget(tok: VidTok, small: None) -> None:
-    size, gb = (
-        (640, 64),
-        memory_need(tok, USUAL, Workload(work="encode", size=(640, 64))).unbounded / 1e9,
-    )
+    size = (640, 64)
+    gb = memory_need(tok, USUAL, encoding(size)).unbounded / 1e9
     alone = Coding(memory=gb * 1.01)
-    assert bounded(tok, alone, Workload(work="encode", size=size)) == Bounds(
-        chunk=USUAL.chunk_for(*size), tile=None
-    )
-    shared = bounded(tok, replace(alone, jobs=2), Workload(work="encode", size=size))
+    assert bounded(tok, alone, encoding(size)) == Bounds(chunk=USUAL.chunk_for(*size), tile=None)
+    shared = bounded(tok, replace(alone, jobs=2), encoding(size))
     assert shared.tile is None
     assert 4 <= shared.chunk < USUAL.chunk_for(*size)
     with pytest.warns(UserWarning, match="in strips of"):
-        assert (
-            bounded(tok, replace(alone, jobs=2, chunk=25), Workload(work="encode", size=size)).tile
-            is not None
-        )
+        assert bounded(tok, replace(alone, jobs=2, chunk=25), encoding(size)).tile is not None
 
 
 def test_what_cannot_be_bounded_is_said(tok: VidTok, monkeypatch: pytest.MonkeyPatch) -> None:
     grouped = VidTok(replace(NARROW, groups=4), "grouped").eval()
     with pytest.raises(ValueError, match="grouped cannot bound its memory: leave `memory` out, or"):
-        bounded(grouped, Coding(memory=2), Workload(work="encode", size=(64, 64)))
+        bounded(grouped, Coding(memory=2), encoding((64, 64)))
     with pytest.warns(UserWarning, match="`tile=256` takes less, and changes ids"):
-        assert bounded(grouped, USUAL, Workload(work="encode", size=(2160, 3840))).tile is None
-    assert bounded(grouped, Coding(tile=32), Workload(work="encode", size=(64, 64))).tile == 32
+        assert bounded(grouped, USUAL, encoding((2160, 3840))).tile is None
+    assert bounded(grouped, Coding(tile=32), encoding((64, 64))).tile == 32
     monkeypatch.setattr(VidTok, "device", torch.device("cuda"))
-    assert bounded(tok, USUAL, Workload(work="encode", size=(2160, 3840))).tile is None
+    assert bounded(tok, USUAL, encoding((2160, 3840))).tile is None
     with pytest.raises(ValueError, match=r"cannot bound its memory on cuda: leave `memory` out$"):
-        bounded(tok, Coding(memory=2), Workload(work="encode", size=(64, 64)))
+        bounded(tok, Coding(memory=2), encoding((64, 64)))
 
 
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])

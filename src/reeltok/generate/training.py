@@ -117,9 +117,12 @@ def feed_of(recipe: GeneratorRecipe, examples: ExampleSet, at: Rank) -> Feed:
 def generator_config(recipe: GeneratorRecipe, tokenizer: Tokenizer) -> FlowConfig | PriorConfig:
     """The generator's configuration but for what only the examples say.
 
-    ValueError for a tokenizer that this kind of generator cannot follow, and unknown settings.
+    ValueError for a tokenizer that this kind of generator cannot follow, and unknown settings,
+    FileNotFoundError where there is no generator to begin with.
     """
     window, settings = recipe.window, dict(recipe.settings)
+    if recipe.warm is not None:
+        find_generator(recipe.warm)  # not there: said before clips are coded
     size = (window.size, window.size)
     fps = recipe.data.fps
     if recipe.generator == "prior":

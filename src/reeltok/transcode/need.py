@@ -188,12 +188,12 @@ def reading(pixels: int) -> float:
 
 def writing(pixels: float, job: Workload) -> float:
     """Bytes that an encoder holds of a job's video, whose frames have so many pixels."""
-    others = job.codec is not None and codec_named(job.codec) == "hevc"
+    x265 = job.codec is not None and codec_named(job.codec) == "hevc"
     if pixels > LARGE:
-        return pixels * WRITING_LARGE * (X265_LARGE if others else 1)
+        return pixels * WRITING_LARGE * (X265_LARGE if x265 else 1)
     held = frames_ahead(pixels) + BEHIND if pixels else 0
     held = held if job.frames is None else min(job.frames, held)
-    return pixels * (WRITING + AHEAD * held) * (X265 if others else 1)
+    return pixels * (WRITING + AHEAD * held) * (X265 if x265 else 1)
 
 
 def full_colour(size: tuple[int, int]) -> float:
