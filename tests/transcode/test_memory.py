@@ -154,6 +154,23 @@ def test_other_encoders_hold_more(tok: VidTok) -> None:
         assert found < others - 3 < 1.4 * found
 
 
+def test_a_budget_counts_the_codec_that_is_asked_for(
+    tok: VidTok, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs: list[Workload] = []
+    monkeypatch.setattr(memory, "memory_need", lambda *a: (jobs.append(a[2]), memory_need(*a))[1])
+    clip, reel = tmp_path / "clip.mkv", tmp_path / "clip.reel"
+    reeltok.write(moving(5, 64, 64), clip, lossless=True)
+    encode_file(tok, clip, reel)
+    decode_file(tok, reel, tmp_path / "a.mp4", writing=Writing(codec="hevc"))
+    reconstruct_file(tok, clip, tmp_path / "b.mp4", writing=Writing(codec="libx265"))
+    assert [(job.work, job.codec) for job in jobs] == [
+        ("encode", None),
+        ("decode", "hevc"),
+        ("reconstruct", "libx265"),
+    ]
+
+
 def test_strips_were_measured_to_need_no_more() -> None:
     """What encoding 1920x1080 in strips of 64 pixels took by reftok-default, pasts not counted."""
     model, job = reeltok.load("reftok-default"), encoding((1080, 1920))
