@@ -40,7 +40,7 @@ DESIGNS = (
     Design(name="decoder only", follows={"motion": {"where": "decoder"}}),
     Design(name="encoder's search only", follows={"motion": {"where": "encoder"}}),
     Design(name="both", follows={"motion": {}}),
-    Design(name="both and SKIP", follows={"motion": {}, "skip": 1.25}),
+    Design(name="both and SKIP", follows={"motion": {}, "skip": 1.0}),
 )
 
 

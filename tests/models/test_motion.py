@@ -270,6 +270,8 @@ def test_cells_are_skipped_where_the_tokens_gain_little() -> None:
 def test_bad_input() -> None:
     with pytest.raises(ValueError, match=r"skip=0\.25 needs a codebook with a centre"):
         replace(SKIPPING, body=replace(TINY.body, quantizer=GaussianConfig(channels=3)))
+    with pytest.raises(ValueError, match=r"skip=0\.25 needs a decoder that sees references"):
+        replace(SKIPPING, motion=None, where="encoder")
     with pytest.raises(ValueError, match="both sides concatenate them"):
         replace(MOVING, inject="attend")
     with pytest.raises(ValueError, match="a multiple of 4 pixels, found 2x2"):

@@ -9,7 +9,7 @@ from reeltok.train.optimizers import ScheduleConfig
 from reeltok.train.recipe import Recipe
 from reeltok.train.sibling_recipes import in_large_batches
 
-MOTION: dict[str, Any] = {"motion": {}, "skip": 1.25}
+MOTION: dict[str, Any] = {"motion": {}, "skip": 1.0}
 """What lets a RefTok's references follow motion, and its tokens say SKIP."""
 ENDS = ("_injection.moved_in", "_injection.field_out", "flow.coarse.conv_out", "flow.fine.conv_out")
 """Its layers that start at zero: AdamW moves them."""

@@ -87,6 +87,11 @@ class RefTokConfig:
                 f"skip={self.skip} needs a codebook with a centre: set skip=0, or a quantizer of "
                 f"kind 'fsq', found {self.quantizer.kind!r}"
             )
+        if self.skip and self.where not in ("decoder", "both"):
+            raise ValueError(
+                f"skip={self.skip} needs a decoder that sees references, to copy them: set skip=0, "
+                f"or where='decoder' or 'both', found {self.where!r}"
+            )
         if self.motion is not None:
             self._require_followed()
 
