@@ -18,7 +18,7 @@ from torch import Tensor
 
 from reeltok.devices import pick_device
 from reeltok.files.atomic import cache_folder
-from reeltok.files.checkpoints import find_file, load_weights, read_checkpoint
+from reeltok.files.checkpoints import find_file, load_weights, read_checkpoint, require_no_more
 from reeltok.files.parsing import first_error, parse_config, read_object
 from reeltok.files.text import nearest, printable
 from reeltok.hub import fetch_repository, from_hub, is_repository, model_folder
@@ -89,7 +89,7 @@ def load(
     if weights is None:
         model = load_folder(Path(place), variant=variant)
     else:
-        family, config = described(place)
+        family, config = described(preset_folder(str(name)) or place)
         model = with_weights(family, config, str(name), weights)
     return moved_to(model, device, dtype)
 
@@ -341,7 +341,8 @@ def build_from_state(
     if convert.is_public(family, weights):
         return convert.from_weights(family, weights, config, name, source=source)
     model = build_empty(lambda: FAMILIES[family][1](config, name), name)
-    load_weights(model, weights, what=source)
+    part = load_weights(model, weights, what=source)
+    require_no_more(model, weights, part.prefix, source)
     return model.eval()
 
 
@@ -366,7 +367,6 @@ def cast(model: Tokenizer, dtype: torch.dtype) -> Tokenizer:
     """`model` in another dtype; its hash stays that of the weights as they were published."""
     if not dtype.is_floating_point:
         raise ValueError(f"a network computes in floats, not {dtype}: give torch.float32 or so")
-    model.hash()
     return model.to(dtype)
 
 

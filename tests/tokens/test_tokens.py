@@ -73,6 +73,7 @@ def test_from_ids_takes_sequences_batches_and_grids() -> None:
     tokenizer = SimpleNamespace(
         spec=SimpleNamespace(name="default", vocabulary=32_768),
         grid_for=lambda frames, size: (1 + (frames - 1) // 4, -(-size[0] // 8), -(-size[1] // 8)),
+        hash=lambda: "of the weights",
     )
     flat = tokens.flat()
     for ids in (flat, flat[0], flat[0].tolist(), flat.numpy(), flat.int(), tokens.ids):
@@ -80,6 +81,7 @@ def test_from_ids_takes_sequences_batches_and_grids() -> None:
         assert torch.equal(made.ids, tokens.ids)
         made = Tokens.from_ids(ids, frames=17, size=(30, 46), tokenizer=tokenizer)
         assert torch.equal(made.ids, tokens.ids)
+        assert made.weights == "of the weights"
         assert (made.model, made.vocabulary) == ("default", 32_768)
     made = Tokens.from_ids(flat, **about)
     assert made.grid == (120,)
@@ -165,7 +167,7 @@ def test_other_ids_drop_the_latents_and_other_latents_the_ids() -> None:
 def test_from_latents_takes_what_from_ids_takes() -> None:
     latents = torch.randn(2, 3, 5, 4, 6)
     spec = SimpleNamespace(name="wide", vocabulary=None, channels=3)
-    tokenizer = SimpleNamespace(spec=spec, grid_for=lambda frames, size: (5, 4, 6))
+    tokenizer = SimpleNamespace(spec=spec, grid_for=lambda frames, size: (5, 4, 6), hash=str)
     for values in (latents, latents.flatten(2), latents.numpy(), latents.tolist()):
         made = Tokens.from_latents(values, frames=17, size=(30, 46), tokenizer=tokenizer)
         assert torch.equal(made.latents, latents)
@@ -176,6 +178,7 @@ def test_from_latents_takes_what_from_ids_takes() -> None:
         ([[1.0], [2.0, 3.0]], "rows of one length"),
         (latents[:, :2], "have 3 channels, these have 2"),
         (latents[:, :, :4], "take 5x4x6 = 120 tokens, found 96"),
+        (latents.transpose(3, 4), "take a grid of 5x4x6, found one of 5x6x4"),
     ]:
         with pytest.raises(ValueError, match=said):
             Tokens.from_latents(values, frames=17, size=(30, 46), tokenizer=tokenizer)
@@ -288,11 +291,21 @@ def test_parts_of_different_clips_are_not_joined() -> None:
 def test_joined_references_and_extras_are_collected() -> None:
     parts = [
         clip(reference_bits=10, extras={"reference.0": torch.ones(2)}),
-        clip(reference_bits=5, extras={"reference.1": torch.zeros(3)}),
+        clip(reference_bits=5, extras={"reference.1": torch.zeros(3)}, step=5),
     ]
     whole = Tokens.join(parts)
     assert whole.reference_bits == 15
     assert list(whole.extras) == ["reference.0", "reference.1"]
+
+
+@pytest.mark.parametrize(
+    "parts", [[(2, 5), (0, 2)], [(0, 2), (3, 5)], [(0, 5), (0, 5)]], ids=["order", "gap", "twice"]
+)
+def test_parts_that_do_not_follow_one_another_are_not_joined(parts: list[tuple[int, int]]) -> None:
+    tokens = clip()
+    assert torch.equal(Tokens.join([tokens[0:2], tokens[2:5]]).ids, tokens.ids)
+    with pytest.raises(ValueError, match=r"comes where step \d is next"):
+        Tokens.join([tokens[a:b] for a, b in parts])
 
 
 def test_weights_are_hashed_when_first_asked_for() -> None:

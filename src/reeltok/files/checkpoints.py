@@ -315,6 +315,20 @@ def load_weights(
     return part
 
 
+def require_no_more(
+    module: nn.Module, weights: Mapping[str, Tensor], prefix: str, source: str
+) -> None:
+    """ValueError for weights of the network's parts that it has no place for."""
+    own, parts = module.state_dict(), {name for name, _ in module.named_children()}
+    under = [key.removeprefix(prefix) for key in weights if key.startswith(prefix)]
+    more = [key for key in under if key not in own and key.partition(".")[0] in parts]
+    if more:
+        raise ValueError(
+            f"{source} holds {printable(more[0])} (one of {len(more)} tensors) for which this "
+            "configuration has no place: it is of another configuration"
+        )
+
+
 def export_weights(
     module: nn.Module,
     *,

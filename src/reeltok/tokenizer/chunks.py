@@ -26,6 +26,7 @@ from reeltok.tokenizer.streaming import (
 )
 from reeltok.tokenizer.strips import FrameSource
 from reeltok.tokenizer.tiling import Convert, Options, StreamRunner, StreamState
+from reeltok.tokens.ids import require_step
 from reeltok.tokens.record import Tokens
 from reeltok.video.record import Video
 from reeltok.video.timing import moments_of
@@ -49,9 +50,11 @@ class DecodeState(StreamState):
     """Where a decoder stands in a stream of tokens.
 
     Of the frames that tokens so far stand for, `due` have not been given out, shown at `times`.
-    `held` are frames of the last group beyond what its tokens stand for.
+    `held` are frames of the last group beyond what its tokens stand for. The next token step is
+    number `step` (None: nothing has come yet).
     """
 
+    step: int | None = None
     due: int = 0
     times: Tensor | None = None
     held: Tensor | None = None
@@ -106,6 +109,9 @@ def decode_run(
     tokenizer: Any, part: Tokens, state: DecodeState, *, last: bool
 ) -> Video | Tensor | None:
     """The frames that are due once `part` has come, as what was encoded; None where none are."""
+    if not state.independent and state.step is not None:
+        require_step(part.step, state.step)
+    state.step = part.step + part.grid[0]
     z, options = tokenizer.find_latents(part), tokenizer.decoding_options(part, state.reference)
     convert = conversion_for(part)
     x = decode_latents(tokenizer, z, state, options, last=last, convert=convert)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from reeltok.nn.past import Past, name_layers
@@ -28,7 +28,7 @@ from reeltok.tokenizer.chunks import (
     encode_next,
     encode_run,
 )
-from reeltok.tokenizer.folder import LatentStatistics, config_record, hash_weights, write_folder
+from reeltok.tokenizer.folder import LatentStatistics, config_record, write_folder
 from reeltok.tokenizer.inputs import (
     ClipLike,
     TokensLike,
@@ -58,12 +58,14 @@ from reeltok.tokenizer.streaming import (
     pad_space,
     peek,
     require_all,
+    require_parts,
     split_frames,
     split_steps,
     whole_groups,
     whole_windows,
 )
 from reeltok.tokenizer.tiling import Options, TileLike, tiling_of
+from reeltok.tokenizer.weights import HashedModule
 from reeltok.tokens.record import Tokens
 from reeltok.tokens.reel import Reel
 from reeltok.video.record import Video
@@ -80,7 +82,7 @@ class Reconstruction:
 register(Reconstruction, "x", "quantized")
 
 
-class Tokenizer(nn.Module):
+class Tokenizer(HashedModule):
     """A network that turns video into tokens and tokens into video.
 
     Frames are a `Video`, or a tensor `b c t h w`: floats in [-1, 1] of any dtype, or uint8. A
@@ -101,7 +103,6 @@ class Tokenizer(nn.Module):
         self.reads: tuple[str, ...] = ()  # hashes of other weights that make the same tokens
         self.earlier: Mapping[str, str] = {}  # hashes of weights before, and what still has them
         self.packing: Path | None = None  # the file of a model that packs its ids
-        self._hash: str | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
@@ -226,6 +227,7 @@ class Tokenizer(nn.Module):
         own; one that does not stream too, or all as one clip (None), as `hold` does with any.
         """
         spec = self.spec
+        require_parts(parts)
         given, parts = peek(map(as_clip, parts))
         hold = (hold or (window is None and not spec.streams)) and spec.window is None
         width = spec.window_for(window or 16)
@@ -270,13 +272,20 @@ class Tokenizer(nn.Module):
 
         `tokens` may also be the path of a .reel file, or bare ids `b *grid` or latents `b d *grid`
         of a clip of whole groups and cells. Gives a `Video` (rounded to bytes) or a tensor (neither
-        clamped nor rounded, in the given dtype), as `encode` was given. `chunk` frames at a time,
+        clamped nor rounded, in the given dtype), as `encode` was given; of a batch of videos one
+        tensor of bytes "b c t h w". `chunk` frames at a time,
         in tiles of `tile` pixels; `reference` as `encode` was given it. ValueError for tokens of
         another tokenizer, or frames that the clip does not have.
         """
         tokens = as_tokens(tokens, self)
         self._check(tokens)
         spec, axes = self.spec, tokens.settings.get("axes")
+        if isinstance(tokens, Tokens) and tokens.step and not spec.independent:
+            raise ValueError(
+                f"these tokens are a part of a clip, from step {tokens.step} on, and need what "
+                "comes before: decode the whole clip with start and stop, or its parts in their "
+                "order with stream_decode"
+            )
         first, end = frame_range(tokens.frames, start, stop)
         if tokens.settings.get("pad") == "front":
             check_pad("front", chunk=chunk, tile=tile, reference=reference)
@@ -322,7 +331,7 @@ class Tokenizer(nn.Module):
 
     def decode_chunk(
         self, tokens: Tokens | Tensor, state: DecodeState, *, last: bool = False
-    ) -> Video | Float[Tensor, "b c t h w"] | None:
+    ) -> Video | Shaped[Tensor, "b c t h w"] | None:
         """The frames that the next tokens of a stream make, which `state` then stands behind.
 
         Give `Tokens` as `encode_chunk` made them, for what was encoded, or ids `b *grid` or latents
@@ -381,17 +390,6 @@ class Tokenizer(nn.Module):
 
     def parameter_count(self) -> int:
         return sum(p.numel() for p in self.parameters())
-
-    def hash(self) -> str:
-        """SHA-256 of the weights as they were loaded; of the present ones once trained."""
-        if self._hash is None:
-            self._hash = hash_weights(self.state_dict())
-        return self._hash
-
-    def train(self, mode: bool = True) -> "Tokenizer":
-        if mode:
-            self._hash = None
-        return super().train(mode)
 
     def save_pretrained(self, folder: str | Path, *, small: bool = False) -> Path:
         """Write config.json, model.safetensors and README.md; `small`: 8-bit weights, others."""

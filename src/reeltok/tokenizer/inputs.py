@@ -17,6 +17,7 @@ from reeltok.files.text import printable
 from reeltok.nn.quantizers import Quantized
 from reeltok.tokenizer.spec import Spec
 from reeltok.tokenizer.streaming import FrameRun, frame_size, require_grid, type_name
+from reeltok.tokenizer.weights import LateHash, Versions
 from reeltok.tokens.ids import check_latents, join_sizes
 from reeltok.tokens.record import Tokens
 from reeltok.tokens.reel import Reel, load_tokens
@@ -48,6 +49,7 @@ class Coder(Protocol):
     def dtype(self) -> torch.dtype: ...
     def grid_for(self, frames: int, size: tuple[int, int]) -> tuple[int, ...]: ...
     def hash(self) -> str: ...
+    def versions(self) -> Versions: ...
     def lookup(self, ids: Tensor) -> Tensor: ...
     @property
     def device(self) -> torch.device: ...
@@ -83,6 +85,11 @@ def forward_input(x: Tensor, tokenizer: Coder) -> Tensor:
         return as_values(x).to(tokenizer.dtype)
     check_values(x[..., ::4, ::4] if tokenizer.training else x)
     return x
+
+
+def drawing(tokenizer: Coder, generator: torch.Generator | None) -> torch.Generator | None:
+    """What `forward` draws latents from: in training torch's own generator if there is none."""
+    return torch.default_generator if generator is None and tokenizer.training else generator
 
 
 def axes_of(x: Any, clip: Video | Tensor) -> str | None:
@@ -166,7 +173,9 @@ def check_tokens(tokens: Tokens | Reel, tokenizer: Coder) -> None:
             f"{spec.name} has a vocabulary of {spec.vocabulary}, these tokens come from "
             f"{tokens.model!r} with {tokens.vocabulary}: load that tokenizer"
         )
-    if tokens.weights is not None and not made_by(tokens.weights, tokenizer):
+    late = vars(tokens).get("weights")
+    own = isinstance(late, LateHash) and late.is_of(tokenizer)
+    if not own and tokens.weights is not None and not made_by(tokens.weights, tokenizer):
         theirs, ours = printable(tokens.weights[:12]), tokenizer.hash()[:12]
         commit = tokenizer.earlier.get(tokens.weights)
         advice = (
@@ -233,7 +242,7 @@ def record_tokens(
         damaged=0 if video is None else video.damaged,
         colour=None if video is None else asdict(video.colour),
         model=tokenizer.name,
-        weights=tokenizer.hash,
+        weights=LateHash(tokenizer),
         vocabulary=tokenizer.spec.vocabulary,
         settings=settings if window is None else settings | {"window": window},
     )

@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import chain
+from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Shaped
@@ -158,6 +160,15 @@ def peek(parts: Iterable[Part]) -> tuple[Part, Iterator[Part]]:
     for first in rest:
         return first, chain([first], rest)
     raise ValueError("the stream holds no frames: give at least one")
+
+
+def require_parts(parts: Any) -> None:
+    """ValueError for one clip where a stream of parts is asked for."""
+    if isinstance(parts, Video | Tensor | np.ndarray | str | bytes | Path):
+        raise ValueError(
+            f"a stream is made of parts of a clip, found one {type(parts).__name__}: give a list "
+            "or an iterator of them, or use encode for a clip or a batch"
+        )
 
 
 def require_all(missing: int) -> None:
@@ -330,11 +341,12 @@ def to_input_type(
 ) -> Video | Tensor:
     """Decoded frames as what had been encoded: a `Video`, or a tensor of the given dtype.
 
-    They may be of that type already.
+    They may be of that type already. Of a batch of videos they are bytes "b c t h w".
     """
-    if type_given(part) != "video":
-        return x if x.dtype == torch.uint8 else conversion_for(part)(x)
-    frames = (x if x.dtype == torch.uint8 else conversion_for(part)(x))[0].permute(1, 2, 3, 0)
+    x = x if x.dtype == torch.uint8 else conversion_for(part)(x)
+    if type_given(part) != "video" or len(x) != 1:
+        return x
+    frames = x[0].permute(1, 2, 3, 0)
     try:
         colour = MADE if part.colour is None else Colour(**part.colour)
         start = float(part.settings.get("start", 0.0))

@@ -72,3 +72,34 @@ def check_latents(latents: Tensor, channels: int | None = None) -> None:
 def join_sizes(shape: Iterable[int]) -> str:
     """A shape for people: 5x32x32."""
     return "x".join(str(size) for size in shape)
+
+
+def require_axes(found: tuple[int, ...], wanted: tuple[int, ...], what: str) -> None:
+    """ValueError for a grid of as many cells, but along other axes than those of `what`."""
+    if len(found) > 1 and found != wanted:
+        raise ValueError(
+            f"{what} take a grid of {join_sizes(wanted)}, found one of {join_sizes(found)}: give "
+            "it with those axes, or flat"
+        )
+
+
+def require_step(step: int, due: int) -> None:
+    """ValueError where a part of a clip does not begin at the step that comes next."""
+    if step != due:
+        raise ValueError(
+            f"parts of one clip follow one another, but one from step {step} on comes where "
+            f"step {due} is next: give them all, in their order"
+        )
+
+
+def all_one(values: list[Any]) -> Any:
+    """The value that all have, or None."""
+    return values[0] if all(value == values[0] for value in values) else None
+
+
+def require_one(name: str, one: Any, other: Any) -> None:
+    if one != other:
+        raise ValueError(
+            f"tokens of one batch agree, but their {name} is {one!r} and {other!r}: "
+            "batch clips of one kind, or give collate_fn=list"
+        )

@@ -8,6 +8,7 @@ row-major everywhere: time slowest, then row, then column.
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -17,7 +18,17 @@ from torch.utils._pytree import tree_map
 
 from reeltok.records import LazyField, register
 from reeltok.tokens.header import bits_for
-from reeltok.tokens.ids import check_ids, check_latents, floats, integers, join_sizes
+from reeltok.tokens.ids import (
+    all_one,
+    check_ids,
+    check_latents,
+    floats,
+    integers,
+    join_sizes,
+    require_axes,
+    require_one,
+    require_step,
+)
 from reeltok.video.timing import moments_of
 
 
@@ -28,6 +39,7 @@ class Sized(Protocol):
     spec: Any
 
     def grid_for(self, frames: int, size: tuple[int, int]) -> tuple[int, ...]: ...
+    def hash(self) -> str: ...
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -160,10 +172,12 @@ class Tokens:
         if tokenizer is not None:
             grid = grid or tokenizer.grid_for(frames, size)
             model = model or tokenizer.spec.name
-        settings = given["settings"] or {}
         about = {"frames": frames, "height": size[0], "width": size[1], "model": model}
-        flat = cls(**{**given, **about, "settings": settings})
-        return flat if grid is None else flat.on_grid(grid)
+        about |= {"settings": given["settings"] or {}}
+        made = cls(**{**given, **about, "weights": tokenizer and tokenizer.hash()})
+        whole = made if grid is None else made.on_grid(grid)
+        require_axes(made.grid, whole.grid, f"{frames} frames of {join_sizes(size)}")
+        return whole
 
     # -- shape ----------------------------------------------------------------------------------
 
@@ -271,8 +285,9 @@ class Tokens:
         if not parts:
             raise ValueError("no parts were given to join")
         first = parts[0]
-        for part in parts[1:]:
+        for before, part in pairwise(parts):
             require_same(first, part)
+            require_step(part.step, before.step + before.grid[0])
         ids = [part.ids for part in parts if part.ids is not None]
         times = [part.times for part in parts if part.times is not None]
         return first.with_(
@@ -358,19 +373,6 @@ def stack_tokens(batch: list[Tokens]) -> Tokens:
         damaged=sum(each.damaged for each in batch),
         **one,
     )
-
-
-def all_one(values: list[Any]) -> Any:
-    """The value that all have, or None."""
-    return values[0] if all(value == values[0] for value in values) else None
-
-
-def require_one(name: str, one: Any, other: Any) -> None:
-    if one != other:
-        raise ValueError(
-            f"tokens of one batch agree, but their {name} is {one!r} and {other!r}: "
-            "batch clips of one kind, or give collate_fn=list"
-        )
 
 
 def require_same(first: Tokens, part: Tokens) -> None:

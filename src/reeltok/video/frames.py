@@ -144,3 +144,13 @@ def five_axes(x: Any, what: str = "the clip") -> Tensor:
             f"(pictures b c h w as x[:, :, None], frames t c h w as x.movedim(1, 0)[None])"
         )
     return x
+
+
+def require_frames(x: Any) -> None:
+    """ValueError for what cannot be the frames of a `Video`."""
+    if not isinstance(x, Tensor) or x.dtype != torch.uint8 or x.ndim != 4 or x.shape[3] != 3:
+        said = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(
+            f"a Video holds a uint8 tensor of frames t h w 3, found {said}: Video.of takes floats, "
+            "arrays and other orders of axes"
+        )

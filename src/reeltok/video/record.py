@@ -1,7 +1,4 @@
-"""Video in and out: the `Video` record, `read`, `stream` and `write`.
-
-How files are taken apart and put together stands in `source`, `sink`, `timing` and `colour`.
-"""
+"""Video in and out: the `Video` record, `read`, `stream` and `write`."""
 
 import math
 import warnings
@@ -20,7 +17,7 @@ from torch import Tensor
 
 from reeltok.records import register
 from reeltok.video.decode import Damage
-from reeltok.video.frames import ROUNDING, as_frames, to_bytes, to_unit
+from reeltok.video.frames import ROUNDING, as_frames, require_frames, to_bytes, to_unit
 from reeltok.video.inputs import VideoInput
 from reeltok.video.layout import arranged, picture_of
 from reeltok.video.movie import MovieShape
@@ -42,8 +39,7 @@ class Video:
     last frame is shown then, None for 1 / fps. `start` is where the first frame lies in `source`,
     in seconds: audio is copied from there. `damaged` frames of the clip it is from could not be
     decoded and were left out; `notes` say in a sentence each what else is missing of `source`.
-    `aspect` is the width of a pixel over its height; `sound` the codec of the sound, which is not
-    read.
+    `aspect` is a pixel's width over its height; `sound` the codec of the sound, which is not read.
     """
 
     frames: UInt8[Tensor, "t h w 3"]
@@ -57,6 +53,9 @@ class Video:
     damaged: int = 0
     notes: tuple[str, ...] = ()
     sound: str | None = None
+
+    def __post_init__(self) -> None:
+        require_frames(self.frames)
 
     @classmethod
     def of(

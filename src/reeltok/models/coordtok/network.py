@@ -27,7 +27,14 @@ from reeltok.nn.past import Past
 from reeltok.nn.quantizers import Quantized
 from reeltok.tokenizer.chunks import DecodeState
 from reeltok.tokenizer.contract import Reconstruction, Tokenizer, frame_range, join_frames
-from reeltok.tokenizer.inputs import ClipLike, TokensLike, as_tokens, forward_input, with_axes
+from reeltok.tokenizer.inputs import (
+    ClipLike,
+    TokensLike,
+    as_tokens,
+    drawing,
+    forward_input,
+    with_axes,
+)
 from reeltok.tokenizer.spec import Spec
 from reeltok.tokenizer.streaming import to_input_type
 from reeltok.tokenizer.tiling import TileLike, ran_out_of_memory
@@ -207,7 +214,8 @@ class CoordTok(Tokenizer):
         generator: torch.Generator | None = None,
     ) -> Reconstruction:
         """The differentiable path: clips of up to a window, decoded in one call."""
-        quantized = self.quantize(self.encoder(forward_input(x, self)), step=step, sample=generator)
+        z = self.encoder(forward_input(x, self))
+        quantized = self.quantize(z, step=step, sample=drawing(self, generator))
         planes, box = self.split_planes(quantized.z), tuple((0, side) for side in x.shape[2:])
         frames = decode_box(self.decoder, planes, box, frames=x.shape[2], budget=self.budget)
         return Reconstruction(x=frames, quantized=replace(quantized, z=quantized.z.mT))
@@ -266,7 +274,7 @@ class CoordTok(Tokenizer):
 
     def decode_chunk(
         self, tokens: Tokens | Tensor, state: DecodeState, *, last: bool = False
-    ) -> Video | Float[Tensor, "b c t h w"] | None:
+    ) -> Video | Shaped[Tensor, "b c t h w"] | None:
         return self.decode(tokens)
 
     def decode_region(

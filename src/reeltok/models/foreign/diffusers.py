@@ -68,10 +68,8 @@ class Diffusers(Foreign):
     def latents_of(self, ids: Int[Tensor, "b t h w"]) -> Float[Tensor, "b d t h w"]:
         return self.network.regularization.indices_to_codes(ids).to(self.dtype)
 
-    def hash(self) -> str:
-        if self._hash is None:
-            self._hash = hash_weights(self.network.state_dict())
-        return self._hash
+    def hash_present(self) -> str:
+        return hash_weights(self.network.state_dict())
 
     def save_pretrained(self, folder: str | Path, *, small: bool = False) -> Path:
         """Write config.json and model.safetensors in this package's format."""

@@ -54,11 +54,9 @@ class TorchScript(Foreign):
     def dtype(self) -> torch.dtype:
         return torch.float32
 
-    def hash(self) -> str:
+    def hash_present(self) -> str:
         """SHA-256 of the two files."""
-        if self._hash is None:
-            self._hash = hash_files(*self.paths)
-        return self._hash
+        return hash_files(*self.paths)
 
     def to(self, *args: Any, **options: Any) -> "TorchScript":
         """On another device. ValueError for another type: scripts have theirs written in."""

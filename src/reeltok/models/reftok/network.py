@@ -45,7 +45,14 @@ from reeltok.nn.past import Past
 from reeltok.nn.quantizers import Quantized, join_quantized
 from reeltok.tokenizer.chunks import DecodeState, EncodeState
 from reeltok.tokenizer.contract import Reconstruction, Tokenizer
-from reeltok.tokenizer.inputs import ClipLike, TokensLike, as_clip, as_tokens, forward_input
+from reeltok.tokenizer.inputs import (
+    ClipLike,
+    TokensLike,
+    as_clip,
+    as_tokens,
+    drawing,
+    forward_input,
+)
 from reeltok.tokenizer.spec import Spec
 from reeltok.tokenizer.streaming import FrameRun, SideInformation, StepSpan, peek
 from reeltok.tokenizer.strips import FrameSource, Strips
@@ -108,7 +115,12 @@ class RefTok(BlockCoder):
         rows = rearrange(forward_input(x, self), "b c t h w -> b t h w c").contiguous()
         coded = list(
             self.run(
-                rows, Past(), references, reference_mask=reference_mask, step=step, sample=generator
+                rows,
+                Past(),
+                references,
+                reference_mask=reference_mask,
+                step=step,
+                sample=drawing(self, generator),
             )
         )
         if motions is not None:
@@ -277,7 +289,7 @@ class RefTok(BlockCoder):
 
     def decode_chunk(
         self, tokens: Tokens | Tensor, state: DecodeState, *, last: bool = False
-    ) -> Video | Float[Tensor, "b c t h w"] | None:
+    ) -> Video | Shaped[Tensor, "b c t h w"] | None:
         if isinstance(tokens, Tensor) and self.config.start != "plain":
             raise ValueError(
                 f"bare ids do not hold the frame that {self.name} begins with: give Tokens"

@@ -30,7 +30,7 @@ from reeltok.nn.layers import Conv, Norm
 from reeltok.nn.past import Layer, Past
 from reeltok.nn.quantizers import Quantized
 from reeltok.tokenizer.contract import Reconstruction, Tokenizer
-from reeltok.tokenizer.inputs import forward_input, record_tokens
+from reeltok.tokenizer.inputs import drawing, forward_input, record_tokens
 from reeltok.tokenizer.spec import Spec
 from reeltok.tokenizer.streaming import FrameRun, require_all, to_input_type
 from reeltok.tokenizer.strips import FrameSource, Strips
@@ -309,7 +309,7 @@ class VidTok(Tokenizer):
     ) -> Reconstruction:
         """The differentiable path of training: whole groups of frames, no padding, no records."""
         z = self.encoder(rearrange(forward_input(x, self), "b c t h w -> b t h w c").contiguous())
-        quantized = self.quantizer(z, step=step, sample=generator)
+        quantized = self.quantizer(z, step=step, sample=drawing(self, generator))
         frames = rearrange(self.decoder(quantized.z), "b t h w c -> b c t h w")
         return Reconstruction(x=frames, quantized=channels_first(quantized))
 

@@ -51,12 +51,12 @@ class Gaussian(nn.Module):
         step: int | None = None,
         sample: torch.Generator | None = None,
     ) -> Quantized:
-        """The mean; a draw when `sample` is given or while training. `step` is not used."""
+        """The mean, or a draw where `sample` is given. `step` is not used."""
         with full_precision(z):
             mean, logvar = as_float(z).chunk(2, dim=-1)
             logvar = logvar.clamp(-30.0, 20.0)
             drawn = mean
-            if self.training or sample is not None:
+            if sample is not None:
                 drawn = mean + (0.5 * logvar).exp() * noise_like(mean, torch.randn, sample)
             terms = {}
             if self.training:  # summed over all but the batch, as VidTok does

@@ -1,0 +1,102 @@
+"""Nothing of a batch is dropped, and parts of a clip are never taken for clips."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+import reeltok
+from reeltok import Tokens, Video
+from reeltok.models.vidtok.network import VidTok
+from reeltok.tokenizer.streaming import split_steps
+from reeltok.video.frames import require_frames
+from reeltok.zoo import build_from_state
+from tests.small_models import DISCRETE
+
+
+def model() -> VidTok:
+    torch.manual_seed(0)
+    return VidTok(DISCRETE, "small").eval()
+
+
+def video(seed: int) -> Video:
+    generator = torch.Generator().manual_seed(seed)
+    return Video(torch.randint(0, 256, (9, 16, 24, 3), generator=generator).byte(), 24.0)
+
+
+def whole(tok: VidTok, tokens: Tokens) -> torch.Tensor:
+    return tok.decode(tokens)
+
+
+def in_stream(tok: VidTok, tokens: Tokens) -> torch.Tensor:
+    return torch.cat(list(tok.stream_decode([tokens])), dim=2)
+
+
+def in_chunks(tok: VidTok, tokens: Tokens) -> torch.Tensor:
+    state = tok.new_decode_state()
+    made = [tok.decode_chunk(part, state) for part in split_steps(tokens, tok.spec, 1)]
+    return torch.cat([each for each in made if each is not None], dim=2)
+
+
+@pytest.mark.parametrize("decode", [whole, in_stream, in_chunks])
+def test_a_batch_of_videos_is_decoded_whole(decode: Callable[[VidTok, Tokens], Any]) -> None:
+    tok, videos = model(), [video(1), video(2)]
+    (tokens,) = DataLoader([tok.encode(each) for each in videos], batch_size=2)
+    made = decode(tok, tokens)
+    assert (made.dtype, tuple(made.shape)) == (torch.uint8, (2, 3, 9, 16, 24))
+    for clip, each in zip(made, videos, strict=True):
+        alone = tok.decode(tok.encode(each)).frames.permute(3, 0, 1, 2)
+        assert (clip.int() - alone.int()).abs().max() <= 1
+
+
+def test_ids_of_a_batch_with_a_rate_are_decoded_whole() -> None:
+    tok = model()
+    ids = torch.cat([tok.encode(video(seed)).flat() for seed in (1, 2)])
+    tokens = Tokens.from_ids(ids, frames=9, size=(16, 24), fps=24.0, tokenizer=tok)
+    assert tok.decode(tokens).shape == (2, 3, 9, 16, 24)
+
+
+def test_a_part_is_not_decoded_as_a_clip() -> None:
+    tok = model()
+    tokens = tok.encode(video(1))
+    with pytest.raises(ValueError, match="a part of a clip, from step 1 on"):
+        tok.decode(tokens[1:])
+
+
+def test_a_stream_takes_parts_in_their_order() -> None:
+    tok = model()
+    one, two = tok.encode(video(1)), tok.encode(video(2))
+    with pytest.raises(ValueError, match="from step 0 on comes where step 3 is next"):
+        list(tok.stream_decode([one, two]))
+    state = tok.new_decode_state()
+    tok.decode_chunk(one[:1], state)
+    with pytest.raises(ValueError, match="from step 2 on comes where step 1 is next"):
+        tok.decode_chunk(one[2:], state)
+
+
+@pytest.mark.parametrize("clip", [torch.zeros(2, 3, 5, 16, 16), "clip.mp4"])
+def test_one_clip_is_not_a_stream(clip: Any) -> None:
+    with pytest.raises(ValueError, match="a stream is made of parts of a clip, found one"):
+        list(model().stream_encode(clip))
+
+
+@pytest.mark.parametrize(
+    "frames", [torch.rand(5, 16, 16, 3), torch.zeros(3, 5, 16, 16).byte(), [[0]]]
+)
+def test_a_video_holds_bytes(frames: Any) -> None:
+    with pytest.raises(ValueError, match=r"a Video holds a uint8 tensor of frames t h w 3"):
+        require_frames(frames)
+
+
+def test_weights_of_another_configuration_are_refused(tmp_path: Any) -> None:
+    tok = reeltok.load("reftok-push")
+    file = tok.save_pretrained(tmp_path / "push") / "model.safetensors"
+    again = reeltok.load("reftok-push", weights=file)
+    assert again.hash() == tok.hash()
+    assert again.config == tok.config
+    still = replace(tok.config, motion=None, skip=0.0)
+    with pytest.raises(ValueError, match="for which this configuration has no place"):
+        build_from_state("reftok", still, "still", tok.state_dict())

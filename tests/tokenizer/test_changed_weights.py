@@ -1,0 +1,87 @@
+"""Tokens name the weights that made them, also where a network is trained, cast or loaded anew."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import reeltok
+from reeltok import Tokens
+from reeltok.models.vidtok.network import VidTok
+from tests.small_models import CAUSAL, DISCRETE
+
+
+def small(config: object = DISCRETE) -> VidTok:
+    torch.manual_seed(0)
+    return VidTok(config, "small").eval()
+
+
+def clip(batch: int = 1) -> Tensor:
+    return torch.rand(batch, 3, 9, 16, 24, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+def train_a_step(model: VidTok, x: Tensor) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    (model.decode(model.encode(x)) - x).square().mean().backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_step_makes_another_hash(training: bool, tmp_path: Path) -> None:
+    model, x = small().train(training), clip().requires_grad_()
+    before = model.hash()
+    model.decode(model.encode(x))
+    train_a_step(model, x)
+    assert model.hash() != before
+    tokens = model.eval().encode(x.detach())
+    with pytest.raises(ValueError, match="other weights"):
+        small().decode(tokens)
+    again = reeltok.load(model.save_pretrained(tmp_path / "tuned"))
+    assert torch.equal(again.decode(tokens), model.decode(tokens))
+
+
+def test_loaded_weights_make_another_hash() -> None:
+    model, x = small(), clip()
+    model.decode(model.encode(x))
+    before = model.hash()
+    model.load_state_dict({name: weight * 1.01 for name, weight in model.state_dict().items()})
+    assert model.hash() != before
+
+
+def test_tokens_never_name_weights_that_came_after_them() -> None:
+    model, x = small().train(), clip()
+    tokens, named = model.encode(x), model.encode(x)
+    before = named.weights
+    train_a_step(model, x)
+    assert tokens.weights is None
+    assert named.weights == before == small().hash()
+
+
+@pytest.mark.parametrize("first", ["decode", "cast"])
+def test_casting_keeps_the_hash(first: str) -> None:
+    model, x = small(), clip()
+    if first == "decode":
+        model.decode(model.encode(x))
+    parent = nn.ModuleDict({"tokenizer": model}).to(torch.bfloat16)
+    assert parent["tokenizer"].dtype == torch.bfloat16
+    assert model.hash() == small().hash()
+    assert small().decode(model.encode(x)).shape == x.shape
+
+
+def test_ids_from_elsewhere_are_of_the_tokenizer_that_is_named() -> None:
+    model, other, x = small(), small(), clip()
+    with torch.no_grad():
+        other.decoder.conv_out.bias.add_(1.0)
+    made = Tokens.from_ids(model.encode(x).flat(), frames=9, size=(16, 24), tokenizer=model)
+    assert torch.equal(model.decode(made), model.decode(model.encode(x)))
+    with pytest.raises(ValueError, match="other weights"):
+        other.decode(made)
+
+
+def test_a_continuous_tokenizer_in_training_gives_the_mode_unless_asked_to_draw() -> None:
+    model, x = small(CAUSAL).train(), clip()
+    assert torch.equal(model.encode(x).latents, model.encode(x).latents)
+    drawn = model.encode(x, sample=torch.Generator().manual_seed(0)).latents
+    assert not torch.equal(drawn, model.encode(x).latents)
+    assert not torch.equal(model(x).quantized.z, model(x).quantized.z)
