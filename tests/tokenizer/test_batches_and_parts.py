@@ -77,6 +77,20 @@ def test_a_stream_takes_parts_in_their_order() -> None:
         tok.decode_chunk(one[2:], state)
 
 
+@pytest.mark.parametrize("misuse", [lambda k: k[0], list])
+def test_steps_are_not_counted_out(misuse: Callable[[Tokens], Any]) -> None:
+    with pytest.raises(ValueError, match=r"tokens are sliced, as in tokens\[0:2\]"):
+        misuse(model().encode(video(1)))
+
+
+def test_an_overflow_of_half_precision_is_said() -> None:
+    tok = model().half()
+    with torch.no_grad():
+        tok.encoder.conv_in.weight.fill_(6e4)
+    with pytest.raises(ValueError, match="leaves the range of float16"):
+        tok.encode(video(1))
+
+
 @pytest.mark.parametrize("clip", [torch.zeros(2, 3, 5, 16, 16), "clip.mp4"])
 def test_one_clip_is_not_a_stream(clip: Any) -> None:
     with pytest.raises(ValueError, match="a stream is made of parts of a clip, found one"):

@@ -93,6 +93,7 @@ def encode_run(
     with tokenizer.gradient(run.x):
         options = {"sample": sample, **side.options}
         quantized = runner_for(tokenizer, state).encode(source, run.real, options)
+    require_finite(quantized.z, tokenizer)
     tokens = record_tokens(tokenizer, quantized, run, given, window)
     tokens = tokens.with_(
         step=state.step,
@@ -103,6 +104,15 @@ def encode_run(
     state.step, state.before = state.step + tokens.grid[0], run.x[:, :, -1:].clone()
     state.ended = run.real < run.x.shape[2]
     return tokens
+
+
+def require_finite(z: Tensor, tokenizer: Any) -> None:
+    """ValueError where half precision overflowed on the way to latents."""
+    if z.dtype == torch.float16 and not z.isfinite().all():
+        raise ValueError(
+            f"{tokenizer.name} leaves the range of float16 on these frames: load it with "
+            "dtype=torch.bfloat16 or float32"
+        )
 
 
 def decode_run(

@@ -192,9 +192,9 @@ class Tokenizer(HashedModule):
         `chunk` frames at a time (None: all at once), in tiles of `tile` pixels (None: whole
         frames). A causal tokenizer gives the same tokens for every chunk; another codes each chunk
         as a clip of its own, and says so in `settings`. KL gives the mode, or what the generator
-        `sample` draws. A tokenizer that leans on a `reference` frame must be given the same one to
-        decode. `pad="front"` completes a whole clip as the public v1.1 does. ValueError for frames
-        of another shape, type or range.
+        `sample` draws, in training mode too. A tokenizer that leans on a `reference` frame must be
+        given the same one to decode. `pad="front"` completes a whole clip as the public v1.1 does.
+        ValueError for frames of another shape, type or range.
         """
         check_pad(pad, chunk=chunk, tile=tile, reference=reference)
         clip = as_clip(x)

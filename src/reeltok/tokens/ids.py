@@ -103,3 +103,15 @@ def require_one(name: str, one: Any, other: Any) -> None:
             f"tokens of one batch agree, but their {name} is {one!r} and {other!r}: "
             "batch clips of one kind, or give collate_fn=list"
         )
+
+
+def ends_of(steps: Any, total: int) -> tuple[int, int]:
+    """Where a slice of `total` steps begins and ends. ValueError for what is none."""
+    if not isinstance(steps, slice):
+        raise ValueError(
+            f"tokens are sliced, as in tokens[0:2], not counted out: found tokens[{steps!r}]"
+        )
+    start, stop, stride = steps.indices(total)
+    if stride != 1:
+        raise ValueError(f"tokens are sliced in steps of 1, not {stride}")
+    return start, stop

@@ -22,6 +22,7 @@ from reeltok.tokens.ids import (
     all_one,
     check_ids,
     check_latents,
+    ends_of,
     floats,
     integers,
     join_sizes,
@@ -269,11 +270,8 @@ class Tokens:
             raise ValueError(f"steps {start} to {stop} were asked for, but there are 0 to {steps}")
         return self.frames * start // steps, self.frames * stop // steps
 
-    def __getitem__(self, steps: slice) -> "Tokens":
-        start, stop, stride = steps.indices(self.grid[0])
-        if stride != 1:
-            raise ValueError(f"tokens are sliced in steps of 1, not {stride}")
-        return self.part(start, stop)
+    def __getitem__(self, steps: Any) -> "Tokens":
+        return self.part(*ends_of(steps, self.grid[0]))
 
     @staticmethod
     def join(parts: Iterable["Tokens"]) -> "Tokens":
