@@ -58,7 +58,7 @@ def make_reels(folder: Path, models: dict[str, Tokenizer]) -> dict[str, bytes]:
     made["causal-2"] = (folder / "clip.reel").read_bytes()
     discrete = models["discrete"]
     still = discrete.encode(clip(1, 16, 20)).with_(weights=None)
-    tokens = Tokens.join([still.part(0, 1)] * 17).with_(frames=65)
+    tokens = Tokens.join([still.part(0, 1).with_(step=i) for i in range(17)]).with_(frames=65)
     discrete.packing = folder / NAME
     packing = packing_for(discrete, still)
     packing.save(discrete.packing)

@@ -320,7 +320,8 @@ def require_no_more(
 ) -> None:
     """ValueError for weights of the network's parts that it has no place for."""
     own, parts = module.state_dict(), {name for name, _ in module.named_children()}
-    under = [key.removeprefix(prefix) for key in weights if key.startswith(prefix)]
+    names = map(unwrapped_name, weights)
+    under = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
     more = [key for key in under if key not in own and key.partition(".")[0] in parts]
     if more:
         raise ValueError(
