@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,6 @@ import reeltok
 from reeltok import Tokens, Video
 from reeltok.models.vidtok.network import VidTok
 from reeltok.tokenizer.streaming import split_steps
-from reeltok.video.frames import require_frames
 from reeltok.zoo import build_from_state
 from tests.small_models import DISCRETE
 
@@ -102,7 +102,7 @@ def test_one_clip_is_not_a_stream(clip: Any) -> None:
 )
 def test_a_video_holds_bytes(frames: Any) -> None:
     with pytest.raises(ValueError, match=r"a Video holds a uint8 tensor of frames t h w 3"):
-        require_frames(frames)
+        Video.__post_init__(SimpleNamespace(frames=frames))
 
 
 def test_weights_of_another_configuration_are_refused(tmp_path: Any) -> None:

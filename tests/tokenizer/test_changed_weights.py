@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 import reeltok
 from reeltok import Tokens
@@ -56,6 +57,19 @@ def test_tokens_never_name_weights_that_came_after_them() -> None:
     train_a_step(model, x)
     assert tokens.weights is None
     assert named.weights == before == small().hash()
+
+
+def test_tokens_of_one_network_are_trees_of_one_form() -> None:
+    model, x = small(), clip()
+    one, other = model.encode(x), model.encode(x)
+    both = tree_map(lambda a, b: None if a is None else torch.stack([a, b]), one, other)
+    assert len(both.ids) == 2
+    assert one.weights == model.hash()
+
+
+def test_an_empty_network_is_cast() -> None:
+    with torch.device("meta"):
+        assert VidTok(DISCRETE, "small").to(torch.bfloat16).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("first", ["decode", "cast"])

@@ -242,7 +242,7 @@ def record_tokens(
         damaged=0 if video is None else video.damaged,
         colour=None if video is None else asdict(video.colour),
         model=tokenizer.name,
-        weights=LateHash(tokenizer),
+        weights=LateHash(tokenizer, tokenizer.versions()),
         vocabulary=tokenizer.spec.vocabulary,
         settings=settings if window is None else settings | {"window": window},
     )

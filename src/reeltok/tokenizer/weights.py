@@ -1,6 +1,7 @@
 """Which weights a network has: their hash, which tokens carry, kept right while they change."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import chain
 from typing import Protocol, runtime_checkable
 
@@ -42,7 +43,7 @@ class HashedModule(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "HashedModule":
         """As in torch; of weights that are cast to another type the hash stays."""
         first = next(self.parameters(), None)
-        probe = None if first is None else torch.empty(0, dtype=first.dtype)
+        probe = None if first is None or first.is_meta else torch.empty(0, dtype=first.dtype)
         kept = None if probe is None or fn(probe).dtype == probe.dtype else self.hash()
         super()._apply(fn, recurse)
         if kept is not None:
@@ -58,14 +59,15 @@ class Hashed(Protocol):
     def versions(self) -> Versions: ...
 
 
+@dataclass(frozen=True)
 class LateHash:
     """The hash of the weights that make tokens now, found out when it is asked for.
 
     None where the weights have changed by then: nobody knows what it was.
     """
 
-    def __init__(self, tokenizer: Hashed) -> None:
-        self.tokenizer, self.versions = tokenizer, tokenizer.versions()
+    tokenizer: Hashed
+    versions: Versions
 
     def is_of(self, tokenizer: Hashed) -> bool:
         """Whether `tokenizer` is the very one, with those weights still."""
