@@ -14,6 +14,7 @@ from reeltok.models.presets import COMPACT, PRESETS
 from reeltok.models.reftok import reference
 from reeltok.models.reftok.attention import CrossAttention
 from reeltok.models.reftok.blocks import CodedBlock
+from reeltok.models.reftok.features import ReferenceFeatures
 from reeltok.models.reftok.injection import RefTokConfig
 from reeltok.models.reftok.network import RefTok
 from reeltok.models.reftok.reference import Reference
@@ -481,11 +482,12 @@ def test_attention_sees_its_surroundings_only() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, 1, 20, 20, 16, generator=generator)
     coarse = torch.randn(1, 1, 20, 20, 8, generator=generator)
-    seen = model.decoder_injection.read(torch.zeros(1, 1, 40, 40, 96), torch.zeros(1, 1, 40, 40, 8))
+    patches = torch.zeros(1, 1, 40, 40, 96)
+    fine, _ = model.decoder_injection.read(patches, torch.zeros(1, 1, 40, 40, 8))
     far, near = coarse.clone(), coarse.clone()
     far[:, :, 19, 19] += 1
     near[:, :, 3, 4] += 1
-    outputs = [attend(x, replace(seen, coarse=c))[0] for c in (coarse, far, near)]
+    outputs = [attend(x, ReferenceFeatures(fine, c, patches))[0] for c in (coarse, far, near)]
     changed = (outputs[1] != outputs[0]).any(-1)[0, 0]
     assert changed[19, 19]
     assert not changed[:8, :8].any()

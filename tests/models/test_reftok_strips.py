@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import reeltok
 from reeltok.models.presets import COMPACT
 from reeltok.models.reftok.flow import MotionConfig
-from reeltok.models.reftok.injection import RefTokConfig
+from reeltok.models.reftok.injection import ReferenceInjection, RefTokConfig
 from reeltok.models.reftok.network import RefTok
 from reeltok.models.reftok.reference import find_cuts, thumbnails
 from reeltok.nn.quantizers import FSQConfig
@@ -27,6 +27,7 @@ from reeltok.transcode.need import Workload, memory_need
 FSQ = FSQConfig(levels=(8, 8, 5), regularization=False)
 BODY = replace(COMPACT, width=8, blocks=(1, 1), quantizer=FSQ)
 TINY = RefTokConfig(body=BODY, width=4)
+MOTION = MotionConfig(width=8)
 DEEP: dict[str, Any] = {
     "multipliers": (1, 2, 2),
     "blocks": (1, 1, 1),
@@ -44,6 +45,14 @@ KINDS: dict[str, RefTokConfig] = {
     "decoder": replace(TINY, where="decoder"),
     "none": replace(TINY, policy="none"),
     "4x16x16": replace(TINY, body=replace(BODY, **DEEP)),
+    "motion": replace(TINY, motion=MOTION),
+    "motion and SKIP": replace(
+        TINY, motion=MOTION, skip=1.0, policy="first+previous", references=2
+    ),
+    "searched": replace(TINY, motion=replace(MOTION, where="encoder"), cuts="stored"),
+    "followed": replace(TINY, motion=replace(MOTION, where="decoder"), block=8, start="lossless"),
+    "motion, 4x16x16": replace(TINY, motion=MOTION, skip=0.9, body=replace(BODY, **DEEP)),
+    "SKIP": replace(TINY, skip=1.1, where="decoder", refresh=2),
 }
 
 
@@ -53,7 +62,7 @@ def build(config: RefTokConfig) -> RefTok:
     model = RefTok(config).eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            if "_injection" in name and not weight.any():
+            if ("_injection" in name or "flow" in name) and not weight.any():
                 weight.normal_(std=0.3)
     return model
 
@@ -106,6 +115,7 @@ def assert_blocks_are_those_of_whole_frames(
     ("kind", "room"),
     [
         ("first", 9_000),
+        ("motion and SKIP", 9_000),
         pytest.param("encoder", None, marks=pytest.mark.slow),
         pytest.param("4x16x16", 0, marks=pytest.mark.slow),
     ],
@@ -184,14 +194,12 @@ def test_the_bundled_model_in_its_own_loop() -> None:
 
 
 def test_what_takes_whole_frames() -> None:
-    """Attention, group norm, motion and SKIP; a budget's strips then change nothing."""
+    """Attention and group norm; a budget's strips then change nothing."""
     assert all(model.spec.strips for model in MODELS.values())
     for values in (
         {"inject": "attend"},
         {"body": replace(BODY, groups=4)},
         {"body": replace(BODY, middle="full")},
-        {"motion": MotionConfig(width=8)},
-        {"skip": 1.0},
     ):
         model = RefTok(replace(TINY, **values))
         assert not model.spec.strips
@@ -220,20 +228,22 @@ def test_a_budget_is_kept_with_strips(monkeypatch: pytest.MonkeyPatch) -> None:
         )
 
 
-def test_a_network_sees_no_more_than_a_strip(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And rows that wait, of the reference too: of 15 rows of cells."""
-    model, seen = MODELS["plain start"], []
-    for name in ("encode_block", "decode_block"):
-        way = getattr(RefTok, name)
+@pytest.mark.parametrize("kind", ["plain start", "motion and SKIP"])
+def test_a_network_sees_no_more_than_a_strip(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 15 rows of cells five, and rows that wait; when references are read, too."""
+    model, seen = MODELS[kind], []
+    ways = [(RefTok, "encode_block"), (RefTok, "decode_block"), (ReferenceInjection, "read")]
+    for owner, name in ways:
+        way = getattr(owner, name)
 
-        def noted(self: RefTok, x: torch.Tensor, *given: Any, way: Any = way, **how: Any) -> Any:
-            seen.append((x.shape[2], max(y.shape[2] for y in how["known"].kept.values())))
+        def noted(self: Any, x: torch.Tensor, *given: Any, way: Any = way, **how: Any) -> Any:
+            high = {"encode_block": 1, "decode_block": 8, "read": 4}[way.__name__]
+            seen.append(high * x.shape[2])
             return way(self, x, *given, **how)
 
-        monkeypatch.setattr(RefTok, name, noted)
+        monkeypatch.setattr(owner, name, noted)
     model.encode(scenes(5, 120, 8, 0), tile=40)
-    assert max(rows for rows, _ in seen) == 40
-    assert max(rows for _, rows in seen) == 40
+    assert max(seen) == 40
 
 
 def test_thumbnails_of_bytes_are_those_of_values() -> None:

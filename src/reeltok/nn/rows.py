@@ -30,11 +30,12 @@ class Rows:
     """Where frames stand that are read in strips.
 
     `kept` are rows that layers still need, by their names; `ended` names the layers that need none
-    and will get none. In the present strip `ending` more layers may end, in the order in which
-    rows pass them.
+    and will get none, `passed` counts the rows that came by. In the present strip `ending` more
+    layers may end, in the order in which rows pass them.
     """
 
     kept: dict[str, list[Tensor]] = field(default_factory=dict)
+    passed: dict[str, int] = field(default_factory=dict)
     ended: set[str] = field(default_factory=set)
     ending: int = 0
 
@@ -51,17 +52,20 @@ class Rows:
         kernel: int,
         stride: int,
         edge: Any,
+        mode: str = "constant",
     ) -> Float[Tensor, "b t h2 w c"]:
         """The rows under a kernel at all places that can be computed by now, to pad no more.
 
-        `edge` = (rows of zeros above the frame, below it).
+        `edge` = (rows above the frame, below it): zeros, or by another `mode` of `F.pad`.
         """
-        if layer.path in self.ended:
+        before = self.kept.get(layer.path)
+        if layer.path in self.ended or (before is None and not x.shape[2] and mode != "constant"):
             return x
         above, below = edge
-        before, ends = self.kept.pop(layer.path, None), self._ends(layer)
-        x = F.pad(x, (0, 0, 0, 0, above, 0)) if before is None else torch.cat([*before, x], dim=2)
-        x = F.pad(x, (0, 0, 0, 0, 0, below)) if ends and below else x
+        self.kept.pop(layer.path, None)
+        ends = self._ends(layer)
+        x = pad_rows(x, above, 0, mode) if before is None else torch.cat([*before, x], dim=2)
+        x = pad_rows(x, 0, below, mode) if ends and below else x
         count = max(0, (x.shape[2] - kernel) // stride + 1)
         if not ends:
             self._keep(layer, [x[:, :, count * stride :]])
@@ -89,6 +93,12 @@ class Rows:
         self._keep(layer, [x])
         return x[:, :, :0]
 
+    def first_of(self, layer: NamedLayer, x: Float[Tensor, "b t h w c"]) -> int:
+        """The number in its frame of the first row of `x`, whose rows come by `layer` in order."""
+        first = self.passed.get(layer.path, 0)
+        self.passed[layer.path] = first + x.shape[2]
+        return first
+
     def _ends(self, layer: NamedLayer) -> bool:
         """Whether a layer gets its last rows now; where it does not, none after it does."""
         if not self.ending:
@@ -99,6 +109,17 @@ class Rows:
 
     def _keep(self, layer: NamedLayer, rows: list[Tensor]) -> None:
         self.kept[layer.path] = [each.clone() for each in rows]
+
+
+def pad_rows(
+    x: Float[Tensor, "b t h w c"], above: int, below: int, mode: str
+) -> Float[Tensor, "b t h2 w c"]:
+    return F.pad(x, (0, 0, 0, 0, above, below), mode=mode)
+
+
+def first_row(past: Any, layer: NamedLayer, x: Float[Tensor, "b t h w c"]) -> int:
+    """The number in its frame of the first row of `x`, of which `layer` sees all; 0 of a whole."""
+    return 0 if past is None or past.rows is None else past.rows.first_of(layer, x)
 
 
 def aligned(past: Any, layer: NamedLayer, *streams: Tensor) -> Sequence[Tensor]:

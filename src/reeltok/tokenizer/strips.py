@@ -7,6 +7,7 @@ strip has a `Past` of its own, which may wait in a file meanwhile (offload.py).
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain, repeat
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -68,22 +69,33 @@ class Strips:
     offload: Offload | None = None
     waited: int = 0
 
-    def walk(self, network: str, total: int) -> Iterator[tuple[slice, Past]]:
+    def walk(self, network: str, total: int, *, keep: bool = True) -> Iterator[tuple[slice, Past]]:
         """From top to bottom: which of `total` rows of cells, and the past of the strip.
+
+        Without `keep` it is a copy, and strips remember what they did before.
 
         Behind the last of them come strips without any, until no layer waits for rows. A layer
         holds back less than a row of cells, so as many may end in one strip as it has rows.
         """
-        rows, number, stop = Rows(), 0, 0
-        while stop < total or not rows.ending:
-            start, stop = stop, min(total, stop + self.cells)
-            rows.ending, past = self.cells if start == total else 0, self.take(network, number)
+        rows, below = Rows(), repeat(slice(total, total))
+        for number, cells in enumerate(chain(self.split(total), below)):
+            rows.ending, past = (
+                self.cells if cells.start == total else 0,
+                self.take(network, number),
+            )
+            past = past if keep else past.copy()
             past.rows = rows
-            yield slice(start, stop), past
+            yield cells, past
             past.rows = None
             self.waited = max(self.waited, rows.bytes)
             self.put(network, number)
-            number += 1
+            if rows.ending:
+                return
+
+    def split(self, total: int) -> Iterator[slice]:
+        """The strips of `total` rows of cells."""
+        starts = range(0, total, self.cells)
+        return (slice(start, min(total, start + self.cells)) for start in starts)
 
     def take(self, network: str, number: int) -> Past:
         """The past of a strip, with all that it remembers."""
@@ -112,24 +124,46 @@ class Strips:
         return pasts[0]
 
 
+@dataclass(eq=False, kw_only=True)
+class Regrouped:
+    """Streams of rows "b t h w c", cut again into strips of `strips` out of whatever comes.
+
+    `scales` are the rows of each stream for a row of cells.
+    """
+
+    strips: Iterator[slice]
+    scales: tuple[int, ...]
+    waiting: list[Tensor] = field(default_factory=list)
+    here: slice | None = None
+
+    def add(self, *streams: Tensor) -> Iterator[tuple[slice, list[Tensor]]]:
+        """More rows, below those so far: the cells and rows of strips that are complete by now."""
+        pairs = zip(self.waiting, streams, strict=True) if self.waiting else ((x,) for x in streams)
+        self.waiting = [torch.cat(parts, dim=2) for parts in pairs]
+        while (here := self.here or next(self.strips, None)) is not None:
+            counts = [(here.stop - here.start) * scale for scale in self.scales]
+            self.here = here
+            if any(x.shape[2] < n for x, n in zip(self.waiting, counts, strict=True)):
+                return
+            self.here = None
+            yield here, [x[:, :, :n] for x, n in zip(self.waiting, counts, strict=True)]
+            self.waiting = [x[:, :, n:].clone() for x, n in zip(self.waiting, counts, strict=True)]
+
+
 @dataclass(eq=False)
-class PassedRows:
-    """Rows "b t h w c" that came in strips of any height, to be cut again into others."""
+class FilledRows:
+    """Whole frames "b t h w c" of `height`, filled with rows as they come."""
 
-    parts: list[Tensor] = field(default_factory=list)
+    height: int
+    frames: Tensor = field(default_factory=lambda: torch.empty(0))
+    filled: int = 0
 
-    def add(self, x: Float[Tensor, "b t h w c"]) -> None:
+    def add(self, rows: Float[Tensor, "b t h w c"]) -> None:
         """More rows, below those so far."""
-        self.parts += [x] if x.shape[2] else []
-
-    def count(self) -> int:
-        return sum(x.shape[2] for x in self.parts)
-
-    def take(self, count: int) -> Float[Tensor, "b t h2 w c"]:
-        """The first `count` rows, which are taken out."""
-        x = torch.cat(self.parts, dim=2)
-        self.parts = [x[:, :, count:].clone()]
-        return x[:, :, :count]
+        if not self.filled:
+            self.frames = rows.new_empty(*rows.shape[:2], self.height, *rows.shape[3:])
+        self.frames[:, :, self.filled : self.filled + rows.shape[2]] = rows
+        self.filled += rows.shape[2]
 
 
 @runtime_checkable

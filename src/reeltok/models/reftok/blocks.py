@@ -15,14 +15,13 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from reeltok.models.reftok.features import ReferenceFeatures
+from reeltok.models.reftok.features import ReferenceFeatures, WholeReference
 from reeltok.models.reftok.flow import (
     DecoderFlow,
+    Followed,
+    FoundFields,
     Motion,
-    block_patches,
-    follow,
-    follow_coarse,
-    follow_pixels,
+    follow_found,
 )
 from reeltok.models.reftok.injection import (
     ReferenceInjection,
@@ -33,6 +32,7 @@ from reeltok.models.reftok.injection import (
     encoder_shape,
     masked,
     split_stages,
+    stand_still,
     still_patches,
 )
 from reeltok.models.reftok.motion import BlockMotion, enlarge_field, search
@@ -43,6 +43,7 @@ from reeltok.models.vidtok.stages import Down, Patch, Up
 from reeltok.nn.past import Past
 from reeltok.nn.quantizers import Quantized
 from reeltok.nn.quantizers.contract import without_cache
+from reeltok.nn.rows import first_row
 from reeltok.tokenizer.contract import Tokenizer
 
 # What a stream keeps beside its layers' own: the references as the decoder has them, what they show
@@ -62,20 +63,27 @@ class CodedBlock:
 @dataclass(frozen=True)
 class Decoded:
     """The frames "b t h w c" of a block, and the decoder's features of the last step; where they
-    follow a motion, its field (at the scale of the patches) and the reference's pixels along it."""
+    follow a motion, what followed it."""
 
     frames: Tensor
     features: Tensor
-    field: Tensor | None = None
-    warped: Tensor | None = None
+    followed: Followed | None = None
 
     def motion(
         self, found: BlockMotion | None, block: Tensor, mask: Tensor | None
     ) -> Motion | None:
         """What the loss of the motion compares; None for frames that follow none."""
-        if self.field is None or self.warped is None:
+        if self.followed is None:
             return None
-        return Motion(found, self.field, self.warped, block, mask)
+        return Motion(found, self.followed.field, self.followed.pixels, block, mask)
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Which rows of cells of a block a strip is, and which cells of all of them were skipped."""
+
+    cells: slice
+    skipped: Bool[Tensor, "b s h w"]
 
 
 def replace_clips(past: Past, fresh: Past, clips: Bool[Tensor, " b"]) -> None:
@@ -107,7 +115,14 @@ class BlockCoder(Tokenizer):
             widths = self.decoder_injection.reference_encoder.widths
             follows = config.motion.where != "encoder"
             shape = decoder_shape(config, self.decoder)
-            self.flow = DecoderFlow(shape, widths, config.motion) if follows else None
+            patch = self.decoder.patch
+            self.flow = DecoderFlow(shape, widths, config.motion, patch) if follows else None
+
+    @property
+    def closed(self) -> bool:
+        """Whether encoding decodes: the encoder sees references, or is to know what is skipped."""
+        joins = self.encoder_injection is not None or self.config.skip > 0
+        return joins and self.config.policy != "none"
 
     # One block through the network.
 
@@ -115,18 +130,11 @@ class BlockCoder(Tokenizer):
         self,
         x: Float[Tensor, "b t h w c"],
         past: Past,
+        reference: ReferenceFeatures | None,
         reference_mask: Bool[Tensor, " b"] | None = None,
-        found: BlockMotion | None = None,
-        known: Past | None = None,
     ) -> Float[Tensor, "b t2 h2 w2 d"]:
-        """What the quantizer reads of a block; the plain encoder where nothing is known yet.
-
-        References follow the motion that was `found`; they are `known`, or in the past.
-        """
+        """What the quantizer reads of a block; the plain encoder's where no reference joins."""
         injection, encoder = self.encoder_injection, self.encoder
-        reference = self._read_references(injection, past, known or past, encoder.patch)
-        if reference is not None and found is not None:
-            reference = self._follow_found(reference, past, found, x.shape[1])
         patches = encoder.patch(x, past)
         y = encoder.conv_in(patches, past)
         if injection is not None and reference is not None:
@@ -145,38 +153,46 @@ class BlockCoder(Tokenizer):
         z: Float[Tensor, "b t h w d"],
         past: Past,
         reference_mask: Bool[Tensor, " b"] | None = None,
-        known: Past | None = None,
+        *,
+        reference: WholeReference | None = None,
+        strip: Strip | None = None,
     ) -> Decoded:
-        """The frames of a block; the plain decoder's where nothing is known yet."""
-        injection, decoder, along = self.decoder_injection, self.decoder, None
-        reference = self._read_references(injection, past, known or past, decoder.patch)
-        field, warped, frames = None, None, z.shape[1] * self.config.factors[0]
+        """The frames of a block; the plain decoder's where nothing is known yet.
+
+        `reference` is what the past knows, or what was read of whole frames for a `strip`.
+        """
+        injection, decoder, flow, along = self.decoder_injection, self.decoder, self.flow, None
+        reference = reference or self._reference_in(past, injection, decoder.patch)
+        joins, followed, field = None, None, None
         y = decoder.conv_in(z, past)
         if injection is not None and reference is not None:
-            if self.flow is not None:
-                field = self.flow.begin(y, reference)
-                reference = follow_coarse(reference, field, frames, self.config.factors[1:])
-            y, along = injection.join_coarse(y, reference, reference_mask, past)
+            joins = stand_still(reference, decoder.patch, None if strip is None else strip.cells)
+            if flow is not None:
+                field = flow.begin(y, joins, past)
+                joins = replace(joins, coarse=flow.follow_coarse(reference, field, past))
+            y, along = injection.join_coarse(y, joins, reference_mask, past)
         early, late = split_stages(running_order(decoder), Up)
         for stage in early:
             y = stage(y, past)
-        if injection is not None and reference is not None:
-            if self.flow is not None and field is not None:
-                field, warped, reference = self._follow_read(reference, past, field, y)
-            y = injection.join_fine(y, reference, reference_mask, along=along, past=past)
+        if injection is not None and reference is not None and joins is not None:
+            if flow is not None and field is not None:
+                followed = flow.follow(reference, field, y, decoder.patch, past)
+                joins = replace(joins, fine=followed.fine, patches=followed.patches)
+            y = injection.join_fine(y, joins, reference_mask, along=along, past=past)
         for stage in late:
             y = stage(y, past)
         features = F.layer_norm(y, y.shape[-1:])
         if past.rows is None:
             past.kept[FEATURES] = features[:, -1:].clone()
         patches = decoder.conv_out(decoder.norm(y), past)
-        if injection is not None and reference is not None:
-            patches = injection.copy_pixels(patches, features, reference, reference_mask, past)
+        if injection is not None and joins is not None:
+            patches = injection.copy_pixels(patches, features, joins, reference_mask, past)
         made = decoder.patch.inverse(patches, past)
         if self.config.skip and reference is not None:
-            skipped = masked(reference_mask, skipped_cells(z))
-            made = copy_skipped(made, past.kept[REFERENCES][:, :1], skipped)
-        return Decoded(made, features[:, -1:], field, warped)
+            skipped = skipped_cells(z) if strip is None else strip.skipped
+            top, still = first_row(past, decoder.conv_out, made), reference.frame[:, None]
+            made = copy_skipped(made, still, masked(reference_mask, skipped), top)
+        return Decoded(made, features[:, -1:], followed)
 
     # Motion.
 
@@ -187,35 +203,20 @@ class BlockCoder(Tokenizer):
         before = past.kept[REFERENCES][:, 0].detach()
         return search(before, block, steps=self.config.steps, cell=self.config.factors[1:])
 
-    def _follow_found(
-        self, reference: ReferenceFeatures, past: Past, found: BlockMotion, frames: int
-    ) -> ReferenceFeatures:
-        """The encoder's reference along the motion that its search found."""
-        patch, cell = self.config.body.patch, self.config.factors[1:]
-        field = enlarge_field(found.field, (cell[0] // patch[1], cell[1] // patch[2]))
-        steps = frames // patch[0]
-        pixels = follow_pixels(past.kept[REFERENCES][:, 0], field, frames, patch[1:])
-        return replace(
-            follow_coarse(reference, found.field, frames, cell),
-            fine=follow(reference.fine, field, frames, steps, patch[1:]),
-            patches=block_patches(self.encoder.patch, pixels),
-            field=found.field,
-        )
+    def encoder_reference(
+        self, past: Past, found: BlockMotion | None, frames: int
+    ) -> ReferenceFeatures | None:
+        """What joins the encoder for a block, along the motion that was found."""
+        patch = self.encoder.patch
+        reference = self._reference_in(past, self.encoder_injection, patch)
+        if reference is None or found is None:
+            return None if reference is None else stand_still(reference, patch)
+        return follow_found(reference, self.fields_of(found.field), frames, patch)
 
-    def _follow_read(
-        self, reference: ReferenceFeatures, past: Past, field: Tensor, y: Tensor
-    ) -> tuple[Tensor, Tensor, ReferenceFeatures]:
-        """The decoder's field at the scale of `y`, pixels along it, and the reference along it."""
-        assert self.flow is not None
-        patch, steps = self.config.body.patch, y.shape[1]
-        frames, cell = steps * patch[0], patch[1:]
-        rough = enlarge_field(field, (self.flow.ratio, self.flow.ratio))
-        moved = follow(reference.fine, rough, frames, steps, cell)
-        field = self.flow.refine(field, y, moved)
-        warped = follow_pixels(past.kept[REFERENCES][:, 0], field, frames, cell)
-        fine = follow(reference.fine, field, frames, steps, cell)
-        patches = block_patches(self.decoder.patch, warped)
-        return field, warped, replace(reference, fine=fine, patches=patches)
+    def fields_of(self, field: Float[Tensor, "b s h w 4"]) -> FoundFields:
+        """A field of the search at both scales."""
+        (_, height, width), (_, fh, fw) = self.config.factors, self.config.body.patch
+        return FoundFields(field, enlarge_field(field, (height // fh, width // fw)))
 
     # Cells that are skipped.
 
@@ -248,16 +249,23 @@ class BlockCoder(Tokenizer):
 
     # What a stream remembers beside its layers' own.
 
-    def _read_references(
-        self, injection: ReferenceInjection | None, past: Past, known: Past, patch: Patch
-    ) -> ReferenceFeatures | None:
-        """Features of the references, for one side; None where it has no use for them."""
-        if injection is None or not self._has_reference(known):
+    def _reference_in(
+        self, past: Past, injection: ReferenceInjection | None, patch: Patch
+    ) -> WholeReference | None:
+        """What one side reads of the references; None where it has no use for them."""
+        if injection is None or not self._has_reference(past):
             return None
+        return self.read_references(injection, patch, past, past)
+
+    def read_references(
+        self, injection: ReferenceInjection, patch: Patch, known: Past, past: Past
+    ) -> WholeReference:
+        """What one side reads of the references that are `known`; in strips, the rows so far."""
         stills, errors = still_patches(patch, known.kept[REFERENCES]), None
         if injection is self.encoder_injection:
             errors = still_patches(patch, known.kept[ORIGINALS]) - stills
-        return injection.read(stills, known.kept[FEATURES], errors, past=past)
+        fine, coarse = injection.read(stills, known.kept[FEATURES], errors, past=past)
+        return WholeReference(known.kept[REFERENCES][:, 0], fine, coarse)
 
     def _has_reference(self, past: Past) -> bool:
         return REFERENCES in past.kept and self.config.policy != "none"
@@ -284,7 +292,7 @@ class BlockCoder(Tokenizer):
         frame = torch.zeros_like(like)
         if begin.frame is not None:
             frame = rearrange(begin.frame, "b c t h w -> b t h w c").to(like).contiguous()
-        quantized = self.round_to_stored(self.quantizer(self.encode_block(frame, past)))
+        quantized = self.round_to_stored(self.quantizer(self.encode_block(frame, past, None)))
         self.decode_block(quantized.z, past)
         self.remember(past, REFERENCES, frame)
         return frame
@@ -339,7 +347,8 @@ class BlockCoder(Tokenizer):
                     reference_mask, self._forget(begin, past, block[:, :1], block[:, :1])
                 )
             found = self.find_motion(block, past)
-            features = self.encode_block(block, past, mask, found)
+            joins = self.encoder_reference(past, found, block.shape[1])
+            features = self.encode_block(block, past, joins, mask)
             quantized, made = self._quantize(features, block, past, mask, draw)
             if not decode:
                 yield CodedBlock(quantized, block[:, :0])
@@ -357,7 +366,9 @@ class BlockCoder(Tokenizer):
             frame = self._prime(begin, past, x[:, :1])
             self.remember(past, ORIGINALS, frame if given else x[:, :1])
             return (0, CodedBlock(None, frame[:, :0])) if given else (1, CodedBlock(None, frame))
-        quantized = self.round_to_stored(self.quantizer(self.encode_block(x[:, :1], past), **draw))
+        quantized = self.round_to_stored(
+            self.quantizer(self.encode_block(x[:, :1], past, None), **draw)
+        )
         frames = self.decode_block(quantized.z, past).frames
         self.remember(past, ORIGINALS, x[:, :1])
         self.remember(past, REFERENCES, frames)

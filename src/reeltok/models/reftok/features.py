@@ -34,12 +34,21 @@ class InjectionShape:
 
 
 @dataclass(frozen=True)
+class WholeReference:
+    """What was read from the references of a block: the first one's pixels, and features."""
+
+    frame: Float[Tensor, "b h w c"]
+    fine: Float[Tensor, "b 1 h2 w2 r"]
+    coarse: Float[Tensor, "b 1 h3 w3 r2"]
+
+
+@dataclass(frozen=True)
 class ReferenceFeatures:
-    """What was read from the references: features, and the first one's patches.
+    """What joins a network of the references: features, and the first one's patches.
 
     They stand still, one time step for a whole block, or follow a motion: then they have the steps
-    of the block, and `field` is the motion in pixels that the encoder found. In strips patches
-    have rows that features do not have by now.
+    of the block, and `field` is the motion in pixels that the encoder found. In strips they have
+    rows that others do not have by now.
     """
 
     fine: Float[Tensor, "b t h w r"]

@@ -7,8 +7,8 @@ The heads end in zeros: untrained, everything stays in its place. There is no si
 encoder is shown what its search found, and the tokens carry as much of it as pays.
 """
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,13 +18,19 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass as config_dataclass
 from torch import Tensor, nn
 
-from reeltok.models.reftok.features import ONE, InjectionShape, ReferenceFeatures
+from reeltok.models.reftok.features import (
+    ONE,
+    InjectionShape,
+    ReferenceFeatures,
+    WholeReference,
+)
 from reeltok.models.reftok.motion import BlockMotion, displacements, drop_small, enlarge_field, warp
 from reeltok.models.vidtok.stages import SPACE, Patch
 from reeltok.nn.bounds import Width
 from reeltok.nn.layers import Conv, Norm, Residual
-from reeltok.nn.past import Past
+from reeltok.nn.past import Layer, Past
 from reeltok.nn.quantizers.contract import full_precision
+from reeltok.nn.rows import aligned, first_row
 
 COARSE, FINE = 8.0, 2.0  # pixels that one unit of a head's output stands for
 UNIT = 4.0  # pixels of a field that networks read as 1
@@ -42,7 +48,7 @@ class MotionConfig:
     where: Literal["encoder", "decoder", "both"] = "both"
 
 
-class FlowHead(nn.Module):
+class FlowHead(Layer):
     """From features to a field, in pixels: zero at the start."""
 
     def __init__(self, channels_in: int, width: int, *, blocks: int, unit: float) -> None:
@@ -55,49 +61,130 @@ class FlowHead(nn.Module):
         self.conv_out = Conv(width, 4, ONE, zero=True)
         self.unit = unit
 
-    def forward(self, x: Float[Tensor, "b s h w c"]) -> Float[Tensor, "b s h w 4"]:
+    def forward(
+        self, x: Float[Tensor, "b s h w c"], past: Past | None = None
+    ) -> Float[Tensor, "b s h2 w 4"]:
         y = self.conv_in(x)
         for block in self.blocks:
-            y = block(y)
+            y = block(y, past)
         y = self.norm(y)
         with full_precision(y):  # bfloat16 would round 20 pixels to eighths
             return self.unit * self.conv_out(y.to(self.conv_out.weight.dtype)).float()
 
 
+class EnlargeField(Layer):
+    """`enlarge_field`; in strips, of the rows whose neighbours are known by now."""
+
+    def __init__(self, ratio: tuple[int, int]) -> None:
+        super().__init__()
+        self.ratio = ratio
+
+    def forward(
+        self, field: Float[Tensor, "b s h w 4"], past: Past | None = None
+    ) -> Float[Tensor, "b s h2 w2 4"]:
+        if past is None or past.rows is None:
+            return enlarge_field(field, self.ratio)
+        way: dict[str, Any] = {"kernel": 3, "stride": 1, "edge": (1, 1), "mode": "replicate"}
+        around = past.rows.window(self, field, **way)
+        if not around.shape[2]:
+            return field.new_empty(*field.shape[:2], 0, field.shape[3] * self.ratio[1], 4)
+        return enlarge_field(around, self.ratio, slice(1, around.shape[2] - 1))
+
+
+@dataclass(frozen=True)
+class Followed:
+    """The decoder's field at the scale of the patches, and what follows it of the reference."""
+
+    field: Float[Tensor, "b s h w 4"]
+    pixels: Float[Tensor, "b t h2 w2 c"]
+    fine: Float[Tensor, "b t2 h3 w r"]
+    patches: Float[Tensor, "b t2 h4 w d"]
+
+
 class DecoderFlow(nn.Module):
-    """The decoder's field, first at the scale of the tokens, then at that of the patches."""
+    """The decoder's field, first at the scale of the tokens, then at that of the patches.
+
+    `patch` folds pixels, `cell` are those (rows, columns) of a token. In strips every step gives
+    the rows that can be computed by now.
+    """
 
     def __init__(
-        self, shape: InjectionShape, widths: tuple[int, int], config: MotionConfig
+        self,
+        shape: InjectionShape,
+        widths: tuple[int, int],
+        config: MotionConfig,
+        patch: Patch,
     ) -> None:
         super().__init__()
         self.runs = shape.steps[0] // shape.steps[1]
-        self.ratio = 2**shape.halvings
+        ratio, self.patch = 2**shape.halvings, patch.patch
+        self.cell = self.patch[1] * ratio, self.patch[2] * ratio
         inside = self.runs * (shape.fine + widths[0]) + 4
         self.coarse = FlowHead(shape.coarse + widths[1], config.width, blocks=2, unit=COARSE)
         self.fine = FlowHead(inside, config.width, blocks=1, unit=FINE)
+        self.enlarge_to_patches = EnlargeField((ratio, ratio))
+        self.enlarge_to_pixels = EnlargeField(self.patch[1:])
 
     def begin(
-        self, y: Float[Tensor, "b s h w c"], reference: ReferenceFeatures
-    ) -> Float[Tensor, "b s h w 4"]:
+        self, y: Float[Tensor, "b s h w c"], reference: ReferenceFeatures, past: Past
+    ) -> Float[Tensor, "b s h2 w 4"]:
         """The field at the scale of the tokens, from the decoder's first features `y`."""
-        around = reference.coarse.expand(-1, y.shape[1], -1, -1, -1)
-        return self.coarse(torch.cat([F.layer_norm(y, y.shape[-1:]), around], dim=-1))
+        y, around = aligned(past, self.coarse.conv_in, y, reference.coarse)
+        around = around.expand(-1, y.shape[1], -1, -1, -1)
+        return self.coarse(torch.cat([F.layer_norm(y, y.shape[-1:]), around], dim=-1), past)
+
+    def follow_coarse(
+        self,
+        reference: WholeReference,
+        field: Float[Tensor, "b s h w 4"],
+        past: Past,
+    ) -> Float[Tensor, "b s h w r"]:
+        """The reference's coarse features along the field at the scale of the tokens."""
+        frames, top = (
+            field.shape[1] * self.runs * self.patch[0],
+            first_row(past, self.coarse, field),
+        )
+        return follow(reference.coarse, field, frames, field.shape[1], self.cell, top)
+
+    def follow(
+        self,
+        reference: WholeReference,
+        coarse: Float[Tensor, "b s h w 4"],
+        y: Float[Tensor, "b t h2 w2 c"],
+        patch: Patch,
+        past: Past,
+    ) -> Followed:
+        """The reference along the field at the scale of the patches: `coarse`, refined by `y`."""
+        steps = coarse.shape[1] * self.runs
+        frames = steps * self.patch[0]
+        field = self.refine(reference, self.enlarge_to_patches(coarse, past), y, past)
+        top = first_row(past, self.fine, field)
+        fine = follow(reference.fine, field, frames, steps, self.patch[1:], top)
+        every = self.enlarge_to_pixels(field, past)
+        top = first_row(past, self.enlarge_to_pixels, every)
+        pixels = follow_pixels(reference.frame, every, frames, top)
+        return Followed(field, pixels, fine, block_patches(patch, pixels))
 
     def refine(
         self,
+        reference: WholeReference,
         field: Float[Tensor, "b s h w 4"],
-        y: Float[Tensor, "b t h2 w2 c"],
-        moved: Float[Tensor, "b t h2 w2 r"],
-    ) -> Float[Tensor, "b s h2 w2 4"]:
-        """The field at the scale of the patches, from the features there.
+        y: Float[Tensor, "b t h2 w c"],
+        past: Past,
+    ) -> Float[Tensor, "b s h3 w 4"]:
+        """The field at the scale of the patches, from features there; a first frame's stand still.
 
-        `moved` are the reference's, which follow `field` already.
+        `field` is the rough one.
         """
-        field = enlarge_field(field, (self.ratio, self.ratio))
+        y = y.expand(-1, self.runs, -1, -1, -1) if y.shape[1] < self.runs else y
+        y, field = aligned(past, self.fine.conv_in, y, field)
+        steps, top = y.shape[1], first_row(past, self.fine.conv_in, field)
+        moved = follow(reference.fine, field, steps * self.patch[0], steps, self.patch[1:], top)
         both = torch.cat([F.layer_norm(y, y.shape[-1:]), moved.to(y.dtype)], dim=-1)
         both = rearrange(both, "b (s r) h w c -> b s h w (r c)", r=self.runs)
-        return field + self.fine(torch.cat([both, (field / UNIT).to(y.dtype)], dim=-1))
+        more = self.fine(torch.cat([both, (field / UNIT).to(y.dtype)], dim=-1), past)
+        field, more = aligned(past, self.fine.conv_out, field, more)
+        return field + more
 
 
 # Features and pixels of a reference that follow a field.
@@ -105,38 +192,62 @@ class DecoderFlow(nn.Module):
 
 def follow(
     x: Float[Tensor, "b 1 h w c"],
-    field: Float[Tensor, "b s h w 4"],
+    field: Float[Tensor, "b s h2 w 4"],
     frames: int,
     steps: int,
     cell: tuple[int, int],
-) -> Float[Tensor, "b t h w c"]:
-    """Still features at each of `steps` times of a block; `cell` is theirs in pixels."""
+    top: int = 0,
+) -> Float[Tensor, "b t h2 w c"]:
+    """Still features at each of `steps` times of a block; `cell` is theirs in pixels.
+
+    The rows of `field` are those of `x` from `top` on.
+    """
     moved = displacements(field, frames)
     moved = rearrange(moved, "b (t k) h w c -> b t k h w c", t=steps).mean(2)
     moved = torch.stack([moved[..., i] / cell[i] for i in (0, 1)], dim=-1)
-    return warp(x[:, 0], moved).to(x.dtype)
-
-
-def follow_coarse(
-    reference: ReferenceFeatures,
-    field: Float[Tensor, "b s h w 4"],
-    frames: int,
-    cell: tuple[int, int],
-) -> ReferenceFeatures:
-    """The reference with coarse features that follow a field at the scale of the tokens."""
-    moved = follow(reference.coarse, field, frames, field.shape[1], cell)
-    return replace(reference, coarse=moved)
+    return warp(x[:, 0], moved, top=top).to(x.dtype)
 
 
 def follow_pixels(
     frame: Float[Tensor, "b h w c"],
-    field: Float[Tensor, "b s h2 w2 4"],
+    field: Float[Tensor, "b s h2 w 4"],
     frames: int,
-    cell: tuple[int, int],
-) -> Float[Tensor, "b t h w c"]:
-    """The frames of a block as the reference alone gives them; `cell` is the field's in pixels."""
-    moved = drop_small(displacements(enlarge_field(field, cell), frames))
-    return warp(frame, moved, cubic=True).to(frame.dtype)
+    top: int = 0,
+) -> Float[Tensor, "b t h2 w c"]:
+    """The frames of a block as the reference alone gives them, in the rows of `field`."""
+    moved = drop_small(displacements(field, frames))
+    return warp(frame, moved, cubic=True, top=top).to(frame.dtype)
+
+
+@dataclass(frozen=True)
+class FoundFields:
+    """The field that the encoder's search found, and the same at the scale of the patches."""
+
+    coarse: Float[Tensor, "b s h w 4"]
+    fine: Float[Tensor, "b s h2 w2 4"]
+
+
+def follow_found(
+    reference: WholeReference,
+    found: FoundFields,
+    frames: int,
+    patch: Patch,
+    cells: slice | None = None,
+) -> ReferenceFeatures:
+    """What joins the encoder of a reference along `found`, or its rows of some cells."""
+    sides, coarse, fine = patch.patch, found.coarse, found.fine
+    cells, ratio = cells or slice(0, coarse.shape[2]), fine.shape[2] // coarse.shape[2]
+    rows = slice(cells.start * ratio, cells.stop * ratio)
+    field, near = coarse[:, :, cells], fine[:, :, rows]
+    cell = sides[1] * ratio, sides[2] * ratio
+    every = enlarge_field(fine, sides[1:], rows)
+    pixels = follow_pixels(reference.frame, every, frames, rows.start * sides[1])
+    return ReferenceFeatures(
+        coarse=follow(reference.coarse, field, frames, field.shape[1], cell, cells.start),
+        fine=follow(reference.fine, near, frames, frames // sides[0], sides[1:], rows.start),
+        patches=block_patches(patch, pixels),
+        field=field,
+    )
 
 
 def block_patches(

@@ -23,6 +23,7 @@ from reeltok.models.reftok.features import (
     InjectionShape,
     ReferenceEncoder,
     ReferenceFeatures,
+    WholeReference,
 )
 from reeltok.models.reftok.flow import UNIT, MotionConfig
 from reeltok.models.vidtok.network import Decoder, Encoder, running_order
@@ -131,12 +132,10 @@ class RefTokConfig:
     def strips(self) -> bool:
         """Whether frames can be coded in strips: no layer sees more than a few rows.
 
-        Attention, group norm, a search for motion and SKIP, for which a block is decoded twice,
-        take whole frames.
+        Attention and group norm take whole frames.
         """
         body = self.body
-        near = body.groups is None and body.middle == "none" and self.inject == "concatenate"
-        return near and self.motion is None and not self.skip
+        return body.groups is None and body.middle == "none" and self.inject == "concatenate"
 
     @property
     def searches(self) -> bool:
@@ -189,11 +188,13 @@ class ReferenceInjection(nn.Module):
         errors: Float[Tensor, "b 1 h w nd"] | None = None,
         *,
         past: Past | None = None,
-    ) -> ReferenceFeatures:
-        """Features of the references' patches, their errors and the features carried over."""
+    ) -> tuple[Float[Tensor, "b 1 h2 w2 r"], Float[Tensor, "b 1 h3 w3 r2"]]:
+        """Fine and coarse features of references' patches, their errors, and what is carried over.
+
+        In strips, the rows of them that can be computed by now.
+        """
         shown = [stills, carried] if errors is None else [stills, carried, errors]
-        fine, coarse = self.reference_encoder(torch.cat(shown, dim=-1), past)
-        return ReferenceFeatures(fine=fine, coarse=coarse, patches=stills[..., : self.patch])
+        return self.reference_encoder(torch.cat(shown, dim=-1), past)
 
     def join_fine(
         self,
@@ -209,19 +210,24 @@ class ReferenceInjection(nn.Module):
 
         `along` came from `join_coarse`, one step for several of these.
         """
-        compared = [] if patches is None else [patches - reference.patches]
-        x, fine, *compared = aligned(past, self.fine.conv, x, reference.fine, *compared)
+        streams = [reference.fine]
+        if patches is not None:
+            streams.append(patches - reference.patches)
+        elif self.moved_in is not None:
+            streams.append(reference.patches)
+        streams = [each[:, : x.shape[1]] for each in streams]  # those that move are of a block
+        x, fine, *beside = aligned(past, self.fine.conv, x, *streams)
         y = self.fine(fine, x.shape[1])
         if along is not None:
             y = y + along.repeat_interleave(x.shape[1] // along.shape[1], dim=1)
         if self.difference_in is not None and self.difference_out is not None:
             around = fine.expand(-1, x.shape[1], -1, -1, -1)
-            shown = torch.cat([*compared, around], dim=-1)
+            shown = torch.cat([*beside, around], dim=-1)
             more = self.difference_out(F.silu(self.difference_in(shown, past)))
             x, y, more = aligned(past, self.difference_out, x, y, more)
             y = y + more
         if self.moved_in is not None:
-            y = y + self.moved_in(reference.patches.to(y.dtype))
+            y = y + self.moved_in(beside[0].to(y.dtype))
         return x + stream_scale(x) * masked(reference_mask, y)
 
     def join_coarse(
@@ -232,14 +238,17 @@ class ReferenceInjection(nn.Module):
         past: Past | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """`x` with what the references say, and what comes along for the fine scale."""
-        x, coarse = aligned(past, self.coarse.conv, x, reference.coarse)
+        coarse = reference.coarse[:, : x.shape[1]]
+        x, coarse = aligned(past, self.coarse.conv, x, coarse)
         y, along = self.coarse(coarse, x.shape[1]), None
         if self.cross_attention is not None:
             more, along = self.cross_attention(x, reference)
             y = y + more
         if self.field_in is not None and self.field_out is not None and reference.field is not None:
-            field = (reference.field / UNIT).to(y.dtype)
-            y = y + self.field_out(F.silu(self.field_in(field)))
+            field = (reference.field[:, : x.shape[1]] / UNIT).to(y.dtype)
+            field = self.field_out(F.silu(self.field_in(field, past)))
+            x, y, field = aligned(past, self.field_out, x, y, field)
+            y = y + field
         return x + stream_scale(x) * masked(reference_mask, y), along
 
     def copy_pixels(
@@ -252,9 +261,8 @@ class ReferenceInjection(nn.Module):
     ) -> Float[Tensor, "b t h2 w d"]:
         """Patches moved towards the reference's, by a share that `features` choose."""
         assert self.copy_gate is not None
-        patches, features, still = aligned(
-            past, self.copy_gate, patches, features, reference.patches
-        )
+        still = reference.patches[:, : patches.shape[1]]
+        patches, features, still = aligned(past, self.copy_gate, patches, features, still)
         return patches + masked(reference_mask, self.copy_gate(features) * (still - patches))
 
 
@@ -300,6 +308,22 @@ def split_stages(stages: list[Any], kind: type[nn.Module]) -> tuple[list[Any], l
     """The stages up to the last one of a kind, and those behind it."""
     cut = max((i + 1 for i, stage in enumerate(stages) if isinstance(stage, kind)), default=0)
     return stages[:cut], stages[cut:]
+
+
+def stand_still(
+    reference: WholeReference, patch: Patch, cells: slice | None = None
+) -> ReferenceFeatures:
+    """What joins of a reference that does not follow a motion, or its rows of some cells."""
+    frame, fine, coarse = reference.frame[:, None], reference.fine, reference.coarse
+    if cells is not None:
+        frame, fine, coarse = (rows_at(x, cells, coarse.shape[2]) for x in (frame, fine, coarse))
+    return ReferenceFeatures(fine=fine, coarse=coarse, patches=still_patches(patch, frame))
+
+
+def rows_at(x: Float[Tensor, "b t h w c"], cells: slice, total: int) -> Float[Tensor, "b t h2 w c"]:
+    """The rows of `x` for some of `total` rows of cells."""
+    high = x.shape[2] // total
+    return x[:, :, cells.start * high : cells.stop * high]
 
 
 def still_patches(

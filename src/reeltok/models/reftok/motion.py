@@ -5,6 +5,7 @@ A field has one velocity v and one acceleration a for each token. The frame at t
 for four numbers a cell, not for a field of every frame.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +21,7 @@ STILL = 0.125  # pixels: less than this in both directions is not motion, and co
 RADIUS = 12  # of the search, in pixels of a quarter of the size
 FAR = 2e-4  # what a pixel of motion costs the search, in mean absolute difference
 MOST_HELD = 2**25  # differences that the search holds at once (128 MiB)
+BAND = 32  # rows of cells that are searched at a time in strips
 WORTH = 0.98  # of the difference without motion: what motion must beat
 
 # Fields and warping.
@@ -41,16 +43,23 @@ def drop_small(moved: Float[Tensor, "b t h w 2"]) -> Float[Tensor, "b t h w 2"]:
 
 
 def warp(
-    x: Float[Tensor, "b h w c"], moved: Float[Tensor, "b t h w 2"], *, cubic: bool = False
-) -> Float[Tensor, "b t h w c"]:
+    x: Float[Tensor, "b h w c"],
+    moved: Float[Tensor, "b t h2 w 2"],
+    *,
+    cubic: bool = False,
+    top: int = 0,
+) -> Float[Tensor, "b t h2 w c"]:
     """`x` at p + moved(p), float32: bilinear or bicubic, the border repeated beyond it.
 
-    Where nothing moved it is `x` to the bit.
+    The rows of `moved` are those of `x` from `top` on. Where nothing moved it is `x` to the bit.
     """
-    h, w = x.shape[1:3]
+    (h, w), high = x.shape[1:3], moved.shape[2]
+    if not high:
+        return x.new_empty(*moved.shape[:-1], x.shape[-1])
     with full_precision(x):
         x, moved = x.float(), moved.float()
-        rows = torch.arange(h, device=x.device).view(1, 1, h, 1) + 0.5 + moved[..., 0]
+        rows = torch.arange(top, top + high, device=x.device).view(1, 1, high, 1) + 0.5
+        rows = rows + moved[..., 0]
         columns = torch.arange(w, device=x.device) + 0.5 + moved[..., 1]
         grid = torch.stack([2 * columns / w - 1, 2 * rows / h - 1], dim=-1)
         y = F.grid_sample(
@@ -60,22 +69,27 @@ def warp(
             padding_mode="border",
             align_corners=False,
         )
-        y = rearrange(y, "b c (t h) w -> b t h w c", h=h)
+        y = y.unflatten(2, moved.shape[1:3]).permute(0, 2, 3, 4, 1)
         still = (moved == 0).all(-1, keepdim=True)
-        exact = torch.where(still, x[:, None], y).detach()
+        exact = torch.where(still, x[:, None, top : top + high], y).detach()
         return exact + (y - y.detach())
 
 
 def enlarge_field(
-    field: Float[Tensor, "b s h w k"], ratio: tuple[int, int]
+    field: Float[Tensor, "b s h w k"], ratio: tuple[int, int], rows: slice | None = None
 ) -> Float[Tensor, "b s h2 w2 k"]:
-    """A field on a grid that is `ratio` times finer, bilinear."""
+    """A field on a grid that is `ratio` times finer, bilinear; of some `rows` of it, or of all."""
+    around = field if rows is None else field[:, :, max(0, rows.start - 1) : rows.stop + 1]
     if ratio == (1, 1):
-        return field
+        return field if rows is None else field[:, :, rows]
     b, s = field.shape[:2]
-    y = rearrange(field.float(), "b s h w k -> (b s) k h w")
+    y = rearrange(around.float(), "b s h w k -> (b s) k h w")
     y = F.interpolate(y, scale_factor=[float(side) for side in ratio], mode="bilinear")
-    return rearrange(y, "(b s) k h w -> b s h w k", b=b, s=s)
+    y = rearrange(y, "(b s) k h w -> b s h w k", b=b, s=s)
+    if rows is None:
+        return y
+    first = min(1, rows.start) * ratio[0]
+    return y[:, :, first : first + (rows.stop - rows.start) * ratio[0]]
 
 
 # The encoder's search: blocks of twice a cell's side, that overlap by half.
@@ -134,6 +148,29 @@ def search(
         found = find_near(before, after, moved.flatten(0, 1), cell)
     moved, saved = (each.unflatten(0, (b, many)) for each in (found.moved, found.cost))
     return BlockMotion(fit(moved, times, steps), moved, saved)
+
+
+def search_in_bands(
+    reference: Float[Tensor, "b h w c"],
+    rows_of: Callable[[slice], Float[Tensor, "b t h2 w c"]],
+    *,
+    steps: int,
+    cell: tuple[int, int],
+) -> Float[Tensor, "b s h3 w2 4"]:
+    """The field of `search`, some rows of cells at a time; `rows_of` gives those of the block.
+
+    Each band is searched with the rows around it that its own vectors may depend on.
+    """
+    total = reference.shape[1] // cell[0]
+    halo = 2 + -(-4 * (RADIUS + 2) // cell[0])  # a median of means of 3x3 cells, and the reach
+    fields = []
+    for first in range(0, total, BAND):
+        end = min(total, first + BAND)
+        around = slice(max(0, first - halo), min(total, end + halo))
+        before = reference[:, around.start * cell[0] : around.stop * cell[0]]
+        found = search(before, rows_of(around), steps=steps, cell=cell)
+        fields.append(found.field[:, :, first - around.start : end - around.start])
+    return torch.cat(fields, dim=2)
 
 
 def fit(

@@ -139,10 +139,9 @@ class RefTok(BlockCoder):
         sample: torch.Generator | None = None,
         references: References = NO_REFERENCES,
     ) -> Quantized:
-        past, config = Past() if past is None else past, self.config
+        past = Past() if past is None else past
         rows = rearrange(x, "b c t h w -> b t h w c").contiguous()
-        closed = config.policy != "none" and (self.encoder_injection is not None or config.skip > 0)
-        options: dict[str, Any] = {"given": config.start == "given", "decode": closed}
+        options: dict[str, Any] = {"given": self.config.start == "given", "decode": self.closed}
         coded = list(self.run(rows, past, references, sample=sample, **options))
         return self._joined(coded_tokens(coded), x, x.shape[3:])
 

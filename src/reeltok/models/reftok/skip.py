@@ -45,11 +45,16 @@ def mean_errors(
 
 def copy_skipped(
     frames: Float[Tensor, "b t h w c"],
-    still: Float[Tensor, "b 1 h w c"],
-    skipped: Bool[Tensor, "b s h2 w2"],
+    still: Float[Tensor, "b 1 h2 w c"],
+    skipped: Bool[Tensor, "b s h3 w3"],
+    top: int = 0,
 ) -> Float[Tensor, "b t h w c"]:
-    """`frames` with the reference's pixels in the cells that were skipped."""
-    sides = [a // b for a, b in zip(frames.shape[1:4], skipped.shape[1:], strict=True)]
-    for axis, side in enumerate(sides, 1):
-        skipped = skipped.repeat_interleave(side, dim=axis)
-    return torch.where(skipped[..., None], still.to(frames.dtype), frames)
+    """`frames` with the reference's pixels in the cells that were skipped.
+
+    The rows of `frames` are those of the reference from `top` on.
+    """
+    high, end = still.shape[2] // skipped.shape[2], top + frames.shape[2]
+    rows = torch.arange(top, end, device=frames.device) // high
+    skipped = skipped.repeat_interleave(frames.shape[1] // skipped.shape[1], dim=1)[:, :, rows]
+    skipped = skipped.repeat_interleave(still.shape[3] // skipped.shape[3], dim=3)
+    return torch.where(skipped[..., None], still[:, :, top:end].to(frames.dtype), frames)

@@ -1,13 +1,14 @@
 """The closed loop where frames are read in strips from top to bottom.
 
-Blocks follow one another as in blocks.py, and each is encoded strip by strip, then decoded so. A
-strip's references lie beside its pasts, cut at its own borders: decoded rows come later than those
-that they were made of. Where there is no reference yet it is zero and masked, so that layers wait
-for as many rows in every block.
+Blocks follow one another as in blocks.py, and each is encoded strip by strip, then decoded so.
+References wait beside a strip's pasts; before a block goes through, what a side reads of them is
+made whole, since rows that follow a motion come from other strips. Where there is no reference yet
+it is zero and masked, so that layers wait for as many rows in every block.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,16 +21,24 @@ from reeltok.models.reftok.blocks import (
     ORIGINALS,
     REFERENCES,
     BlockCoder,
+    Decoded,
+    Strip,
     replace_clips,
 )
+from reeltok.models.reftok.features import WholeReference
+from reeltok.models.reftok.flow import FoundFields, follow_found
+from reeltok.models.reftok.injection import ReferenceInjection, masked, rows_at, stand_still
+from reeltok.models.reftok.motion import search_in_bands
 from reeltok.models.reftok.reference import Reference, References
+from reeltok.models.reftok.skip import skipped_cells, worth_skipping
+from reeltok.models.vidtok.stages import Patch
 from reeltok.nn.past import Past
 from reeltok.nn.quantizers import Quantized
 from reeltok.tokenizer.offload import Offload
-from reeltok.tokenizer.strips import FrameSource, PassedRows, Strips
+from reeltok.tokenizer.strips import FilledRows, FrameSource, Regrouped, Strips
 
-LOOP, ENCODER, DECODER, KNOWN = "loop", "encoder", "decoder", "known"
-"""What pasts of strips belong to: the stream, its two networks, and the references."""
+LOOP, ENCODER, DECODER, KNOWN, READER = "loop", "encoder", "decoder", "known", "reader"
+"""What pasts of strips belong to: the stream, its two networks, references, and who reads them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,13 +60,12 @@ class StripLoop:
     ) -> list[Quantized]:
         """The tokens of whole groups of frames, one after another."""
         config, draw = self.coder.config, {"sample": sample}
-        closed = config.policy != "none" and self.coder.encoder_injection is not None
+        closed = self.coder.closed
         at, parts, begin, given = 0, [], references.get(0), config.start == "given"
         if self._begin():
             first, at = x.part(0, 1), int(not given)
             if begin is None:
-                parts.append(self._code(first, first, draw, self._nobody()))
-                drain(self._show(parts[0].z, self._nobody()) if closed else ())
+                parts.append(self._block(first, first, draw, self._nobody(), closed=closed))
             else:
                 self._prime(begin, None if given else first)
         for start in range(at, x.shape[2], config.block):
@@ -67,8 +75,7 @@ class StripLoop:
                 reset = begin.clips.to(self.like.device)
                 mask = self._forget(begin, block.part(0, 1))
             last = block.part(config.block - 1, config.block)
-            parts.append(self._code(block, last, draw, mask, reset))
-            drain(self._show(parts[-1].z, mask, reset) if closed else ())
+            parts.append(self._block(block, last, draw, mask, reset, closed=closed))
         return parts
 
     def decode(
@@ -99,21 +106,86 @@ class StripLoop:
 
     # One block.
 
-    def _code(
+    def _block(
         self,
         frames: FrameSource,
         original: FrameSource,
         draw: Mapping[str, Any],
         mask: Bool[Tensor, " b"] | None = None,
         reset: Bool[Tensor, " b"] | None = None,
+        *,
+        closed: bool = True,
+        shown: FrameSource | None = None,
     ) -> Quantized:
-        """The tokens of a block; `original` is what its last frame shows, for the next one."""
-        made = []
-        for number, (cells, past) in enumerate(self.strips.walk(ENCODER, frames.cells)):
-            known = self._known(number, cells, past)
-            made.append(self.coder.encode_block(rows_of(frames, cells), past, mask, known=known))
-            self.coder.remember(past, ORIGINALS, rows_of(original, cells), reset)
-        return self.coder.round_to_stored(self.coder.quantizer(torch.cat(made, dim=2), **draw))
+        """The tokens of a block, which is decoded where the loop is `closed`.
+
+        `original` is what its last frame shows, and `shown` what the decoder remembers of it (None:
+        its own), for the next one.
+        """
+        features = self._encode(frames, mask)
+        self._remember_original(original, reset)
+        quantized, reference = self._quantize(features, frames, mask, draw)
+        if closed:
+            drain(self._show(quantized.z, mask, reset, reference=reference, shown=shown))
+        return quantized
+
+    def _encode(
+        self, frames: FrameSource, mask: Bool[Tensor, " b"] | None
+    ) -> Float[Tensor, "b s h w d"]:
+        """What the quantizer reads of a block."""
+        coder, total, made = self.coder, frames.cells, list[Tensor]()
+        reference = self._read(coder.encoder_injection, coder.encoder.patch)
+        found = self._search(reference, frames)
+        for cells, past in self.strips.walk(ENCODER, total):
+            joins = None
+            if reference is not None and found is not None:
+                patch = coder.encoder.patch
+                joins = follow_found(reference, found, coder.config.block, patch, cells)
+            elif reference is not None:
+                joins = stand_still(reference, coder.encoder.patch, cells)
+            made.append(coder.encode_block(rows_of(frames, cells), past, joins, mask))
+        return torch.cat(made, dim=2)
+
+    def _quantize(
+        self,
+        features: Float[Tensor, "b s h w d"],
+        frames: FrameSource,
+        mask: Bool[Tensor, " b"] | None,
+        draw: Mapping[str, Any],
+    ) -> tuple[Quantized, WholeReference | None]:
+        """The tokens of a block, with SKIP where it pays; what the decoder reads of references.
+
+        As `BlockCoder._quantize` finds out.
+        """
+        coder = self.coder
+        if not coder.config.skip or not self._knows_references():
+            return coder.round_to_stored(coder.quantizer(features, **draw)), None
+        reference = self._read(coder.decoder_injection, coder.decoder.patch)
+        assert reference is not None, "SKIP needs a decoder that sees references"
+        none = features.new_zeros(features.shape[:-1], dtype=torch.bool)
+        coded = coder.quantizer(features, **draw, skipped=none)
+        skipped = masked(mask, self._worth_skipping(coded.z, frames, mask, reference))
+        if not skipped.any():
+            return coded, reference
+        return coder.quantizer(features, **draw, skipped=skipped), reference
+
+    def _worth_skipping(
+        self,
+        z: Float[Tensor, "b s h w d"],
+        frames: FrameSource,
+        mask: Bool[Tensor, " b"] | None,
+        reference: WholeReference,
+    ) -> Bool[Tensor, "b s h w"]:
+        """Which cells of a block the reference shows well enough, by what `z` would give."""
+        (_, steps, total, columns), worth = z.shape[:4], list[Tensor]()
+        made = Regrouped(strips=self.strips.split(total), scales=(self._cell,))
+        for part in self._decode(z, mask, reference, keep=False):
+            for cells, (shown,) in made.add(part.frames):
+                still = rows_at(reference.frame[:, None], cells, total)
+                counts = steps, cells.stop - cells.start, columns
+                block, tau = rows_of(frames, cells), self.coder.config.skip
+                worth.append(worth_skipping(block, shown, still, counts, tau))
+        return torch.cat(worth, dim=2)
 
     def _show(
         self,
@@ -121,27 +193,85 @@ class StripLoop:
         mask: Bool[Tensor, " b"] | None = None,
         reset: Bool[Tensor, " b"] | None = None,
         *,
+        reference: WholeReference | None = None,
         shown: FrameSource | None = None,
     ) -> Iterator[Float[Tensor, "b t2 h2 w2 c"]]:
         """The rows of the frames of a block, whose last frame (or `shown`) is remembered."""
-        frames, features, strip = PassedRows(), PassedRows(), 0
-        total, finer = z.shape[2], self._cell // self._patch[0]
-        for number, (cells, past) in enumerate(self.strips.walk(DECODER, total)):
-            known = self._known(number, cells, past)
-            made = self.coder.decode_block(z[:, :, cells], past, mask, known=known)
-            frames.add(made.frames[:, -1:])
-            features.add(made.features)
+        coder, finer = self.coder, self._cell // self._patch[0]
+        reference = reference or self._read(coder.decoder_injection, coder.decoder.patch)
+        last = Regrouped(strips=self.strips.split(z.shape[2]), scales=(self._cell, finer))
+        for made in self._decode(z, mask, reference):
             yield made.frames
-            while strip < total:
-                here = slice(strip, min(total, strip + self.strips.cells))
-                high = here.stop - strip
-                if frames.count() < high * self._cell or features.count() < high * finer:
-                    break
-                frame, strip = frames.take(high * self._cell), here.stop
-                frame = frame if shown is None else rows_of(shown, here)
-                self._remember(here, frame, features.take(high * finer), reset)
+            for cells, (frame, features) in last.add(made.frames[:, -1:], made.features):
+                frame = frame if shown is None else rows_of(shown, cells)
+                self._remember(cells, frame, features, reset)
 
-    # What is forgotten, and references of strips.
+    def _decode(
+        self,
+        z: Float[Tensor, "b t h w d"],
+        mask: Bool[Tensor, " b"] | None,
+        reference: WholeReference | None,
+        *,
+        keep: bool = True,
+    ) -> Iterator[Decoded]:
+        """The rows of a block that can be computed by each strip; remembered with `keep`."""
+        skipped = skipped_cells(z)
+        for cells, past in self.strips.walk(DECODER, z.shape[2], keep=keep):
+            strip = Strip(cells, skipped)
+            yield self.coder.decode_block(
+                z[:, :, cells], past, mask, reference=reference, strip=strip
+            )
+
+    # References, which are read from whole frames before a block goes through.
+
+    def _read(self, injection: ReferenceInjection | None, patch: Patch) -> WholeReference | None:
+        """What one side reads of the references; zeros where there are none yet."""
+        if injection is None or self.coder.config.policy == "none":
+            return None
+        (height, width), (_, ch, cw), (fh, fw) = self.size, self.coder.config.factors, self._patch
+        if not self._knows_references():
+            nothing, widths = self.like.new_zeros(()), injection.reference_encoder.widths
+            b = len(self.like)
+            return WholeReference(
+                nothing.expand(b, height, width, self._colours),
+                nothing.expand(b, 1, height // fh, width // fw, widths[0]),
+                nothing.expand(b, 1, height // ch, width // cw, widths[1]),
+            )
+        frame, fine, coarse = (FilledRows(each) for each in (height, height // fh, height // ch))
+        known = Past()
+        for number, (cells, past) in enumerate(self.strips.walk(READER, height // ch)):
+            if cells.start < cells.stop:
+                known = Past(dict(self.strips.take(KNOWN, number).kept))
+                self.strips.put(KNOWN, number)
+            else:  # layers give out the rows that waited
+                known = Past({name: x[:, :, :0] for name, x in known.kept.items()})
+            read = self.coder.read_references(injection, patch, known, past)
+            frame.add(read.frame[:, None])
+            fine.add(read.fine)
+            coarse.add(read.coarse)
+        return WholeReference(frame.frames[:, 0], fine.frames, coarse.frames)
+
+    def _search(self, reference: WholeReference | None, frames: FrameSource) -> FoundFields | None:
+        """The field that the encoder's search finds; zeros where there is no reference yet."""
+        config, rows = self.coder.config, partial(rows_of, frames)
+        if not config.searches or reference is None:
+            return None
+        if self._knows_references():
+            cell = config.factors[1:]
+            field = search_in_bands(reference.frame, rows, steps=config.steps, cell=cell)
+        else:
+            shape = len(self.like), config.steps, *reference.coarse.shape[2:4], 4
+            field = self.like.new_zeros(shape)
+        return self.coder.fields_of(field)
+
+    def _knows_references(self) -> bool:
+        """Whether a frame was decoded before."""
+        known = self.strips.take(KNOWN, 0)
+        knows = REFERENCES in known.kept
+        self.strips.put(KNOWN, 0)
+        return knows
+
+    # What is remembered and forgotten.
 
     def _prime(self, begin: Reference, original: FrameSource | None = None) -> FrameSource:
         """Pass a frame that both sides know (or grey) through the plain network; that frame."""
@@ -149,8 +279,7 @@ class StripLoop:
         if begin.frame is not None:
             frame = begin.frame.to(self.like)
         source, none = FrameSource(frame, lambda rows: rows, self._cell), self._nobody()
-        quantized = self._code(source, original or source, {}, none)
-        drain(self._show(quantized.z, none, shown=source))
+        self._block(source, original or source, {}, none, shown=source)
         return source
 
     def _forget(
@@ -178,24 +307,14 @@ class StripLoop:
                 self.strips.put(network, number)
                 fresh.pasts[network][number] = Past()
 
-    def _known(self, number: int, cells: slice, past: Past) -> Past:
-        """What a strip knows of references; zeros where there are none."""
-        kept = dict(self.strips.take(KNOWN, number).kept)
-        self.strips.put(KNOWN, number)
-        if ORIGINALS in past.kept:
-            kept[ORIGINALS] = past.kept[ORIGINALS]
-        high, config = (cells.stop - cells.start) * self._cell, self.coder.config
-        stills = (config.references, high, self.size[1], self._colours)
-        (fh, fw), carried = self._patch, config.body.width * config.body.multipliers[0]
-        shapes = {
-            REFERENCES: stills,
-            ORIGINALS: stills,
-            FEATURES: (1, high // fh, self.size[1] // fw, carried),
-        }
-        none = {
-            k: self.like.new_zeros(len(self.like), *v) for k, v in shapes.items() if k not in kept
-        }
-        return Past(kept | none)
+    def _remember_original(self, original: FrameSource, reset: Tensor | None) -> None:
+        """Keep what a frame showed, for an encoder that is told what the decoder lacks of it."""
+        if self.coder.encoder_injection is None:
+            return
+        for number, cells in enumerate(self.strips.split(original.cells)):
+            known = self.strips.take(KNOWN, number)
+            self.coder.remember(known, ORIGINALS, rows_of(original, cells), reset)
+            self.strips.put(KNOWN, number)
 
     def _remember(
         self, cells: slice, frame: Tensor, features: Tensor, reset: Tensor | None
