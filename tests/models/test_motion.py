@@ -1,7 +1,6 @@
 """Motion in RefTok: the search, warping, the zero start, SKIP, and both sides' agreement."""
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,14 +11,12 @@ from torch import Tensor
 from reeltok import zoo
 from reeltok.models.reftok import motion
 from reeltok.models.reftok.flow import MotionConfig
-from reeltok.models.reftok.injection import rows_at
 from reeltok.models.reftok.motion import (
     REACH,
     displacements,
     drop_small,
     enlarge_field,
     search,
-    search_in_bands,
     warp,
 )
 from reeltok.models.reftok.network import RefTok
@@ -167,22 +164,21 @@ def test_the_zero_start_is_the_plain_tokenizer() -> None:
 
 
 @pytest.mark.parametrize("sides", [(8, 8), (4, 4), (16, 16)])
-def test_a_search_in_bands_is_that_of_whole_frames(
+def test_a_search_in_parts_is_that_of_whole_frames(
     sides: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows move by up to 40 pixels, each by its own way."""
-    monkeypatch.setattr(motion, "BAND", 3)
     whole = texture(320)
     far = 40 * torch.sin(torch.arange(320.0) / 30)[:, None, None] * torch.tensor([1.0, -0.5])
     times = torch.arange(5.0).view(1, 5, 1, 1, 1) / 4
     frames = warp(whole, times * far.expand(320, 320, 2), cubic=True)
     before, block = frames[:, 0], frames[:, 1:]
     found = search(before, block, steps=1, cell=sides).field
-    rows = partial(rows_at, block, total=320 // sides[0])
-    bands = search_in_bands(before, rows, steps=1, cell=sides)
+    monkeypatch.setattr(motion, "MOST_HELD", 1000)
+    parts = search(before, block, steps=1, cell=sides).field
     assert found[..., 0].amax() > 20
     assert found[..., 0].amin() < -20
-    assert torch.equal(bands, found)
+    assert torch.equal(parts, found)
 
 
 @pytest.mark.parametrize("side", ["encoder", "decoder", "both"])

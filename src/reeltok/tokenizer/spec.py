@@ -18,7 +18,7 @@ class Spec:
     independent clips, of `window` frames where that is fixed; so does one that does not stream,
     since its network hands nothing on. `strips`: frames can be coded in strips from top to bottom,
     which changes nothing; where they cannot, tiles change values. The widest layer has `widest`
-    values for each pixel of a frame (0: not known).
+    values for each pixel of a frame (0: not known), and strips have `held` of whole frames beside.
     """
 
     name: str
@@ -39,6 +39,7 @@ class Spec:
     streams: bool = True
     strips: bool = False
     widest: float = 0.0
+    held: float = 0.0
 
     @property
     def independent(self) -> bool:

@@ -108,8 +108,9 @@ class Need:
     """Bytes that coding frames of `height` x `width` pixels needs, `frames` at a time.
 
     `weights` once, the rest for each file: `codecs` for reading and writing, `comparing` pictures
-    while the network rests, `pasts` for what it remembers, `streams` and `layer` for a pixel of
-    each frame at a time, on its way and as the widest layer's values. `find_waits` gives those of a
+    while the network rests, `pasts` for what it remembers, `held` what strips have of whole frames,
+    `streams` and `layer` for a pixel of each frame at a time, on its way and as the widest layer's
+    values. `find_waits` gives those of a
     column of pixels of such a frame that wait between strips, the lowest of which have `cell`
     pixels.
     """
@@ -120,6 +121,7 @@ class Need:
     comparing: float
     layer: float
     pasts: float
+    held: float
     find_waits: Callable[[], float]
     frames: int
     height: int
@@ -146,7 +148,8 @@ class Need:
         """With strips of `pixels` whose pasts lie in a file."""
         high = min(pixels, self.height)
         column = WAITS * self.waits + LAYERS * self.layer * high
-        return min(self.unbounded, self._beside(column * self.frames * self.width))
+        strips = self._beside(column * self.frames * self.width + self.held)
+        return min(self.unbounded, strips)
 
     def _beside(self, network: float) -> float:
         streams = self.streams * self.frames * self.height * self.width
@@ -173,6 +176,7 @@ def memory_need(tokenizer: Tokenizer, coding: Coding, job: Workload) -> Need:
         comparing=pixels * max(COMPARING, RGB * shown * group) * (work == "reconstruct"),
         layer=spec.widest * tokenizer.dtype.itemsize,
         pasts=cells * math.ceil(width / spec.factors[2]) * sum(remembered(tokenizer).through(work)),
+        held=spec.held * tokenizer.dtype.itemsize * pixels,
         find_waits=lambda: waiting(tokenizer, work),
         frames=group,
         height=height,

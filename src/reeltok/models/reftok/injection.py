@@ -125,8 +125,21 @@ class RefTokConfig:
 
     @property
     def widest(self) -> float:
-        """Values of the widest layer for each pixel of a frame, and of references beside it."""
-        return self.body.widest * (1 + self.width / self.body.width)
+        """Values of the widest layer for each pixel of a frame, and of references beside it.
+
+        A warp of pixels has as many as one more for each of some twenty layers.
+        """
+        return self.body.widest * (1 + self.width / self.body.width) + (self.motion is not None)
+
+    @property
+    def held(self) -> float:
+        """Values for each pixel of a frame that strips hold of a whole reference.
+
+        Its pixels and features, and what the search compares: grey frames, smaller ones too.
+        """
+        (_, fh, fw), (_, ch, cw) = self.body.patch, self.factors
+        fine, coarse = self.width / (fh * fw), 2 * self.width / (ch * cw)
+        return self.body.colours + fine + coarse + 4 * self.searches
 
     @property
     def strips(self) -> bool:

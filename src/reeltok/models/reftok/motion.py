@@ -5,7 +5,6 @@ A field has one velocity v and one acceleration a for each token. The frame at t
 for four numbers a cell, not for a field of every frame.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -20,8 +19,7 @@ REACH = 64.0  # pixels that a frame may lie from its reference
 STILL = 0.125  # pixels: less than this in both directions is not motion, and copies are exact
 RADIUS = 12  # of the search, in pixels of a quarter of the size
 FAR = 2e-4  # what a pixel of motion costs the search, in mean absolute difference
-MOST_HELD = 2**25  # differences that the search holds at once (128 MiB)
-BAND = 32  # rows of cells that are searched at a time in strips
+MOST_HELD = 2**21  # differences, or pixels of windows, that the search holds at once (8 MiB)
 WORTH = 0.98  # of the difference without motion: what motion must beat
 
 # Fields and warping.
@@ -134,43 +132,36 @@ def search(
     block. Exhaustive at a quarter of the size (RADIUS there), a median, then one pixel each way at
     half and full size, and half a pixel.
     """
-    b, t = block.shape[:2]
-    times = torch.arange(1, t + 1, device=block.device).view(1, -1, 1, 1, 1) / t
-    times = searched_frames(times, steps)
-    with full_precision(block):
-        grey, before = block.float().mean(-1), reference.float().mean(-1)
-        moved = find_far(before, grey[:, t // steps - 1 :: t // steps], cell)
-        if times.shape[1] > steps:
-            near = (moved * (times[:, ::2] / times[:, 1::2])).round().long()
-            moved = torch.stack([near, moved], dim=2).flatten(1, 2)
-        after, many = searched_frames(grey, steps).flatten(0, 1), times.shape[1]
-        before = before.repeat_interleave(many, dim=0)
-        found = find_near(before, after, moved.flatten(0, 1), cell)
-    moved, saved = (each.unflatten(0, (b, many)) for each in (found.moved, found.cost))
-    return BlockMotion(fit(moved, times, steps), moved, saved)
+    picked = searched_frames(block, steps)
+    return search_grey(grey(reference), grey(picked), frames=block.shape[1], steps=steps, cell=cell)
 
 
-def search_in_bands(
-    reference: Float[Tensor, "b h w c"],
-    rows_of: Callable[[slice], Float[Tensor, "b t h2 w c"]],
+def grey(x: Float[Tensor, "*b h w c"]) -> Float[Tensor, "*b h w"]:
+    """What the search compares: the mean of the colours, float32."""
+    with full_precision(x):
+        return x.float().mean(-1)
+
+
+@torch.no_grad()
+def search_grey(
+    before: Float[Tensor, "b h w"],
+    after: Float[Tensor, "b n h w"],
     *,
+    frames: int,
     steps: int,
     cell: tuple[int, int],
-) -> Float[Tensor, "b s h3 w2 4"]:
-    """The field of `search`, some rows of cells at a time; `rows_of` gives those of the block.
-
-    Each band is searched with the rows around it that its own vectors may depend on.
-    """
-    total = reference.shape[1] // cell[0]
-    halo = 2 + -(-4 * (RADIUS + 2) // cell[0])  # a median of means of 3x3 cells, and the reach
-    fields = []
-    for first in range(0, total, BAND):
-        end = min(total, first + BAND)
-        around = slice(max(0, first - halo), min(total, end + halo))
-        before = reference[:, around.start * cell[0] : around.stop * cell[0]]
-        found = search(before, rows_of(around), steps=steps, cell=cell)
-        fields.append(found.field[:, :, first - around.start : end - around.start])
-    return torch.cat(fields, dim=2)
+) -> BlockMotion:
+    """`search`, of the `searched_frames` of a block of `frames`."""
+    (b, many), times = after.shape[:2], torch.arange(1, frames + 1, device=after.device) / frames
+    times = searched_frames(times.view(1, -1, 1, 1, 1), steps)
+    with full_precision(after):
+        moved = find_far(before, after[:, many // steps - 1 :: many // steps], cell)
+        if many > steps:
+            near = (moved * (times[:, ::2] / times[:, 1::2])).round().long()
+            moved = torch.stack([near, moved], dim=2).flatten(1, 2)
+        found = find_near(before, after.flatten(0, 1), moved.flatten(0, 1), cell)
+    moved, saved = (each.unflatten(0, (b, many)) for each in (found.moved, found.cost))
+    return BlockMotion(fit(moved, times, steps), moved, saved)
 
 
 def fit(
@@ -204,18 +195,36 @@ class Better:
 
 
 def find_near(
-    before: Float[Tensor, "n h w"],
+    before: Float[Tensor, "b h w"],
     after: Float[Tensor, "n h w"],
     moved: Int[Tensor, "n h2 w2 2"],
     cell: tuple[int, int],
 ) -> Better:
-    """Displacements in pixels near `moved`, which is in those of a quarter; what they save."""
+    """Displacements in pixels near `moved`, which is in those of a quarter; what they save.
+
+    As many of `after` follow each of `before`.
+    """
+    sizes = {ratio: (shrink(before, ratio), shrink(after, ratio)) for ratio in (4, 2, 1)}
+    windows = len(moved) * moved.shape[2] * (2 * cell[0] + 2) * (2 * cell[1] + 2)
+    many = max(1, MOST_HELD // windows)  # rows of cells at a time
+    starts = range(0, moved.shape[1], many)
+    parts = [refine(sizes, moved[:, at : at + many], cell, at) for at in starts]
+    return Better(*(torch.cat([getattr(x, k) for x in parts], 1) for k in ("moved", "cost")))
+
+
+def refine(
+    sizes: dict[int, tuple[Tensor, Tensor]],
+    moved: Int[Tensor, "n h2 w2 2"],
+    cell: tuple[int, int],
+    first: int,
+) -> Better:
+    """The same in some rows of cells from `first` on, of both frames in three `sizes`."""
     for ratio in (4, 2, 1):
         side = (cell[0] // ratio, cell[1] // ratio)
-        near = improve(shrink(before, ratio), shrink(after, ratio), moved, side)
+        near = improve(*sizes[ratio], moved, side, first)
         moved = 2 * near.moved if ratio > 1 else near.moved
-    best = improve(before, after, moved, cell, fine=True)
-    still = mean_difference(before, after, torch.zeros_like(moved), cell)
+    best = improve(*sizes[1], moved, cell, first, fine=True)
+    still = mean_difference(*sizes[1], torch.zeros_like(moved), cell, first)
     moves = (best.cost < WORTH * still) & (best.cost < still - FAR)
     return Better(best.moved * moves[..., None], (still - best.cost) * moves)
 
@@ -232,14 +241,17 @@ def exhaust(
     wide = F.pad(before[:, None], (r, r, r, r), mode="replicate")[:, 0]
     far = (torch.arange(side, device=after.device) - r).abs() * 4 * FAR
     many = max(1, MOST_HELD // (after.numel() * side))  # rows of displacements at a time
-    costs = []
+    least = after.new_full((len(after), h // cell[0], w // cell[1]), torch.inf)
+    best = torch.zeros_like(least, dtype=torch.long)
     for first in range(0, side, many):
         rows = wide[:, first : first + many + h - 1].unfold(1, h, 1).unfold(2, w, 1)
         apart = (rows - after[:, None, None]).abs().flatten(0, 1)
         apart = F.avg_pool2d(F.avg_pool2d(apart, cell), 3, 1, 1, count_include_pad=False)
-        costs.append(apart.unflatten(0, (len(after), -1)))
-    cost = torch.cat(costs, dim=1) + (far[:, None] + far)[:, :, None, None]
-    best = cost.flatten(1, 2).argmin(1)
+        cost = apart.unflatten(0, (len(after), -1))
+        cost = cost + (far[first : first + many, None] + far)[:, :, None, None]
+        cost, at = cost.flatten(1, 2).min(1)
+        best = torch.where(cost < least, at + first * side, best)
+        least = torch.minimum(cost, least)
     return torch.stack([best // side - r, best % side - r], dim=-1)
 
 
@@ -251,20 +263,22 @@ def middling(moved: Int[Tensor, "n h w 2"]) -> Int[Tensor, "n h w 2"]:
 
 
 def improve(
-    before: Float[Tensor, "n h w"],
+    before: Float[Tensor, "b h w"],
     after: Float[Tensor, "n h w"],
     moved: Int[Tensor, "n h2 w2 2"],
     cell: tuple[int, int],
+    first: int,
     *,
     fine: bool = False,
 ) -> Better:
     """The best of `moved` and its eight neighbours, one pixel away or (`fine`) half a pixel.
 
-    Large windows are compared at every other pixel of both axes.
+    The rows of cells are those from `first` on. Large windows are compared at every other pixel of
+    both axes.
     """
     every = 2 if min(cell) >= 8 else 1
-    target = displaced_windows(after, torch.zeros_like(moved), cell)[::every, ::every]
-    around, costs = displaced_windows(before, moved, cell, 1), []
+    target = displaced_windows(after, torch.zeros_like(moved), cell, first)[::every, ::every]
+    around, costs = displaced_windows(before, moved, cell, first, 1), []
     for down in (-1, 0, 1):
         rows = shifted(around, down, 0, fine)[::every]
         for right in (-1, 0, 1):
@@ -288,34 +302,37 @@ def shifted(
 
 
 def mean_difference(
-    before: Float[Tensor, "n h w"],
+    before: Float[Tensor, "b h w"],
     after: Float[Tensor, "n h w"],
     moved: Int[Tensor, "n h2 w2 2"],
     cell: tuple[int, int],
+    first: int,
 ) -> Float[Tensor, "n h2 w2"]:
-    """The mean absolute difference that displacements leave."""
-    still = torch.zeros_like(moved)
+    """The mean absolute difference that displacements leave, in rows of cells from `first` on."""
+    pairs = (before, moved), (after, torch.zeros_like(moved))
     every = 2 if min(cell) >= 8 else 1
-    pair = [
-        displaced_windows(*of, cell)[::every, ::every] for of in ((before, moved), (after, still))
-    ]
+    pair = [displaced_windows(*each, cell, first)[::every, ::every] for each in pairs]
     return (pair[0] - pair[1]).abs().mean((0, 1))
 
 
 def displaced_windows(
-    x: Float[Tensor, "n h w"],
+    x: Float[Tensor, "b h w"],
     moved: Int[Tensor, "n h2 w2 2"],
     cell: tuple[int, int],
+    first: int,
     margin: int = 0,
 ) -> Float[Tensor, "i j n h2 w2"]:
-    """The pixels around each cell, twice its sides, displaced; the border repeated beyond it."""
+    """The pixels around cells, twice their sides, displaced; the border repeated beyond it.
+
+    The rows of cells are those from `first` on, as many of `moved` are of each of `x`.
+    """
     n, h2, w2, _ = moved.shape
-    sides = []
+    sides, starts = [], (first, 0)
     for axis, (side, count) in enumerate(zip(cell, (h2, w2), strict=True)):
         inside = torch.arange(-margin, 2 * side + margin, device=x.device) - side // 2
-        begins = torch.arange(count, device=x.device) * side
+        begins = (torch.arange(count, device=x.device) + starts[axis]) * side
         begins = begins.view((1, -1, 1) if axis == 0 else (1, 1, -1))
         places = moved[..., axis].long() + begins + inside.view(-1, 1, 1, 1)
         sides.append(places.clamp(0, x.shape[1 + axis] - 1))
-    clip = torch.arange(n, device=x.device).view(-1, 1, 1)
+    clip = (torch.arange(n, device=x.device) // (n // len(x))).view(-1, 1, 1)
     return x[clip, sides[0][:, None], sides[1][None]]

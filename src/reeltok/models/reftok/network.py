@@ -89,6 +89,7 @@ class RefTok(BlockCoder):
             receptive_steps=None,
             strips=config.strips,
             widest=config.widest,
+            held=config.held,
         )
 
     def last_weight(self) -> nn.Parameter:

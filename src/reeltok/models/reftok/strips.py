@@ -8,7 +8,6 @@ it is zero and masked, so that layers wait for as many rows in every block.
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -28,7 +27,7 @@ from reeltok.models.reftok.blocks import (
 from reeltok.models.reftok.features import WholeReference
 from reeltok.models.reftok.flow import FoundFields, follow_found
 from reeltok.models.reftok.injection import ReferenceInjection, masked, rows_at, stand_still
-from reeltok.models.reftok.motion import search_in_bands
+from reeltok.models.reftok.motion import grey, search_grey, searched_frames
 from reeltok.models.reftok.reference import Reference, References
 from reeltok.models.reftok.skip import skipped_cells, worth_skipping
 from reeltok.models.vidtok.stages import Patch
@@ -253,12 +252,17 @@ class StripLoop:
 
     def _search(self, reference: WholeReference | None, frames: FrameSource) -> FoundFields | None:
         """The field that the encoder's search finds; zeros where there is no reference yet."""
-        config, rows = self.coder.config, partial(rows_of, frames)
+        config, size = self.coder.config, self.size
         if not config.searches or reference is None:
             return None
         if self._knows_references():
-            cell = config.factors[1:]
-            field = search_in_bands(reference.frame, rows, steps=config.steps, cell=cell)
+            after = FilledRows(size[0])
+            for cells in self.strips.split(frames.cells):
+                picked = searched_frames(rows_of(frames, cells), config.steps)
+                after.add(grey(picked)[..., None])
+            way: dict[str, Any] = {"frames": config.block, "steps": config.steps}
+            greys, cell = (grey(reference.frame), after.frames[..., 0]), config.factors[1:]
+            field = search_grey(*greys, **way, cell=cell).field
         else:
             shape = len(self.like), config.steps, *reference.coarse.shape[2:4], 4
             field = self.like.new_zeros(shape)
