@@ -23,7 +23,7 @@ from torch import Tensor
 from reeltok import load
 from reeltok.evaluate.results import describe_machine
 from reeltok.models.reftok.network import RefTok
-from reeltok.models.reftok.traced import TracedBlock, colour_motion, dim_cells, trace
+from reeltok.models.reftok.traced import TracedBlock, colour_motion, dim_cells, trace_blocks
 
 SHOWN = (1, 3, 6)  # blocks of the picture
 LEGIBLE = 192  # smaller frames are enlarged towards so many pixels
@@ -55,7 +55,7 @@ def psnr(x: Tensor, y: Tensor) -> float:
 def stand_still(model: RefTok, frame: Tensor) -> dict[str, float]:
     """What becomes of one frame "1 c 1 h w", repeated: skipped ids, and the largest fall in dB."""
     x = frame.expand(-1, -1, 1 + BLOCK * STILL_BLOCKS, -1, -1)
-    blocks = trace(model, x)[1:]
+    blocks = trace_blocks(model, x)[1:]
     rows = frame[0, :, 0].permute(1, 2, 0)
     scores = [psnr(block.frames[-1].clamp(-1, 1), rows) for block in blocks]
     shares = [block.skipped[-1].float().mean().item() for block in blocks]
@@ -86,7 +86,7 @@ def main() -> None:
         shots = [shot for shot in shots if shot.name.startswith(tuple(given.clips))]
     record: dict[str, dict[str, object]] = {}
     for shot in shots:
-        blocks = trace(model, shot.x[:, :, : 1 + (given.frames - 1) // BLOCK * BLOCK])[1:]
+        blocks = trace_blocks(model, shot.x[:, :, : 1 + (given.frames - 1) // BLOCK * BLOCK])[1:]
         shares = [block.skipped[-1].float().mean().item() for block in blocks]
         still = stand_still(model, shot.x[:, :, :1])
         record[shot.name] = {"skipped": shares, "still": still}

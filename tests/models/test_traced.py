@@ -7,13 +7,13 @@ from test_motion import SKIPPING, shake
 from test_reftok import bright, build, clip
 
 from reeltok.models.reftok.skip import skipped_cells
-from reeltok.models.reftok.traced import STRONG, TracedBlock, hues, shown, trace
+from reeltok.models.reftok.traced import STRONG, TracedBlock, hues, shown, trace_blocks
 
 
 def test_blocks_are_those_that_encoding_makes() -> None:
     model, x = shake(build(SKIPPING)), clip(9)
     tokens = model.encode(x)
-    blocks = trace(model, x)
+    blocks = trace_blocks(model, x)
     frames = torch.cat([block.frames for block in blocks])
     torch.testing.assert_close(frames.permute(3, 0, 1, 2)[None], model.decode(tokens))
     z = model.lookup(tokens.ids).permute(0, 2, 3, 4, 1)
@@ -27,7 +27,7 @@ def test_what_has_no_reference_skips_nothing() -> None:
     x = torch.cat([clip(5), bright(4)], dim=2)
     model = shake(build(replace(SKIPPING, start="lossless")))
     assert "reference.000001.0" in model.under(cuts="stored").encode(x).extras
-    blocks = trace(model, x)
+    blocks = trace_blocks(model, x)
     assert [len(block.frames) for block in blocks] == [1, 4, 4]
     assert [block.moved is None for block in blocks] == [True, False, True]
     assert not blocks[2].skipped.any()

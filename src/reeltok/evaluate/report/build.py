@@ -27,7 +27,7 @@ from reeltok.files.atomic import replacing, write_file
 from reeltok.files.hashes import hash_text
 from reeltok.files.parsing import parse_config, read_json
 from reeltok.models.reftok.network import RefTok
-from reeltok.models.reftok.traced import shown, trace
+from reeltok.models.reftok.traced import shown, trace_blocks
 from reeltok.video.record import Video, write
 
 PAGE = Path(__file__).parent / "page"
@@ -148,7 +148,7 @@ def motion_of(candidate: Candidate, clip: ScoredClip) -> Tensor | None:
         return None
     spec, x = model.spec, clip.video.tensor(device=model.device)
     whole = pad_clip(x, spec.frames(spec.steps(x.shape[2])), spec.factors[1:])
-    frames = torch.cat([shown(block) for block in trace(model, model.network_input(whole))])
+    frames = torch.cat([shown(block) for block in trace_blocks(model, model.network_input(whole))])
     _, _, t, h, w = x.shape
     return frames[:t, :h, :w].permute(3, 0, 1, 2)[None].float().cpu()
 

@@ -92,7 +92,7 @@ class EnlargeField(Layer):
 
 
 @dataclass(frozen=True)
-class Followed:
+class FollowedReference:
     """The decoder's field at the scale of the patches, and what follows it of the reference."""
 
     field: Float[Tensor, "b s h w 4"]
@@ -153,7 +153,7 @@ class DecoderFlow(nn.Module):
         y: Float[Tensor, "b t h2 w2 c"],
         patch: Patch,
         past: Past,
-    ) -> Followed:
+    ) -> FollowedReference:
         """The reference along the field at the scale of the patches: `coarse`, refined by `y`."""
         steps = coarse.shape[1] * self.runs
         frames = steps * self.patch[0]
@@ -163,7 +163,7 @@ class DecoderFlow(nn.Module):
         every = self.enlarge_to_pixels(field, past)
         top = first_row(past, self.enlarge_to_pixels, every)
         pixels = follow_pixels(reference.frame, every, frames, top)
-        return Followed(field, pixels, fine, block_patches(patch, pixels))
+        return FollowedReference(field, pixels, fine, block_patches(patch, pixels))
 
     def refine(
         self,

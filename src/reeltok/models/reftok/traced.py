@@ -29,7 +29,7 @@ class TracedBlock:
 
 
 @torch.no_grad()
-def trace(model: RefTok, x: Float[Tensor, "1 c t h w"]) -> list[TracedBlock]:
+def trace_blocks(model: RefTok, x: Float[Tensor, "1 c t h w"]) -> list[TracedBlock]:
     """The blocks of a clip in [-1, 1] of whole blocks and cells, as the encoder makes them.
 
     What has no reference, the first frame among it, skips nothing and did not move.
