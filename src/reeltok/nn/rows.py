@@ -8,7 +8,7 @@ frames before belongs to the strip, in whose `Past` it is; what it remembers of 
 and goes with the frames.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -109,6 +109,50 @@ class Rows:
 
     def _keep(self, layer: NamedLayer, rows: list[Tensor]) -> None:
         self.kept[layer.path] = [each.clone() for each in rows]
+
+
+@dataclass(eq=False)
+class SlidingRows:
+    """Frames "b t h w c" of `height` of which rows come from elsewhere as layers ask for them.
+
+    `parts` gives all rows, from top to bottom, in pieces. Layers ask for rows ever further down,
+    each for its own: what is above them goes.
+    """
+
+    height: int
+    parts: Callable[[], Iterator[Tensor]]
+    windows: dict[str, "Window"] = field(default_factory=dict)
+
+    def around(self, layer: NamedLayer, start: int, stop: int) -> tuple[Tensor, int]:
+        """Rows with `start` to `stop`, as far as there are such, and the number of the first."""
+        if layer.path not in self.windows:
+            self.windows[layer.path] = Window(self.parts())
+        return self.windows[layer.path].move(max(0, start), min(self.height, stop))
+
+
+@dataclass(eq=False)
+class Window:
+    """The rows of `SlidingRows` that one layer reads; `first` is the number of the uppermost."""
+
+    parts: Iterator[Tensor]
+    held: list[Tensor] = field(default_factory=list)
+    first: int = 0
+
+    def move(self, start: int, stop: int) -> tuple[Tensor, int]:
+        """All rows from `start` or above it up to `stop`."""
+        assert start >= self.first, "rows are asked for ever further down"
+        while not self.held or self.first + sum(x.shape[2] for x in self.held) < stop:
+            self.held.append(next(self.parts))
+        while len(self.held) > 1 and self.first + self.held[0].shape[2] <= start:
+            self.first += self.held.pop(0).shape[2]
+        return torch.cat(self.held, dim=2), self.first
+
+
+def rows_around(
+    x: Tensor | SlidingRows, layer: NamedLayer, start: int, stop: int
+) -> tuple[Tensor, int]:
+    """Rows of `x` with `start` to `stop`, and the number of the first: all, where `x` is whole."""
+    return (x, 0) if isinstance(x, Tensor) else x.around(layer, start, stop)
 
 
 def pad_rows(

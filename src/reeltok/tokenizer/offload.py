@@ -82,6 +82,13 @@ class Offload:
         for each in self.stored.pop(key):
             past.kept[each.name] = self._read(each)
 
+    def look(self, key: Key, past: Past) -> Past:
+        """What `past` holds, or held where it lies in the file, where it stays."""
+        if key not in self.stored:
+            return past
+        self.file.seek(self.places[key][0])
+        return Past({each.name: self._read(each) for each in self.stored[key]})
+
     def clear(self) -> None:
         """Forget what lies here; its places are free."""
         self.sizes.clear()

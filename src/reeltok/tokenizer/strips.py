@@ -110,6 +110,11 @@ class Strips:
         if self.offload is not None:
             self.offload.put((network, number), self.pasts[network][number])
 
+    def look(self, network: str, number: int) -> Past:
+        """What the past of a strip holds, to read alone; it stays where it is."""
+        past = self.pasts[network][number]
+        return past if self.offload is None else self.offload.look((network, number), past)
+
     def clear(self) -> None:
         """Forget all that strips remember."""
         self.pasts.clear()

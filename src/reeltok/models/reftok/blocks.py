@@ -31,6 +31,7 @@ from reeltok.models.reftok.injection import (
     decoder_shape,
     encoder_shape,
     masked,
+    rows_at,
     split_stages,
     stand_still,
     still_patches,
@@ -190,8 +191,10 @@ class BlockCoder(Tokenizer):
         made = decoder.patch.inverse(patches, past)
         if self.config.skip and reference is not None:
             skipped = skipped_cells(z) if strip is None else strip.skipped
-            top, still = first_row(past, decoder.conv_out, made), reference.frame[:, None]
-            made = copy_skipped(made, still, masked(reference_mask, skipped), top)
+            cell, top = self.config.factors[1:], first_row(past, decoder.conv_out, made)
+            rows = slice(top, top + made.shape[2])
+            still = rows_at(reference.frame, decoder.conv_out, rows, 1)
+            made = copy_skipped(made, still, masked(reference_mask, skipped), cell, top)
         return Decoded(made, features[:, -1:], followed)
 
     # Motion.
@@ -255,17 +258,17 @@ class BlockCoder(Tokenizer):
         """What one side reads of the references; None where it has no use for them."""
         if injection is None or not self._has_reference(past):
             return None
-        return self.read_references(injection, patch, past, past)
+        features = self.read_references(injection, patch, past, past)
+        return WholeReference(past.kept[REFERENCES][:, :1], *features)
 
     def read_references(
         self, injection: ReferenceInjection, patch: Patch, known: Past, past: Past
-    ) -> WholeReference:
-        """What one side reads of the references that are `known`; in strips, the rows so far."""
+    ) -> tuple[Float[Tensor, "b 1 h w r"], Float[Tensor, "b 1 h2 w2 r2"]]:
+        """The features that one side reads of `known` references; in strips, the rows so far."""
         stills, errors = still_patches(patch, known.kept[REFERENCES]), None
         if injection is self.encoder_injection:
             errors = still_patches(patch, known.kept[ORIGINALS]) - stills
-        fine, coarse = injection.read(stills, known.kept[FEATURES], errors, past=past)
-        return WholeReference(known.kept[REFERENCES][:, 0], fine, coarse)
+        return injection.read(stills, known.kept[FEATURES], errors, past=past)
 
     def _has_reference(self, past: Past) -> bool:
         return REFERENCES in past.kept and self.config.policy != "none"

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from reeltok.models.vidtok.stages import SPACE
 from reeltok.nn.layers import Conv, Norm, Residual
 from reeltok.nn.past import Past
+from reeltok.nn.rows import SlidingRows
 
 ONE = (1, 1, 1)
 
@@ -35,11 +36,14 @@ class InjectionShape:
 
 @dataclass(frozen=True)
 class WholeReference:
-    """What was read from the references of a block: the first one's pixels, and features."""
+    """What was read from the references of a block: the first one's pixels, and features.
 
-    frame: Float[Tensor, "b h w c"]
-    fine: Float[Tensor, "b 1 h2 w2 r"]
-    coarse: Float[Tensor, "b 1 h3 w3 r2"]
+    Tensors "b 1 h w c", each at its scale, or in strips rows of such.
+    """
+
+    frame: Tensor | SlidingRows
+    fine: Tensor | SlidingRows
+    coarse: Tensor | SlidingRows
 
 
 @dataclass(frozen=True)

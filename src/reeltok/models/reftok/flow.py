@@ -7,6 +7,7 @@ The heads end in zeros: untrained, everything stays in its place. There is no si
 encoder is shown what its search found, and the tokens carry as much of it as pays.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,15 +25,23 @@ from reeltok.models.reftok.features import (
     ReferenceFeatures,
     WholeReference,
 )
-from reeltok.models.reftok.motion import BlockMotion, displacements, drop_small, enlarge_field, warp
+from reeltok.models.reftok.motion import (
+    REACH,
+    BlockMotion,
+    displacements,
+    drop_small,
+    enlarge_field,
+    warp,
+)
 from reeltok.models.vidtok.stages import SPACE, Patch
 from reeltok.nn.bounds import Width
 from reeltok.nn.layers import Conv, Norm, Residual
 from reeltok.nn.past import Layer, Past
 from reeltok.nn.quantizers.contract import full_precision
-from reeltok.nn.rows import aligned, first_row
+from reeltok.nn.rows import SlidingRows, aligned, first_row, rows_around
 
 COARSE, FINE = 8.0, 2.0  # pixels that one unit of a head's output stands for
+TAPS = 3  # rows beyond a displacement that bicubic interpolation may read
 UNIT = 4.0  # pixels of a field that networks read as 1
 
 
@@ -135,7 +144,8 @@ class DecoderFlow(nn.Module):
         """The reference's coarse features along the field at the scale of the tokens."""
         frames = field.shape[1] * self.runs * self.patch[0]
         top = first_row(past, self.coarse, field)
-        return follow(reference.coarse, field, frames, field.shape[1], self.cell, top)
+        place = Place(self.coarse, self.cell, top)
+        return follow(reference.coarse, field, frames, field.shape[1], place)
 
     def follow(
         self,
@@ -149,11 +159,11 @@ class DecoderFlow(nn.Module):
         steps = coarse.shape[1] * self.runs
         frames = steps * self.patch[0]
         field = self.refine(reference, self.enlarge_to_patches(coarse, past), y, past)
-        top = first_row(past, self.fine, field)
-        fine = follow(reference.fine, field, frames, steps, self.patch[1:], top)
+        place = Place(self.fine, self.patch[1:], first_row(past, self.fine, field))
+        fine = follow(reference.fine, field, frames, steps, place)
         every = self.enlarge_to_pixels(field, past)
         top = first_row(past, self.enlarge_to_pixels, every)
-        pixels = follow_pixels(reference.frame, every, frames, top)
+        pixels = follow_pixels(reference.frame, every, frames, self.enlarge_to_pixels, top)
         return FollowedReference(field, pixels, fine, block_patches(patch, pixels))
 
     def refine(
@@ -170,7 +180,8 @@ class DecoderFlow(nn.Module):
         y = y.expand(-1, self.runs, -1, -1, -1) if y.shape[1] < self.runs else y
         y, field = aligned(past, self.fine.conv_in, y, field)
         steps, top = y.shape[1], first_row(past, self.fine.conv_in, field)
-        moved = follow(reference.fine, field, steps * self.patch[0], steps, self.patch[1:], top)
+        place = Place(self.fine.conv_in, self.patch[1:], top)
+        moved = follow(reference.fine, field, steps * self.patch[0], steps, place)
         both = torch.cat([F.layer_norm(y, y.shape[-1:]), moved.to(y.dtype)], dim=-1)
         both = rearrange(both, "b (s r) h w c -> b s h w (r c)", r=self.runs)
         more = self.fine(torch.cat([both, (field / UNIT).to(y.dtype)], dim=-1), past)
@@ -181,33 +192,43 @@ class DecoderFlow(nn.Module):
 # Features and pixels of a reference that follow a field.
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where features are followed: by which layer, in cells of how many pixels, from which row."""
+
+    layer: Layer
+    cell: tuple[int, int]
+    top: int = 0
+
+
 def follow(
-    x: Float[Tensor, "b 1 h w c"],
-    field: Float[Tensor, "b s h2 w 4"],
+    x: Tensor | SlidingRows,
+    field: Float[Tensor, "b s h w 4"],
     frames: int,
     steps: int,
-    cell: tuple[int, int],
-    top: int = 0,
-) -> Float[Tensor, "b t h2 w c"]:
-    """Still features at each of `steps` times of a block; `cell` is theirs in pixels.
-
-    The rows of `field` are those of `x` from `top` on.
-    """
+    place: Place,
+) -> Float[Tensor, "b t h w c"]:
+    """Still features "b 1 h2 w c" at each of `steps` times of a block, in the rows of `field`."""
     moved = displacements(field, frames)
     moved = rearrange(moved, "b (t k) h w c -> b t k h w c", t=steps).mean(2)
-    moved = torch.stack([moved[..., i] / cell[i] for i in (0, 1)], dim=-1)
-    return warp(x[:, 0], moved, top=top).to(x.dtype)
+    moved = torch.stack([moved[..., i] / place.cell[i] for i in (0, 1)], dim=-1)
+    reach = math.ceil(REACH / place.cell[0]) + TAPS
+    end = place.top + field.shape[2]
+    x, first = rows_around(x, place.layer, place.top - reach, end + reach)
+    return warp(x[:, 0], moved, top=place.top - first).to(x.dtype)
 
 
 def follow_pixels(
-    frame: Float[Tensor, "b h w c"],
-    field: Float[Tensor, "b s h2 w 4"],
+    frame: Tensor | SlidingRows,
+    field: Float[Tensor, "b s h w 4"],
     frames: int,
+    layer: Layer,
     top: int = 0,
-) -> Float[Tensor, "b t h2 w c"]:
-    """The frames of a block as the reference alone gives them, in the rows of `field`."""
-    moved = drop_small(displacements(field, frames))
-    return warp(frame, moved, cubic=True, top=top).to(frame.dtype)
+) -> Float[Tensor, "b t h w c"]:
+    """The frames of a block as the reference "b 1 h2 w c" alone gives them, in rows of `field`."""
+    moved, reach = drop_small(displacements(field, frames)), int(REACH) + TAPS
+    x, first = rows_around(frame, layer, top - reach, top + field.shape[2] + reach)
+    return warp(x[:, 0], moved, cubic=True, top=top - first).to(x.dtype)
 
 
 @dataclass(frozen=True)
@@ -232,10 +253,11 @@ def follow_found(
     field, near = coarse[:, :, cells], fine[:, :, rows]
     cell = sides[1] * ratio, sides[2] * ratio
     every = enlarge_field(fine, sides[1:], rows)
-    pixels = follow_pixels(reference.frame, every, frames, rows.start * sides[1])
+    pixels = follow_pixels(reference.frame, every, frames, patch, rows.start * sides[1])
+    places = Place(patch, cell, cells.start), Place(patch, sides[1:], rows.start)
     return ReferenceFeatures(
-        coarse=follow(reference.coarse, field, frames, field.shape[1], cell, cells.start),
-        fine=follow(reference.fine, near, frames, frames // sides[0], sides[1:], rows.start),
+        coarse=follow(reference.coarse, field, frames, field.shape[1], places[0]),
+        fine=follow(reference.fine, near, frames, frames // sides[0], places[1]),
         patches=block_patches(patch, pixels),
         field=field,
     )

@@ -30,9 +30,9 @@ from reeltok.models.vidtok.network import Decoder, Encoder, running_order
 from reeltok.models.vidtok.stages import SPACE, Down, Patch, Up, VidTokConfig
 from reeltok.nn.bounds import Side, Width
 from reeltok.nn.layers import Conv
-from reeltok.nn.past import Past
+from reeltok.nn.past import Layer, Past
 from reeltok.nn.quantizers import Quantizer
-from reeltok.nn.rows import aligned
+from reeltok.nn.rows import SlidingRows, aligned, rows_around
 
 Inject = Literal["concatenate", "attend", "attend+transfer"]
 ReferencePolicy = Literal["previous", "first", "first+previous", "none"]
@@ -327,16 +327,24 @@ def stand_still(
     reference: WholeReference, patch: Patch, cells: slice | None = None
 ) -> ReferenceFeatures:
     """What joins of a reference that does not follow a motion, or its rows of some cells."""
-    frame, fine, coarse = reference.frame[:, None], reference.fine, reference.coarse
-    if cells is not None:
-        frame, fine, coarse = (rows_at(x, cells, coarse.shape[2]) for x in (frame, fine, coarse))
+    total = rows_of(reference.coarse)
+    cells = cells or slice(0, total)
+    whole = reference.frame, reference.fine, reference.coarse
+    frame, fine, coarse = (rows_at(x, patch, cells, rows_of(x) // total) for x in whole)
     return ReferenceFeatures(fine=fine, coarse=coarse, patches=still_patches(patch, frame))
 
 
-def rows_at(x: Float[Tensor, "b t h w c"], cells: slice, total: int) -> Float[Tensor, "b t h2 w c"]:
-    """The rows of `x` for some of `total` rows of cells."""
-    high = x.shape[2] // total
-    return x[:, :, cells.start * high : cells.stop * high]
+def rows_at(
+    x: Tensor | SlidingRows, layer: Layer, cells: slice, high: int
+) -> Float[Tensor, "b t h w c"]:
+    """What a layer reads of `x`: the rows of some cells, of which each has `high`."""
+    start, stop = cells.start * high, cells.stop * high
+    x, first = rows_around(x, layer, start, stop)
+    return x[:, :, start - first : stop - first]
+
+
+def rows_of(x: Tensor | SlidingRows) -> int:
+    return x.shape[2] if isinstance(x, Tensor) else x.height
 
 
 def still_patches(

@@ -45,16 +45,17 @@ def mean_errors(
 
 def copy_skipped(
     frames: Float[Tensor, "b t h w c"],
-    still: Float[Tensor, "b 1 h2 w c"],
-    skipped: Bool[Tensor, "b s h3 w3"],
+    still: Float[Tensor, "b 1 h w c"],
+    skipped: Bool[Tensor, "b s h2 w2"],
+    cell: tuple[int, int],
     top: int = 0,
 ) -> Float[Tensor, "b t h w c"]:
     """`frames` with the reference's pixels in the cells that were skipped.
 
-    The rows of `frames` are those of the reference from `top` on.
+    A cell has `cell` = (rows, columns) of pixels. Of frames and reference there may be some rows
+    alone, from row `top` of the frame on.
     """
-    high, end = still.shape[2] // skipped.shape[2], top + frames.shape[2]
-    rows = torch.arange(top, end, device=frames.device) // high
+    rows = torch.arange(top, top + frames.shape[2], device=frames.device) // cell[0]
     skipped = skipped.repeat_interleave(frames.shape[1] // skipped.shape[1], dim=1)[:, :, rows]
-    skipped = skipped.repeat_interleave(still.shape[3] // skipped.shape[3], dim=3)
-    return torch.where(skipped[..., None], still[:, :, top:end].to(frames.dtype), frames)
+    skipped = skipped.repeat_interleave(cell[1], dim=3)
+    return torch.where(skipped[..., None], still.to(frames.dtype), frames)

@@ -1,13 +1,14 @@
 """The closed loop where frames are read in strips from top to bottom.
 
 Blocks follow one another as in blocks.py, and each is encoded strip by strip, then decoded so.
-References wait beside a strip's pasts; before a block goes through, what a side reads of them is
-made whole, since rows that follow a motion come from other strips. Where there is no reference yet
+References wait beside a strip's pasts; before a block goes through, a side reads them, strip by
+strip too, since rows that follow a motion come from other strips. Where there is no reference yet
 it is zero and masked, so that layers wait for as many rows in every block.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,18 +27,27 @@ from reeltok.models.reftok.blocks import (
 )
 from reeltok.models.reftok.features import WholeReference
 from reeltok.models.reftok.flow import FoundFields, follow_found
-from reeltok.models.reftok.injection import ReferenceInjection, masked, rows_at, stand_still
+from reeltok.models.reftok.injection import ReferenceInjection, masked, stand_still
 from reeltok.models.reftok.motion import grey, search_grey, searched_frames
 from reeltok.models.reftok.reference import Reference, References
 from reeltok.models.reftok.skip import skipped_cells, worth_skipping
 from reeltok.models.vidtok.stages import Patch
 from reeltok.nn.past import Past
 from reeltok.nn.quantizers import Quantized
+from reeltok.nn.rows import SlidingRows
 from reeltok.tokenizer.offload import Offload
 from reeltok.tokenizer.strips import FilledRows, FrameSource, Regrouped, Strips
 
-LOOP, ENCODER, DECODER, KNOWN, READER = "loop", "encoder", "decoder", "known", "reader"
+LOOP, ENCODER, DECODER, KNOWN, READER, READ = (
+    "loop",
+    "encoder",
+    "decoder",
+    "known",
+    "reader",
+    "read",
+)
 """What pasts of strips belong to: the stream, its two networks, references, and who reads them."""
+FINE, COARSE = "fine", "coarse"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,9 +133,9 @@ class StripLoop:
         """
         features = self._encode(frames, mask)
         self._remember_original(original, reset)
-        quantized, reference = self._quantize(features, frames, mask, draw)
+        quantized, read = self._quantize(features, frames, mask, draw)
         if closed:
-            drain(self._show(quantized.z, mask, reset, reference=reference, shown=shown))
+            drain(self._show(quantized.z, mask, reset, read=read, shown=shown))
         return quantized
 
     def _encode(
@@ -133,8 +143,8 @@ class StripLoop:
     ) -> Float[Tensor, "b s h w d"]:
         """What the quantizer reads of a block."""
         coder, total, made = self.coder, frames.cells, list[Tensor]()
+        found = self._search(frames)
         reference = self._read(coder.encoder_injection, coder.encoder.patch)
-        found = self._search(reference, frames)
         for cells, past in self.strips.walk(ENCODER, total):
             joins = None
             if reference is not None and found is not None:
@@ -151,22 +161,22 @@ class StripLoop:
         frames: FrameSource,
         mask: Bool[Tensor, " b"] | None,
         draw: Mapping[str, Any],
-    ) -> tuple[Quantized, WholeReference | None]:
-        """The tokens of a block, with SKIP where it pays; what the decoder reads of references.
+    ) -> tuple[Quantized, bool]:
+        """The tokens of a block, with SKIP where it pays; whether the decoder read its references.
 
         As `BlockCoder._quantize` finds out.
         """
         coder = self.coder
         if not coder.config.skip or not self._knows_references():
-            return coder.round_to_stored(coder.quantizer(features, **draw)), None
+            return coder.round_to_stored(coder.quantizer(features, **draw)), False
         reference = self._read(coder.decoder_injection, coder.decoder.patch)
         assert reference is not None, "SKIP needs a decoder that sees references"
         none = features.new_zeros(features.shape[:-1], dtype=torch.bool)
         coded = coder.quantizer(features, **draw, skipped=none)
         skipped = masked(mask, self._worth_skipping(coded.z, frames, mask, reference))
         if not skipped.any():
-            return coded, reference
-        return coder.quantizer(features, **draw, skipped=skipped), reference
+            return coded, True
+        return coder.quantizer(features, **draw, skipped=skipped), True
 
     def _worth_skipping(
         self,
@@ -180,7 +190,8 @@ class StripLoop:
         made = Regrouped(strips=self.strips.split(total), scales=(self._cell,))
         for part in self._decode(z, mask, reference, keep=False):
             for cells, (shown,) in made.add(part.frames):
-                still = rows_at(reference.frame[:, None], cells, total)
+                number = cells.start // self.strips.cells
+                still = self.strips.look(KNOWN, number).kept[REFERENCES][:, :1]
                 counts = steps, cells.stop - cells.start, columns
                 block, tau = rows_of(frames, cells), self.coder.config.skip
                 worth.append(worth_skipping(block, shown, still, counts, tau))
@@ -192,12 +203,15 @@ class StripLoop:
         mask: Bool[Tensor, " b"] | None = None,
         reset: Bool[Tensor, " b"] | None = None,
         *,
-        reference: WholeReference | None = None,
+        read: bool = False,
         shown: FrameSource | None = None,
     ) -> Iterator[Float[Tensor, "b t2 h2 w2 c"]]:
-        """The rows of the frames of a block, whose last frame (or `shown`) is remembered."""
+        """The rows of the frames of a block, whose last frame (or `shown`) is remembered.
+
+        `read`: what the decoder reads of the references is there already.
+        """
         coder, finer = self.coder, self._cell // self._patch[0]
-        reference = reference or self._read(coder.decoder_injection, coder.decoder.patch)
+        reference = self._read(coder.decoder_injection, coder.decoder.patch, again=not read)
         last = Regrouped(strips=self.strips.split(z.shape[2]), scales=(self._cell, finer))
         for made in self._decode(z, mask, reference):
             yield made.frames
@@ -221,52 +235,74 @@ class StripLoop:
                 z[:, :, cells], past, mask, reference=reference, strip=strip
             )
 
-    # References, which are read from whole frames before a block goes through.
+    # References, which are read before a block goes through.
 
-    def _read(self, injection: ReferenceInjection | None, patch: Patch) -> WholeReference | None:
-        """What one side reads of the references; zeros where there are none yet."""
+    def _read(
+        self, injection: ReferenceInjection | None, patch: Patch, *, again: bool = True
+    ) -> WholeReference | None:
+        """What one side reads of the references, strip by strip; None where it has no use for it.
+
+        It waits beside the strips' pasts. Without `again` what this side read last is still there.
+        """
         if injection is None or self.coder.config.policy == "none":
             return None
-        (height, width), (_, ch, cw), (fh, fw) = self.size, self.coder.config.factors, self._patch
-        if not self._knows_references():
-            nothing, widths = self.like.new_zeros(()), injection.reference_encoder.widths
-            b = len(self.like)
-            return WholeReference(
-                nothing.expand(b, height, width, self._colours),
-                nothing.expand(b, 1, height // fh, width // fw, widths[0]),
-                nothing.expand(b, 1, height // ch, width // cw, widths[1]),
-            )
-        frame, fine, coarse = (FilledRows(each) for each in (height, height // fh, height // ch))
-        known = Past()
-        for number, (cells, past) in enumerate(self.strips.walk(READER, height // ch)):
+        if again and self._knows_references():
+            self._read_strips(injection, patch)
+        return self._reference(injection)
+
+    def _read_strips(self, injection: ReferenceInjection, patch: Patch) -> None:
+        cell, total = self._cell, self.size[0] // self._cell
+        finer, known = cell // self._patch[0], Past()
+        whole = Regrouped(strips=self.strips.split(total), scales=(finer, 1))
+        for number, (cells, past) in enumerate(self.strips.walk(READER, total)):
             if cells.start < cells.stop:
-                known = Past(dict(self.strips.take(KNOWN, number).kept))
-                self.strips.put(KNOWN, number)
+                known = self.strips.look(KNOWN, number)
             else:  # layers give out the rows that waited
                 known = Past({name: x[:, :, :0] for name, x in known.kept.items()})
             read = self.coder.read_references(injection, patch, known, past)
-            frame.add(read.frame[:, None])
-            fine.add(read.fine)
-            coarse.add(read.coarse)
-        return WholeReference(frame.frames[:, 0], fine.frames, coarse.frames)
+            for here, (fine, coarse) in whole.add(*read):
+                at = here.start // self.strips.cells
+                self.strips.take(READ, at).kept = {FINE: fine.clone(), COARSE: coarse.clone()}
+                self.strips.put(READ, at)
 
-    def _search(self, reference: WholeReference | None, frames: FrameSource) -> FoundFields | None:
-        """The field that the encoder's search finds; zeros where there is no reference yet."""
-        config, size = self.coder.config, self.size
-        if not config.searches or reference is None:
-            return None
+    def _reference(self, injection: ReferenceInjection) -> WholeReference:
+        """What was read, from its first rows on; zeros where there are no references yet."""
+        (height, width), (_, ch, cw), (fh, fw) = self.size, self.coder.config.factors, self._patch
+        heights = height, height // fh, height // ch
         if self._knows_references():
-            after = FilledRows(size[0])
-            for cells in self.strips.split(frames.cells):
-                picked = searched_frames(rows_of(frames, cells), config.steps)
-                after.add(grey(picked)[..., None])
-            way: dict[str, Any] = {"frames": config.block, "steps": config.steps}
-            greys, cell = (grey(reference.frame), after.frames[..., 0]), config.factors[1:]
-            field = search_grey(*greys, **way, cell=cell).field
-        else:
-            shape = len(self.like), config.steps, *reference.coarse.shape[2:4], 4
-            field = self.like.new_zeros(shape)
-        return self.coder.fields_of(field)
+            places = (KNOWN, REFERENCES), (READ, FINE), (READ, COARSE)
+            rows = [partial(self._look, *place) for place in places]
+            return WholeReference(*map(SlidingRows, heights, rows))
+        widths = width, width // fw, width // cw
+        channels = self._colours, *injection.reference_encoder.widths
+        nothing, clips = self.like.new_zeros(()), len(self.like)
+        shapes = zip(heights, widths, channels, strict=True)
+        return WholeReference(*(nothing.expand(clips, 1, *shape) for shape in shapes))
+
+    def _look(self, network: str, name: str) -> Iterator[Float[Tensor, "b 1 h w c"]]:
+        """The first of what each strip holds by a name, from top to bottom."""
+        for number, _ in enumerate(self.strips.split(self.size[0] // self._cell)):
+            yield self.strips.look(network, number).kept[name][:, :1]
+
+    def _search(self, frames: FrameSource) -> FoundFields | None:
+        """The field that the encoder's search finds; zeros where there is no reference yet."""
+        config, (height, width) = self.coder.config, self.size
+        cell = config.factors[1:]
+        if not config.searches:
+            return None
+        if not self._knows_references():
+            shape = config.steps, height // cell[0], width // cell[1], 4
+            return self.coder.fields_of(self.like.new_zeros(len(self.like), *shape))
+        before, after = FilledRows(height), FilledRows(height)
+        for cells, frame in zip(
+            self.strips.split(frames.cells), self._look(KNOWN, REFERENCES), strict=True
+        ):
+            before.add(grey(frame)[..., None])
+            picked = searched_frames(rows_of(frames, cells), config.steps)
+            after.add(grey(picked)[..., None])
+        way: dict[str, Any] = {"frames": config.block, "steps": config.steps, "cell": cell}
+        found = search_grey(before.frames[:, 0, ..., 0], after.frames[..., 0], **way)
+        return self.coder.fields_of(found.field)
 
     def _knows_references(self) -> bool:
         """Whether a frame was decoded before."""
