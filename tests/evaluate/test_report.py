@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from reeltok.evaluate.candidates.candidate import TokenizerCandidate
 from reeltok.evaluate.candidates.codecs import RateTarget, Resize, open_codecs
 from reeltok.evaluate.candidates.functions import Reconstructor
 from reeltok.evaluate.protocols import PROTOCOLS
@@ -25,6 +26,11 @@ from reeltok.evaluate.report.build import (
 from reeltok.evaluate.results import Result
 from reeltok.evaluate.run import evaluate
 from reeltok.evaluate.scores import Scorer
+from reeltok.models.presets import COMPACT
+from reeltok.models.reftok.flow import MotionConfig
+from reeltok.models.reftok.injection import RefTokConfig
+from reeltok.models.reftok.network import RefTok
+from reeltok.nn.quantizers import FSQConfig
 from reeltok.video.record import Video, read, write
 
 PLAN = replace(
@@ -89,6 +95,22 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Result]]:
     return out, results
 
 
+@pytest.fixture(scope="module")
+def moving(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    """A report of one clip by a RefTok with motion and SKIP."""
+    data, out = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("out") / "report"
+    write(Video.of(counter(9, 0)[:, :, :60], fps=10), data / "one.mkv", lossless=True)
+    quantizer = FSQConfig(levels=(8, 8, 5), regularization=False)
+    body = replace(COMPACT, width=8, blocks=(1, 1), quantizer=quantizer)
+    config = RefTokConfig(body=body, width=4, motion=MotionConfig(width=8), skip=1.0)
+    candidate = TokenizerCandidate(tokenizer=RefTok(config).eval(), name="moves")
+    media, scorer = Media(out), Scorer(metrics=PLAN.metrics)
+    kept: dict[str, Any] = {"keep": media.keep(candidate), "kept": media.kept(candidate)}
+    result = evaluate(candidate, data, protocol=replace(PLAN, crop=60), scorer=scorer, **kept)
+    write_report(out, [result], media, title="test")
+    return out, result
+
+
 def test_the_folder_is_whole_and_needs_no_network(made: tuple[Path, list[Result]]) -> None:
     folder, results = made
     page = (folder / "index.html").read_text()
@@ -120,6 +142,15 @@ def test_it_says_what_was_judged_and_what_left_out(made: tuple[Path, list[Result
     assert results[0].data.startswith("data")
     assert data["left_out"] == {"short.mkv": "5 frames, but 9 are asked for"}
     assert "data/eval" not in (folder / "index.html").read_text()
+
+
+def test_a_reftok_shows_its_motion(moving: tuple[Path, Result], made: Any) -> None:
+    """As a further video, of the clip's frames and size; others have none."""
+    found = page_data([moving[1]], Media(moving[0]), "test")["models"][0]
+    assert found["motions"] == found["videos"] == ["one.mkv"]
+    (path,) = (moving[0] / "media" / found["slug"]).glob("*-motion.mp4")
+    assert read(path).frames.shape == (9, 60, 60, 3)
+    assert all(not model["motions"] for model in page_data(made[1], Media(made[0]), "")["models"])
 
 
 def test_codecs_have_one_name_in_table_and_chart(made: tuple[Path, list[Result]]) -> None:
@@ -156,12 +187,16 @@ def test_names_become_safe_and_stay_apart() -> None:
 @pytest.fixture
 def page(browser: Any, made: tuple[Path, list[Result]]) -> Iterator[Any]:
     """The report, opened as a file; whatever it complains of fails the test."""
+    yield from opened(browser, made[0])
+
+
+def opened(browser: Any, report: Path) -> Iterator[Any]:
     said: list[str] = []
     tab = browser.new_page()
     tab.set_default_timeout(PATIENCE)
     tab.on("console", lambda m: said.append(m.text) if m.type in ("error", "warning") else None)
     tab.on("pageerror", lambda error: said.append(str(error)))
-    tab.goto((made[0] / "index.html").as_uri())
+    tab.goto((report / "index.html").as_uri())
     tab.wait_for_function("Player.state.shown === 0")
     yield tab
     assert tab.evaluate("window.hurt") is None
@@ -271,6 +306,19 @@ def test_models_clips_and_views_are_chosen(page: Any) -> None:
     assert page.evaluate("Player.state.zoom") == [24, 24, 16, 16]
     page.keyboard.press("2")
     page.wait_for_function("Player.state.names[1] === 'halve'")
+
+
+@pytest.mark.browser
+def test_motion_is_chosen_like_a_model(browser: Any, moving: tuple[Path, Result]) -> None:
+    for page in opened(browser, moving[0]):
+        page.select_option("#right", "moves: motion")
+        page.wait_for_function("Player.state.names[1] === 'moves: motion'")
+        page.wait_for_selector("#said >> text=dim cells were skipped")
+        page.click("#forth")
+        page.wait_for_function("Player.state.shown === 1")
+        assert same_frame(page) == 1
+        assert page.evaluate("Player.state.sides[1].address").endswith("-motion.mp4")
+        page.wait_for_selector("#tokens-said >> text=Ids of moves, step 2 of 3")
 
 
 @pytest.mark.browser

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ import reeltok
 from reeltok import Tokens, Video
 from reeltok.models.vidtok.network import VidTok
 from reeltok.tokenizer.streaming import split_steps
+from reeltok.tokens.reel import Reel, ReelWriter, load_tokens, save_tokens
 from reeltok.zoo import build_from_state
 from tests.small_models import DISCRETE
 
@@ -114,3 +116,30 @@ def test_weights_of_another_configuration_are_refused(tmp_path: Any) -> None:
     still = replace(tok.config, motion=None, skip=0.0)
     with pytest.raises(ValueError, match="for which this configuration has no place"):
         build_from_state("reftok", still, "still", tok.state_dict())
+
+
+def test_a_part_in_a_file_stays_a_part(tmp_path: Path) -> None:
+    """From the middle of a clip it is no clip; it is joined to what comes before."""
+    model = VidTok(DISCRETE).eval()
+    tokens = model.encode(torch.rand(1, 3, 17, 16, 16) * 2 - 1)
+    first, rest = tokens[:2], tokens[2:]
+    path = tmp_path / "rest.reel"
+    save_tokens(rest, path)
+    found = load_tokens(path)
+    assert found.step == 2
+    assert Tokens.join([first, found]).ids.equal(tokens.ids)
+    with Reel(path) as reel:
+        for given in (found, path, reel):
+            with pytest.raises(ValueError, match="a part of a clip, from step 2 on"):
+                model.decode(given)
+    frames = torch.cat([*model.stream_decode([first, found])], dim=2)
+    torch.testing.assert_close(frames, model.decode(tokens))
+
+
+def test_parts_are_written_in_their_order(tmp_path: Path) -> None:
+    tokens = VidTok(DISCRETE).eval().encode(torch.rand(1, 3, 17, 16, 16) * 2 - 1)
+    with ReelWriter(tmp_path / "rest.reel") as writer:
+        writer.write(tokens[2:])
+        with pytest.raises(ValueError, match="parts of one clip follow one another"):
+            writer.write(tokens[:2])
+    assert load_tokens(tmp_path / "rest.reel").ids.equal(tokens.ids[:, 2:])

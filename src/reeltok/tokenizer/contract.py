@@ -281,7 +281,7 @@ class Tokenizer(HashedModule):
         tokens = as_tokens(tokens, self)
         self._check(tokens)
         spec, axes = self.spec, tokens.settings.get("axes")
-        if isinstance(tokens, Tokens) and tokens.step and not spec.independent:
+        if tokens.step and not spec.independent:
             raise ValueError(
                 f"these tokens are a part of a clip, from step {tokens.step} on, and need what "
                 "comes before: decode the whole clip with start and stop, or its parts in their "

@@ -16,7 +16,7 @@ from reeltok.files.hashes import hash_text
 from reeltok.files.parsing import parse_config, parse_json
 from reeltok.video.tags import Colour
 
-VERSION = 2  # the newest that is read; `version_of` says which one is written
+VERSION = 3  # the newest that is read; `version_of` says which one is written
 SEGMENT = 16  # steps that are packed together
 BLOCK = 2**16  # bytes of payload under one hash: what a range read checks beyond its own ends
 LONGEST_HEADER = 2**25  # bytes: 100,000 stored references, and seconds to read
@@ -107,7 +107,12 @@ def header_bytes(entries: dict[str, Entry], about: dict[str, Any]) -> bytes:
 
 
 def version_of(about: Mapping[str, Any]) -> int:
-    """The earliest version of the format that has what is said: 1 but for packing and damage."""
+    """The earliest version of the format that has what is said.
+
+    2 has packed ids and damage, 3 parts from the middle of a clip.
+    """
+    if about.get("step"):
+        return 3
     return 2 if about.get("packing") or about.get("damaged") else 1
 
 
@@ -179,6 +184,7 @@ class About:
     tensors: dict[str, Hash]
     last: Annotated[float, Field(gt=0, le=1e9)] | None = None
     damaged: HeaderCount = 0
+    step: HeaderCount = 0
     packing: Packing | None = None
 
     def __post_init__(self) -> None:

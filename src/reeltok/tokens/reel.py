@@ -19,7 +19,7 @@ from torch import Tensor
 from reeltok.arguments import float_type, is_count, require_kind, said
 from reeltok.tokens.dtypes import DTYPES, NAMES
 from reeltok.tokens.header import SEGMENT
-from reeltok.tokens.ids import check_ids, check_latents
+from reeltok.tokens.ids import check_ids, check_latents, require_step
 from reeltok.tokens.packing.model import PackingModel
 from reeltok.tokens.packing.segments import Packer, Unpacker, open_packed
 from reeltok.tokens.payload import ReelSink, pack_ids, tensor_bytes, unpack_ids
@@ -89,6 +89,7 @@ class ReelWriter:
             self.first = part
         else:
             require_same(self.first, part)
+            require_step(part.step, self.first.step + self.steps)
         if part.ids is None:
             check_latents(part.first_tensor)
             self.sink.add(tensor_bytes(narrow(part.first_tensor, self.dtype).movedim(2, 0)))
@@ -157,6 +158,7 @@ class ReelWriter:
         # Of clips without these, files are what they were before there were any.
         about |= {"last": self.last} if self.times and self.last else {}
         about |= {"damaged": first.damaged} if first.damaged else {}
+        about |= {"step": first.step} if first.step else {}
         if packed is not None:
             about["packing"] = {"model": packed.model.hash, "steps": SEGMENT}
         if channels is None:
@@ -244,6 +246,7 @@ class Reel:
             times=None if times is None else torch.tensor(times, dtype=torch.float64),
             last=about.last,
             damaged=about.damaged,
+            step=about.step,
             colour=None if about.colour is None else asdict(about.colour),
             extras=ExtraTensors(self.source),
         )
@@ -275,6 +278,10 @@ class Reel:
     @property
     def last(self) -> float | None:
         return self.info.last
+
+    @property
+    def step(self) -> int:
+        return self.info.step
 
     @property
     def damaged(self) -> int:

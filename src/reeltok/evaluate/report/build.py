@@ -22,10 +22,12 @@ from reeltok.evaluate.published import PUBLISHED
 from reeltok.evaluate.notes import all_left_out
 from reeltok.evaluate.results import METRICS, Result, find_metric, build_table
 from reeltok.evaluate.scores import difference
-from reeltok.evaluate.candidates.candidate import Candidate, CodedClip
+from reeltok.evaluate.candidates.candidate import Candidate, CodedClip, pad_clip
 from reeltok.files.atomic import replacing, write_file
 from reeltok.files.hashes import hash_text
 from reeltok.files.parsing import parse_config, read_json
+from reeltok.models.reftok.network import RefTok
+from reeltok.models.reftok.traced import shown, trace_blocks
 from reeltok.video.record import Video, write
 
 PAGE = Path(__file__).parent / "page"
@@ -34,7 +36,7 @@ Bins = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=BINS, max_l
 # Of the videos to look at: a quality above what is compared, in half the usual time.
 VIEWED: dict[str, Any] = {"crf": 12, "preset": "veryfast"}
 PAIRED = ("psnr", "ssim", "lpips-alex")
-ORIGINAL = "original"
+ORIGINAL, MOTION = "original", "-motion.mp4"
 _SHUFFLE = 2654435761  # Knuth's multiplicative hash: neighbouring ids get unlike colours
 
 
@@ -97,6 +99,8 @@ class Media:
                 bins = histogram(coded.ids, candidate.vocabulary)
                 write_file(path.with_suffix(".json"), json.dumps(bins))
             fps = clip.video.fps or 25.0
+            if (motion := motion_of(candidate, clip)) is not None:
+                self._video(self.place(mine, name, MOTION), Video.of(motion, fps=fps))
             self._video(self.place(mine, name), Video.of(coded.x.cpu(), fps=fps))
 
         return save
@@ -135,6 +139,18 @@ class Media:
         found = {path: read_json(path) for path in files if path.exists()}
         total = [parse_config(value, Bins, str(path)) for path, value in found.items()]
         return [sum(column) for column in zip(*total, strict=True)] if total else None
+
+
+def motion_of(candidate: Candidate, clip: ScoredClip) -> Tensor | None:
+    """The motion and the skipped cells of a clip "1 3 t h w"; None where there can be none."""
+    model = getattr(candidate, "tokenizer", None)
+    if not isinstance(model, RefTok) or not (model.config.motion or model.config.skip):
+        return None
+    spec, x = model.spec, clip.video.tensor(device=model.device)
+    whole = pad_clip(x, spec.frames(spec.steps(x.shape[2])), spec.factors[1:])
+    frames = torch.cat([shown(block) for block in trace_blocks(model, model.network_input(whole))])
+    _, _, t, h, w = x.shape
+    return frames[:t, :h, :w].permute(3, 0, 1, 2)[None].float().cpu()
 
 
 def draw_tokens(ids: Tensor, path: Path) -> None:
@@ -235,6 +251,7 @@ def model_data(
     slugs = {clip["name"]: slug(clip["name"], clip["sha256"]) for clip in result.clips}
     there = [name for name, clip in slugs.items() if media.place(mine, clip).exists()]
     maps = [name for name in there if media.place(mine, slugs[name], ".png").exists()]
+    moved = [name for name in there if media.place(mine, slugs[name], MOTION).exists()]
     return {
         "name": label,
         "slug": mine,
@@ -260,6 +277,7 @@ def model_data(
         },
         "videos": there,
         "maps": maps,
+        "motions": moved,
         "counts": media.counts(mine, slugs.values()),
     }
 

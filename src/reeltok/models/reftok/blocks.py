@@ -18,7 +18,7 @@ from torch import Tensor
 from reeltok.models.reftok.features import ReferenceFeatures, WholeReference
 from reeltok.models.reftok.flow import (
     DecoderFlow,
-    Followed,
+    FollowedReference,
     FoundFields,
     Motion,
     follow_found,
@@ -67,7 +67,7 @@ class Decoded:
 
     frames: Tensor
     features: Tensor
-    followed: Followed | None = None
+    followed: FollowedReference | None = None
 
     def motion(
         self, found: BlockMotion | None, block: Tensor, mask: Tensor | None

@@ -92,7 +92,7 @@ class EnlargeField(Layer):
 
 
 @dataclass(frozen=True)
-class Followed:
+class FollowedReference:
     """The decoder's field at the scale of the patches, and what follows it of the reference."""
 
     field: Float[Tensor, "b s h w 4"]
@@ -109,11 +109,7 @@ class DecoderFlow(nn.Module):
     """
 
     def __init__(
-        self,
-        shape: InjectionShape,
-        widths: tuple[int, int],
-        config: MotionConfig,
-        patch: Patch,
+        self, shape: InjectionShape, widths: tuple[int, int], config: MotionConfig, patch: Patch
     ) -> None:
         super().__init__()
         self.runs = shape.steps[0] // shape.steps[1]
@@ -134,16 +130,11 @@ class DecoderFlow(nn.Module):
         return self.coarse(torch.cat([F.layer_norm(y, y.shape[-1:]), around], dim=-1), past)
 
     def follow_coarse(
-        self,
-        reference: WholeReference,
-        field: Float[Tensor, "b s h w 4"],
-        past: Past,
+        self, reference: WholeReference, field: Float[Tensor, "b s h w 4"], past: Past
     ) -> Float[Tensor, "b s h w r"]:
         """The reference's coarse features along the field at the scale of the tokens."""
-        frames, top = (
-            field.shape[1] * self.runs * self.patch[0],
-            first_row(past, self.coarse, field),
-        )
+        frames = field.shape[1] * self.runs * self.patch[0]
+        top = first_row(past, self.coarse, field)
         return follow(reference.coarse, field, frames, field.shape[1], self.cell, top)
 
     def follow(
@@ -153,7 +144,7 @@ class DecoderFlow(nn.Module):
         y: Float[Tensor, "b t h2 w2 c"],
         patch: Patch,
         past: Past,
-    ) -> Followed:
+    ) -> FollowedReference:
         """The reference along the field at the scale of the patches: `coarse`, refined by `y`."""
         steps = coarse.shape[1] * self.runs
         frames = steps * self.patch[0]
@@ -163,7 +154,7 @@ class DecoderFlow(nn.Module):
         every = self.enlarge_to_pixels(field, past)
         top = first_row(past, self.enlarge_to_pixels, every)
         pixels = follow_pixels(reference.frame, every, frames, top)
-        return Followed(field, pixels, fine, block_patches(patch, pixels))
+        return FollowedReference(field, pixels, fine, block_patches(patch, pixels))
 
     def refine(
         self,

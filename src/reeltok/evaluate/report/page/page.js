@@ -288,7 +288,10 @@ function share(key, model, models) {
 /* ---- clips, tokens, choices ---- */
 
 const shown = DATA.clips.filter((clip) => clip.slug && DATA.models.some((model) => model.videos.includes(clip.name)));
-const choices = ["original", ...DATA.models.filter((model) => model.videos.length).map((model) => model.name)];
+const motionOf = (model) => `${model.name}: motion`;
+const modelOf = (name) => DATA.models.find((m) => m.name === name || motionOf(m) === name);
+const choices = ["original", ...DATA.models.filter((model) => model.videos.length).flatMap(
+  (model) => model.motions.length ? [model.name, motionOf(model)] : [model.name])];
 
 function fillClips() {
   const model = DATA.models.find((m) => m.name === el("of").value);
@@ -311,9 +314,9 @@ function fillClips() {
 }
 
 function address(name, clip) {
-  const model = DATA.models.find((m) => m.name === name);
-  if (model && !model.videos.includes(clip.name)) return null;
-  return `media/${model ? model.slug : DATA.original}/${clip.slug}.mp4`;
+  const model = modelOf(name), moved = model && model.name !== name;
+  if (model && !(moved ? model.motions : model.videos).includes(clip.name)) return null;
+  return `media/${model ? model.slug : DATA.original}/${clip.slug}${moved ? "-motion" : ""}.mp4`;
 }
 
 async function choose() {
@@ -323,7 +326,9 @@ async function choose() {
     el("said").textContent = `${names[found.indexOf(null)]} has no video of this clip.`;
     return;
   }
-  el("said").textContent = names.map((name) => scoreOf(name, clip)).filter(Boolean).join("; ");
+  const colours = DATA.models.some((m) => names.includes(motionOf(m)))
+    ? ["motion: hue is its direction (red to the right), full at 16 pixels; dim cells were skipped"] : [];
+  el("said").textContent = [...names.map((name) => scoreOf(name, clip)), ...colours].filter(Boolean).join("; ");
   await Player.load(clip, found, names);
   fillHistogram();
 }
@@ -339,7 +344,7 @@ function scoreOf(name, clip) {
 
 const strips = { held: {}, wanted: null };
 function showTokens(state) {
-  const model = [el("right").value, el("left").value].map((n) => DATA.models.find((m) => m.name === n))
+  const model = [el("right").value, el("left").value].map(modelOf)
     .find((m) => m && m.maps.includes(state.clip.name)), canvas = el("tokens");
   strips.wanted = null;
   canvas.hidden = !model;
@@ -361,7 +366,7 @@ function showTokens(state) {
 }
 
 function fillHistogram() {
-  const model = [el("right").value, el("left").value].map((n) => DATA.models.find((m) => m.name === n)).find((m) => m && m.counts);
+  const model = [el("right").value, el("left").value].map(modelOf).find((m) => m && m.counts);
   const svg = el("histogram");
   svg.replaceChildren();
   el("histogram-said").textContent = "";
