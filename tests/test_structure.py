@@ -24,6 +24,7 @@ ORDER = [
     "version",
     "lazy",
     "allocator",
+    "arguments",
     "files",
     "records",
     "configuration",

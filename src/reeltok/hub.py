@@ -5,7 +5,9 @@ A name is "owner/name", or "owner/name@revision" for a branch, a tag or a commit
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from reeltok.arguments import check_path
 from reeltok.files.checkpoints import VARIANTS, file_names, find_file
 from reeltok.files.text import printable
 
@@ -17,6 +19,18 @@ def is_repository(name: str) -> bool:
     """Whether a name can be that of a repository."""
     plain = name.partition("@")[0]
     return plain.count("/") == 1 and not plain.startswith((".", "/", "~")) and name.isprintable()
+
+
+def check_source(name: Any, weights: Any, revision: str | None) -> None:
+    """ValueError for what no model or its weights are called, or a revision of no repository."""
+    check_path(name, "a tokenizer", "reeltok.presets() has those of presets")
+    if weights is not None:
+        check_path(weights, "a file of weights")
+    if revision is not None and (not is_repository(str(name)) or Path(name).is_dir()):
+        raise ValueError(
+            f"{str(name)!r} is no repository of the hub, and only these have revisions: "
+            "leave `revision` out"
+        )
 
 
 def model_folder(folder: Path) -> Path:

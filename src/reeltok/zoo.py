@@ -16,12 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reeltok.arguments import float_type
 from reeltok.devices import pick_device
 from reeltok.files.atomic import cache_folder
 from reeltok.files.checkpoints import find_file, load_weights, read_checkpoint, require_no_more
 from reeltok.files.parsing import first_error, parse_config, read_object
 from reeltok.files.text import nearest, printable
-from reeltok.hub import fetch_repository, from_hub, is_repository, model_folder
+from reeltok.hub import check_source, fetch_repository, from_hub, is_repository, model_folder
 from reeltok.models import convert
 from reeltok.models.coordtok.network import CoordTok, CoordTokConfig
 from reeltok.models.foreign import diffusers as of_diffusers
@@ -65,7 +66,7 @@ def load(
     *,
     weights: str | Path | None = None,
     device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     revision: str | None = None,
     variant: str | None = None,
     code: bool = True,
@@ -76,10 +77,13 @@ def load(
     run what their authors wrote, which `code=False` refuses: for names that the user did not give.
     `weights` is a file of weights (ours or public), or "random" (seed 0); None takes the preset's
     own. `device=None` leaves torch's default device alone, "auto" picks cuda, mps or cpu.
+    `dtype` is a float type or its name; `None` is float32, whatever type weights are stored in.
     `revision` is a repository's branch, tag or commit ("owner/name@revision" says the same), and
     `variant` that of diffusers' weights, such as "fp16".
     ValueError or FileNotFoundError where the name is unknown or its weights are not here.
     """
+    check_source(name, weights, revision)
+    dtype = dtype and float_type(dtype, wide=True)
     foreign = None if str(name) in PRESETS else parse_foreign(str(name))
     if foreign is not None:
         return moved_to(load_foreign(foreign, weights, revision, variant, code), device, dtype)
@@ -154,12 +158,12 @@ def with_weights(family: str, config: Any, name: str, weights: str | Path) -> To
 
 
 def moved_to(
-    model: Tokenizer, device: str | torch.device | None, dtype: torch.dtype | None
+    model: Tokenizer, device: str | torch.device | None, dtype: torch.dtype | str | None
 ) -> Tokenizer:
     """`model` on a device, in a type."""
     if device is not None:
         model = model.to(pick_device(device))
-    return model if dtype in (None, model.dtype) else cast(model, dtype)
+    return model if dtype is None else cast(model, dtype)
 
 
 def described(name: str | Path) -> tuple[str, Any]:
@@ -363,11 +367,10 @@ def warn_random(name: str) -> None:
     warnings.warn(f"{name} runs with random weights: its tokens mean nothing", stacklevel=5)
 
 
-def cast(model: Tokenizer, dtype: torch.dtype) -> Tokenizer:
+def cast(model: Tokenizer, dtype: torch.dtype | str) -> Tokenizer:
     """`model` in another dtype; its hash stays that of the weights as they were published."""
-    if not dtype.is_floating_point:
-        raise ValueError(f"a network computes in floats, not {dtype}: give torch.float32 or so")
-    return model.to(dtype)
+    kind = float_type(dtype, wide=True)
+    return model if kind == model.dtype else model.to(kind)
 
 
 def weights_of(name: str) -> str:

@@ -104,7 +104,7 @@ def test_one_clip_is_not_a_stream(clip: Any) -> None:
 )
 def test_a_video_holds_bytes(frames: Any) -> None:
     with pytest.raises(ValueError, match=r"a Video holds a uint8 tensor of frames t h w 3"):
-        Video.__post_init__(SimpleNamespace(frames=frames))
+        Video.__post_init__(SimpleNamespace(frames=frames, fps=None, times=None))
 
 
 def test_weights_of_another_configuration_are_refused(tmp_path: Any) -> None:

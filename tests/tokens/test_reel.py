@@ -204,6 +204,7 @@ def test_a_range_reads_little_of_the_file(tmp_path: Path, monkeypatch: pytest.Mo
             read=lambda count: read.append(count) or plain(count),
             seek=reel.source.file.seek,
             close=reel.source.file.close,
+            closed=False,
         )
         monkeypatch.setattr(reel.source, "file", spy)
         assert torch.equal(reel.part(200, 203).ids, tokens.ids[:, 200:203])

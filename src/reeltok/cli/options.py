@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from reeltok.arguments import FLOATS, SHORT
+
 if TYPE_CHECKING:
     import torch
 
@@ -183,8 +185,6 @@ ChangesOption = Annotated[
     ),
 ]
 
-DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-
 
 def parse_size(text: str | None) -> int | tuple[int, int] | None:
     """ "256" is a short side, "128x256" height x width; ValueError for anything else."""
@@ -200,8 +200,8 @@ def parse_dtype(text: str, option: str = "--dtype") -> "torch.dtype":
     """fp32, bf16, fp16 or torch's own names of these; ValueError for anything else."""
     import torch
 
-    name = DTYPES.get(text, text)
-    if name not in DTYPES.values():
+    name = SHORT.get(text, text)
+    if name not in FLOATS:
         raise ValueError(f"{option} {text} is not known: give fp32, bf16 or fp16")
     return getattr(torch, name)
 

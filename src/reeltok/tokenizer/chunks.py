@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reeltok.arguments import require_kind
 from reeltok.records import register
-from reeltok.tokenizer.inputs import check_tokens, record_tokens
+from reeltok.tokenizer.inputs import check_sample, check_tokens, record_tokens
 from reeltok.tokenizer.streaming import (
     FrameRun,
     conversion_for,
@@ -19,6 +20,7 @@ from reeltok.tokenizer.streaming import (
     crop_padding,
     join_frames,
     mark_last,
+    require_alike,
     require_all,
     to_input_type,
     whole_groups,
@@ -26,7 +28,7 @@ from reeltok.tokenizer.streaming import (
 )
 from reeltok.tokenizer.strips import FrameSource
 from reeltok.tokenizer.tiling import Convert, Options, StreamRunner, StreamState
-from reeltok.tokens.ids import require_step
+from reeltok.tokens.ids import check_latents, join_sizes, require_gridded, require_step
 from reeltok.tokens.record import Tokens
 from reeltok.video.record import Video
 from reeltok.video.timing import moments_of
@@ -51,10 +53,11 @@ class DecodeState(StreamState):
 
     Of the frames that tokens so far stand for, `due` have not been given out, shown at `times`.
     `held` are frames of the last group beyond what its tokens stand for. The next token step is
-    number `step` (None: nothing has come yet).
+    number `step`, of `cells` = (clips, rows, columns) tokens (None: nothing has come yet).
     """
 
     step: int | None = None
+    cells: tuple[int, ...] | None = None
     due: int = 0
     times: Tensor | None = None
     held: Tensor | None = None
@@ -88,6 +91,9 @@ def encode_run(
     sample: torch.Generator | None,
 ) -> Tokens:
     """Tokens of a run of whole groups of the frames of `given`."""
+    check_sample(sample, tokenizer)
+    if state.before is not None:
+        require_alike(state.before, run.x)
     side = tokenizer.side_information(run, state.step, state.before, state.reference)
     source = FrameSource(run.x, tokenizer.network_input, tokenizer.spec.factors[1])
     with tokenizer.gradient(run.x):
@@ -140,6 +146,28 @@ def decode_run(
     return to_input_type(x, part, *moments_of(times, part.last, 0, count))
 
 
+def require_state(state: Any, kind: type[StreamState]) -> None:
+    """ValueError for a state that is not of `kind`."""
+    if not isinstance(state, kind):
+        way = "encode" if kind is EncodeState else "decode"
+        raise ValueError(
+            f"a stream has a state, found {type(state).__name__}: give what new_{way}_state() makes"
+        )
+
+
+def require_cells(state: DecodeState, z: Tensor) -> None:
+    """ValueError for latents of another batch or size than those before them in a stream."""
+    if state.independent or torch.compiler.is_compiling():
+        return
+    cells = (z.shape[0], *z.shape[3:])
+    if state.cells is not None and state.cells != cells:
+        raise ValueError(
+            f"the stream began with steps of {join_sizes(state.cells)} tokens (clips first) and "
+            f"continues with {join_sizes(cells)}: begin another with new_decode_state()"
+        )
+    state.cells = cells
+
+
 def decode_latents(
     tokenizer: Any,
     z: Tensor,
@@ -153,6 +181,7 @@ def decode_latents(
 
     `convert` makes of rows of frames what is kept of them.
     """
+    require_cells(state, z)
     with tokenizer.gradient(z):
         z = z.to(device=tokenizer.device, dtype=tokenizer.dtype)
         return runner_for(tokenizer, state).decode(z, options, last=last, convert=convert)
@@ -162,11 +191,14 @@ def encode_next(
     tokenizer: Any, clip: Video | Tensor, state: EncodeState, *, sample: torch.Generator | None
 ) -> Tokens:
     """Tokens of the next whole groups of a stream; what is left over is filled, and its end."""
+    require_state(state, EncodeState)
     if state.ended:
         raise ValueError(
             "this stream ended with a chunk that was not a whole group of frames: begin another "
             "with new_encode_state()"
         )
+    if not count_frames(clip):
+        raise ValueError("the chunk holds no frames: give at least one")
     spec = tokenizer.spec
     begun, width = state.step > 0 and not spec.independent, spec.window_for(count_frames(clip))
     runs = whole_groups([clip], spec, window=width, begun=begun)
@@ -178,11 +210,15 @@ def decode_next(
     tokenizer: Any, tokens: Tokens | Tensor, state: DecodeState, *, last: bool
 ) -> Video | Tensor | None:
     """The frames that are due once `tokens` have come; None where none are."""
+    require_state(state, DecodeState)
     if isinstance(tokens, Tensor):
         ids = not tokens.is_floating_point()
         z = tokenizer.lookup(tokens.to(tokenizer.device)) if ids else tokens
+        require_gridded(z, "batch channels steps rows columns")
+        check_latents(z, tokenizer.spec.channels)
         x = decode_latents(tokenizer, z, state, {}, last=last)
         return x if x.shape[2] else None
+    require_kind(tokens, Tokens, "a chunk is Tokens, or a tensor of ids or latents")
     check_tokens(tokens, tokenizer)
     parts = mark_last(whole_windows([tokens], tokenizer.spec))
     made = [decode_run(tokenizer, part, state, last=last and end) for part, end in parts]

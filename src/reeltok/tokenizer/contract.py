@@ -49,6 +49,7 @@ from reeltok.tokenizer.streaming import (
     StepSpan,
     check_chunk,
     check_pad,
+    coded_parts,
     count_frames,
     cut,
     find_span,
@@ -203,7 +204,7 @@ class Tokenizer(HashedModule):
             return say_axes(self.encode_front(clip, sample=sample), axes)
         parts = self.stream_encode(
             [clip] if chunk is None else split_frames(clip, chunk),
-            window=chunk or count_frames(clip),
+            window=chunk or count_frames(clip) or None,
             tile=tile,
             sample=sample,
             reference=reference,
@@ -227,8 +228,8 @@ class Tokenizer(HashedModule):
         own; one that does not stream too, or all as one clip (None), as `hold` does with any.
         """
         spec = self.spec
-        require_parts(parts)
-        given, parts = peek(map(as_clip, parts))
+        check_chunk(window, "window")
+        given, parts = peek(map(as_clip, require_parts(parts)))
         hold = (hold or (window is None and not spec.streams)) and spec.window is None
         width = spec.window_for(window or 16)
         state = self.new_encode_state(tile=tile, reference=reference)
@@ -312,7 +313,7 @@ class Tokenizer(HashedModule):
 
         `hold` promises that `parts` is a single one. Frames beyond a part's own wait for the next.
         """
-        given, parts = peek(parts)
+        given, parts = peek(coded_parts(parts))
         self._check(given)
         state = self.new_decode_state(tile=tile, reference=reference)
         state.independent |= hold

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from typing_extensions import TypedDict  # pydantic takes typing's from Python 3.12 on
 
+from reeltok.arguments import check_path
 from reeltok.files.atomic import replacing, write_file
 from reeltok.files.hashes import hash_parts
 from reeltok.files.parsing import read_object
@@ -82,6 +83,7 @@ def write_folder(
     `bits`: the matrices as such small numbers (`pack_rows`). `card` is README.md, where there is
     none.
     """
+    check_path(folder, "a folder")
     weights = weights if bits is None else pack_rows(weights, bits)
     folder = Path(folder)
     tensors = {name: tensor.detach().contiguous() for name, tensor in weights.items()}

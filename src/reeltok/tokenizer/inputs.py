@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from reeltok.arguments import require_kind, said
 from reeltok.files.text import printable
 from reeltok.nn.quantizers import Quantized
 from reeltok.tokenizer.spec import Spec
@@ -81,10 +82,43 @@ def forward_input(x: Tensor, tokenizer: Coder) -> Tensor:
 
     ValueError for other types and ranges (see `frames`).
     """
+    if not isinstance(x, Tensor) or x.ndim != 5 or x.shape[1] != 3:
+        found = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(f"a call takes a tensor b c t h w with c = 3, found {found}: use encode")
+    if not torch.compiler.is_compiling():
+        require_whole(x, tokenizer.spec)
     if not x.is_floating_point():
         return as_values(x).to(tokenizer.dtype)
     check_values(x[..., ::4, ::4] if tokenizer.training else x)
     return x
+
+
+def require_whole(x: Tensor, spec: Spec) -> None:
+    """ValueError unless frames `b c t h w` are whole groups in whole cells."""
+    (_, fh, fw), (frames, height, width) = spec.factors, x.shape[2:]
+    if spec.window is None and spec.frames(spec.steps(frames)) != frames:
+        raise ValueError(
+            f"a call of {spec.name} takes {spec.first_frames} frames and then groups of "
+            f"{spec.frames_per_group}, found {frames}: give whole groups, or use encode"
+        )
+    if height % fh or width % fw:
+        raise ValueError(
+            f"a call of {spec.name} takes sides that divide by {fh} and {fw}, found "
+            f"{height}x{width}: crop the frames, or use encode"
+        )
+
+
+def check_sample(sample: Any, tokenizer: Coder) -> None:
+    """ValueError unless `sample` can draw latents of `tokenizer`, or is None."""
+    if sample is None:
+        return
+    if not isinstance(sample, torch.Generator):
+        raise ValueError(
+            f"sample={said(sample)} is no torch.Generator: give "
+            "torch.Generator().manual_seed(0) to draw latents, or None for their mean"
+        )
+    if tokenizer.spec.vocabulary is not None and not tokenizer.training:
+        raise ValueError(f"{tokenizer.name} has ids, which are not drawn: leave sample=None")
 
 
 def drawing(tokenizer: Coder, generator: torch.Generator | None) -> torch.Generator | None:
@@ -166,6 +200,8 @@ def as_tokens(x: TokensLike, tokenizer: Coder) -> Tokens | Reel:
 
 def check_tokens(tokens: Tokens | Reel, tokenizer: Coder) -> None:
     """ValueError unless `tokenizer` can have made `tokens`, or their maker is not known."""
+    if not isinstance(tokens, Reel):
+        require_kind(tokens, Tokens, "a tokenizer decodes Tokens")
     spec, latents = tokenizer.spec, None if isinstance(tokens, Reel) else tokens.latents
     known = tokens.vocabulary is not None or tokens.model
     if known and tokens.vocabulary != spec.vocabulary:

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from reeltok.arguments import is_count, require_kind, said
 from reeltok.tokenizer.spec import Spec
 from reeltok.tokens.ids import join_sizes
 from reeltok.tokens.record import Tokens
@@ -96,6 +97,8 @@ def whole_groups(
     if held is not None and held.real:
         start = 0 if begun and not window else first
         yield repeat_last_frame(held, start + -(-max(0, held.real - start) // group) * group)
+    elif not begun:
+        raise ValueError("the clip holds no frames: give at least one")
 
 
 def repeat_last_frame(frames: FrameRun, length: int) -> FrameRun:
@@ -114,14 +117,24 @@ def _append(held: FrameRun | None, part: Video | Tensor) -> FrameRun:
     x = x if x.dtype == torch.uint8 else as_values(x)
     if held is None:
         return FrameRun(x, x.shape[2], times, last)
-    if held.x.shape[:2] != x.shape[:2] or held.x.shape[3:] != x.shape[3:]:
-        raise ValueError(
-            f"the stream began with frames of {tuple(held.x.shape[3:])} and continues with "
-            f"{tuple(x.shape[3:])} (height, width): cut it there, or read it with one size"
-        )
+    require_alike(held.x, x)
     both = None if held.times is None or times is None else torch.cat([held.times, times])
     joined = torch.cat([held.x, x], dim=2) if held.x.shape[2] else x
     return FrameRun(joined, held.real + x.shape[2], both, last)
+
+
+def require_alike(before: Tensor, x: Tensor) -> None:
+    """ValueError unless frames `b c t h w` can follow `before` in one stream."""
+    if before.shape[3:] != x.shape[3:]:
+        raise ValueError(
+            f"the stream began with frames of {tuple(before.shape[3:])} and continues with "
+            f"{tuple(x.shape[3:])} (height, width): cut it there, or read it with one size"
+        )
+    if before.shape[0] != x.shape[0]:
+        raise ValueError(
+            f"the stream began with {before.shape[0]} clips side by side and continues with "
+            f"{x.shape[0]}: give as many, or begin another stream"
+        )
 
 
 def _cut(frames: FrameRun, count: int) -> tuple[FrameRun, FrameRun]:
@@ -162,13 +175,21 @@ def peek(parts: Iterable[Part]) -> tuple[Part, Iterator[Part]]:
     raise ValueError("the stream holds no frames: give at least one")
 
 
-def require_parts(parts: Any) -> None:
-    """ValueError for one clip where a stream of parts is asked for."""
-    if isinstance(parts, Video | Tensor | np.ndarray | str | bytes | Path):
+def require_parts(parts: Any, whole: str = "encode for a clip or a batch") -> Any:
+    """The same. ValueError for one clip, which `whole` takes, where a stream is asked for."""
+    one = isinstance(parts, Video | Tokens | Tensor | np.ndarray | str | bytes | Path)
+    if one or not isinstance(parts, Iterable):
         raise ValueError(
             f"a stream is made of parts of a clip, found one {type(parts).__name__}: give a list "
-            "or an iterator of them, or use encode for a clip or a batch"
+            f"or an iterator of them, or use {whole}"
         )
+    return parts
+
+
+def coded_parts(parts: Iterable[Tokens]) -> Iterable[Tokens]:
+    """The same. ValueError for what is no stream, or a part of it no tokens."""
+    parts = require_parts(parts, "decode for a whole clip, or the parts of a Reel")
+    return (require_kind(part, Tokens, "parts of a clip are Tokens") for part in parts)
 
 
 def require_all(missing: int) -> None:
@@ -297,18 +318,18 @@ def check_pad(pad: str, **others: Any) -> None:
         raise ValueError(f"pad='front' codes whole clips alone: leave out {wrong[0]}")
 
 
-def check_chunk(chunk: int | None) -> None:
+def check_chunk(chunk: int | None, name: str = "chunk") -> None:
     """ValueError unless `chunk` is a number of frames, or None."""
-    if chunk is not None and chunk < 1:
-        raise ValueError(f"chunk={chunk} is not a number of frames: give 1 or more, or None")
+    if chunk is not None and not is_count(chunk):
+        raise ValueError(f"{name}={said(chunk)} is not a number of frames: give 1 or more, or None")
 
 
 def frame_range(frames: int, start: int | None, stop: int | None) -> tuple[int, int]:
     """`start` and `stop` with their defaults. ValueError unless 0 <= start < stop <= frames."""
     first, end = 0 if start is None else start, frames if stop is None else stop
-    if not 0 <= first < end <= frames:
+    if not (is_count(first, 0) and is_count(end) and first < end <= frames):
         raise ValueError(
-            f"frames {first} to {end} were asked of a clip of {frames}: "
+            f"frames {said(first)} to {said(end)} were asked of a clip of {frames}: "
             f"give 0 <= start < stop <= {frames}"
         )
     return first, end

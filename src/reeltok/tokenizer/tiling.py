@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from reeltok.arguments import is_count, is_number, said
 from reeltok.nn.past import Past
 from reeltok.nn.quantizers import Quantized
 from reeltok.tokenizer.offload import Offload
@@ -94,6 +95,19 @@ class Tiling:
     pixels: int
     room: int | None = None
 
+    def __post_init__(self) -> None:
+        require_pixels(self.pixels, "pixels")
+        if self.room is not None and (not is_number(self.room) or self.room < 0):
+            raise ValueError(
+                f"room={said(self.room)} is not a number of bytes: give 0 or more, or None"
+            )
+
+
+def require_pixels(tile: Any, name: str = "tile") -> None:
+    """ValueError unless `tile` is a number of pixels."""
+    if not is_count(tile):
+        raise ValueError(f"{name}={said(tile)} is not a number of pixels: give 1 or more, or None")
+
 
 TileLike = int | Tiling | None
 """Pixels of tiles or of the height of strips, with more said of them; None: frames are whole."""
@@ -115,8 +129,7 @@ def check_tile(tile: int | None, spec: Spec) -> None:
     """ValueError unless tiles of `tile` pixels fit the tokenizer of `spec`."""
     if tile is None:
         return
-    if tile < 1:
-        raise ValueError(f"tile={tile} is not a number of pixels: give 1 or more, or None")
+    require_pixels(tile)
     if spec.window is not None:
         raise ValueError(f"{spec.name} codes whole frames: leave tile=None")
     if tile < spec.least_tile:
@@ -164,8 +177,8 @@ class StreamState:
     reference: Any = None
 
     def __post_init__(self) -> None:
-        if self.tile is not None and self.tile < 1:
-            raise ValueError(f"tile={self.tile} is not a number of pixels: give 1 or more, or None")
+        if self.tile is not None:
+            require_pixels(self.tile)
 
 
 @dataclass(kw_only=True)

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from reeltok.arguments import check_path
 from reeltok.files.atomic import Unfinished, naming, standard_output
 from reeltok.files.parsing import parse_config
 from reeltok.tokens.dtypes import NAMES
@@ -70,6 +71,7 @@ class ReelSink:
     """
 
     def __init__(self, path: str | Path) -> None:
+        check_path(path, "a .reel file")
         self.stack = ExitStack()
         with ExitStack() as stack:
             self.part = None if str(path) == "-" else stack.enter_context(Unfinished(path))

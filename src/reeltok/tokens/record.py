@@ -16,12 +16,16 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from reeltok.arguments import is_count, require_kind
 from reeltok.records import LazyField, register
 from reeltok.tokens.header import bits_for
 from reeltok.tokens.ids import (
     all_one,
+    as_grid,
+    check_clip,
     check_ids,
     check_latents,
+    check_request,
     ends_of,
     floats,
     integers,
@@ -78,6 +82,7 @@ class Tokens:
     step: int = 0
 
     def __post_init__(self) -> None:
+        check_clip(self)
         if self.ids is not None:
             check_ids(self.ids, self.vocabulary)
         if self.latents is not None:
@@ -86,16 +91,11 @@ class Tokens:
             raise ValueError(
                 f"ids and latents are of one batch, found {len(self.ids)} and {len(self.latents)}"
             )
-        if self.frames < 0 or min(self.height, self.width) < 1:  # a part may hold no frame's end
-            raise ValueError(
-                f"tokens stand for frames of at least one pixel, found {self.frames} frames of "
-                f"{self.height}x{self.width}"
-            )
         shapes = [] if self.ids is None else [tuple(self.ids.shape[1:])]
         shapes += [] if self.latents is None else [tuple(self.latents.shape[2:])]
         if not shapes:
             raise ValueError("tokens need ids or latents, and neither was given")
-        object.__setattr__(self, "grid", tuple(self.grid) or shapes[0])
+        object.__setattr__(self, "grid", as_grid(self.grid) or shapes[0])
         for shape in shapes:
             if shape != self.grid:
                 raise ValueError(
@@ -123,6 +123,7 @@ class Tokens:
         `tokenizer`'s for these frames, or else stays flat until `on_grid`. Raises ValueError for
         ids that are not integers, out of range, or too few or many for the grid.
         """
+        check_request(frames, size, tokenizer)
         if tokenizer is not None and tokenizer.spec.vocabulary is None:
             raise ValueError(f"{tokenizer.spec.name} is continuous: it has latents, no ids")
         if tokenizer is not None:
@@ -149,6 +150,7 @@ class Tokens:
         is as for `from_ids`. Raises ValueError for latents that are not finite floats, have another
         number of channels than the tokenizer's, or are too few or many for the grid.
         """
+        check_request(frames, size, tokenizer)
         tensor = floats(latents)
         vocabulary = None
         if tokenizer is not None:
@@ -168,8 +170,6 @@ class Tokens:
         model: str,
     ) -> "Tokens":
         """Tokens that something else made, on `grid` or that of `tokenizer`."""
-        if frames < 1:
-            raise ValueError(f"tokens stand for at least one frame, not frames={frames}")
         if tokenizer is not None:
             grid = grid or tokenizer.grid_for(frames, size)
             model = model or tokenizer.spec.name
@@ -202,7 +202,7 @@ class Tokens:
 
     def on_grid(self, grid: tuple[int, ...]) -> "Tokens":
         """The same tokens on another grid of as many cells. ValueError for another number."""
-        grid = tuple(grid)
+        grid = as_grid(grid)
         if grid == self.grid:
             return self
         if math.prod(grid) != math.prod(self.grid):
@@ -266,7 +266,7 @@ class Tokens:
         steps = self.grid[0]
         if steps == start == stop == 0:  # frames that are stored, not coded
             return 0, self.frames
-        if not 0 <= start < stop <= steps:
+        if not (is_count(start, 0) and is_count(stop) and start < stop <= steps):
             raise ValueError(f"steps {start} to {stop} were asked for, but there are 0 to {steps}")
         return self.frames * start // steps, self.frames * stop // steps
 
@@ -282,6 +282,8 @@ class Tokens:
         parts = list(parts)
         if not parts:
             raise ValueError("no parts were given to join")
+        for part in parts:
+            require_kind(part, Tokens, "parts of a clip are Tokens")
         first = parts[0]
         for before, part in pairwise(parts):
             require_same(first, part)

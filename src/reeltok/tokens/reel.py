@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from reeltok.arguments import float_type, is_count, require_kind, said
 from reeltok.tokens.dtypes import DTYPES, NAMES
 from reeltok.tokens.header import SEGMENT
 from reeltok.tokens.ids import check_ids, check_latents, require_step
@@ -30,13 +31,13 @@ def save_tokens(
     tokens: Tokens,
     path: str | Path,
     *,
-    dtype: torch.dtype = torch.float16,
+    dtype: torch.dtype | str = torch.float16,
     packing: PackingModel | None = None,
 ) -> None:
     """Write a .reel file ("-": standard output): the ids, or where there are none, the latents.
 
-    Latents are stored as `dtype`: float16, bfloat16 or float32. Ids are packed where there is a
-    model for it. For errors see `ReelWriter`.
+    Latents are stored as `dtype`: float16, bfloat16 or float32, or its name. Ids are packed where
+    there is a model for it. For errors see `ReelWriter`.
     """
     with ReelWriter(path, dtype=dtype, packing=packing) as writer:
         writer.write(tokens)
@@ -64,12 +65,15 @@ class ReelWriter:
         self,
         path: str | Path,
         *,
-        dtype: torch.dtype = torch.float16,
+        dtype: torch.dtype | str = torch.float16,
         packing: PackingModel | None = None,
     ) -> None:
-        if dtype not in (torch.float16, torch.bfloat16, torch.float32):
-            raise ValueError(f"latents are stored as float16, bfloat16 or float32, not {dtype}")
-        self.dtype = dtype
+        self.dtype = float_type(dtype)
+        if packing is not None and not isinstance(packing, PackingModel):
+            raise ValueError(
+                f"packing= is a model that packs ids, found {type(packing).__name__}: give what "
+                "reeltok.transcode.packing.packing_for(tokenizer) finds"
+            )
         self.packer = None if packing is None else Packer(packing)
         self.sink = ReelSink(path)
         self.first: Tokens | None = None
@@ -79,7 +83,8 @@ class ReelWriter:
         self.waiting = np.empty(0, dtype=np.int64)  # fewer than 8 ids: 8 always fill whole bytes
 
     def write(self, part: Tokens) -> None:
-        """Append the next part."""
+        """Append the next part. ValueError for what is no `Tokens`."""
+        require_kind(part, Tokens, "parts of a clip are Tokens")
         if self.first is None:
             self.first = part
         else:
@@ -349,6 +354,8 @@ class Reel:
 
     def parts(self, steps: int) -> Iterator[Tokens]:
         """All tokens in order, `steps` steps of the streaming axis at a time."""
+        if not is_count(steps):
+            raise ValueError(f"steps={said(steps)} is not a number of steps: give 1 or more")
         for start in range(0, max(1, self.about.grid[0]), steps):
             yield self.part(start, min(start + steps, self.about.grid[0]))
 

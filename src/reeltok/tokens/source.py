@@ -14,6 +14,7 @@ from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from reeltok.arguments import check_path
 from reeltok.files.atomic import is_pipe, naming, standard_input
 from reeltok.files.parsing import parse_json
 from reeltok.tokens.header import (
@@ -39,6 +40,7 @@ class ReelSource:
     """
 
     def __init__(self, path: str | Path) -> None:
+        check_path(path, "a .reel file")
         self.path = path
         if str(path) != "-" and not Path(path).exists():
             raise FileNotFoundError(f"there is no file {path}")
@@ -148,6 +150,8 @@ class ReelSource:
         return times
 
     def raw(self, entry: Entry, start: int, stop: int) -> bytes:
+        if self.file.closed:
+            raise ValueError(f"{self.path} was closed: open it again to read from it")
         self.file.seek(self.start + entry.start + start)
         return self.file.read(stop - start)
 

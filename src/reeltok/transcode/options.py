@@ -1,11 +1,12 @@
 """How a file is read, coded and written: records that the functions of this room take."""
 
-import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from reeltok.arguments import is_count, is_number, said
 
 if TYPE_CHECKING:
     from reeltok.tokenizer.contract import Tokenizer
@@ -73,9 +74,11 @@ class Coding:
     def __post_init__(self) -> None:
         for name in ("chunk", "tile"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"`{name}` {value} is too small: give 1 or more")
-        if self.memory is not None and not 0 < self.memory < math.inf:
+            if value is not None and not is_count(value):
+                raise ValueError(
+                    f"`{name}` {said(value)} is too small or no whole number: give 1 or more"
+                )
+        if self.memory is not None and not (is_number(self.memory) and self.memory > 0):
             raise ValueError(f"`memory={self.memory}` is not a number of GB: give one above 0")
 
     def chunk_for(self, height: int, width: int) -> int:

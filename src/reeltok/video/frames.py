@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
+from reeltok.arguments import check_rate
+
 ROUNDING = 1e-3  # beyond [-1, 1]: what arithmetic in half precision may add
 OVERSHOOT = 1.0  # beyond [-1, 1]: what a decoder may, whose output is not clamped
 
@@ -146,11 +148,18 @@ def five_axes(x: Any, what: str = "the clip") -> Tensor:
     return x
 
 
-def require_frames(x: Any) -> None:
-    """ValueError for what cannot be the frames of a `Video`."""
+def require_frames(x: Any, fps: Any = None, times: Any = None) -> None:
+    """ValueError for what cannot be the frames of a `Video`, or their rate or time stamps."""
     if not isinstance(x, Tensor) or x.dtype != torch.uint8 or x.ndim != 4 or x.shape[3] != 3:
         said = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(
             f"a Video holds a uint8 tensor of frames t h w 3, found {said}: Video.of takes floats, "
             "arrays and other orders of axes"
+        )
+    check_rate(fps)
+    if times is not None and not (isinstance(times, Tensor) and times.shape == x.shape[:1]):
+        shape = tuple(times.shape) if isinstance(times, Tensor) else type(times).__name__
+        raise ValueError(
+            f"times are a float64 tensor of one for each of {len(x)} frames, found {shape}: give "
+            "those, or None for a constant rate"
         )

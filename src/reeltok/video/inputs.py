@@ -21,6 +21,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit, urlunsplit
 from urllib.request import Request, url2pathname, urlopen
 
+from reeltok.arguments import check_path
 from reeltok.files.atomic import is_pipe, standard_input
 from reeltok.files.patience import PatientFile, UnansweredError, answer_within
 
@@ -81,6 +82,7 @@ def open_input(given: VideoInput) -> Input:
             f"a video is read from a path, an address, bytes or a binary file, not from a "
             f"{type(given).__name__} (reeltok.Video.of takes arrays and tensors)"
         )
+    check_path(given, "a video")
     if str(given) == "-":
         return _open_file(standard_input(), "standard input")
     if is_address(given):

@@ -23,6 +23,8 @@ def arranged(x: Tensor | np.ndarray, *, picture: bool = False) -> Shaped[Tensor,
     `picture`: it is one picture, so "h w", "h w c" and "c h w" mean that alone. Raises ValueError
     for what has no meaning, or two.
     """
+    if not isinstance(x, Tensor | np.ndarray):
+        raise ValueError(f"{_WANTED}, not of type {type(x).__name__}: reeltok.read opens files")
     if isinstance(x, np.ndarray):
         x = torch.from_numpy(np.require(x, requirements=["C", "W"])) if _known(x) else x
     if not isinstance(x, Tensor) or not (x.dtype == torch.uint8 or x.is_floating_point()):

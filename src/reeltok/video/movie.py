@@ -11,6 +11,7 @@ import numpy as np
 from av.container import OutputContainer
 from av.filter import Graph
 
+from reeltok.arguments import is_number, require_kind, said
 from reeltok.files.text import nearest
 from reeltok.video.colour import FromRGB, Pixels
 from reeltok.video.lookahead import x264_options, x265_options
@@ -167,6 +168,7 @@ def choose_codec(
     """
     container = _container(suffix, lossless)
     name = codec or ("ffv1" if lossless else container.codecs[0])
+    require_kind(name, str, "a codec has a name")
     name = codec_named(name)
     if name not in CODECS:
         near = nearest(name, [*CODECS, *_ALSO], cutoff=0)
@@ -184,8 +186,8 @@ def _set(name: str, codec: MovieCodec, crf: float | None, preset: str | None) ->
     if crf is not None:
         if codec.crf is None:
             raise ValueError(f"{name} has no crf: leave it out, or name another codec")
-        if not 0 <= crf <= codec.worst:
-            raise ValueError(f"crf={crf:g} is outside what {name} takes: 0 to {codec.worst}")
+        if not is_number(crf) or not 0 <= crf <= codec.worst:
+            raise ValueError(f"crf={said(crf)} is outside what {name} takes: 0 to {codec.worst}")
         codec = replace(codec, crf=crf)
     if preset is not None:
         if preset not in codec.presets:

@@ -1,6 +1,5 @@
 """Video in and out: the `Video` record, `read`, `stream` and `write`."""
 
-import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ from jaxtyping import Float, Float64, UInt8
 from PIL.Image import Image
 from torch import Tensor
 
+from reeltok.arguments import check_rate, float_type, is_count, said, slice_ends
 from reeltok.records import register
 from reeltok.video.decode import Damage
 from reeltok.video.frames import ROUNDING, as_frames, require_frames, to_bytes, to_unit
@@ -55,7 +55,7 @@ class Video:
     sound: str | None = None
 
     def __post_init__(self) -> None:
-        require_frames(self.frames)
+        require_frames(self.frames, self.fps, self.times)
 
     @classmethod
     def of(
@@ -75,6 +75,8 @@ class Video:
         frames = _frames_of(x)
         if like is None:
             return cls(frames, fps)
+        if not isinstance(like, Video):
+            raise ValueError(f"`like` is a Video that lends its rate, not a {type(like).__name__}")
         times = like.times if fps is None else None
         if times is not None and len(times) != len(frames):
             raise ValueError(f"{len(frames)} frames cannot have the {len(times)} times of `like`")
@@ -117,9 +119,7 @@ class Video:
 
     def __getitem__(self, part: slice) -> "Video":
         """The frames of a slice, with their times moved to begin at 0; a step divides the rate."""
-        if not isinstance(part, slice):
-            raise TypeError(f"a Video takes a slice such as video[0:8], not {part!r}")
-        first, _, step = part.indices(len(self))
+        first, _, step = slice_ends(part, len(self), "a Video is sliced, as in video[0:8]")
         if step < 1:
             raise ValueError(f"a Video runs forwards: a step of {step} is not possible")
         fps = self.fps and self.fps / step
@@ -137,10 +137,10 @@ class Video:
         return replace(self, frames=self.frames.pin_memory())
 
     def tensor(
-        self, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None
+        self, dtype: torch.dtype | str = torch.float32, device: torch.device | str | None = None
     ) -> Float[Tensor, "1 3 t h w"]:
         """The frames in [-1, 1] as a tokenizer takes them."""
-        return to_unit(self.frames.to(device)).to(dtype)
+        return to_unit(self.frames.to(device)).to(float_type(dtype, wide=True))
 
 
 def _frames_of(x: Tensor | np.ndarray, *, picture: bool = False) -> UInt8[Tensor, "t h w 3"]:
@@ -282,8 +282,8 @@ def stream(
     Raises FileNotFoundError or ValueError for what can be seen ahead, the iteration ValueError for
     damage or a change of size in mid-stream.
     """
-    if chunk < 1:
-        raise ValueError(f"chunk must be 1 or more frames, not {chunk}")
+    if not is_count(chunk):
+        raise ValueError(f"chunk must be 1 or more frames, not {said(chunk)}")
     span = FrameSpan(start=start, frames=frames, fps=fps)
     opened = open_source(path, span, size, raw=raw, damage=damage)
     for note in opened.notes:
@@ -344,8 +344,7 @@ def write(
     a missing folder, no permission or a full disk; the path is checked before the first part is
     taken.
     """
-    if fps is not None and not 0 < fps < math.inf:
-        raise ValueError(f"fps must be positive, not {fps}")
+    check_rate(fps)
     parts = _parts(video)
     sink = open_sink(
         path,

@@ -16,6 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 import av
 from PIL import Image
 
+from reeltok.arguments import check_path
 from reeltok.files.atomic import Unfinished, cannot_write, standard_output
 from reeltok.video.colour import Pixels
 from reeltok.video.images import IMAGES
@@ -90,7 +91,7 @@ class Sink:
                 self._complete()
 
     def _complete(self) -> None:
-        if self._shape is None:
+        if self._shape is None or not self._frames:
             raise ValueError(f"there are no frames to write to {self._name}")
         with self._explained():
             self._target.finish()
@@ -139,6 +140,7 @@ def open_sink(
     Raises ValueError for an unknown or impossible form, FileNotFoundError or OSError where there is
     no folder or no permission.
     """
+    check_path(path, "what is written")
     place = None if str(path) == "-" else Path(os.path.realpath(path))
     suffix = "-" if place is None else place.suffix.lower()
     folder = place is not None and (str(path).endswith("/") or not suffix or place.is_dir())

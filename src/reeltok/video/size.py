@@ -56,7 +56,10 @@ def fit_size(height: int, width: int, size: Size, aspect: Fraction = SQUARE) -> 
     if size is None:
         return height, width
     if callable(size):
-        return size(height, max(1, round(width * aspect)))
+        chosen = check_size(size(height, max(1, round(width * aspect))))
+        if not isinstance(chosen, tuple):
+            raise ValueError(f"size gave {chosen} for a picture: have it give (height, width)")
+        return chosen
     if isinstance(size, tuple):
         return size
     if height == width:

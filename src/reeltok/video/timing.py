@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from reeltok.arguments import check_rate, is_count, is_number, said
+
 _COARSE = 0.005  # seconds: time stamps in larger units were never finer
 MOST_FRAMES = 10**8  # at another rate: a month and more, or time stamps that are damaged
 _LONG = 1.5  # frames: a last one held for less is not a choice, but what its muxer guessed
@@ -28,12 +30,11 @@ class FrameSpan:
     fps: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.start < math.inf:
-            raise ValueError(f"start is in seconds from the first frame, not {self.start}")
-        if self.frames is not None and self.frames < 1:
-            raise ValueError(f"frames must be 1 or more, not {self.frames}")
-        if self.fps is not None and not 0 < self.fps < math.inf:
-            raise ValueError(f"fps must be positive, not {self.fps}")
+        if not is_number(self.start) or self.start < 0:
+            raise ValueError(f"start is in seconds from the first frame, not {said(self.start)}")
+        if self.frames is not None and not is_count(self.frames):
+            raise ValueError(f"frames must be 1 or more, not {said(self.frames)}")
+        check_rate(self.fps)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -163,7 +163,8 @@ class TokenizerCandidate:
         tokenizer, seconds = self.tokenizer, dict[str, float]()
         device = tokenizer.device
         x = clip.video.tensor(device=device)
-        drawn = torch.Generator(device).manual_seed(0) if self.sample else None
+        draws = self.sample and self.vocabulary is None  # ids are never drawn
+        drawn = torch.Generator(device).manual_seed(0) if draws else None
         with torch.no_grad(), timed(seconds, "encode", device):
             tokens = tokenizer.encode(x, chunk=self.chunk, tile=self.tile, sample=drawn)
         with torch.no_grad(), timed(seconds, "decode", device):

@@ -36,9 +36,9 @@ from reeltok.tokenizer.inputs import (
     with_axes,
 )
 from reeltok.tokenizer.spec import Spec
-from reeltok.tokenizer.streaming import to_input_type
+from reeltok.tokenizer.streaming import coded_parts, to_input_type
 from reeltok.tokenizer.tiling import TileLike, ran_out_of_memory
-from reeltok.tokens.ids import join_sizes
+from reeltok.tokens.ids import join_sizes, require_gridded
 from reeltok.tokens.record import Tokens
 from reeltok.tokens.reel import Reel
 from reeltok.video.record import Video
@@ -204,6 +204,7 @@ class CoordTok(Tokenizer):
     def lookup(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b d n"]:
         if self.quantizer is None:
             raise ValueError(f"{self.name} is continuous and has no ids: decode from latents")
+        require_gridded(ids, "batch tokens")
         return self.quantizer.lookup(ids.to(self.device)).transpose(1, 2)
 
     def forward(
@@ -267,7 +268,7 @@ class CoordTok(Tokenizer):
         hold: bool = False,
         reference: ClipLike | None = None,
     ) -> Iterator[Video | Tensor]:
-        for part in parts:
+        for part in coded_parts(parts):
             for i in range(0, part.frames, self.config.size[0]):
                 stop = min(part.frames, i + self.config.size[0])
                 yield self.decode(part, tile=tile, start=i, stop=stop, reference=reference)

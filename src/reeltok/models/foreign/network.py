@@ -18,6 +18,7 @@ from reeltok.nn.layers import Past
 from reeltok.nn.quantizers import Quantized
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokenizer.spec import Spec
+from reeltok.tokens.ids import require_gridded
 
 
 class Foreign(Tokenizer):
@@ -102,6 +103,7 @@ class Foreign(Tokenizer):
         return check_frames(self.name, made, whole)
 
     def lookup(self, ids: Int[Tensor, "b t h w"]) -> Float[Tensor, "b d t h w"]:
+        require_gridded(ids, "batch steps rows columns")
         top = self.vocabulary or 0
         if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < top:
             raise ValueError(f"{self.name} has ids from 0 up to {top}, found others: give its own")

@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from reeltok.arguments import require_kind
 from reeltok.models.reftok.blocks import REFERENCES, BlockCoder, CodedBlock
 from reeltok.models.reftok.flow import Motion
 from reeltok.models.reftok.injection import (
@@ -43,7 +44,7 @@ from reeltok.models.reftok.strips import StripLoop
 from reeltok.models.vidtok.network import channels_first
 from reeltok.nn.past import Past
 from reeltok.nn.quantizers import Quantized, join_quantized
-from reeltok.tokenizer.chunks import DecodeState, EncodeState
+from reeltok.tokenizer.chunks import DecodeState, EncodeState, require_state
 from reeltok.tokenizer.contract import Reconstruction, Tokenizer
 from reeltok.tokenizer.inputs import (
     ClipLike,
@@ -54,9 +55,10 @@ from reeltok.tokenizer.inputs import (
     forward_input,
 )
 from reeltok.tokenizer.spec import Spec
-from reeltok.tokenizer.streaming import FrameRun, SideInformation, StepSpan, peek
+from reeltok.tokenizer.streaming import FrameRun, SideInformation, StepSpan, coded_parts, peek
 from reeltok.tokenizer.strips import FrameSource, Strips
 from reeltok.tokenizer.tiling import Options
+from reeltok.tokens.ids import require_gridded
 from reeltok.tokens.record import Tokens
 from reeltok.tokens.reel import Reel
 from reeltok.video.record import Video, unit_frames
@@ -213,6 +215,7 @@ class RefTok(BlockCoder):
         return StripLoop(coder=self, strips=strips, like=like.new_zeros(len(like)), size=whole)
 
     def lookup(self, ids: Int[Tensor, "b t h w"]) -> Float[Tensor, "b d t h w"]:
+        require_gridded(ids, "batch steps rows columns")
         return rearrange(self.quantizer.lookup(ids), "b t h w d -> b d t h w")
 
     def _joined(self, parts: list[Quantized], like: Tensor, size: Sequence[int]) -> Quantized:
@@ -245,6 +248,8 @@ class RefTok(BlockCoder):
 
     def as_coded(self, tokens: Tokens | Reel) -> "RefTok":
         """The same network, used as it was for `tokens`."""
+        if not isinstance(tokens, Reel):
+            require_kind(tokens, Tokens, "a tokenizer decodes Tokens")
         settings = tokens.settings
         used = {name: settings[key] for key, name in SETTINGS.items() if key in settings}
         if "policy" in used:  # tokens that say how they were made, without SKIP unless they say so
@@ -272,7 +277,7 @@ class RefTok(BlockCoder):
         reference: ClipLike | None = None,
         **options: Any,
     ) -> Iterator[Video | Tensor]:
-        first, parts = peek(parts)
+        first, parts = peek(coded_parts(parts))
         view = self.as_coded(first)
         parts = whole_blocks(parts, view.config.opening, view.config.steps)
         return Tokenizer.stream_decode(view, parts, reference=reference, **options)
@@ -284,6 +289,7 @@ class RefTok(BlockCoder):
         return super().new_decode_state(reference=as_frame(reference), **options)
 
     def encode_chunk(self, x: ClipLike, state: EncodeState, **options: Any) -> Tokens:
+        require_state(state, EncodeState)
         view = self if state.reference is None else self.under(start="given")
         return Tokenizer.encode_chunk(view, x, state, **options)
 

@@ -30,10 +30,11 @@ from reeltok.nn.layers import Conv, Norm
 from reeltok.nn.past import Layer, Past
 from reeltok.nn.quantizers import Quantized
 from reeltok.tokenizer.contract import Reconstruction, Tokenizer
-from reeltok.tokenizer.inputs import drawing, forward_input, record_tokens
+from reeltok.tokenizer.inputs import check_sample, drawing, forward_input, record_tokens
 from reeltok.tokenizer.spec import Spec
 from reeltok.tokenizer.streaming import FrameRun, require_all, to_input_type
 from reeltok.tokenizer.strips import FrameSource, Strips
+from reeltok.tokens.ids import require_gridded
 from reeltok.tokens.record import Tokens
 from reeltok.video.record import Video, unit_frames
 
@@ -275,6 +276,7 @@ class VidTok(Tokenizer):
         """
         if self.config.edge != "past-first":
             raise ValueError(f"{self.name} pads clips at the end only: leave pad='end'")
+        check_sample(sample, self)
         given, past = unit_frames(x), Past()
         past.whole = True
         copies = given[:, :, :1].expand(-1, -1, -given.shape[2] % self.config.factors[0], -1, -1)
@@ -298,6 +300,7 @@ class VidTok(Tokenizer):
         )
 
     def lookup(self, ids: Int[Tensor, "b t h w"]) -> Float[Tensor, "b d t h w"]:
+        require_gridded(ids, "batch steps rows columns")
         return rearrange(self.quantizer.lookup(ids), "b t h w d -> b d t h w")
 
     def forward(
