@@ -121,17 +121,17 @@ class SlidingRows:
 
     height: int
     parts: Callable[[], Iterator[Tensor]]
-    windows: dict[str, "Window"] = field(default_factory=dict)
+    windows: dict[str, "RowWindow"] = field(default_factory=dict)
 
     def around(self, layer: NamedLayer, start: int, stop: int) -> tuple[Tensor, int]:
         """Rows with `start` to `stop`, as far as there are such, and the number of the first."""
         if layer.path not in self.windows:
-            self.windows[layer.path] = Window(self.parts())
+            self.windows[layer.path] = RowWindow(self.parts())
         return self.windows[layer.path].move(max(0, start), min(self.height, stop))
 
 
 @dataclass(eq=False)
-class Window:
+class RowWindow:
     """The rows of `SlidingRows` that one layer reads; `first` is the number of the uppermost."""
 
     parts: Iterator[Tensor]

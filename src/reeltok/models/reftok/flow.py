@@ -144,7 +144,7 @@ class DecoderFlow(nn.Module):
         """The reference's coarse features along the field at the scale of the tokens."""
         frames = field.shape[1] * self.runs * self.patch[0]
         top = first_row(past, self.coarse, field)
-        place = Place(self.coarse, self.cell, top)
+        place = RowPlace(self.coarse, self.cell, top)
         return follow(reference.coarse, field, frames, field.shape[1], place)
 
     def follow(
@@ -159,7 +159,7 @@ class DecoderFlow(nn.Module):
         steps = coarse.shape[1] * self.runs
         frames = steps * self.patch[0]
         field = self.refine(reference, self.enlarge_to_patches(coarse, past), y, past)
-        place = Place(self.fine, self.patch[1:], first_row(past, self.fine, field))
+        place = RowPlace(self.fine, self.patch[1:], first_row(past, self.fine, field))
         fine = follow(reference.fine, field, frames, steps, place)
         every = self.enlarge_to_pixels(field, past)
         top = first_row(past, self.enlarge_to_pixels, every)
@@ -180,7 +180,7 @@ class DecoderFlow(nn.Module):
         y = y.expand(-1, self.runs, -1, -1, -1) if y.shape[1] < self.runs else y
         y, field = aligned(past, self.fine.conv_in, y, field)
         steps, top = y.shape[1], first_row(past, self.fine.conv_in, field)
-        place = Place(self.fine.conv_in, self.patch[1:], top)
+        place = RowPlace(self.fine.conv_in, self.patch[1:], top)
         moved = follow(reference.fine, field, steps * self.patch[0], steps, place)
         both = torch.cat([F.layer_norm(y, y.shape[-1:]), moved.to(y.dtype)], dim=-1)
         both = rearrange(both, "b (s r) h w c -> b s h w (r c)", r=self.runs)
@@ -193,7 +193,7 @@ class DecoderFlow(nn.Module):
 
 
 @dataclass(frozen=True)
-class Place:
+class RowPlace:
     """Where features are followed: by which layer, in cells of how many pixels, from which row."""
 
     layer: Layer
@@ -206,7 +206,7 @@ def follow(
     field: Float[Tensor, "b s h w 4"],
     frames: int,
     steps: int,
-    place: Place,
+    place: RowPlace,
 ) -> Float[Tensor, "b t h w c"]:
     """Still features "b 1 h2 w c" at each of `steps` times of a block, in the rows of `field`."""
     moved = displacements(field, frames)
@@ -254,7 +254,7 @@ def follow_found(
     cell = sides[1] * ratio, sides[2] * ratio
     every = enlarge_field(fine, sides[1:], rows)
     pixels = follow_pixels(reference.frame, every, frames, patch, rows.start * sides[1])
-    places = Place(patch, cell, cells.start), Place(patch, sides[1:], rows.start)
+    places = RowPlace(patch, cell, cells.start), RowPlace(patch, sides[1:], rows.start)
     return ReferenceFeatures(
         coarse=follow(reference.coarse, field, frames, field.shape[1], places[0]),
         fine=follow(reference.fine, near, frames, frames // sides[0], places[1]),

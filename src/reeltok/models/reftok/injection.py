@@ -327,10 +327,10 @@ def stand_still(
     reference: WholeReference, patch: Patch, cells: slice | None = None
 ) -> ReferenceFeatures:
     """What joins of a reference that does not follow a motion, or its rows of some cells."""
-    total = rows_of(reference.coarse)
+    total = height_of(reference.coarse)
     cells = cells or slice(0, total)
     whole = reference.frame, reference.fine, reference.coarse
-    frame, fine, coarse = (rows_at(x, patch, cells, rows_of(x) // total) for x in whole)
+    frame, fine, coarse = (rows_at(x, patch, cells, height_of(x) // total) for x in whole)
     return ReferenceFeatures(fine=fine, coarse=coarse, patches=still_patches(patch, frame))
 
 
@@ -343,7 +343,7 @@ def rows_at(
     return x[:, :, start - first : stop - first]
 
 
-def rows_of(x: Tensor | SlidingRows) -> int:
+def height_of(x: Tensor | SlidingRows) -> int:
     return x.shape[2] if isinstance(x, Tensor) else x.height
 
 
