@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from ran import Ran
 
+import reeltok
 from reeltok.models.presets import PRESETS
 from reeltok.tokens import reel
 
@@ -228,3 +229,10 @@ def test_models_and_info_say_the_same(run: Run) -> None:
         assert rows[name]["causal"] == ("yes" if said["causal"] else "no")
         assert rows[name]["pixels a token"] == "x".join(map(str, said["pixels_a_token"]))
         assert rows[name]["vocabulary"] == said["vocabulary"]
+
+
+def test_info_counts_the_weights_that_are_here(run: Run) -> None:
+    """Bundled networks may have more than their presets, from which training starts."""
+    for name in ("reftok-default", "reftok-push", "default"):
+        said = run("info", name, "--json").json
+        assert said["parameters"] == reeltok.load(name).parameter_count()

@@ -102,7 +102,7 @@ def about_model(name: str) -> dict[str, Any]:
         network = zoo.load(name)
         family = network.family
     else:
-        family, config = zoo.described(name)
+        family, config = zoo.described(zoo.preset_folder(name) or name)
         network = build_empty(lambda: zoo.FAMILIES[family][1](config, Path(name).name), name)
     spec = network.spec
     frames, size = spec.window or 17, spec.size or (256, 256)
