@@ -133,13 +133,11 @@ class RefTokConfig:
 
     @property
     def held(self) -> float:
-        """Values for each pixel of a frame that strips hold of a whole reference.
+        """Values for each pixel of a frame that strips hold of whole frames.
 
-        Its pixels and features, and what the search compares: grey frames, smaller ones too.
+        What the search compares: grey frames, smaller ones too.
         """
-        (_, fh, fw), (_, ch, cw) = self.body.patch, self.factors
-        fine, coarse = self.width / (fh * fw), 2 * self.width / (ch * cw)
-        return self.body.colours + fine + coarse + 4 * self.searches
+        return 4.0 * self.searches
 
     @property
     def strips(self) -> bool:
