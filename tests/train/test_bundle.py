@@ -126,6 +126,19 @@ def test_weights_that_are_replaced_are_remembered(
     assert (out / "config.json").read_text() == kept
 
 
+def test_weights_whose_tokens_were_read_are_earlier_too(tmp_path: Path) -> None:
+    """As after a change of names in a file: their tokens are of those weights."""
+    for seed in range(2):
+        torch.manual_seed(seed)
+        VidTok(DISCRETE, "small").save_pretrained(tmp_path / str(seed))
+    out, other = tmp_path / "small", "f" * 64
+    before = bundle(tmp_path / "0", out).weights
+    record = json.loads((out / "config.json").read_text())
+    (out / "config.json").write_text(json.dumps(record | {"reads": [other]}))
+    bundle(tmp_path / "1", out, earlier="abc1234")
+    assert reeltok.load(out).earlier == {before: "abc1234", other: "abc1234"}
+
+
 def test_a_card_says_what_an_evaluation_found(default: Path, clips: Path, tmp_path: Path) -> None:
     run = run_of("default_kl_cpu", clips, tmp_path / "run")
     found = {"psnr": {"mean": 30.123, "low": 29.0, "high": 31.0, "clips": 2}}

@@ -155,7 +155,8 @@ def bundle_record(
 def earlier_weights(out: Path, weights: str, commit: str | None) -> dict[str, str]:
     """What config.json of `out` shall say of weights before `weights`, by their hash.
 
-    ValueError where it holds other ones, and no commit is said to come with them.
+    Those before, and those whose tokens they read, come with the `commit`. ValueError where `out`
+    holds other ones, and none is said.
     """
     if not (out / "config.json").is_file():
         return {}
@@ -167,7 +168,7 @@ def earlier_weights(out: Path, weights: str, commit: str | None) -> dict[str, st
             f"{out} holds other weights ({before.hash()[:12]}), whose tokens may be in use: name "
             "the commit that comes with them in `earlier`, or write to another folder"
         )
-    return {**before.earlier, before.hash(): commit}
+    return {**before.earlier, **dict.fromkeys((*before.reads, before.hash()), commit)}
 
 
 def require_equal(model: nn.Module, state: dict[str, Tensor], folder: Path) -> None:

@@ -133,11 +133,11 @@ class RefTokConfig:
 
     @property
     def held(self) -> float:
-        """Values for each pixel of a frame that strips hold of whole frames.
+        """Values for each pixel of a frame that strips hold beside what they code, rounded up.
 
-        What the search compares: grey frames, smaller ones too.
+        The rows that slide by of references; grey frames that the search compares, smaller ones too.
         """
-        return 4.0 * self.searches
+        return 4.0 + 8.0 * self.searches
 
     @property
     def strips(self) -> bool:
