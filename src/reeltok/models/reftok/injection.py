@@ -135,7 +135,7 @@ class RefTokConfig:
     def held(self) -> float:
         """Values for each pixel of a frame that strips hold beside what they code, rounded up.
 
-        The rows that slide by of references; grey frames that the search compares, smaller ones too.
+        Rows of references that slide by; grey frames that the search compares, smaller ones too.
         """
         return 4.0 + 8.0 * self.searches
 
