@@ -137,7 +137,7 @@ class RefTokConfig:
 
         Rows of references that slide by; grey frames that the search compares, smaller ones too.
         """
-        return 4.0 + 8.0 * self.searches
+        return 4.0 + 12.0 * self.searches
 
     @property
     def strips(self) -> bool:
