@@ -20,7 +20,7 @@ from reeltok.models.reftok.motion import (
     warp,
 )
 from reeltok.models.reftok.network import RefTok
-from reeltok.models.reftok.skip import worth_skipping
+from reeltok.models.reftok.skip import copy_skipped, worth_skipping
 from reeltok.models.vidtok.network import VidTok
 from reeltok.nn.quantizers import FSQ, FSQConfig, GaussianConfig
 from reeltok.nn.quantizers.lattice import unevenness
@@ -161,6 +161,18 @@ def test_the_zero_start_is_the_plain_tokenizer() -> None:
     stream = list(plain.stream_encode(pieces(x, [1, 4, 4])))
     assert torch.equal(tokens.ids, torch.cat([part.ids for part in stream], dim=1))
     assert torch.equal(model.decode(tokens), torch.cat(list(plain.stream_decode(stream)), dim=2))
+
+
+def test_rows_are_skipped_where_their_cells_are() -> None:
+    """Some rows of frames alone, of any height: as in whole frames."""
+    generator = torch.Generator().manual_seed(0)
+    frames, reference = (torch.rand(2, t, 24, 16, 3, generator=generator) for t in (4, 1))
+    skipped = torch.rand(2, 1, 3, 2, generator=generator) < 0.5
+    whole = copy_skipped(frames, reference, skipped, CELL)
+    assert 0.2 < (whole == reference).float().mean() < 0.8
+    for top, end in ((0, 5), (5, 13), (13, 24), (24, 24)):
+        rows = frames[:, :, top:end], reference[:, :, top:end]
+        assert torch.equal(copy_skipped(*rows, skipped, CELL, top), whole[:, :, top:end])
 
 
 @pytest.mark.parametrize("sides", [(8, 8), (4, 4), (16, 16)])
