@@ -207,6 +207,12 @@ def test_a_repository_is_asked_for_what_is_needed(
     assert {asked["revision"] for asked in hub.asked} == {None}
 
 
+@pytest.mark.parametrize("name", ["default", "owner/name", "diffusers:model"])
+def test_weights_and_a_variant_contradict_each_other(name: str) -> None:
+    with pytest.raises(ValueError, match="`weights` 'random' and `variant` 'fp16' both say which"):
+        reeltok.load(name, weights="random", variant="fp16")
+
+
 def test_whole_precision_is_enough(
     vae: Path, tmp_path: Path, wanted: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

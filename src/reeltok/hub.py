@@ -21,11 +21,19 @@ def is_repository(name: str) -> bool:
     return plain.count("/") == 1 and not plain.startswith((".", "/", "~")) and name.isprintable()
 
 
-def check_source(name: Any, weights: Any, revision: str | None) -> None:
-    """ValueError for what no model or its weights are called, or a revision of no repository."""
+def check_source(name: Any, weights: Any, revision: str | None, variant: str | None) -> None:
+    """ValueError for what no model or its weights are called, and for contradictory arguments.
+
+    Those are a revision of no repository, and a variant beside weights.
+    """
     check_path(name, "a tokenizer", "reeltok.presets() has those of presets")
     if weights is not None:
         check_path(weights, "a file of weights")
+        if variant is not None:
+            raise ValueError(
+                f"`weights` {str(weights)!r} and `variant` {variant!r} both say which weights to "
+                "take: give one of them"
+            )
     if revision is not None and (not is_repository(str(name)) or Path(name).is_dir()):
         raise ValueError(
             f"{str(name)!r} is no repository of the hub, and only these have revisions: "

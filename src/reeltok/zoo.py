@@ -82,7 +82,7 @@ def load(
     `variant` that of diffusers' weights, such as "fp16".
     ValueError or FileNotFoundError where the name is unknown or its weights are not here.
     """
-    check_source(name, weights, revision)
+    check_source(name, weights, revision, variant)
     dtype = dtype and float_type(dtype, wide=True)
     foreign = None if str(name) in PRESETS else parse_foreign(str(name))
     if foreign is not None:
