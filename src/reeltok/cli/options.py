@@ -116,9 +116,9 @@ TileOption = Annotated[
     typer.Option(
         metavar="PIXELS",
         help="Pixels of the height of strips that large frames are coded in, which changes"
-        " nothing; networks with group norm, RefTok with motion and tokenizers of other libraries"
-        " take squares of that side, which are blended and change ids. By default what --memory"
-        " asks for where there is such an option, or else whole frames.",
+        " nothing; networks with group norm, RefToks with attention and tokenizers of other"
+        " libraries take squares of that side, which are blended and change ids. By default what"
+        " --memory asks for where there is such an option, or else whole frames.",
     ),
 ]
 MemoryOption = Annotated[
