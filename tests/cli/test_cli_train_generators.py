@@ -155,6 +155,23 @@ def test_a_run_begins_with_the_weights_of_another(
     assert not (tmp_path / "none").exists()  # nothing was coded
 
 
+def test_a_prior_that_sees_starts_begins_with_one_that_does_not(
+    run: Run, tokenizers: dict[str, Path], data: Path, tmp_path: Path
+) -> None:
+    tokenizer, still = tokenizers["leaning"], ("--set", "loop.optimizer.lr=1e-12")
+    assert run(*words("prior_cpu", tokenizer, data, tmp_path / "one", frames=5)).code == 0
+    more = words("prior_cpu", tokenizer, data, tmp_path / "two", frames=5)
+    warm = ("--set", f"warm={tmp_path / 'one' / 'model'}", "--set", "settings.start=true")
+    found = run(*more, *still, *warm)
+    assert found.code == 0, found.err
+    one, two = (find_family(tmp_path / name / "model").state_dict() for name in ("one", "two"))
+    assert all(torch.allclose(two[key], value, atol=1e-6) for key, value in one.items())
+    added = two.keys() - one.keys()
+    assert added
+    assert all(key.startswith("start.") for key in added)
+    assert two["start.4.weight"].abs().max() < 1e-6
+
+
 def find_family(folder: Path) -> torch.nn.Module:
     return (flow if family_of(folder) == "flow" else masked).load(folder)
 

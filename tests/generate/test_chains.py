@@ -56,6 +56,18 @@ def test_the_next_follows_what_was_decoded(leaning: RefTok) -> None:
     )
 
 
+def test_all_windows_of_a_chain_are_shown_its_first_frame(leaning: RefTok) -> None:
+    config = masked.config_for(leaning, frames=4, size=SIZE, start=True, **SMALL)
+    clips = [Example(x=clip(9, seed=i)) for i in range(3)]
+    found = tabulate_chains(leaning, config, clips, links=2)
+    assert torch.equal(found.starts, found.references[:3].repeat(2, 1, 1, 1))
+    assert not torch.equal(found.starts, found.references)
+    told = PriorTask(Prior(config)).conditions(found, None)
+    assert torch.equal(told.start[3:], told.reference[:3])
+    alone = tokenize_examples(leaning, config, [Example(x=clip(5))])
+    assert torch.equal(alone.starts, alone.references)
+
+
 def test_disturbed_windows_lead_to_other_references(leaning: RefTok) -> None:
     _, _, found = chain_of(leaning)
     _, _, worse = chain_of(leaning, disturbed=1.0)

@@ -299,6 +299,39 @@ def test_inpainting_and_interpolation(plain: VidTok) -> None:
         masked.generate(prior, video=x, given=hole)
 
 
+def test_a_prior_sees_the_frame_that_the_whole_video_began_with(leaning: RefTok) -> None:
+    prior, x = prior_for(leaning, 4, start=True), clip(3)
+    told = {"seed": 1, "video": x[:, :, 2:]}
+    alone = masked.generate(prior, leaning, **told)
+    same = masked.generate(prior, leaning, **told, start=x[:, :, 2:])
+    assert torch.equal(alone.ids, same.ids)
+    earlier = masked.generate(prior, leaning, **told, start=x[:, :, :1])
+    assert not torch.equal(earlier.ids, alone.ids)
+    made = list(masked.roll_out(prior, leaning, x, clips=2, seed=0))
+    last, start = made[0][:, :, -1:].clamp(-1, 1), x[:, :, :1]
+    next_ids = masked.generate(prior, leaning, seed=1, video=last, start=start)
+    assert torch.equal(leaning.decode(next_ids, reference=on_bytes(last)), made[1])
+    without = prior_for(leaning, 4)
+    assert torch.equal(
+        masked.generate(without, leaning, **told, start=x[:, :, :1]).ids,
+        masked.generate(without, leaning, **told).ids,
+    )
+    with pytest.raises(ValueError, match="the start has 8x8: give one of that size"):
+        masked.generate(prior, leaning, **told, start=torch.zeros(1, 3, 1, 8, 8))
+
+
+def test_a_start_needs_references_and_begins_at_nothing(plain: VidTok, leaning: RefTok) -> None:
+    with pytest.raises(ValueError, match="start=True is for priors whose clips follow"):
+        masked.config_for(plain, frames=5, size=SIZE, start=True, **SMALL)
+    config = masked.config_for(leaning, frames=4, size=SIZE, start=True, **SMALL)
+    prior, ids = Prior(config), torch.zeros(2, config.cells, dtype=torch.long)
+    frames = [clip(1, batch=2, seed=seed) for seed in range(3)]
+    one, other = (Conditions(reference=frames[0], start=frame) for frame in frames[1:])
+    assert torch.equal(prior(ids, one)[0], prior(ids, other)[0])
+    with pytest.raises(ValueError, match="from the frame that the whole video begins with"):
+        prior(ids, Conditions(reference=frames[0]))
+
+
 def test_rollouts_go_on_from_their_last_frame(plain: VidTok, leaning: RefTok) -> None:
     x = clip(3)
     made = list(masked.roll_out(prior_for(leaning, 8), leaning, x, clips=3, seed=1))

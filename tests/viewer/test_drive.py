@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from push_episodes import write_episodes
 
@@ -104,6 +105,25 @@ def test_a_drive(pages: Pages, base: Path, tmp_path: Path) -> None:
     (tmp_path / "drive.mp4").write_bytes(kept.data)
     video = reeltok.read(tmp_path / "drive.mp4")
     assert (len(video), video.height, video.width, video.fps) == (9, 128, 128, 10)
+
+
+def test_a_drive_goes_on_from_its_last_frame_and_its_first(
+    pages: Pages, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def roll_out(*args: Any, **options: Any) -> Any:
+        asked.append({"x": args[2], **options})
+        yield -asked[-1]["x"].expand(-1, -1, 4, -1, -1)
+
+    monkeypatch.setattr("reeltok.viewer.drive.world.masked.roll_out", roll_out)
+    key = post(pages, "/begin", start=1)["session"]
+    for _ in range(2):
+        post(pages, "/move", session=key, action=[0, 0, 0, 0])
+    first, second = asked
+    torch.testing.assert_close(first["start"], first["x"])
+    torch.testing.assert_close(second["start"], first["x"])
+    assert not torch.allclose(second["x"], first["x"], atol=0.1)
 
 
 def test_what_a_request_must_be(pages: Pages) -> None:

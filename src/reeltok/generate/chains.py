@@ -38,6 +38,7 @@ def tabulate_chains(
 ) -> Examples:
     """The ids of `links` windows of each clip, in a row, behind its first frame.
 
+    A prior that sees where videos start is shown that frame in all of them.
     Of a share `disturbed` of the windows some ids, up to a fifth, are exchanged before they are
     decoded for the next one. ValueError for a tokenizer without references, clips of another
     length or size, and none at all.
@@ -53,6 +54,7 @@ def tabulate_chains(
             size = (wanted, clip.height, clip.width)
             raise ValueError(f"a clip is {tuple(x.shape[2:])}, a chain is {size}: cut it so")
         reference, labels = on_bytes(x[:, :, :1]), torch.tensor([one.label for one in some])
+        starts = to_frames(reference) if config.start else None
         for link in range(links):
             since = 1 + link * clip.frames
             tokens = coder.encode(x[:, :, since : since + clip.frames], reference=reference)
@@ -62,6 +64,7 @@ def tabulate_chains(
                     labels=labels,
                     actions=actions_of_link(some, config, link),
                     references=to_frames(reference),
+                    starts=starts,
                 )
             )
             if link + 1 < links:

@@ -19,7 +19,7 @@ from reeltok.generate.prior import PriorConfig
 from reeltok.generate.recipes import GeneratorRecipe
 from reeltok.tokenizer.contract import Tokenizer
 
-FIELDS = ("ids", "shown", "actions", "references")  # fields of `Examples`
+FIELDS = ("ids", "shown", "actions", "references", "starts")  # fields of `Examples`
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -39,7 +39,8 @@ class ConditionEncoder:
         """What they depend on."""
         names = ("given", "tasks", "actions", "chain", "disturbed", "mirrored")
         about = {name: getattr(self.recipe, name) for name in names}
-        return {"prior": about | {"reference": self.config.reference is not None}}
+        frames = {"reference": self.config.reference is not None, "start": self.config.start}
+        return {"prior": about | frames}
 
     @property
     def needed(self) -> bool:

@@ -45,7 +45,7 @@ class Examples:
     """Clips' ids in rows, and what they are generated from; None where there is nothing.
 
     `shown` are the ids of the condition videos, one for each of k masks of what is given, `padding`
-    the cells where they hold nothing given.
+    the cells where they hold nothing given. `starts` are the frames that whole videos begin with.
     """
 
     ids: Int[Tensor, "n cells"]
@@ -54,6 +54,7 @@ class Examples:
     padding: Bool[Tensor, "k cells"] | None = None
     actions: Float[Tensor, "n s a"] | None = None
     references: UInt8[Tensor, "n h w c"] | None = None
+    starts: UInt8[Tensor, "n h w c"] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -95,7 +96,8 @@ def tokenize_examples(
             raise ValueError(f"a clip is {tuple(x.shape[2:])}, the prior's are {wanted}: cut it so")
         if has_reference:
             reference = on_bytes(x[:, :, :1])
-            rows.setdefault("references", []).append(to_bytes(x[:, :, :1]))
+            for name in ("references", "starts") if config.start else ("references",):
+                rows.setdefault(name, []).append(to_bytes(x[:, :, :1]))
             x = x[:, :, 1:]
         rows["ids"].append(coder.encode(x, reference=reference).flat().cpu())
         rows["labels"].append(torch.tensor([example.label]))
@@ -166,15 +168,21 @@ class PriorTask:
     def conditions(self, batch: Examples, generator: torch.Generator | None) -> Conditions:
         """What a batch is generated from, dropped for a share of its clips."""
         share, reference, noise, dropped = self.prior.config.dropout, None, None, None
+        start = None if batch.starts is None else of_frames(batch.starts)
         if share:
             device = "cpu" if generator is None else generator.device
             dropped = torch.rand(len(batch), generator=generator, device=device) < share
         if batch.references is not None:
-            reference = rearrange(to_unit(batch.references), "1 c b h w -> b c 1 h w")
+            reference = of_frames(batch.references)
             if self.prior.config.noise and self.prior.training:
                 reference, noise = self.add_noise(reference, generator)
         labels = batch.labels if self.prior.config.classes else None
-        told = {"actions": batch.actions, "reference": reference, "noise": noise}
+        told = {
+            "actions": batch.actions,
+            "reference": reference,
+            "noise": noise,
+            "start": start,
+        }
         return Conditions(labels=labels, dropped=dropped, **told)
 
     def add_noise(
@@ -206,6 +214,11 @@ class PriorTask:
     def save(self, folder: Path) -> None:
         """Write the prior where `masked.load` finds it."""
         masked.save(self.prior, folder)
+
+
+def of_frames(frames: UInt8[Tensor, "b h w c"]) -> Float[Tensor, "b c 1 h w"]:
+    """References or starts in [-1, 1]."""
+    return rearrange(to_unit(frames), "1 c b h w -> b c 1 h w")
 
 
 def draw_masked(ids: Int[Tensor, "b n"], generator: torch.Generator | None) -> Bool[Tensor, "b n"]:

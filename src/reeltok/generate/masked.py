@@ -106,6 +106,7 @@ def generate(
     class_name: str | None = None,
     actions: Float[Tensor, "#b n a"] | None = None,
     video: Video | Float[Tensor, "b c t h w"] | None = None,
+    start: Float[Tensor, "m c 1 h2 w2"] | None = None,
     given: Bool[Tensor, "t2 h w"] | None = None,
     sampling: Sampling | None = None,
     batch: int = 16,
@@ -116,14 +117,15 @@ def generate(
 
     `video` holds what is given, for all clips or for each: its frames are the first ones, unless
     `given` marks pixels of a whole clip. A RefTok's clips follow the video's frame 0; decode them
-    with that frame as the reference. `actions` are those after each frame. ValueError for what the
-    prior was not trained for, and for a tokenizer whose ids it does not make.
+    with that frame as the reference. `start` is the frame that the whole video began with (None:
+    frame 0 of `video`). `actions` are those after each frame. ValueError for what the prior was not
+    trained for, and for a tokenizer whose ids it does not make.
     """
     config, clip = prior.config, pick_clip(prior.config, tokenizer)
     sampling = sampling or config.sampling
     label = pick_label(config, class_name, sampling.guidance)
     frames = None if video is None else unit_frames(video)
-    conditions, settings = condition(prior, clip, frames, actions, label, count)
+    conditions, settings = condition(prior, clip, frames, start, actions, label, count)
     known = recognise(prior, clip, tokenizer, frames, given)
     parts = []
     for now in torch.arange(count).split(batch):
@@ -141,6 +143,7 @@ def condition(
     prior: Prior,
     clip: ClipSpec,
     video: Tensor | None,
+    start: Tensor | None,
     actions: Float[Tensor, "#b n a"] | None,
     label: int,
     count: int,
@@ -152,9 +155,15 @@ def condition(
             f"this prior makes frames of {clip.height}x{clip.width}, the video has "
             f"{video.shape[3]}x{video.shape[4]}: read it with size={(clip.height, clip.width)}"
         )
+    if start is not None and start.shape[3:] != (clip.height, clip.width):
+        raise ValueError(
+            f"this prior makes frames of {clip.height}x{clip.width}, the start has "
+            f"{start.shape[3]}x{start.shape[4]}: give one of that size"
+        )
     if prior.config.reference is not None:
         reference = on_bytes(need(video, "a reference frame (the first of video=)")[:, :, :1])
         settings["reference"] = hash_frame(reference)
+        start = reference if start is None else on_bytes(start)
     if prior.config.actions:
         actions, follows = need(actions, "actions"), reference is not None
         actions = actions_by_step(actions, prior.config.timing, clip.frames, follows=follows)
@@ -164,7 +173,8 @@ def condition(
                 f"the actions have {actions.shape[2] // each} numbers after each frame, this prior "
                 f"was trained on {prior.config.actions // each}: give as many"
             )
-    tensors = {"actions": actions, "reference": reference}
+    start = start if prior.config.start else None
+    tensors = {"actions": actions, "reference": reference, "start": start}
     several = {
         name: None if tensor is None else expand_clips(tensor, count).to(device)
         for name, tensor in tensors.items()
@@ -261,17 +271,20 @@ def roll_out(
     clips: int,
     overlap: int = 1,
     seed: int = 0,
+    start: Float[Tensor, "m c 1 h2 w2"] | None = None,
     actions: Float[Tensor, "#b n a"] | None = None,
     **options: Any,
 ) -> Iterator[Float[Tensor, "b c t h w"]]:
     """New frames that follow `video`, clip after clip, in memory that does not grow.
 
-    Each clip is generated from the last `overlap` frames so far; `actions` are those after each of
-    these and all further frames. Clip k has the seed `seed` + k.
+    Each clip is generated from the last `overlap` frames so far, and by a prior that sees it from
+    `start` (None: frame 0 of `video`); `actions` are those after each of the last frames and all
+    further ones. Clip k has the seed `seed` + k.
     """
     has_reference = prior.config.reference is not None
-    seen = unit_frames(video)[:, :, -overlap:]
-    at = 0
+    given, at = unit_frames(video), 0
+    start = given[:, :, :1] if start is None else start
+    seen = given[:, :, -overlap:]
     for number in range(clips):
         new = pick_clip(prior.config, tokenizer).frames - seen.shape[2] + int(has_reference)
         acts = None if actions is None else actions[:, at : at + new + seen.shape[2]]
@@ -281,6 +294,7 @@ def roll_out(
             count=len(seen),
             seed=seed + number,
             video=seen,
+            start=start,
             actions=acts,
             **options,
         )

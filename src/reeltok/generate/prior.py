@@ -1,6 +1,6 @@
 """The network of masked generation: a transformer that predicts masked token ids.
 
-    ids (or MASK) + position + reference + actions ─ class ─ blocks ─ logits of an id's factors
+    ids (or MASK) + position + frames + actions ─ class ─ blocks ─ logits of an id's factors
 
 An id of a large vocabulary is the product of factors (groups of FSQ's digits), each with an
 embedding of its own that also reads the output; one factor is BERT's tied embedding. Where the
@@ -16,7 +16,6 @@ from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as config_dataclass
@@ -50,7 +49,8 @@ class PriorConfig:
     groups the factors are (empty where they are not known). `classes` names what can be asked for.
     `actions` are numbers per token step. `reference`: pixels (h, w) of a cell of the frame that the
     clip follows (None: no such frame); `noise` is the largest standard deviation of what was added
-    to that frame in training, in units of [-1, 1], and the prior is told how much it is. `dropout`
+    to that frame in training, in units of [-1, 1], and the prior is told how much it is. `start`:
+    it also sees the frame that the whole video begins with, however many clips ago. `dropout`
     is the share of examples that are trained without any of these, which guidance needs. `sampling`
     is how ids are decoded where nothing else is asked.
     """
@@ -66,9 +66,17 @@ class PriorConfig:
     actions: int = Field(default=0, ge=0, le=2**16)
     reference: tuple[Side, Side] | None = None
     noise: float = Field(default=0.0, ge=0)
+    start: bool = False
     dropout: float = Field(default=0.0, ge=0, lt=1)
     clip: ClipSpec | None = None
     sampling: Sampling = Sampling()
+
+    def __post_init__(self) -> None:
+        if self.start and self.reference is None:
+            raise ValueError(
+                "start=True is for priors whose clips follow a reference frame: leave it out, or "
+                "take a tokenizer with references"
+            )
 
     @property
     def vocabulary(self) -> int:
@@ -84,14 +92,15 @@ class Conditions:
     """What a batch is generated from; None where the prior has no such condition.
 
     Labels count the classes, one more is "any"; actions are those of each token step; the reference
-    is in [-1, 1], with noise of standard deviation `noise` (None: 0). `dropped` clips are generated
-    from nothing.
+    is in [-1, 1], with noise of standard deviation `noise` (None: 0), as is `start`, the frame that
+    the whole video begins with. `dropped` clips are generated from nothing.
     """
 
     labels: Int[Tensor, " b"] | None = None
     actions: Float[Tensor, "b s a"] | None = None
     reference: Float[Tensor, "b c 1 h w"] | None = None
     noise: Float[Tensor, " b"] | None = None
+    start: Float[Tensor, "b c 1 h w"] | None = None
     dropped: Bool[Tensor, " b"] | None = None
 
     def without(self, count: int) -> "Conditions":
@@ -114,13 +123,11 @@ class Prior(nn.Module):
         )
         self.class_embed = nn.Parameter(torch.empty(len(config.classes) + 1, width))
         self.actions = Linear(config.actions, width) if config.actions else None
-        self.reference, self.noise_embed = None, None
+        self.reference, self.noise_embed, self.start = None, None, None
         if config.reference is not None:
-            patches = nn.Conv2d(3, width, config.reference, stride=config.reference)
-            around = nn.Conv2d(width, width, 3, padding=1)
-            layers = [patches, nn.GELU(), around, nn.GELU(), nn.Conv2d(width, width, 1)]
-            self.reference = nn.Sequential(*layers)
+            self.reference = frame_encoder(width, config.reference)
             self.noise_embed = Linear(1, width, bias=False) if config.noise else None
+            self.start = frame_encoder(width, config.reference) if config.start else None
         self.blocks = nn.ModuleList(
             Block(width, config.heads, qkv_bias=True) for _ in range(config.depth)
         )
@@ -130,6 +137,9 @@ class Prior(nn.Module):
         for name, weight in self.named_parameters():  # BERT's start
             if (weight.ndim > 1 or name == "mask") and not weight.is_meta:
                 nn.init.normal_(weight, std=0.02)
+        if self.start is not None:  # from zero: it can be added to a prior that was trained without
+            for parameter in self.start[-1].parameters():
+                nn.init.zeros_(parameter)
 
     def forward(
         self,
@@ -184,24 +194,37 @@ class Prior(nn.Module):
         return torch.where(masked[..., None], self.mask, torch.stack(each).sum(0))
 
     def cond_embed(self, conditions: Conditions, batch: int) -> Float[Tensor, "b n d"]:
-        """Actions and reference on the cells that they belong to; nothing for dropped clips."""
+        """Actions and frames on the cells that they belong to; nothing for dropped clips."""
         t, h, w = self.config.grid
         x = self.mask.new_zeros(batch, t, h, w, self.config.width)
         if self.actions is not None:
             actions = need(conditions.actions, "actions").to(x)
             x = x + self.actions(actions)[:, :, None, None]
-        if self.reference is not None and self.config.reference is not None:
-            p, q = self.config.reference
-            frame = need(conditions.reference, "a reference frame")[:, :, 0].to(x)
-            down, right = h * p - frame.shape[2], w * q - frame.shape[3]
-            frame = F.pad(frame, (0, right, 0, down), mode="replicate")
-            x = x + rearrange(self.reference(frame), "b c h w -> b 1 h w c")
+        if self.reference is not None:
+            frame = need(conditions.reference, "a reference frame")
+            x = x + self.reference(self.whole_cells(frame).to(x)).movedim(1, -1)[:, None]
+        if self.start is not None:
+            frame = need(conditions.start, "the frame that the whole video begins with")
+            x = x + self.start(self.whole_cells(frame).to(x)).movedim(1, -1)[:, None]
         if self.noise_embed is not None and conditions.noise is not None:
             level = conditions.noise.to(x) / self.config.noise
             x = x + self.noise_embed(level[:, None])[:, None, None, None]
         if conditions.dropped is not None:
             x = x.masked_fill(conditions.dropped.to(x.device)[:, None, None, None, None], 0.0)
         return x.flatten(1, 3)
+
+    def whole_cells(self, frame: Float[Tensor, "b c 1 h w"]) -> Float[Tensor, "b c h2 w2"]:
+        """A frame whose border is repeated to fill the cells."""
+        (_, h, w), (p, q) = self.config.grid, self.config.reference or (1, 1)
+        down, right = h * p - frame.shape[3], w * q - frame.shape[4]
+        return F.pad(frame[:, :, 0], (0, right, 0, down), mode="replicate")
+
+
+def frame_encoder(width: int, cell: tuple[int, int]) -> nn.Sequential:
+    """From a frame to features of its cells of (h, w) pixels, which see one another around."""
+    patches = nn.Conv2d(3, width, cell, stride=cell)
+    around = nn.Conv2d(width, width, 3, padding=1)
+    return nn.Sequential(patches, nn.GELU(), around, nn.GELU(), nn.Conv2d(width, width, 1))
 
 
 def need(given: Tensor | None, what: str) -> Tensor:

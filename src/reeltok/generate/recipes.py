@@ -198,16 +198,16 @@ def prior_push() -> GeneratorRecipe:
         generator="prior",
         tokenizer="reftok-push",
         settings={
-            **{"width": 224, "depth": 6, "heads": 4, "dropout": 0.1},
+            **{"width": 224, "depth": 6, "heads": 4, "dropout": 0.1, "start": True},
             "sampling": {"steps": 4, "guidance": 1.5, "token_temperature": 0.5},
         },
         given=1,
         actions=4,
-        chain=4,
+        chain=16,
         disturbed=0.25,
         noise=0.1,
         mirrored=(0,),
-        every=16,
+        every=64,
         data=DataConfig(
             windows=(Window(frames=5, size=64, batch=64),), holdout=0.02, cache_size=64
         ),
@@ -232,6 +232,7 @@ def prior_push_none() -> GeneratorRecipe:
         same,
         name="prior_push_none",
         tokenizer="reftok-push-none",
+        settings={**same.settings, "start": False},
         chain=1,
         disturbed=0.0,
         noise=0.0,

@@ -190,7 +190,10 @@ def begin_with(network: nn.Module, warm: str | None) -> None:
     if warm is None:
         return
     path = find_file(find_generator(warm))
-    weights, advice = read_packed(path), "name one of the same kind and shape for warm"
+    weights, advice = dict(read_packed(path)), "name one of the same kind and shape for warm"
+    for name, value in network.state_dict().items():
+        if name.startswith("start."):  # it ends in zeros: without it a prior is the same
+            weights.setdefault(name, value)
     load_weights(network, weights, what=str(path), advice=advice)
     if more := sorted(weights.keys() - network.state_dict().keys()):
         raise ValueError(f"{path} has {more[0]}, which this configuration has not: {advice}")
@@ -222,11 +225,13 @@ def noise_latents(config: FlowConfig, count: int) -> Latents:
 
 def noise_ids(config: PriorConfig, count: int) -> Examples:
     """Random ids in the form of a prior's examples."""
-    references = None
+    references, starts = None, None
     if config.reference is not None and config.clip is not None:
         shape = (count, config.clip.height, config.clip.width, 3)
         references = torch.zeros(shape, dtype=torch.uint8)
+        starts = references if config.start else None
     ids = torch.randint(config.vocabulary, (count, config.cells))
     labels = torch.zeros(count, dtype=torch.long)
     actions = torch.zeros(count, config.grid[0], config.actions) if config.actions else None
-    return Examples(ids=ids, labels=labels, actions=actions, references=references)
+    frames = {"references": references, "starts": starts}
+    return Examples(ids=ids, labels=labels, actions=actions, **frames)

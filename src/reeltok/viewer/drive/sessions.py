@@ -22,8 +22,9 @@ T = TypeVar("T")
 
 @dataclass(eq=False, kw_only=True)
 class Session:
-    """One drive: what was predicted, and what truly follows (None without a simulator)."""
+    """One drive from `start` on: what is predicted, and what truly follows (None: no simulator)."""
 
+    start: Frame
     frames: list[Frame]
     truths: list[Frame]
     simulated: Simulated | None
@@ -76,7 +77,8 @@ class Sessions:
             except ImportError as error:
                 self.why_no_truth = str(error)
         truths = [] if simulated is None else [simulated.frame]
-        return Session(frames=[start.frame], truths=truths, simulated=simulated)
+        first = start.frame
+        return Session(start=first, frames=[first], truths=truths, simulated=simulated)
 
     def session(self, key: str) -> Session:
         """A drive by its key. ValueError where it is gone."""
@@ -94,7 +96,8 @@ class Sessions:
 
     def _move(self, session: Session, action: np.ndarray) -> Moved:
         began = time.perf_counter()
-        made = list(self.world.go_on(session.frames[-1], action, self.seed + session.steps))
+        frame, seed = session.frames[-1], self.seed + session.steps
+        made = list(self.world.go_on(frame, action, seed, start=session.start))
         seconds, truths = time.perf_counter() - began, []
         if session.simulated is not None:
             truths = list(session.simulated.go_on(action, len(made)))

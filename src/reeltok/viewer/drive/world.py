@@ -73,9 +73,11 @@ class WorldModel:
                 f"{ACTION}: give a run of prior_push"
             )
 
-    def go_on(self, frame: Frame, action: np.ndarray, seed: int) -> UInt8[np.ndarray, "t h w 3"]:
-        """The frames that follow when an action is held."""
-        x = self.prior.prepare(torch.from_numpy(frame[None]))
+    def go_on(
+        self, frame: Frame, action: np.ndarray, seed: int, *, start: Frame
+    ) -> UInt8[np.ndarray, "t h w 3"]:
+        """The frames that follow when an action is held, in a drive that began with `start`."""
+        x, first = (self.prior.prepare(torch.from_numpy(each[None])) for each in (frame, start))
         held = torch.from_numpy(action).float().expand(1, self.new + 1, ACTION)
         parts = masked.roll_out(
             self.prior.prior,
@@ -83,6 +85,7 @@ class WorldModel:
             x,
             clips=1,
             seed=seed,
+            start=first,
             actions=held,
             sampling=self.prior.sampling,
         )
