@@ -17,10 +17,10 @@ from PIL import Image
 from torch import Tensor
 
 import reeltok
+from reeltok.data.actions import read_clip_actions
 from reeltok.data.clip import Clip
 from reeltok.data.find import find_clips
 from reeltok.generate import flow
-from reeltok.generate.condition_encoder import actions_of
 from reeltok.generate.predictor import PriorPredictor
 from reeltok.video.record import to_bytes
 
@@ -41,8 +41,8 @@ def follow(model: str, tokenizer: str | None, clips: list[Clip], frames: int) ->
     """The episodes, and what the prior makes of their first frames and actions."""
     prior = PriorPredictor(model, tokenizer=tokenizer)
     real = torch.stack([clip.read(frames=frames).frames for clip in clips])
-    told = [actions_of(clip, 0, frames - 1, 4) for clip in clips]
-    actions = torch.cat([one for one in told if one is not None])
+    told = [read_clip_actions(clip, count=frames - 1, numbers=4) for clip in clips]
+    actions = torch.cat(told)
     made = prior.follow(real[:, 0], actions, frames=frames)
     return [real, torch.stack([to_bytes(one[None]) for one in made])]
 

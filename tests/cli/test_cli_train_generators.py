@@ -289,6 +289,30 @@ def test_a_prior_is_trained_on_a_corpus(
         assert (refused.code, said in refused.err.splitlines()[-1]) == (2, True), refused.err
 
 
+def test_examples_of_another_recipe_are_refused(
+    run: Run, tokenizers: dict[str, Path], data: Path, tmp_path: Path
+) -> None:
+    """The condition videos that a corpus holds are those of its own recipe."""
+    asked = {"frames": 5, "given": 2}
+    made = run(*words("prior_cpu", tokenizers["plain"], data, tmp_path / "one", **asked))
+    assert made.code == 0, made.err
+    corpus = tmp_path / "one" / "corpus"
+    again = words("prior_cpu", tokenizers["plain"], corpus, tmp_path / "two", **asked)
+    assert run(*again).code == 0
+    for more, said in (
+        ({"given": 1}, "made with given=2, the recipe has given=1: set it as the corpus has it"),
+        ({"tasks": '["predict","interpolate"]'}, "made with tasks=['predict'], the recipe has"),
+        ({"mirrored": "[]"}, "made with mirrored=None, the recipe has mirrored=[]"),
+        ({"data.fps": 5}, "holds windows at each clip's own rate, and the recipe has data.fps=5"),
+    ):
+        found = run(*again[:5], tmp_path / "no", *again[6:], *sets(more))
+        assert (found.code, said in found.err) == (2, True), found.err
+
+
+def sets(values: dict[str, object]) -> list[str]:
+    return [word for name, value in values.items() for word in ("--set", f"{name}={value}")]
+
+
 @pytest.mark.slow
 def test_two_processes_share_a_run(
     run: Run, tokenizers: dict[str, Path], data: Path, tmp_path: Path

@@ -1,6 +1,7 @@
 """A full disk, a remote that fails or hangs, other people's tokenizers, and those with extras."""
 
 import errno
+import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -48,6 +49,24 @@ def test_a_full_disk_ends_the_run_in_one_sentence(
     build(clips, tmp_path / "out", WINDOWS, clips_each=1)
     for file in (tmp_path / "whole").iterdir():
         assert (tmp_path / "out" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_weights_that_are_used_in_another_way_are_another_plan(tmp_path: Path) -> None:
+    clips = write_clips(tmp_path / "clips", (5, 5))
+    torch.manual_seed(0)
+    model = RefTok(RefTokConfig(body=replace(DISCRETE, edge="past-first", upsampling="nearest")))
+    held = LoadedTokenizer(tokenizer=model.eval(), load="small")
+    build(clips, tmp_path / "out", WINDOWS, held=held, clips_each=1)
+    other = LoadedTokenizer(tokenizer=model.under(policy="none"), load="small")
+    with pytest.raises(ValueError, match=r"begun differently.*policy previous, now.*policy none"):
+        build(clips, tmp_path / "out", WINDOWS, held=other, clips_each=1)
+    file = tmp_path / "out" / "plan.json"
+    plan = json.loads(file.read_text())
+    assert plan["tokenizer"].pop("used")["policy"] == "previous"
+    old = Place(tmp_path / "old")
+    old.write("plan.json", json.dumps(plan))
+    assert build(clips, old, WINDOWS, held=held, clips_each=1)  # of a version that kept none
+    assert "used" not in json.loads(old.read("plan.json"))["tokenizer"]
 
 
 def test_a_remote_that_fails_or_hangs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from reeltok.evaluate.probe import assign_folds, read_labels, run_probe
+from reeltok.evaluate.clips import ScoredClip
+from reeltok.evaluate.probe import assign_folds, collect_features, read_labels, run_probe
+from reeltok.models.presets import COMPACT
+from reeltok.models.vidtok.network import VidTok
+from reeltok.video.record import Video
 
 
 def test_what_is_linear_is_read_off_and_noise_is_not() -> None:
@@ -22,6 +26,25 @@ def test_what_is_linear_is_read_off_and_noise_is_not() -> None:
     assert found.left_out == {"rare": "only 2 clips"}
     with pytest.raises(ValueError, match="a probe needs two labels of 5 clips"):
         run_probe(x[:20], y[:20])
+
+
+def test_windows_of_a_video_are_one_vector(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a classifier would have seen a neighbour of what it is asked."""
+    monkeypatch.setattr(
+        "reeltok.evaluate.probe.describe_clip", lambda _, one: torch.tensor([float(one.sha256)])
+    )
+    video = Video.of(torch.zeros(1, 4, 4, 3, dtype=torch.uint8), fps=1)
+    shots = [
+        ScoredClip(name=f"{name}#{k}", video=video, sha256=str(10 * k + at), source=name)
+        for at, name in enumerate(("a.mp4", "b.mp4", "c.mp4"))
+        for k in range(3)
+    ]
+    alone = ScoredClip(name="d#1.mp4", video=video, sha256="7")
+    labels = {"a.mp4": "x", "b.mp4": "y", "d#1.mp4": "y"}
+    x, names, left_out = collect_features(VidTok(COMPACT), [*shots, alone], labels)
+    assert x.flatten().tolist() == [10, 11, 7]
+    assert names == ["x", "y", "y"]
+    assert set(left_out) == {"c.mp4#0", "c.mp4#1", "c.mp4#2"}
 
 
 def test_every_fold_has_its_share_of_every_label() -> None:

@@ -141,7 +141,7 @@ def test_horizons_and_intervals(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="needs two episodes"):
         judge_episodes(still, clips[:1], frames=4)
     np.save(tmp_path / "held" / "push-0-00003.actions.npy", np.zeros((12, 7), np.float32))
-    with pytest.raises(ValueError, match="has 4 numbers for each of 12 frames"):
+    with pytest.raises(ValueError, match="12 rows of 7 numbers: frames 0 to 12"):
         list(batches_of(clips, 12))
 
 

@@ -23,6 +23,8 @@ from reeltok.evaluate.run import ClipProgress, evaluate, kept_ids, why_none
 from reeltok.evaluate.scores import Scorer
 from reeltok.models.coordtok.network import CoordTok
 from reeltok.models.presets import COMPACT
+from reeltok.models.reftok.injection import RefTokConfig
+from reeltok.models.reftok.network import RefTok
 from reeltok.models.vidtok.network import VidTok
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.video.record import Video, write
@@ -111,6 +113,19 @@ def test_an_interrupted_run_goes_on_where_it_stopped(data: Path, tmp_path: Path)
     other = Dim(settings={"tile": 8})  # other settings, other scores
     judged(other, data, work=tmp_path)
     assert len(other.asked) == 3
+
+
+def test_weights_that_are_used_in_another_way_are_judged_anew(data: Path, tmp_path: Path) -> None:
+    """Their hash is the same, what they make is not."""
+    torch.manual_seed(0)
+    model = RefTok(RefTokConfig(body=COMPACT, start="webp", quality=30)).eval()
+    results = [
+        judged(TokenizerCandidate(tokenizer=tokenizer, name="t"), data, work=tmp_path)
+        for tokenizer in (model, model.under(start="lossless"), model)
+    ]
+    bits = [result.summary["bits_per_pixel"].mean for result in results]
+    assert bits[1] > 2 * bits[0]
+    assert bits[2] == bits[0]
 
 
 def test_what_is_to_be_kept_is_made_again_where_it_is_lost(data: Path, tmp_path: Path) -> None:

@@ -109,6 +109,56 @@ def test_means_are_weighted_by_frames_and_bits_by_pixels() -> None:
         held.add(clip("third"))
 
 
+def test_windows_of_a_video_are_drawn_together() -> None:
+    """They are alike: as clips of their own they would make intervals too narrow."""
+    alone, windows = Scores(), Scores()
+    for i, level in enumerate(torch.randn(12).tolist()):
+        alone.add(clip(str(i), psnr=level))
+        for k in range(10):
+            windows.add(replace(clip(f"{i}#{k}", psnr=level), source=str(i)))
+    one, many = alone.summary()["psnr"], windows.summary()["psnr"]
+    assert (many.clips, one.clips) == (120, 12)
+    for end in ("mean", "low", "high"):
+        assert getattr(many, end) == pytest.approx(getattr(one, end), abs=1e-6)
+    single = Scores()
+    for k in range(3):
+        single.add(replace(clip(f"a#{k}", psnr=1.0), source="a"))
+    assert single.summary()["psnr"].low is None
+    record = next(iter(windows.clips.values())).record()
+    assert ClipScore(**record).source == "0"
+    assert "source" not in next(iter(alone.clips.values())).record()
+    gap = difference(windows, windows, "psnr")
+    assert (gap.mean, gap.clips) == (0, 120)
+
+
+def test_a_distance_counts_the_clips_that_have_features() -> None:
+    scorer, held, other = Scorer(extractors={"test": MEAN}), Scores(), Scores()
+    for i in range(4):
+        score = scorer.score(str(i), *pair())
+        held.add(score if i % 2 else replace(score, features={}))
+    other.add(scorer.score("other", *pair()))
+    assert "fvd-test-mean-n2" in held.summary()
+    held.merge(other)
+    assert held.summary()["fvd-test-mean-n3"].clips == 3
+
+
+def test_other_networks_make_other_judges() -> None:
+    nets = []
+    for level in (1.0, 2.0):
+        heads = {
+            f"lin{i}.model.1.weight": torch.full((w,), level)
+            for i, w in enumerate(PLANS["alex"].widths)
+        }
+        torch.manual_seed(0)
+        nets.append(LPIPS("alex", backbone=Backbone("alex").state_dict(), heads=heads))
+    one, other = (Scorer(lpips=[net]).networks() for net in nets)
+    assert one != other
+    assert one == Scorer(lpips=[nets[0]]).networks()
+    parts = [replace(MEAN, name=name, frames=frames) for name, frames in (("a", 8), ("a", 16))]
+    first, second = (Scorer(extractors={"x": part}).networks() for part in parts)
+    assert first != second
+
+
 def test_sets_stream_and_merge_into_the_same_distances() -> None:
     scorer = Scorer(extractors={"test": MEAN})
     made = [scorer.score(str(i), *pair()) for i in range(6)]

@@ -9,12 +9,12 @@ import mutate
 import numpy as np
 import torch
 
+from reeltok.data.actions import read_actions
 from reeltok.data.lists import read_list
 from reeltok.evaluate.protocols import find_protocol
 from reeltok.evaluate.report.build import Media, page_data
 from reeltok.evaluate.results import Result, build_table
 from reeltok.evaluate.scores import ClipScore, Scores
-from reeltok.generate.conditions import read_actions
 from reeltok.recipes import find_recipe
 from reeltok.train.logbook import draw_runs, gather_curves, read_lines
 from reeltok.train.recipe import as_json

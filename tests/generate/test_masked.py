@@ -299,6 +299,31 @@ def test_inpainting_and_interpolation(plain: VidTok) -> None:
         masked.generate(prior, video=x, given=hole)
 
 
+def test_actions_go_with_the_frames_that_a_rollout_has(leaning: RefTok) -> None:
+    """Also where fewer frames are given than clips overlap later."""
+    acting, asked = prior_for(leaning, 8, actions=2), list[torch.Tensor]()
+    acts = torch.arange(48.0).view(1, 24, 2)
+    generate = masked.generate
+
+    def watched(*args, **options):
+        asked.append(options["actions"])
+        return generate(*args, **options)
+
+    for given, overlap in ((1, 3), (2, 5), (3, 3)):
+        asked.clear()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(masked, "generate", watched)
+            parts = masked.roll_out(
+                acting, leaning, clip(given), clips=3, overlap=overlap, actions=acts
+            )
+            lengths = [part.shape[2] for part in parts]
+        have = given
+        for now, new in zip(asked, lengths, strict=True):
+            first = have - min(have, overlap)  # of the frames that are seen
+            assert now[0, 0, 0] == 2 * first
+            have += new
+
+
 def test_a_prior_sees_the_frame_that_the_whole_video_began_with(leaning: RefTok) -> None:
     prior, x = prior_for(leaning, 4, start=True), clip(3)
     told = {"seed": 1, "video": x[:, :, 2:]}

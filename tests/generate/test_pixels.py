@@ -232,7 +232,7 @@ def test_what_a_recipe_refuses(key: str, value: str, said: str) -> None:
 def test_what_training_refuses(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="halve the size 32 as often"):
         predictor_of(change(small_recipe(), {"settings.widths": json.dumps([8] * 6)}))
-    with pytest.raises(ValueError, match="need 7 actions of 5 numbers"):
+    with pytest.raises(ValueError, match="need 7 of 5"):
         run_recipe(change(small_recipe(), {"actions": "5"}), data=data, out=tmp_path / "five")
     bare = write_episodes(tmp_path / "bare", 2, 8)
     (bare / "push-0-00001.actions.npy").unlink()

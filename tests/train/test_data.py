@@ -64,6 +64,16 @@ def test_processes_share_a_batch_and_threads_change_nothing() -> None:
     loader.close()
 
 
+def test_nothing_is_begun_behind_the_last_step() -> None:
+    window = Window(frames=5, size=16, batch=4, until=3)
+    source = ClipSource(invented(4), plain(windows=(window,), prefetch=4), seed=0)
+    loader = Loader(source, steps=3)
+    assert all(torch.equal(loader(step).x, source.batch(step).x) for step in range(3))
+    with pytest.raises(ValueError, match=r"no entry of data\.windows covers step 3"):
+        loader(3)
+    loader.close()
+
+
 def test_shape_and_range() -> None:
     batch = ClipSource(invented(4), plain(), seed=0).batch(0)
     assert batch.x.shape == (4, 3, 5, 16, 16)
@@ -206,6 +216,23 @@ def test_every_cache_gives_the_same_batches(clips: Path, tmp_path: Path) -> None
     assert torch.equal(again.batch(0).x, sources[0].batch(0).x)
     assert len(list((tmp_path / "cache").glob("*.npy"))) == 6
     assert not list((tmp_path / "cache").glob("*.part"))
+
+
+def test_segments_of_one_file_are_cached_apart(clips: Path, tmp_path: Path) -> None:
+    """The cache knows where each begins and ends, in whichever order they come."""
+    file = min(clips.glob("*.mkv"))
+    lengths = {}
+    for number, ends in enumerate(([0.4, 0.2], [0.2, 0.4], [0.3])):
+        listed = tmp_path / f"list{number}.csv"
+        rows = [f"{file},0,{end}" for end in ends]
+        listed.write_text("\n".join(["videos,start,end", *rows]) + "\n")
+        for kind in ("disk", "memory"):
+            held, _ = open_clips(find_clips(listed), plain(cache=kind), cache=tmp_path / "cache")
+            lengths[number, kind] = [clip.frames for clip in held]
+    for number in range(3):
+        assert lengths[number, "disk"] == lengths[number, "memory"]
+    assert lengths[0, "disk"] == lengths[1, "disk"][::-1]
+    assert len(set(lengths[0, "disk"])) == 2
 
 
 def test_cache_size_bounds_the_short_side(clips: Path, tmp_path: Path) -> None:

@@ -30,6 +30,15 @@ def test_early_steps_are_seen_then_means(tmp_path: Path) -> None:
     assert lines[-1]["loss"] == sum(range(31, 61)) / 30
 
 
+def test_a_term_that_joins_late_is_averaged_over_its_own_steps(tmp_path: Path) -> None:
+    with Log(tmp_path, run(log_every=20)) as log:
+        for step in range(1, 41):
+            late = {"lpips": 0.5} if step > 30 else {}
+            log.step(step, {"loss": 1.0, **late}, seconds=0.5, waited=0.0)
+    last = read_lines(tmp_path / "log.jsonl")[-1]
+    assert (last["step"], last["lpips"], last["loss"], last["seconds"]) == (40, 0.5, 1.0, 0.5)
+
+
 def test_a_resumed_log_has_no_step_twice(tmp_path: Path) -> None:
     with Log(tmp_path, run(1)) as log:
         steps(log, 1, 7)

@@ -1,5 +1,6 @@
 """Training a packing model: a run by its recipe, and what its ids are made of."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,18 +9,23 @@ import torch
 from small_models import CAUSAL, DISCRETE, SMALL, save_random
 
 from reeltok import zoo
+from reeltok.data.find import find_clips
 from reeltok.models.presets import COMPACT
 from reeltok.models.reftok.injection import RefTokConfig
 from reeltok.models.reftok.network import RefTok
 from reeltok.recipes import find_recipe, run_recipe, try_recipe
+from reeltok.tokens.ids import narrow_ids
 from reeltok.tokens.packing.model import NAME, PackingModel
 from reeltok.tokens.packing.network import PackingConfig, PackingNetwork
 from reeltok.train.clips import Window
+from reeltok.train.data import ClipSource
+from reeltok.train.frames import open_clips
 from reeltok.train.packing import (
     bits_of_step,
     centre_of,
     choose_digits,
     choose_groups,
+    find_ids,
     packing_config,
 )
 from reeltok.train.packing_recipes import PackingRecipe
@@ -59,6 +65,37 @@ def test_a_run_that_goes_on_finds_its_ids(
     monkeypatch.setattr("reeltok.train.packing.encoded", lambda *given: 1 / 0)
     again = run_recipe(recipe, data=clips, out=tmp_path / "run", resume=True)
     assert again.step == whole.step == 6
+
+
+def test_ids_of_other_clips_are_made_anew(
+    recipe: PackingRecipe, clips: Path, tmp_path: Path
+) -> None:
+    out, tokenizer = tmp_path / "run", zoo.load(recipe.tokenizer)
+    out.mkdir()
+    sources = []
+    for name in ("all", "few"):
+        chosen = clips
+        if name == "few":
+            chosen = tmp_path / "few"
+            shutil.copytree(clips, chosen)
+            for file in sorted(chosen.glob("*.mkv"))[:3]:
+                file.unlink()
+            (chosen / "manifest.csv").unlink(missing_ok=True)
+        held, _ = open_clips(find_clips(chosen), recipe.data, cache=tmp_path / "cache")
+        sources.append(ClipSource(held, recipe.data, seed=0))
+    first, other, again = (
+        find_ids(recipe, tokenizer, sources[number], out).train for number in (0, 1, 0)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert len(list(out.glob("ids-*"))) == 2
+
+
+def test_ids_beyond_32_bits_are_kept() -> None:
+    few, many = torch.tensor([2**31 - 1]), torch.tensor([29604862181])
+    assert narrow_ids(few).dtype == torch.int32
+    assert narrow_ids(many).tolist() == [29604862181]
+    assert narrow_ids(torch.zeros(0, dtype=torch.long)).dtype == torch.int32
 
 
 def test_a_dry_run_needs_no_clips(recipe: PackingRecipe) -> None:

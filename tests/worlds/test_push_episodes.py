@@ -10,10 +10,10 @@ import pytest
 
 import reeltok
 from reeltok.cli.main import main
+from reeltok.data.actions import read_actions
 from reeltok.data.bair import FPS
 from reeltok.data.find import find_clips
 from reeltok.data.push import read_truth
-from reeltok.generate.conditions import read_actions
 from reeltok.worlds import pictures
 from reeltok.worlds.episodes import PushPlan, make_episodes
 from reeltok.worlds.push import World

@@ -5,8 +5,8 @@ of runs, one after another or at once, make one corpus.
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from math import ceil
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -55,7 +55,10 @@ class WindowCoding:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """Which tokenizer a corpus is of: enough to read its tokens, and the name that loads it."""
+    """Which tokenizer a corpus is of: enough to read its tokens, and the name that loads it.
+
+    `used` is how its weights were used (`Spec.used`); of corpora of earlier versions it is empty.
+    """
 
     name: str
     weights: str
@@ -68,6 +71,7 @@ class Model:
     first_frames: int
     frames_per_group: int
     causal: bool
+    used: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, load: str = "") -> "Model":
@@ -85,6 +89,7 @@ class Model:
             first_frames=spec.first_frames,
             frames_per_group=spec.frames_per_group,
             causal=spec.causal,
+            used=spec.used,
         )
 
 
@@ -150,11 +155,14 @@ class Plan:
         build = {**shaping, **asdict(self.coding), "text": self.texts is not None}
         build["beside"] = None if self.beside is None else self.beside.record
         del build["pack"]  # which plans of version 1 do not have
+        tokenizer = asdict(self.model)
+        if not self.model.used:
+            del tokenizer["used"]
         if self.packing is not None:
             build["packing"] = self.packing.model.hash
         record = {
             "version": 1 if self.packing is None else VERSION,
-            "tokenizer": asdict(self.model),
+            "tokenizer": tokenizer,
             "build": build,
             "columns": self.further,
             "statistics": self.statistics,
@@ -239,7 +247,9 @@ def write_plan(plan: Plan, place: Place) -> Plan:
         place.write(PLAN, json.dumps(plan.record, indent=1, sort_keys=True) + "\n")
         return plan
     held = read_plan(place)
-    same = replace(plan, model=replace(plan.model, load=str(held["tokenizer"].get("load"))))
+    load = str(held["tokenizer"].get("load"))
+    used = plan.model.used if "used" in held["tokenizer"] else {}  # earlier versions kept none
+    same = replace(plan, model=replace(plan.model, load=load, used=used))
     if held != same.record:
         raise ValueError(f"{place} was begun differently: {_difference(held, same.record)}")
     return same
@@ -272,7 +282,8 @@ def _difference(held: dict[str, Any], wanted: dict[str, Any]) -> str:
         names = (f"{m.get('name')} ({str(m.get('weights'))[:12]})" for m in (one, other))
         before, now = names
         if before == now:
-            key = next(k for k in other if one.get(k) != other[k])
+            one, other = ({**m, **m.get("used", {})} for m in (one, other))
+            key = next(k for k in other if k != "used" and one.get(k) != other[k])
             before, now = f"{before} with {key} {one.get(key)}", f"with {key} {other[key]}"
         return f"by the tokenizer {before}, now it is {now}; {advice}"
     begun, asked = held["build"], wanted["build"]

@@ -4,6 +4,7 @@ A list says it in its columns, a tar shard in the files of a sample (key.txt, ke
 folder in a text beside the video (a.mp4, a.txt).
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -35,11 +36,13 @@ class ListedClip:
     group: str = ""
     caption: str | None = None
     further: Mapping[str, str | None] = field(default_factory=dict)
+    number: int = 1  # of those of one address
 
     @property
     def name(self) -> str:
-        """How the data name it: a path in them, or an address."""
-        return self.clip.address or self.clip.name
+        """How the data name it: a path in them, or an address, with a number where several do."""
+        name = self.clip.address or self.clip.name
+        return f"{name} ({self.number})" if self.number > 1 else name
 
     @property
     def mark(self) -> str:
@@ -62,7 +65,12 @@ def find_sources(
     names = sorted({name for source in sources for name in source.further})
     places = {source.clip.path: number for number, source in reversed([*enumerate(sources)])}
     ordered = sorted(sources, key=lambda source: places[source.clip.path])
-    return [replace(s, further={name: s.further.get(name) for name in names}) for s in ordered]
+    seen, found = Counter[str](), []
+    for source in ordered:
+        seen[source.name] += 1
+        further = {name: source.further.get(name) for name in names}
+        found.append(replace(source, further=further, number=seen[source.name]))
+    return found
 
 
 def digest_of(sources: Iterable[ListedClip]) -> str:

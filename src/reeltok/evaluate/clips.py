@@ -32,9 +32,15 @@ class ScoredClip:
     name: str  # of the video; with "#k" where a video gives several
     video: Video
     sha256: str  # of the pixels and their shape
+    source: str = ""  # the name of the video that gives several; else it is this one's
     filled: int = 0  # frames that repeat the last one
     boxes: tuple[Box, ...] = ()  # in pixels of this clip
     row: dict[str, str] = field(default_factory=dict)  # what the list says of the video
+
+    @property
+    def file(self) -> str:
+        """The name of the video."""
+        return self.source or self.name
 
 
 class ClipCache:
@@ -131,6 +137,7 @@ class ScoredClips:
                     name=item.name + index,
                     video=video,
                     sha256=hash_of(video),
+                    source=item.name if several else "",
                     filled=missing,
                     boxes=moved,
                     row=dict(item.row),

@@ -27,6 +27,7 @@ class Estimate:
 def estimate(
     values: Sequence[float],
     weights: Sequence[float | int],
+    groups: Sequence[str] | None = None,
     *,
     level: float = LEVEL,
     resamples: int = RESAMPLES,
@@ -34,7 +35,8 @@ def estimate(
 ) -> Estimate:
     """The weighted mean of clips with its percentile interval from a seeded bootstrap over clips.
 
-    One clip has no interval. Raises ValueError for none at all, and for NaN or infinity.
+    Clips of one of `groups`, such as windows of one video, are drawn together. One clip or group
+    has no interval. Raises ValueError for none at all, and for NaN or infinity.
     """
     if not len(values):
         raise ValueError("a mean needs at least one clip, but none was scored")
@@ -46,12 +48,17 @@ def estimate(
             f"{share[wrong[0]]}: a mean is taken of finite values alone"
         )
     mean = float((held * share).sum() / share.sum())
-    if len(held) == 1:
-        return Estimate(mean=mean, clips=1)
+    total = held * share
+    if groups is not None:
+        number = {name: i for i, name in enumerate(dict.fromkeys(groups))}
+        where = [number[name] for name in groups]
+        total, share = (np.bincount(where, each) for each in (total, share))
+    if len(share) == 1:
+        return Estimate(mean=mean, clips=len(held))
     draw, means = np.random.default_rng(seed), []
-    rows = max(1, 1_000_000 // len(held))  # resamples at once: memory stays bounded
+    rows = max(1, 1_000_000 // len(share))  # resamples at once: memory stays bounded
     for done in range(0, resamples, rows):
-        chosen = draw.integers(0, len(held), (min(rows, resamples - done), len(held)))
-        means.append((held * share)[chosen].sum(axis=1) / share[chosen].sum(axis=1))
+        chosen = draw.integers(0, len(share), (min(rows, resamples - done), len(share)))
+        means.append(total[chosen].sum(axis=1) / share[chosen].sum(axis=1))
     low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
     return Estimate(mean=mean, low=float(low), high=float(high), clips=len(held))

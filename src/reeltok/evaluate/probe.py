@@ -93,19 +93,23 @@ def describe_tokens(tokenizer: Tokenizer, tokens: Tokens) -> Float[Tensor, " n"]
 def collect_features(
     tokenizer: Tokenizer, clips: Iterable[ScoredClip], labels: Mapping[str, str]
 ) -> tuple[Float[Tensor, "b n"], list[str], dict[str, str]]:
-    """Vectors and labels of the clips that have one, and why others are left out."""
-    rows, names, left_out = [], [], dict[str, str]()
+    """Vectors and labels of the videos that have one, and why others are left out.
+
+    The vector of a video is the mean over its windows.
+    """
+    windows: dict[str, list[Tensor]] = {}
+    named, left_out = dict[str, str](), dict[str, str]()
     for clip in clips:
-        file = clip.name.rpartition("#")[0] or clip.name
-        label = labels.get(file) or labels.get(Path(file).name)
+        label = labels.get(clip.file) or labels.get(Path(clip.file).name)
         if label is None:
             left_out[clip.name] = "it has no label"
             continue
-        rows.append(describe_clip(tokenizer, clip))
-        names.append(label)
-    if not rows:
+        named[clip.file] = label
+        windows.setdefault(clip.file, []).append(describe_clip(tokenizer, clip))
+    if not windows:
         raise ValueError("no clip has a label: the list should name the files as the folder does")
-    return torch.stack(rows), names, left_out
+    rows = [torch.stack(parts).mean(0) for parts in windows.values()]
+    return torch.stack(rows), [named[name] for name in windows], left_out
 
 
 def collect_rows(

@@ -6,7 +6,7 @@ stopped; under torchrun each process takes its share of the videos. What breaks 
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from reeltok.files.hashes import hash_files, hash_text
 from reeltok.files.parsing import first_error, parse_config, read_json
 from reeltok.nn.quantizers import Usage
 from reeltok.parallel import gather, rank_and_world
+from reeltok.tokens.ids import narrow_ids
 
 MAX_BROKEN = 5  # clips
 UNSCORED = ("cli", "viewer")  # rooms of this package that no score depends on
@@ -62,7 +63,7 @@ class ResultCache:
         made_of = {
             **describe_candidate(candidate),
             "protocol": asdict(plan),
-            "metrics": [*scorer.metrics, *sorted(scorer.missing), *sorted(scorer.extractors)],
+            "metrics": [*scorer.metrics, *sorted(scorer.missing), *scorer.networks()],
             "code": code_hash(),
         }
         text = json.dumps(made_of, sort_keys=True, default=str)
@@ -89,7 +90,7 @@ class ResultCache:
         if path is not None:
             if ids is not None:
                 with replacing(path.with_suffix(".ids")) as part:
-                    save_file({"ids": ids.to(torch.int32).contiguous()}, part)
+                    save_file({"ids": narrow_ids(ids).contiguous()}, part)
             score.save(path)
 
     def facts(self, found: Mapping[str, float] | None = None) -> dict[str, float]:
@@ -182,7 +183,7 @@ class Evaluation:
         self, clip: ScoredClip, keep: OnScored | None, kept: Callable[[ScoredClip], bool]
     ) -> bool:
         """Score a clip, or find its score; whether it was found."""
-        self.videos.add(clip.name.rpartition("#")[0] or clip.name)
+        self.videos.add(clip.file)
         known = self.results.find(clip)
         again = known is not None and (keep is None or kept(clip))
         if known is None or not again:
@@ -192,7 +193,7 @@ class Evaluation:
             self.results.keep(clip, score, coded.ids)
             known = score, coded.ids
         score, ids = known
-        self.scores.add(score)
+        self.scores.add(replace(score, source=clip.source))
         if self.usage is not None and ids is not None and ids.numel():
             self.usage.update(ids.long())
         return again
@@ -219,7 +220,7 @@ class Evaluation:
             seconds=coded.seconds,
             notes=[f"its last frame was repeated {clip.filled} times"] if clip.filled else [],
         )
-        return coded, with_name(score, clip.name)
+        return coded, replace(score, name=clip.name)
 
     def first(self, clip: ScoredClip) -> tuple[CodedClip, dict[str, float]]:
         """What came of the first clip, and what is measured once: parameters, its MACs."""
@@ -315,11 +316,6 @@ def code_hash() -> str:
     folder = Path(reeltok.__file__).parent
     files = sorted(folder.rglob("*.py"))
     return hash_files(*(f for f in files if f.relative_to(folder).parts[0] not in UNSCORED))
-
-
-def with_name(score: ClipScore, name: str) -> ClipScore:
-    """The score under the clip's own name."""
-    return ClipScore(**score.record() | {"name": name}, features=score.features)
 
 
 def check_broken(broken: Mapping[str, str], most: int, candidate: str) -> None:

@@ -7,6 +7,7 @@ frames, intervals are bootstrapped over clips, and two models are compared on th
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -35,6 +36,7 @@ from reeltok.metrics.lpips import LPIPS, PLANS, NetworkName
 from reeltok.metrics.networks import Extractor, load_i3d, load_styleganv
 from reeltok.metrics.paired import Box, FrameMetric, Pair, Videos
 from reeltok.nn.moments import Moments
+from reeltok.tokenizer.folder import hash_weights
 
 # Measured at once, whatever the clip: on a CPU so little that it stays in the caches.
 CPU_PIXELS, GPU_PIXELS = 4 * 256 * 256, 64 * 256 * 256
@@ -80,6 +82,7 @@ class ClipRecord(TypedDict):
     stored_bits: NotRequired[Bits | None]  # results made before there was packing have none
     seconds: dict[str, Annotated[float, Field(ge=0, le=1e12)]]
     notes: list[str]
+    source: NotRequired[str]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -96,11 +99,14 @@ class ClipScore:
     stored_bits: int | None = None  # of the tokens as a file holds them, packed
     seconds: dict[str, float] = field(default_factory=dict)  # "encode", "decode"
     notes: list[str] = field(default_factory=list)  # such as a clip filled up to the protocol
+    source: str = ""  # the name of the video, where it gives several clips
     features: dict[str, Features] = field(default_factory=dict, repr=False)
 
     def record(self) -> ClipRecord:
         """The score as plain values, without features."""
         plain = {key: value for key, value in vars(self).items() if key != "features"}
+        if not self.source:
+            del plain["source"]
         return cast(ClipRecord, plain)
 
     def save(self, path: Path) -> None:
@@ -148,6 +154,11 @@ class Scorer:
     lpips: Sequence[LPIPS] = ()
     extractors: Mapping[str, Extractor] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
+
+    def networks(self) -> list[str]:
+        """The networks that judge, each with the hash of its weights."""
+        lpips = [f"lpips-{net.net}-{hash_weights(net.state_dict())[:8]}" for net in self.lpips]
+        return lpips + sorted(f"{e.name}-{e.frames}" for e in self.extractors.values())
 
     @torch.no_grad()
     def score(
@@ -275,6 +286,7 @@ class Scores:
     def __init__(self, missing: Mapping[str, str] | None = None) -> None:
         self.clips: dict[str, ClipScore] = {}
         self.moments: dict[str, tuple[Moments, Moments]] = {}
+        self.described = Counter[str]()  # how many clips have features of each kind
         self.broken: dict[str, str] = {}  # clips that could not be scored, with the reason
         self.missing = dict(missing or {})
 
@@ -293,6 +305,7 @@ class Scores:
             for key, pair in score.features.items()
         }
         self.clips[score.name] = replace(score, features={})
+        self.described.update(found.keys())
         for key, (original, made) in found.items():
             self._count(key, (original, made))
 
@@ -303,6 +316,7 @@ class Scores:
         self.clips |= other.clips
         self.broken |= other.broken
         self.missing |= other.missing
+        self.described.update(other.described)
         for key, pair in other.moments.items():
             self._count(key, pair)
 
@@ -319,21 +333,21 @@ class Scores:
         found = {}
         for key in sorted({key for clip in self.clips.values() for key in clip.values}):
             clips = [clip for clip in self.clips.values() if key in clip.values]
-            found[key] = estimate([c.values[key] for c in clips], [c.frames for c in clips])
+            found[key] = mean_of([c.values[key] for c in clips], [c.frames for c in clips], clips)
         for name in ("bits", "stored_bits"):
-            pairs = [(getattr(c, name), c.pixels) for c in self.clips.values()]
-            counted = [(bits, pixels) for bits, pixels in pairs if bits is not None]
+            counted = [c for c in self.clips.values() if getattr(c, name) is not None]
             if counted:
-                rates = [bits / pixels for bits, pixels in counted]
-                found[f"{name}_per_pixel"] = estimate(rates, [pixels for _, pixels in counted])
+                rates = [getattr(c, name) / c.pixels for c in counted]
+                found[f"{name}_per_pixel"] = mean_of(rates, [c.pixels for c in counted], counted)
         for part in sorted({part for clip in self.clips.values() for part in clip.seconds}):
             timed = [c for c in self.clips.values() if c.seconds.get(part, 0.0) > SHORTEST]
             rates = [clip.frames / clip.seconds[part] for clip in timed]
             if timed:
-                found[f"{part}_fps"] = estimate(rates, [clip.seconds[part] for clip in timed])
+                spent = [clip.seconds[part] for clip in timed]
+                found[f"{part}_fps"] = mean_of(rates, spent, timed)
         for key, (original, made) in self.moments.items():
             if original.count > 1:
-                distance, count = frechet_distance(original, made), len(self.clips)
+                distance, count = frechet_distance(original, made), self.described[key]
                 found[f"{key}-n{count}"] = Estimate(mean=distance, clips=count)
         return found
 
@@ -354,4 +368,12 @@ def difference(first: Scores, second: Scores, metric: str) -> Estimate:
         if (a.sha256, a.frames) != (b.sha256, b.frames):
             raise ValueError(f"{a.name} is not the same original on both sides: score them again")
     gaps = [b.values[metric] - a.values[metric] for a, b in common]
-    return estimate(gaps, [a.frames for a, _ in common])
+    firsts = [a for a, _ in common]
+    return mean_of(gaps, [a.frames for a in firsts], firsts)
+
+
+def mean_of(
+    values: Sequence[float], weights: Sequence[float | int], clips: Sequence[ClipScore]
+) -> Estimate:
+    """The weighted mean of clips; its interval draws all windows of a video together."""
+    return estimate(values, weights, [clip.source or clip.name for clip in clips])

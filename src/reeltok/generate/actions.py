@@ -5,8 +5,9 @@ from pathlib import Path
 
 from torch import Tensor
 
+from reeltok.data.actions import read_actions
 from reeltok.generate.clip_spec import ClipSpec
-from reeltok.generate.conditions import frames_of_step, read_actions
+from reeltok.generate.conditions import frames_of_step
 from reeltok.generate.prior import PriorConfig
 from reeltok.generate.starts import Starts
 

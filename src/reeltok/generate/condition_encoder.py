@@ -10,10 +10,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from reeltok.corpus.sources import ListedClip
+from reeltok.data.actions import read_clip_actions
 from reeltok.data.clip import Clip
 from reeltok.files.hashes import hash_text
 from reeltok.generate.chains import TOGETHER, tabulate_chains
-from reeltok.generate.conditions import give, read_actions
+from reeltok.generate.conditions import give
 from reeltok.generate.ids import Example, tokenize_examples
 from reeltok.generate.prior import PriorConfig
 from reeltok.generate.recipes import GeneratorRecipe
@@ -76,8 +77,10 @@ class ConditionEncoder:
 
     def _examples(self, x: Tensor, clip: Clip, first: int) -> list[Example]:
         """A window as it is, and mirrored where the recipe asks for it."""
-        recipe = self.recipe
-        actions = actions_of(clip, first, x.shape[2] - 1, recipe.actions)
+        recipe, actions = self.recipe, None
+        if recipe.actions:
+            wanted = {"count": x.shape[2] - 1, "numbers": recipe.actions}
+            actions = read_clip_actions(clip, first=first, **wanted)
         found = [Example(x=x, actions=actions)]
         if recipe.mirrored is not None:
             if actions is not None:
@@ -100,29 +103,6 @@ class ConditionEncoder:
             found, turn = tokenize_examples(tokenizer, self.config, made, given=given), lambda v: v
         held = {name: getattr(found, name) for name in FIELDS}
         return {name: turn(value) for name, value in held.items() if value is not None}
-
-
-def actions_of(clip: Clip, first: int, count: int, each: int) -> Float[Tensor, "1 n a"] | None:
-    """The `each` numbers after `count` frames of a clip, from frame `first` on; None for 0.
-
-    OSError or ValueError for a bad file.
-    """
-    if not each:
-        return None
-    path = clip.path.with_suffix(".actions.npy")
-    if clip.member or not path.is_file():
-        raise FileNotFoundError(
-            f"there are no actions for {clip.name}: write {each} numbers after each frame to "
-            f"{path.name} beside it, or set actions=0"
-        )
-    actions = read_actions(path)
-    found = actions[:, first : first + count]
-    if found.shape[1:] != (count, each):
-        raise ValueError(
-            f"{path} has {actions.shape[1]} rows of {actions.shape[2]} numbers: frames "
-            f"{first} to {first + count} of the clip need {count} of {each}"
-        )
-    return found
 
 
 def masks_of(recipe: GeneratorRecipe, config: PriorConfig) -> list[Bool[Tensor, "t h w"]]:

@@ -5,17 +5,14 @@ condition video; its tokens stand where a mask would, wherever they hold anythin
 """
 
 import math
-from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from reeltok.files.parsing import read_array
 from reeltok.nn.bounds import Side
 from reeltok.tokenizer.spec import Spec
 
@@ -182,23 +179,3 @@ def actions_by_step(
 def frames_of_step(timing: Timing) -> int:
     """Frames that a token step stands for, at most: as many actions lie side by side in one."""
     return max(timing.first_frames, timing.frames_per_group // timing.steps_per_group)
-
-
-def read_actions(path: str | Path) -> Float[Tensor, "1 n a"]:
-    """Actions of a .npy file, one row of finite numbers after each frame.
-
-    ValueError for anything else.
-    """
-    values = read_array(path)
-    if values.ndim != 2 or values.dtype.kind not in "fiu":
-        raise ValueError(
-            f"{path} has shape {values.shape} of {values.dtype}: give one row of numbers for each "
-            f"frame"
-        )
-    actions = torch.from_numpy(np.array(values, "float32"))[None]
-    wrong = (~actions.isfinite()).any(2).flatten().nonzero()
-    if len(wrong):
-        raise ValueError(
-            f"action {int(wrong[0])} of {path} holds what is not a number: give finite ones"
-        )
-    return actions

@@ -1,5 +1,6 @@
 """The examples of a generator: the rows of a corpus, which is built first where clips are given."""
 
+import json
 import math
 import shutil
 import statistics
@@ -65,11 +66,12 @@ def open_examples(
     """The corpus at `data`, or that of its clips, which is built in `out`/corpus.
 
     What is there of it stays. `show` displays how far the coding is. ValueError where a corpus is
-    of another tokenizer, or has no windows as the recipe's.
+    of another tokenizer, or holds examples that another recipe made.
     """
     if is_corpus(data):
         corpus = Corpus(data)
         corpus.require_own(tokenizer)
+        require_own_examples(corpus, recipe, config)
         return corpus
     place = Place(out / MADE)
     keep: Keep = "ids" if isinstance(config, PriorConfig) else "latents"
@@ -86,6 +88,30 @@ def open_examples(
     with show(len(plan.sources)) if show is not None else nullcontext() as on_clips:
         build_corpus(plan, place, held, engine=engine, share=(0, 1), on_clips=on_clips)
     return Corpus(place)
+
+
+def require_own_examples(
+    corpus: Corpus, recipe: GeneratorRecipe, config: FlowConfig | PriorConfig | None
+) -> None:
+    """ValueError where a corpus holds what another recipe made of its windows, or another rate."""
+    build = corpus.manifest["build"]
+    held = (build.get("beside") or {}).get("prior")
+    if held is not None and isinstance(config, PriorConfig):
+        record = ConditionEncoder(recipe=recipe, config=config).record["prior"]
+        wanted = json.loads(json.dumps(record))
+        for name in sorted(held.keys() | wanted.keys()):
+            if held.get(name) != wanted.get(name):
+                raise ValueError(
+                    f"{corpus.place} holds examples made with {name}={held.get(name)}, the recipe "
+                    f"has {name}={wanted.get(name)}: set it as the corpus has it, or train on the "
+                    "clips"
+                )
+    if recipe.data.fps and recipe.data.fps != build["fps"]:
+        rate = "each clip's own rate" if build["fps"] is None else f"{build['fps']:g} Hz"
+        raise ValueError(
+            f"{corpus.place} holds windows at {rate}, and the recipe has data.fps="
+            f"{recipe.data.fps:g}: leave it out, or train on the clips"
+        )
 
 
 def named_sources(recipe: GeneratorRecipe, data: str | Path) -> list[ListedClip]:

@@ -303,8 +303,9 @@ def roll_out(
         assert isinstance(made, Tensor), "generated tokens stand for tensors"
         made = made[:, :, seen.shape[2] - int(has_reference) :]
         yield made
-        seen = torch.cat([seen, made.clamp(-1, 1)], dim=2)[:, :, -overlap:]
-        at += new
+        known = torch.cat([seen, made.clamp(-1, 1)], dim=2)
+        seen = known[:, :, -overlap:]
+        at += known.shape[2] - seen.shape[2]
 
 
 def inpaint(

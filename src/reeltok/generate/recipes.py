@@ -79,6 +79,11 @@ class GeneratorRecipe:
                 f"leave it out"
             )
 
+        if self.actions and self.data.damage == "skip":
+            raise ValueError(
+                "actions are those after each frame, data.damage='skip' leaves frames out: set "
+                "data.damage='stop' or 'refuse'"
+            )
         if self.mirrored and max(self.mirrored) >= self.actions:
             raise ValueError(
                 f"mirrored={self.mirrored} names number {max(self.mirrored)} of an action, which "

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from reeltok.data.actions import read_actions
 from reeltok.data.find import find_clips
 from reeltok.generate.clip_spec import ClipSpec
-from reeltok.generate.conditions import read_actions
 from reeltok.generate.folder import STARTS, find_generator
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from reeltok.corpus.read import is_corpus
 from reeltok.files.atomic import scratch
 from reeltok.generate import flow
 from reeltok.generate.clip_spec import ClipSpec
@@ -66,7 +67,7 @@ def encode_clips(tokenizer: Tokenizer, clip: ClipSpec, data: str | Path) -> Late
         name="statistics",
         generator="flow",
         tokenizer=clip.tokenizer,
-        data=DataConfig(windows=(window,), holdout=0.0),
+        data=DataConfig(windows=(window,), holdout=0.0, fps=None if is_corpus(data) else clip.fps),
     )
     at = Rank(device=tokenizer.device)
     with scratch() as base:

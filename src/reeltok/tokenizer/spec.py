@@ -1,7 +1,9 @@
 """What a tokenizer does to a video, in numbers."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from reeltok.tokens.header import bits_for
 
@@ -19,6 +21,7 @@ class Spec:
     since its network hands nothing on. `strips`: frames can be coded in strips from top to bottom,
     which changes nothing; where they cannot, tiles change values. The widest layer has `widest`
     values for each pixel of a frame (0: not known), and strips have `held` of whole frames beside.
+    `used`: values of its configuration that decide tokens or frames, though they are no weights.
     """
 
     name: str
@@ -40,6 +43,7 @@ class Spec:
     strips: bool = False
     widest: float = 0.0
     held: float = 0.0
+    used: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def independent(self) -> bool:

@@ -23,6 +23,12 @@ def integers(ids: Any) -> Int64[Tensor, "b ..."]:
     return tensor.long().unsqueeze(0) if tensor.ndim == 1 else tensor.long()
 
 
+def narrow_ids(ids: Tensor) -> Tensor:
+    """The same ids as int32 where it holds them all, else as int64."""
+    holds = not ids.numel() or int(ids.max()) < 2**31
+    return ids.to(torch.int32 if holds else torch.int64)
+
+
 def floats(latents: Any) -> Float[Tensor, "b d ..."]:
     """Latents of any container, "b d *grid". ValueError where they are not floats of that shape."""
     try:

@@ -232,11 +232,15 @@ def resize_square(x: Float[Tensor, "1 c t h w"], size: int) -> Float[Tensor, "1 
 class Loader:
     """Batches of consecutive steps, made by threads some steps ahead: `loader(step)`.
 
-    A clip that turns out broken is missing from its batch, named once in `lost`, and counted.
+    A clip that turns out broken is missing from its batch, named once in `lost`, and counted. Of
+    `steps` steps none behind the last is begun.
     """
 
-    def __init__(self, source: ClipSource, *, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self, source: ClipSource, *, rank: int = 0, world: int = 1, steps: int | None = None
+    ) -> None:
         self.source, self.rank, self.world, self.next = source, rank, world, 0
+        self.steps = steps
         self.lost = Counter[str]()
         self.pool = ThreadPoolExecutor(source.config.workers)
         self.queue = deque[list[Future]]()
@@ -253,7 +257,10 @@ class Loader:
         if step != self.next:
             self.next = step
             self.queue.clear()
-        while len(self.queue) <= self.source.config.prefetch:
+        ahead = 1 + self.source.config.prefetch
+        if self.steps is not None:
+            ahead = max(1, min(ahead, self.steps - step))
+        while len(self.queue) < ahead:
             self._order()
         self.next += 1
         made = [sample for work in self.queue.popleft() if (sample := self._result(work))]

@@ -163,8 +163,9 @@ def _keep(
     if config.cache == "none":
         return found
     clip, size = found.clip, _kept_size(found.clip, config)
-    key = f"{clip.path.resolve()}|{clip.member}|{clip.record}|{clip.start}|{clip.changed}"
-    key += f"|{clip.path.stat().st_size}|{size}|{cap}|{config.fps}|{config.damage}"
+    key = f"{clip.path.resolve()}|{clip.member}|{clip.record}|{clip.start}|{clip.end}"
+    key += f"|{clip.changed}|{clip.path.stat().st_size}|{size}|{min(cap, clip.frames)}"
+    key += f"|{config.fps}|{config.damage}"
     target = cache / f"{hash_text(key, 24)}.npy"
     decode = partial(_decode, clip, config, size, cap)
     held = _held(target) if config.cache == "disk" else None

@@ -72,7 +72,8 @@ def train(
         task = (make_task or reconstruction(score))(tokenizer, recipe, source)
         if hasattr(task, "to"):
             task.to(at.device)
-        loader = Loader(source, rank=at.rank, world=at.world)
+        steps = recipe.loop.schedule.steps
+        loader = Loader(source, rank=at.rank, world=at.world, steps=steps)
         ready = partial(begin, recipe, out, at, tokenizer.config)
         try:
             return run_task(task, loader, recipe.loop, out=out, resume=resume, at=at, ready=ready)

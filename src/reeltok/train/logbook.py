@@ -8,7 +8,7 @@ import math
 import sys
 import time
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import timedelta
@@ -40,7 +40,8 @@ class Log:
 
     def __init__(self, out: Path, run: "Run", *, since: int = 0) -> None:
         self.run, self.path, self.quiet = run, out / "log.jsonl", not run.at.first
-        self.sums, self.steps, self.began = dict[str, float](), 0, time.monotonic()
+        self.sums, self.counts = dict[str, float](), Counter[str]()
+        self.began = time.monotonic()
         self.board, self.table = None, None
         if self.quiet:
             return
@@ -65,12 +66,12 @@ class Log:
         """Count one step; write a line where one is due."""
         for name, value in {**numbers, "seconds": seconds, "waited": waited}.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
-        self.steps += 1
+            self.counts[name] += 1
         if step % self.run.config.log_every and step not in FIRST:
             return
-        means = {name: value / self.steps for name, value in self.sums.items()}
+        means = {name: value / self.counts[name] for name, value in self.sums.items()}
         self._write({"step": step, **averaged(self.run.at, means)})
-        self.sums, self.steps = {}, 0
+        self.sums, self.counts = {}, Counter()
 
     def scores(self, step: int, scores: Mapping[str, float]) -> None:
         """One validation, with its pictures where the task has some."""

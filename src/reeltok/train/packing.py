@@ -22,6 +22,7 @@ from reeltok.files.checkpoints import read_tensors
 from reeltok.files.hashes import hash_text
 from reeltok.parallel import Rank, in_turn, init_distributed
 from reeltok.tokenizer.contract import Tokenizer
+from reeltok.tokens.ids import narrow_ids
 from reeltok.tokens.packing.model import NAME, PackingModel
 from reeltok.tokens.packing.network import (
     BEFORE,
@@ -164,14 +165,15 @@ class Ids:
 
 def find_ids(recipe: PackingRecipe, tokenizer: Tokenizer, source: ClipSource, out: Path) -> Ids:
     """The ids of the recipe's clips; an interrupted run finds those that it made."""
-    said = [tokenizer.hash(), as_json(recipe.data), recipe.clips, recipe.loop.seed]
+    drawn = [(clip.place, clip.start, clip.end, clip.changed) for clip in source.frames]
+    said = [tokenizer.hash(), as_json(recipe.data), recipe.clips, recipe.loop.seed, drawn]
     path = out / f"ids-{hash_text(repr(said), 12)}.safetensors"
     if not path.is_file():
         train = torch.stack(list(encoded(tokenizer, source, recipe.clips)))
         coded = [tokenizer.encode(b.x.to(tokenizer.device)) for b in source.validation()]
         ids = {f"held.{i:04d}": one.flat()[0].view(one.grid) for i, one in enumerate(coded)}
         with replacing(path) as part:
-            save_file({k: v.int().cpu() for k, v in {"train": train, **ids}.items()}, part)
+            save_file({k: narrow_ids(v).cpu() for k, v in {"train": train, **ids}.items()}, part)
     found = read_tensors(path)
     held = [found[name].long() for name in sorted(found) if name.startswith("held.")]
     return Ids(train=found["train"].long(), held=held)

@@ -154,6 +154,7 @@ class TokenizerCandidate:
             "chunk": self.chunk,
             "tile": self.tile,
             "latent": "sample" if self.sample else "mode",
+            **({"used": dict(spec.used)} if spec.used else {}),
             **({"packing": packing.hash} if (packing := found_packing(self.tokenizer)) else {}),
             **({"source": source} if (source := self.tokenizer.about.get("source")) else {}),
         }

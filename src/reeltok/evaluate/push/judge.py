@@ -8,16 +8,18 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import torch
 
+from reeltok.data.actions import read_clip_actions
 from reeltok.data.clip import Clip
 from reeltok.data.push import read_truth
 from reeltok.evaluate.intervals import estimate
 from reeltok.evaluate.push.candidates import EpisodeBatch, Make
 from reeltok.evaluate.push.measures import MOVED, Real, measure
 from reeltok.evaluate.push.seen import SetDistance, measure_lpips
-from reeltok.files.parsing import read_array
 from reeltok.metrics.lpips import LPIPS
 
+NUMBERS = 4  # of an action of the pushing world
 TOGETHER = 16  # episodes of a batch, which H.264 codes in one video
 PAIRED = ("psnr", "changing")
 HORIZONS = ((1, 8), (8, 16), (16, 32), (32, 64), (64, 128))  # frames [a, b); frame 0 is given
@@ -63,7 +65,7 @@ class PushScores:
 def batches_of(clips: Sequence[Clip], frames: int) -> Iterator[EpisodeBatch]:
     """The first `frames` frames of episodes, up to sixteen at a time.
 
-    ValueError for one that is too short, or of another size.
+    ValueError for one that is too short, of another size, or of another world.
     """
     count = -(-len(clips) // TOGETHER)
     edges = [len(clips) * number // count for number in range(count + 1)]
@@ -79,22 +81,12 @@ def batches_of(clips: Sequence[Clip], frames: int) -> Iterator[EpisodeBatch]:
                 raise ValueError(f"{clip.name} has another size than {some[0].name}: give one size")
         yield EpisodeBatch(
             frames=np.stack(videos),
-            actions=np.stack([actions_after(clip, frames) for clip in some]),
+            actions=torch.cat(
+                [read_clip_actions(clip, count=frames, numbers=NUMBERS) for clip in some]
+            ).numpy(),
             truths=tuple(read_truth(clip.path) for clip in some),
             first=first,
         )
-
-
-def actions_after(clip: Clip, frames: int) -> np.ndarray:
-    """The actions after the first `frames` frames. ValueError for those of another world."""
-    path = clip.path.with_suffix(".actions.npy")
-    found = read_array(path)
-    if found.ndim != 2 or len(found) < frames or found.shape[1] != 4:
-        raise ValueError(
-            f"{path} has shape {found.shape}: the pushing world has 4 numbers for each of "
-            f"{frames} frames"
-        )
-    return found[:frames].astype(np.float32)
 
 
 def judge_episodes(

@@ -46,6 +46,11 @@ class PixelRecipe:
                     f"actions are those after each frame of a clip, data.{name}={found} makes "
                     f"other frames: leave it out"
                 )
+        if self.data.damage == "skip":
+            raise ValueError(
+                "actions are those after each frame, data.damage='skip' leaves frames out: set "
+                "data.damage='stop' or 'refuse'"
+            )
         if self.mirrored and not 0 <= min(self.mirrored) <= max(self.mirrored) < self.actions:
             raise ValueError(
                 f"mirrored={self.mirrored} names numbers of an action, which has {self.actions}: "

@@ -12,8 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from reeltok.configuration import parse
-from reeltok.data.clip import Clip
-from reeltok.generate.conditions import read_actions
+from reeltok.data.actions import read_clip_actions
 from reeltok.generate.pixels.network import FramePredictor, FramePredictorConfig, save
 from reeltok.generate.pixels.recipe import PixelRecipe
 from reeltok.parallel import Rank, init_distributed
@@ -56,7 +55,10 @@ class ActedSource:
 
     def __init__(self, source: ClipSource, recipe: PixelRecipe, at: Rank) -> None:
         self.source, self.recipe, self.at = source, recipe, at
-        self.actions = {clip: read_actions_after(clip, recipe.actions) for clip in source.frames}
+        self.actions = {
+            clip: read_clip_actions(clip, count=clip.frames - 1, numbers=recipe.actions)
+            for clip in source.frames
+        }
 
     def __call__(self, step: int) -> ActedClips:
         share = self.source.window(step).batch // self.at.world
@@ -65,7 +67,7 @@ class ActedSource:
         return join_clips(made)
 
     def sample(self, step: int, index: int) -> ActedClips:
-        """One window, mirrored join_clips with its actions where that is drawn."""
+        """One window, mirrored together with its actions where that is drawn."""
         window, drawn = self.source.draw(step, index)
         x, clip = self.source.sample(step, index)
         actions = self.actions[clip][:, drawn.start : drawn.start + window.frames - 1].clone()
@@ -86,18 +88,6 @@ def join_clips(made: list[ActedClips]) -> ActedClips:
     return ActedClips(
         x=torch.cat([one.x for one in made]), actions=torch.cat([one.actions for one in made])
     )
-
-
-def read_actions_after(clip: Clip, numbers: int) -> Float[Tensor, "1 n a"]:
-    """The actions after a clip's frames. ValueError for too few, or of another width."""
-    path = clip.path.with_suffix(".actions.npy")
-    found = read_actions(path)
-    if found.shape[2] != numbers or found.shape[1] < clip.frames - 1:
-        raise ValueError(
-            f"{path} has shape {tuple(found.shape[1:])}: {clip.frames} frames need "
-            f"{clip.frames - 1} actions of {numbers} numbers (actions)"
-        )
-    return found
 
 
 class PixelTask:

@@ -63,6 +63,9 @@ from reeltok.tokens.record import Tokens
 from reeltok.tokens.reel import Reel
 from reeltok.video.record import Video, unit_frames
 
+USED = ("policy", "start", "quality", "cuts", "refresh", "skip")
+"""What `under` may change: how the same weights are used."""
+
 
 class RefTok(BlockCoder):
     """The tokenizer: the closed loop behind the contract of every tokenizer."""
@@ -92,6 +95,7 @@ class RefTok(BlockCoder):
             strips=config.strips,
             widest=config.widest,
             held=config.held,
+            used={name: getattr(config, name) for name in USED},
         )
 
     def last_weight(self) -> nn.Parameter:
@@ -230,7 +234,7 @@ class RefTok(BlockCoder):
     # References, and other ways to use the same network.
 
     def under(self, **values: Any) -> "RefTok":
-        """The same network used in another way: `policy`, `start`, `quality`, `cuts`, `refresh`.
+        """The same network used in another way: values of USED.
 
         ValueError for what the network cannot do.
         """
