@@ -38,10 +38,15 @@ def is_number(value: Any) -> bool:
         return False
 
 
+SLOWEST, FASTEST = 1e-5, 1e6  # frames per second
+
+
 def check_rate(fps: Any) -> None:
-    """ValueError unless `fps` is a number of frames per second, or None."""
+    """ValueError unless `fps` is a number of frames per second that files can hold, or None."""
     if fps is not None and not (is_number(fps) and fps > 0):
         raise ValueError(f"fps must be positive, not {said(fps)}")
+    if fps is not None and not SLOWEST <= fps <= FASTEST:
+        raise ValueError(f"fps lies between {SLOWEST:g} and {FASTEST:g}, not {said(fps)}")
 
 
 def check_path(given: Any, what: str, advice: str = "give its path") -> None:

@@ -88,7 +88,8 @@ def one_line(error: BaseException) -> str:
     if callable(details):  # pydantic's: a list of what is wrong and where
         first = details()[0]
         place = ".".join(str(part) for part in first["loc"])
-        return printable(f"{place}: {first['msg']}" if place else first["msg"])
+        said = first["msg"].removeprefix("Value error, ")
+        return printable(f"{place}: {said}" if place else said)
     text = str(error)
     if isinstance(error, OSError) and error.strerror:
         text = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"

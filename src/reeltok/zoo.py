@@ -45,7 +45,6 @@ FAMILIES: dict[str, tuple[type, type[Tokenizer]]] = {
     of_diffusers.FAMILY: (of_diffusers.DiffusersConfig, of_diffusers.Diffusers),
 }
 
-
 DIFFUSERS_CLASS = "AutoencoderReeltok"  # ours, as diffusers saves it
 BUNDLED = Path(__file__).parent / "weights"
 HUB = "microsoft/VidTok"
@@ -193,8 +192,9 @@ def find_folder(
         raise FileNotFoundError(missing_weights(str(name)))
     if is_repository(str(name)):
         return fetch_repository(str(name), revision=revision, variant=variant)
-    near = nearest(str(name), PRESETS, cutoff=0.4)
+    near, made = nearest(str(name), PRESETS, cutoff=0.4), BUNDLED / "generators" / str(name)
     hint = f"did you mean {near!r}?" if near else "`reeltok models` lists the names"
+    hint = f"`reeltok generate {name}` uses it" if made.is_dir() else hint
     raise ValueError(f"there is no model or folder {str(name)!r}: {hint}")
 
 

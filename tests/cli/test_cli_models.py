@@ -31,7 +31,10 @@ def test_models_lists_every_preset(run: Run) -> None:
     assert rows["vidtok_kl_noncausal_488_4chn"]["causal"] == "no"
     assert rows["vidtok_kl_causal_488_4chn"]["weights"] in ("download", "here")
     lines = run("models").out.splitlines()
-    assert len(lines) == len(found) + 1
+    assert len(lines) == len(found) + 3
+    assert lines[-1] == "generators: prior-push, sit-push (`reeltok generate NAME`)"
+    refused = run("info", "sit-push")
+    assert "no model or folder 'sit-push': `reeltok generate sit-push` uses it" in refused.err
 
 
 def test_info_of_a_reel(run: Run, models: Models, clip: Path, tmp_path: Path) -> None:

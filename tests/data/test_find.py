@@ -247,3 +247,8 @@ def test_a_changed_picture_makes_its_folder_newer(tmp_path: Path) -> None:
     before = clip.changed
     os.utime(tmp_path / "a" / "1.png", ns=(2 * before, 2 * before))
     assert clip.changed == 2 * before
+
+
+def test_an_empty_name_is_not_the_folder_that_one_is_in() -> None:
+    with pytest.raises(ValueError, match="a video, folder, pattern or list has a name"):
+        find_clips("")

@@ -10,6 +10,7 @@ import reeltok
 from reeltok.generate import masked
 from reeltok.generate.pipeline import GenerationRequest, generate_files, open_generator
 from reeltok.generate.predictor import PriorPredictor
+from reeltok.generate.sampling import require_sampler
 from reeltok.models.vidtok.network import VidTok
 
 
@@ -57,3 +58,8 @@ def test_predictions_do_not_depend_on_the_batch(plain: VidTok, tmp_path: Path) -
     assert both.shape == (2, 3, 5, 16, 16)
     torch.testing.assert_close(both[1:], second, atol=1e-4, rtol=0)
     torch.testing.assert_close(both[:, :, 0], x[:, :, 0].expand(2, -1, -1, -1))
+
+
+def test_an_unknown_sampler_is_refused_before_anything_is_made() -> None:
+    with pytest.raises(ValueError, match="no sampler is called 'foo': choose one of euler-"):
+        require_sampler("foo")

@@ -501,3 +501,24 @@ def test_cuts_are_told_from_motion() -> None:
     scenes = torch.cat([x, fast, late, torch.cat([x[:, :, :1], bright(4)], dim=2)])
     found = reference.find_cuts(scenes[:, :, :1], scenes[:, :, 1:])
     assert found.tolist() == [False, False, False, True]
+
+
+def test_a_stored_frame_may_come_alone() -> None:
+    """One frame, then whole blocks, as the division of `spec` says."""
+    model, x = build(replace(TINY, start="webp")), clip(9)
+    state = model.new_encode_state()
+    parts = [model.encode_chunk(part, state) for part in (x[:, :, :1], x[:, :, 1:5], x[:, :, 5:])]
+    assert [part.frames for part in parts] == [1, 4, 4]
+    joined, whole = Tokens.join(parts), model.encode(x)
+    assert torch.equal(joined.flat(), whole.flat())
+    torch.testing.assert_close(model.decode(joined), model.decode(whole))
+
+
+def test_ids_alone_are_of_a_clip_that_began_with_plain_tokens() -> None:
+    model, x = build(replace(TINY, start="webp", cuts="ignore")), clip(9)
+    plain = model.under(start="plain")
+    ids = plain.encode(x).ids
+    torch.testing.assert_close(model.decode(ids), plain.decode(ids))
+    tokens = model.encode(x)
+    with pytest.raises(ValueError, match="lack the picture that their clip begins with"):
+        model.decode(tokens.with_(extras={}))

@@ -109,7 +109,7 @@ def test_tokens_that_end_early_are_said_to() -> None:
     tokens, state = model.encode(clip(9)), model.new_decode_state()
     model.decode_chunk(tokens.part(0, 1, frames=(0, 1)), state)
     wrong = tokens.part(1, 2, frames=(1, 9))
-    with pytest.raises(ValueError, match="end 4 frames before"):
+    with pytest.raises(ValueError, match="lack the last 4 of the frames"):
         model.decode_chunk(wrong, state, last=True)
 
 

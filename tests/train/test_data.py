@@ -408,3 +408,13 @@ def test_a_file_that_leaves_the_cache_is_made_again(clips: Path, tmp_path: Path)
         kept.unlink()
     assert torch.equal(source.batch(3).x, wanted)
     assert 0 < len(list((tmp_path / "cache").glob("*.npy"))) <= len(files)
+
+
+def test_a_list_of_the_users_is_not_replaced_by_a_check(clips: Path, tmp_path: Path) -> None:
+    (tmp_path / "clean.csv").write_text("my,own,notes")
+    with pytest.raises(ValueError, match=r"clean\.csv is not of an earlier check"):
+        check_clips(clips, out=tmp_path)
+    assert (tmp_path / "clean.csv").read_text() == "my,own,notes"
+    (tmp_path / "clean.csv").unlink()
+    check_clips(clips, out=tmp_path)
+    check_clips(clips, out=tmp_path)

@@ -117,3 +117,13 @@ def test_a_rate_is_needed_for_pictures(tmp_path: Path) -> None:
 def test_of_takes_the_same_layouts() -> None:
     for given in (FRAMES.permute(3, 0, 1, 2), VALUES[0], FRAMES.numpy()):
         assert torch.equal(Video.of(given, fps=3).frames, FRAMES)
+
+
+def test_floats_of_three_rows_may_be_channels_last() -> None:
+    """Then nobody knows; bytes are channels last, as everywhere."""
+    x = torch.rand(3, 8, 8, 3) * 2 - 1
+    for given in (x, x.numpy(), torch.rand(5, 3, 8, 3)):
+        with pytest.raises(ValueError, match=r"could be .*'t h w c'"):
+            Video.of(given)
+    assert Video.of(torch.rand(3, 8, 8, 5) * 2 - 1).frames.shape == (8, 8, 5, 3)
+    assert Video.of(torch.zeros(3, 8, 8, 3, dtype=torch.uint8)).frames.shape == (3, 8, 8, 3)

@@ -51,6 +51,9 @@ def fvd(
     for name, count in counts.items():
         if plan.clips is not None and count < plan.clips:
             note(f"{count} {name} clips, {plan.name} has {plan.clips:,}: not comparable")
+    if found.filled:
+        total = found.real + found.made
+        note(f"{found.filled} of {total} clips are too short and repeat their last frame")
     if plan.repeats > 1:
         note(f"{plan.name} is measured {plan.repeats} times, on other made clips: this is once")
     record = {"protocol": plan.name, "version": plan.version, **asdict(found)}

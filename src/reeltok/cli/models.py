@@ -18,19 +18,22 @@ if TYPE_CHECKING:
 
 
 def models() -> Report:
-    """List the tokenizers that can be used by name.
+    """List the tokenizers that can be used by name, and the generators that come along.
 
     Their weights are "bundled" with the package, "here" (downloaded before), available from
     `reeltok download`, or not published. `reeltok info NAME` describes one tokenizer.
     """
     from reeltok import zoo
+    from reeltok.generate.folder import bundled_generators
     from reeltok.models.presets import PRESETS
 
     rows = [
         {"name": name, "family": family, **config_facts(config), "weights": zoo.weights_of(name)}
         for name, (family, config) in PRESETS.items()
     ]
-    return Report(data={"models": rows}, text=table(rows))
+    made = bundled_generators()
+    text = f"{table(rows)}\n\ngenerators: {', '.join(made)} (`reeltok generate NAME`)"
+    return Report(data={"models": rows, "generators": made}, text=text)
 
 
 def config_facts(config: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
+from reeltok.arguments import check_path
 from reeltok.data.clip import Clip
 from reeltok.data.kinds import (
     MANIFEST,
@@ -48,6 +49,7 @@ def find_clips(
     Raises FileNotFoundError or ValueError where there is nothing; a file that only a list names
     is looked for when it is opened.
     """
+    check_path(data, "a video, folder, pattern or list")
     path = Path(data)
     if path.exists() or path.is_symlink():
         clips = _clips_at(path, "", column, root)

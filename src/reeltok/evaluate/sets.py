@@ -22,11 +22,15 @@ ALWAYS = ("lpips-alex", "appearance")  # beside the protocol's own: its weights 
 
 @dataclass(frozen=True, kw_only=True)
 class SetDistances:
-    """The distances between two sets, and how many clips were in each; what had no weights."""
+    """The distances between two sets, and how many clips were in each; what had no weights.
+
+    `filled` counts the clips of both that repeat their last frame for want of others.
+    """
 
     distances: dict[str, float]
     real: int
     made: int
+    filled: int
     broken: dict[str, str]
     missing: dict[str, str]
 
@@ -48,7 +52,7 @@ def set_distances(
     """
     scorer = open_scorer((*protocol.metrics, *ALWAYS), frames=protocol.fvd_frames, device=device)
     sums: list[dict[str, Moments]] = []
-    counts, broken = [], dict[str, str]()
+    counts, filled, broken = [], 0, dict[str, str]()
     for plan, data in ((protocol, real), (protocol.of_made, made)):
         held, found, number = clips(plan, data), dict[str, list[Moments]](), 0
         for clip in held:
@@ -67,11 +71,18 @@ def set_distances(
             )
         sums.append({name: reduce(add, moments) for name, moments in found.items()})
         counts.append(number)
+        filled += held.filled
         broken |= held.broken
     distances = {name: frechet_distance(sums[0][name], sums[1][name]) for name in sums[0]}
     missing = {name: why for name, why in scorer.missing.items() if name != "lpips-alex"}
+    real_clips, made_clips = counts
     return SetDistances(
-        distances=distances, real=counts[0], made=counts[1], broken=broken, missing=missing
+        distances=distances,
+        real=real_clips,
+        made=made_clips,
+        filled=filled,
+        broken=broken,
+        missing=missing,
     )
 
 

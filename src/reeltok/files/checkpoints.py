@@ -115,6 +115,8 @@ def reason(error: Exception) -> str:
     needed = re.search(r"GLOBAL ([\w.]+)", text)
     if needed:
         return f"it holds a {needed[1]}, and to make one could run any code"
+    if "weights_only" in text:  # a paragraph of advice, which is for files that one trusts
+        return "it is not a file of torch or safetensors"
     first = re.sub(r"\x1b\[[0-9;]*m", "", text).strip().partition("\n")[0]
     return printable(f"{type(error).__name__}: {first}" if first else type(error).__name__)
 

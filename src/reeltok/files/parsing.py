@@ -94,7 +94,8 @@ def first_error(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        return printable(f"{place}: {first['msg']}" if place else first["msg"])
+        said = first["msg"].removeprefix("Value error, ")
+        return printable(f"{place}: {said}" if place else said)
     said = f"it has no {error}" if isinstance(error, KeyError) else str(error)
     return printable(said or type(error).__name__)
 

@@ -22,6 +22,7 @@ from reeltok.generate.clip_spec import ClipSpec
 from reeltok.generate.conditions import give_around, give_frames
 from reeltok.generate.folder import family_of, open_tokenizer
 from reeltok.generate.prior import Prior
+from reeltok.generate.sampling import require_sampler
 from reeltok.generate.schedule import SHARES, Sampling
 from reeltok.generate.sit import Flow
 from reeltok.generate.starts import Starts, read_starts
@@ -164,6 +165,7 @@ def flow_pipeline(
     guidance = 1.0 if request.guidance is None else request.guidance
     flow.pick_label(model.config, request.class_name, guidance)
     sampler = request.sampler or "euler-maruyama"
+    require_sampler(sampler)
 
     def make(count: int, seed: int, first: int, tell: Callable) -> Iterator[Tensor]:
         tokens = flow.generate(

@@ -25,6 +25,12 @@ def rms(x: Tensor) -> float:
     return x.square().mean().sqrt().item()
 
 
+def require_sampler(name: str) -> None:
+    """ValueError for an unknown sampler."""
+    if name not in SAMPLERS:
+        raise ValueError(f"no sampler is called {name!r}: choose one of {', '.join(SAMPLERS)}")
+
+
 def sample(
     velocity: Velocity,
     x: Tensor,
@@ -39,8 +45,7 @@ def sample(
     `steps` points in time for the samplers of fixed step; dopri5 chooses its own, by `norm` of its
     error. Euler-Maruyama calls the network `steps` times, the Heun ones about twice as often.
     """
-    if sampler not in SAMPLERS:
-        raise ValueError(f"no sampler is called {sampler!r}: choose one of {', '.join(SAMPLERS)}")
+    require_sampler(sampler)
     if steps < 2 and sampler != "dopri5":
         raise ValueError(f"steps={steps} was asked, but a path needs at least 2 points in time")
     if sampler in ("euler-maruyama", "heun-sde"):

@@ -4,7 +4,7 @@
 use them. A state belongs to one stream and is a pytree: its leaves are tensors.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -31,7 +31,7 @@ from reeltok.tokenizer.tiling import Convert, Options, StreamRunner, StreamState
 from reeltok.tokens.ids import check_latents, join_sizes, require_gridded, require_step
 from reeltok.tokens.record import Tokens
 from reeltok.video.record import Video
-from reeltok.video.timing import moments_of
+from reeltok.video.timing import PartTimes, moments_of
 
 
 @dataclass(eq=False, kw_only=True)
@@ -39,12 +39,13 @@ class EncodeState(StreamState):
     """Where an encoder stands in a stream of frames.
 
     The next token step is number `step`, after the frame `before`, as it came. `ended`: the last
-    chunk was no whole group, which only the end of a stream may be.
+    chunk was no whole group, which only the end of a stream may be. `clock` times the chunks.
     """
 
     step: int = 0
     before: Tensor | None = None
     ended: bool = False
+    clock: PartTimes = field(default_factory=PartTimes)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -200,8 +201,9 @@ def encode_next(
     if not count_frames(clip):
         raise ValueError("the chunk holds no frames: give at least one")
     spec = tokenizer.spec
-    begun, width = state.step > 0 and not spec.independent, spec.window_for(count_frames(clip))
-    runs = whole_groups([clip], spec, window=width, begun=begun)
+    begun = state.before is not None and not spec.independent
+    width = spec.window_for(count_frames(clip))
+    runs = whole_groups([clip], spec, window=width, begun=begun, clock=state.clock)
     options: dict[str, Any] = {"window": width, "sample": sample}
     return Tokens.join([encode_run(tokenizer, run, clip, state, **options) for run in runs])
 

@@ -26,7 +26,7 @@ from reeltok.tokens.reel import Reel
 from reeltok.video.frames import as_values, bytes_of, five_axes, shown_bytes
 from reeltok.video.record import Colour, Video
 from reeltok.video.tags import MADE
-from reeltok.video.timing import moments_of
+from reeltok.video.timing import PartTimes, moments_of
 
 Part = TypeVar("Part")
 GIVEN = ("float16", "bfloat16", "float32", "float64")  # types of tensors that hold frames
@@ -75,17 +75,18 @@ def whole_groups(
     window: int | None = None,
     hold: bool = False,
     begun: bool = False,
+    clock: PartTimes | None = None,
 ) -> Iterator[FrameRun]:
     """The frames of `parts` in runs of whole groups of `spec`.
 
     A run holds all whole groups that have arrived, or exactly `window` frames, or (`hold`)
-    everything. The last run is filled up to a whole group. `begun`: the first group came before.
-    ValueError when parts differ in size.
+    everything. The last run is filled up to a whole group. `begun`: the first group came before,
+    and `clock` knows until when. ValueError when parts differ in size or rate.
     """
-    held: FrameRun | None = None
+    held, clock = None, clock or PartTimes()
     first, group = spec.first_frames, spec.frames_per_group
     for part in parts:
-        held = _append(held, part)
+        held = _append(held, part, clock)
         del part  # before the next comes
         wanted = window or (group if begun else first)
         while not hold and held.real >= wanted:
@@ -110,9 +111,9 @@ def repeat_last_frame(frames: FrameRun, length: int) -> FrameRun:
     return replace(frames, x=torch.cat([frames.x, last], dim=2))
 
 
-def _append(held: FrameRun | None, part: Video | Tensor) -> FrameRun:
+def _append(held: FrameRun | None, part: Video | Tensor, clock: PartTimes) -> FrameRun:
     video = part if isinstance(part, Video) else None
-    times, last = (None, None) if video is None else (video.times, video.last)
+    times, last = (None, None) if video is None else (clock.of(video), video.last)
     x = part.frames.permute(3, 0, 1, 2)[None] if isinstance(part, Video) else five_axes(part)
     x = x if x.dtype == torch.uint8 else as_values(x)
     if held is None:
@@ -196,8 +197,8 @@ def require_all(missing: int) -> None:
     """ValueError where tokens ended and so many of their frames did not come."""
     if missing:
         raise ValueError(
-            f"these tokens end {missing} frames before the clip that they are said to be: "
-            "give their own number of frames"
+            f"these tokens lack the last {missing} of the frames that they are said to be of: "
+            "decode the whole clip with start and stop, or give their own number of frames"
         )
 
 

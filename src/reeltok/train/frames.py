@@ -231,6 +231,11 @@ def check_clips(
     files go to `out`, by default beside the clips. Raises ValueError where nothing decodes.
     """
     target = Path(out) if out else folder_of(data)
+    if (target / "clean.csv").exists() and not (target / "check.json").exists():
+        raise ValueError(
+            f"{target / 'clean.csv'} is not of an earlier check (there is no check.json beside "
+            "it): name another folder with `out`, or move it"
+        )
     clips = find_clips(data)
     with ThreadPoolExecutor(workers) as pool:
         results = list(pool.map(lambda clip: _count(clip, damage), clips))

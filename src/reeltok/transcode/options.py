@@ -60,8 +60,8 @@ class Coding:
     `chunk` frames at a time (by default as many as `FRAME_PIXELS` allows), in tiles of `tile`
     pixels. `memory` in GB bounds the peak of the process on a CPU (by default the model and 0.75,
     at least 1, or what the frames need at least), which `jobs` files share. `latents` is the name
-    of a torch dtype. `pack`: ids are packed without loss. ValueError for a chunk or tile below 1,
-    and for no memory.
+    of a torch dtype. `pack`: ids are packed without loss. ValueError for a chunk, tile or
+    number of jobs below 1, and for no memory.
     """
 
     chunk: int | None = None
@@ -72,7 +72,7 @@ class Coding:
     pack: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("chunk", "tile"):
+        for name in ("chunk", "tile", "jobs"):
             value = getattr(self, name)
             if value is not None and not is_count(value):
                 raise ValueError(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from reeltok.arguments import check_path
 from reeltok.files.atomic import is_pipe
 from reeltok.files.places import PIPE, check_apart, check_place
 from reeltok.wording import count
@@ -72,6 +73,7 @@ def plan_files(
     always do. `folder`: a single one may also become a folder. Raises FileNotFoundError or
     ValueError where there is nothing.
     """
+    check_path(out, "what is written")
     found = [job for text in inputs for job in _expand(text, find)]
     one = len(found) == 1 and (found[0].source == inputs[0] or bool(Path(out).suffix))
     bare = not Path(out).suffix and out != PIPE

@@ -163,3 +163,12 @@ def require_frames(x: Any, fps: Any = None, times: Any = None) -> None:
             f"times are a float64 tensor of one for each of {len(x)} frames, found {shape}: give "
             "those, or None for a constant rate"
         )
+    if times is not None and len(times):
+        if not bool(times.isfinite().all()):
+            raise ValueError("times hold NaN or infinity: give seconds from the first frame")
+        if bool((times[1:] < times[:-1]).any()):
+            at = int((times[1:] < times[:-1]).nonzero()[0])
+            raise ValueError(
+                f"times run backwards: frame {at} is shown at {float(times[at]):g} s and the next "
+                f"at {float(times[at + 1]):g} s: give those of the frames in their order"
+            )

@@ -31,7 +31,7 @@ def arranged(x: Tensor | np.ndarray, *, picture: bool = False) -> Shaped[Tensor,
         raise ValueError(f"{_WANTED}, not {str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}")
     x = x.detach()
     meanings = sorted(set(_meanings(x, picture)))
-    if "t h w c" in meanings and x.shape[-1] == _RGB:
+    if "t h w c" in meanings and x.shape[-1] == _RGB and not x.is_floating_point():
         meanings = ["t h w c"]
     if len(meanings) != 1:
         said = f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}"
@@ -82,6 +82,7 @@ def _meanings(x: Tensor, picture: bool) -> list[str]:
         found += ["t h w c"] if not floating and shape[3] in (_GREY, _RGB, _RGBA) else []
         found += ["t c h w"] if shape[1] == _RGB or (shape[1] == _GREY and not floating) else []
         found += ["c t h w"] if shape[0] == _RGB else []
+        found += ["t h w c"] if floating and found and shape[3] == _RGB else []  # which one is it?
     if x.ndim == 3 and (picture or not floating):
         if not floating and shape[2] in (_GREY, _RGB, _RGBA):
             return ["h w c"]

@@ -25,7 +25,7 @@ from reeltok.video.sink import Written, open_sink
 from reeltok.video.size import AnySize, size_text
 from reeltok.video.source import Source, open_source
 from reeltok.video.tags import MADE, Colour
-from reeltok.video.timing import FrameSpan, durations, held, moments_of
+from reeltok.video.timing import FrameSpan, PartTimes, durations, held, moments_of
 
 __all__ = ["Colour", "Stream", "Video", "Written", "read", "stream", "to_bytes", "to_unit", "write"]
 
@@ -357,6 +357,7 @@ def write(
     )
     with sink:
         begun = varying = False
+        clock = PartTimes()
         for part in parts:
             if not begun:
                 varying = part.times is not None and fps is None
@@ -364,6 +365,7 @@ def write(
                 if fps is not None and (part.times is not None or part.fps != fps):
                     sink.retime(part.fps)
                 begun = True
+            part = part if fps else replace(part, times=clock.of(part))
             moments = part.moments() if varying else [(None, None)] * len(part)
             for number, (time, seconds) in zip(range(len(part)), moments, strict=True):
                 sink.add(part.frames[number].numpy(), time, seconds)

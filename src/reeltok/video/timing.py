@@ -11,13 +11,17 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
+from torch import Tensor
 
 from reeltok.arguments import check_rate, is_count, is_number, said
 
 _COARSE = 0.005  # seconds: time stamps in larger units were never finer
 MOST_FRAMES = 10**8  # at another rate: a month and more, or time stamps that are damaged
 _LONG = 1.5  # frames: a last one held for less is not a choice, but what its muxer guessed
+_SAME = 1e-6  # relative: rates that differ by less are one
+_ROUNDING = 1e-9  # seconds
 _NEAR = 5e-5  # seconds: half a unit of the fourth decimal, as far as people write times
 
 
@@ -61,7 +65,8 @@ def fraction_of(fps: float) -> Fraction:
     ntsc = Fraction(round(fps * 1.001) * 1000, 1001)
     if ntsc and abs(float(ntsc) / fps - 1) < 5e-6:
         return ntsc
-    return Fraction(fps).limit_denominator(1001)
+    slow = math.ceil(1000 / fps) if fps else 0
+    return Fraction(fps).limit_denominator(max(1001, slow))
 
 
 def find_rate(
@@ -108,6 +113,43 @@ def moments_of(times: Any, last: float | None, first: int, stop: int) -> tuple[A
 def durations(times: Sequence[float], last: float) -> list[float]:
     """Seconds that each picture is shown, the last of all for `last`."""
     return [*(after - time for time, after in pairwise(times)), last]
+
+
+class PartTimes:
+    """When the pictures of a video's parts are shown: each part begins where the one before ends.
+
+    So slices, whose times begin at 0, and parts of a stream, whose times run on, come to the same.
+    """
+
+    def __init__(self) -> None:
+        self.fps: float | None = None
+        self.varying: bool | None = None
+        self.until = 0.0
+
+    def of(self, part: Any) -> Float[Tensor, " t"] | None:
+        """The times of the next part, a `Video`; None where the first had none.
+
+        ValueError for a part of another constant rate than the first.
+        """
+        first = self.varying is None
+        if first:
+            self.varying, self.fps = part.times is not None, part.fps
+        if not self.varying:
+            if part.fps and self.fps and abs(part.fps / self.fps - 1) > _SAME:
+                raise ValueError(
+                    f"the video began with {self.fps:g} frames per second and goes on with "
+                    f"{part.fps:g}: read all of it with one `fps`"
+                )
+            return None
+        times, rate = part.times, part.fps or self.fps
+        if times is None:
+            times = torch.arange(len(part), dtype=torch.float64) / (rate or 1.0)
+        if not len(times):
+            return times
+        if not first and abs(float(times[0]) - self.until) > _ROUNDING:
+            times = times - times[0] + self.until
+        self.until = float(times[-1]) + (part.last or 1 / (rate or 1.0))
+        return times
 
 
 def first_from(

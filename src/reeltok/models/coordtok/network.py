@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -49,6 +49,7 @@ Range = tuple[int, int]
 Ranges = tuple[Range, ...]
 """Ranges of (time, row, column)."""
 Context = Literal["region", "slice"]
+CONTEXTS: tuple[str, ...] = get_args(Context)
 
 
 def decode_box(
@@ -67,6 +68,8 @@ def decode_box(
     a short clip may have fewer). The patches of a run see one another: those of the box alone, or
     with `context="slice"` all of the clip's, so that the pixels are those of the whole clip.
     """
+    if context not in CONTEXTS:
+        raise ValueError(f"no context is called {context!r}: choose one of {', '.join(CONTEXTS)}")
     places, patch = decoder.config.places, decoder.config.decoder_patch
     length = -(-frames // patch[0])
     wanted = [(a // p, -(-b // p)) for (a, b), p in zip(box, patch, strict=True)]

@@ -12,6 +12,7 @@ is ours: VidTok's encoder and decoder as a stream of blocks, and injections that
 import copy
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from reeltok.arguments import require_kind
+from reeltok.files.parsing import first_error
 from reeltok.models.reftok.blocks import REFERENCES, BlockCoder, CodedBlock
 from reeltok.models.reftok.flow import Motion
 from reeltok.models.reftok.injection import (
@@ -241,8 +243,8 @@ class RefTok(BlockCoder):
         try:
             config = replace(self.config, **values)
         except ValidationError as error:
-            message = error.errors()[0]["msg"]
-            raise ValueError(f"{self.name} cannot be used with {values}: {message}") from error
+            said = first_error(error)
+            raise ValueError(f"{self.name} cannot be used with {values}: {said}") from error
         if config == self.config:
             return self
         self.hash()  # once for all views
@@ -271,8 +273,11 @@ class RefTok(BlockCoder):
         return Tokenizer.stream_encode(view, parts, reference=reference, **options)
 
     def decode(self, tokens: TokensLike, **options: Any) -> Video | Tensor:
-        tokens = as_tokens(tokens, self)
-        return Tokenizer.decode(self.as_coded(tokens), tokens, **options)
+        bare = not isinstance(tokens, Tokens | Reel | str | Path)
+        stored = self.config.start in ("lossless", "webp")  # which ids alone do not hold
+        view = self.under(start="plain") if bare and stored else self
+        tokens = as_tokens(tokens, view)
+        return Tokenizer.decode(view.as_coded(tokens), tokens, **options)
 
     def stream_decode(
         self,

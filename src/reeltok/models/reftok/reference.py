@@ -292,6 +292,11 @@ def recall_references(
         at = 0 if where == START else int(where) - part.step
         if part.step == 0 if where == START else 0 <= at < part.grid[0]:
             found[at] = restore_reference(part, where, clips)
+    if config.start in ("lossless", "webp") and part.step == 0 and 0 not in found:
+        raise ValueError(
+            f"these tokens of {part.model!r} lack the picture that their clip begins with "
+            "(extras): keep it with them, or encode with under(start='plain')"
+        )
     return found
 
 
