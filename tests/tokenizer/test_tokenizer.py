@@ -299,7 +299,7 @@ def test_tokens_of_another_tokenizer_are_refused() -> None:
         other.decode(tokens)
     with pytest.raises(ValueError, match="frames 3 to 9"):
         MODELS["default"].decode(tokens, start=3, stop=9)
-    with pytest.raises(ValueError, match="end 85 frames before"):
+    with pytest.raises(ValueError, match="lack the last 85 of the frames"):
         MODELS["default"].decode(tokens.with_(frames=90))
     with pytest.raises(ValueError, match="hold frames of 16x16 pixels, not of the 160x16"):
         MODELS["default"].decode(tokens.with_(height=160))

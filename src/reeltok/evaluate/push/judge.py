@@ -12,14 +12,13 @@ import torch
 
 from reeltok.data.actions import read_clip_actions
 from reeltok.data.clip import Clip
-from reeltok.data.push import read_truth
+from reeltok.data.push import ACTION, read_truth
 from reeltok.evaluate.intervals import estimate
 from reeltok.evaluate.push.candidates import EpisodeBatch, Make
 from reeltok.evaluate.push.measures import MOVED, Real, measure
 from reeltok.evaluate.push.seen import SetDistance, measure_lpips
 from reeltok.metrics.lpips import LPIPS
 
-NUMBERS = 4  # of an action of the pushing world
 TOGETHER = 16  # episodes of a batch, which H.264 codes in one video
 PAIRED = ("psnr", "changing")
 HORIZONS = ((1, 8), (8, 16), (16, 32), (32, 64), (64, 128))  # frames [a, b); frame 0 is given
@@ -82,7 +81,7 @@ def batches_of(clips: Sequence[Clip], frames: int) -> Iterator[EpisodeBatch]:
         yield EpisodeBatch(
             frames=np.stack(videos),
             actions=torch.cat(
-                [read_clip_actions(clip, count=frames, numbers=NUMBERS) for clip in some]
+                [read_clip_actions(clip, count=frames, numbers=ACTION) for clip in some]
             ).numpy(),
             truths=tuple(read_truth(clip.path) for clip in some),
             first=first,

@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from reeltok.data.push import ACTION
 from reeltok.files.atomic import scratch
 from reeltok.video.record import Video, write
-from reeltok.viewer.drive.world import ACTION, Frame, Simulated, Start, WorldModel
+from reeltok.viewer.drive.world import Frame, Simulated, Start, WorldModel
 
 MOST = 16  # visitors at a time; the one who did nothing for longest goes
 LONGEST = 3000  # frames of a recording, five minutes: the oldest go

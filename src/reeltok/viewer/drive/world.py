@@ -11,12 +11,12 @@ import torch
 from jaxtyping import UInt8
 
 from reeltok.data.clip import Clip
+from reeltok.data.push import ACTION
 from reeltok.generate import masked
 from reeltok.generate.predictor import PriorPredictor
 from reeltok.video.record import to_bytes
 
 Frame = UInt8[np.ndarray, "h w 3"]
-ACTION = 4  # numbers of an action of the pushing world
 NAMED = re.compile(r"push-(\d+)-(\d+)$")  # a clip of `reeltok data push`: its seed and number
 
 
