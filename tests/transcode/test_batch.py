@@ -9,7 +9,7 @@ import torch
 
 from reeltok.transcode.batch import run_plan
 from reeltok.transcode.options import OnProgress
-from reeltok.transcode.plan import Job, OutputPlan
+from reeltok.transcode.plan import Job, OutputPlan, plan_files
 
 
 @pytest.fixture
@@ -103,3 +103,8 @@ def test_a_failure_is_told_and_the_others_go_on(
     with pytest.warns(UserWarning, match="a left out: it is not a video"):
         done = run_plan(plan, work, fits=lambda job: False)
     assert [each.state for each in done] == ["failed", "written"]
+
+
+def test_an_empty_name_is_not_the_folder_that_one_is_in() -> None:
+    with pytest.raises(ValueError, match="what is written has a name, a str or a Path, found ''"):
+        plan_files(["clip.mp4"], "", suffix=".reel", find=lambda text: [])
