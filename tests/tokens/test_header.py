@@ -142,9 +142,10 @@ def test_declared_sizes_take_no_memory(path: Path) -> None:
 def test_tokens_that_could_not_be_read_are_not_written(tmp_path: Path) -> None:
     ids = torch.zeros(1, 2, 3, 4, dtype=torch.int64)
     given = {"ids": ids, "frames": 5, "height": 24, "width": 32, "vocabulary": 9}
-    for wrong, said in [({"fps": 1e300}, "fps"), ({"settings": {"window": "8"}}, "window")]:
-        with pytest.raises(ValueError, match=f"cannot be saved.*{said}"):
-            save_tokens(Tokens(**given, **wrong), tmp_path / "clip.reel")
+    with pytest.raises(ValueError, match=r"cannot be saved.*window"):
+        save_tokens(Tokens(**given, settings={"window": "8"}), tmp_path / "clip.reel")
+    with pytest.raises(ValueError, match="fps lies between"):
+        Tokens(**given, fps=1e300)
     assert not list(tmp_path.iterdir())
 
 

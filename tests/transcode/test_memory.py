@@ -195,8 +195,10 @@ def test_strips_that_were_asked_for_are_held_to_the_budget(tok: VidTok) -> None:
     with pytest.warns(UserWarning, match="in strips of 2048 pixels") as said:
         assert bounded(tok, Coding(tile=2048), encoding(size)).tile is not None
     assert "stay within" not in str(said[0].message)
-    with pytest.warns(UserWarning, match="in strips of 8 pixels to stay within 1.00 GB"):
+    with pytest.warns(UserWarning, match=r"in strips of 8 pixels, and 0\.2 GB wait"):
         bounded(tok, Coding(tile=8), encoding(size))
+    with pytest.warns(UserWarning, match=r"in strips of 8 pixels to stay within 1\.00 GB"):
+        bounded(tok, Coding(tile=8, memory=1.0), encoding(size))
 
 
 def test_files_share_a_budget(tok: VidTok, small: None) -> None:

@@ -333,18 +333,22 @@ class Scores:
         found = {}
         for key in sorted({key for clip in self.clips.values() for key in clip.values}):
             clips = [clip for clip in self.clips.values() if key in clip.values]
-            found[key] = mean_of([c.values[key] for c in clips], [c.frames for c in clips], clips)
+            found[key] = mean_of_clips(
+                [c.values[key] for c in clips], [c.frames for c in clips], clips
+            )
         for name in ("bits", "stored_bits"):
             counted = [c for c in self.clips.values() if getattr(c, name) is not None]
             if counted:
                 rates = [getattr(c, name) / c.pixels for c in counted]
-                found[f"{name}_per_pixel"] = mean_of(rates, [c.pixels for c in counted], counted)
+                found[f"{name}_per_pixel"] = mean_of_clips(
+                    rates, [c.pixels for c in counted], counted
+                )
         for part in sorted({part for clip in self.clips.values() for part in clip.seconds}):
             timed = [c for c in self.clips.values() if c.seconds.get(part, 0.0) > SHORTEST]
             rates = [clip.frames / clip.seconds[part] for clip in timed]
             if timed:
                 spent = [clip.seconds[part] for clip in timed]
-                found[f"{part}_fps"] = mean_of(rates, spent, timed)
+                found[f"{part}_fps"] = mean_of_clips(rates, spent, timed)
         for key, (original, made) in self.moments.items():
             if original.count > 1:
                 distance, count = frechet_distance(original, made), self.described[key]
@@ -369,10 +373,10 @@ def difference(first: Scores, second: Scores, metric: str) -> Estimate:
             raise ValueError(f"{a.name} is not the same original on both sides: score them again")
     gaps = [b.values[metric] - a.values[metric] for a, b in common]
     firsts = [a for a, _ in common]
-    return mean_of(gaps, [a.frames for a in firsts], firsts)
+    return mean_of_clips(gaps, [a.frames for a in firsts], firsts)
 
 
-def mean_of(
+def mean_of_clips(
     values: Sequence[float], weights: Sequence[float | int], clips: Sequence[ClipScore]
 ) -> Estimate:
     """The weighted mean of clips; its interval draws all windows of a video together."""

@@ -74,7 +74,7 @@ def strips_within(
             f"{size[0]}x{size[1]}: give a lower `tile`, or leave it out"
         )
     room = max(0, int(free / GAPS))
-    within = budget if free >= 0 and not coding.tile else None
+    within = budget if free >= 0 and (coding.memory or not coding.tile) else None
     note_strips(size, pixels, within, need.pasts - room)
     return_frames()
     return Tiling(pixels=pixels, room=room)
