@@ -16,6 +16,7 @@ from moving_clips import moving
 from PIL import Image
 
 from reeltok.corpus import Bucket, Corpus, Row, Shaping
+from reeltok.corpus.sources import find_sources
 from reeltok.data.find import find_clips
 from reeltok.video.record import Video, write
 
@@ -226,3 +227,14 @@ def test_an_embedding_for_each_clip_is_carried_along(tmp_path: Path) -> None:
     assert second.text is None
     (failed,) = pq.read_table(tmp_path / "out" / "failed.parquet").to_pylist()
     assert "an embedding is l d" in failed["reason"]
+
+
+def test_segments_of_one_address_have_names_of_their_own(tmp_path: Path) -> None:
+    """By which rows, labels and a look at a corpus know them."""
+    listed, address = tmp_path / "list.csv", "https://example.org/a.mp4"
+    rows = [f"{address},0,1,red", f"{address},2,3,blue"]
+    listed.write_text("\n".join(["url,start,end,label", *rows]) + "\n")
+    found = find_sources(listed)
+    assert [source.name for source in found] == [address, f"{address} (2)"]
+    assert [source.clip.start for source in found] == [0, 2]
+    assert [source.group for source in found] == ["red", "blue"]

@@ -42,7 +42,7 @@ def test_generated_clips_are_scored_at_the_protocols_size(
     """k600-fp: real videos give two windows of three crops, made ones are a clip; all at 64."""
     plan = replace(PROTOCOLS["k600-fp"], fps=None, size=32, crop=32, scored_size=16)
     found = set_distances(tmp_path / "real", tmp_path / "made", plan)
-    assert (found.real, found.made) == (12, 2)
+    assert (found.real, found.made, found.filled) == (12, 2, 0)
     assert set(seen) == {(16, 16, 16)}
     assert torch.tensor(found.distances["fvd-i3d-test"]) > 0
 
@@ -53,3 +53,9 @@ def test_without_one_they_keep_the_size_of_clips(
     plan = replace(PROTOCOLS["k600-fp"], fps=None, size=32, crop=32, scored_size=None)
     set_distances(tmp_path / "made", tmp_path / "made", plan)
     assert set(seen) == {(16, 32, 32)}
+
+
+def test_clips_that_are_too_short_are_counted(seen: list[tuple[int, ...]], tmp_path: Path) -> None:
+    plan = replace(PROTOCOLS["ucf-128"], fps=None, crop=16, size=16, smallest=1)
+    found = set_distances(tmp_path / "real", tmp_path / "made", plan)
+    assert (found.real, found.made, found.filled) == (2, 2, 4)

@@ -238,3 +238,11 @@ def test_a_pointer_instead_of_the_file_is_told(tmp_path: Path) -> None:
         (tmp_path / name).write_text(text)
         with pytest.raises(ValueError, match="pointer of Git LFS"):
             read_checkpoint(tmp_path / name)
+
+
+def test_what_is_no_file_of_weights_is_said_without_advice_of_torch(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(b"\x00\x00\x00\x20ftypisom" + bytes(200))
+    with pytest.raises(ValueError, match="it is not a file of torch or safetensors") as caught:
+        read_checkpoint(path)
+    assert "weights_only" not in str(caught.value)

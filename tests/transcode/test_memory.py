@@ -361,3 +361,8 @@ def test_strips_read_whole_groups(tok: VidTok, tmp_path: Path) -> None:
             found = [*whole_groups_of(video, tok, tile)]
         assert [len(part) for part in found] == parts
         assert torch.equal(torch.cat([part.frames for part in found]), moving(11).frames)
+
+
+def test_no_jobs_are_no_way_to_work() -> None:
+    with pytest.raises(ValueError, match="`jobs` 0 is too small or no whole number"):
+        Coding(jobs=0)
