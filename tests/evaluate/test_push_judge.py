@@ -65,7 +65,7 @@ def test_what_is_red_elsewhere_is_not_the_gripper() -> None:
 
 def test_a_perfect_video(real: Real) -> None:
     found = measure(real, real.frames.copy())
-    assert found["psnr"].min() == 99
+    assert found["psnr"].min() == pytest.approx(80)
     for name in ("false", "gripper", "missing", "moved", "still", "gone", "twice"):
         assert np.nanmax(found[name]) == 0, name
     assert np.isnan(found["share"][:3]).all()  # nothing has moved by more than two pixels yet

@@ -97,7 +97,7 @@ def test_noise_comes_in_training_alone_and_is_told(leaning: RefTok) -> None:
     assert task.conditions(found, draw).noise is None
     assert torch.equal(task.conditions(found, draw).reference, frames_of(found))
     prior.train()
-    many = found.take(torch.arange(40) % len(found))
+    many = found[torch.arange(40) % len(found)]
     told = task.conditions(many, draw)
     moved = (told.reference - frames_of(many)).flatten(1).abs().amax(1)
     assert torch.equal(moved > 0, told.noise > 0)

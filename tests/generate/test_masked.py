@@ -6,9 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given as hypothesis_given
-from hypothesis import settings
-from hypothesis import strategies as st
 from small_priors import BODY, SIZE, SMALL, clip, prior_for
 from torch import Tensor
 
@@ -29,8 +26,6 @@ from reeltok.generate.prior import (
     Prior,
     PriorConfig,
     choose_factors,
-    join_ids,
-    split_ids,
 )
 from reeltok.generate.schedule import (
     BAIR_DEBIASED,
@@ -160,15 +155,6 @@ def test_masked_tokens_become_the_condition_video_or_the_mask() -> None:
 
 
 # Vocabularies.
-
-
-@settings(max_examples=20)
-@hypothesis_given(st.lists(st.integers(2, 9), min_size=1, max_size=6), st.integers(0, 2**31))
-def test_factors_are_a_bijection(factors: list[int], seed: int) -> None:
-    ids = torch.randint(math.prod(factors), (50,), generator=torch.Generator().manual_seed(seed))
-    digits = split_ids(ids, factors)
-    assert all((digit < size).all() for digit, size in zip(digits, factors, strict=True))
-    assert torch.equal(join_ids(digits, factors), ids)
 
 
 def test_large_vocabularies_are_split() -> None:

@@ -60,7 +60,7 @@ def test_each_example_draws_one_of_the_masks(plain: VidTok) -> None:
     alone = tokenize_examples(plain, config, clips, given=masks[1:2])
     assert torch.equal(examples.shown[:, 1], alone.shown[:, 0])
     assert torch.equal(examples.padding[1], alone.padding[0])
-    many = examples.take(torch.zeros(90, dtype=torch.long))
+    many = examples[torch.zeros(90, dtype=torch.long)]
     known = draw_known(many, torch.Generator().manual_seed(0))
     kinds = [
         ((known.ids == examples.shown[0, i]) & (known.padding == examples.padding[i])).all(1)

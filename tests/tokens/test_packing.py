@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from small_packing import WEIGHTS, small_config, small_network, small_packing, sparse_ids
 
+from reeltok.tokens.digits import split_digits
 from reeltok.tokens.header import bits_for
 from reeltok.tokens.packing import coder
 from reeltok.tokens.packing.coder import UnreadableSegmentError, pack_segment, unpack_segment
@@ -21,7 +22,6 @@ from reeltok.tokens.packing.network import (
     EXACT,
     PackingConfig,
     cells_of,
-    digits_of,
     join_symbols,
     neighbours,
     pad_cells,
@@ -216,7 +216,7 @@ def test_ids_are_their_symbols() -> None:
         assert torch.equal(join_symbols(symbols, model.config), ids)
         assert (symbols < torch.tensor(model.config.alphabets)).all()
     assert split_symbols(torch.tensor([0, 1]), SKIPPING.config)[:, 0].tolist() == [1, 0]
-    assert digits_of(torch.tensor(16 + 5), SMALL.config.digits).tolist() == [5, 1, 0, 0, 0]
+    assert split_digits(torch.tensor(16 + 5), SMALL.config.digits).tolist() == [5, 1, 0, 0, 0]
     same = same_digits(torch.tensor([[5, 1]]), torch.tensor([[5, 0]]))
     assert same.tolist() == [[64, 0]]
 

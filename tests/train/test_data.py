@@ -16,6 +16,7 @@ from reeltok.data.find import find_clips
 from reeltok.train.clips import DataConfig, Window
 from reeltok.train.data import ClipSource, Loader, balance_groups
 from reeltok.train.frames import ClipFrames, check_clips, frame_cap, open_clips
+from reeltok.train.loop import split_batch
 from reeltok.video.record import to_unit
 
 
@@ -78,7 +79,8 @@ def test_shape_and_range() -> None:
     batch = ClipSource(invented(4), plain(), seed=0).batch(0)
     assert batch.x.shape == (4, 3, 5, 16, 16)
     assert batch.x.abs().max() <= 1
-    assert [part.x.shape[0] for part in batch.split(2)] == [2, 2]
+    assert [part.x.shape[0] for part in split_batch(batch, 2)] == [2, 2]
+    assert [len(part) for part in split_batch(torch.arange(8), 2)] == [4, 4]  # packing's batch
 
 
 def test_frames_are_consecutive_at_the_stride() -> None:
@@ -331,7 +333,7 @@ def test_a_clip_that_breaks_later_is_missing_and_counted(
     assert list(batch.names) == kept
     assert sum(loader.lost.values()) > 0
     assert "left out: 0.mkv" in capsys.readouterr().err
-    assert sum(len(part) for part in batch.split(3)) == len(kept)
+    assert sum(len(part) for part in split_batch(batch, 3)) == len(kept)
 
 
 def test_nothing_to_read_is_said(tmp_path: Path) -> None:

@@ -22,7 +22,6 @@ from reeltok.train.data import ClipSource
 from reeltok.train.frames import open_clips
 from reeltok.train.packing import (
     bits_of_step,
-    centre_of,
     choose_digits,
     choose_groups,
     find_ids,
@@ -161,4 +160,3 @@ def test_digits_are_levels_or_as_few_as_hold_the_vocabulary() -> None:
     assert choose_groups((16, 4, 4, 4, 2, 2, 2, 2, 2)) == (1, 3, 5)
     assert choose_groups((8, 8, 8, 8, 8)) in ((1, 2, 2), (2, 1, 2), (2, 2, 1))
     assert choose_groups((64,)) == (1,)
-    assert centre_of((8, 5, 2)) == 4 + 2 * 8 + 40

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from reeltok.generate.prior import Conditions, Prior, join_ids
+from reeltok.generate.prior import Conditions, Prior
 from reeltok.generate.schedule import (
     ClipGenerators,
     Sampling,
@@ -16,6 +16,7 @@ from reeltok.generate.schedule import (
     masked_count,
     pick,
 )
+from reeltok.tokens.digits import join_digits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +73,7 @@ def decode_masked(
         probabilities = guided(prior, shown, conditions, sampling)
         uniform = rng.rand(len(probabilities) + 1, cells).to(device)
         digits = [pick(each, uniform[:, i]) for i, each in enumerate(probabilities)]
-        ids = torch.where(masked, join_ids(digits, config.factors), ids)
+        ids = torch.where(masked, join_digits(torch.stack(digits, -1), config.factors), ids)
         confidence = sum(
             each.gather(2, digit[..., None])[..., 0].clamp(min=1e-30).log()
             for each, digit in zip(probabilities, digits, strict=True)

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from reeltok.generate import masked
 from reeltok.generate.conditions import actions_by_step, condition_video, padding_cells
 from reeltok.generate.decoding import Known, apply_mask
-from reeltok.generate.prior import Conditions, Prior, PriorConfig, split_ids
+from reeltok.generate.prior import Conditions, Prior, PriorConfig
 from reeltok.generate.schedule import least_confident, mask_ratio
 from reeltok.models.reftok.reference import on_bytes
 from reeltok.tokenizer.contract import Tokenizer
+from reeltok.tokens.digits import split_digits
 from reeltok.train.losses import Losses
 from reeltok.video.record import to_bytes, to_unit
 
@@ -59,15 +60,9 @@ class Examples:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def take(self, index: Int[Tensor, " b"]) -> "Examples":
-        """Some of the clips."""
+    def __getitem__(self, index: Int[Tensor, " b"]) -> "Examples":
         rows = {k: v[index] for k, v in vars(self).items() if v is not None and k != "padding"}
         return replace(self, **rows)
-
-    def split(self, parts: int) -> list["Examples"]:
-        """`parts` batches of equal size."""
-        step = len(self) // parts
-        return [self.take(torch.arange(i * step, (i + 1) * step)) for i in range(parts)]
 
     def to(self, device: torch.device | str) -> "Examples":
         return replace(self, **{k: v.to(device) for k, v in vars(self).items() if v is not None})
@@ -204,7 +199,7 @@ class PriorTask:
         sums: dict[str, float] = {}
         for i, index in enumerate(torch.arange(len(self.held_out)).split(self.batch)):
             generator = torch.Generator().manual_seed(i)
-            part = self.held_out.take(index).to(self.prior.mask.device)
+            part = self.held_out[index].to(self.prior.mask.device)
             losses = self.loss(part, step, generator)
             for name, value in {"held_out": losses.total, **losses.terms}.items():
                 sums[name] = sums.get(name, 0.0) + value.item() * len(part)
@@ -248,7 +243,7 @@ def ids_errors(
     scores: list[Float[Tensor, "b n _"]], ids: Int[Tensor, "b n"], factors: tuple[int, ...]
 ) -> Float[Tensor, "b n"]:
     """The cross-entropy of every token: of its factors, summed."""
-    digits = split_ids(ids, factors)
+    digits = split_digits(ids, factors).unbind(-1)
     each = [
         F.cross_entropy(
             score.float().flatten(0, 1),
@@ -265,6 +260,6 @@ def ids_right(
     scores: list[Float[Tensor, "b n _"]], ids: Int[Tensor, "b n"], factors: tuple[int, ...]
 ) -> Bool[Tensor, "b n"]:
     """Which tokens the likeliest factors hit."""
-    digits = split_ids(ids, factors)
+    digits = split_digits(ids, factors).unbind(-1)
     hits = [score.argmax(-1) == digit for score, digit in zip(scores, digits, strict=True)]
     return torch.stack(hits).all(0)

@@ -30,14 +30,8 @@ class Latents:
     def __len__(self) -> int:
         return len(self.values)
 
-    def take(self, index: Tensor) -> "Latents":
-        """Some of the clips."""
+    def __getitem__(self, index: Int[Tensor, " b"]) -> "Latents":
         return replace(self, values=self.values[index], labels=self.labels[index])
-
-    def split(self, parts: int) -> list["Latents"]:
-        """`parts` batches of equal size."""
-        step = len(self) // parts
-        return [self.take(torch.arange(i * step, (i + 1) * step)) for i in range(parts)]
 
     def to(self, device: torch.device | str) -> "Latents":
         return replace(self, values=self.values.to(device), labels=self.labels.to(device))
@@ -61,7 +55,7 @@ class ExampleSet(Protocol):
     """Examples in rows: latents, or ids with what they are generated from."""
 
     def __len__(self) -> int: ...
-    def take(self, index: Tensor) -> Any: ...  # of the same kind, as is what `to` gives
+    def __getitem__(self, index: Tensor) -> Any: ...  # of the same kind, as is what `to` gives
     def to(self, device: torch.device | str) -> Any: ...
 
 
@@ -90,7 +84,7 @@ class Feed(Generic[Kind]):
         random = np.random.default_rng((self.seed, step))
         drawn = random.integers(len(self.examples), size=self.batch)
         mine = torch.from_numpy(drawn[self.rank :: self.world])
-        return self.examples.take(mine).to(self.device)
+        return self.examples[mine].to(self.device)
 
 
 class FlowTask:
@@ -138,7 +132,7 @@ class FlowTask:
         total = 0.0
         for i, index in enumerate(torch.arange(len(self.held_out)).split(self.batch)):
             generator = torch.Generator(weight.device).manual_seed(i)
-            part = self.held_out.take(index).to(weight.device)
+            part = self.held_out[index].to(weight.device)
             total += self.loss(part, step, generator).total.item() * len(part)
         return {"held_out": total / len(self.held_out), "score": -total / len(self.held_out)}
 

@@ -27,6 +27,7 @@ from reeltok.generate.schedule import Sampling
 from reeltok.nn.bounds import Depth, Side, Triple, Width
 from reeltok.nn.linear import Linear, linear
 from reeltok.nn.transformer import Block
+from reeltok.tokens.digits import split_digits
 
 WHOLE = 4096
 """Vocabularies up to this size are predicted as one factor; larger ones in factors up to FACTOR."""
@@ -182,14 +183,15 @@ class Prior(nn.Module):
 
         Else the first hundreds of steps learn nothing but that, most of all where one id is common.
         """
-        for bias, digits in zip(self.biases, split_ids(ids, self.config.factors), strict=True):
-            counts = torch.bincount(digits.flatten().cpu(), minlength=len(bias)) + 1.0
+        digits = split_digits(ids.flatten(), self.config.factors).unbind(-1)
+        for bias, values in zip(self.biases, digits, strict=True):
+            counts = torch.bincount(values.cpu(), minlength=len(bias)) + 1.0
             bias.copy_((counts / counts.sum()).log())
 
     def embed(self, ids: Int[Tensor, "b n"], tables: list[Tensor]) -> Float[Tensor, "b n d"]:
         """The sum of a token's factors, or the mask."""
         masked = ids == self.config.vocabulary
-        digits = split_ids(ids.masked_fill(masked, 0), self.config.factors)
+        digits = split_digits(ids.masked_fill(masked, 0), self.config.factors).unbind(-1)
         each = [F.embedding(d, table) for d, table in zip(digits, tables, strict=True)]
         return torch.where(masked[..., None], self.mask, torch.stack(each).sum(0))
 
@@ -232,20 +234,6 @@ def need(given: Tensor | None, what: str) -> Tensor:
     if given is None:
         raise ValueError(f"this prior generates from {what}, and none was given: give it")
     return given
-
-
-def split_ids(ids: Int[Tensor, "*n"], factors: Sequence[int]) -> list[Int[Tensor, "*n"]]:
-    """The factors of ids, the least significant first."""
-    strides = [math.prod(factors[:i]) for i in range(len(factors))]
-    return [ids // stride % size for stride, size in zip(strides, factors, strict=True)]
-
-
-def join_ids(digits: Sequence[Int[Tensor, "*n"]], factors: Sequence[int]) -> Int[Tensor, "*n"]:
-    """The ids that factors make; the inverse of `split_ids`."""
-    total = torch.zeros_like(digits[0])
-    for i, digit in enumerate(digits):
-        total = total + digit * math.prod(factors[:i])
-    return total
 
 
 def choose_factors(vocabulary: int, levels: Sequence[int] = ()) -> tuple[int, ...]:

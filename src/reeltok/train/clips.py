@@ -1,11 +1,10 @@
 """What a run draws from its clips: windows, how they are kept, and what a batch is."""
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as config_dataclass
 from torch import Tensor
@@ -88,11 +87,13 @@ class ClipBatch:
             x=self.x.to(device, non_blocking=True), names=self.names, groups=self.groups
         )
 
-    def split(self, parts: int) -> list["ClipBatch"]:
-        """At most `parts` batches, as equal as they go."""
-        edges = [len(self) * i // parts for i in range(parts + 1)]
-        cuts = [slice(a, b) for a, b in pairwise(edges) if b > a]
-        return [ClipBatch(x=self.x[c], names=self.names[c], groups=self.groups[c]) for c in cuts]
+    def __getitem__(self, rows: Int[Tensor, " n"]) -> "ClipBatch":
+        chosen = rows.tolist()
+        return ClipBatch(
+            x=self.x[rows],
+            names=tuple(self.names[row] for row in chosen),
+            groups=tuple(self.groups[row] for row in chosen),
+        )
 
 
 class ClipError(ValueError):

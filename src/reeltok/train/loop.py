@@ -25,7 +25,15 @@ from reeltok.train.parallel import no_sync
 from reeltok.train.run import LoopConfig, Run, Task
 
 BatchSource = Callable[[int], Any]
-"""From a step's number to its batch, which may have `to(device)` and, to accumulate, `split(n)`."""
+"""From a step's number to its batch, which may have `to(device)`.
+
+To accumulate gradients it needs a length and rows, too.
+"""
+
+
+def split_batch(batch: Any, parts: int) -> list[Any]:
+    """At most `parts` batches, of as many rows each where these divide."""
+    return [batch[rows] for rows in torch.arange(len(batch)).chunk(parts)]
 
 
 def train_step(run: Run, batch: Any) -> dict[str, float]:
@@ -33,7 +41,7 @@ def train_step(run: Run, batch: Any) -> dict[str, float]:
     config, step = run.config, run.step
     factor = run.schedule.factor(step)
     set_lr(run.optimizers["model"], config.optimizer.lr * factor)
-    parts = batch.split(config.accumulate) if config.accumulate > 1 else [batch]
+    parts = split_batch(batch, config.accumulate) if config.accumulate > 1 else [batch]
     terms, made = Terms(len(parts)), []
     with still(run.discriminator):
         for number, part in enumerate(parts):

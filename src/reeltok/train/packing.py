@@ -22,6 +22,7 @@ from reeltok.files.checkpoints import read_tensors
 from reeltok.files.hashes import hash_text
 from reeltok.parallel import Rank, in_turn, init_distributed
 from reeltok.tokenizer.contract import Tokenizer
+from reeltok.tokens.digits import centre_of, split_digits
 from reeltok.tokens.ids import narrow_ids
 from reeltok.tokens.packing.model import NAME, PackingModel
 from reeltok.tokens.packing.network import (
@@ -33,7 +34,6 @@ from reeltok.tokens.packing.network import (
     PackingNetwork,
     Pass,
     cells_of,
-    digits_of,
     known_digits,
     neighbours,
     pad_cells,
@@ -129,12 +129,6 @@ def choose_groups(digits: tuple[int, ...]) -> tuple[int, ...]:
                 found.append((count + 1, values + size, (*groups, end - start)))
         best[end] = min(found)
     return best[len(digits)][2]
-
-
-def centre_of(digits: tuple[int, ...]) -> int:
-    """The id of a lattice's centre, whose code is zero."""
-    strides = [math.prod(digits[:i]) for i in range(len(digits))]
-    return sum(size // 2 * stride for size, stride in zip(digits, strides, strict=True))
 
 
 def try_packing(recipe: PackingRecipe, *, device: str | None = None) -> DryRun:
@@ -261,7 +255,7 @@ def bits_of_step(network: PackingNetwork, ids: Int[Tensor, "b k h w"]) -> list[F
     """The bits of each id of the last step, half by half, as `coder.walk` codes them."""
     config, steps = network.config, ids.flip(1).unbind(1)  # the last one first
     symbols = [split_symbols(step, config) for step in steps]
-    digits = [digits_of(step, config.digits) for step in steps]
+    digits = [split_digits(step, config.digits) for step in steps]
     same = [same_digits(*pair) for pair in zip(digits, [*digits[1:], None], strict=True)]
     maps = [pad_cells(network.describe(*pair)) for pair in zip(symbols, same, strict=True)]
     maps += [torch.zeros_like(maps[0])] * (1 + STEPS_SEEN - len(maps))

@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass as config_dataclass
 from torch import Tensor, nn
 
 from reeltok.metrics.lpips import LPIPS, NetworkName
+from reeltok.metrics.paired import peak_decibel
 from reeltok.nn.quantizers.contract import full_precision
 from reeltok.tokenizer.contract import Reconstruction, Tokenizer
 from reeltok.train.clips import ClipBatch
@@ -242,9 +243,9 @@ def side_by_side(
 
 
 def score_frames(x: Float[Tensor, "b c t h w"], y: Float[Tensor, "b c t h w"]) -> dict[str, float]:
-    """PSNR in dB, mean over frames, on values in [0, 1] with 1e-8 beside the error: at most 80."""
+    """PSNR in dB, mean over frames, of values in [-1, 1]; at most 80."""
     squared = ((x - y) / 2).square().mean(dim=(1, 3, 4))
-    return {"psnr": (-10 * torch.log10(squared + 1e-8)).mean().item()}
+    return {"psnr": peak_decibel(squared).mean().item()}
 
 
 def mean_of_groups(groups: dict[str, list[dict[str, float]]]) -> dict[str, float]:

@@ -2,19 +2,19 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from reeltok.configuration import parse
 from reeltok.data.actions import read_clip_actions
 from reeltok.generate.pixels.network import FramePredictor, FramePredictorConfig, save
 from reeltok.generate.pixels.recipe import PixelRecipe
+from reeltok.metrics.paired import peak_decibel
 from reeltok.parallel import Rank, init_distributed
 from reeltok.train.checks import require_new, require_shares, require_windows
 from reeltok.train.data import ClipSource
@@ -40,11 +40,8 @@ class ActedClips:
     def to(self, device: torch.device | str) -> "ActedClips":
         return ActedClips(x=self.x.to(device), actions=self.actions.to(device))
 
-    def split(self, parts: int) -> list["ActedClips"]:
-        """At most `parts` batches, as equal as they go."""
-        edges = [len(self) * i // parts for i in range(parts + 1)]
-        cuts = [slice(a, b) for a, b in pairwise(edges) if b > a]
-        return [ActedClips(x=self.x[cut], actions=self.actions[cut]) for cut in cuts]
+    def __getitem__(self, rows: Int[Tensor, " n"]) -> "ActedClips":
+        return ActedClips(x=self.x[rows], actions=self.actions[rows])
 
 
 class ActedSource:
@@ -124,20 +121,15 @@ class PixelTask:
             made = self.model(x[:, :, :1], batch.actions.to(place)).float().clamp(-1, 1)
             errors = (made - x[:, :, 1:]).square().mean(1)
             moved = (x[:, :, 1:] - x[:, :, :1]).abs().amax(1) > CHANGED
-            whole.append(psnr_of_error(errors.mean()))
+            whole.append(peak_decibel(errors.mean() / 4).item())
             if moved.any():
-                changing.append(psnr_of_error(errors[moved].mean()))
+                changing.append(peak_decibel(errors[moved].mean() / 4).item())
         scores = {"psnr": whole, "changing": changing}
         return {name: float(np.mean(values)) for name, values in scores.items() if values}
 
     def save(self, folder: Path) -> None:
         """Write the network where `load` finds it."""
         save(self.model, folder)
-
-
-def psnr_of_error(error: Float[Tensor, ""]) -> float:
-    """PSNR of a mean square of values in [-1, 1], at most 99 dB."""
-    return float(10 * torch.log10(4 / error.clamp(min=4e-10)).clamp(max=9.9))
 
 
 def predictor_of(recipe: PixelRecipe) -> FramePredictor:

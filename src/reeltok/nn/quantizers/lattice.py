@@ -21,6 +21,7 @@ from reeltok.nn.quantizers.contract import (
     with_losses,
 )
 from reeltok.parallel import mean_over_ranks
+from reeltok.tokens.digits import centre_of, join_digits, split_digits
 from reeltok.tokens.ids import check_ids
 
 MOST_CODES = 2**24  # whose mean shares the entropy loss holds (64 MiB in float32)
@@ -136,7 +137,7 @@ class Lattice(nn.Module):
             digits = self.digits(bounded)
             if skipped is not None:
                 digits = self.centred(digits, skipped)
-            ids = (digits.long() * self.basis(z.device)).sum(-1)
+            ids = join_digits(digits.long(), self.config.levels)
             codes = self.values(digits)
             soft = bounded / self.centre_and_half(bounded)[1]
             out = codes + (soft - soft.detach())
@@ -151,8 +152,7 @@ class Lattice(nn.Module):
     @property
     def centre_id(self) -> int:
         """The id whose code is zero in every channel."""
-        levels = self.config.levels
-        return sum(n // 2 * math.prod(levels[:i]) for i, n in enumerate(levels))
+        return centre_of(self.config.levels)
 
     def centred(self, digits: Tensor, skipped: Bool[Tensor, "b *grid"]) -> Tensor:
         """The centre's digits for skipped cells; others that fell on it move by one level."""
@@ -164,17 +164,11 @@ class Lattice(nn.Module):
     def lookup(self, ids: Int[Tensor, "b *grid"]) -> Float[Tensor, "b *grid d"]:
         """The codes of ids, float32. Raises ValueError naming an id outside the vocabulary."""
         check_ids(ids, self.config.vocabulary)
-        levels = torch.tensor(self.config.levels, device=ids.device)
-        digits = ids.unsqueeze(-1) // self.basis(ids.device) % levels
-        return self.values(digits.float())
+        return self.values(split_digits(ids, self.config.levels).float())
 
     @property
     def rounding_from(self) -> int:
         return self.config.rounding_from if isinstance(self.config, FSQConfig) else 0
-
-    def basis(self, device: torch.device) -> Tensor:
-        places = [math.prod(self.config.levels[:i]) for i in range(self.config.channels)]
-        return torch.tensor(places, dtype=torch.int64, device=device)
 
     def values(self, digits: Tensor) -> Tensor:
         centre, half = self.centre_and_half(digits)

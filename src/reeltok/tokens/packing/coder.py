@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from reeltok.tokens.digits import split_digits
 from reeltok.tokens.packing.model import PackingModel
 from reeltok.tokens.packing.network import (
     BEFORE,
@@ -23,7 +24,6 @@ from reeltok.tokens.packing.network import (
     PackingConfig,
     Pass,
     cells_of,
-    digits_of,
     join_symbols,
     neighbours,
     pad_cells,
@@ -122,7 +122,7 @@ class Step:
     @classmethod
     def of(cls, ids: Int[Tensor, "n"], config: PackingConfig) -> "Step":
         return cls(
-            ids=ids, symbols=split_symbols(ids, config), digits=digits_of(ids, config.digits)
+            ids=ids, symbols=split_symbols(ids, config), digits=split_digits(ids, config.digits)
         )
 
     def take(self, cells: Int[Tensor, "m"]) -> "Step":
@@ -206,10 +206,10 @@ def code_cells(
             symbols[skipped] = split_symbols(torch.tensor(config.skip, device="cpu"), config)
             left = (~skipped).nonzero()[:, 0]
         elif before:
-            digits = digits_of(symbols[left, number], config.digits[place])
+            digits = split_digits(symbols[left, number], config.digits[place])
             same[left, place] = same_digits(digits, before[0].digits[left][:, place])
     if before and config.skip is not None:
         skipped = symbols[:, 0] == 1
-        digits = digits_of(join_symbols(symbols[skipped], config), config.digits)
+        digits = split_digits(join_symbols(symbols[skipped], config), config.digits)
         same[skipped] = same_digits(digits, before[0].digits[skipped])
     return symbols, same

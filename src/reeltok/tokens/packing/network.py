@@ -24,6 +24,8 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from reeltok.tokens.digits import join_digits, split_digits
+
 ACTIVATION_BITS = 6  # an activation of 64 stands for 1
 MOST = 127  # of a weight's or an activation's integer: both fit 8 bits
 MOST_OFFSET = 2**15 - 1  # of what is added to a sum: 16 bits
@@ -239,15 +241,6 @@ class PackingNetwork(Rounded):
         return torch.cat([straight(total.clamp(0, MOST), total, 0, MOST), same], dim=-1)
 
 
-def digits_of(numbers: Int[Tensor, "*n"], sizes: Sequence[int]) -> Int[Tensor, "*n k"]:
-    """The digits of numbers, of so many values each, the least significant first."""
-    found = []
-    for size in sizes[:-1]:
-        found.append(numbers % size)
-        numbers = numbers // size
-    return torch.stack([*found, numbers], dim=-1)
-
-
 def same_digits(
     digits: Int[Tensor, "*n k"], before: Int[Tensor, "*n k"] | None
 ) -> Float[Tensor, "*n k"]:
@@ -259,7 +252,7 @@ def same_digits(
 
 def split_symbols(ids: Int[Tensor, "*n"], config: PackingConfig) -> Int[Tensor, "*n s"]:
     """The symbols of ids, in the order of coding."""
-    symbols = digits_of(ids, config.factors)
+    symbols = split_digits(ids, config.factors)
     if config.skip is None:
         return symbols
     return torch.cat([(ids == config.skip).to(ids.dtype)[..., None], symbols], dim=-1)
@@ -267,12 +260,7 @@ def split_symbols(ids: Int[Tensor, "*n"], config: PackingConfig) -> Int[Tensor, 
 
 def join_symbols(symbols: Int[Tensor, "*n s"], config: PackingConfig) -> Int[Tensor, "*n"]:
     """The ids that symbols make; the inverse of `split_symbols`."""
-    total, stride = torch.zeros_like(symbols[..., 0]), 1
-    for symbol, size in zip(
-        symbols.unbind(-1)[-len(config.factors) :], config.factors, strict=True
-    ):
-        total, stride = total + symbol * stride, stride * size
-    return total
+    return join_digits(symbols[..., -len(config.factors) :], config.factors)
 
 
 def known_digits(number: int, config: PackingConfig) -> int:
