@@ -4,7 +4,6 @@ A file appears under its name when it is whole: in a folder it is renamed, at an
 there by one call. What fails, or does not answer, is an OSError of one sentence.
 """
 
-import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -134,8 +133,3 @@ class Place:
         except Exception as error:  # each of fsspec's many backends has errors of its own
             said = " ".join(str(error).split()) or type(error).__name__
             raise OSError(f"{name} cannot be reached: {said}") from error
-
-
-def as_file(data: bytes) -> IO[bytes]:
-    """Bytes as an open file."""
-    return io.BytesIO(data)

@@ -12,8 +12,6 @@ from pydantic.dataclasses import dataclass
 from reeltok.corpus.row import bucket_name
 from reeltok.tokenizer.spec import Spec
 
-PARTS = 32  # frames that are decoded at a time
-
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class Bucket:
