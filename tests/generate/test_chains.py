@@ -10,6 +10,7 @@ from reeltok.generate import masked
 from reeltok.generate.chains import disturb, tabulate_chains
 from reeltok.generate.ids import Example, Examples, PriorTask, tokenize_examples
 from reeltok.generate.prior import Prior
+from reeltok.generate.recipes import prior_push, prior_push_none
 from reeltok.models.reftok.network import RefTok
 from reeltok.models.vidtok.network import VidTok
 from reeltok.video.record import to_unit
@@ -66,6 +67,21 @@ def test_all_windows_of_a_chain_are_shown_its_first_frame(leaning: RefTok) -> No
     assert torch.equal(told.start[3:], told.reference[:3])
     alone = tokenize_examples(leaning, config, [Example(x=clip(5))])
     assert torch.equal(alone.starts, alone.references)
+
+
+def test_the_twin_of_a_prior_learns_from_the_same_frames(leaning: RefTok) -> None:
+    """A tokenizer without references follows a frame too, as causal networks do."""
+    clips, _, found = chain_of(twin := leaning.under(policy="none"))
+    x = torch.cat([one.x for one in clips])
+    coder, behind = twin.under(start="given"), frames_of(found)[3:]
+    again = coder.encode(x[:, :, 5:], reference=behind)
+    assert (again.flat() == found.ids[3:]).float().mean() > 0.95
+    assert (behind - x[:, :, 4:5]).abs().mean() > 0.01
+    assert vars(prior_push_none()) == {
+        **vars(prior_push()),
+        "name": "prior_push_none",
+        "tokenizer": "reftok-push-none",
+    }
 
 
 def test_disturbed_windows_lead_to_other_references(leaning: RefTok) -> None:

@@ -228,21 +228,11 @@ def prior_push() -> GeneratorRecipe:
 
 
 def prior_push_none() -> GeneratorRecipe:
-    """The twin of `prior_push` on plain ids: the same examples, network and steps, no reference.
+    """The twin of `prior_push` on plain ids: the same examples, network, frames seen and steps.
 
     Set `tokenizer` to the folder of a run of `reftok_push_none`.
     """
-    same = prior_push()
-    return replace(
-        same,
-        name="prior_push_none",
-        tokenizer="reftok-push-none",
-        settings={**same.settings, "start": False},
-        chain=1,
-        disturbed=0.0,
-        noise=0.0,
-        every=4,
-    )
+    return replace(prior_push(), name="prior_push_none", tokenizer="reftok-push-none")
 
 
 def decoded(data: DataConfig, window: Window) -> DataConfig:
