@@ -1,9 +1,11 @@
 """Peers: codecs at a quality and at given bits, the floor, foreign autoencoders, functions."""
 
 import json
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import pytest
 import torch
 from small_foreign import TINY, WAN_2_2
@@ -58,6 +60,33 @@ def test_a_codec_gives_the_clip_back(name: str, capfd: pytest.CaptureFixture[str
     assert capfd.readouterr().err == ""  # codecs are silent
 
 
+@pytest.mark.parametrize("name", CODERS)
+def test_the_comment_of_an_encoder_is_not_counted(name: str) -> None:
+    """Else one grey frame costs 5,448 bits in H.264, 19,432 in H.265 and 224 in AV1."""
+    video = Video.of(torch.full((1, 64, 64, 3), 128, dtype=torch.uint8), fps=30)
+    grey = ScoredClip(name="grey", video=video, sha256=hash_of(video))
+    codec = CodecCandidate(name=name, coder=CODERS[name], quality=34)
+    assert codec.reconstruct(grey).bits < 1_000
+
+
+def test_a_comment_is_cut_out_of_its_packet() -> None:
+    slice_unit, settings = b"\x00\x00\x01\x65pixels", b"\x00\x00\x01\x06settings"
+    packet = av.Packet(b"\x00\x00\x00\x01\x67size" + settings + slice_unit)
+    packet.pts, packet.time_base = 7, Fraction(1, 30)
+    bare = codecs.without_comment(packet)
+    assert bytes(bare) == b"\x00\x00\x01\x67size" + slice_unit
+    assert bare.pts == 7
+
+
+@pytest.mark.parametrize("name", CODERS)
+def test_colours_are_converted_as_exactly_as_those_of_the_clips(name: str) -> None:
+    """FFmpeg's fast conversion makes pictures 1.2 levels darker."""
+    clip, coder = moving(), CODERS[name]
+    made = CodecCandidate(name=name, coder=coder, quality=coder.low).reconstruct(clip)
+    levels = (made.x - clip.video.tensor()) * 127.5
+    assert abs(levels.mean().item()) < 0.3
+
+
 def test_frames_too_small_for_a_codec_are_refused() -> None:
     codec = CodecCandidate(name="h265", coder=CODERS["h265"], quality=30)
     with pytest.raises(ValueError, match="libx265 takes 64 pixels a side or more, not 40x32"):
@@ -103,6 +132,7 @@ def test_the_nearest_quality_is_found_at_both_ends() -> None:
 def test_codec_curves_agree_with_figures_measured_elsewhere(
     shared: Path, name: str, crf: int, decibel: float, bits_per_pixel: float
 ) -> None:
+    """There with the encoders' comments counted and colours converted in FFmpeg's fast way."""
     codec = CodecCandidate(name=name, coder=CODERS[name], quality=crf)
     found, rates = [], []
     for clip in clips("shared-eval", shared / "data" / "eval"):
@@ -110,8 +140,8 @@ def test_codec_curves_agree_with_figures_measured_elsewhere(
         found.append(psnr(clip, coded.x))
         rates.append((coded.bits or 0) / clip.video.frames[..., 0].numel())
     assert len(found) == 22
-    assert sum(found) / 22 == pytest.approx(decibel, abs=0.1)
-    assert sum(rates) / 22 == pytest.approx(bits_per_pixel, rel=0.01)
+    assert -0.05 < sum(found) / 22 - decibel < 0.4
+    assert 0.85 < sum(rates) / 22 / bits_per_pixel < 1.01
 
 
 def test_the_floor_keeps_every_fourth_frame_small() -> None:

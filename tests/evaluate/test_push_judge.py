@@ -114,6 +114,9 @@ def test_tiles_come_apart_again_and_take_the_bits_asked_for() -> None:
     worse = Tiled(bits={0: 4_000})
     error = lambda x: float(((x.astype(float) - clips) ** 2).mean())
     assert error(worse(batch)) > error(made)
+    free = Tiled(bits={0: 4_000}, given=True)  # frame 0 counts nothing: there is more for all
+    assert error(free(batch)) < error(worse(batch))
+    assert free.spent[0] == pytest.approx(4_000, rel=0.1)
 
 
 def test_horizons_and_intervals(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def push(
     candidates: dict[str, Make] = {**ours.makes, **others.makes}
     spent: dict[str, dict[int, int]] = {}
     if ours.coded is not None:
-        tiled = Tiled(bits=ours.coded.bits)
+        tiled = Tiled(bits=ours.coded.bits, given=ours.coded.given)
         candidates["h264 at its bits"] = tiled  # after what it takes the bits of
         spent = {"model": ours.coded.bits, "h264": tiled.spent}
     candidates |= still

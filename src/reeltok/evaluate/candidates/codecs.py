@@ -2,11 +2,14 @@
 
 A codec runs at a quality of its own, or at the bits of a tokenizer in two ways: one quality for the
 whole set (it may spend bits where it likes), or every clip at that clip's bits. Bits are those of
-the packets; a container's headers are not counted.
+the packets that a decoder needs: neither a container's headers count nor the comment in which an
+encoder writes its settings (5 kbit of H.264, 19 of H.265). Colours are converted as exactly as
+those of the clips themselves (video/colour.py).
 """
 
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -23,9 +26,13 @@ from reeltok.evaluate.candidates.candidate import CodedClip, pad_clip, timed
 from reeltok.evaluate.clips import ScoredClip
 from reeltok.evaluate.results import CandidateKind
 from reeltok.parallel import sum_over_ranks
+from reeltok.video.colour import FromRGB, ToRGB
 from reeltok.video.record import to_unit
+from reeltok.video.tags import Colour
 
 FPS = 30  # told to every encoder: rates here are per pixel, not per second
+BT709 = Colour(matrix=1)
+SUPPLEMENT = 6  # H.264: the type of a unit that tells a decoder nothing about pixels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +67,7 @@ CODERS = {
         decoder="hevc",
         options={
             "preset": "slow",
-            "x265-params": "log-level=none:pools=none:frame-threads=1",
+            "x265-params": "log-level=none:pools=none:frame-threads=1:info=0",
         },
         low=8,
         high=51,
@@ -92,7 +99,10 @@ CODERS = {
 def encode_packets(
     coder: CodecSettings, frames: UInt8[Tensor, "t h w 3"], quality: float
 ) -> list[av.Packet]:
-    """The packets of a clip at a quality. ValueError where the encoder refuses the size."""
+    """The packets of a clip at a quality, without comments.
+
+    ValueError where the encoder refuses the size.
+    """
     if min(frames.shape[1:3]) < coder.smallest:
         size = f"{frames.shape[2]}x{frames.shape[1]}"
         raise ValueError(
@@ -104,18 +114,24 @@ def encode_packets(
     context.pix_fmt = "yuv420p"
     context.time_base, context.framerate = Fraction(1, FPS), Fraction(FPS)
     context.options = {**coder.options, "crf": f"{quality:g}"}
-    packets = []
+    packets, to_yuv = [], FromRGB("yuv420p", BT709)
     try:
         for time, picture in enumerate(frames.numpy()):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), "rgb24")
-            frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709")
-            frame.pts = time
-            packets += context.encode(frame)
+            packets += context.encode(to_yuv(picture, time, context.time_base))
         packets += context.encode(None)
     except av.FFmpegError as error:
         size = f"{frames.shape[2]}x{frames.shape[1]}"
         raise ValueError(f"{coder.encoder} does not take frames of {size} ({error})") from error
-    return packets
+    return [without_comment(p) for p in packets] if coder.encoder == "libx264" else packets
+
+
+def without_comment(packet: av.Packet) -> av.Packet:
+    """An H.264 packet without supplemental information, which libx264 cannot leave out itself."""
+    units = re.split(rb"\x00?\x00\x00\x01", bytes(packet))[1:]
+    kept = (unit for unit in units if unit[0] & 31 != SUPPLEMENT)
+    made = av.Packet(b"".join(b"\x00\x00\x01" + unit for unit in kept))
+    made.pts, made.dts, made.time_base = packet.pts, packet.dts, packet.time_base
+    return made
 
 
 def decode_packets(coder: CodecSettings, packets: Iterable[av.Packet]) -> UInt8[Tensor, "t h w 3"]:
@@ -123,8 +139,10 @@ def decode_packets(coder: CodecSettings, packets: Iterable[av.Packet]) -> UInt8[
     context: Any = av.CodecContext.create(coder.decoder, "r")
     frames = [frame for packet in packets for frame in context.decode(packet)]
     frames += context.decode(None)
-    pictures = [frame.reformat(format="rgb24", src_colorspace="ITU709") for frame in frames]
-    return torch.from_numpy(np.stack([picture.to_ndarray() for picture in pictures]))
+    for frame in frames:
+        frame.colorspace = BT709.matrix
+    to_rgb = ToRGB()
+    return torch.from_numpy(np.stack([to_rgb(frame).copy() for frame in frames]))
 
 
 def to_even_size(frames: UInt8[Tensor, "t h w 3"]) -> UInt8[Tensor, "t h2 w2 3"]:

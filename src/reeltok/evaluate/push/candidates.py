@@ -79,9 +79,11 @@ class Tiled:
     """H.264 at the `bits` of a tokenizer, by first episode: a batch side by side in one video.
 
     So its headers, which are larger than a small episode, are paid once. `spent` are its own bits.
+    `given`: frame 0 counts in neither's, as the tokenizer has it for nothing.
     """
 
     bits: dict[int, int]
+    given: bool = False
     spent: dict[int, int] = field(default_factory=dict)
 
     def __call__(self, batch: EpisodeBatch) -> Clips:
@@ -90,7 +92,8 @@ class Tiled:
         video = torch.from_numpy(np.ascontiguousarray(sheet))
 
         def bits_at(quality: float) -> int:
-            return 8 * sum(packet.size for packet in encode_packets(coder, video, quality))
+            packets = encode_packets(coder, video, quality)
+            return 8 * sum(each.size for each in packets if each.pts or not self.given)
 
         quality = nearest_quality(bits_at, self.bits[batch.first], coder)
         self.spent[batch.first] = bits_at(quality)
