@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from machine import describe
+from matplotlib.figure import Figure
 
 from reeltok.evaluate.clips import clips
 from reeltok.files.checkpoints import load_weights
@@ -80,12 +81,8 @@ def measure(data: Path) -> dict[str, list[float]]:
 
 def draw(found: dict[str, list[float]], path: Path) -> None:
     """One panel per ladder, on one logarithmic scale."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    from matplotlib import pyplot as plt
-
-    figure, panels = plt.subplots(1, len(found), figsize=(9, 2.8), sharey=True, layout="tight")
+    figure = Figure(figsize=(9, 2.8), layout="tight")
+    panels = figure.subplots(1, len(found), sharey=True)
     for panel, (name, values) in zip(panels, found.items(), strict=True):
         unit, _, steps = LADDERS[name]
         panel.plot(range(len(steps)), values, marker="o")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import Lab, Result
+from matplotlib.figure import Figure
 
 from reeltok.evaluate.published import PUBLISHED, PublishedRow
 
@@ -115,8 +116,6 @@ def table(
 
 def draw_dots(lab: Lab, results: Sequence[Result], keys: Sequence[str]) -> None:
     """One line a row: every seed a dot, a bar at their mean; then the paper's PSNR, if any."""
-    from matplotlib.figure import Figure
-
     groups, tables = by_row(results), lab.study.published
     beside = {n: find_published(tables, g[0].row.published) for n, g in groups.items()}
     count = len(keys) + bool(tables)

@@ -13,6 +13,7 @@ from command import run
 from display import draw_dots, finish
 from judging import Judge, held_out
 from lab import Lab, Result, Row, Study, full, tiny
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from reeltok import zoo
@@ -90,8 +91,6 @@ def as_frames(x: Tensor) -> Tensor:
 
 def draw_motion(shown: dict[str, Tensor], lab: Lab) -> None:
     """Four frames of each, and the middle line of pixels over time."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(7.2, 1.55 * len(shown)), dpi=50)
     grid = figure.subplots(len(shown), 5, squeeze=False)
     for axes, (name, frames) in zip(grid, shown.items(), strict=True):

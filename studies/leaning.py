@@ -18,6 +18,7 @@ from statistics import fmean
 import torch
 from display import finish
 from judging import cut, perceptual
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from reeltok import load, read
@@ -220,8 +221,6 @@ def draw(
     target: Path, found: dict[str, list[Found]], long: dict[str, list[Found]], name: str
 ) -> None:
     """PSNR by block: the mean of all clips, and one long clip."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(9, 3.2), dpi=80)
     panels = figure.subplots(1, 2)
     for axes, results in zip(panels, (found, long), strict=True):

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 from display import finish
+from matplotlib.figure import Figure
 
 from reeltok import load
 from reeltok.devices import describe_machine, peak_memory, pick_device, reset_peak_memory
@@ -155,8 +156,6 @@ def tables(record: dict[str, dict[str, dict[str, float]]], frames: list[int]) ->
 
 def draw(record: dict[str, dict[str, float]], frames: list[int], target: Path) -> None:
     """Peak memory against the length of the clip."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(5, 3), dpi=80)
     axes = figure.subplots()
     for way in WAYS:

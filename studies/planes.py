@@ -21,6 +21,7 @@ from command import run
 from display import draw_dots, finish
 from judging import Judge, cut
 from lab import Lab, Result, Row, Study, shortened, tiny
+from matplotlib.figure import Figure
 from points import Points, add_verdicts, decide, read_points
 
 from reeltok import load
@@ -225,8 +226,6 @@ def halves(clips: list[dict[str, float]]) -> dict[str, float]:
 
 def draw_motion(lab: Lab, found: dict[str, list[dict[str, float]]]) -> None:
     """A dot a clip: PSNR against motion and against detail."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(8, 3), dpi=80)
     panels = figure.subplots(1, 2, sharey=True)
     for axes, key in zip(panels, ("motion", "detail"), strict=True):

@@ -15,6 +15,7 @@ from statistics import fmean
 import torch
 from display import finish
 from judging import compare, cut, perceptual
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
@@ -100,8 +101,6 @@ def show_samples(model: CoordTok, folder: Path, count: int, out: Path) -> None:
 
 def draw_curves(runs: dict[str, tuple[Path, str]], out: Path) -> None:
     """A number of each run's log over its steps."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(4 * len(runs), 2.6), dpi=80)
     panels = figure.subplots(1, len(runs), squeeze=False)[0]
     for axes, (title, (run, key)) in zip(panels, runs.items(), strict=True):

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from judging import Judge, Scores, Seen, compare, perceptual, score_changes
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from reeltok.evaluate.intervals import Estimate, estimate
@@ -181,7 +182,6 @@ def add_verdicts(lab: Any, found: Mapping[str, Sequence[Verdict]], beside: Any, 
 def draw_gains(found: Mapping[str, Sequence[Verdict]], target: Path) -> None:
     """The paired difference of each pair of lines over training, with its interval."""
     from display import finish
-    from matplotlib.figure import Figure
 
     measures = [one.measure for one in next(iter(found.values()))]
     figure = Figure(figsize=(1 + 2.9 * len(measures), 2.8), dpi=80)

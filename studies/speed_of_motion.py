@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from display import finish
 from judging import Scores, score_changes
+from matplotlib.figure import Figure
 
 from reeltok import load
 from reeltok.data.clip import Clip
@@ -119,8 +120,6 @@ def table(found: Mapping[str, Mapping[str, Estimate]]) -> str:
 
 def draw(found: Mapping[str, Mapping[str, Estimate]], target: Path) -> None:
     """PSNR against speed: all, changing and still pixels, the mean frame dashed."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(7.5, 2.8), dpi=80)
     panels = figure.subplots(1, len(MEASURES))
     for axes, measure in zip(panels, MEASURES, strict=True):

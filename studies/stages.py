@@ -12,6 +12,7 @@ from command import run
 from display import CAPTIONS, finish, running_sum
 from judging import Judge
 from lab import Lab, Result, Row, Study, tiny
+from matplotlib.figure import Figure
 
 from reeltok.train.clips import Window
 from reeltok.train.logbook import read_lines
@@ -80,8 +81,6 @@ def full_stages(seed: int) -> tuple[Recipe, Recipe, Recipe]:
 
 def draw(lab: Lab, results: list[Result]) -> None:
     """Held-out PSNR at the high resolution while training, against the operations spent."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(6.4, 3.6), dpi=80)
     axes = figure.subplots()
     for number, result in enumerate(r for r in results if r.seed == 0):

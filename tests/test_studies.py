@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import sys
 from dataclasses import replace
 from importlib import import_module
@@ -63,6 +64,12 @@ def conduct(load, monkeypatch: pytest.MonkeyPatch, data: Path, out: Path) -> Non
     words = ["stages.py", "--data", str(data), "--out", str(out), "--steps", "2", "--seeds", "1"]
     monkeypatch.setattr(sys, "argv", [*words, "--device", "cpu"])
     load("command").run(stages.STUDY)
+
+
+def test_what_draws_at_the_end_is_imported_at_the_start() -> None:
+    """Where matplotlib is missing that is said at once, and not after hours of training."""
+    for path in [*STUDIES.glob("*.py"), *(ROOT / "bench").glob("*.py")]:
+        assert not re.search(r"^\s+(from|import) matplotlib", path.read_text(), re.M), path.name
 
 
 def test_a_study_writes_what_it_found_and_uses_its_runs_again(
