@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from reeltok import zoo
 from reeltok.models.presets import COMPACT
@@ -24,7 +24,7 @@ from reeltok.train.motion import MotionLoss
 from reeltok.train.optimizers import OptimizerConfig, ScheduleConfig
 from reeltok.train.reconstruct import LossConfig
 from reeltok.train.reftok import ClosedLoop, DegradationConfig, degrade, draw_references
-from reeltok.train.run import LoopConfig, Task
+from reeltok.train.run import LoopConfig, Run, Task
 
 BODY = replace(COMPACT, width=8, quantizer=FSQConfig(levels=(8, 8, 5), regularization=False))
 TINY = RefTokConfig(body=BODY, width=4)
@@ -90,6 +90,35 @@ def test_a_step_is_a_function_of_its_generator() -> None:
         weights.normal_(std=0.5)
         found = [task.loss(batch(), 5, seeded(seed)).total.item() for seed in (1, 1, 2)]
     assert found[0] == found[1] != found[2]
+
+
+def called_kinds(config: RefTokConfig) -> list[str]:
+    """The classes of the parts that a network calls."""
+    parts = RefTok(config).modules()
+    return sorted({type(m).__name__ for m in parts if type(m).forward is not nn.Module.forward})
+
+
+FOLLOWING = replace(TINY, motion=MotionConfig(width=8), skip=0.2)
+
+
+@pytest.mark.parametrize("config", [TINY, FOLLOWING], ids=["stands", "follows"])
+def test_recomputed_activations_give_the_same_gradients(config: RefTokConfig) -> None:
+    def gradients(kinds: tuple[str, ...]) -> Tensor:
+        torch.manual_seed(0)
+        tokenizer = RefTok(config).train()
+        for weight in tokenizer.parameters():  # nothing may hide behind an end that starts at zero
+            weight.data += 0.05 * torch.randn_like(weight)
+        poor = DegradationConfig(drop=0.3, reset=0.5, stored=0.5)
+        task = ClosedLoop(tokenizer, LossConfig(pixel="l1"), degradation=poor)
+        run = Run(task, LoopConfig(precision="fp32", activation_checkpointing=kinds))
+        run.loss(batch(), 0, run.seeded(0)).total.backward()
+        found = [p.grad.flatten() for p in tokenizer.parameters() if p.grad is not None]
+        return torch.cat(found)
+
+    plain = gradients(())
+    for kinds in (("Residual",), ("Conv",), tuple(called_kinds(config))):
+        apart = (gradients(kinds) - plain).abs().max() / plain.abs().max()
+        assert apart < 1e-4, kinds
 
 
 def test_references_are_drawn_as_often_as_asked() -> None:

@@ -1,7 +1,7 @@
 """A task under training: optimizers, mean weights, counters; all that a checkpoint holds."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -13,10 +13,11 @@ import torch
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as config_dataclass
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint as recomputed
+from torch.utils.checkpoint import checkpoint
 
 from reeltok.configuration import parse
 from reeltok.files.text import hint
+from reeltok.nn.past import Past
 from reeltok.parallel import Rank
 from reeltok.train import checkpoint as checkpoints
 from reeltok.train.optimizers import OptimizerConfig, ScheduleConfig, build_optimizers
@@ -307,12 +308,41 @@ def freeze(module: nn.Module, names: tuple[str, ...]) -> list[nn.Module]:
 
 def checkpoint_activations(module: nn.Module, kinds: tuple[str, ...]) -> None:
     """Recompute activations of modules of these classes in the backward pass, to save memory."""
-    known = sorted({type(part).__name__ for part in module.modules()})
+    called = [part for part in module.modules() if type(part).forward is not nn.Module.forward]
+    known = sorted({type(part).__name__ for part in called})
     for kind in kinds:
         if kind not in known:
             raise ValueError(
                 f"loop.activation_checkpointing names {kind!r}, which no part of the model is: "
                 f"{hint(kind, known)}"
             )
-    for part in [part for part in module.modules() if type(part).__name__ in kinds]:
-        part.forward = partial(recomputed, part.forward, use_reentrant=False)
+    for part in called:
+        if type(part).__name__ in kinds:
+            part.forward = partial(recompute, part.forward)
+
+
+def recompute(forward: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
+    """What `forward` makes of its inputs, made again in the backward pass.
+
+    The first pass changes a `Past`: later ones read it as it was before.
+    """
+    if not any(isinstance(value, Past) for value in (*inputs, *named.values())):
+        return checkpoint(forward, *inputs, use_reentrant=False, **named)
+    first, before = True, copy_pasts(inputs, named)
+
+    def run(*inputs: Any, **named: Any) -> Any:
+        nonlocal first
+        if not first:
+            inputs, named = copy_pasts(*before)
+        first = False
+        return forward(*inputs, **named)
+
+    return checkpoint(run, *inputs, use_reentrant=False, **named)
+
+
+def copy_pasts(
+    inputs: tuple[Any, ...], named: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The inputs of a module, with a `Past` of their own."""
+    own = lambda value: value.copy() if isinstance(value, Past) else value
+    return tuple(map(own, inputs)), {name: own(value) for name, value in named.items()}
