@@ -114,6 +114,41 @@ def test_a_list_that_was_written_is_read_back(tmp_path: Path) -> None:
     assert find_clips(tmp_path / "l.csv") == clips
 
 
+def test_capitals_of_columns_do_not_matter(tmp_path: Path) -> None:
+    text = "File,Start,End,Group,Repo,Path,Mood\na.mp4,1,2,g,r,p,glad\n"
+    (clip,) = find_clips(listed(tmp_path / "l.csv", text))
+    assert (clip.start, clip.end, clip.group, clip.source) == (1, 2, "g", "r/p")
+    (clip,) = find_clips(tmp_path / "l.csv", column="mood")
+    assert clip.group == "glad"
+
+
+def test_a_column_that_a_list_lacks_is_named(tmp_path: Path) -> None:
+    path = listed(tmp_path / "l.csv", "file,mood\na.mp4,glad\n")
+    with pytest.raises(ValueError, match=r"no column 'moood' of groups: did you mean 'mood'\?"):
+        find_clips(path, column="moood")
+    assert [clip.group for clip in find_clips(path)] == [""]  # it need have none
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("Video,mood,Caption\na.mp4,glad,a cat\n", {"mood": "glad", "Caption": "a cat"}),
+        ("file,repo,path\na.mp4,r,p\n", {"repo": "r", "path": "p"}),
+        ("youtube_id,time_start,time_end\nabc,1,2\n", {"youtube_id": "abc", "time_start": "1"}),
+    ],
+)
+def test_a_written_list_keeps_further_columns(
+    tmp_path: Path, text: str, kept: dict[str, str]
+) -> None:
+    clips = find_clips(listed(tmp_path / "l.csv", text))
+    write_list(tmp_path / "clean.csv", clips)
+    (again,) = find_clips(tmp_path / "clean.csv")
+    assert (again.path, again.source) == (clips[0].path, clips[0].source)
+    assert kept.items() <= again.row.items()
+    write_list(tmp_path / "twice.csv", [again])
+    assert (tmp_path / "twice.csv").read_text() == (tmp_path / "clean.csv").read_text()
+
+
 def test_lists_go_beside_what_was_found(tmp_path: Path) -> None:
     (tmp_path / "a.csv").touch()
     assert folder_of(tmp_path) == folder_of(tmp_path / "a.csv") == tmp_path

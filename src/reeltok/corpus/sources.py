@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 
 from reeltok.corpus.row import TAKEN
 from reeltok.data.clip import Clip
-from reeltok.data.find import COLUMN, find_clips
+from reeltok.data.find import find_clips
 from reeltok.data.kinds import is_shard
-from reeltok.data.lists import COLUMNS
+from reeltok.data.lists import COLUMNS, GROUP
 from reeltok.data.tar import TarMember, index_shard
 from reeltok.files.hashes import hash_text
 from reeltok.files.parsing import parse_json
@@ -59,7 +59,7 @@ def find_sources(
 
     Raises FileNotFoundError or ValueError as `find_clips` does.
     """
-    clips = find_clips(data, root=root, column=column or COLUMN)
+    clips = find_clips(data, root=root, column=column or GROUP)
     said = _Samples()
     sources = [_source(clip, column, said) for clip in clips]
     names = sorted({name for source in sources for name in source.further})

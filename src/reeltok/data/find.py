@@ -28,17 +28,16 @@ from reeltok.data.kinds import (
     is_video,
 )
 from reeltok.data.lerobot import is_lerobot, read_episodes
-from reeltok.data.lists import read_list
+from reeltok.data.lists import GROUP, read_list
 from reeltok.data.tar import HERE, members_of
 from reeltok.video.inputs import is_address
 
 PACKED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")  # refused, and told why
 SIGNS = re.compile(r"[*?\[{]")  # of a pattern
-COLUMN = "group"  # of a list, unless told otherwise
 
 
 def find_clips(
-    data: str | Path, *, root: str | Path | None = None, column: str = COLUMN
+    data: str | Path, *, root: str | Path | None = None, column: str = GROUP
 ) -> list[Clip]:
     """The clips of a folder, a pattern, a list, a tar shard, a TFRecord file, or one video.
 

@@ -3,7 +3,7 @@
 import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from io import StringIO
 from math import inf
 from os.path import commonpath
@@ -13,7 +13,7 @@ from typing import Any
 from reeltok.data.clip import Clip
 from reeltok.data.kinds import PARQUET, is_hidden, is_video
 from reeltok.files.atomic import replacing
-from reeltok.files.text import printable
+from reeltok.files.text import hint, printable
 
 COLUMNS = (
     *("file", "filename", "file_name", "filepath", "file_path", "video", "videos", "video_path"),
@@ -23,6 +23,8 @@ COLUMNS = (
 WRITTEN = (
     *("member", "record", "start", "end", "group", "source", "frames", "fps", "height", "width"),
 )
+GROUP = "group"  # the column of the groups, unless told otherwise
+KINETICS = {"youtube_id", "time_start", "time_end"}  # the columns of its own lists
 Row = Mapping[str, str]
 
 
@@ -31,31 +33,50 @@ def read_list(path: Path, *, root: Path, column: str) -> list[Clip]:
 
     Files lie in `root`. Optional columns: `member` (of a tar shard), `record` (of a TFRecord file,
     the byte at which it begins), `start` and `end` in seconds, `repo` and `path` or `source` (what
-    is held out together). Raises ValueError for what is not such a list.
+    is held out together); capitals do not matter. Raises ValueError for what is not such a list,
+    and for a `column` that it lacks, unless that is "group".
     """
     rows = read_rows(path)
     if not rows:
         return []
     names = list(dict.fromkeys(key for row in rows for key in row))
-    if {"youtube_id", "time_start", "time_end"} <= set(names):
+    known = by_small_letters(names)
+    if set(names) >= KINETICS and COLUMNS[0] not in known:
         return _of_kinetics(rows, root, path)
     if names == [""]:
         return _of_text(rows, root)
-    key = file_column(names, path)
-    clips = [_of_row(row, key, root, column, f"{path}, row {n}") for n, row in enumerate(rows, 1)]
+    group = column if column in names else known.get(column.lower())
+    if group is None and column != GROUP:
+        near = hint(printable(column), map(printable, names))
+        raise ValueError(f"the list {path} has no column {printable(column)!r} of groups: {near}")
+    columns = Columns(file_column(names, path), group, known)
+    clips = [_of_row(row, columns, root, f"{path}, row {n}") for n, row in enumerate(rows, 1)]
     return _named_within(clips)
 
 
 def write_list(path: Path, clips: Iterable[Clip]) -> None:
-    """Write clips as a CSV that `read_list` reads back; those beside it by their relative names."""
+    """Write clips as a CSV that `read_list` reads back; those beside it by their relative names.
+
+    Further columns of the lists that they are from are kept.
+    """
+    clips = list(clips)
+    further = list(dict.fromkeys(name for clip in clips for name in further_columns(clip.row)))
     with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
-        table.writerow(["file", *WRITTEN])
+        table.writerow([COLUMNS[0], *WRITTEN, *further])
         for clip in clips:
             near = clip.path.is_relative_to(path.parent)
             name = clip.path.relative_to(path.parent) if near else clip.path.resolve()
             values = (getattr(clip, column) for column in WRITTEN)
-            table.writerow([name, *("" if value is None else value for value in values)])
+            rest = (clip.row.get(column, "") for column in further)
+            table.writerow([name, *("" if value is None else value for value in values), *rest])
+
+
+def further_columns(row: Row) -> list[str]:
+    """The columns of a row that a written list does not have by itself."""
+    known = by_small_letters(row)
+    named = next((name for name in COLUMNS if name in known), COLUMNS[0])
+    return [name for name in row if name.strip().lower() not in (COLUMNS[0], named, *WRITTEN)]
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
@@ -77,8 +98,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 def file_column(names: Iterable[str], path: Path) -> str:
     """The column that holds the files. ValueError, which names the columns, where there is none."""
-    names = list(names)
-    known = {name.strip().lower(): name for name in reversed(names)}
+    known = by_small_letters(names := list(names))
     for name in COLUMNS:
         if name in known:
             return known[name]
@@ -86,6 +106,13 @@ def file_column(names: Iterable[str], path: Path) -> str:
         f"the list {path} has the columns {printable(', '.join(names)) or '(none)'}: one of "
         f"{', '.join(COLUMNS)} must name the videos"
     )
+
+
+def by_small_letters(names: Iterable[str]) -> dict[str, str]:
+    """The columns by their names in small letters; of several, the one that is written so."""
+    names = list(names)
+    found = {name.strip().lower(): name for name in reversed(names)}
+    return found | {name: name for name in names if name in found}
 
 
 def _csv_rows(text: str, path: Path) -> list[dict[str, str]]:
@@ -144,15 +171,26 @@ def _plain_row(value: Any, path: Path) -> dict[str, str]:
     return {key: "" if value[key] is None else text for key, text in texts.items()}
 
 
-def _of_row(row: Row, key: str, root: Path, column: str, where: str) -> Clip:
-    name = row.get(key, "").strip()
+@dataclass(frozen=True)
+class Columns:
+    """Which column of a list holds the file, which the group, and all by their small letters."""
+
+    file: str
+    group: str | None
+    known: Mapping[str, str]
+
+
+def _of_row(given: Row, columns: Columns, root: Path, where: str) -> Clip:
+    key = columns.file
+    row = {word: given[name] for word, name in columns.known.items() if name in given}
+    name = given.get(key, "").strip()
     if not name:
         raise ValueError(f"{where}: the column {key} is empty, it must name a video")
     path = root / name
     start, end = _seconds(row, "start", where) or 0.0, _seconds(row, "end", where)
     if end is not None and end <= start:
         raise ValueError(f"{where}: it ends at {end:g} s, before it starts at {start:g} s")
-    origin = "/".join(row[k] for k in ("repo", "path") if k in row and k != key)
+    origin = "/".join(row[k] for k in ("repo", "path") if k in row and columns.known[k] != key)
     member, record = row.get("member", "").strip(), row.get("record", "").strip()
     if not PurePosixPath(name).name:  # the folder of the list, whose pictures are the clip
         name = (root / name).resolve().name
@@ -163,9 +201,9 @@ def _of_row(row: Row, key: str, root: Path, column: str, where: str) -> Clip:
         record=int(record) if record.isdecimal() else None,
         start=start,
         end=end,
-        group=row.get(column, ""),
+        group=given.get(columns.group or "", ""),
         source=origin or row.get("source") or (f"{name}/{member}" if member else name),
-        row=row,
+        row=given,
     )
 
 

@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as config_dataclass
 from torch import Tensor
 
+from reeltok.data.lists import GROUP
 from reeltok.video.decode import Damage
 
 
@@ -52,7 +53,7 @@ class DataConfig:
     """
 
     windows: tuple[Window, ...] = (Window(),)
-    column: str = "group"
+    column: str = GROUP
     weights: dict[str, float] = Field(default_factory=dict)
     other: float = Field(default=1.0, ge=0)
     fps: float | None = Field(default=None, gt=0)
