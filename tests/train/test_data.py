@@ -15,7 +15,7 @@ from reeltok.data.clip import Clip
 from reeltok.data.find import find_clips
 from reeltok.train.clips import DataConfig, Window
 from reeltok.train.data import ClipSource, Loader, balance_groups
-from reeltok.train.frames import ClipFrames, check_clips, frame_cap, open_clips
+from reeltok.train.frames import ClipFrames, check_clips, cut_clips, frame_cap, open_clips
 from reeltok.train.loop import split_batch
 from reeltok.video.record import to_unit
 
@@ -197,6 +197,19 @@ def test_longest_clips_are_cut_to_the_budget() -> None:
     roomy, tight = (plain(cache_gb=n * frame / 1e9) for n in (1000, 100))
     assert frame_cap(clips, roomy) == 200
     assert frame_cap(clips, tight) == 40
+
+
+def test_clips_that_the_cache_cuts_are_told(clips: Path, tmp_path: Path) -> None:
+    room = 10 * 6 * 48 * 56 * 3 / 1e9  # of six clips of 14 frames
+    for cache in ("disk", "memory"):
+        config = plain(cache=cache, cache_gb=room)
+        opened, _ = open_clips(find_clips(clips), config, cache=tmp_path)
+        assert cut_clips(opened, config) == (
+            "6 of 6 clips are cut to 10 frames (28.6% of all frames are left out): "
+            "raise data.cache_gb=0.00048384, or set data.cache=none"
+        )
+    whole = plain(cache="none", cache_gb=room)
+    assert cut_clips(open_clips(find_clips(clips), whole, cache=tmp_path)[0], whole) is None
 
 
 # Files.

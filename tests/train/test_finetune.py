@@ -57,6 +57,18 @@ def test_a_model_with_another_encoder_reads_no_old_tokens(clips: Path, tmp_path:
         load(tmp_path / "run" / "model").decode(tokens)
 
 
+def test_an_encoder_that_rests_only_since_a_resume_reads_no_old_tokens(
+    clips: Path, tmp_path: Path
+) -> None:
+    build_model(small_recipe()).save_pretrained(tmp_path / "before")
+    begun = {"model": str(tmp_path / "before"), "start": "trained", "loop.schedule.steps": "2"}
+    resting = begun | {"loop.schedule.steps": "3", "loop.freeze": '["encoder", "quantizer"]'}
+    for changes in (begun, resting):
+        recipe, resume = change(small_recipe(), changes), changes is resting
+        train(recipe, data=clips, out=tmp_path / "run", device="cpu", resume=resume)
+    assert load(tmp_path / "run" / "model").reads == ()
+
+
 @pytest.mark.parametrize("name", ["finetune", "adapt_decoder"])
 @pytest.mark.parametrize("kind", ["fsq", "kl", "reftok"])
 def test_any_kind_of_model_is_tuned_without_noise(tmp_path: Path, name: str, kind: str) -> None:

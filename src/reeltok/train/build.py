@@ -12,7 +12,8 @@ from reeltok.configuration import merge, parse
 from reeltok.files.checkpoints import load_weights
 from reeltok.nn.quantizers import GaussianConfig
 from reeltok.tokenizer.contract import Tokenizer
-from reeltok.tokenizer.folder import dump_config
+from reeltok.tokenizer.folder import dump_config, hash_weights
+from reeltok.train.parallel import whole_of
 from reeltok.train.recipe import Recipe
 
 HUSHED = -8.0  # a deviation of 0.018
@@ -47,6 +48,13 @@ def build_model(recipe: Recipe) -> Tokenizer:
         if rests and round_from_start(tree) == round_from_start(before):
             model.reads = (*trained.reads, trained.hash())
     return model
+
+
+def hash_coding(model: Tokenizer) -> str:
+    """The hash of the weights that decide which ids or latents a clip has."""
+    parts = ("encoder.", "quantizer.")
+    weights = {k: whole_of(v) for k, v in model.state_dict().items() if k.startswith(parts)}
+    return hash_weights(weights)
 
 
 def round_from_start(tree: Mapping[str, Any]) -> dict[str, Any]:

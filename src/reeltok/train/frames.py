@@ -6,7 +6,7 @@ each sample decodes what it needs.
 
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -72,6 +72,7 @@ class ClipFrames:
     clip: Clip
     held: np.ndarray | CachedFrames | Tensor | None = None
     plan: FramePlan | None = None  # which of the file's frames these are
+    left_out: int = 0  # how many frames at its end the cache had no room for
     damage: Damage = "refuse"
 
     def cut(
@@ -152,6 +153,20 @@ def frame_cap(clips: list[Clip], config: DataConfig) -> int:
     return low
 
 
+def cut_clips(opened: Mapping[Clip, ClipFrames], config: DataConfig) -> str | None:
+    """One sentence on the clips that `cache_gb` cuts; None where it cuts none."""
+    cut = [entry for entry in opened.values() if entry.left_out]
+    if not cut:
+        return None
+    kept, lost = sum(clip.frames for clip in opened), sum(entry.left_out for entry in cut)
+    longest = max(entry.clip.frames for entry in cut)
+    return (
+        f"{len(cut)} of {len(opened)} clips are cut to {longest:,} frames "
+        f"({lost / (kept + lost):.1%} of all frames are left out): raise "
+        f"data.cache_gb={config.cache_gb:g}, or set data.cache=none"
+    )
+
+
 def _kept_size(clip: Clip, config: DataConfig) -> tuple[int, int]:
     factor = min(1.0, config.cache_size / max(clip.short, 1))
     return round(clip.height * factor), round(clip.width * factor)
@@ -176,10 +191,12 @@ def _keep(
             return BrokenClip(name=clip.name, reason=str(error))
         if config.cache == "disk":
             _store(held, target)
+    left_out = max(0, clip.frames - cap)
     clip = replace(clip, frames=len(held), height=held.shape[1], width=held.shape[2])
     if config.cache == "disk":
-        return ClipFrames(clip, CachedFrames(target, held.shape, decode))
-    return ClipFrames(clip, torch.from_numpy(held).to(device) if config.cache == "device" else held)
+        return ClipFrames(clip, CachedFrames(target, held.shape, decode), left_out=left_out)
+    kept = torch.from_numpy(held).to(device) if config.cache == "device" else held
+    return ClipFrames(clip, kept, left_out=left_out)
 
 
 def _decode(clip: Clip, config: DataConfig, size: tuple[int, int], cap: int) -> np.ndarray:

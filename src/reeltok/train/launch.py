@@ -1,7 +1,6 @@
 """From a recipe to a run: build the model, open the data, check both, train."""
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from reeltok.metrics.lpips import LPIPS
 from reeltok.models.coordtok.network import CoordTok
 from reeltok.parallel import Rank, in_turn, init_distributed
 from reeltok.tokenizer.contract import Tokenizer
-from reeltok.train.build import build_model
+from reeltok.train.build import build_model, hash_coding
 from reeltok.train.checks import (
     changed_values,
     hold_out,
@@ -23,7 +22,7 @@ from reeltok.train.checks import (
     unmatched_weights,
 )
 from reeltok.train.data import ClipSource, Loader
-from reeltok.train.frames import open_clips
+from reeltok.train.frames import cut_clips, open_clips
 from reeltok.train.logbook import say
 from reeltok.train.loop import last_checkpoint, run_task
 from reeltok.train.patches import Patches
@@ -74,7 +73,13 @@ def train(
             task.to(at.device)
         steps = recipe.loop.schedule.steps
         loader = Loader(source, rank=at.rank, world=at.world, steps=steps)
-        ready = partial(begin, recipe, out, at, tokenizer.config)
+        coding = hash_coding(tokenizer) if tokenizer.reads else ""
+
+        def ready() -> None:
+            if tokenizer.reads and hash_coding(tokenizer) != coding:
+                tokenizer.reads = ()  # the run that goes on has trained the encoder before
+            begin(recipe, out, at, tokenizer.config)
+
         try:
             return run_task(task, loader, recipe.loop, out=out, resume=resume, at=at, ready=ready)
         finally:
@@ -135,6 +140,8 @@ def open_clip_source(recipe: Planned, data: str | Path, out: Path, at: Rank) -> 
     if at.first:
         for bad in broken:
             say(f"left out: {bad.name}: {bad.reason}")
+        if cut := cut_clips(opened, recipe.data):
+            say(f"note: {cut}")
         say(f"{source.summary()}, {len(broken)} broken")
         if odd:
             say(f"note: {odd}")
