@@ -16,11 +16,11 @@ from torch import nn
 from reeltok.train.build import build_model
 from reeltok.train.launch import train
 from reeltok.train.logbook import read_lines
-from reeltok.train.loop import run_task
+from reeltok.train.loop import last_checkpoint, run_task, train_step
 from reeltok.train.losses import Losses
 from reeltok.train.optimizers import OptimizerConfig, ScheduleConfig
 from reeltok.train.recipes import change
-from reeltok.train.run import LoopConfig
+from reeltok.train.run import LoopConfig, Run
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "train_20_steps.json"
 
@@ -39,6 +39,13 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew(clips: Path, tmp_p
     assert losses_of(out) == losses_of(tmp_path / "whole")
     with pytest.raises(FileNotFoundError, match="no checkpoint to resume"):
         train(short, data=clips, out=tmp_path / "nowhere", resume=True, device="cpu")
+    shutil.rmtree(out / "checkpoints")
+    before = (out / "log.jsonl").read_text()
+    with pytest.raises(FileNotFoundError, match="though the run has written one before"):
+        train(short, data=clips, out=out, resume=True, device="cpu")
+    assert (out / "log.jsonl").read_text() == before
+    (out / "checkpoints" / "step-00000003.part").mkdir(parents=True)  # killed as it wrote the first
+    assert last_checkpoint(out) is None
 
 
 def test_twenty_steps_are_golden(clips: Path, tmp_path: Path) -> None:
@@ -117,6 +124,63 @@ def test_a_score_that_is_no_number_is_not_the_best(tmp_path: Path) -> None:
 
     run = run_task(Odd(), feed, settings(validate_every=2), out=tmp_path)
     assert run.best == 8.0
+
+
+class Scored(Line):
+    def validate(self, step: int) -> dict[str, float]:
+        return {"psnr": 30.0 + step, "lpips": 1.0 - 0.1 * step}
+
+
+def test_a_best_score_that_there_is_not_is_said(tmp_path: Path) -> None:
+    config = settings(best="pnsr", validate_every=4)
+    with pytest.warns(UserWarning, match=r"loop.best=pnsr is no score .* did you mean 'psnr'\?"):
+        run = run_task(Scored(), feed, config, out=tmp_path)
+    assert run.best is None
+
+
+def test_a_resume_with_another_best_begins_it_anew(tmp_path: Path) -> None:
+    short = settings(validate_every=2, schedule=ScheduleConfig(steps=4))
+    assert run_task(Scored(), feed, short, out=tmp_path).best == 34
+    run = Run(Scored(), settings(best="-lpips"))
+    run.load(last_checkpoint(tmp_path))
+    assert run.best is None
+    run = Run(Scored(), settings())
+    run.load(last_checkpoint(tmp_path))
+    assert run.best == 34
+
+
+class Halves(Line):
+    """A matrix for Muon, and a number for AdamW whose gradient is infinite in step 0."""
+
+    def __init__(self) -> None:
+        self.model = nn.Linear(3, 3)
+
+    def loss(self, batch: torch.Tensor, step: int, generator: torch.Generator) -> Losses:
+        steep = self.model.bias.sum() * (float("inf") if step == 0 else 1.0)
+        return Losses((batch @ self.model.weight).float().square().mean() + steep)
+
+
+def test_a_step_in_half_precision_is_skipped_as_a_whole() -> None:
+    run = Run(Halves(), settings(precision="fp16", optimizer=OptimizerConfig(kind="muon")))
+    before = run.model.weight.detach().clone()
+    for _ in range(2):
+        scale = run.scaler.get_scale()
+        train_step(run, feed(0))
+        assert torch.equal(run.model.weight, before) == (run.step == 1)
+        assert (run.scaler.get_scale() < scale) == (run.step == 1)
+    assert run.skipped == 1
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_the_last_checkpoint_of_a_run_that_fails_is_whole(tmp_path: Path, background: bool) -> None:
+    def broken(step: int) -> torch.Tensor:
+        if step == 5:
+            raise ValueError("no clip decodes")
+        return feed(step)
+
+    with pytest.raises(ValueError, match="no clip decodes"):
+        run_task(Line(), broken, settings(save_every=4, save_async=background), out=tmp_path)
+    assert last_checkpoint(tmp_path).step == 4
 
 
 FULL = OSError(errno.ENOSPC, "No space left on device")

@@ -52,6 +52,11 @@ def find_checkpoints(run: Path) -> list[Checkpoint]:
     return sorted(found, key=lambda checkpoint: checkpoint.step)
 
 
+def unfinished(run: Path) -> list[Path]:
+    """The checkpoints that are being written, or that a killed run left so."""
+    return list((run / "checkpoints").glob(f"*{PART}"))
+
+
 def named_tensors(
     modules: Mapping[str, nn.Module], optimizers: Mapping[str, list[Optimizer]]
 ) -> dict[str, Tensor]:
@@ -207,7 +212,7 @@ class Saver:
         several = background and dist.is_initialized()
         self.group = dist.new_group(backend="gloo") if several else None
         if self.first:
-            for part in (run / "checkpoints").glob(f"*{PART}"):  # what a killed run left
+            for part in unfinished(run):
                 shutil.rmtree(part, ignore_errors=True)
 
     def save(self, step: int, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:

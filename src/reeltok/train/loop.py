@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from reeltok.files.text import hint
 from reeltok.parallel import Rank, any_rank
 from reeltok.train import checkpoint as checkpoints
 from reeltok.train.logbook import Log
@@ -134,8 +135,10 @@ def run_task(
     ready()
     saver = checkpoints.Saver(out, keep=config.keep, background=config.save_async)
     with Log(out, run, since=run.step) as log, asked_to_stop() as stop:
-        take_steps(run, feed, saver, log, stop)
-        saver.finish()
+        try:
+            take_steps(run, feed, saver, log, stop)
+        finally:
+            saver.finish()  # also of a run that fails
     if run.step < config.schedule.steps:
         raise SystemExit(config.exit_on_term)
     return run
@@ -171,17 +174,22 @@ def save_checkpoint(run: Run, saver: checkpoints.Saver) -> None:
 def last_checkpoint(out: Path) -> checkpoints.Checkpoint | None:
     """Where a run left off; None where it was killed before its first checkpoint.
 
-    FileNotFoundError where there was no run.
+    FileNotFoundError where there was no run, or where its checkpoints are gone.
     """
     found = checkpoints.find_checkpoints(out)
-    if not found and (out / "recipe.json").is_file():
-        return None
-    if not found:
+    if found:
+        return found[-1]
+    if not (out / "recipe.json").is_file():
         raise FileNotFoundError(
             f"no checkpoint to resume in {out}/checkpoints: start without resume, and in another "
             f"folder if this one holds a log"
         )
-    return found[-1]
+    if (out / "model").exists() and not checkpoints.unfinished(out):
+        raise FileNotFoundError(
+            f"no checkpoint to resume in {out}/checkpoints, though the run has written one before: "
+            f"put it back, or begin in another folder with model={out / 'model'} and start=trained"
+        )
+    return None
 
 
 def timed_step(run: Run, feed: BatchSource, log: Log) -> None:
@@ -217,12 +225,15 @@ def validate(run: Run, log: Log, out: Path) -> None:
     log.scores(run.step, scores)
     name = run.config.best.removeprefix("-")
     sign = -1 if run.config.best.startswith("-") else 1
-    score = scores.get(name)
-    if (
-        score is not None
-        and math.isfinite(score)
-        and (run.best is None or sign * score > sign * run.best)
-    ):
+    if name not in scores:
+        warnings.warn(
+            f"loop.best={run.config.best} is no score of this run, which keeps no best/: "
+            f"{hint(name, scores)}",
+            stacklevel=2,
+        )
+        return
+    score = scores[name]
+    if math.isfinite(score) and (run.best is None or sign * score > sign * run.best):
         run.best = score
         run.export(out / "best")
 

@@ -95,6 +95,7 @@ class Counters:
 
     step: int = Field(ge=0)
     best: float | None = None
+    best_of: str | None = None  # `loop.best` then; older checkpoints do not say
     skipped: int = Field(default=0, ge=0)
     scaler: dict[str, int | float] = Field(default_factory=dict)
     schedule: Schedule | None = None
@@ -219,7 +220,7 @@ class Run:
         if finite and self.config.grad_clip:
             torch._foreach_mul_(grads, min(1.0, self.config.grad_clip / (norm + 1e-6)))
         for optimizer in optimizers:
-            if finite or self.scaler.is_enabled():
+            if finite:  # of all: the scaler looks at the gradients of one optimizer alone
                 self.scaler.step(optimizer)
             optimizer.zero_grad(set_to_none=True)
         return StepResult(norm=norm, finite=finite)
@@ -252,6 +253,7 @@ class Run:
     def numbers(self) -> dict[str, Any]:
         return {
             "best": self.best,
+            "best_of": self.config.best,
             "skipped": self.skipped,
             "scaler": self.scaler.state_dict(),
             "schedule": self.schedule.numbers(),
@@ -262,7 +264,9 @@ class Run:
         checkpoints.verify_checkpoint(found)
         checkpoints.allocate_states(found, self.modules, self.optimizers)
         counters = read_counters(found, checkpoints.load_tensors(found, self.tensors()))
-        self.step, self.best, self.skipped = found.step, counters.best, counters.skipped
+        self.step, self.skipped = found.step, counters.skipped
+        if counters.best_of in (None, self.config.best):
+            self.best = counters.best
         steps = self.config.schedule.steps
         if self.step > steps:
             raise ValueError(
