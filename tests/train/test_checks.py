@@ -8,6 +8,7 @@ import pytest
 import torch
 from small_run import make_clips, small_recipe
 
+from reeltok import zoo
 from reeltok.data.clip import Clip
 from reeltok.generate.recipes import GENERATORS
 from reeltok.metrics.lpips import random_lpips
@@ -15,7 +16,7 @@ from reeltok.parallel import Rank
 from reeltok.recipes import find_recipe
 from reeltok.train import RECIPES, Recipe, change, train
 from reeltok.train.build import build_model
-from reeltok.train.checks import hold_out, never_reached, require_windows
+from reeltok.train.checks import hold_out, never_reached, require_windows, without_effect
 from reeltok.train.clips import DataConfig
 from reeltok.train.launch import reconstruction
 from reeltok.train.run import Run, part_of
@@ -26,6 +27,8 @@ def test_recipes_reach_all_that_they_count(name: str) -> None:
     recipe = (RECIPES | GENERATORS)[name]()
     require_windows(recipe)
     assert never_reached(recipe) == []
+    network = zoo.described(recipe.model)[1] if isinstance(recipe, Recipe) else None
+    assert without_effect(recipe, network) == []
 
 
 @pytest.mark.parametrize(
@@ -51,6 +54,29 @@ def test_counts_past_the_end_are_said(changes: dict[str, str], said: str) -> Non
     (found,) = never_reached(recipe, build_model(recipe).config)
     assert re.search(said, found)
     assert not never_reached(change(recipe, {"loop.schedule.steps": "100000"}))
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "said"),
+    [
+        ("small", {"loop.optimizer.kind": "adam", "loop.optimizer.weight_decay": "1"}, "adam has"),
+        ("small", {"loop.discriminator.weight_decay": "1"}, "loop.discriminator.weight_decay=1"),
+        ("small", {"losses.last_frame": "5"}, r"losses.last_frame \(of a RefTok alone\)"),
+        ("reftok_cpu", {"start": "trained"}, r"warm=default \(start=trained takes"),
+        ("coordtok_cpu", {"losses.perceptual": "1"}, "losses .patches has a loss of its own"),
+    ],
+)
+def test_settings_without_effect_are_said(name: str, changes: dict[str, str], said: str) -> None:
+    recipe = find_recipe(name)
+    network = zoo.described(recipe.model)[1]
+    assert without_effect(recipe, network) == []
+    (found,) = without_effect(change(recipe, changes), network)
+    assert re.search(said, found)
+
+
+def test_a_loss_that_no_quantizer_has_is_named() -> None:
+    with pytest.raises(ValueError, match="terms names 'evenn', which is no loss: .* 'even'"):
+        change(small_recipe(), {"losses.terms.evenn": "100"})
 
 
 def test_a_short_run_says_what_it_misses(
@@ -132,8 +158,9 @@ def test_a_recipe_keeps_its_own_weights_for_other_groups(
 # What is held out.
 
 
-def clip(number: int, frames: int = 20) -> Clip:
-    return Clip(path=Path(f"{number}.mp4"), source=str(number), frames=frames)
+def clip(number: int, frames: int = 20, size: int = 128) -> Clip:
+    path, source = Path(f"{number}.mp4"), str(number)
+    return Clip(path=path, source=source, frames=frames, height=size, width=size)
 
 
 def test_a_clip_is_held_out_where_some_can_be_spared() -> None:
@@ -148,6 +175,8 @@ def test_a_clip_is_held_out_where_some_can_be_spared() -> None:
     assert hold_out(clips, DataConfig(holdout=0.5)).holdout == 0.5
     first = [clip(n, frames=20 if c is held[0] else 5) for n, c in enumerate(clips)]
     assert hold_out(first, config).holdout == share  # the one that is long enough
+    first = [clip(n, size=128 if c is held[0] else 64) for n, c in enumerate(clips)]
+    assert hold_out(first, config).holdout == share  # or large enough
 
 
 @pytest.mark.parametrize("count", [1, 5])

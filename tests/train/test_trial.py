@@ -13,6 +13,8 @@ from reeltok.recipes import find_recipe
 from reeltok.train import Recipe, change, dry_run
 from reeltok.train.build import build_model
 from reeltok.train.clips import ClipBatch
+from reeltok.train.losses import Losses
+from reeltok.train.reconstruct import AdversarialPair, Reconstruct
 from reeltok.train.trial import TimedBatch, extrapolate
 
 
@@ -43,6 +45,25 @@ def test_a_small_batch_is_tried_whole(seen: list[int]) -> None:
     assert (found.clips, found.measured, found.estimated) == (4, (4,), False)
     assert seen == [4, 4]
     assert found.parameters == sum(p.numel() for p in build_model(small_recipe()).parameters())
+
+
+def test_losses_that_join_late_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+    real = Reconstruct.discriminator_loss
+
+    def count(self: Reconstruct, made: AdversarialPair, step: int) -> Losses:
+        tried.append(step)
+        return real(self, made, step)
+
+    monkeypatch.setattr(Reconstruct, "discriminator_loss", count)
+    plays = {
+        "losses.discriminator": '{"first": 90, "width": 4, "layers": 1}',
+        "loop.schedule.steps": "100",
+    }
+    dry_run(change(small_recipe(), plays), device="cpu")
+    assert tried == [98, 99]
+    dry_run(change(small_recipe(), plays | {"loop.schedule.steps": "90"}), device="cpu")
+    assert tried == [98, 99]
 
 
 @pytest.mark.parametrize("accumulate", [1, 4])

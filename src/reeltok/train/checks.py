@@ -11,11 +11,13 @@ from typing import Any
 from reeltok.data.clip import Clip
 from reeltok.files.parsing import read_object
 from reeltok.files.text import hint
+from reeltok.models.reftok.injection import RefTokConfig
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.train.clips import DataConfig
 from reeltok.train.packing_recipes import PACKINGS
 from reeltok.train.recipe import Planned, Recipe, as_json
 from reeltok.train.recipes import RECIPES
+from reeltok.train.reconstruct import LossConfig
 
 
 def require_new(out: Path, resume: bool) -> None:
@@ -117,6 +119,26 @@ def never_reached(recipe: Planned, network: Any = None) -> list[str]:
     return found + [f"{path}={count}: {effect}" for path, count, effect in late if count >= steps]
 
 
+def without_effect(recipe: Planned, network: Any = None) -> list[str]:
+    """The settings of a recipe that change nothing in its run, each with the reason."""
+    found = [
+        f"loop.{name}.weight_decay={config.weight_decay:g} (kind=adam has none, adamw has)"
+        for name in ("optimizer", "discriminator")
+        if (config := getattr(recipe.loop, name)).kind == "adam" and config.weight_decay
+    ]
+    if not isinstance(recipe, Recipe):
+        return found
+    losses = recipe.losses
+    if recipe.start == "trained" and recipe.warm is not None:
+        found.append(f"warm={recipe.warm} (start=trained takes the weights of {recipe.model})")
+    if recipe.patches is not None and losses != LossConfig():
+        found.append("losses (patches has a loss of its own, patches=null takes these)")
+    elif not isinstance(network, RefTokConfig):
+        given = {"last_frame": losses.last_frame != 1, "motion": losses.motion is not None}
+        found += [f"losses.{name} (of a RefTok alone)" for name, is_set in given.items() if is_set]
+    return found
+
+
 def late_losses(recipe: Planned) -> Iterator[tuple[str, int, str]]:
     """The path of each count of the losses in use, its value, and what a shorter run misses."""
     if not isinstance(recipe, Recipe) or recipe.patches is not None:
@@ -150,7 +172,7 @@ def hold_out(clips: Iterable[Clip], config: DataConfig) -> DataConfig:
     A share of few sources may be none: then the first by their hash go, up to a quarter of them.
     """
     clips = list(clips)
-    long = [clip for clip in clips if clip.frames >= config.validation.frames]
+    long = [clip for clip in clips if config.validation.fits(clip)]
     if not config.holdout or not long or any(c.held_out(config.holdout) for c in long):
         return config
     share = math.nextafter(min(clip.lot for clip in long), 1)

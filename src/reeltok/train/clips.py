@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as config_dataclass
 from torch import Tensor
 
+from reeltok.data.clip import Clip
 from reeltok.data.lists import GROUP
 from reeltok.video.decode import Damage
 
@@ -33,6 +34,10 @@ class Window:
                 f"since={self.since} is not before until={self.until}: the window is never drawn"
             )
 
+    def fits(self, clip: Clip, stride: int = 1) -> bool:
+        """Whether a clip has as many frames, each `stride` behind the one before, and pixels."""
+        return clip.frames > (self.frames - 1) * stride and clip.short >= self.size
+
 
 @config_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class DataConfig:
@@ -42,7 +47,7 @@ class DataConfig:
     by clips of all remaining values. `fps` resamples clips to that rate by time, as `video.read`
     does; without it the frame step is drawn from `strides`. `damage` is what becomes of frames that
     cannot be decoded: "refuse" the clip, "stop" before them or "skip" them. `scale` bounds the
-    random down-scaling before the crop. `holdout` is the share of sources kept apart; validation
+    random down-scaling before the crop, which stops at the window's size. `holdout` is the share of sources kept apart; validation
     sees `validation.batch` of their clips. `lively` is the share of samples that are the liveliest
     of three drawn at random: the one whose consecutive frames differ most (it needs a cache).
     `synthetic` is the share of samples that are one still frame, panned and zoomed, with text.

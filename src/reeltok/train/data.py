@@ -62,7 +62,8 @@ class ClipSource:
 
     def _odds(self, window: Window) -> np.ndarray:
         """How likely each training clip is in this window; the unfit are counted."""
-        fits = np.array([self._fits(clip, window) for clip in self.train], dtype=bool)
+        stride = min(self.strides)
+        fits = np.array([window.fits(clip, stride) for clip in self.train], dtype=bool)
         if not fits.any():
             raise ValueError(
                 f"none of {len(self.train)} training clips has {window.frames} frames of "
@@ -91,14 +92,12 @@ class ClipSource:
         """The frame steps to draw from; clips at a given rate were resampled to it already."""
         return self.config.strides if self.config.fps is None else (1,)
 
-    def _fits(self, clip: Clip, window: Window) -> bool:
-        needed = (window.frames - 1) * min(self.strides) + 1
-        return clip.frames >= needed and clip.short >= window.size
-
     def summary(self) -> str:
         """One sentence for people: what is trained on, held out, and too short for what."""
         told = [f"{len(self.train)} clips to train on"]
         told += [f"{len(self.held)} held out ({len(self.validation_clips)} for validation)"]
+        if unfit := sum(not self.config.validation.fits(clip) for clip in self.held):
+            told += [f"{unfit} too short or small for validation"]
         told += [f"{n} too short or small for {kind}" for kind, n in self.short_of.items() if n]
         return ", ".join(told)
 
@@ -196,7 +195,7 @@ class ClipSource:
     def validation_clips(self) -> list[Clip]:
         """The held-out clips for validation: `config.validation.batch` over all groups."""
         window = self.config.validation
-        return balance_groups([c for c in self.held if c.frames >= window.frames], window.batch)
+        return balance_groups([clip for clip in self.held if window.fits(clip)], window.batch)
 
 
 def collate(made: list[tuple[Tensor, Clip]]) -> ClipBatch:

@@ -20,6 +20,7 @@ from reeltok.train.checks import (
     require_shares,
     require_windows,
     unmatched_weights,
+    without_effect,
 )
 from reeltok.train.data import ClipSource, Loader
 from reeltok.train.frames import cut_clips, open_clips
@@ -103,6 +104,8 @@ def begin(recipe: Planned, out: Path, at: Rank, network: Any = None) -> None:
         if missed := never_reached(recipe, network):
             steps = recipe.loop.schedule.steps
             say(f"note: of {steps:,} steps, {'; '.join(missed)}")
+        if idle := without_effect(recipe, network):
+            say(f"note: without effect: {'; '.join(idle)}")
 
 
 def reconstruction(score: Score | None = None, lpips: LoadLPIPS = LPIPS) -> MakeTask:
@@ -151,11 +154,11 @@ def open_clip_source(recipe: Planned, data: str | Path, out: Path, at: Rank) -> 
 def validate_on_training(source: ClipSource, at: Rank) -> None:
     """Validate on the clips that are trained on, where none can be spared; that is said."""
     source.held = list(source.train)
-    frames = source.config.validation.frames
+    window = source.config.validation
     scored = bool(source.validation_clips)
     how = "the scores are of clips that are trained on" if scored else "nothing is validated"
     if at.first:
         say(
-            f"note: no clip of {frames} frames or more can be held out of {len(source.train)} "
-            f"(data.holdout, data.validation.frames): {how}"
+            f"note: no clip of {window.frames} frames of {window.size} pixels or more can be held "
+            f"out of {len(source.train)} (data.holdout, data.validation): {how}"
         )

@@ -42,11 +42,19 @@ optimizers move."""
 
 
 def vidtok_stage1() -> Recipe:
-    """VidTok's first stage: 128 pixels, 3 fps, 50k steps of 16 clips, everything trained."""
+    """VidTok's first stage: 128 pixels, 3 fps, 50k steps of 16 clips, everything trained.
+
+    Clips are scaled down to the window, as the public code does, which then takes the middle square.
+    """
     return Recipe(
         name="vidtok_stage1",
         model="vidtok_kl_causal_488_4chn",
-        data=DataConfig(windows=(Window(frames=17, size=128, batch=16),), fps=3.0, flip=False),
+        data=DataConfig(
+            windows=(Window(frames=17, size=128, batch=16),),
+            fps=3.0,
+            scale=(0.0, 0.0),
+            flip=False,
+        ),
         losses=VIDTOK_LOSSES,
         loop=LoopConfig(
             seed=23,
@@ -69,7 +77,11 @@ def vidtok_stage2() -> Recipe:
         first,
         name="vidtok_stage2",
         start="trained",
-        data=replace(first.data, windows=(Window(frames=17, size=256, batch=8),)),
+        data=replace(
+            first.data,
+            windows=(Window(frames=17, size=256, batch=8),),
+            validation=replace(first.data.validation, size=256),
+        ),
         loop=replace(first.loop, freeze=("encoder",), schedule=ScheduleConfig(steps=30_000)),
     )
 

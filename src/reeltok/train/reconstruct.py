@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as config_dataclass
 from torch import Tensor, nn
 
+from reeltok.files.text import hint
 from reeltok.metrics.lpips import LPIPS, NetworkName
 from reeltok.metrics.paired import peak_decibel
 from reeltok.nn.quantizers.contract import full_precision
@@ -31,6 +32,9 @@ from reeltok.train.losses import (
 )
 from reeltok.train.motion import MotionLoss
 from reeltok.video.record import to_bytes
+
+TERMS = ("kl", "commitment", "codebook", "entropy", "even", "motion")
+"""The losses that a quantizer may have, and that of a RefTok's motion."""
 
 Score = Callable[[Tensor, Tensor], dict[str, float]]
 LoadLPIPS = Callable[..., nn.Module]
@@ -69,6 +73,11 @@ class LossConfig:
     motion: MotionLoss | None = None
     last_frame: float = Field(default=1.0, gt=0)
     discriminator: DiscriminatorConfig | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.terms:
+            if name not in TERMS:
+                raise ValueError(f"terms names {name!r}, which is no loss: {hint(name, TERMS)}")
 
 
 class Trained(nn.Module):

@@ -67,7 +67,7 @@ class TimedBatch:
 def dry_run(
     recipe: Recipe, *, device: str | None = None, make_task: MakeTask | None = None
 ) -> DryRun:
-    """A few steps of the recipe's largest kind of batch, on noise: what a run will need.
+    """The last steps of a recipe, on noise of its largest kind of batch: what a run will need.
 
     Weights that are not here are random: of the model, and of LPIPS. On a CPU the memory is that
     of the whole process.
@@ -91,13 +91,14 @@ def dry_run(
 def try_steps(
     task: Task, noise: Callable[[int], Any], config: LoopConfig, at: Rank, window: Window
 ) -> DryRun:
-    """A few steps of a task; `noise(clips)` is a batch of one process.
+    """The last steps of a task, with all its losses; `noise(clips)` is a batch of one process.
 
     Every clip of `window` is a batch's over all processes.
     """
     if hasattr(task, "to"):
         task.to(at.device)
     run = Run(task, replace(config, compile=()), at)
+    run.step = max(0, config.schedule.steps - 2)  # what joins late costs memory, too
     share, least = window.batch // at.world, config.accumulate
     few = share * window.frames * window.size**2 <= LARGE or share <= 2 * least
     sizes = [share, share] if few else [least, 2 * least]  # the first step is slower than others
