@@ -71,7 +71,7 @@ def run_recipe(
         from reeltok.generate.pixels.training import train_pixels
 
         return train_pixels(recipe, data=data, out=out, resume=resume, device=device)
-    score = validation_metrics(recipe.loop.best)
+    score = validation_metrics(recipe.loop.best, recipe.data.validation.size)
     return train(recipe, data=data, out=out, resume=resume, device=device, score=score)
 
 

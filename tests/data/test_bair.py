@@ -11,6 +11,8 @@ import torch
 from reeltok.data.bair import (
     CameraName,
     Push,
+    _crc,
+    _crc_of_many,
     _masked_crc,
     parse_example,
     read_push,
@@ -46,7 +48,7 @@ def example(features: dict[str, bytes]) -> bytes:
 
 def framed(payload: bytes) -> bytes:
     length = struct.pack("<Q", len(payload))
-    sums = (struct.pack("<I", _masked_crc(part)) for part in (length, b""))
+    sums = (struct.pack("<I", _masked_crc(part)) for part in (length, payload))
     return length + next(sums) + payload + next(sums)
 
 
@@ -69,6 +71,20 @@ def write_bair(path: Path, motions: int = 2, frames: int = 3) -> Path:
 
 def pushes(path: Path, camera: CameraName = "aux1") -> list[Push]:
     return [read_push(path, offset, camera=camera) for offset in record_offsets(path)]
+
+
+def test_the_checksum_of_many_bytes_is_the_plain_one() -> None:
+    data = np.random.default_rng(0).integers(0, 256, 9000, np.uint8).tobytes()
+    for count in (4096, 4097, 5000, 9000):
+        assert _crc_of_many(data[:count]) == _crc(data[:count])
+
+
+def test_a_damaged_record_is_refused(tmp_path: Path) -> None:
+    record = bytearray(framed(example(push(2))))
+    record[600] ^= 1
+    (tmp_path / "x.tfrecord").write_bytes(record)
+    with pytest.raises(ValueError, match=r"checksum of a record differs"):
+        read_push(tmp_path / "x.tfrecord", 0)
 
 
 def test_the_checksum_is_crc32c() -> None:

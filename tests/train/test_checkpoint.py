@@ -96,6 +96,36 @@ def test_optimizer_states_come_back(tmp_path: Path) -> None:
     assert empty.state[fresh.weight]["step"].item() == 2
 
 
+def test_the_step_of_a_fused_optimizer_lies_beside_its_weight(tmp_path: Path) -> None:
+    module = nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(module.parameters(), fused=True)
+    module(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    Saver(tmp_path).save(1, named_tensors({"model": module}, {"model": [optimizer]}), {})
+    for fused, place in ((True, "meta"), (False, "cpu")):
+        away = nn.Linear(3, 2, device="meta")
+        empty = torch.optim.AdamW(away.parameters())
+        empty.defaults["fused"] = fused
+        allocate_states(find_checkpoints(tmp_path)[0], {"model": away}, {"model": [empty]})
+        assert empty.state[away.weight]["step"].device.type == place
+        assert empty.state[away.weight]["exp_avg"].device.type == "meta"
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("ema.weight", "loop.ema"),
+        ("model.log_variance", "losses.log_variance"),
+        ("discriminator.0.weight", "losses.discriminator"),
+    ],
+)
+def test_a_setting_that_a_resume_adds_is_named(tmp_path: Path, name: str, setting: str) -> None:
+    Saver(tmp_path).save(1, {"model.weight": torch.zeros(3)}, {})
+    found = find_checkpoints(tmp_path)[0]
+    with pytest.raises(ValueError, match=f"has no {name}, which this resume adds by {setting}"):
+        load_tensors(found, {"model.weight": torch.zeros(3), name: torch.zeros(3)})
+
+
 def test_no_space_is_said_before_the_first_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,14 @@ from reeltok.parallel import Rank
 from reeltok.recipes import find_recipe
 from reeltok.train import RECIPES, Recipe, change, train
 from reeltok.train.build import build_model
-from reeltok.train.checks import hold_out, never_reached, require_windows, without_effect
+from reeltok.train.checks import (
+    hold_out,
+    never_reached,
+    require_sizes,
+    require_strategy,
+    require_windows,
+    without_effect,
+)
 from reeltok.train.clips import DataConfig
 from reeltok.train.launch import reconstruction
 from reeltok.train.run import Run, part_of
@@ -75,8 +82,48 @@ def test_settings_without_effect_are_said(name: str, changes: dict[str, str], sa
 
 
 def test_a_loss_that_no_quantizer_has_is_named() -> None:
-    with pytest.raises(ValueError, match="terms names 'evenn', which is no loss: .* 'even'"):
+    with pytest.raises(ValueError, match=r"terms names 'evenn', which is no loss: .* 'even'"):
         change(small_recipe(), {"losses.terms.evenn": "100"})
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("data.windows", "[]"),
+        ("data.strides", "[]"),
+        ("data.strides", "[0]"),
+        ("data.scale", "[0.5, 2]"),
+        ("data.cache_size", "0"),
+        ("data.cache_gb", "-1"),
+        ("data.weights.a", "-1"),
+        ("losses.terms.kl", "-3"),
+        ("loop.optimizer.betas", "[0.9, 1]"),
+    ],
+)
+def test_values_out_of_bounds_are_refused(path: str, value: str) -> None:
+    with pytest.raises(ValueError, match=path.rpartition(".")[0]) as caught:
+        change(small_recipe(), {path: value})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"losses.discriminator": '{"layers": 3}'}, "of 16 pixels is too small for the discrimina"),
+        ({"losses.perceptual": "1"}, r"16 pixels is too small for LPIPS\(squeeze\): choose 17"),
+    ],
+)
+def test_frames_too_small_for_a_loss_are_refused(changes: dict[str, str], said: str) -> None:
+    require_sizes(small_recipe())
+    with pytest.raises(ValueError, match=said):
+        require_sizes(change(small_recipe(), changes))
+
+
+def test_a_reftok_is_not_spread_by_fsdp2() -> None:
+    recipe = change(find_recipe("reftok_cpu"), {"loop.strategy": "fsdp2"})
+    tokenizer = zoo.load("reftok-default", weights="random", code=False)
+    with pytest.raises(ValueError, match=r"train with loop.strategy=ddp"):
+        require_strategy(recipe, tokenizer)
 
 
 def test_a_short_run_says_what_it_misses(

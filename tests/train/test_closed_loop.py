@@ -13,7 +13,8 @@ from reeltok.models.reftok.flow import MotionConfig
 from reeltok.models.reftok.injection import RefTokConfig
 from reeltok.models.reftok.network import RefTok
 from reeltok.models.vidtok.network import VidTok
-from reeltok.nn.quantizers import FSQConfig
+from reeltok.nn.quantizers import FSQConfig, VQConfig
+from reeltok.nn.quantizers.vector import VQ
 from reeltok.recipes import find_recipe
 from reeltok.train import dry_run
 from reeltok.train.build import warm
@@ -135,6 +136,32 @@ def test_references_are_drawn_as_often_as_asked() -> None:
         0 in draw_references(x, 4, DegradationConfig(stored=0.3), generator) for _ in range(200)
     )
     assert 40 < begun < 80
+
+
+def test_every_process_goes_through_its_network_in_the_same_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    poor, x = DegradationConfig(reset=0.1, stored=0.5), batch(frames=17).x
+    for seed in range(5):
+        drawn = list[Tensor]()
+        monkeypatch.setattr("reeltok.train.reftok.from_first", lambda x: drawn.append(x) or x)
+        first = draw_references(x, 4, poor, seeded(seed))
+        sent = iter(drawn)
+        monkeypatch.setattr("reeltok.train.reftok.from_first", lambda x: next(sent))
+        assert list(draw_references(x, 4, poor, seeded(100 + seed))) == list(first)
+
+
+def test_frames_that_are_not_coded_move_no_codebook(monkeypatch: pytest.MonkeyPatch) -> None:
+    followed = []
+    monkeypatch.setattr(VQ, "follow", lambda self, x, *_: followed.append(len(x)))
+    quantizer = VQConfig(codes=32, width=4, ema=0.9, entropy=0)
+    tokenizer = RefTok(replace(TINY, body=replace(BODY, quantizer=quantizer))).train()
+    for poor in (NEVER, DegradationConfig(drop=0, reset=1.0, stored=1.0)):
+        followed.clear()
+        task = ClosedLoop(tokenizer, LossConfig(pixel="l1"), degradation=poor)
+        task.loss(batch(), 0, seeded())
+        assert len(followed) == (3 if poor is NEVER else 2)  # a stored first frame is not coded
+    assert tokenizer.quantizer.training
 
 
 def test_degraded_frames_stay_near_and_in_range() -> None:

@@ -81,6 +81,10 @@ def test_shape_and_range() -> None:
     assert batch.x.abs().max() <= 1
     assert [part.x.shape[0] for part in split_batch(batch, 2)] == [2, 2]
     assert [len(part) for part in split_batch(torch.arange(8), 2)] == [4, 4]  # packing's batch
+    for left in (1, 2, 3, 5):  # a process that lost clips makes as many parts as the others
+        parts = split_batch(torch.arange(left), 4)
+        assert len(parts) == 4
+        assert set(torch.cat(parts).tolist()) == set(range(left))
 
 
 def test_frames_are_consecutive_at_the_stride() -> None:
@@ -147,6 +151,16 @@ def test_held_out_sources_never_train() -> None:
     assert torch.equal(batches[0].x, next(iter(source.validation())).x)
 
 
+def test_clips_smaller_than_the_window_are_not_validated() -> None:
+    clips = invented(12, short=20) | invented(12, short=40, group="b")
+    window = Window(frames=5, size=32, batch=24)
+    source = ClipSource(clips, plain(holdout=0.5, validation=window), seed=0)
+    assert {clip.short for clip in source.validation_clips} == {40}
+    small = sum(clip.short == 20 for clip in source.held)
+    assert small
+    assert f"{small} too short or small for validation" in source.summary()
+
+
 def test_validation_is_spread_over_groups() -> None:
     clips = [*invented(9, group="a"), *invented(3, group="b"), *invented(1, group="c")]
     assert Counter(clip.group for clip in balance_groups(clips, 5)) == {"a": 2, "b": 2, "c": 1}
@@ -184,6 +198,18 @@ def test_lively_samples_are_the_ones_that_move() -> None:
     assert share(0.0) == pytest.approx(1 / 3, abs=0.08)
     assert share(1.0) == pytest.approx(1 - (2 / 3) ** 3, abs=0.08)
     assert share(0.5) == pytest.approx(0.52, abs=0.08)
+
+
+def test_lively_samples_keep_to_the_weights_of_groups() -> None:
+    clips = invented(4, group="moving")
+    for clip, entry in invented(4, group="still").items():
+        clips[clip] = replace(entry, held=np.zeros_like(entry.held))
+    drawn = {}
+    for lively in (0.0, 1.0):
+        config = plain(weights={"still": 0.8, "moving": 0.2}, lively=lively)
+        source = ClipSource(clips, config, seed=0)
+        drawn[lively] = [source.train[source.draw(s, 0)[1].clip].group for s in range(100)]
+    assert drawn[0.0] == drawn[1.0]
 
 
 def test_lively_needs_frames_at_hand() -> None:

@@ -4,11 +4,16 @@ import json
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from small_run import small_recipe
 
+from reeltok.models.presets import COMPACT
+from reeltok.models.reftok.injection import RefTokConfig
+from reeltok.models.reftok.network import RefTok
+from reeltok.nn.quantizers import FSQConfig
 from reeltok.train.checks import require_shares
 from reeltok.train.launch import train
 from reeltok.train.logbook import read_lines
@@ -84,6 +89,24 @@ def test_statistics_of_a_critic_are_taken_over_all_processes(
         one, two = (terms_of(tmp_path / run, name) for run in ("one", "two"))
         assert len(one) >= 3
         assert two == pytest.approx(one, abs=1e-5, rel=1e-3), name
+
+
+@pytest.mark.slow
+def test_two_processes_train_a_reftok(clips: Path, tmp_path: Path) -> None:
+    """Frames that are stored or reset come in the same steps, and `even` is summed as often."""
+    quantizer = FSQConfig(levels=(8, 8, 5), regularization=False, even=0.1)
+    body = replace(COMPACT, width=8, quantizer=quantizer)
+    RefTok(RefTokConfig(body=body, width=4)).save_pretrained(tmp_path / "tiny")
+    window = {"frames": 9, "size": 16, "batch": 4}
+    changes = {
+        "model": str(tmp_path / "tiny"),
+        "settings": "{}",
+        "data.windows": json.dumps([window]),
+        "data.validation": json.dumps(window),
+        "loop.schedule.steps": "12",
+    }
+    run_two(clips, tmp_path / "two", *(f"{key}={value}" for key, value in changes.items()))
+    assert len(terms_of(tmp_path / "two", "even")) == 12
 
 
 def test_batch_must_be_shared_equally() -> None:

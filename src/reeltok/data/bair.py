@@ -23,6 +23,7 @@ from reeltok.video.record import Video, write
 CameraName = Literal["aux1", "main"]
 SIDE = 64  # pixels of a frame, stored as raw RGB
 FPS = 10.0
+ROWS = 1024  # of a message, whose checksums are computed at once
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -40,8 +41,9 @@ def read_push(path: str | Path, offset: int, *, camera: CameraName = "aux1") -> 
     ValueError with one sentence where the record is not one of BAIR's.
     """
     where = f"{path}, record at byte {offset}"
+    message = read_record(path, offset)
     try:
-        features = parse_example(read_record(path, offset))
+        features = parse_example(message)
     except (IndexError, ValueError, OverflowError, struct.error):
         raise ValueError(f"{where} is not a protobuf Example: is it one of BAIR's?") from None
     return _push(features, camera, where)
@@ -134,10 +136,14 @@ def record_offsets(path: str | Path) -> list[int]:
 
 
 def read_record(path: str | Path, offset: int) -> bytes:
-    """The message that begins at `offset`."""
+    """The message that begins at `offset`. ValueError where its checksum is another."""
     with Path(path).open("rb") as file:
         file.seek(offset)
-        return file.read(_length(file.read(12), path))
+        length = min(_length(file.read(12), path), Path(path).stat().st_size)
+        message, stored = file.read(length), file.read(4)
+    if _masked_crc(message) != int.from_bytes(stored, "little"):
+        raise ValueError(f"{path} is damaged: the checksum of a record differs, fetch it again")
+    return message
 
 
 def _length(head: bytes, path: str | Path) -> int:
@@ -148,13 +154,42 @@ def _length(head: bytes, path: str | Path) -> int:
 
 def _masked_crc(data: bytes) -> int:
     """TFRecord's checksum: CRC-32C, rotated by 15 bits and offset."""
-    crc = 0xFFFFFFFF
+    crc = (_crc_of_many if len(data) >= 4 * ROWS else _crc)(data) ^ 0xFFFFFFFF
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def _crc(data: bytes, crc: int = 0xFFFFFFFF) -> int:
+    """The register of CRC-32C behind `data`, bit by bit."""
     for byte in data:
         crc ^= byte
         for _ in range(8):
             crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
-    crc ^= 0xFFFFFFFF
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+    return crc
+
+
+def _crc_of_many(data: bytes) -> int:
+    """The same of many bytes: of all rows at once, which are then joined by twos.
+
+    The register is linear: behind two rows it is that of the second, plus what a row of zeros
+    makes of that of the first. `zeros` is what such a row makes of each of its bits.
+    """
+    table = np.array([_crc(bytes([value]), 0) for value in range(256)], np.uint32)
+    rows = np.frombuffer(bytes(-len(data) % ROWS) + data, np.uint8).copy()
+    rows[-len(data) :][:4] ^= 0xFF  # as if the register began with ones
+    crc, zeros = np.zeros(ROWS, np.uint32), np.uint32(1) << np.arange(32, dtype=np.uint32)
+    for column in rows.reshape(ROWS, -1).T:
+        crc = crc >> 8 ^ table[(crc ^ column) & 0xFF]
+        zeros = zeros >> 8 ^ table[zeros & 0xFF]
+    while len(crc) > 1:
+        crc = _mapped(crc[::2], zeros) ^ crc[1::2]
+        zeros = _mapped(zeros, zeros)
+    return int(crc[0])
+
+
+def _mapped(values: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """What a linear map makes of 32-bit values; `images` is what it makes of each bit."""
+    bits = values[:, None] >> np.arange(32, dtype=np.uint32) & 1
+    return np.bitwise_xor.reduce(bits * images, axis=1)
 
 
 # ---------------------------------------------------------------- protobuf

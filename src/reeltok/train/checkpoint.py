@@ -10,7 +10,7 @@ import json
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +32,13 @@ from reeltok.train.stored import METADATA, Reader, read_metadata
 
 PART = ".part"
 NAME = re.compile(r"step-\d{1,15}")
+ADDED = {
+    "ema.": "loop.ema",
+    "model.log_variance": "losses.log_variance",
+    "discriminator.": "losses.discriminator",
+    "lecam.": "losses.discriminator",
+}
+"""What a checkpoint has only of a run with that setting."""
 ADAM, MUON = {"step", "exp_avg", "exp_avg_sq"}, {"momentum"}  # what the optimizers keep
 
 
@@ -102,7 +109,9 @@ def allocate_states(
                     f"{checkpoint.folder} is a checkpoint of another model: {entry} has shape "
                     f"{tuple(shape.size)}, its weight {tuple(weight.shape)} here"
                 )
-            fresh = torch.zeros_like(weight) if alike else torch.zeros(())
+            # As torch keeps it: the step of a fused optimizer lies beside the weight.
+            place = weight.device if owners[weight].defaults.get("fused") else "cpu"
+            fresh = torch.zeros_like(weight) if alike else torch.zeros((), device=place)
             owners[weight].state[weight][field] = fresh.to(dtype)
         for optimizer in chosen:
             require_fields(checkpoint, optimizer)
@@ -136,6 +145,11 @@ def load_tensors(checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> dict[str
     stored = stored_tensors(checkpoint)
     for name, value in tensors.items():
         found = tuple(stored[name].size) if name in stored else None
+        if found is None and (setting := added_by(name, stored)):
+            raise ValueError(
+                f"{checkpoint.folder} has no {name}, which this resume adds by {setting}: resume "
+                f"with the {setting} that the run began with, or begin in another folder"
+            )
         if found != tuple(value.shape):
             raise ValueError(
                 f"{checkpoint.folder} is a checkpoint of another model: {name} has shape "
@@ -148,6 +162,15 @@ def load_tensors(checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> dict[str
     except CheckpointException as error:
         raise ValueError(f"checkpoint {checkpoint.folder} is damaged: {cause(error)}") from error
     return read_object(checkpoint.folder / "run.json")
+
+
+def added_by(name: str, stored: Iterable[str]) -> str | None:
+    """The setting without which a run has no such tensor; None where it is of the model itself."""
+    stored = tuple(stored)
+    for start, setting in ADDED.items():
+        if name.startswith(start) and not any(other.startswith(start) for other in stored):
+            return setting
+    return "loop.freeze" if name.startswith("ema.") and f"model.{name[4:]}" in stored else None
 
 
 def damage(checkpoint: Checkpoint) -> str | None:

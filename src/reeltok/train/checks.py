@@ -11,6 +11,7 @@ from typing import Any
 from reeltok.data.clip import Clip
 from reeltok.files.parsing import read_object
 from reeltok.files.text import hint
+from reeltok.metrics.lpips import PLANS
 from reeltok.models.reftok.injection import RefTokConfig
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.train.clips import DataConfig
@@ -88,6 +89,35 @@ def require_groups(recipe: Recipe, tokenizer: Tokenizer) -> None:
             raise ValueError(
                 f"a window of {window.size} pixels is not what {recipe.model} reads: choose "
                 f"{spec.size[0]} in data.windows and data.validation"
+            )
+
+
+def require_strategy(recipe: Recipe, tokenizer: Tokenizer) -> None:
+    """ValueError where a model cannot be spread over processes as asked."""
+    if recipe.loop.strategy == "fsdp2" and tokenizer.family == "reftok":
+        raise ValueError(
+            f"loop.strategy=fsdp2 cannot spread {recipe.model}, a reftok, whose parts are called "
+            "one by one: train with loop.strategy=ddp"
+        )
+
+
+def require_sizes(recipe: Recipe) -> None:
+    """ValueError where frames are too small for the discriminator or for LPIPS in training."""
+    losses = recipe.losses
+    if recipe.patches is not None:
+        return
+    for window in recipe.data.windows:
+        side = PLANS[losses.net].smallest if losses.perceptual else 0
+        if window.size < side:
+            raise ValueError(
+                f"a window of {window.size} pixels is too small for LPIPS({losses.net}): choose "
+                f"{side} or more in data.windows, or losses.perceptual=0"
+            )
+        if losses.discriminator is not None and not losses.discriminator.fits(window):
+            raise ValueError(
+                f"a window of {window.frames} frames of {window.size} pixels is too small for the "
+                f"discriminator: choose a larger one in data.windows, or fewer "
+                f"losses.discriminator.layers ({losses.discriminator.layers})"
             )
 
 

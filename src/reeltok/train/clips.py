@@ -1,7 +1,7 @@
 """What a run draws from its clips: windows, how they are kept, and what a batch is."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -12,6 +12,8 @@ from torch import Tensor
 from reeltok.data.clip import Clip
 from reeltok.data.lists import GROUP
 from reeltok.video.decode import Damage
+
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 @config_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -47,9 +49,10 @@ class DataConfig:
     by clips of all remaining values. `fps` resamples clips to that rate by time, as `video.read`
     does; without it the frame step is drawn from `strides`. `damage` is what becomes of frames that
     cannot be decoded: "refuse" the clip, "stop" before them or "skip" them. `scale` bounds the
-    random down-scaling before the crop, which stops at the window's size. `holdout` is the share of sources kept apart; validation
-    sees `validation.batch` of their clips. `lively` is the share of samples that are the liveliest
-    of three drawn at random: the one whose consecutive frames differ most (it needs a cache).
+    random down-scaling before the crop, which stops at the window's size. `holdout` is the share of
+    sources kept apart; validation sees `validation.batch` of their clips. `lively` is the share of
+    samples that are the liveliest of three drawn from one group: the one whose consecutive frames
+    differ most (it needs a cache).
     `synthetic` is the share of samples that are one still frame, panned and zoomed, with text.
     `cache`: "none" decodes for every sample, "disk" decodes once into files that processes share,
     "memory" and "device" decode once and hold uint8 frames there; `cache_size` bounds the short
@@ -57,22 +60,22 @@ class DataConfig:
     threads make the batches of the next `prefetch` steps.
     """
 
-    windows: tuple[Window, ...] = (Window(),)
+    windows: tuple[Window, ...] = Field(default=(Window(),), min_length=1)
     column: str = GROUP
-    weights: dict[str, float] = Field(default_factory=dict)
+    weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     other: float = Field(default=1.0, ge=0)
     fps: float | None = Field(default=None, gt=0)
-    strides: tuple[int, ...] = (1,)
+    strides: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1,), min_length=1)
     damage: Damage = "refuse"
-    scale: tuple[float, float] = (1.0, 1.0)
+    scale: tuple[Share, Share] = (1.0, 1.0)
     flip: bool = True
     lively: float = Field(default=0.0, ge=0, le=1)
     synthetic: float = Field(default=0.0, ge=0, le=1)
     holdout: float = Field(default=0.1, ge=0, lt=1)
     validation: Window = Window(frames=17, size=128, batch=24)
     cache: Literal["none", "disk", "memory", "device"] = "disk"
-    cache_size: int = 256
-    cache_gb: float = 8.0
+    cache_size: int = Field(default=256, ge=8)
+    cache_gb: float = Field(default=8.0, gt=0)
     workers: int = Field(default=1, ge=1)
     prefetch: int = Field(default=2, ge=1)
 

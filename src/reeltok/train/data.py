@@ -122,12 +122,17 @@ class ClipSource:
         rng = np.random.default_rng((self.seed, step, 1 + index))
         drawn = self._drawn(window, rng)
         if window.frames > 1 and self.config.lively and rng.random() < self.config.lively:
-            others = [self._drawn(window, rng) for _ in range(LIVELIEST_OF - 1)]
+            group = self.train[drawn.clip].group  # another would not keep to data.weights
+            others = [self._drawn(window, rng, group) for _ in range(LIVELIEST_OF - 1)]
             drawn = max((drawn, *others), key=lambda one: self._motion(window, one))
         return window, drawn
 
-    def _drawn(self, window: Window, rng: np.random.Generator) -> Drawn:
-        number = int(rng.choice(len(self.train), p=self.odds[window]))
+    def _drawn(self, window: Window, rng: np.random.Generator, group: str | None = None) -> Drawn:
+        odds = self.odds[window]
+        if group is not None:
+            odds = odds * [clip.group == group for clip in self.train]
+            odds = odds / odds.sum()
+        number = int(rng.choice(len(self.train), p=odds))
         clip = self.train[number]
         strides = [s for s in self.strides if (window.frames - 1) * s < clip.frames]
         stride = int(rng.choice(strides))

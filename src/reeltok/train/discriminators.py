@@ -3,8 +3,10 @@
 VidTok's code defines both: a 2-D PatchGAN on frames, a 3-D one on clips; weights from N(0, 0.02).
 """
 
+from contextlib import suppress
 from typing import Literal
 
+import torch
 from einops import rearrange
 from jaxtyping import Float
 from pydantic import ConfigDict, Field
@@ -12,6 +14,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from reeltok.nn.quantizers.contract import full_precision
+from reeltok.train.clips import Window
 from reeltok.train.losses import AdversarialLoss
 
 
@@ -40,6 +43,13 @@ class DiscriminatorConfig:
 
     def build(self) -> nn.Module:
         return FrameDiscriminator(self) if self.kind == "frames" else ClipDiscriminator(self)
+
+    def fits(self, window: Window) -> bool:
+        """Whether it gives logits of such clips: each layer makes them smaller."""
+        with torch.device("meta"), suppress(RuntimeError):
+            clips = torch.empty(1, 3, window.frames, window.size, window.size)
+            return self.build().eval()(clips).numel() > 0
+        return False
 
 
 class FrameDiscriminator(nn.Sequential):

@@ -18,6 +18,8 @@ from reeltok.train.checks import (
     require_groups,
     require_new,
     require_shares,
+    require_sizes,
+    require_strategy,
     require_windows,
     unmatched_weights,
     without_effect,
@@ -64,8 +66,10 @@ def train(
         require_windows(recipe, first=last.step if last else 0)
         tokenizer = build_model(recipe)
         tokenizer.name = out.resolve().name  # its own: these weights are not the preset's
+        require_strategy(recipe, tokenizer)
         if make_task is None:
             require_groups(recipe, tokenizer)
+            require_sizes(recipe)
         source = open_clip_source(recipe, data, out, at)
         if recipe.data.holdout and not source.validation_clips:
             validate_on_training(source, at)

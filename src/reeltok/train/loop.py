@@ -33,8 +33,12 @@ To accumulate gradients it needs a length and rows, too.
 
 
 def split_batch(batch: Any, parts: int) -> list[Any]:
-    """At most `parts` batches, of as many rows each where these divide."""
-    return [batch[rows] for rows in torch.arange(len(batch)).chunk(parts)]
+    """`parts` batches, of as many rows each where these divide; too few rows come again.
+
+    However many clips of its share a process lost, it takes its part in every sum over processes.
+    """
+    rows = torch.arange(max(parts, len(batch))) % len(batch)
+    return [batch[part] for part in rows.tensor_split(parts)]
 
 
 def train_step(run: Run, batch: Any) -> dict[str, float]:

@@ -9,7 +9,7 @@ learning rate serves both.
 import math
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
@@ -29,6 +29,9 @@ NEWTON_SCHULZ = (
 )  # quintic of Jordan et al.: steep at 0, near 1 after 5 steps
 
 
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+
+
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class OptimizerConfig:
     """Which optimizer, its learning rate and weight decay.
@@ -38,9 +41,9 @@ class OptimizerConfig:
 
     kind: Literal["adam", "adamw", "muon"] = "adamw"
     lr: float = Field(default=1e-4, gt=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Momentum, Momentum] = (0.9, 0.999)
     weight_decay: float = Field(default=0.0, ge=0)
-    momentum: float = Field(default=0.95, ge=0, lt=1)
+    momentum: Momentum = 0.95
     plain: tuple[str, ...] = ()
 
 

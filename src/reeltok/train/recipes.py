@@ -44,7 +44,7 @@ optimizers move."""
 def vidtok_stage1() -> Recipe:
     """VidTok's first stage: 128 pixels, 3 fps, 50k steps of 16 clips, everything trained.
 
-    Clips are scaled down to the window, as the public code does, which then takes the middle square.
+    Clips are scaled down to the window, as in the public code, which then takes the middle square.
     """
     return Recipe(
         name="vidtok_stage1",

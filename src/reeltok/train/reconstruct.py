@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float, UInt8
@@ -67,7 +67,7 @@ class LossConfig:
     flicker: float = Field(default=0.0, ge=0)
     net: NetworkName = "squeeze"
     weights: str | None = None
-    terms: dict[str, float] = Field(default_factory=lambda: {"kl": 1e-6})
+    terms: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=lambda: {"kl": 1e-6})
     log_variance: bool = False
     reduce: Literal["mean", "sum"] = "mean"
     motion: MotionLoss | None = None

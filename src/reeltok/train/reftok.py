@@ -19,6 +19,7 @@ from torch import Tensor
 from reeltok.models.reftok.flow import Motion
 from reeltok.models.reftok.network import RefTok
 from reeltok.models.reftok.reference import Reference
+from reeltok.parallel import from_first
 from reeltok.tokenizer.contract import Reconstruction
 from reeltok.train.motion import motion_loss
 from reeltok.train.reconstruct import LossConfig, Reconstruct
@@ -93,6 +94,14 @@ def draw_uniform(count: int, generator: torch.Generator | None) -> Float[Tensor,
     return torch.rand(count, generator=generator, device=device).cpu()
 
 
+def draw_turn(share: float, generator: torch.Generator | None) -> bool:
+    """Whether it is one of a share of all batches: on every process as the first one draws it.
+
+    Processes that went through their networks in another order would wait for each other.
+    """
+    return bool(from_first(draw_uniform(1, generator)) < share)
+
+
 def draw_references(
     x: Float[Tensor, "b c t h w"],
     block: int,
@@ -102,11 +111,11 @@ def draw_references(
     """What a batch begins with, and which clips are reset where, by frame."""
     everyone: Bool[Tensor, " b"] = torch.ones(len(x), dtype=torch.bool)
     references: dict[int, Reference] = {}
-    if draw_uniform(1, generator) < config.stored:
+    if draw_turn(config.stored, generator):
         references[0] = Reference(degrade(x[:, :, :1], config, generator), everyone, start=True)
     for at in range(1 + block, x.shape[2], block):
         # A reset passes a whole batch through the network once more: so few blocks, several clips.
-        if draw_uniform(1, generator) < min(1.0, TOGETHER * config.reset):
+        if draw_turn(min(1.0, TOGETHER * config.reset), generator):
             clips = draw_uniform(len(x), generator) < max(1 / TOGETHER, config.reset)
             references[at] = Reference(None, clips)
     return references

@@ -295,7 +295,10 @@ class BlockCoder(Tokenizer):
         frame = torch.zeros_like(like)
         if begin.frame is not None:
             frame = rearrange(begin.frame, "b c t h w -> b t h w c").to(like).contiguous()
-        quantized = self.round_to_stored(self.quantizer(self.encode_block(frame, past, None)))
+        features, trains = self.encode_block(frame, past, None), self.quantizer.training
+        self.quantizer.train(False)  # nothing is coded: no codebook follows it, no loss counts it
+        quantized = self.round_to_stored(self.quantizer(features))
+        self.quantizer.train(trains)
         self.decode_block(quantized.z, past)
         self.remember(past, REFERENCES, frame)
         return frame
