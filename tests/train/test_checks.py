@@ -27,6 +27,7 @@ from reeltok.train.checks import (
 from reeltok.train.clips import DataConfig
 from reeltok.train.launch import reconstruction
 from reeltok.train.run import Run, part_of
+from reeltok.train.validation import validation_metrics
 
 
 @pytest.mark.parametrize("name", [*RECIPES, *GENERATORS])
@@ -117,6 +118,19 @@ def test_frames_too_small_for_a_loss_are_refused(changes: dict[str, str], said: 
     require_sizes(small_recipe())
     with pytest.raises(ValueError, match=said):
         require_sizes(change(small_recipe(), changes))
+
+
+def test_validation_without_lpips_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(net: str) -> None:
+        raise FileNotFoundError("no weights")
+
+    monkeypatch.setattr("reeltok.train.validation.LPIPS", missing)
+    with pytest.warns(UserWarning, match="without LPIPS, and without a best model by -lpips_alex"):
+        score = validation_metrics("-lpips_alex", 128)
+    assert "lpips_alex" not in score(torch.zeros(1, 3, 1, 16, 16), torch.zeros(1, 3, 1, 16, 16))
+    monkeypatch.setattr("reeltok.train.validation.LPIPS", random_lpips)
+    with pytest.warns(UserWarning, match=r"without LPIPS: it needs frames of 31 pixels, .*=16 are"):
+        validation_metrics(size=16)
 
 
 def test_a_reftok_is_not_spread_by_fsdp2() -> None:

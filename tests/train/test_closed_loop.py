@@ -138,17 +138,15 @@ def test_references_are_drawn_as_often_as_asked() -> None:
     assert 40 < begun < 80
 
 
+@pytest.mark.parametrize("seed", range(5))
 def test_every_process_goes_through_its_network_in_the_same_order(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    poor, x = DegradationConfig(reset=0.1, stored=0.5), batch(frames=17).x
-    for seed in range(5):
-        drawn = list[Tensor]()
-        monkeypatch.setattr("reeltok.train.reftok.from_first", lambda x: drawn.append(x) or x)
-        first = draw_references(x, 4, poor, seeded(seed))
-        sent = iter(drawn)
-        monkeypatch.setattr("reeltok.train.reftok.from_first", lambda x: next(sent))
-        assert list(draw_references(x, 4, poor, seeded(100 + seed))) == list(first)
+    poor, x, drawn = DegradationConfig(reset=0.1, stored=0.5), batch(frames=17).x, list[Tensor]()
+    monkeypatch.setattr("reeltok.train.reftok.from_first", lambda x: drawn.append(x) or x)
+    first = draw_references(x, 4, poor, seeded(seed))
+    monkeypatch.setattr("reeltok.train.reftok.from_first", lambda x: drawn.pop(0))
+    assert list(draw_references(x, 4, poor, seeded(100 + seed))) == list(first)
 
 
 def test_frames_that_are_not_coded_move_no_codebook(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,7 +81,8 @@ def test_the_continuous_recipe_runs(name: str, default: Path, clips: Path, tmp_p
 def test_a_second_decoder_keeps_ids_and_most_weights(
     name: str, default: Path, clips: Path, tmp_path: Path
 ) -> None:
-    deep = change(find_recipe(name), FEW | {"loop.freeze": '["encoder", "quantizer"]'})
+    changes = {"loop.freeze": '["encoder", "quantizer"]', "loop.best": "psnr"}
+    deep = change(find_recipe(name), FEW | changes)
     train(deep, data=clips, out=tmp_path / "run", device="cpu")
     base, made = reeltok.load(default), reeltok.load(tmp_path / "run" / "model")
     video = reeltok.read(clips / "0.mkv")
