@@ -13,6 +13,7 @@ import torch
 
 from reeltok.data.clip import Clip
 from reeltok.data.find import find_clips
+from reeltok.recipes import find_recipe
 from reeltok.train.clips import DataConfig, Window
 from reeltok.train.data import ClipSource, Loader, balance_groups
 from reeltok.train.frames import ClipFrames, check_clips, cut_clips, frame_cap, open_clips
@@ -175,6 +176,14 @@ def test_synthetic_motion_is_smooth_and_deterministic() -> None:
     assert x.shape == (4, 3, 5, 16, 16)
     assert torch.equal(x, source.batch(0).x)
     assert all((clip[:, 1:] - clip[:, :-1]).abs().max() > 0 for clip in x)
+
+
+@pytest.mark.parametrize("name", ["vidtok_stage1", "vidtok_stage2"])
+def test_vidtoks_stages_see_and_judge_clips_at_the_window(name: str) -> None:
+    data = replace(find_recipe(name).data, holdout=0.0)
+    source = ClipSource(invented(2, short=256), data, seed=0)
+    assert {source.draw(step, 0)[1].side for step in range(20)} == {256}
+    assert data.validation.size == data.windows[0].size
 
 
 def test_lively_samples_are_the_ones_that_move() -> None:
