@@ -55,6 +55,10 @@ def test_a_tokenizer(
     record = json.loads(out.read_text())
     assert set(record["scores"]) == {"tokenizer", "h264 at its bits", "first frame", "mean frame"}
     assert record["bits"]["model"] > 0
+    ids = record["ids"]["tokenizer"]
+    assert 0 < ids["entropy"] <= ids["bits"]
+    assert 2 ** -ids["entropy"] <= ids["commonest"] < 1
+    assert "bits of an id, and its entropy" in found.out
     assert record["world"]["episodes"] == 3
     assert record["distances"] == {}  # no weights are found here, which is said
     assert "no lpips-alex: LPIPS with AlexNet has no weights" in found.out

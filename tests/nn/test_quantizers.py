@@ -422,6 +422,8 @@ def test_usage_is_exact_and_merges() -> None:
     usage.update(torch.tensor([[0, 1], [2, 3]]))
     assert usage.utilization == 0.5
     assert usage.perplexity == pytest.approx(4)
+    assert usage.entropy == pytest.approx(2)
+    assert usage.commonest == 0.25
     other.update(torch.tensor([4, 4, 4, 4]))
     usage.merge(other)
     assert usage.counts.tolist() == [1, 1, 1, 1, 4, 0, 0, 0]

@@ -99,14 +99,15 @@ def push(
             on_episode=progress.finish_file,
         )
     bits = {name: sum(each.values()) / len(clips) for name, each in spent.items()}
-    record = {"model": model, "sampling": ours.sampling, "seed": seed, "bits": bits}
+    ids = ids_facts(candidates)
+    record = {"model": model, "sampling": ours.sampling, "seed": seed, "bits": bits, "ids": ids}
     if beside:
         record["beside"] = {model_name(each): each for each in beside}
         record["sampling_beside"] = others.sampling
     record |= {**asdict(found), "missing": missing}
     if out is not None:
         save_record(record, out)
-    return Report(data=record, text=push_text(found, bits, missing))
+    return Report(data=record, text=push_text(found, bits, ids, missing))
 
 
 def open_lpips(clip: "Clip") -> "tuple[LPIPS | None, Mapping[str, str]]":
@@ -122,7 +123,27 @@ def open_lpips(clip: "Clip") -> "tuple[LPIPS | None, Mapping[str, str]]":
     return net, scorer.missing
 
 
-def push_text(found: "PushScores", bits: dict[str, float], missing: "Mapping[str, str]") -> str:
+def ids_facts(candidates: "Mapping[str, Make]") -> dict[str, dict[str, float]]:
+    """How the ids of each tokenizer among the candidates are distributed."""
+    from reeltok.evaluate.push.candidates import Coded
+
+    return {
+        name: {
+            "bits": make.tokenizer.spec.bits,
+            "entropy": make.usage.entropy,
+            "commonest": make.usage.commonest,
+        }
+        for name, make in candidates.items()
+        if isinstance(make, Coded) and make.usage is not None
+    }
+
+
+def push_text(
+    found: "PushScores",
+    bits: dict[str, float],
+    ids: dict[str, dict[str, float]],
+    missing: "Mapping[str, str]",
+) -> str:
     """The world's facts, a table for every horizon, the distances, and what has no weights."""
     world = asdict(found.world)
     world["offset"] = ", ".join(f"{value:.2f}" for value in found.world.offset)
@@ -144,6 +165,13 @@ def push_text(found: "PushScores", bits: dict[str, float], missing: "Mapping[str
     if found.distances:
         sets = [{"set": name, "distance": value} for name, value in found.distances.items()]
         parts.append(f"appearance distance to half of the real videos\n{table(sets)}")
+    if ids:
+        rows = [
+            {"ids of": name, "nominal": f"{one['bits']:g}", "entropy": f"{one['entropy']:.2f}"}
+            | {"commonest": f"{one['commonest']:.1%}"}
+            for name, one in ids.items()
+        ]
+        parts.append(f"bits of an id, and its entropy by frequency alone\n{table(rows)}")
     said = [f"no {name}: {why}" for name, why in missing.items()]
     return "\n\n".join([*parts, facts(spent), *said])
 

@@ -14,6 +14,7 @@ from reeltok.evaluate.candidates.codecs import (
     encode_packets,
     nearest_quality,
 )
+from reeltok.nn.quantizers import Usage
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.video.record import to_bytes, to_unit
 
@@ -53,11 +54,17 @@ class Coded:
     """A tokenizer's reconstructions; `bits` of each batch, by its first episode.
 
     `given`: frame 0 is the reference that both sides have, as for a prior; it costs no bits.
+    `usage` counts the ids, if it has any.
     """
 
     tokenizer: Tokenizer
     bits: dict[int, int] = field(default_factory=dict)
     given: bool = False
+    usage: Usage | None = None
+
+    def __post_init__(self) -> None:
+        if self.tokenizer.spec.vocabulary is not None:
+            self.usage = Usage(self.tokenizer.spec.vocabulary)
 
     def __call__(self, batch: EpisodeBatch) -> Clips:
         """Encode and decode all episodes at once."""
@@ -70,6 +77,8 @@ class Coded:
         assert isinstance(made, torch.Tensor)
         self.bits[batch.first] = len(x) * tokens.bits * int(np.prod(tokens.grid))
         self.bits[batch.first] += tokens.reference_bits
+        if self.usage is not None and tokens.ids is not None:
+            self.usage.update(tokens.ids)
         frames = pixels_of(made)
         return np.concatenate([batch.frames[:, :since], frames], axis=1)
 

@@ -1,7 +1,9 @@
 """How a codebook was used over a whole set."""
 
+import math
+
 import torch
-from jaxtyping import Int
+from jaxtyping import Float64, Int
 from torch import Tensor
 
 from reeltok.parallel import sum_over_ranks
@@ -37,5 +39,18 @@ class Usage:
     @property
     def perplexity(self) -> float:
         """exp of the entropy of the ids: 1 (always one id) to the vocabulary (all equally)."""
-        shares = self.counts.double() / self.counts.sum().clamp(min=1)
-        return torch.special.entr(shares).sum().exp().item()
+        return 2**self.entropy
+
+    @property
+    def entropy(self) -> float:
+        """Bits of an id that is coded by how often each occurs, without any context."""
+        return torch.special.entr(self._shares).sum().item() / math.log(2)
+
+    @property
+    def commonest(self) -> float:
+        """The share of the commonest id, 0 to 1."""
+        return self._shares.max().item()
+
+    @property
+    def _shares(self) -> Float64[Tensor, " v"]:
+        return self.counts.double() / self.counts.sum().clamp(min=1)
