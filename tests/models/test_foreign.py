@@ -1,5 +1,6 @@
 """Foreign tokenizers behind the contract: what they gave before, their .reel files, their names."""
 
+import importlib
 import json
 import re
 import shutil
@@ -17,9 +18,12 @@ from torch import Tensor, nn
 import reeltok
 from reeltok import zoo
 from reeltok.cli.main import main
+from reeltok.evaluate.candidates.peers import open_peers
+from reeltok.files.hashes import hash_text
 from reeltok.generate.folder import open_tokenizer
 from reeltok.models.foreign.diffusers import read_scale
 from reeltok.models.foreign.names import parse_foreign
+from reeltok.tokenizer.inputs import made_by
 from reeltok.tokenizer.scale import Scale
 from reeltok.tokens.reel import Reel, save_tokens
 from reeltok.video.record import Video
@@ -252,7 +256,16 @@ class Decoder(nn.Module):
         return torch.cat([x[:, :, :1], x[:, :, 1:].repeat_interleave(4, 2)], dim=2)
 
 
-coder = Coder()
+class Shift(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.bias
+
+
+coder, shift = Coder(), Shift()
 ran: list[str] = []
 
 
@@ -312,6 +325,35 @@ def test_any_function_is_a_tokenizer(importable: str, clip: Path, tmp_path: Path
     for name in ("coder", "dimmed"):
         words = ["reconstruct", str(clip), str(out), "--model", f"{importable}:{name}", "--force"]
         assert main(words) == 0
+
+
+def test_an_edited_function_is_another_tokenizer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its scores are kept and its corpora continued under its hash."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    file, found = tmp_path / "edited.py", list[str | None]()
+    for text in ("dim = lambda x: x * 0.5", "dim = lambda x: x * 0.99"):
+        file.write_text(text)
+        sys.modules.pop("edited", None)
+        importlib.invalidate_caches()
+        tok = reeltok.load("edited:dim")
+        [peer] = open_peers("edited:dim")
+        assert peer.weights == tok.hash()
+        assert made_by(hash_text("edited:dim"), tok)  # files from before there was a source
+        found.append(peer.weights)
+    assert None not in found
+    assert len({*found}) == 2
+
+
+def test_a_trained_module_is_another_tokenizer(importable: str) -> None:
+    tok = reeltok.load(f"{importable}:shift")
+    before, [peer] = tok.hash(), open_peers(f"{importable}:shift")
+    with torch.no_grad():
+        tok.function.bias.add_(1)
+    assert tok.hash() != before == peer.weights
+    assert open_peers(f"{importable}:shift")[0].weights == tok.hash()
 
 
 def test_code_is_run_only_where_a_user_named_it(importable: str, pair: Path) -> None:

@@ -24,9 +24,9 @@ class Reconstructor:
 
     name: str
     function: Callable[[Tensor], Any]
+    weights: str | None = None  # the hash of its source and weights
 
     kind: CandidateKind = "peer"
-    weights: None = None
     trained: bool = True
     causal: bool = True
 

@@ -8,7 +8,7 @@ from reeltok.evaluate.candidates.candidate import Candidate, TokenizerCandidate
 from reeltok.evaluate.candidates.codecs import CODERS, RateTarget, Resize, open_codecs
 from reeltok.evaluate.candidates.functions import Reconstructor
 from reeltok.files.text import nearest
-from reeltok.models.foreign import function
+from reeltok.models.foreign.function import Function
 from reeltok.models.foreign.names import HOW as FOREIGN
 from reeltok.models.foreign.names import ForeignName, parse_foreign
 from reeltok.models.foreign.open import open_foreign
@@ -53,7 +53,8 @@ def find_peer(name: str) -> OpenCandidates:
 
 def open_peer(name: ForeignName, device: torch.device) -> Candidate:
     """A foreign tokenizer to be judged; a function that does not encode is judged as it is."""
-    if name.kind == "function" and not function.is_coded(function.find_function(name.text)):
-        return Reconstructor(name=name.text, function=function.find_function(name.text))
-    found = open_foreign(name).to(device)
+    found = open_foreign(name)
+    if isinstance(found, Function) and not found.coded:
+        return Reconstructor(name=name.text, function=found.function, weights=found.hash())
+    found = found.to(device)
     return TokenizerCandidate(tokenizer=found, name=found.name, trained=found.trained, kind="peer")

@@ -3,6 +3,7 @@
 import sys
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from reeltok.files.hashes import hash_text
+from reeltok.files.hashes import hash_files, hash_text
 from reeltok.models.foreign.network import Foreign
 from reeltok.models.foreign.shape import EncoderOutput, NetworkShape, check_frames, find_shape
+from reeltok.tokenizer.folder import hash_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,8 @@ class Function(Foreign):
     def __init__(self, config: FunctionConfig, name: str) -> None:
         super().__init__(config, name)
         self.function = find_function(config.name)
+        self.source = hash_source(config.name, self.function)  # as it was imported
+        self.reads = (hash_text(config.name),)  # all that files said of it before
         self.about = {"source": "function"}
         if isinstance(self.function, nn.Module):
             self.network = self.function.eval()
@@ -48,11 +52,12 @@ class Function(Foreign):
     @property
     def coded(self) -> bool:
         """Whether it encodes and decodes, and not both at once."""
-        return is_coded(self.function)
+        return all(callable(getattr(self.function, part, None)) for part in ("encode", "decode"))
 
-    def hash(self) -> str:
-        """SHA-256 of the name: what a function computes cannot be seen from here."""
-        return hash_text(self.config.name)
+    def hash_present(self) -> str:
+        """SHA-256 of the name, the source (`hash_source`) and the weights of an `nn.Module`."""
+        weights = dict(chain(self.named_parameters(), self.named_buffers()))
+        return hash_text(f"{self.config.name} {self.source} {hash_weights(weights)}")
 
     def find(self) -> NetworkShape:
         group = getattr(self.function, "frames_per_group", None)
@@ -100,6 +105,11 @@ def find_function(name: str) -> Any:
         ) from (error)
 
 
-def is_coded(found: Any) -> bool:
-    """Whether what was named has `encode` and `decode`."""
-    return all(callable(getattr(found, part, None)) for part in ("encode", "decode"))
+def hash_source(name: str, found: Any) -> str:
+    """SHA-256 of the file of the module in `name`, and of the one that defines what was found.
+
+    What these import or open is not seen.
+    """
+    modules = dict.fromkeys([name.partition(":")[0], getattr(found, "__module__", "")])
+    files = [getattr(sys.modules.get(module), "__file__", None) for module in modules]
+    return hash_files(*(file for file in files if file is not None and Path(file).is_file()))
