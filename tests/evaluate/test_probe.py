@@ -1,31 +1,58 @@
 """The linear probe."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from reeltok.evaluate.clips import ScoredClip
-from reeltok.evaluate.probe import assign_folds, collect_features, read_labels, run_probe
+from reeltok.evaluate.probe import (
+    Described,
+    assign_folds,
+    collect_features,
+    read_labels,
+    run_probe,
+)
 from reeltok.models.presets import COMPACT
 from reeltok.models.vidtok.network import VidTok
 from reeltok.video.record import Video
+
+
+def described(x: torch.Tensor, labels: list[str], each: int = 1) -> Described:
+    """Clips, `each` of a source."""
+    return Described(x=x, labels=labels, sources=[f"{i // each}" for i in range(len(labels))])
 
 
 def test_what_is_linear_is_read_off_and_noise_is_not() -> None:
     draw = torch.Generator().manual_seed(0)
     y = ["cat"] * 20 + ["dog"] * 20 + ["rare"] * 2
     x = torch.randn(42, 6, generator=draw)
-    noise = run_probe(x, y)
+    noise = run_probe(described(x, y))
     assert noise.accuracy.mean < 0.75
     x[:20, 2] += 6
-    found = run_probe(x, y)
+    found = run_probe(described(x, y))
     assert found.accuracy.mean > 0.95
     assert found.chance == 0.5
     assert found.labels == {"cat": 20, "dog": 20}
-    assert found.left_out == {"rare": "only 2 clips"}
-    with pytest.raises(ValueError, match="a probe needs two labels of 5 clips"):
-        run_probe(x[:20], y[:20])
+    assert found.left_out == {"rare": "of only 2 sources"}
+    with pytest.raises(ValueError, match="a probe needs two labels of 5 sources"):
+        run_probe(described(x[:20], y[:20]))
+
+
+def test_what_is_known_of_a_source_is_not_read_off() -> None:
+    """Labels at random by source, whose clips are alike: those of other folds would tell them."""
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(20, 1, 64, generator=draw) + torch.randn(20, 8, 64, generator=draw) / 10
+    y = [name for name in ("cat", "dog") * 10 for _ in range(8)]
+    found = run_probe(described(x.flatten(0, 1), y, each=8))
+    low, high = found.accuracy.low, found.accuracy.high
+    assert low is not None
+    assert high is not None
+    assert low < 0.5 < high
+    assert high - low > 0.3  # twenty sources, not 160 clips
+    with pytest.raises(ValueError, match=r"two labels of 5 sources .* found cat \(2\), dog \(2\)"):
+        run_probe(described(x[:4].flatten(0, 1), y[:32], each=8))
 
 
 def test_windows_of_a_video_are_one_vector(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,14 +68,15 @@ def test_windows_of_a_video_are_one_vector(monkeypatch: pytest.MonkeyPatch) -> N
     ]
     alone = ScoredClip(name="d#1.mp4", video=video, sha256="7")
     labels = {"a.mp4": "x", "b.mp4": "y", "d#1.mp4": "y"}
-    x, names, left_out = collect_features(VidTok(COMPACT), [*shots, alone], labels)
-    assert x.flatten().tolist() == [10, 11, 7]
-    assert names == ["x", "y", "y"]
-    assert set(left_out) == {"c.mp4#0", "c.mp4#1", "c.mp4#2"}
+    found = collect_features(VidTok(COMPACT), [*shots, replace(alone, origin="a.mp4")], labels)
+    assert found.x.flatten().tolist() == [10, 11, 7]
+    assert found.labels == ["x", "y", "y"]
+    assert found.sources == ["a.mp4", "b.mp4", "a.mp4"]
+    assert set(found.left_out) == {"c.mp4#0", "c.mp4#1", "c.mp4#2"}
 
 
 def test_every_fold_has_its_share_of_every_label() -> None:
-    fold = assign_folds([0] * 10 + [1] * 5, 5, seed=0)
+    fold = assign_folds([0] * 10 + [1] * 5, [*map(str, range(15))], 5, seed=0)
     assert torch.bincount(fold[:10]).tolist() == [2] * 5
     assert torch.bincount(fold[10:]).tolist() == [1] * 5
 

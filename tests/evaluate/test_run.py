@@ -17,6 +17,7 @@ from reeltok.evaluate.candidates.candidate import (
     pad_clip,
 )
 from reeltok.evaluate.clips import ScoredClip
+from reeltok.evaluate.intervals import estimate
 from reeltok.evaluate.protocols import PROTOCOLS, Protocol
 from reeltok.evaluate.results import CandidateKind, Result
 from reeltok.evaluate.run import ClipProgress, evaluate, kept_ids, why_none
@@ -113,6 +114,28 @@ def test_an_interrupted_run_goes_on_where_it_stopped(data: Path, tmp_path: Path)
     other = Dim(settings={"tile": 8})  # other settings, other scores
     judged(other, data, work=tmp_path)
     assert len(other.asked) == 3
+
+
+def test_parts_of_a_file_are_drawn_together(data: Path, tmp_path: Path) -> None:
+    rows = [f"{data / name}.mkv,{start},{start + 0.3}" for name in "ac" for start in (0, 0.2)]
+    (tmp_path / "list.csv").write_text("\n".join(["path,start,end", *rows]))
+    plan = replace(PLAN, frames=3)
+    found = judged(Dim(), tmp_path / "list.csv", plan, work=tmp_path / "kept")
+    groups = [f"{data / name}.mkv" for name in "aacc"]
+    values, weights = [c["values"]["psnr"] for c in found.clips], [3] * 4
+    assert len({c["name"] for c in found.clips}) == 4
+    assert found.summary["psnr"] == estimate(values, weights, groups)
+    assert found.summary["psnr"] != estimate(values, weights)
+    assert Result.load(saved(found, tmp_path)).scores().summary() == found.summary
+    again = judged(Dim(), tmp_path / "list.csv", plan, work=tmp_path / "kept")
+    assert again.summary == found.summary
+    whole = judged(Dim(), data)
+    assert not any("source" in clip for clip in whole.clips)
+
+
+def saved(result: Result, folder: Path) -> Path:
+    result.save(folder / "result.json")
+    return folder / "result.json"
 
 
 def test_weights_that_are_used_in_another_way_are_judged_anew(data: Path, tmp_path: Path) -> None:

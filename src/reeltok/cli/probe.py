@@ -34,8 +34,9 @@ def probe(
 ) -> Report:
     """Train a linear classifier on the tokens of labelled clips, and print its accuracy.
 
-    Cross-validation in five folds: each clip is classified by a model that was not trained on it.
-    Labels of fewer than five clips are left out. Chance is the share of the most frequent label.
+    Cross-validation in five folds: each clip is classified by a model that was not trained on it,
+    nor on others of its source, such as parts of one file. Labels of fewer than five sources are
+    left out. Chance is the share of the most frequent label.
     DATA may be a corpus of the model's tokens: then nothing is encoded, and a clip is the mean of
     its windows.
     """
@@ -49,9 +50,9 @@ def probe(
     named = probing.read_labels(labels, data)
     tokenizer = given.open_model(model, weights=weights, device=device, dtype=dtype)
     found = clips(protocol, data, root=root, causal=tokenizer.spec.causal)
-    x, y, unnamed = probing.collect_features(tokenizer, found, named)
-    result = probing.run_probe(x, y)
-    passed = {**found.left_out, **unnamed}
+    described = probing.collect_features(tokenizer, found, named)
+    result = probing.run_probe(described)
+    passed = {**found.left_out, **described.left_out}
     for name, why in found.broken.items():
         note(left_out(name, why))
     about = {"model": model, "protocol": protocol, "broken": found.broken}
@@ -70,9 +71,9 @@ def probe_corpus(
     named = probing.read_labels(labels, data) if given_list else probing.row_labels(corpus, labels)
     tokenizer = given.open_model(model, weights=weights, device=device, dtype=dtype)
     corpus.require_own(tokenizer)
-    x, y, unnamed = probing.collect_rows(tokenizer, corpus, named)
+    described = probing.collect_rows(tokenizer, corpus, named)
     about: dict[str, Any] = {"model": model, "protocol": None, "broken": {}}
-    return probe_report(probing.run_probe(x, y), unnamed, about)
+    return probe_report(probing.run_probe(described), described.left_out, about)
 
 
 def probe_report(result: "Probe", passed: dict[str, str], about: dict[str, Any]) -> Report:

@@ -33,6 +33,7 @@ class ScoredClip:
     video: Video
     sha256: str  # of the pixels and their shape
     source: str = ""  # the name of the video that gives several; else it is this one's
+    origin: str = ""  # the clip's `source` in its list: with all of one origin it is held out
     filled: int = 0  # frames that repeat the last one
     boxes: tuple[Box, ...] = ()  # in pixels of this clip
     row: dict[str, str] = field(default_factory=dict)  # what the list says of the video
@@ -41,6 +42,11 @@ class ScoredClip:
     def file(self) -> str:
         """The name of the video."""
         return self.source or self.name
+
+    @property
+    def together(self) -> str:
+        """What clips that are not independent of one another have in common."""
+        return self.origin or self.file
 
 
 class ClipCache:
@@ -138,6 +144,7 @@ class ScoredClips:
                     video=video,
                     sha256=hash_of(video),
                     source=item.name if several else "",
+                    origin=item.source,
                     filled=missing,
                     boxes=moved,
                     row=dict(item.row),

@@ -35,7 +35,7 @@ def estimate(
 ) -> Estimate:
     """The weighted mean of clips with its percentile interval from a seeded bootstrap over clips.
 
-    Clips of one of `groups`, such as windows of one video, are drawn together. One clip or group
+    Clips of one of `groups`, such as parts of one video, are drawn together. One clip or group
     has no interval. Raises ValueError for none at all, and for NaN or infinity.
     """
     if not len(values):

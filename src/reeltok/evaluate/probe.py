@@ -90,88 +90,111 @@ def describe_tokens(tokenizer: Tokenizer, tokens: Tokens) -> Float[Tensor, " n"]
     return torch.cat([flat.mean(dim=1), flat.std(dim=1, correction=0)])
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Described:
+    """Clips as a probe takes them: a vector, a label and a source each.
+
+    Clips of one source are never asked of a classifier that has seen another of them.
+    """
+
+    x: Float[Tensor, "b n"]
+    labels: list[str]
+    sources: list[str]
+    left_out: dict[str, str] = field(default_factory=dict)  # clip -> why
+
+    @classmethod
+    def of(
+        cls,
+        windows: Mapping[str, Sequence[Tensor]],
+        labels: Mapping[str, str],
+        sources: Mapping[str, str],
+        left_out: dict[str, str],
+    ) -> "Described":
+        """Of each clip the mean vector of its windows."""
+        return cls(
+            x=torch.stack([torch.stack([*parts]).mean(0) for parts in windows.values()]),
+            labels=[labels[name] for name in windows],
+            sources=[sources[name] for name in windows],
+            left_out=left_out,
+        )
+
+
 def collect_features(
     tokenizer: Tokenizer, clips: Iterable[ScoredClip], labels: Mapping[str, str]
-) -> tuple[Float[Tensor, "b n"], list[str], dict[str, str]]:
-    """Vectors and labels of the videos that have one, and why others are left out.
-
-    The vector of a video is the mean over its windows.
-    """
+) -> Described:
+    """The videos that have a label. ValueError where none has."""
     windows: dict[str, list[Tensor]] = {}
-    named, left_out = dict[str, str](), dict[str, str]()
+    named, sources, left_out = dict[str, str](), dict[str, str](), dict[str, str]()
     for clip in clips:
         label = labels.get(clip.file) or labels.get(Path(clip.file).name)
         if label is None:
             left_out[clip.name] = "it has no label"
             continue
-        named[clip.file] = label
+        named[clip.file], sources[clip.file] = label, clip.together
         windows.setdefault(clip.file, []).append(describe_clip(tokenizer, clip))
     if not windows:
         raise ValueError("no clip has a label: the list should name the files as the folder does")
-    rows = [torch.stack(parts).mean(0) for parts in windows.values()]
-    return torch.stack(rows), [named[name] for name in windows], left_out
+    return Described.of(windows, named, sources, left_out)
 
 
-def collect_rows(
-    tokenizer: Tokenizer, corpus: Corpus, labels: Mapping[str, str]
-) -> tuple[Float[Tensor, "b n"], list[str], dict[str, str]]:
-    """The same from a corpus, of each clip the mean over its windows."""
+def collect_rows(tokenizer: Tokenizer, corpus: Corpus, labels: Mapping[str, str]) -> Described:
+    """The same from a corpus."""
     windows: dict[str, list[Tensor]] = {}
-    left_out = dict[str, str]()
+    sources, left_out = dict[str, str](), dict[str, str]()
     for row in corpus:
         if row.source in labels:
             tokens = tokens_of(row, corpus.tokenizer, tokenizer.scale).to(tokenizer.device)
+            sources[row.source] = row.origin or row.source
             windows.setdefault(row.source, []).append(describe_tokens(tokenizer, tokens))
         else:
             left_out[row.source] = "it has no label"
     if not windows:
         raise ValueError("no clip has a label: the list should name the files as the corpus does")
-    rows = [torch.stack(parts).mean(0) for parts in windows.values()]
-    return torch.stack(rows), [labels[name] for name in windows], left_out
+    return Described.of(windows, labels, sources, left_out)
 
 
-def run_probe(
-    x: Float[Tensor, "b n"], labels: Sequence[str], *, folds: int = FOLDS, seed: int = 0
-) -> Probe:
-    """Accuracy over all clips, each asked of a classifier that has not seen it.
+def run_probe(clips: Described, *, folds: int = FOLDS, seed: int = 0) -> Probe:
+    """Accuracy over all clips, each asked of a classifier that has not seen any of its source.
 
-    Labels with fewer clips than folds are left out. ValueError where fewer than two labels remain.
+    Labels of fewer sources than folds are left out. ValueError where fewer than two labels remain.
     """
-    counts = Counter(labels)
+    each = dict.fromkeys(zip(clips.labels, clips.sources, strict=True))
+    counts = Counter(label for label, _ in each)
     kept = sorted(name for name, count in counts.items() if count >= folds)
     if len(kept) < 2:
         raise ValueError(
-            f"a probe needs two labels of {folds} clips or more each, found "
+            f"a probe needs two labels of {folds} sources or more each (parts of one file are one "
+            "source), found "
             f"{', '.join(f'{name} ({count})' for name, count in counts.most_common(5))}"
         )
-    chosen = [i for i, name in enumerate(labels) if name in kept]
-    x, y = x[chosen], torch.tensor([kept.index(labels[i]) for i in chosen])
-    fold = assign_folds(y.tolist(), folds, seed)
+    chosen = [i for i, name in enumerate(clips.labels) if name in kept]
+    sources = [clips.sources[i] for i in chosen]
+    x, y = clips.x[chosen], torch.tensor([kept.index(clips.labels[i]) for i in chosen])
+    fold = assign_folds(y.tolist(), sources, folds, seed)
     right = torch.zeros(len(y))
     for number in range(folds):
         held = fold == number
         weights = fit_classifier(x[~held], y[~held], len(kept))
         right[held] = (weights(x[held]).argmax(dim=1) == y[held]).float()
-    few = {name: f"only {n} clips" for name, n in counts.items() if n < folds}
-    used = {name: counts[name] for name in kept}
+    used = {name: clips.labels.count(name) for name in kept}
     return Probe(
-        accuracy=estimate(right.tolist(), [1] * len(right)),
+        accuracy=estimate(right.tolist(), [1] * len(right), sources),
         chance=max(used.values()) / sum(used.values()),
         labels=used,
         width=x.shape[1],
-        left_out=few,
+        left_out={name: f"of only {n} sources" for name, n in counts.items() if n < folds},
     )
 
 
-def assign_folds(y: Sequence[int], folds: int, seed: int) -> Tensor:
-    """The fold of every clip: each label is spread over all of them."""
-    draw, fold = random.Random(seed), torch.zeros(len(y), dtype=torch.long)
+def assign_folds(y: Sequence[int], sources: Sequence[str], folds: int, seed: int) -> Tensor:
+    """The fold of every clip, that of its source: each label is spread over all of them."""
+    of_source = dict(reversed([*zip(sources, y, strict=True)]))  # the label of its first clip
+    draw, fold = random.Random(seed), dict[str, int]()
     for label in sorted(set(y)):
-        places = [i for i, other in enumerate(y) if other == label]
-        draw.shuffle(places)
-        for turn, place in enumerate(places):
-            fold[place] = turn % folds
-    return fold
+        held = [name for name in dict.fromkeys(sources) if of_source[name] == label]
+        draw.shuffle(held)
+        fold |= {name: turn % folds for turn, name in enumerate(held)}
+    return torch.tensor([fold[name] for name in sources])
 
 
 @dataclass(frozen=True, eq=False)

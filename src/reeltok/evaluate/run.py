@@ -193,7 +193,7 @@ class Evaluation:
             self.results.keep(clip, score, coded.ids)
             known = score, coded.ids
         score, ids = known
-        self.scores.add(replace(score, source=clip.source))
+        self.scores.add(replace(score, source=clip.together))
         if self.usage is not None and ids is not None and ids.numel():
             self.usage.update(ids.long())
         return again

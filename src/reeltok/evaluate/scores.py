@@ -2,7 +2,7 @@
 
 A `Scorer` turns a clip and its reconstruction into a `ClipScore`; `Scores` gathers those, so that
 memory grows by a few numbers per clip and never with its pixels. Means over a set are weighted by
-frames, intervals are bootstrapped over clips, and two models are compared on the same clips.
+frames, intervals are bootstrapped over their sources, and two models are compared on the same clips.
 """
 
 import json
@@ -99,13 +99,13 @@ class ClipScore:
     stored_bits: int | None = None  # of the tokens as a file holds them, packed
     seconds: dict[str, float] = field(default_factory=dict)  # "encode", "decode"
     notes: list[str] = field(default_factory=list)  # such as a clip filled up to the protocol
-    source: str = ""  # the name of the video, where it gives several clips
+    source: str = ""  # of clips that are not independent: windows of a video, parts of a file
     features: dict[str, Features] = field(default_factory=dict, repr=False)
 
     def record(self) -> ClipRecord:
         """The score as plain values, without features."""
         plain = {key: value for key, value in vars(self).items() if key != "features"}
-        if not self.source:
+        if self.source in ("", self.name):
             del plain["source"]
         return cast(ClipRecord, plain)
 
@@ -379,5 +379,5 @@ def difference(first: Scores, second: Scores, metric: str) -> Estimate:
 def mean_of_clips(
     values: Sequence[float], weights: Sequence[float | int], clips: Sequence[ClipScore]
 ) -> Estimate:
-    """The weighted mean of clips; its interval draws all windows of a video together."""
+    """The weighted mean of clips; its interval draws all clips of a source together."""
     return estimate(values, weights, [clip.source or clip.name for clip in clips])
