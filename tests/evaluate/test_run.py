@@ -116,6 +116,16 @@ def test_an_interrupted_run_goes_on_where_it_stopped(data: Path, tmp_path: Path)
     assert len(other.asked) == 3
 
 
+def test_another_machine_measures_its_own_speeds(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged(Dim(), data, work=tmp_path)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
+    other = Dim()
+    assert judged(other, data, work=tmp_path).machine["threads"] == "77"
+    assert len(other.asked) == 3
+
+
 def test_parts_of_a_file_are_drawn_together(data: Path, tmp_path: Path) -> None:
     rows = [f"{data / name}.mkv,{start},{start + 0.3}" for name in "ac" for start in (0, 0.2)]
     (tmp_path / "list.csv").write_text("\n".join(["path,start,end", *rows]))

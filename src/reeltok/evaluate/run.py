@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import reeltok
-from reeltok.devices import peak_memory, pick_device, reset_peak_memory
+from reeltok.devices import describe_machine, peak_memory, pick_device, reset_peak_memory
 from reeltok.evaluate.candidates.candidate import Candidate, CodedClip, Macs, read_back
 from reeltok.evaluate.clips import ClipCache, ScoredClip, ScoredClips, clips
 from reeltok.evaluate.protocols import DEFAULT, Protocol, find_protocol
@@ -54,7 +54,8 @@ OnScored = Callable[[ScoredClip, CodedClip], None]
 class ResultCache:
     """Finished clips of one candidate under one protocol, a file each; nowhere without a folder.
 
-    The key holds what decides a score: weights, settings, protocol, metrics, this code.
+    The key holds what decides a score: weights, settings, protocol, metrics, this code; and the
+    machine with its threads, since speeds and memory are of it.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class ResultCache:
             "protocol": asdict(plan),
             "metrics": [*scorer.metrics, *sorted(scorer.missing), *scorer.networks()],
             "code": code_hash(),
+            "machine": describe_machine(),
         }
         text = json.dumps(made_of, sort_keys=True, default=str)
         self.folder = None if folder is None else folder / hash_text(text, 24)

@@ -2,7 +2,7 @@
 
 A `Scorer` turns a clip and its reconstruction into a `ClipScore`; `Scores` gathers those, so that
 memory grows by a few numbers per clip and never with its pixels. Means over a set are weighted by
-frames, intervals are bootstrapped over their sources, and two models are compared on the same clips.
+frames, intervals are bootstrapped over sources, and two models are compared on the same clips.
 """
 
 import json
