@@ -1,5 +1,6 @@
 """Sets of clips are compared at the size, and by the windows, that a protocol says."""
 
+import gc
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from reeltok.evaluate import scores
 from reeltok.evaluate.protocols import PROTOCOLS
 from reeltok.evaluate.sets import set_distances
 from reeltok.metrics.networks import Extractor
+from reeltok.nn.moments import Moments
 
 
 @pytest.fixture
@@ -45,6 +47,18 @@ def test_generated_clips_are_scored_at_the_protocols_size(
     assert (found.real, found.made, found.filled) == (12, 2, 0)
     assert set(seen) == {(16, 16, 16)}
     assert torch.tensor(found.distances["fvd-i3d-test"]) > 0
+
+
+def test_memory_holds_a_sum_and_not_each_clip(seen: list[tuple[int, ...]], tmp_path: Path) -> None:
+    plan = replace(PROTOCOLS["k600-fp"], fps=None, size=32, crop=32, scored_size=16)
+    held: list[int] = []
+
+    def count(clip: object) -> None:
+        held.append(sum(type(one) is Moments for one in gc.get_objects()))
+
+    set_distances(tmp_path / "real", tmp_path / "made", plan, progress=count)
+    assert len(held) == 14
+    assert max(held) <= min(held) + 3  # of both sets, and of the clip at hand
 
 
 def test_without_one_they_keep_the_size_of_clips(

@@ -2,8 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import reduce
-from operator import add
 from pathlib import Path
 
 import torch
@@ -54,12 +52,12 @@ def set_distances(
     sums: list[dict[str, Moments]] = []
     counts, filled, broken = [], 0, dict[str, str]()
     for plan, data in ((protocol, real), (protocol.of_made, made)):
-        held, found, number = clips(plan, data), dict[str, list[Moments]](), 0
+        held, found, number = clips(plan, data), dict[str, Moments](), 0
         for clip in held:
             x = as_scored(clip.video, plan).tensor(device=device)
             for name, features in clip_features(x, scorer).items():
                 of_clip = feature_moments(features, f"{name} of {clip.name}")
-                found.setdefault(name, []).append(of_clip)
+                found[name] = found[name] + of_clip if name in found else of_clip
             number += 1
             progress(clip)
         check_broken(held.broken, max_broken, str(data))
@@ -69,7 +67,7 @@ def set_distances(
                 f"{data} gives {number} clips under {protocol.name}, a distance needs two of each "
                 f"set or more: {why}"
             )
-        sums.append({name: reduce(add, moments) for name, moments in found.items()})
+        sums.append(found)
         counts.append(number)
         filled += held.filled
         broken |= held.broken
