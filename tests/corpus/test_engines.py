@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from corpus_clips import build, write_clips
 
+from reeltok.cli.corpus import build_report
 from reeltok.corpus import Engine, Shaping
 from reeltok.corpus.engines import rank_here, share_of
 from reeltok.corpus.finish import finish_corpus
@@ -45,6 +47,18 @@ def test_any_number_of_ranks_finishes_what_another_began(clips: Path, tmp_path: 
     assert files_of(tmp_path / "ranks") == files_of(tmp_path / "whole")
     with pytest.raises(ValueError, match=r"`shard` 3/2 is none"):
         build(clips, tmp_path / "ranks", SHAPING, clips_each=2, share=(3, 2))
+
+
+def test_a_clip_that_was_replaced_is_told_of(clips: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(clips, tmp_path / "clips")
+    assert not build(data, tmp_path / "out", SHAPING, clips_each=2, share=(0, 2)).stale
+    (data / "1.mkv").write_bytes((data / "0.mkv").read_bytes())
+    soon = time.time() + 60  # clocks of file systems are coarse
+    os.utime(data / "1.mkv", (soon, soon))
+    again = build(data, tmp_path / "out", SHAPING, clips_each=2)
+    assert (again.made, again.stale) == (2, {0: ["1.mkv"]})
+    with pytest.warns(UserWarning, match=r"1 clip of 1 shard, such as 1.mkv of shard-000000.json"):
+        build_report(again)
 
 
 def test_launchers_say_which_rank_this_is() -> None:
@@ -117,6 +131,7 @@ RUN = """
 import sys
 sys.path[:0] = {paths!r}
 from corpus_clips import build
+from reeltok.cli.corpus import build_report
 from reeltok.corpus import Engine, Shaping
 print("begun", flush=True)
 build({clips!r}, {out!r}, Shaping(frames=9), clips_each=1, engine=Engine(jobs={jobs}))

@@ -6,7 +6,7 @@ import typer
 
 from reeltok.cli import options as given
 from reeltok.cli.progress import Progress
-from reeltok.cli.report import Report, facts, note_all
+from reeltok.cli.report import Report, facts, note, note_all
 from reeltok.wording import count, duration
 
 if TYPE_CHECKING:
@@ -210,10 +210,19 @@ def finish(corpus: PlaceArgument) -> Report:
 
 def build_report(built: "Built") -> Report:
     """What a run did."""
+    from reeltok.corpus.shard import sidecar_name
+
     data = {"place": built.place, "made": built.made, "shards": built.shards}
     data |= {"missing": built.missing, "share": [*built.share], "manifest": built.manifest}
     rank, ranks = built.share
     whose = "" if ranks == 1 else f" of the share {rank}/{ranks}"
+    if built.stale:
+        number, names = next(iter(built.stale.items()))
+        note(
+            f"newer than their tokens: {count(sum(map(len, built.stale.values())), 'clip')} of "
+            f"{count(len(built.stale), 'shard')}, such as {names[0]} of {sidecar_name(number)}; if "
+            "they hold another video now, remove the .json of their shards and build again"
+        )
     made = f"{built.place}: {count(built.made, 'shard')}{whose} made"
     lines = [f"{made}, {built.shards - built.missing} of {built.shards} are there"]
     if built.manifest is None:

@@ -58,6 +58,10 @@ class Place:
         remote, root = self._remote()
         return self._within(lambda: bool(remote.exists(f"{root}/{name}")), self.where(name))
 
+    def written(self, name: str) -> int | None:
+        """When a file of a folder was written, in nanoseconds since 1970; None at an address."""
+        return (self.folder / name).stat().st_mtime_ns if self.folder else None
+
     def read(self, name: str) -> bytes:
         """The bytes of a file. FileNotFoundError where there is none."""
         if self.folder is not None:

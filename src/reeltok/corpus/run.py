@@ -1,6 +1,8 @@
 """`build_corpus`: from clips to a corpus, or what is still missing of one."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,8 @@ class Built:
     """What a run did: shards that it made, of how many that are there or are still missing.
 
     `share` is (rank, ranks): which shards were this run's. `manifest` is that of the whole corpus,
-    None while shards are missing.
+    None while shards are missing. `stale` are clips of shards that were there, by shard, which were
+    written since.
     """
 
     place: str
@@ -32,6 +35,7 @@ class Built:
     missing: int
     share: tuple[int, int]
     manifest: dict[str, Any] | None
+    stale: Mapping[int, Sequence[str]] = field(default_factory=dict)
 
 
 def plan_corpus(
@@ -91,6 +95,7 @@ def build_corpus(
     if retry:
         done -= forget_broken(place, [number for number in mine if number in done])
     todo = [number for number in mine if number not in done]
+    stale = stale_clips(plan, place, [number for number in mine if number in done])
     if isinstance(engine, Cluster):
         run_on_ray(plan, todo, opener, place, engine, on_clips=on_clips)
     else:
@@ -107,7 +112,20 @@ def build_corpus(
         missing=missing,
         share=(index, count),
         manifest=manifest,
+        stale=stale,
     )
+
+
+def stale_clips(plan: Plan, place: Place, numbers: list[int]) -> dict[int, list[str]]:
+    """The clips that were written after their shards, by shard; at addresses nobody knows."""
+    found: dict[int, list[str]] = {}
+    for number in numbers:
+        made = place.written(sidecar_name(number))
+        for source in plan.shard(number) if made is not None else ():
+            with suppress(OSError):  # it is no longer there
+                if not source.clip.address and source.clip.changed > made:
+                    found.setdefault(number, []).append(source.name)
+    return found
 
 
 def forget_broken(place: Place, numbers: list[int]) -> set[int]:
