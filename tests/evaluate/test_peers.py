@@ -291,4 +291,7 @@ def test_a_name_that_is_no_peer_is_told_what_there_is() -> None:
         open_peers("h256")
     with pytest.raises(ValueError, match=r"behind @ stands a crf"):
         open_peers("h264@good")
+    for name in ("h264@52", "av1@64", "vp9@-1", "h265@nan"):
+        with pytest.raises(ValueError, match=f"{name}: lib.* takes a crf from 0 to (51|63)$"):
+            open_peers(name)
     assert [peer.name for peer in open_peers("hevc@30")] == ["h265 crf 30"]

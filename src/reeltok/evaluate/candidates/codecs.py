@@ -316,15 +316,25 @@ class RateTarget:
     causal: bool = True
 
 
+def parse_quality(name: str) -> float:
+    """The crf in "h264@34". ValueError for what is none of the coder's."""
+    key, _, asked = name.partition("@")
+    coder = CODERS[key]
+    try:
+        quality = float(asked)
+    except ValueError:
+        raise ValueError(f"{name}: behind @ stands a crf, such as {key}@34") from None
+    if not 0 <= quality <= coder.high:
+        raise ValueError(f"{name}: {coder.encoder} takes a crf from 0 to {coder.high:g}")
+    return quality
+
+
 def open_codecs(name: str, like: RateTarget) -> list[CodecCandidate]:
     """A codec at both matchings to `like` and along its curve; "h264@34" is that quality alone."""
     key, _, asked = name.partition("@")
     coder = CODERS[key]
     if asked:
-        try:
-            quality = float(asked)
-        except ValueError:
-            raise ValueError(f"{name}: behind @ stands a crf, such as {key}@34") from None
+        quality = parse_quality(name)
         return [
             CodecCandidate(
                 name=f"{key} crf {quality:g}", coder=coder, quality=quality, causal=like.causal
