@@ -112,6 +112,7 @@ def test_bad_options_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixt
         (["--buckets", "32x32"], "'32x32' is not a bucket: give width x height x frames"),
         (["--buckets", "32x32x6"], "6 frames are not whole groups of default: give 5 or 9"),
         (["--buckets", "32x33x5"], "multiples of 8 and 8"),
+        (["--size", "64x63"], "64x63 (height x width) is not whole cells of default"),
         (["--shard", "3/3"], "--shard 3/3 is not a share: give I/N, from 0/N up to N-1/N"),
         (["--keep", "all"], "--keep all is not known: give ids, latents or moments"),
         (["--keep", "moments"], "is discrete and has no variance"),

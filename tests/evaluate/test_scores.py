@@ -217,6 +217,8 @@ def test_intervals_are_seeded_and_of_the_right_width() -> None:
     assert found.low < found.mean < found.high
     assert (found.high - found.low) / 2 == pytest.approx(1.96 / 20, rel=0.15)
     assert str(estimate([1.0], [3.0])) == "1"
+    with pytest.raises(ValueError, match="weights of a mean sum to 0"):
+        estimate([1.0, 2.0], [0, 0])
     with pytest.raises(ValueError, match="at least one clip"):
         estimate([], [])
 

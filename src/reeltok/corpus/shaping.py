@@ -101,11 +101,11 @@ class Shaping:
         square = (height, width or height)
         if spec.size is not None and square != spec.size:
             raise ValueError(
-                f"{spec.name} codes {spec.size[1]}x{spec.size[0]} (width x height), "
-                f"not {square[1]}x{square[0]}"
+                f"{spec.name} codes {spec.size[0]}x{spec.size[1]} (height x width), "
+                f"not {square[0]}x{square[1]}"
             )
         if width and (height % fh or width % fw):
             raise ValueError(
-                f"{width}x{height} are not whole cells of {spec.name}: give a width and a height "
-                f"that are multiples of {fw} and {fh}"
+                f"{height}x{width} (height x width) is not whole cells of {spec.name}: give "
+                f"multiples of {fh} and {fw}"
             )

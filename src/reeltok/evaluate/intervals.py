@@ -36,7 +36,8 @@ def estimate(
     """The weighted mean of clips with its percentile interval from a seeded bootstrap over clips.
 
     Clips of one of `groups`, such as parts of one video, are drawn together. One clip or group
-    has no interval. Raises ValueError for none at all, and for NaN or infinity.
+    has no interval. Raises ValueError for none at all, for NaN or infinity, and for weights that
+    sum to 0.
     """
     if not len(values):
         raise ValueError("a mean needs at least one clip, but none was scored")
@@ -47,6 +48,8 @@ def estimate(
             f"value {wrong[0] + 1} of {len(held)} is {held[wrong[0]]} with weight "
             f"{share[wrong[0]]}: a mean is taken of finite values alone"
         )
+    if share.sum() == 0:
+        raise ValueError("the weights of a mean sum to 0: give one clip some weight")
     mean = float((held * share).sum() / share.sum())
     total = held * share
     if groups is not None:
