@@ -272,6 +272,15 @@ def test_given_frames_keep_their_tokens(plain: VidTok, leaning: RefTok, shown: i
         assert torch.equal(after.ids[:, :1], coded)
 
 
+def test_each_given_video_is_continued(plain: VidTok) -> None:
+    prior, x = prior_for(plain, 9), clip(9, batch=3)
+    some, all_of_them = Sampling(steps=2), (3, *prior.config.grid)
+    assert masked.generate(prior, plain, video=x[:, :, :1], sampling=some).ids.shape == all_of_them
+    given = give_around(9, SIZE, (4, 4, 12, 12))
+    made = masked.inpaint(prior, plain, x, given, sampling=some)
+    assert torch.equal(made[:, :, given], x[:, :, given])
+
+
 def test_inpainting_and_interpolation(plain: VidTok) -> None:
     prior, x = prior_for(plain, 9), clip(9)
     hole = give_around(9, SIZE, (0, 8, 8, 16))
@@ -406,8 +415,17 @@ def test_bad_input(plain: VidTok, leaning: RefTok) -> None:
         masked.generate(prior, plain, video=torch.zeros(1, 3, 1, 8, 8))
     with pytest.raises(ValueError, match="actions, and none was given"):
         masked.generate(prior_for(plain, 9, actions=2), plain)
-    with pytest.raises(ValueError, match="2 were given for 3 clips"):
-        masked.generate(prior, plain, count=3, video=clip(1, batch=2))
+    for count in (1, 3):
+        with pytest.raises(ValueError, match=f"2 were given for {count} clips"):
+            masked.generate(prior, plain, count=count, video=clip(1, batch=2))
+    with pytest.raises(ValueError, match="`count` is 0: give 1 or more"):
+        masked.generate(prior, count=0)
+    with pytest.raises(ValueError, match="`batch` is 0: give 1 or more"):
+        masked.generate(prior, batch=0)
+    with pytest.raises(ValueError, match="`overlap` is 0: give 1 or more"):
+        next(masked.roll_out(prior, plain, clip(1), clips=1, overlap=0))
+    with pytest.raises(ValueError, match="makes 9 frames and goes on from 9: give fewer"):
+        next(masked.roll_out(prior, plain, clip(9), clips=1, overlap=9))
     flowing = VidTok(replace(BODY, quantizer=GaussianConfig(channels=3)))
     with pytest.raises(ValueError, match="is continuous"):
         masked.config_for(flowing, frames=9, size=SIZE)

@@ -1,6 +1,8 @@
 """A generator opened and asked from Python, as the command does it."""
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from reeltok.generate.pipeline import GenerationRequest, generate_files, open_ge
 from reeltok.generate.predictor import PriorPredictor
 from reeltok.generate.sampling import require_sampler
 from reeltok.models.vidtok.network import VidTok
+from reeltok.video.record import Video
 
 
 @pytest.fixture
@@ -42,6 +45,25 @@ def test_files_are_generated(folder: Path, tmp_path: Path) -> None:
 def test_a_request_of_another_kind_is_refused(folder: Path) -> None:
     request = GenerationRequest(sampler="heun")
     with pytest.raises(ValueError, match=r"`sampler` was asked, but .* holds a prior: leave it"):
+        open_generator(folder, request, tokenizer=None, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"given_frames": 5}, "this prior makes 5 frames and goes on from 5: give fewer"),
+        ({"given_frames": 6}, "this prior makes 5 frames and goes on from 6: give fewer"),
+        ({"steps": 0}, "`steps` is 0, it should be greater than or equal to 1"),
+        ({"temperature": -1.0}, "`temperature` is -1.0, it should be greater than or equal to 0"),
+    ],
+)
+def test_what_cannot_be_made_is_refused_in_a_sentence(
+    folder: Path, tmp_path: Path, asked: dict[str, Any], said: str
+) -> None:
+    pixels = torch.zeros(6, 16, 24, 3, dtype=torch.uint8)
+    reeltok.write(Video.of(pixels, fps=8), tmp_path / "clip.mkv", lossless=True)
+    request = GenerationRequest(given=tmp_path / "clip.mkv", **asked)
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
         open_generator(folder, request, tokenizer=None, device="cpu")
 
 

@@ -83,7 +83,7 @@ GivenOption = Annotated[
 GivenFramesOption = Annotated[
     int | None,
     typer.Option(
-        metavar="N", help="Number of frames to take from the start of --given; by default 1."
+        min=1, metavar="N", help="Number of frames to take from the start of --given; by default 1."
     ),
 ]
 LastFramesOption = Annotated[

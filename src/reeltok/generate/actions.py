@@ -8,6 +8,7 @@ from torch import Tensor
 from reeltok.data.actions import read_actions
 from reeltok.generate.clip_spec import ClipSpec
 from reeltok.generate.conditions import frames_of_step
+from reeltok.generate.masked import frames_after
 from reeltok.generate.prior import PriorConfig
 from reeltok.generate.starts import Starts
 
@@ -15,9 +16,11 @@ UNUSUAL = 2  # times the largest number of the actions that come with a prior
 
 
 def frames_made(clip: ClipSpec, given: int, blocks: int, has_reference: bool) -> int:
-    """Frames of a video of so many blocks, with those that were given (a first one at least)."""
-    whole = clip.frames + int(has_reference)
-    return (given or 1) + (whole - (given or 1)) * blocks
+    """Frames of a video of so many blocks, with those that were given (a first one at least).
+
+    ValueError where no new one follows those.
+    """
+    return (given or 1) + frames_after(clip, given or 1, has_reference) * blocks
 
 
 def known_actions(path: Path | None, each: int) -> Tensor | None:

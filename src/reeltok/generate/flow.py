@@ -18,7 +18,7 @@ from reeltok.generate.clip_spec import ClipSpec
 from reeltok.generate.folder import load_generator, save_generator
 from reeltok.generate.public import generator_from_public, generator_to_public
 from reeltok.generate.sampling import rms, sample
-from reeltok.generate.schedule import seeded_generators
+from reeltok.generate.schedule import require_positive, seeded_generators
 from reeltok.generate.sit import (
     Flow,
     FlowConfig,
@@ -105,6 +105,7 @@ def generate(
     the generator was trained on. ValueError for what the model was not trained for.
     """
     config, clip = model.config, pick_clip(model.config, tokenizer)
+    require_positive(count=count)
     statistics = need_statistics(config)
     label = pick_label(config, class_name, guidance)
     velocity = guided_velocity(model, label, guidance, progress)

@@ -37,7 +37,7 @@ from reeltok.generate.prior import (
     choose_factors,
     need,
 )
-from reeltok.generate.schedule import ClipGenerators, Sampling
+from reeltok.generate.schedule import ClipGenerators, Sampling, require_positive
 from reeltok.models.reftok.network import RefTok
 from reeltok.models.reftok.reference import hash_frame, on_bytes
 from reeltok.tokenizer.contract import Tokenizer
@@ -101,7 +101,7 @@ def generate(
     prior: Prior,
     tokenizer: Tokenizer | None = None,
     *,
-    count: int = 1,
+    count: int | None = None,
     seed: int = 0,
     class_name: str | None = None,
     actions: Float[Tensor, "#b n a"] | None = None,
@@ -115,16 +115,19 @@ def generate(
 ) -> Tokens:
     """Ids of `count` new clips; clip i depends on `seed` and `first` + i alone, not on the batch.
 
-    `video` holds what is given, for all clips or for each: its frames are the first ones, unless
-    `given` marks pixels of a whole clip. A RefTok's clips follow the video's frame 0; decode them
-    with that frame as the reference. `start` is the frame that the whole video began with (None:
-    frame 0 of `video`). `actions` are those after each frame. ValueError for what the prior was not
-    trained for, and for a tokenizer whose ids it does not make.
+    `count` is by default as many as are given, or 1. `video` holds what is given, for all clips or
+    for each: its frames are the first ones, unless `given` marks pixels of a whole clip. A RefTok's
+    clips follow the video's frame 0; decode them with that frame as the reference. `start` is the
+    frame that the whole video began with (None: frame 0 of `video`). `actions` are those after each
+    frame. ValueError for what the prior was not trained for, for a tokenizer whose ids it does not
+    make, and for numbers of clips that differ.
     """
     config, clip = prior.config, pick_clip(prior.config, tokenizer)
     sampling = sampling or config.sampling
     label = pick_label(config, class_name, sampling.guidance)
     frames = None if video is None else unit_frames(video)
+    count = count_clips(count, frames, start, actions)
+    require_positive(batch=batch)
     conditions, settings = condition(prior, clip, frames, start, actions, label, count)
     known = recognise(prior, clip, tokenizer, frames, given)
     parts = []
@@ -137,6 +140,19 @@ def generate(
         parts.append(ids.cpu())
     ids = torch.cat(parts).unflatten(1, config.grid)
     return clip.tokens(ids=ids, vocabulary=config.vocabulary, settings=settings)
+
+
+def count_clips(count: int | None, *given: Tensor | None) -> int:
+    """How many clips are made of what is given for all of them, or for each.
+
+    ValueError for none, and for numbers that differ.
+    """
+    sizes = {len(each) for each in given if each is not None} - {1}
+    wanted = max(sizes, default=1) if count is None else count
+    require_positive(count=wanted)
+    for size in sizes - {wanted}:
+        raise ValueError(f"{size} were given for {wanted} clips: give one for all, or one for each")
+    return wanted
 
 
 def condition(
@@ -228,11 +244,7 @@ def select_clips(record: Any, index: Int[Tensor, " b"]) -> Any:
 
 
 def expand_clips(x: Tensor, count: int) -> Tensor:
-    """One clip's tensor for `count` clips, or as many as there are. ValueError for too few."""
-    if len(x) not in (1, count) and len(x) < count:
-        raise ValueError(
-            f"{len(x)} were given for {count} clips: give one for all, or one for each"
-        )
+    """One clip's tensor for `count` clips; those of several as they are."""
     return x.expand(count, *x.shape[1:]) if len(x) == 1 else x
 
 
@@ -263,6 +275,14 @@ def pick_label(config: PriorConfig, name: str | None, guidance: float) -> int:
     return len(config.classes) if name is None else find_class(config.classes, name)
 
 
+def frames_after(clip: ClipSpec, given: int, has_reference: bool) -> int:
+    """How many new frames of a clip follow those that are given. ValueError where none do."""
+    whole = clip.frames + int(has_reference)
+    if given >= whole:
+        raise ValueError(f"this prior makes {whole} frames and goes on from {given}: give fewer")
+    return whole - given
+
+
 def roll_out(
     prior: Prior,
     tokenizer: Tokenizer,
@@ -279,14 +299,16 @@ def roll_out(
 
     Each clip is generated from the last `overlap` frames so far, and by a prior that sees it from
     `start` (None: frame 0 of `video`); `actions` are those after each of the last frames and all
-    further ones. Clip k has the seed `seed` + k.
+    further ones. Clip k has the seed `seed` + k. ValueError for an overlap that leaves no new
+    frames, or is none.
     """
-    has_reference = prior.config.reference is not None
+    require_positive(overlap=overlap)
+    clip, has_reference = pick_clip(prior.config, tokenizer), prior.config.reference is not None
     given, at = unit_frames(video), 0
     start = given[:, :, :1] if start is None else start
     seen = given[:, :, -overlap:]
     for number in range(clips):
-        new = pick_clip(prior.config, tokenizer).frames - seen.shape[2] + int(has_reference)
+        new = frames_after(clip, seen.shape[2], has_reference)
         acts = None if actions is None else actions[:, at : at + new + seen.shape[2]]
         tokens = generate(
             prior,

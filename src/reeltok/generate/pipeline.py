@@ -164,7 +164,8 @@ def flow_pipeline(
     clip = flow.pick_clip(model.config, tokenizer)
     guidance = 1.0 if request.guidance is None else request.guidance
     flow.pick_label(model.config, request.class_name, guidance)
-    sampler = request.sampler or "euler-maruyama"
+    sampler, steps = request.sampler or "euler-maruyama", request.steps
+    steps = 250 if steps is None else steps
     require_sampler(sampler)
 
     def make(count: int, seed: int, first: int, tell: Callable) -> Iterator[Tensor]:
@@ -175,7 +176,7 @@ def flow_pipeline(
             seed=seed,
             first=first,
             class_name=request.class_name,
-            steps=request.steps or 250,
+            steps=steps,
             sampler=sampler,
             guidance=guidance,
             progress=tell,
@@ -212,9 +213,8 @@ def prior_pipeline(
     masked.pick_label(prior.config, request.class_name, sampling.guidance)
     has_reference = prior.config.reference is not None
     shown = given_pixels(request, clip, has_reference=has_reference)
-    video = read_given(
-        request, clip, whole=None if shown is None else clip.frames + int(has_reference)
-    )
+    whole = None if shown is None else clip.frames + int(has_reference)
+    video = read_given(request, clip, whole=whole)
     if video is not None or not has_reference:
         starts = None
     elif starts is None:
@@ -224,7 +224,7 @@ def prior_pipeline(
     if request.actions is not None or starts is None or starts.actions is None:
         actions = known_actions(request.actions, prior.config.actions)
     given = int(has_reference) if video is None else len(video)
-    frames = frames_made(clip, given, 1 if shown is not None else blocks, has_reference)
+    frames = whole or frames_made(clip, given, blocks, has_reference)
     if actions is not None:
         require_actions(actions, prior.config, frames - 1, str(request.actions), starts)
     elif starts is not None and starts.actions is not None:

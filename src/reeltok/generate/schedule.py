@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
@@ -41,8 +41,16 @@ class Sampling:
     token_temperature: float = Field(default=1.0, gt=0)
 
     def with_(self, **values: Any) -> "Sampling":
-        """The same with these values in place of its own, but for those that are None."""
-        return replace(self, **{k: value for k, value in values.items() if value is not None})
+        """The same with these values in place of its own, but for those that are None.
+
+        ValueError for one that is out of range.
+        """
+        try:
+            return replace(self, **{k: value for k, value in values.items() if value is not None})
+        except ValidationError as error:
+            first = error.errors()[0]
+            name, said = first["loc"][0], first["msg"].removeprefix("Input should be ")
+            raise ValueError(f"`{name}` is {first['input']}, it should be {said}") from None
 
 
 BAIR_STANDARD = Sampling(schedule="exponential", temperature=400.0)
@@ -89,6 +97,13 @@ def pick(
     total = probabilities.cumsum(-1)
     index = torch.searchsorted(total, (uniform * total[..., -1])[..., None], right=True)
     return index[..., 0].clamp(max=probabilities.shape[-1] - 1)
+
+
+def require_positive(**values: int) -> None:
+    """ValueError for a number below 1, by its name."""
+    for name, value in values.items():
+        if value < 1:
+            raise ValueError(f"`{name}` is {value}: give 1 or more")
 
 
 def seeded_generators(seed: int, clips: range) -> list[torch.Generator]:
