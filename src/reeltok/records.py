@@ -4,13 +4,21 @@ A record that is registered here can be an item of a data set under the default 
 through `torch.utils._pytree.tree_map`, and so through whatever of torch maps over tensors.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+import torch
 from torch.utils._pytree import GetAttrKey, register_pytree_node
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 Kind = TypeVar("Kind")
+
+
+def join_records(parts: Sequence[Kind]) -> Kind:
+    """One record of all rows of several, whose fields are tensors, or None in each of them."""
+    tables = {name: [vars(part)[name] for part in parts] for name in vars(parts[0])}
+    given = {name: torch.cat(row) for name, row in tables.items() if row[0] is not None}
+    return type(parts[0])(**given)
 
 
 class LazyField:

@@ -391,6 +391,10 @@ def test_training_on_latents(latents: Latents, tokenizer: CoordTok) -> None:
     assert torch.equal(torch.stack(halves, dim=1).flatten(), feed(7).labels)
     optimizer = torch.optim.Adam(task.parameters().parameters(), 3e-3)
     before = task.validate(0)
+    for batch in (1, 3):
+        apart = FlowTask(model, held_out=latents, batch=batch).validate(0)
+        assert apart == pytest.approx(before, rel=1e-4)
+    model.train()
     for step in range(40):
         losses = task.loss(feed(step), step, torch.Generator().manual_seed(step))
         losses.total.backward()

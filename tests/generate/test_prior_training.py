@@ -127,6 +127,27 @@ def test_a_prior_learns(kind: str, request: pytest.FixtureRequest) -> None:
     assert task.validate(31) == after
 
 
+@pytest.mark.parametrize("kind", ["plain", "leaning"])
+def test_validation_does_not_depend_on_the_batch(kind: str, request: pytest.FixtureRequest) -> None:
+    tokenizer = request.getfixturevalue(kind)
+    leans = kind == "leaning"
+    config = masked.config_for(tokenizer, frames=8 + (not leans), size=SIZE, dropout=0.5, **SMALL)
+    given = () if leans else [give_frames(9, SIZE, first=n) for n in (1, 5)]
+    clips = [Example(x=clip(9, seed=i)) for i in range(7)]
+    examples = tokenize_examples(tokenizer, config, clips, given=given)
+    torch.manual_seed(0)
+    prior = Prior(config)
+    with torch.no_grad():
+        for weight in prior.parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
+    one, some, whole = (
+        PriorTask(prior, held_out=examples, batch=batch).validate(0) for batch in (1, 3, 7)
+    )
+    assert {"held_out", "masked", "accuracy", "rare", "score"} == whole.keys()
+    assert one == pytest.approx(whole, rel=1e-4)
+    assert some == pytest.approx(whole, rel=1e-4)
+
+
 @pytest.mark.parametrize("factors", [(48,), (4, 12)])
 def test_embeddings_of_ids_are_those_of_their_levels_and_their_own(
     plain: VidTok, factors: tuple[int, ...]

@@ -4,6 +4,7 @@ A file appears under its name when it is whole: in a folder it is renamed, at an
 there by one call. What fails, or does not answer, is an OSError of one sentence.
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,9 +59,9 @@ class Place:
         remote, root = self._remote()
         return self._within(lambda: bool(remote.exists(f"{root}/{name}")), self.where(name))
 
-    def written(self, name: str) -> int | None:
-        """When a file of a folder was written, in nanoseconds since 1970; None at an address."""
-        return (self.folder / name).stat().st_mtime_ns if self.folder else None
+    def written(self, name: str) -> int:
+        """When a file of a folder was last written, in nanoseconds since 1970."""
+        return (self.folder / name).stat().st_mtime_ns if self.folder else sys.maxsize
 
     def read(self, name: str) -> bytes:
         """The bytes of a file. FileNotFoundError where there is none."""

@@ -1,5 +1,6 @@
 """`build_corpus`: from clips to a corpus, or what is still missing of one."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -121,9 +122,9 @@ def stale_clips(plan: Plan, place: Place, numbers: list[int]) -> dict[int, list[
     found: dict[int, list[str]] = {}
     for number in numbers:
         made = place.written(sidecar_name(number))
-        for source in plan.shard(number) if made is not None else ():
+        for source in plan.shard(number):
             with suppress(OSError):  # it is no longer there
-                if not source.clip.address and source.clip.changed > made:
+                if made < source.clip.changed < sys.maxsize:
                     found.setdefault(number, []).append(source.name)
     return found
 

@@ -18,6 +18,7 @@ from reeltok.generate.conditions import actions_by_step
 from reeltok.generate.ids import Example, Examples
 from reeltok.generate.prior import PriorConfig
 from reeltok.models.reftok.reference import on_bytes
+from reeltok.records import join_records
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokens.record import Tokens
 from reeltok.video.record import to_bytes
@@ -117,6 +118,4 @@ def join_examples(parts: list[Examples]) -> Examples:
     """All examples in one table. ValueError for none."""
     if not parts:
         raise ValueError("there are no clips to learn from: give at least one")
-    tables = {name: [getattr(part, name) for part in parts] for name in vars(parts[0])}
-    given = {name: torch.cat(row) for name, row in tables.items() if row[0] is not None}
-    return Examples(**given)
+    return join_records(parts)

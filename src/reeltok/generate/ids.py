@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from reeltok.generate import masked
 from reeltok.generate.conditions import actions_by_step, condition_video, padding_cells
 from reeltok.generate.decoding import Known, apply_mask
+from reeltok.generate.latents import draw_each
 from reeltok.generate.prior import Conditions, Prior, PriorConfig
-from reeltok.generate.schedule import least_confident, mask_ratio
+from reeltok.generate.schedule import least_confident, mask_ratio, seeded_generators
 from reeltok.models.reftok.reference import on_bytes
+from reeltok.records import join_records
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokens.digits import split_digits
 from reeltok.train.losses import Losses
@@ -116,12 +118,40 @@ def tokenize_examples(
     return Examples(padding=padding, **{name: torch.cat(row) for name, row in rows.items()})
 
 
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What a prior is asked about clips: which tokens are masked, what is known, from what."""
+
+    is_masked: Bool[Tensor, "b n"]
+    known: Known | None
+    conditions: Conditions
+
+    @classmethod
+    def of(cls, parts: "Sequence[Question]") -> "Question":
+        """Several as one."""
+        known = [part.known for part in parts if part.known is not None]
+        return cls(
+            is_masked=torch.cat([part.is_masked for part in parts]),
+            known=join_records(known) if known else None,
+            conditions=join_records([part.conditions for part in parts]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """How far a prior is from the ids: errors of tokens, and sums with how many they are of."""
+
+    errors: Float[Tensor, "b n"]
+    sums: dict[str, tuple[Float[Tensor, ""], Float[Tensor, ""]]]
+
+
 class PriorTask:
     """Train a prior to predict a masked share of a clip's tokens.
 
     The share follows a cosine; the loss is the cross-entropy over all tokens (masked, refined and
     visible ones, as MAGVIT does), each factor's summed. `held_out` is scored with the same
-    masks each time; "rare" is the loss on masked cells whose id is not its commonest one.
+    masks each time, each clip with its own, so that `batch` makes no difference; "rare" is the loss
+    on masked cells whose id is not its commonest one.
     Noise of up to `config.noise` is added to a fifth of the references, and the prior is told.
     """
 
@@ -144,21 +174,34 @@ class PriorTask:
 
     def loss(self, batch: Examples, step: int, generator: torch.Generator | None) -> Losses:
         """The loss of a batch; masks and dropped conditions are drawn from `generator`."""
-        config, ids = self.prior.config, batch.ids
-        is_masked = draw_masked(ids, generator)
-        seen = apply_mask(ids, is_masked, config.vocabulary, draw_known(batch, generator))
-        scores = self.prior(seen, self.conditions(batch, generator))
+        answer = self.answer(batch.ids, self.ask(batch, generator))
+        terms = {name: total / count.clamp(min=1) for name, (total, count) in answer.sums.items()}
+        return Losses(answer.errors.mean(), terms)
+
+    def ask(self, batch: Examples, generator: torch.Generator | None) -> Question:
+        """Draw what is asked about a batch."""
+        return Question(
+            is_masked=draw_masked(batch.ids, generator),
+            known=draw_known(batch, generator),
+            conditions=self.conditions(batch, generator),
+        )
+
+    def answer(self, ids: Int[Tensor, "b n"], asked: Question) -> Answer:
+        """What the prior says, against the ids."""
+        config = self.prior.config
+        seen = apply_mask(ids, asked.is_masked, config.vocabulary, asked.known)
+        scores = self.prior(seen, asked.conditions)
         errors = ids_errors(scores, ids, config.factors)
         right = ids_right(scores, ids, config.factors)
-        weights = is_masked.float()
-        terms = {
-            "masked": (errors * weights).sum() / weights.sum(),
-            "accuracy": (right.float() * weights).sum() / weights.sum(),
+        weights = asked.is_masked.float()
+        sums = {
+            "masked": ((errors * weights).sum(), weights.sum()),
+            "accuracy": ((right.float() * weights).sum(), weights.sum()),
         }
         if self.usual is not None:  # most cells have one id where little moves: the others count
             rare = weights * (ids != self.usual)
-            terms["rare"] = (errors * rare).sum() / rare.sum().clamp(min=1)
-        return Losses(errors.mean(), terms)
+            sums["rare"] = ((errors * rare).sum(), rare.sum())
+        return Answer(errors=errors, sums=sums)
 
     def conditions(self, batch: Examples, generator: torch.Generator | None) -> Conditions:
         """What a batch is generated from, dropped for a share of its clips."""
@@ -196,14 +239,17 @@ class PriorTask:
         if self.held_out is None:
             return {}
         self.prior.eval()
-        sums: dict[str, float] = {}
-        for i, index in enumerate(torch.arange(len(self.held_out)).split(self.batch)):
-            generator = torch.Generator().manual_seed(i)
+        sums: dict[str, tuple[float, float]] = {}
+        for index in torch.arange(len(self.held_out)).split(self.batch):
             part = self.held_out[index].to(self.prior.mask.device)
-            losses = self.loss(part, step, generator)
-            for name, value in {"held_out": losses.total, **losses.terms}.items():
-                sums[name] = sums.get(name, 0.0) + value.item() * len(part)
-        scores = {name: total / len(self.held_out) for name, total in sums.items()}
+            draws = seeded_generators(0, range(int(index[0]), int(index[-1]) + 1))
+            answer = self.answer(part.ids, Question.of(draw_each(self.ask, part, draws)))
+            errors = answer.errors
+            whole = errors.sum(), errors.new_tensor(errors.numel())
+            for name, (total, count) in {"held_out": whole, **answer.sums}.items():
+                held = sums.get(name, (0.0, 0.0))
+                sums[name] = held[0] + total.item(), held[1] + count.item()
+        scores = {name: total / max(count, 1.0) for name, (total, count) in sums.items()}
         return {**scores, "score": -scores["held_out"]}
 
     def save(self, folder: Path) -> None:

@@ -4,6 +4,7 @@
 `FlowTask` is what the training loop runs. `examples` collects them from a corpus.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from reeltok.generate import flow
 from reeltok.generate.sit import Flow, FlowConfig, Statistics
 from reeltok.nn.moments import Moments
+from reeltok.records import join_records
 from reeltok.train.losses import Losses
 
 
@@ -60,6 +62,7 @@ class ExampleSet(Protocol):
 
 
 Kind = TypeVar("Kind", bound=ExampleSet)
+Drawn = TypeVar("Drawn")
 
 
 @dataclass(frozen=True)
@@ -87,11 +90,31 @@ class Feed(Generic[Kind]):
         return self.examples[mine].to(self.device)
 
 
+def draw_each(
+    draw: Callable[[Kind, torch.Generator], Drawn],
+    examples: Kind,
+    generators: Sequence[torch.Generator],
+) -> list[Drawn]:
+    """What is drawn for each example on its own, by a generator of its own."""
+    rows = torch.arange(len(examples)).split(1)
+    return [draw(examples[row], each) for row, each in zip(rows, generators, strict=True)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Departure:
+    """Where the paths of latents begin: noise, how far along they are, and what is told of them."""
+
+    noise: Float[Tensor, "b d n"]
+    t: Float[Tensor, " b"]
+    labels: Int[Tensor, " b"]
+
+
 class FlowTask:
     """Train a flow: mean over groups of the velocity's squared error, t uniform in [0, 1].
 
     CoordTok, appendix A.2: every plane counts the same, so a cell of xy counts more. `held_out`
-    latents are scored with the same noise each time. ValueError without latent statistics.
+    latents are scored with the same noise each time, each with its own, so that `batch` makes no
+    difference. ValueError without latent statistics.
     """
 
     def __init__(self, model: Flow, *, held_out: Latents | None = None, batch: int = 16) -> None:
@@ -107,20 +130,28 @@ class FlowTask:
 
     def loss(self, batch: Latents, step: int, generator: torch.Generator | None) -> Losses:
         """The loss of a batch; noise, times and null labels are drawn from `generator`."""
-        config = self.model.config
-        x = flow.normalise(batch.values.float(), self.statistics, config.groups)
+        errors = self.errors(batch, self.draw(batch, generator))
+        names = [group.name for group in self.model.config.groups]
+        terms = {name: error.mean() for name, error in zip(names, errors.T, strict=True)}
+        return Losses(errors.mean(), terms)
+
+    def draw(self, batch: Latents, generator: torch.Generator | None) -> Departure:
+        """Noise, times and labels of a batch."""
+        config, device = self.model.config, batch.values.device
 
         def uniform() -> Tensor:
-            return torch.rand(len(x), generator=generator, device=x.device)
+            return torch.rand(len(batch), generator=generator, device=device)
 
-        noise = torch.randn(x.shape, generator=generator, device=x.device)
+        noise = torch.randn(batch.values.shape, generator=generator, device=device)
         t, labels = uniform(), batch.labels
         if config.label_dropout:
             labels = labels.masked_fill(uniform() < config.label_dropout, len(config.classes))
-        errors = flow_errors(self.model, x, noise, t, labels)
-        names = [group.name for group in config.groups]
-        terms = {name: error.mean() for name, error in zip(names, errors.T, strict=True)}
-        return Losses(errors.mean(), terms)
+        return Departure(noise=noise, t=t, labels=labels)
+
+    def errors(self, batch: Latents, begun: Departure) -> Float[Tensor, "b groups"]:
+        """Each group's mean squared error of the velocity."""
+        x = flow.normalise(batch.values.float(), self.statistics, self.model.config.groups)
+        return flow_errors(self.model, x, begun.noise, begun.t, begun.labels)
 
     @torch.no_grad()
     def validate(self, step: int) -> dict[str, float]:
@@ -130,10 +161,11 @@ class FlowTask:
         self.model.eval()
         weight = self.model.type_embed
         total = 0.0
-        for i, index in enumerate(torch.arange(len(self.held_out)).split(self.batch)):
-            generator = torch.Generator(weight.device).manual_seed(i)
+        for index in torch.arange(len(self.held_out)).split(self.batch):
             part = self.held_out[index].to(weight.device)
-            total += self.loss(part, step, generator).total.item() * len(part)
+            draws = [torch.Generator(weight.device).manual_seed(i) for i in index.tolist()]
+            begun = join_records(draw_each(self.draw, part, draws))
+            total += self.errors(part, begun).mean(1).sum().item()
         return {"held_out": total / len(self.held_out), "score": -total / len(self.held_out)}
 
     def save(self, folder: Path) -> None:
