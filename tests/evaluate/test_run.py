@@ -116,6 +116,31 @@ def test_an_interrupted_run_goes_on_where_it_stopped(data: Path, tmp_path: Path)
     assert len(other.asked) == 3
 
 
+def test_what_is_measured_once_is_that_of_the_set(data: Path, tmp_path: Path) -> None:
+    """Of its first clip, whatever another set needed, and wherever a run was interrupted."""
+
+    class Sized(Dim):
+        def facts(self, clip: ScoredClip) -> dict[str, float]:
+            return {"macs": float(clip.video.frames.sum())}
+
+    wanted = judged(Sized(), data).extra["macs"]
+    with pytest.raises(KeyboardInterrupt):
+        judged(Sized(fault="c.mkv"), data, work=tmp_path / "kept")
+    (tmp_path / "other.csv").write_text(f"path\n{data / 'c.mkv'}\n")
+    other = judged(Sized(), tmp_path / "other.csv", work=tmp_path / "kept").extra["macs"]
+    assert other != wanted
+    for _ in range(2):
+        assert judged(Sized(), data, work=tmp_path / "kept").extra["macs"] == wanted
+
+
+def test_other_boxes_are_judged_anew(data: Path, tmp_path: Path) -> None:
+    asked = Dim()
+    for boxes in ("text:0,0,16,16", "text:0,0,16,16", "text:8,8,16,16"):
+        (tmp_path / "list.csv").write_text(f'path,boxes\n{data / "a.mkv"},"{boxes}"\n')
+        judged(asked, tmp_path / "list.csv", work=tmp_path / "kept")
+    assert len(asked.asked) == 2
+
+
 def test_another_machine_measures_its_own_speeds(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

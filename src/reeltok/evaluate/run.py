@@ -32,6 +32,7 @@ from reeltok.tokens.ids import narrow_ids
 
 MAX_BROKEN = 5  # clips
 UNSCORED = ("cli", "viewer")  # rooms of this package that no score depends on
+PEAK = "peak_memory_bytes"
 RANDOM = "no weights: it runs with random ones, for speed and memory only"
 
 
@@ -75,7 +76,7 @@ class ResultCache:
 
     def path(self, clip: ScoredClip) -> Path | None:
         """Where the score of a clip is kept."""
-        name = hash_text(f"{clip.name} {clip.sha256}", 24)
+        name = hash_text(f"{clip.name} {clip.sha256} {clip.video.fps} {clip.boxes}", 24)
         return None if self.folder is None else self.folder / f"{name}.safetensors"
 
     def find(self, clip: ScoredClip) -> tuple[ClipScore, Tensor | None] | None:
@@ -95,14 +96,22 @@ class ResultCache:
                     save_file({"ids": narrow_ids(ids).contiguous()}, part)
             score.save(path)
 
-    def facts(self, found: Mapping[str, float] | None = None) -> dict[str, float]:
-        """What was measured once for all clips; kept where it is given, else as kept before."""
-        path = None if self.folder is None else self.folder / "facts.json"
-        if found is not None and path is not None:
-            write_file(path, json.dumps(found))
-        if found is None and path is not None and path.exists():
-            return parse_config(read_json(path), dict[str, float], str(path))
-        return dict(found or {})
+    def facts(self, first: Path | None, found: Mapping[str, float]) -> dict[str, float]:
+        """What is measured once for a set, kept beside the score of its `first` clip.
+
+        What an earlier run found there stands, but for a peak of memory that is higher now.
+        """
+        path = None if first is None else first.with_suffix(".json")
+        if path is None:
+            return dict(found)
+        kept = dict[str, float]()
+        if path.exists():
+            kept = parse_config(read_json(path), dict[str, float], str(path))
+        facts = {**found, **kept}
+        if PEAK in facts:
+            facts[PEAK] = max(held[PEAK] for held in (found, kept) if PEAK in held)
+        write_file(path, json.dumps(facts))
+        return facts
 
 
 def kept_ids(path: Path) -> Tensor:
@@ -179,6 +188,7 @@ class Evaluation:
         self.scores = Scores(scorer.missing)
         self.usage = None if candidate.vocabulary is None else Usage(candidate.vocabulary)
         self.facts: dict[str, float] | None = None
+        self.begins: Path | None = None  # where the score of the first clip is kept
         self.videos: set[str] = set()
 
     def take(
@@ -186,6 +196,7 @@ class Evaluation:
     ) -> bool:
         """Score a clip, or find its score; whether it was found."""
         self.videos.add(clip.file)
+        self.begins = self.begins or self.results.path(clip)
         known = self.results.find(clip)
         again = known is not None and (keep is None or kept(clip))
         if known is None or not again:
@@ -203,11 +214,11 @@ class Evaluation:
     def judged(self, clip: ScoredClip) -> tuple[CodedClip, ClipScore]:
         """What came of a clip, and its score. ValueError names the candidate that is at fault."""
         if self.facts is None:
-            coded, self.facts = self.first(clip)
+            coded, measured = self.first(clip)
+            self.facts = self.results.facts(self.begins, measured)  # at once: it may be interrupted
         else:
             coded = self.candidate.reconstruct(clip)
-        most = max(peak_memory(self.device), self.facts.get("peak_memory_bytes", 0))
-        self.facts["peak_memory_bytes"] = most
+        self.facts[PEAK] = max(peak_memory(self.device), self.facts.get(PEAK, 0))
         device = scorer_device(self.scorer)
         x = clip.video.tensor(device=device)
         y = read_back(coded.x, clip.video.fps) if self.plan.via_mp4 else coded.x
@@ -280,7 +291,7 @@ class Evaluation:
 
     def extra(self) -> dict[str, float]:
         """Parameters, MACs, memory, and how much of the codebook was used over the set."""
-        found = self.results.facts(self.facts)
+        found = self.results.facts(self.begins, self.facts or {})
         if self.usage is not None:
             whole = self.usage.over_ranks()
             if whole.counts.sum():
