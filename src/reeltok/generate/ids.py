@@ -119,15 +119,15 @@ def tokenize_examples(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
-    """What a prior is asked about clips: which tokens are masked, what is known, from what."""
+class MaskedBatch:
+    """What is drawn for clips: masked tokens, what is known, and what they are generated from."""
 
     is_masked: Bool[Tensor, "b n"]
     known: Known | None
     conditions: Conditions
 
     @classmethod
-    def of(cls, parts: "Sequence[Question]") -> "Question":
+    def of(cls, parts: "Sequence[MaskedBatch]") -> "MaskedBatch":
         """Several as one."""
         known = [part.known for part in parts if part.known is not None]
         return cls(
@@ -138,8 +138,8 @@ class Question:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
-    """How far a prior is from the ids: errors of tokens, and sums with how many they are of."""
+class MaskedErrors:
+    """Errors of tokens, and sums of them with the number of tokens they are of."""
 
     errors: Float[Tensor, "b n"]
     sums: dict[str, tuple[Float[Tensor, ""], Float[Tensor, ""]]]
@@ -174,26 +174,26 @@ class PriorTask:
 
     def loss(self, batch: Examples, step: int, generator: torch.Generator | None) -> Losses:
         """The loss of a batch; masks and dropped conditions are drawn from `generator`."""
-        answer = self.answer(batch.ids, self.ask(batch, generator))
-        terms = {name: total / count.clamp(min=1) for name, (total, count) in answer.sums.items()}
-        return Losses(answer.errors.mean(), terms)
+        found = self.errors(batch.ids, self.draw(batch, generator))
+        terms = {name: total / count.clamp(min=1) for name, (total, count) in found.sums.items()}
+        return Losses(found.errors.mean(), terms)
 
-    def ask(self, batch: Examples, generator: torch.Generator | None) -> Question:
-        """Draw what is asked about a batch."""
-        return Question(
+    def draw(self, batch: Examples, generator: torch.Generator | None) -> MaskedBatch:
+        """Masks and dropped conditions of a batch."""
+        return MaskedBatch(
             is_masked=draw_masked(batch.ids, generator),
             known=draw_known(batch, generator),
             conditions=self.conditions(batch, generator),
         )
 
-    def answer(self, ids: Int[Tensor, "b n"], asked: Question) -> Answer:
-        """What the prior says, against the ids."""
+    def errors(self, ids: Int[Tensor, "b n"], drawn: MaskedBatch) -> MaskedErrors:
+        """How far the prior is from the ids."""
         config = self.prior.config
-        seen = apply_mask(ids, asked.is_masked, config.vocabulary, asked.known)
-        scores = self.prior(seen, asked.conditions)
+        seen = apply_mask(ids, drawn.is_masked, config.vocabulary, drawn.known)
+        scores = self.prior(seen, drawn.conditions)
         errors = ids_errors(scores, ids, config.factors)
         right = ids_right(scores, ids, config.factors)
-        weights = asked.is_masked.float()
+        weights = drawn.is_masked.float()
         sums = {
             "masked": ((errors * weights).sum(), weights.sum()),
             "accuracy": ((right.float() * weights).sum(), weights.sum()),
@@ -201,7 +201,7 @@ class PriorTask:
         if self.usual is not None:  # most cells have one id where little moves: the others count
             rare = weights * (ids != self.usual)
             sums["rare"] = ((errors * rare).sum(), rare.sum())
-        return Answer(errors=errors, sums=sums)
+        return MaskedErrors(errors=errors, sums=sums)
 
     def conditions(self, batch: Examples, generator: torch.Generator | None) -> Conditions:
         """What a batch is generated from, dropped for a share of its clips."""
@@ -243,10 +243,10 @@ class PriorTask:
         for index in torch.arange(len(self.held_out)).split(self.batch):
             part = self.held_out[index].to(self.prior.mask.device)
             draws = seeded_generators(0, range(int(index[0]), int(index[-1]) + 1))
-            answer = self.answer(part.ids, Question.of(draw_each(self.ask, part, draws)))
-            errors = answer.errors
+            found = self.errors(part.ids, MaskedBatch.of(draw_each(self.draw, part, draws)))
+            errors = found.errors
             whole = errors.sum(), errors.new_tensor(errors.numel())
-            for name, (total, count) in {"held_out": whole, **answer.sums}.items():
+            for name, (total, count) in {"held_out": whole, **found.sums}.items():
                 held = sums.get(name, (0.0, 0.0))
                 sums[name] = held[0] + total.item(), held[1] + count.item()
         scores = {name: total / max(count, 1.0) for name, (total, count) in sums.items()}
