@@ -60,6 +60,16 @@ def test_a_result_is_complete_and_survives_its_file(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["ours.json"]
 
 
+def test_speeds_of_unlike_machines_are_told_apart() -> None:
+    ours, theirs = result(), result("theirs")
+    assert not any("machines" in note for note in build_table([ours, theirs]).notes)
+    elsewhere = replace(theirs, machine=theirs.machine | {"threads": "64", "gpu": "H200"})
+    unknown = replace(theirs, model="old", machine={})
+    note = build_table([ours, elsewhere, unknown]).notes[-1]
+    assert note.startswith("Speeds and memory are of unlike machines, so do not compare them: ours")
+    assert note.endswith(", 64 threads, GPU H200.")
+
+
 def test_another_json_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"model": "x"}')
     with pytest.raises(ValueError, match=r"a\.json is not a result of reeltok: kind: "):

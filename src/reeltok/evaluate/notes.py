@@ -1,4 +1,6 @@
-"""What a table says below its numbers: clips that were left out, bits that do not match."""
+"""What a table says below its numbers: clips that were left out, bits or machines that do not
+match.
+"""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -38,6 +40,20 @@ def note_unmatched(results: "Sequence[Result]", common: Collection[str]) -> list
         if taken[i] and result.settings.get("role") in ("clip", "set")
         if abs(taken[i] / taken[like] - 1) > UNMATCHED
     ]
+
+
+def note_machines(results: "Sequence[Result]") -> list[str]:
+    """A line where results come from unlike machines, or ran with unlike numbers of threads."""
+    models: dict[str, list[str]] = {}
+    for result in results:
+        held = result.machine
+        if held:
+            about = f"{held.get('cpu')}, {held.get('threads')} threads, GPU {held.get('gpu')}"
+            models.setdefault(about, []).append(result.model)
+    if len(models) < 2:
+        return []
+    each = "; ".join(f"{', '.join(names)} on {about}" for about, names in models.items())
+    return [f"Speeds and memory are of unlike machines, so do not compare them: {each}."]
 
 
 def _bits(result: "Result", names: Collection[str]) -> int:

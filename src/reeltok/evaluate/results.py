@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 
 from reeltok.devices import describe_machine
 from reeltok.evaluate.intervals import Estimate
-from reeltok.evaluate.notes import all_left_out, note_left_out, note_unmatched
+from reeltok.evaluate.notes import all_left_out, note_left_out, note_machines, note_unmatched
 from reeltok.evaluate.protocols import Protocol
 from reeltok.evaluate.scores import ClipRecord, ClipScore, Scores
 from reeltok.files.atomic import write_file
@@ -315,6 +315,7 @@ def build_table(results: Sequence[Result], columns: Iterable[str] | None = None)
     if not whole:
         notes.append(f"Means are over the {len(common)} clips that every model has a score for.")
     notes += note_left_out(all_left_out(results), len(common)) + note_unmatched(results, common)
+    notes += note_machines(results)
     wanted = list(columns) if columns is not None else list(dict.fromkeys(present))
     return Table(
         protocol=results[0].protocol,
