@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 import pytest
 import torch
 from small_foreign import TINY, WAN_2_2
@@ -24,6 +25,7 @@ from reeltok.evaluate.candidates.codecs import (
 from reeltok.evaluate.candidates.peers import open_peers
 from reeltok.evaluate.clips import ScoredClip, clips, hash_of
 from reeltok.metrics import paired as metrics
+from reeltok.video.colour import FromRGB, ToRGB
 from reeltok.video.record import Video
 
 
@@ -85,6 +87,19 @@ def test_colours_are_converted_as_exactly_as_those_of_the_clips(name: str) -> No
     made = CodecCandidate(name=name, coder=coder, quality=coder.low).reconstruct(clip)
     levels = (made.x - clip.video.tensor()) * 127.5
     assert abs(levels.mean().item()) < 0.3
+
+
+def test_chroma_is_halved_and_doubled_sharply() -> None:
+    """Small saturated things are what bilinear filters lose, before any codec."""
+    draw = torch.Generator().manual_seed(0)
+    pixels = torch.rand(1, 16, 16, 3, generator=draw).repeat_interleave(4, 1)
+    picture = (pixels.repeat_interleave(4, 2) * 255).to(torch.uint8)[0].numpy()
+    off = {}
+    for sharp in (False, True):
+        frame = FromRGB("yuv420p", codecs.BT709, sharp=sharp)(picture, 0, Fraction(1, 30))
+        back = ToRGB(sharp=sharp)(frame)
+        off[sharp] = np.square(back.astype(float) - picture).mean()
+    assert off[True] < 0.8 * off[False]
 
 
 def test_frames_too_small_for_a_codec_are_refused() -> None:
