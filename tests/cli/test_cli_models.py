@@ -183,6 +183,27 @@ def test_statistics_leave_the_weights_of_a_folder_as_they_are(
     assert len(zoo.load(small).statistics["later"]["std"]) == 4
 
 
+def test_statistics_replace_no_model(
+    run: Run, models: Models, folder: Path, tmp_path: Path
+) -> None:
+    model = zoo.load(models["causal"]).save_pretrained(tmp_path / "model")
+    other = zoo.load(models["noncausal"]).save_pretrained(tmp_path / "other")
+    before = {place: (place / "model.safetensors").read_bytes() for place in (model, other)}
+    for words, why in (
+        (("--weights", "random"), "name a folder for both with --out"),
+        (("--out", other), "exists already: give --force to replace it"),
+        (("--out", model, "--force"), "is what is read"),
+        (("--out", model / "in"), "lies in what is read"),
+        (("--tokenizer", model), "--tokenizer is for a flow, and MODEL is none: leave it out"),
+    ):
+        refused = run("statistics", model, folder, *words)
+        assert refused.code == 2
+        assert why in refused.err.splitlines()[-1]
+    assert all((at / "model.safetensors").read_bytes() == data for at, data in before.items())
+    assert run("statistics", model, folder, "--out", other, "--force").code == 0
+    assert zoo.load(other).hash() == zoo.load(model).hash()
+
+
 def test_discrete_models_have_no_statistics(
     run: Run, models: Models, folder: Path, tmp_path: Path
 ) -> None:

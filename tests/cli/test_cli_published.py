@@ -69,7 +69,10 @@ def test_a_tokenizer_and_its_generator(run: Run, checkpoints: Path) -> None:
     for number in range(2):
         video = moving(9, 20, 24 + number)
         reeltok.write(video, checkpoints / "clips" / f"{number}.mkv", lossless=True)
-    measured = run("statistics", out, checkpoints / "clips", "--tokenizer", tok, "--json")
+    words = ("statistics", out, checkpoints / "clips", "--tokenizer", tok)
+    idle = run(*words, "--frames", 9).err
+    assert "--frames is for tokenizers, and MODEL is a flow: leave it out" in idle
+    measured = run(*words, "--json")
     assert measured.code == 0, measured.err
     assert measured.json["examples"] == 10  # nine frames at 10 Hz are 22 at the generator's 25
     assert [len(row) for row in measured.json["mean"]] == [3, 3, 3]

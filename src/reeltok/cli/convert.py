@@ -1,13 +1,12 @@
 """`convert`: public checkpoints and diffusers folders to our folders, and back."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from reeltok.cli import options as given
 from reeltok.cli.report import Report, lost, note
-from reeltok.files.places import check_apart, check_free, check_place
+from reeltok.files.places import check_apart, check_folder, check_free, check_place
 
 if TYPE_CHECKING:
     from reeltok.conversion import Converted
@@ -62,13 +61,9 @@ def convert(
     """
     if to not in ("ours", "public"):
         raise ValueError(f"--to {to} is not known: give ours or public")
-    check_place(out)
     if to == "public":
         return save_public(source, out, force=force)
-    places = [out, *(str(Path(out) / name) for name in ("config.json", "model.safetensors"))]
-    for place in places:
-        check_apart(source, place, inside=True)
-    check_free([places[1]], force=force)
+    check_folder(out, force=force, inputs=[source])
     changed_by = given.parse_changes(changes)
     if family is not None:
         if preset is not None:
@@ -127,6 +122,7 @@ def save_public(source: str, out: str, *, force: bool) -> Report:
     from reeltok import zoo
     from reeltok.conversion import check_layout, write_public
 
+    check_place(out)
     check_layout(out)
     check_apart(source, out, inside=True)
     check_free([out], force=force)

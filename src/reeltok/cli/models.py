@@ -9,7 +9,7 @@ from reeltok.cli import options as given
 from reeltok.cli.progress import Progress
 from reeltok.cli.report import Report, table
 from reeltok.files.atomic import cache_folder
-from reeltok.files.places import check_place
+from reeltok.files.places import check_folder
 from reeltok.transcode.options import Coding, Cut
 from reeltok.wording import count, plain
 
@@ -92,31 +92,39 @@ def statistics(
     device: given.DeviceOption = "auto",
     chunk: given.ChunkOption = None,
     tile: given.TileOption = None,
+    force: given.ForceOption = False,
 ) -> Report:
     """Measure mean and standard deviation of a continuous model's latents, and save them with it.
 
     DATA is a video, a folder, a pattern, a list or a .tar shard; every channel's mean and standard
     deviation are exact over all of it, of a causal model also of first and of later steps apart.
-    They are saved in config.json, where generators look for them. MODEL may also be a flow, that is
-    a generator: then each plane is measured separately, on the middle squares of the clips.
+    They are saved in config.json, where generators look for them; the weights of MODEL stay as they
+    are. MODEL may also be a flow, that is a generator: then each plane is measured separately, on
+    the middle squares of the clips.
     """
+    if out is not None:
+        check_folder(out, force=force, inputs=[model, weights])
     if is_flow(model):
+        idle = {"frames": frames, "fps": fps, "size": size, "damage": damage != "refuse"}
+        idle |= {"weights": weights, "chunk": chunk, "tile": tile}
+        given.require_use("tokenizers, and MODEL is a flow", **idle)
         return flow_statistics(model, data, out=out, tokenizer=reader, device=device)
     from reeltok.data.find import find_clips
-    from reeltok.tokenizer.folder import add_statistics
+    from reeltok.tokenizer.folder import amend_config
     from reeltok.transcode.statistics import check_continuous, measure_latents
 
+    given.require_use("a flow, and MODEL is none", tokenizer=reader)
     clips = find_clips(data)
     tokenizer = given.open_model(model, weights=weights, device=device, dtype="fp32")
     check_continuous(tokenizer)
-    folder = save_place(model, out)
+    folder = out or own_folder(model, weights)
     cut = Cut(frames=frames, fps=fps, size=given.parse_size(size), damage=damage)
     coding = Coding(chunk=chunk, tile=tile)
     with Progress("measuring", len(clips)) as progress:
         measured = measure_latents(tokenizer, clips, cut=cut, coding=coding, watcher=progress)
     found = measured.record()
-    if out is None and weights is None and holds_ours(folder):
-        add_statistics(folder, found)
+    if out is None:
+        amend_config(folder, statistics=found)
     else:
         tokenizer.statistics = found
         tokenizer.save_pretrained(folder)
@@ -142,8 +150,6 @@ def flow_statistics(model: str, data: str, *, out: Path | None, **options: Any) 
     """Measure those of a flow, group by group."""
     from reeltok.generate.statistics import measure_flow
 
-    if out is not None:
-        check_place(str(out))
     found = measure_flow(model, data, out=out, **options)
     record = {"folder": str(found.folder), "examples": found.examples, "groups": [*found.groups]}
     statistics = found.statistics
@@ -164,20 +170,14 @@ def is_flow(model: str) -> bool:
     return config.is_file() and read_object(config).get("family") == "flow"
 
 
-def holds_ours(folder: Path) -> bool:
-    """Whether a model lies there in our format, so that its weights can stay as they are."""
+def own_folder(model: str, weights: str | None) -> Path:
+    """The folder in which a model lies in our format, with its own weights. ValueError for none."""
     from reeltok.files.parsing import read_object
 
-    return "family" in read_object(folder / "config.json")
-
-
-def save_place(model: str, out: Path | None) -> Path:
-    """The folder in which a model with statistics is saved. ValueError where it must be named."""
-
-    if out is not None:
-        check_place(str(out))
-        return out
+    if weights is not None:
+        raise ValueError(f"--weights are not those of {model}: name a folder for both with --out")
     for folder in (Path(model), cache_folder(model)):
-        if (folder / "model.safetensors").is_file():
+        whole = (folder / "model.safetensors").is_file()
+        if whole and "family" in read_object(folder / "config.json"):
             return folder
     raise ValueError(f"{model} does not lie in a folder of its own: name one with --out")

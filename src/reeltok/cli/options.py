@@ -217,6 +217,14 @@ def parse_changes(texts: list[str] | None) -> dict[str, str]:
     return changes
 
 
+def require_use(what: str, **options: object) -> None:
+    """ValueError where an option was given (it is not None or False) that is for `what` alone."""
+    for name, value in options.items():
+        if value is not None and value is not False:
+            said = name.replace("_", "-")
+            raise ValueError(f"--{said} is for {what}: leave it out")
+
+
 def open_model(name: str, *, weights: str | None, device: str, dtype: str) -> "Tokenizer":
     """The tokenizer that these options describe, in evaluation mode."""
     from reeltok import zoo

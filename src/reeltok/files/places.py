@@ -49,6 +49,20 @@ def check_free(
             raise FileExistsError(f"{target} exists already: give `force` to replace it")
 
 
+def check_folder(out: str | Path, *, force: bool, inputs: Sequence[str | Path | None] = ()) -> None:
+    """Errors of `check_place` for the folder of a model; FileExistsError where one is there.
+
+    ValueError where the folder lies in what is read or would replace it, `force` or not.
+    """
+    config, weights = (str(Path(out) / name) for name in ("config.json", "model.safetensors"))
+    check_place(config)
+    for source in inputs:
+        if source is not None:
+            for place in (out, config, weights):
+                check_apart(source, place, inside=True)
+    check_free([config], force=force)
+
+
 def check_result(
     out: Path | None, *, force: bool, inputs: Sequence[str | Path | None] = ()
 ) -> None:

@@ -16,6 +16,7 @@ from reeltok.generate.recipes import GeneratorRecipe
 from reeltok.generate.sit import Statistics
 from reeltok.parallel import Rank
 from reeltok.tokenizer.contract import Tokenizer
+from reeltok.tokenizer.folder import amend_config, dump_config
 from reeltok.train.clips import DataConfig, Window
 
 
@@ -39,8 +40,8 @@ def measure_flow(
 ) -> MeasuredFlow:
     """Encode the clips of `data`, measure every group and channel, and save the flow with that.
 
-    It is saved in `out`, or where it lies. ValueError where no clip is as long and large as the
-    generator's, or the tokenizer is another.
+    It is saved in `out`, or where it lies, with the weights as they are. ValueError where no clip
+    is as long and large as the generator's, or the tokenizer is another.
     """
     model = flow.load(folder)
     tok = open_tokenizer(folder, model.config.clip, tokenizer, device)
@@ -48,8 +49,12 @@ def measure_flow(
     latents = encode_clips(tok, clip, data)
     found = measure_moments(latents, model.config)
     model.config = replace(model.config, clip=clip, statistics=found)
+    if out is None:
+        saved = amend_config(Path(folder), config=dump_config(model.config))
+    else:
+        saved = flow.save(model, out)
     return MeasuredFlow(
-        folder=flow.save(model, out or folder),
+        folder=saved,
         examples=len(latents),
         groups=tuple(group.name for group in model.config.groups),
         statistics=found,

@@ -103,10 +103,11 @@ def write_folder(
     return folder
 
 
-def add_statistics(folder: Path, statistics: LatentStatistics) -> None:
-    """Keep the statistics of a model's latents in the config.json of its folder."""
-    record = read_object(folder / "config.json") | {"statistics": statistics}
+def amend_config(folder: Path, **changes: Any) -> Path:
+    """Say something else in the config.json of a model's folder; its weights stay as they are."""
+    record = read_object(folder / "config.json") | changes
     write_file(folder / "config.json", json.dumps(record, indent=2) + "\n")
+    return folder
 
 
 def dump_config(config: Any) -> dict[str, Any]:
