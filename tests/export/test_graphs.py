@@ -12,7 +12,7 @@ from torch import Tensor
 
 import reeltok
 from reeltok.cli.main import main
-from reeltok.export.graphs import Graph, agreement_of, graphs_of
+from reeltok.export.graphs import OTHER, Graph, agreement_of, graphs_of
 from reeltok.export.programs import export_programs, trace, write_program
 from reeltok.models.coordtok.network import CoordTok
 from reeltok.models.vidtok.network import VidTok
@@ -151,6 +151,15 @@ class Shifted:
 
 
 # ---------------------------------------------------------------- as programs
+
+
+@torch.no_grad()
+def test_an_encoder_is_traced_for_any_size() -> None:
+    model = build(LEAST)
+    graph = named(graphs_of(model, 3))["encoder"]
+    x = graph.examples(OTHER).values()
+    made, wanted = trace(graph, model).module()(*x), graph.module(*x)
+    assert agreement_of(graph.outputs, made, wanted).outputs < 1e-5
 
 
 @pytest.mark.slow

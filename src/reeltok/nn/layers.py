@@ -255,7 +255,7 @@ class Norm(nn.Module):
 
     def forward(self, x: Float[Tensor, "b t h w c"], room: int = 0) -> Float[Tensor, "b t2 h w c"]:
         """`room` frames in front are left unwritten."""
-        if self.groups is None and self.act and x.numel() > PART * len(x) and is_eager(x):
+        if self.groups is None and self.act and is_eager(x) and x.numel() > PART * len(x):
             return self.in_parts(x, room)
         y = self._layer(x) if self.groups is None else self._group(x, self.groups)
         return silu(y, room) if self.act else y
