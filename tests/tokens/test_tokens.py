@@ -2,6 +2,7 @@
 
 import pickle
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader
 
 from reeltok.tokens.record import Tokens
+from reeltok.tokens.reel import ReelWriter
 
 
 def ids_of(*shape: int, vocabulary: int = 32_768) -> torch.Tensor:
@@ -186,7 +188,8 @@ def test_from_latents_takes_what_from_ids_takes() -> None:
 
 def test_a_data_loader_makes_one_record_of_a_batch() -> None:
     clips = [
-        clip(ids=ids_of(1, 5, 4, 6).roll(i, 1), settings={"start": float(i)}) for i in range(4)
+        clip(ids=ids_of(1, 5, 4, 6).roll(i, 1), settings={"start": float(i), "source": str(i)})
+        for i in range(4)
     ]
     pairs = [{"tokens": each, "label": i} for i, each in enumerate(clips)]
     first, second = DataLoader(pairs, batch_size=2)
@@ -286,6 +289,19 @@ def test_parts_of_different_clips_are_not_joined() -> None:
             Tokens.join([clip(), other])
     with pytest.raises(ValueError, match="no parts"):
         Tokens.join([])
+
+
+def test_parts_by_other_weights_are_not_joined(tmp_path: Path) -> None:
+    one, other = "ab" * 32, "cd" * 32
+    first, last = clip(weights=lambda: one)[:2], clip(weights=other)[2:]
+    with pytest.raises(ValueError, match="with the weights abababababab and cdcdcdcdcdcd"):
+        Tokens.join([first, last])
+    with ReelWriter(tmp_path / "a.reel") as writer:
+        writer.write(first)
+        with pytest.raises(ValueError, match="parts of one clip come from one tokenizer"):
+            writer.write(last)
+    for known in (one, None):  # None: nobody knows
+        assert Tokens.join([first, last.with_(weights=known)]).frames == clip().frames
 
 
 def test_joined_references_and_extras_are_collected() -> None:

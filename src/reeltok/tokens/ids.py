@@ -148,19 +148,6 @@ def require_step(step: int, due: int) -> None:
         )
 
 
-def all_one(values: list[Any]) -> Any:
-    """The value that all have, or None."""
-    return values[0] if all(value == values[0] for value in values) else None
-
-
-def require_one(name: str, one: Any, other: Any) -> None:
-    if one != other:
-        raise ValueError(
-            f"tokens of one batch agree, but their {name} is {one!r} and {other!r}: "
-            "batch clips of one kind, or give collate_fn=list"
-        )
-
-
 def ends_of(steps: Any, total: int) -> tuple[int, int]:
     """Where a slice of `total` steps begins and ends. ValueError for what is none."""
     start, stop, stride = slice_ends(steps, total, "tokens are sliced, as in tokens[0:2]")

@@ -20,7 +20,6 @@ from reeltok.arguments import is_count, require_kind
 from reeltok.records import LazyField, register
 from reeltok.tokens.header import bits_for
 from reeltok.tokens.ids import (
-    all_one,
     as_grid,
     check_clip,
     check_ids,
@@ -31,9 +30,9 @@ from reeltok.tokens.ids import (
     integers,
     join_sizes,
     require_axes,
-    require_one,
     require_step,
 )
+from reeltok.tokens.joining import joined_extras, joined_latents, require_same, stack_tokens
 from reeltok.video.timing import moments_of
 
 
@@ -336,65 +335,6 @@ class Tokens:
         if self.frames and (self.ids is None or self.vocabulary is not None):
             said += [f"({self.bits_per_pixel:.4f} bits per pixel)"]
         return f"Tokens({' '.join(said)})"
-
-
-# Small pieces that the above share.
-
-
-def stack_tokens(batch: list[Tokens]) -> Tokens:
-    """Clips of the same frames, size and tokenizer as one record, in their order.
-
-    Rate, time stamps, colour and where a clip starts in its file are kept where all agree.
-    Reference bits add up. ValueError for clips that differ otherwise, or that keep `extras`.
-    """
-    first, held = batch[0], [{**each.settings} for each in batch]
-    starts = [settings.pop("start", None) for settings in held]
-    for each, settings in zip(batch, held, strict=True):
-        for name in ("frames", "height", "width", "grid", "vocabulary", "model", "weights", "step"):
-            require_one(name, getattr(first, name), getattr(each, name))
-        require_one("settings", held[0], settings)
-        require_one("kind", first.ids is None, each.ids is None)
-        if each.extras:
-            names = ", ".join(each.extras)
-            raise ValueError(f"tokens with {names} are not batched: give collate_fn=list")
-    one = {
-        name: all_one([getattr(each, name) for each in batch]) for name in ("fps", "colour", "last")
-    }
-    stamps = [None if each.times is None else each.times.tolist() for each in batch]
-    one["times"] = first.times if all_one(stamps) is not None else None
-    start = {} if all_one(starts) is None else {"start": starts[0]}
-    ids = [each.ids for each in batch if each.ids is not None]
-    latents = [each.latents for each in batch if each.latents is not None]
-    return first.with_(
-        ids=torch.cat(ids) if ids else None,
-        latents=torch.cat(latents) if len(latents) == len(batch) else None,
-        settings=held[0] | start,
-        reference_bits=sum(each.reference_bits for each in batch),
-        damaged=sum(each.damaged for each in batch),
-        **one,
-    )
-
-
-def require_same(first: Tokens, part: Tokens) -> None:
-    """Raise ValueError where two parts cannot be of one clip, naming what differs."""
-    for name in ("model", "height", "width", "fps", "vocabulary", "settings", "batch"):
-        one, other = getattr(first, name), getattr(part, name)
-        if one != other:
-            raise ValueError(f"parts of one clip agree, but their {name} is {one!r} and {other!r}")
-    if first.grid[1:] != part.grid[1:] or (first.ids is None) != (part.ids is None):
-        raise ValueError(f"parts of one clip have one kind of tokens, found {first} and {part}")
-
-
-def joined_latents(parts: list[Tokens]) -> Tensor | None:
-    found = [part.latents for part in parts if part.latents is not None]
-    return torch.cat(found, 2) if len(found) == len(parts) else None
-
-
-def joined_extras(parts: list[Tokens]) -> Mapping[str, Any]:
-    """All extras; those that the parts share stay as they are, unread."""
-    if all(part.extras is parts[0].extras for part in parts):
-        return parts[0].extras
-    return {name: part.extras[name] for part in parts for name in part.extras}
 
 
 register(Tokens, "ids", "latents", "times", collate=stack_tokens)

@@ -20,10 +20,11 @@ from reeltok.arguments import float_type, is_count, require_kind, said
 from reeltok.tokens.dtypes import DTYPES, NAMES
 from reeltok.tokens.header import SEGMENT
 from reeltok.tokens.ids import check_ids, check_latents, require_step
+from reeltok.tokens.joining import require_same
 from reeltok.tokens.packing.model import PackingModel
 from reeltok.tokens.packing.segments import Packer, Unpacker, open_packed
 from reeltok.tokens.payload import ReelSink, pack_ids, tensor_bytes, unpack_ids
-from reeltok.tokens.record import Tokens, require_same
+from reeltok.tokens.record import Tokens
 from reeltok.tokens.source import ReelSource
 
 
