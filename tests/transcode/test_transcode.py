@@ -137,10 +137,31 @@ def test_whether_it_is_made_already(tok: VidTok, clip: Path, tmp_path: Path) -> 
     assert not is_encoded(tok, clip, path, cut=Cut(frames=6))
     assert not is_encoded(tok, clip, path, coding=Coding(tile=64))
     assert not is_encoded(tok, clip, clip)
+    other = tmp_path / "other.mkv"
+    video = moving(18)
+    reeltok.write(replace(video, frames=video.frames.flip(1)), other, lossless=True)
+    assert not is_encoded(tok, other, path)
+    with reel.Reel(path) as opened:
+        tokens = opened.tokens()
+    settings = {name: value for name, value in tokens.settings.items() if name != "source"}
+    reel.save_tokens(tokens.with_(settings=settings), path)  # as earlier versions wrote it
+    assert is_encoded(tok, other, path)
+    encode_file(tok, clip, path)
     decode_file(tok, path, out, writing=EXACT)
     assert is_decoded(path, out)
     assert not is_decoded(path, out, stop=3)
     assert not is_decoded(path, path)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not say where it ends")
+def test_raw_pictures_of_another_layout_are_not_made_already(tok: VidTok, tmp_path: Path) -> None:
+    path, raw = tmp_path / "a.reel", tmp_path / "a.yuv"
+    raw.write_bytes(bytes(range(240)) * 32)
+    for layout in ("yuv420p", "nv12"):
+        cut = Cut(raw=f"40x32:10:{layout}")
+        assert not path.exists() or not is_encoded(tok, raw, path, cut=cut)
+        encode_file(tok, raw, path, cut=cut)
+        assert is_encoded(tok, raw, path, cut=cut)
 
 
 @pytest.mark.parametrize("wrong", ["none.mp4", "text.mp4"])

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 import torch
 from small_clips import Clip, pattern
 
-from reeltok.video.record import read, stream, write
+from reeltok.video.record import Video, read, stream, write
 
 
 class _Server(BaseHTTPRequestHandler):
@@ -230,3 +231,22 @@ def test_what_is_not_raw_is_said(clip: Clip, tmp_path: Path) -> None:
 def test_what_was_read_from_memory_can_be_written(clip: Clip, tmp_path: Path) -> None:
     video = read(clip().read_bytes())
     assert write(video, tmp_path / "b.mp4").frames == 10
+
+
+def test_a_fingerprint_tells_inputs_apart(tmp_path: Path) -> None:
+    video = Video(torch.arange(6 * 8 * 8 * 3).remainder(251).byte().view(6, 8, 8, 3), 10.0)
+    other = replace(video, frames=video.frames.flip(0))
+    found = []
+    for number, each in enumerate((video, other)):
+        for name in (f"{number}.mkv", f"{number}.png", f"frames{number}/"):
+            path = tmp_path / name
+            whole = each[:1] if name.endswith(".png") else each
+            write(whole, str(path), lossless=not name.endswith("/"))
+            with stream(path) as opened:
+                found.append(opened.fingerprint())
+                assert len(opened.whole()) == len(whole)
+    assert len(set(found)) == 6
+    with (tmp_path / "0.mkv").open("rb") as file, stream(file) as opened:
+        parts = iter(opened)
+        assert opened.fingerprint() == found[0]
+        assert torch.equal(next(parts).frames, video.frames)

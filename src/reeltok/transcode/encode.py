@@ -73,6 +73,7 @@ def encode_file(
         job = Workload(work="encode", size=(video.height, video.width))
         bounds = bounded(tokenizer, coding, job)
         video.chunk, tile = bounds.chunk, bounds.tile
+        settings |= source_settings(video, cut)
         warn_all(video.notes)
         if video.sound:
             warn_all(["sound is not part of tokens: `reeltok decode --audio-from VIDEO` copies it"])
@@ -123,6 +124,12 @@ def matmul_setting(tokenizer: Tokenizer) -> dict[str, str]:
     return {} if usual or matmul() == "mkl" else {"matmul": matmul()}
 
 
+def source_settings(video: Stream, cut: Cut) -> dict[str, str]:
+    """What the settings of tokens say of what they are made of, so that it is told from others."""
+    raw = {} if cut.raw is None else {"raw": cut.raw}
+    return {"source": video.fingerprint(), **raw}
+
+
 def is_encoded(
     tokenizer: Tokenizer,
     source: str | Path | Clip,
@@ -133,14 +140,17 @@ def is_encoded(
 ) -> bool:
     """Whether `target` is a whole .reel file that `encode_file` would make again.
 
-    Raises FileNotFoundError where there is no `target`.
+    A file of an earlier version does not say what it is made of, and may be of any source. Raises
+    FileNotFoundError where there is no `target`.
     """
     try:
         with Reel(target) as reel, open_video(source, cut) as video:
-            deciding = {k: v for k, v in reel.settings.items() if k in ("tile", "dtype", "window")}
+            names = ("tile", "dtype", "window", "source", "raw")
+            deciding = {name: reel.settings[name] for name in names if name in reel.settings}
             spec = tokenizer.spec
             window = spec.window_for(coding.chunk or (16 if spec.streams else video.frames))
             wanted = own_settings(tokenizer, coding) | ({"window": window} if window else {})
+            wanted |= source_settings(video, cut) if "source" in deciding else {}
             packed = reel.about.packing and reel.about.packing.model
             return (
                 deciding == wanted

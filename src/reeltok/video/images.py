@@ -17,9 +17,10 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
+from reeltok.files.hashes import hash_parts
 from reeltok.video.colour import UPRIGHT, Display
 from reeltok.video.formats import open_container
-from reeltok.video.inputs import Input
+from reeltok.video.inputs import Input, open_input
 from reeltok.video.layout import picture_of
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -75,6 +76,13 @@ def images_of(folder: Path) -> list[Path]:
         return [(int(p), "") if p.isdecimal() else (-1, p) for p in parts]
 
     return sorted(found, key=natural)
+
+
+def folder_fingerprint(folder: Path) -> str:
+    """A short hash of its images: their names and sizes, and some of the first and the last."""
+    files = images_of(folder)
+    ends = [open_input(file).fingerprint() for file in (files[0], files[-1])]
+    return hash_parts([*ends, *(f"{file.name} {file.stat().st_size}" for file in files)])[:32]
 
 
 def pictures_of(taken: Input) -> Pictures | None:

@@ -11,8 +11,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -23,6 +23,7 @@ from urllib.request import Request, url2pathname, urlopen
 
 from reeltok.arguments import check_path
 from reeltok.files.atomic import is_pipe, standard_input
+from reeltok.files.hashes import hash_parts
 from reeltok.files.patience import PatientFile, UnansweredError, answer_within
 
 VideoInput = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
@@ -39,6 +40,7 @@ PACKAGES = {
     "abfs": "adlfs",
 }
 """By the kind of an address, the package that fsspec opens it with."""
+_ENDS = 2**16  # bytes at either end of a file that its fingerprint is of
 _WAIT = 60  # seconds without a byte after which a server is given up
 
 
@@ -52,19 +54,34 @@ class Input:
     suffix: str  # of its name, in small letters; "" where there is no name
     close: Callable[[], None]
 
-    def head(self, length: int = 32) -> bytes:
-        """The first bytes."""
+    @contextmanager
+    def rewound(self) -> Iterator[BinaryIO]:
+        """The bytes from the beginning; a file that is open stands afterwards where it stood."""
         if isinstance(self.file, str):
             with open(self.file.removeprefix("file:"), "rb") as opened:
-                return opened.read(length)
+                yield opened
+            return
+        at = self.file.tell()
         self.file.seek(0)
-        return self.file.read(length)
+        yield self.file
+        self.file.seek(at)
+
+    def head(self, length: int = 32) -> bytes:
+        """The first bytes."""
+        with self.rewound() as file:
+            return file.read(length)
 
     def size(self) -> int:
         """How many bytes there are."""
-        if isinstance(self.file, str):
-            return os.stat(self.file.removeprefix("file:")).st_size
-        return self.file.seek(0, io.SEEK_END)
+        with self.rewound() as file:
+            return file.seek(0, io.SEEK_END)
+
+    def fingerprint(self) -> str:
+        """A hash of how many bytes there are, and of the first and the last of them."""
+        with self.rewound() as file:
+            size = file.seek(0, io.SEEK_END)
+            ends = [file.read(_ENDS) for at in (0, max(0, size - _ENDS)) if file.seek(at) == at]
+        return hash_parts([str(size), *ends])[:32]
 
 
 def open_input(given: VideoInput) -> Input:

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from reeltok.video.colour import on_black
+from reeltok.video.frames import to_bytes
 
 _GREY, _RGB, _RGBA = 1, 3, 4
 
@@ -43,6 +44,14 @@ def arranged(x: Tensor | np.ndarray, *, picture: bool = False) -> Shaped[Tensor,
     if not frames.numel():
         raise ValueError(f"a video needs at least one frame and one pixel, not {tuple(x.shape)}")
     return _coloured(frames) if frames.dtype == torch.uint8 else frames
+
+
+def rgb_frames(x: Tensor | np.ndarray, *, picture: bool = False) -> UInt8[Tensor, "t h w 3"]:
+    """The frames that `arranged` finds, on the CPU; floats in [-1, 1] become bytes."""
+    frames = arranged(x, picture=picture)
+    if frames.is_floating_point():
+        frames = to_bytes(frames.permute(3, 0, 1, 2)[None])
+    return frames.cpu()
 
 
 def picture_of(x: Any) -> Any:

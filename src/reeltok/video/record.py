@@ -19,7 +19,7 @@ from reeltok.records import register
 from reeltok.video.decode import Damage
 from reeltok.video.frames import ROUNDING, as_frames, require_frames, to_bytes, to_unit
 from reeltok.video.inputs import VideoInput
-from reeltok.video.layout import arranged, picture_of
+from reeltok.video.layout import picture_of, rgb_frames
 from reeltok.video.movie import MovieShape
 from reeltok.video.sink import Written, open_sink
 from reeltok.video.size import AnySize, size_text
@@ -72,7 +72,7 @@ class Video:
         `like` lends its rate, times, colour tags, source and aspect. Raises ValueError for other
         shapes and types, NaN, or where `like` has times for another number of frames.
         """
-        frames = _frames_of(x)
+        frames = rgb_frames(x)
         if like is None:
             return cls(frames, fps)
         if not isinstance(like, Video):
@@ -143,13 +143,6 @@ class Video:
         return to_unit(self.frames.to(device)).to(float_type(dtype, wide=True))
 
 
-def _frames_of(x: Tensor | np.ndarray, *, picture: bool = False) -> UInt8[Tensor, "t h w 3"]:
-    frames = arranged(x, picture=picture)
-    if frames.is_floating_point():
-        frames = to_bytes(frames.permute(3, 0, 1, 2)[None])
-    return frames.cpu()
-
-
 def stack_videos(batch: list[Video]) -> Float[Tensor, "b 3 t h w"]:
     """Videos of one length and size as a tokenizer takes them, in [-1, 1].
 
@@ -200,7 +193,7 @@ class Stream(Iterable[Video]):
         self.notes = (*opened.notes, *opened.shape, *opened.flaws)
         self.sound = opened.sound
         self.plan, self.last = opened.plan, opened.plan.last
-        self.damaged = opened.damaged
+        self.damaged, self.fingerprint = opened.damaged, opened.fingerprint
         nothing = torch.empty((0, self.height, self.width, 3), dtype=torch.uint8)
         like = Video(nothing, self.fps, None, self.colour, self.source, aspect=self.aspect)
         self._like = replace(like, sound=self.sound, damaged=self.damaged, notes=opened.flaws)
@@ -378,7 +371,7 @@ def _parts(video: Any) -> Iterator[Video]:
     """What `write` was given, part by part; ValueError at once for what is not a video."""
     whole = picture_of(video)
     if isinstance(whole, Tensor | np.ndarray):
-        whole = Video(_frames_of(whole, picture=whole is not video))
+        whole = Video(rgb_frames(whole, picture=whole is not video))
     if isinstance(whole, Video):
         return iter([whole])
     if isinstance(whole, str | bytes | Path | Mapping) or not isinstance(whole, Iterable):
@@ -397,4 +390,4 @@ def _part(x: Any) -> Video:
         raise ValueError(
             f"a value of type {type(x).__name__} is not a picture: give arrays, tensors or Pillow's"
         )
-    return Video(_frames_of(x, picture=x.ndim < 4))
+    return Video(rgb_frames(x, picture=x.ndim < 4))

@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -21,7 +22,13 @@ from av.video.stream import VideoStream
 from reeltok.video.colour import Pixels, ToRGB, display_of, upright_size
 from reeltok.video.decode import Damage, check_damage, start_reading
 from reeltok.video.formats import open_container
-from reeltok.video.images import STRICT, Pictures, pictures_in, pictures_of
+from reeltok.video.images import (
+    STRICT,
+    Pictures,
+    folder_fingerprint,
+    pictures_in,
+    pictures_of,
+)
 from reeltok.video.inputs import Input, VideoInput, open_input
 from reeltok.video.raw import Raw, check_named
 from reeltok.video.remarks import remarks_on, shape_notes, sound_in
@@ -43,6 +50,7 @@ class Source:
     path: Path | None
     pictures: Generator[Pixels]
     close: Callable[[], None]
+    fingerprint: Callable[[], str]  # a short hash of the input, which tells it from others
     notes: tuple[str, ...] = ()  # what the pictures do not show as it was meant, a sentence each
     shape: tuple[str, ...] = ()  # what is to be known of their shape, a sentence each
     aspect: Fraction = Fraction(1)  # width over height of a pixel
@@ -72,13 +80,15 @@ def open_source(
                 raise ValueError(f"{given} is a folder of images: raw goes with a file")
             pictures: Pictures | None = pictures_in(Path(given))
             path: Path | None = Path(given)
+            fingerprint: Callable[[], str] = partial(folder_fingerprint, Path(given))
         else:
             taken = open_input(given)
             stack.callback(taken.close)
-            path = taken.path
+            path, fingerprint = taken.path, taken.fingerprint
             pictures = None if form else pictures_of(taken)
         if pictures:
-            return _open_images(pictures, path, span, size, stack.pop_all().close)
+            close = stack.pop_all().close
+            return _open_images(pictures, path, span, size, fingerprint, close)
         if form is None:
             check_named(taken)
         return _open_video(taken, form, span, size, damage, stack)
@@ -88,7 +98,12 @@ def open_source(
 
 
 def _open_images(
-    pictures: Pictures, path: Path | None, span: FrameSpan, size: Size, close: Callable[[], None]
+    pictures: Pictures,
+    path: Path | None,
+    span: FrameSpan,
+    size: Size,
+    fingerprint: Callable[[], str],
+    close: Callable[[], None],
 ) -> Source:
     first = pictures.load(0)
     height, width = upright_size(first.frame, first.display)
@@ -116,6 +131,7 @@ def _open_images(
         path=path,
         pictures=shown(),
         close=close,
+        fingerprint=fingerprint,
         shape=shape_notes(pictures.name, (height, width), Fraction(1), target, size),
     )
 
@@ -178,6 +194,7 @@ def _open_video(
         aspect=Fraction(1) if isinstance(size, tuple) or callable(size) else aspect,
         sound=sound_in(reading.container),
         close=stack.pop_all().close,
+        fingerprint=taken.fingerprint,
     )
 
 
