@@ -1,6 +1,7 @@
 """Files to tokens and back from Python: the same as the API in memory, with progress."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -148,9 +149,23 @@ def test_whether_it_is_made_already(tok: VidTok, clip: Path, tmp_path: Path) -> 
     assert is_encoded(tok, other, path)
     encode_file(tok, clip, path)
     decode_file(tok, path, out, writing=EXACT)
-    assert is_decoded(path, out)
-    assert not is_decoded(path, out, stop=3)
-    assert not is_decoded(path, path)
+    with reel.Reel(path) as opened:
+        decoded = partial(is_decoded, tok, opened)
+        assert decoded(out, writing=EXACT)
+        assert not decoded(out)
+        assert not decoded(out, writing=EXACT, coding=Coding(tile=16))
+        assert not decoded(path)
+        for name in ("a.mp4", "a.webm", "a.avi", "a.mov", "a.gif"):
+            decode_file(tok, opened, tmp_path / name, start=2, stop=6)
+            assert decoded(tmp_path / name, start=2, stop=6) == (name != "a.gif")
+            assert not decoded(tmp_path / name, start=3, stop=7)
+            assert not decoded(tmp_path / name, start=2, stop=6, writing=Writing(fps=20.0))
+        decode_file(tok, opened, out, writing=replace(EXACT, audio_from=tmp_path / "a.mp4"))
+        (tmp_path / "a.mp4").replace(tmp_path / "a.mov")
+        reeltok.write(moving(3), tmp_path / "a.mp4")
+        assert not decoded(out, writing=replace(EXACT, audio_from=tmp_path / "a.mp4"))
+        other = VidTok(tok.config, "small").eval()
+        assert not is_decoded(other, opened, tmp_path / "a.mov", start=2, stop=6)
 
 
 @pytest.mark.filterwarnings("ignore:.*does not say where it ends")

@@ -81,11 +81,11 @@ def decode(
 
     OUT is .mp4, .mkv, .mov, .webm, .avi, .gif, an image (one frame), a folder of PNG (no suffix) or
     - (standard output: fragmented mp4). Only the frames from --start up to --stop are read and
-    decoded. Several files go into a folder; outputs that exist and are complete are kept.
+    decoded. Several files go into a folder; outputs that exist, are complete and were made with the
+    same settings are kept.
     """
     from reeltok.data.find import find_reels
     from reeltok.transcode.batch import run_plan
-    from reeltok.transcode.decode import is_decoded
     from reeltok.transcode.models import ReelModels
 
     kind = suffix or (".mkv" if lossless else ".mp4")
@@ -106,14 +106,13 @@ def decode(
     if not plan.jobs:  # other processes have them
         return summarize((), done="decoded")
     models = ReelModels(model, weights=weights, device=device, dtype=given.parse_dtype(dtype))
-    span: dict[str, Any] = {"start": start, "stop": stop}
+    how: dict[str, Any] = {"start": start, "stop": stop, "coding": coding, "writing": writing}
 
     def work(job: Job, on_progress: OnProgress) -> dict[str, Any]:
-        how = {**span, "coding": coding, "writing": writing}
         return decode_job(models, job, on_progress, how)
 
     def fits(job: Job) -> bool:
-        return not job.older and is_decoded(job.source, job.target, **span)
+        return not job.older and is_done(models, job, how)
 
     with Progress("decoding", len(plan.jobs)) as watcher:
         outcomes = run_plan(plan, work, fits=fits, jobs=jobs, force=force, watcher=watcher)
@@ -134,3 +133,12 @@ def decode_job(
         made = decode_file(tokenizer, reel, job.target, on_progress=on_progress, **how)
     record = {"input": job.source, "output": job.target, **asdict(made), "rate": made.rate}
     return {name: value for name, value in record.items() if name not in ("source", "target")}
+
+
+def is_done(models: "ReelModels", job: Job, how: dict[str, Any]) -> bool:
+    """Whether the output of a job is what `decode_job` would make."""
+    from reeltok.tokens.reel import Reel
+    from reeltok.transcode.decode import is_decoded
+
+    with Reel(job.source) as reel:
+        return is_decoded(models.of(reel), reel, job.target, **how)

@@ -76,6 +76,7 @@ class ReelSource:
                 raise ValueError("its hash is another")
             about = read_about(said)
             about.require_fit(entries)
+            self.sha256: str = metadata["sha256"]  # of the description, with the payload's own
         except ValueError:
             raise self.altered("its description") from None
         return entries, about

@@ -1,13 +1,16 @@
 """A .reel file to a video, in memory that does not grow with it."""
 
+import json
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
 from torch import Tensor
 
+from reeltok.files.hashes import hash_text
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokenizer.streaming import StepSpan, coded_window, frame_range
 from reeltok.tokens.record import Tokens
@@ -16,7 +19,9 @@ from reeltok.transcode.encode import warn_all
 from reeltok.transcode.memory import bounded, released
 from reeltok.transcode.need import Workload
 from reeltok.transcode.options import PLAYABLE, USUAL, Coding, OnProgress, Writing
+from reeltok.video.inputs import open_input
 from reeltok.video.record import Video, stream, write
+from reeltok.video.remarks import comment_in
 from reeltok.video.timing import moments_of
 
 
@@ -79,8 +84,9 @@ def decode_file(
     first, end = frame_range(source.frames, start, stop)
     source.packing = source.packing or tokenizer.packing
     frames = decode_frames(tokenizer, source, first, end, coding=coding, codec=writing.codec)
-    parts = naming_source(name, frames)
-    written = write(counted(parts, on_progress, end - first), target, **asdict(writing))
+    parts = counted(naming_source(name, frames), on_progress, end - first)
+    comment = made_as(tokenizer, source, first, end, coding, writing)
+    written = write(parts, target, **asdict(writing), comment=comment)
     warn_all([f"{target}: {line}" for line in written.notes])
     return DecodedFile(
         source=name,
@@ -182,18 +188,39 @@ def counted(parts: Iterable[Video], on_progress: OnProgress | None, frames: int)
         del part
 
 
-def is_decoded(
-    source: str | Path, target: str | Path, *, start: int | None = None, stop: int | None = None
-) -> bool:
-    """Whether `target` is a video of the frames and size that `decode_file` would write.
+def made_as(
+    tokenizer: Tokenizer, reel: Reel, first: int, end: int, coding: Coding, writing: Writing
+) -> str:
+    """What a video's comment says of how it was decoded: a hash of all that makes a difference."""
+    sound = writing.audio_from
+    if sound is not None and Path(sound).is_file():
+        with closing(open_input(sound)) as taken:
+            sound = taken.fingerprint()
+    about = asdict(replace(writing, audio_from=sound)) | {"tile": coding.tile}
+    decoder = [tokenizer.hash(), str(tokenizer.dtype)]
+    said = json.dumps([reel.source.sha256, *decoder, first, end, about], default=str)
+    return f"reeltok decode {hash_text(said, 32)}"
 
-    Raises FileNotFoundError or ValueError for a `source` that is not a .reel file.
+
+def is_decoded(
+    tokenizer: Tokenizer,
+    reel: Reel,
+    target: str | Path,
+    *,
+    start: int | None = None,
+    stop: int | None = None,
+    coding: Coding = USUAL,
+    writing: Writing = PLAYABLE,
+) -> bool:
+    """Whether `target` is a whole video that `decode_file` would make again.
+
+    Only a file whose kind keeps a comment says how it was made. Raises FileNotFoundError where
+    there is no `target`, ValueError for a range that `reel` does not have.
     """
-    with Reel(source) as reel:
-        first, end = frame_range(reel.frames, start, stop)
-        try:
-            with stream(target) as video:
-                found = (video.frames, video.height, video.width)
-        except ValueError:  # not a video, or damaged
-            return False
-        return found == (end - first, reel.height, reel.width)
+    first, end = frame_range(reel.frames, start, stop)
+    try:
+        with stream(target) as video:
+            whole = video.frames == end - first
+        return whole and comment_in(target) == made_as(tokenizer, reel, first, end, coding, writing)
+    except ValueError:  # not a video, or damaged
+        return False

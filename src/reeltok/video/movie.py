@@ -219,6 +219,7 @@ class Movie:
         *,
         pad_even: bool = False,
         sound: Sound | None = None,
+        comment: str | None = None,
     ) -> None:
         self.container = container
         self.codec = codec
@@ -229,6 +230,8 @@ class Movie:
         self._out: OutputContainer = av.open(
             file, "w", format=container.muxer, options=dict(container.options)
         )
+        if comment is not None:
+            self._out.metadata["comment"] = comment
         if codec.name == "libsvtav1":
             os.environ.setdefault("SVT_LOG", "1")  # to the terminal, past FFmpeg: errors alone
 

@@ -323,6 +323,7 @@ def write(
     preset: str | None = None,
     pad_even: bool = False,
     audio_from: VideoInput | None = None,
+    comment: str | None = None,
 ) -> Written:
     """Write a video, or its parts one by one, under `path`; nothing stands there until all is done.
 
@@ -333,9 +334,9 @@ def write(
     `lossless` is FFV1 in .mkv or .avi. `crf`: lower is better; `preset` is the encoder's own word
     for how hard it tries ("veryfast"). `pad_even` repeats edge pixels of odd sizes.
     `audio_from`: copy the sound of this file, or what else `read` takes, from where the video
-    starts in it. Raises ValueError for what cannot be written so, FileNotFoundError or OSError for
-    a missing folder, no permission or a full disk; the path is checked before the first part is
-    taken.
+    starts in it. `comment`: a line for the metadata of a file; .gif, .ts and images keep none.
+    Raises ValueError for what cannot be written so, FileNotFoundError or OSError for a missing
+    folder, no permission or a full disk; the path is checked before the first part is taken.
     """
     check_rate(fps)
     parts = _parts(video)
@@ -347,6 +348,7 @@ def write(
         preset=preset,
         pad_even=pad_even,
         audio_from=audio_from,
+        comment=comment,
     )
     with sink:
         begun = varying = False

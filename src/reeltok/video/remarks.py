@@ -1,16 +1,28 @@
 """What a video holds that its pictures, read as plain RGB, do not show: a sentence each."""
 
+from contextlib import closing
 from fractions import Fraction
 from typing import Any
 
 import av
 from av.container import InputContainer
 
+from reeltok.video.formats import open_container
+from reeltok.video.inputs import VideoInput, open_input
 from reeltok.video.size import Size, distorts, ratio_text, size_text
 
 # Transfer characteristics by their codes in ITU-T H.273.
 _HDR = {16: "PQ", 18: "HLG"}
 _PROGRESSIVE = 1  # FFmpeg's order of fields: 0 is unknown, from 2 on there are two fields
+
+
+def comment_in(path: VideoInput) -> str | None:
+    """The comment in the metadata of a video; None where there is none.
+
+    Raises FileNotFoundError, or ValueError for what is not a video.
+    """
+    with closing(open_input(path)) as taken, open_container(taken.file, taken.name) as container:
+        return {name.lower(): text for name, text in container.metadata.items()}.get("comment")
 
 
 def remarks_on(frame: av.VideoFrame, stream: Any, name: str) -> tuple[str, ...]:

@@ -134,6 +134,7 @@ def open_sink(
     preset: str | None = None,
     pad_even: bool = False,
     audio_from: VideoInput | None = None,
+    comment: str | None = None,
 ) -> Sink:
     """Prepare to write under `path` ("-": standard output), and make sure now that it can be done.
 
@@ -164,7 +165,8 @@ def open_sink(
                 stack.callback(sound.close)
             target = file = _File(None if place is None else stack.enter_context(Unfinished(place)))
             stack.callback(file.drop)
-            file.hold(Movie(file.file, suffix, *settings, pad_even=pad_even, sound=sound))
+            how: dict[str, Any] = {"pad_even": pad_even, "sound": sound, "comment": comment}
+            file.hold(Movie(file.file, suffix, *settings, **how))
         cleanup = stack.pop_all()
     return Sink(place, target, cleanup)
 
