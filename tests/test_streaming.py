@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from reeltok.tokenizer.spec import Spec
-from reeltok.tokenizer.streaming import coded_window, mark_last, require_grid, to_input_type
+from reeltok.tokenizer.steps import coded_window, require_grid
+from reeltok.tokenizer.streaming import mark_last, to_input_type
 from reeltok.tokens.record import Tokens
 
 SPEC = Spec(

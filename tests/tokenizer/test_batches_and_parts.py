@@ -13,10 +13,11 @@ from torch.utils.data import DataLoader
 import reeltok
 from reeltok import Tokens, Video
 from reeltok.models.vidtok.network import VidTok
-from reeltok.tokenizer.streaming import split_steps
+from reeltok.tokenizer.steps import split_steps
 from reeltok.tokens.reel import Reel, ReelWriter, load_tokens, save_tokens
 from reeltok.zoo import build_from_state
-from tests.small_models import DISCRETE
+from tests.moving_clips import moving
+from tests.small_models import DISCRETE, NONCAUSAL
 
 
 def model() -> VidTok:
@@ -143,3 +144,56 @@ def test_parts_are_written_in_their_order(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="parts of one clip follow one another"):
             writer.write(tokens[:2])
     assert load_tokens(tmp_path / "rest.reel").ids.equal(tokens.ids[:, 2:])
+
+
+@pytest.fixture(scope="module")
+def windows() -> tuple[VidTok, Tokens, Video]:
+    """A tokenizer that codes windows of 8 frames, and its tokens of 18 frames."""
+    torch.manual_seed(1)
+    model, clip = VidTok(NONCAUSAL, "windows").eval(), moving(18)
+    tokens = model.encode(clip, chunk=8)
+    assert (tokens.grid[0], tokens.settings["window"]) == (5, 8)
+    return model, tokens, model.decode(tokens)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5])
+def test_parts_of_windows_are_joined(windows: Any, steps: int, tmp_path: Path) -> None:
+    model, tokens, wanted = windows
+    save_tokens(tokens, tmp_path / "a.reel", dtype="fp32")
+    with Reel(tmp_path / "a.reel") as reel:
+        made = list(model.stream_decode(reel.parts(steps)))
+    frames = torch.cat([each.frames for each in made])
+    assert (frames.int() - wanted.frames.int()).abs().max() <= 1
+
+
+def test_parts_that_begin_or_end_within_a_window_are_refused(windows: Any) -> None:
+    model, tokens, wanted = windows
+    for decode in (model.decode, lambda part: list(model.stream_decode([part]))):
+        with pytest.raises(ValueError, match="begin at step 1, within a window of 2 steps"):
+            decode(tokens[1:])
+    state = model.new_decode_state()
+    with pytest.raises(ValueError, match="end within a window of 2 steps"):
+        model.decode_chunk(tokens[:3], state)
+    state = model.new_decode_state()
+    first, rest = model.decode_chunk(tokens[:2], state), tokens[2:]
+    last = model.decode_chunk(rest, state, last=True)
+    frames = torch.cat([first.frames, last.frames])
+    assert (frames.int() - wanted.frames.int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("varying", [False, True])
+@pytest.mark.parametrize("config", [NONCAUSAL, DISCRETE], ids=["windows", "groups"])
+def test_what_is_decoded_says_where_it_starts(config: Any, varying: bool) -> None:
+    clip = moving(16)
+    times = torch.arange(16).double() ** 1.5 / 10 if varying else None
+    clip = replace(clip, times=times, last=1.0 if varying else None, start=2.5)
+    model = VidTok(config, "small").eval()
+    tokens = model.encode(clip, chunk=8)
+    made, wanted = model.decode(tokens, start=7, stop=12), clip[7:12]
+    assert made.start == pytest.approx(wanted.start)
+    assert (made.times is None) == (not varying)
+    if varying:
+        torch.testing.assert_close(made.times, wanted.times)
+    if config is NONCAUSAL:
+        assert model.decode(tokens[2:4]).start == pytest.approx(clip[8:16].start)
+        assert model.decode(tokens[2:4], start=3).start == pytest.approx(clip[11:16].start)

@@ -13,6 +13,7 @@ from torch import Tensor
 from reeltok.arguments import require_kind
 from reeltok.records import register
 from reeltok.tokenizer.inputs import check_sample, check_tokens, record_tokens
+from reeltok.tokenizer.steps import require_all, whole_windows
 from reeltok.tokenizer.streaming import (
     FrameRun,
     conversion_for,
@@ -21,10 +22,8 @@ from reeltok.tokenizer.streaming import (
     join_frames,
     mark_last,
     require_alike,
-    require_all,
     to_input_type,
     whole_groups,
-    whole_windows,
 )
 from reeltok.tokenizer.strips import FrameSource
 from reeltok.tokenizer.tiling import Convert, Options, StreamRunner, StreamState
@@ -222,7 +221,7 @@ def decode_next(
         return x if x.shape[2] else None
     require_kind(tokens, Tokens, "a chunk is Tokens, or a tensor of ids or latents")
     check_tokens(tokens, tokenizer)
-    parts = mark_last(whole_windows([tokens], tokenizer.spec))
+    parts = mark_last(whole_windows([tokens], tokenizer.spec, ended=last))
     made = [decode_run(tokenizer, part, state, last=last and end) for part, end in parts]
     if last:
         require_all(state.due)

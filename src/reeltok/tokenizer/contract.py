@@ -43,27 +43,31 @@ from reeltok.tokenizer.inputs import (
 from reeltok.tokenizer.rows import Bits
 from reeltok.tokenizer.scale import Scale
 from reeltok.tokenizer.spec import Spec
+from reeltok.tokenizer.steps import (
+    StepSpan,
+    begun_at,
+    coded_parts,
+    find_span,
+    frame_range,
+    require_all,
+    require_beginning,
+    split_steps,
+    whole_windows,
+)
 from reeltok.tokenizer.streaming import (
     FrameRun,
     SideInformation,
-    StepSpan,
     check_chunk,
     check_pad,
-    coded_parts,
     count_frames,
     cut,
-    find_span,
-    frame_range,
     join_frames,
     mark_last,
     pad_space,
     peek,
-    require_all,
     require_parts,
     split_frames,
-    split_steps,
     whole_groups,
-    whole_windows,
 )
 from reeltok.tokenizer.tiling import Options, TileLike, tiling_of
 from reeltok.tokenizer.weights import HashedModule
@@ -281,17 +285,12 @@ class Tokenizer(HashedModule):
         tokens = as_tokens(tokens, self)
         self._check(tokens)
         spec, axes = self.spec, tokens.settings.get("axes")
-        if tokens.step and not spec.independent:
-            raise ValueError(
-                f"these tokens are a part of a clip, from step {tokens.step} on, and need what "
-                "comes before: decode the whole clip with start and stop, or its parts in their "
-                "order with stream_decode"
-            )
+        require_beginning(tokens, spec)
         first, end = frame_range(tokens.frames, start, stop)
         if tokens.settings.get("pad") == "front":
             check_pad("front", chunk=chunk, tile=tile, reference=reference)
             video = self.decode_front(tokens.part(0, tokens.grid[0]))
-            return with_axes(cut(video, first, end), axes)
+            return with_axes(begun_at(first, cut(video, first, end), tokens, spec), axes)
         check_chunk(chunk)
         span = self.span(tokens, first, end)
         part = tokens.part(span.early, span.late, frames=(span.before, end))
@@ -299,7 +298,8 @@ class Tokenizer(HashedModule):
         width, whole = chunk or spec.frames_per_group, hold or spec.independent
         pieces = [part] if whole else split_steps(part, spec, width)
         frames = self.stream_decode(pieces, tile=tile, hold=hold, reference=reference)
-        return with_axes(join_frames(list(frames), first - span.before), axes)
+        video = join_frames(list(frames), first - span.before)
+        return with_axes(begun_at(first, video, tokens, spec), axes)
 
     def stream_decode(
         self,

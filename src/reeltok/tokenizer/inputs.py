@@ -17,7 +17,8 @@ from reeltok.arguments import require_kind, said
 from reeltok.files.text import printable
 from reeltok.nn.quantizers import Quantized
 from reeltok.tokenizer.spec import Spec
-from reeltok.tokenizer.streaming import FrameRun, frame_size, require_grid, type_name
+from reeltok.tokenizer.steps import require_grid
+from reeltok.tokenizer.streaming import FrameRun, frame_size, type_name
 from reeltok.tokenizer.weights import LateHash, Versions
 from reeltok.tokens.ids import check_latents, join_sizes
 from reeltok.tokens.record import Tokens

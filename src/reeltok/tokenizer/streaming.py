@@ -18,11 +18,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from reeltok.arguments import is_count, require_kind, said
+from reeltok.arguments import is_count, said
 from reeltok.tokenizer.spec import Spec
-from reeltok.tokens.ids import join_sizes
 from reeltok.tokens.record import Tokens
-from reeltok.tokens.reel import Reel
 from reeltok.video.frames import as_values, bytes_of, five_axes, shown_bytes
 from reeltok.video.record import Colour, Video
 from reeltok.video.tags import MADE
@@ -44,15 +42,6 @@ class SideInformation:
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     bits: int = 0
     settings: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class StepSpan:
-    """Steps `early` to `late` of a clip, and how many of its frames come before them."""
-
-    early: int
-    late: int
-    before: int
 
 
 @dataclass(frozen=True)
@@ -187,38 +176,6 @@ def require_parts(parts: Any, whole: str = "encode for a clip or a batch") -> An
     return parts
 
 
-def coded_parts(parts: Iterable[Tokens]) -> Iterable[Tokens]:
-    """The same. ValueError for what is no stream, or a part of it no tokens."""
-    parts = require_parts(parts, "decode for a whole clip, or the parts of a Reel")
-    return (require_kind(part, Tokens, "parts of a clip are Tokens") for part in parts)
-
-
-def require_all(missing: int) -> None:
-    """ValueError where tokens ended and so many of their frames did not come."""
-    if missing:
-        raise ValueError(
-            f"these tokens lack the last {missing} of the frames that they are said to be of: "
-            "decode the whole clip with start and stop, or give their own number of frames"
-        )
-
-
-def require_grid(part: Tokens, spec: Spec, cells: tuple[int, ...]) -> None:
-    """ValueError unless each step of `part` is a grid of `cells`, with the channels of `spec`."""
-    if len(part.grid) == 3 and part.grid[1:] != cells:
-        held = (side * factor for side, factor in zip(part.grid, spec.factors, strict=True))
-        raise ValueError(
-            f"these tokens hold frames of {join_sizes([*held][1:])} pixels, not of the "
-            f"{part.height}x{part.width} that they are said to be: give their own size"
-        )
-    channels = None if part.latents is None else part.latents.shape[1]
-    if part.grid[1:] != cells or channels not in (None, spec.channels):
-        raise ValueError(
-            f"{spec.name} codes frames of {part.height}x{part.width} on grids of "
-            f"{join_sizes(cells)} with "
-            f"{spec.channels} channels, these are {part}: load the tokenizer that made them"
-        )
-
-
 def mark_last(parts: Iterable[Part]) -> Iterator[tuple[Part, bool]]:
     """Every part with whether it is the last one. ValueError when there is none."""
     held, rest = peek(parts)
@@ -253,62 +210,6 @@ def split_frames(x: Video | Tensor, chunk: int) -> Iterator[Video | Tensor]:
         yield cut(x, start, min(start + chunk, count_frames(x)))
 
 
-def split_steps(part: Tokens, spec: Spec, chunk: int) -> Iterator[Tokens]:
-    """`part` in runs of whole groups of at most `chunk` frames, but at least one group."""
-    total, frame = part.grid[0], 0
-    few = max(1, chunk // spec.frames_per_group) * spec.steps_per_group
-    opening = 0 if part.step else spec.first_steps
-    opening += max(0, (chunk - spec.first_frames) // spec.frames_per_group) * spec.steps_per_group
-    for step in [0, *range(opening or few, total, few)]:
-        late = min(total, step + few if step else opening or few)
-        end = part.frames if late == total else part.share(0, late)[1]
-        yield part.part(step, late, frames=(frame, end))
-        frame = end
-
-
-def whole_windows(parts: Iterable[Tokens], spec: Spec) -> Iterator[Tokens]:
-    """The parts of a stream as they came, or each in the windows that it was coded in."""
-    if not spec.independent:
-        yield from parts
-        return
-    for part in parts:
-        window = coded_window(part, spec)
-        steps = spec.steps(window)
-        for i, step in enumerate(range(0, part.grid[0], steps)):
-            end = min(part.frames, (i + 1) * window)
-            last = min(part.grid[0], step + steps)
-            yield part.part(step, last, frames=(i * window, end))
-
-
-def coded_window(tokens: Tokens | Reel, spec: Spec) -> int:
-    """The frames of the windows that tokens were coded in; where they do not say, one of all.
-
-    ValueError for what is not a number of frames.
-    """
-    window = tokens.settings.get("window", spec.window or spec.frames(tokens.grid[0]))
-    if not isinstance(window, int) or window < 1:
-        raise ValueError(
-            f"these tokens were coded in windows of {window!r} frames: give settings with the "
-            "number that their tokenizer coded at a time as 'window'"
-        )
-    return window
-
-
-def find_span(spec: Spec, tokens: Tokens | Reel, first: int, end: int) -> StepSpan:
-    """The steps to decode for frames `first` to `end`, with all that they depend on."""
-    total = tokens.grid[0]
-    if spec.independent:
-        window = coded_window(tokens, spec)
-        number, steps = first // window, spec.steps(window)
-        late = min(total, -(-end // window) * steps)
-        return StepSpan(number * steps, late, number * window)
-    late = min(total, spec.steps(end) + spec.lookahead_steps)
-    needed = spec.steps(first + 1) if spec.receptive_steps is not None else 0
-    group = max(0, needed - spec.first_steps - (spec.receptive_steps or 0)) // spec.steps_per_group
-    early = spec.first_steps + group * spec.steps_per_group if group else 0
-    return StepSpan(early, late, spec.frames(late) - spec.frames(late - early))
-
-
 def check_pad(pad: str, **others: Any) -> None:
     """ValueError unless `pad` is known, `chunk` too, and alone where clips are coded whole."""
     check_chunk(others.get("chunk"))
@@ -323,17 +224,6 @@ def check_chunk(chunk: int | None, name: str = "chunk") -> None:
     """ValueError unless `chunk` is a number of frames, or None."""
     if chunk is not None and not is_count(chunk):
         raise ValueError(f"{name}={said(chunk)} is not a number of frames: give 1 or more, or None")
-
-
-def frame_range(frames: int, start: int | None, stop: int | None) -> tuple[int, int]:
-    """`start` and `stop` with their defaults. ValueError unless 0 <= start < stop <= frames."""
-    first, end = 0 if start is None else start, frames if stop is None else stop
-    if not (is_count(first, 0) and is_count(end) and first < end <= frames):
-        raise ValueError(
-            f"frames {said(first)} to {said(end)} were asked of a clip of {frames}: "
-            f"give 0 <= start < stop <= {frames}"
-        )
-    return first, end
 
 
 def type_name(x: Video | Tensor) -> str:

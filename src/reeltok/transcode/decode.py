@@ -12,7 +12,7 @@ from torch import Tensor
 
 from reeltok.files.hashes import hash_text
 from reeltok.tokenizer.contract import Tokenizer
-from reeltok.tokenizer.streaming import StepSpan, coded_window, frame_range
+from reeltok.tokenizer.steps import StepSpan, coded_window, frame_range, seconds_before
 from reeltok.tokens.record import Tokens
 from reeltok.tokens.reel import Reel
 from reeltok.transcode.encode import warn_all
@@ -122,17 +122,16 @@ def decode_frames(
     bounds = bounded(tokenizer, coding, job)
     span = tokenizer.span(reel, first, end)
     parts = token_parts(tokenizer, reel, span, end, bounds.chunk)
-    skip, zero = first - span.before, 0.0 if reel.times is None else float(reel.times[first])
-    start = float(reel.settings.get("start", 0.0))
-    start += first / (reel.fps or 1.0) if reel.times is None else zero
-    left = end - first
+    skip, left = first - span.before, end - first
+    since = seconds_before(reel, tokenizer.spec, first)
+    start = float(reel.settings.get("start", 0.0)) + since
     videos = only_videos(tokenizer.stream_decode(parts, tile=bounds.tile))
     for video in released(videos, bounds.tile):
         here, skip = range(len(video))[skip : skip + left], max(0, skip - len(video))
         left -= len(here)
         if here:
             times, last = moments_of(video.times, video.last, here.start, here.stop)
-            times = None if times is None else times - zero
+            times = None if times is None else times - since
             kept = video.frames[here.start : here.stop]
             yield replace(video, frames=kept, times=times, last=last, start=start)
 

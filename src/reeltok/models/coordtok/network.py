@@ -36,7 +36,8 @@ from reeltok.tokenizer.inputs import (
     with_axes,
 )
 from reeltok.tokenizer.spec import Spec
-from reeltok.tokenizer.streaming import coded_parts, to_input_type
+from reeltok.tokenizer.steps import begun_at, coded_parts
+from reeltok.tokenizer.streaming import to_input_type
 from reeltok.tokenizer.tiling import TileLike, ran_out_of_memory
 from reeltok.tokens.ids import join_sizes, require_gridded
 from reeltok.tokens.record import Tokens
@@ -315,7 +316,8 @@ class CoordTok(Tokenizer):
             parts.append(
                 to_input_type(pixels, part, *moments_of(part.times, part.last, first, last))
             )
-        return with_axes(join_frames(parts, 0), tokens.settings.get("axes"))
+        video = begun_at(box[0][0], join_frames(parts, 0), tokens, self.spec)
+        return with_axes(video, tokens.settings.get("axes"))
 
     def decode_window(
         self,

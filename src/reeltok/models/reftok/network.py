@@ -57,7 +57,8 @@ from reeltok.tokenizer.inputs import (
     forward_input,
 )
 from reeltok.tokenizer.spec import Spec
-from reeltok.tokenizer.streaming import FrameRun, SideInformation, StepSpan, coded_parts, peek
+from reeltok.tokenizer.steps import StepSpan, coded_parts
+from reeltok.tokenizer.streaming import FrameRun, SideInformation, peek
 from reeltok.tokenizer.strips import FrameSource, Strips
 from reeltok.tokenizer.tiling import Options
 from reeltok.tokens.ids import require_gridded

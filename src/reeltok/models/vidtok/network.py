@@ -32,7 +32,8 @@ from reeltok.nn.quantizers import Quantized
 from reeltok.tokenizer.contract import Reconstruction, Tokenizer
 from reeltok.tokenizer.inputs import check_sample, drawing, forward_input, record_tokens
 from reeltok.tokenizer.spec import Spec
-from reeltok.tokenizer.streaming import FrameRun, require_all, to_input_type
+from reeltok.tokenizer.steps import require_all
+from reeltok.tokenizer.streaming import FrameRun, to_input_type
 from reeltok.tokenizer.strips import FrameSource, Strips
 from reeltok.tokens.ids import require_gridded
 from reeltok.tokens.record import Tokens
