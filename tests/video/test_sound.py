@@ -88,6 +88,22 @@ def test_a_span_has_the_sound_of_that_span(tmp_path: Path, name: str) -> None:
     assert pitch(*copied, 0.375) == pytest.approx(1400, abs=20)
 
 
+@pytest.mark.filterwarnings("ignore:.*does not say where it ends")
+@pytest.mark.parametrize("name", ["b.mp4", "b.mkv", "b.webm"])
+def test_joined_recordings_keep_their_sound(tmp_path: Path, name: str) -> None:
+    one, two = (with_sound(tmp_path / f"{n}.ts", "aac", n).read_bytes() for n in (1.0, 2.0))
+    (path := tmp_path / "joined.ts").write_bytes(one + two)
+    for start in (0.0, 1.5):
+        write(read(path, start=start), tmp_path / name, audio_from=path)
+        copied = heard(tmp_path / name)
+        assert copied is not None
+        assert abs(len(copied[0]) / RATE - (3 - start)) < 0.15
+        for at in (0.125, 0.625, 1.375, 2.125):
+            if at > start:
+                wanted = 400 + 800 * (at - 0.125 - (at > 1))
+                assert pitch(*copied, at - start) == pytest.approx(wanted, abs=25)
+
+
 @pytest.mark.parametrize(
     ("source", "codec", "target", "note"),
     [

@@ -4,6 +4,7 @@ The survey and the decoding go through the same packets, so that both see the sa
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import av
@@ -19,10 +20,27 @@ _LEAP = 10.0  # seconds forward that are a new clock, not a gap; FFmpeg's -dts_d
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arrival:
-    """A packet on its way; `joins`: it is the first of another recording that was appended."""
+    """A packet on its way, whose stamps were moved by `shift` of their units.
+
+    `joins`: it is the first of another recording that was appended.
+    """
 
     packet: av.Packet
     joins: bool
+    shift: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Join:
+    """Where another recording was appended, for what goes with the video.
+
+    `at`: the byte of its first packet; `begins`: the stamp of that, in seconds, once its clock is
+    moved by `shift` seconds.
+    """
+
+    at: int
+    begins: float
+    shift: float
 
 
 def packets_from(container: InputContainer, stream: VideoStream) -> Iterator[Arrival]:
@@ -49,7 +67,26 @@ def packets_from(container: InputContainer, stream: VideoStream) -> Iterator[Arr
         if shift and packet.size:
             packet.dts = None if packet.dts is None else packet.dts + shift
             packet.pts = None if packet.pts is None else packet.pts + shift
-        yield Arrival(packet=packet, joins=joins)
+        yield Arrival(packet=packet, joins=joins, shift=shift)
+
+
+def joins_in(container: InputContainer) -> list[Join]:
+    """The recordings that were appended to the first, by the packets of the video.
+
+    `container` is left at its end. Formats that say where each packet belongs have none.
+    """
+    if container.format.name in SEEKS or not container.streams.video:
+        return []
+    stream, found = container.streams.video[0], list[Join]()
+    assert stream.time_base is not None
+    tick = float(stream.time_base)
+    with suppress(av.FFmpegError):  # the rest is damaged
+        for arrival in packets_from(container, stream):
+            packet = arrival.packet
+            if arrival.joins and packet.dts is not None and packet.pos is not None:
+                begins, shift = packet.dts * tick, arrival.shift * tick
+                found.append(Join(at=packet.pos, begins=begins, shift=shift))
+    return found
 
 
 def is_shown(packet: av.Packet, stream: VideoStream) -> bool:

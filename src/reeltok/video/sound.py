@@ -4,6 +4,8 @@ A container that does not take the original's codec gets another (Opus in .webm)
 is copied packet by packet, neither decoded nor encoded.
 """
 
+import math
+from bisect import bisect_right
 from collections.abc import Iterator
 from io import BytesIO
 from typing import Any
@@ -13,6 +15,7 @@ from av.container import InputContainer, OutputContainer
 
 from reeltok.video.formats import open_container
 from reeltok.video.inputs import VideoInput, open_input
+from reeltok.video.packets import joins_in
 
 # What sound becomes where its own codec is not taken, by muxer: what players expect there.
 _ENCODERS = {
@@ -23,6 +26,7 @@ _ENCODERS = {
     "mpegts": "aac",
     "matroska": "libopus",
 }
+_SLACK = 1.0  # seconds that sound may go on after its pictures
 _NAMES = {"libopus": "Opus", "aac": "AAC", "libmp3lame": "MP3"}
 # FFmpeg writes any codec into a transport stream, but only these can be told apart in it again.
 _IN_TRANSPORT_STREAMS = {"aac", "mp2", "mp3", "ac3", "eac3", "dts", "opus", "truehd"}
@@ -42,6 +46,8 @@ class Sound:
             raise FileNotFoundError(f"{error} to copy the sound from") from error
         self._close = taken.close
         try:
+            with open_container(taken.file, taken.name) as first:
+                self._joins = joins_in(first) if first.streams.audio else []
             self._source: InputContainer = open_container(taken.file, taken.name)
         except ValueError as error:
             taken.close()
@@ -93,14 +99,14 @@ class Sound:
     def _go_to(self, start: float) -> int:
         """Go to `start`; the time stamp there in the track's units."""
         zero = self._zero() + start
-        if start:
+        if start and not self._joins:
             self._source.seek(max(0, round(zero * av.time_base)), backward=True)
         return round(zero / float(self._stream.time_base))
 
     def _copied(self, start: float) -> Iterator[Any]:
         """Packets whose time stamps count from `start` on the clock of the original's video."""
         shift = self._go_to(start)
-        for packet in self._source.demux(self._stream):
+        for packet in self._running():
             if packet.pts is None or packet.dts is None:
                 continue
             packet.pts -= shift
@@ -112,13 +118,31 @@ class Sound:
     def _coded(self, start: float) -> Iterator[Any]:
         """The same sound in packets of the new codec."""
         shift = self._go_to(start)
-        for frame in self._source.decode(self._stream):
+        for frame in (frame for packet in self._running() for frame in packet.decode()):
             if frame.pts is None:
                 continue
             frame.pts -= shift
             if frame.pts >= 0:
                 yield from self._track.encode(frame)
         yield from self._track.encode(None)
+
+    def _running(self) -> Iterator[Any]:
+        """The track's packets, with stamps that run on where recordings were joined.
+
+        Those that stand between two recordings and fit neither are left out.
+        """
+        starts, here, last = [join.at for join in self._joins], 0, -math.inf
+        unit = float(self._stream.time_base)
+        for packet in self._source.demux(self._stream):
+            if starts and packet.pts is not None and packet.dts is not None:
+                here = max(here, bisect_right(starts, packet.pos or 0))
+                moved = round(self._joins[here - 1].shift / unit) if here else 0
+                packet.pts, packet.dts = packet.pts + moved, packet.dts + moved
+                until = self._joins[here].begins + _SLACK if here < len(starts) else math.inf
+                if not last < packet.dts * unit < until:
+                    continue
+                last = packet.dts * unit
+            yield packet
 
     def _zero(self) -> float:
         video: Any = next(iter(self._source.streams.video), None)
