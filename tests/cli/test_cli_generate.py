@@ -74,6 +74,11 @@ def test_classes_and_guidance(run: Run, generators: dict[str, Path], tmp_path: P
         out, which = tmp_path / name, ("--class", more[0], "--guidance", more[1])
         found = run("generate", generators["classes"], "--out", out, *which, *asked)
         assert found.code == 0, found.err
+    out = ("--out", tmp_path / "avi", "--class", "walk", "--suffix", ".avi")
+    assert run("generate", generators["classes"], *out, *asked).code == 0
+    assert torch.equal(
+        frames_of(tmp_path / "avi" / "000.avi"), frames_of(tmp_path / "a" / "000.mkv")
+    )
     a, b, c = (frames_of(tmp_path / name / "000.mkv") for name in "abc")
     assert not torch.equal(a, b)
     assert not torch.equal(b, c)
@@ -197,7 +202,7 @@ def test_actions_decide(run: Run, generators: dict[str, Path], tmp_path: Path) -
         ("actions", (), "give them with --actions FILE.npy"),
         ("prior", ("--actions", "x.npy"), "was trained without actions"),
         ("other", (), "a vocabulary of 32768: load the tokenizer it was trained on"),
-        ("lonely", (), "or name its folder with --tokenizer"),
+        ("lonely", (), "name its folder with --tokenizer"),
         ("lonely", ("--tokenizer", "absent"), "there is no model or folder 'absent'"),
     ],
 )

@@ -198,6 +198,10 @@ def test_the_probe_reads_a_corpus(run: Run, models: Models, tmp_path: Path) -> N
     found = run("probe", models["discrete"], out, "--labels", "group", "--json")
     assert found.code == 0, found.err
     assert (found.json["labels"], found.json["clips"]) == ({"even": 5, "odd": 5}, 10)
+    words = ("probe", models["discrete"], out, "--labels", "group")
+    for idle in (("--protocol", "ucf-128"), ("--root", tmp_path)):
+        said = f"{idle[0]} is for clips, and DATA is a corpus: leave it out"
+        assert said in run(*words, *idle).err
     refused = run("probe", models["discrete"], out, "--labels", "colour")
     assert "has the columns group: 'colour' is none of them" in refused.err
 

@@ -20,6 +20,7 @@ from reeltok.nn.quantizers import FSQConfig
 
 Run = Callable[..., Ran]
 Models = dict[str, Path]
+PUBLIC = ("convert", "default", "out.pt", "--to", "public")
 
 
 def test_models_lists_every_preset(run: Run) -> None:
@@ -210,3 +211,25 @@ def test_discrete_models_have_no_statistics(
     found = run("statistics", models["discrete"], folder, "--out", tmp_path / "o")
     assert found.code == 2
     assert "only the latents of continuous models" in found.err
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ((*PUBLIC, "--preset", "x"), "--preset is for --to ours"),
+        ((*PUBLIC, "--set", "a=1"), "--set is for --to ours"),
+        ((*PUBLIC, "--family", "sit"), "--family is for --to ours"),
+        ((*PUBLIC, "--tokenizer", "x"), "--tokenizer is for --to ours"),
+        (("view", "--starts", "episodes"), "--starts is for --prior"),
+        (("corpus", "build", "clips", "o", "--gpus", 1), "--gpus is for --ray"),
+        (("corpus", "build", "clips", "o", "--ray", "here", "--decoders", 2), "--decoders is for"),
+        (("corpus", "build", "clips", "o", "--ray", "here", "--device", "cpu"), "--device is for"),
+    ],
+)
+def test_options_without_an_effect_are_refused(
+    run: Run, words: tuple[object, ...], why: str
+) -> None:
+    refused = run(*words)
+    assert refused.code == 2
+    assert why in refused.err
+    assert refused.err.endswith(": leave it out\n")

@@ -62,6 +62,8 @@ def convert(
     if to not in ("ours", "public"):
         raise ValueError(f"--to {to} is not known: give ours or public")
     if to == "public":
+        idle = {"preset": preset, "set": changes, "family": family, "tokenizer": tokenizer}
+        given.require_use("--to ours", **idle)
         return save_public(source, out, force=force)
     check_folder(out, force=force, inputs=[source])
     changed_by = given.parse_changes(changes)
@@ -69,8 +71,7 @@ def convert(
         if preset is not None:
             raise ValueError(f"--family {family} brings its configuration: leave --preset out")
         return convert_published(source, out, family, tokenizer, changed_by)
-    if tokenizer is not None:
-        raise ValueError("--tokenizer is for --family sit: leave it out")
+    given.require_use("--family sit", tokenizer=tokenizer)
     from reeltok.conversion import read_public
 
     return save_tokenizer(read_public(source, preset, changed_by), out)
@@ -88,8 +89,7 @@ def convert_published(
         return save_sit(conversion.read_sit(source, arguments, tokenizer), out)
     if family != "coordtok":
         raise ValueError(f"--family {family} is not known: give coordtok or sit, or use --preset")
-    if tokenizer is not None:
-        raise ValueError("--tokenizer is for --family sit: leave it out")
+    given.require_use("--family sit", tokenizer=tokenizer)
     return save_tokenizer(conversion.read_coordtok(source, arguments), out)
 
 

@@ -179,7 +179,11 @@ def build(
     coding = parse_coding(keep, latents, batch, threads, tile, shard_clips, pack=pack)
     share = parse_share(shard)
     engine: Engine | Cluster = Engine(device=device, jobs=jobs, decoders=decoders)
-    if ray is not None:
+    if ray is None:
+        given.require_use("--ray", gpus=gpus or None)
+    else:
+        here = None if device == "auto" else device
+        given.require_use("this machine, without --ray", device=here, decoders=decoders)
         engine = Cluster(address=None if ray == "here" else ray, gpus=gpus, most=jobs)
     opener = open_named(model, weights, dtype)
     plan = plan_corpus(

@@ -139,7 +139,12 @@ RateOption = Annotated[
     ),
 ]
 SuffixOption = Annotated[
-    str, typer.Option(metavar=".mp4", help="Suffix of the videos, which chooses the container.")
+    str | None,
+    typer.Option(
+        metavar=".mp4",
+        help="Suffix of the videos, which chooses the container; by default .mp4, or .mkv with "
+        "--lossless.",
+    ),
 ]
 
 
@@ -168,7 +173,7 @@ def generate(
     actions: ActionsOption = None,
     batch: BatchOption = 4,
     fps: RateOption = None,
-    suffix: SuffixOption = ".mp4",
+    suffix: SuffixOption = None,
     lossless: given.LosslessOption = False,
     device: given.DeviceOption = "auto",
     force: given.ForceOption = False,
@@ -201,7 +206,8 @@ def generate(
         blocks=blocks,
         actions=actions,
     )
-    targets = [out / f"{number:03d}{'.mkv' if lossless else suffix}" for number in range(count)]
+    kind = suffix or (".mkv" if lossless else ".mp4")
+    targets = [out / f"{number:03d}{kind}" for number in range(count)]
     check_place(str(out))
     check_free(list(map(str, targets)), force=force, inputs=[given_clip, actions])
     pipeline = open_generator(model, request, tokenizer=tokenizer, device=device)

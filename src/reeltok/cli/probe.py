@@ -43,6 +43,8 @@ def probe(
     from reeltok.corpus.read import is_corpus
 
     if is_corpus(data):
+        named_one = None if protocol == "shared-eval" else protocol
+        given.require_use("clips, and DATA is a corpus", protocol=named_one, root=root)
         return probe_corpus(model, data, labels, weights=weights, device=device, dtype=dtype)
     from reeltok.evaluate import probe as probing
     from reeltok.evaluate.clips import clips

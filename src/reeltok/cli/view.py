@@ -77,6 +77,8 @@ def view(
     from reeltok import zoo
     from reeltok.viewer import app, page, work
 
+    if prior is None:
+        given.require_use("--prior", starts=starts)
     limits = work.Limits(seconds=max_seconds, megabytes=max_megabytes)
     for name in model or ():
         zoo.check_name(name)
