@@ -146,6 +146,16 @@ def test_gif_keeps_varying_delays(tmp_path: Path) -> None:
     assert (back - times).abs().max() < 1e-6
 
 
+def test_rates_that_a_container_lacks_are_said(tmp_path: Path) -> None:
+    written = write(Video(pattern(4), fps=240.0), tmp_path / "a.gif")
+    assert written.notes == (
+        ".gif shows at most 100 frames per second: these are shown slower, instead of 240",
+    )
+    assert write(Video(pattern(4), fps=100.0), tmp_path / "a.gif").notes == ()
+    with pytest.raises(ValueError, match=r"\.avi takes at most 1000 frames per second, not 2000"):
+        write(Video(pattern(4), fps=2000.0), tmp_path / "a.avi")
+
+
 def test_images_out(tmp_path: Path) -> None:
     written = write(VIDEO, tmp_path / "folder")
     assert (written.frames, written.codec) == (10, "png")

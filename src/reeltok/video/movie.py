@@ -1,7 +1,8 @@
 """Pictures into one video stream: the containers and codecs that are known, and the encoding."""
 
+import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
@@ -9,12 +10,12 @@ from typing import Any
 import av
 import numpy as np
 from av.container import OutputContainer
-from av.filter import Graph
 
 from reeltok.arguments import is_number, require_kind, said
 from reeltok.files.text import nearest
 from reeltok.video.colour import FromRGB, Pixels
 from reeltok.video.lookahead import x264_options, x265_options
+from reeltok.video.palette import Palette
 from reeltok.video.size import ratio_text, size_text
 from reeltok.video.sound import Sound
 from reeltok.video.tags import Colour
@@ -97,6 +98,7 @@ class Container:
     codecs: tuple[str, ...]
     stamps: bool = True  # whether it keeps time stamps
     ends: bool = True  # whether it keeps how long the last frame is shown
+    fastest: float = math.inf  # frames per second at most
     options: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -110,9 +112,9 @@ CONTAINERS = {
     ".mov": Container(muxer="mov", codecs=("h264", "hevc", "prores", "mpeg4")),
     ".mkv": Container(muxer="matroska", codecs=(*_MP4, "prores", "ffv1"), options=_SAME_BYTES),
     ".webm": Container(muxer="webm", codecs=("vp9", "av1"), options=_SAME_BYTES),
-    ".avi": Container(muxer="avi", codecs=("h264", "mpeg4", "ffv1"), stamps=False),
+    ".avi": Container(muxer="avi", codecs=("h264", "mpeg4", "ffv1"), stamps=False, fastest=1000),
     ".ts": Container(muxer="mpegts", codecs=("h264", "hevc", "mpeg4"), ends=False),
-    ".gif": Container(muxer="gif", codecs=("gif",), options={"loop": "0"}),
+    ".gif": Container(muxer="gif", codecs=("gif",), options={"loop": "0"}, fastest=100),
 }
 _PIPE = Container(
     muxer="mp4", codecs=_MP4, options={"movflags": "frag_keyframe+empty_moov+default_base_moof"}
@@ -236,11 +238,12 @@ class Movie:
             os.environ.setdefault("SVT_LOG", "1")  # to the terminal, past FFmpeg: errors alone
 
     def begin(self, shape: MovieShape) -> None:
-        """Fix the layout, rate and tags. Raises ValueError without a rate, or for odd sizes."""
+        """Fix the layout, rate and tags. ValueError for a rate or size that cannot be had."""
         if shape.fps is None:
             raise ValueError("the video has no frame rate (images have none): give it with `fps`")
         layout = self._layout(shape)
         self._rate = fraction_of(shape.fps)
+        self._check_rate(shape.fps)
         self._stamped = shape.varying and self.container.stamps
         if shape.varying and not self._stamped:
             self.notes.append(f"{self._suffix} keeps no time stamps: written at the mean rate")
@@ -250,7 +253,7 @@ class Movie:
         self._unit = _DELAYS if self.codec.name == "gif" else self._unit
         self._convert = FromRGB("rgb24" if layout == "pal8" else layout, shape.colour)
         self._encoder = self._add_stream(shape, layout)
-        self._palette = _Palette(self._encoder, self._unit) if layout == "pal8" else None
+        self._palette = Palette(self._encoder, self._unit) if layout == "pal8" else None
         self._last = -1
         self._end = 0.0
         self._spans: dict[int, int] = {}  # stamp -> units for which its picture is shown
@@ -258,6 +261,18 @@ class Movie:
         if shape.silenced and self.sound is None:
             self.notes.append(f"{shape.silenced} is left out: `audio_from` copies it")
         self._add_sound(shape.start)
+
+    def _check_rate(self, fps: float) -> None:
+        fastest = self.container.fastest
+        if fps > fastest and self.codec.name != "gif":
+            raise ValueError(
+                f"{self._suffix} takes at most {fastest:g} frames per second, not {fps:g}: use .mp4"
+            )
+        if fps > fastest:
+            self.notes.append(
+                f"{self._suffix} shows at most {fastest:g} frames per second: these are shown "
+                f"slower, instead of {fps:g}"
+            )
 
     def _layout(self, shape: MovieShape) -> str:
         if shape.height % 2 == shape.width % 2 == 0 or self.codec.even == self.codec.odd:
@@ -362,34 +377,3 @@ class Movie:
     def delay(self) -> int | None:
         """Hundredths of a second for the last picture of a GIF, which FFmpeg cannot be told."""
         return self._held if self.codec.name == "gif" else None
-
-
-class _Palette:
-    """RGB frames to frames of 256 colours, chosen for each picture by itself."""
-
-    def __init__(self, encoder: Any, unit: Fraction) -> None:
-        self._graph = graph = Graph()
-        source = graph.add_buffer(
-            width=encoder.width,
-            height=encoder.height,
-            format=av.VideoFormat("rgb24"),
-            time_base=unit,
-        )
-        split = graph.add("split")
-        make = graph.add("palettegen", "stats_mode=single:reserve_transparent=0")
-        use = graph.add("paletteuse", "new=1")
-        source.link_to(split)
-        split.link_to(use, 0, 0)
-        split.link_to(make, 1, 0)
-        make.link_to(use, 0, 1)
-        use.link_to(graph.add("buffersink"))
-        graph.configure()
-
-    def __call__(self, frame: av.VideoFrame | None) -> Iterator[av.VideoFrame]:
-        """The frames that are ready after `frame`, or after the last (None)."""
-        self._graph.push(frame)
-        while True:
-            try:
-                yield self._graph.pull()
-            except (av.BlockingIOError, av.EOFError):
-                return
