@@ -52,6 +52,12 @@ def test_latents_and_frames_are_the_tokenizers(vae: AutoencoderReeltok) -> None:
     assert torch.equal(vae.decode(dist.mode(), None, return_dict=False)[0], vae(CLIP).sample)
 
 
+def test_a_call_gives_the_shape_of_its_clip(vae: AutoencoderReeltok) -> None:
+    x = CLIP[:, :, :8, :30, :44]
+    assert vae(x).sample.shape == vae(x, return_dict=False)[0].shape == x.shape
+    assert vae.decode(vae.encode(x).latent_dist.mode()).sample.shape == (2, 3, 9, 32, 48)
+
+
 def test_a_discrete_tokenizer_gives_its_codes() -> None:
     model = VidTok(DISCRETE, "ids").eval()
     vae = reeltok.to_diffusers(model)

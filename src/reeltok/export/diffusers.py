@@ -112,10 +112,12 @@ class AutoencoderReeltok(ModelMixin, AutoencoderMixin, ConfigMixin):
         return_dict: bool = True,
         generator: torch.Generator | None = None,
     ) -> DecoderOutput | tuple[Tensor]:
-        """A clip there and back, by the mode of its latents or by a draw."""
+        """A clip of any size there and back, by the mode of its latents or by a draw."""
         dist = self.encode(sample, return_dict=False)[0]
         z = dist.sample(generator) if sample_posterior else dist.mode()
-        return self.decode(z, return_dict=return_dict)
+        frames, height, width = sample.shape[2:]
+        made = self.decode(z, return_dict=False)[0][:, :, :frames, :height, :width]
+        return DecoderOutput(sample=made) if return_dict else (made,)
 
     @property
     def latents_mean(self) -> Float[Tensor, " d"]:
