@@ -91,6 +91,20 @@ def test_what_is_no_shard_is_said(film: bytes, tmp_path: Path) -> None:
         find_clips(tmp_path / "s.tar")
 
 
+def test_a_shard_that_cannot_be_read_leaves_the_others(film: bytes, tmp_path: Path) -> None:
+    pack(tmp_path / "a.tar", {"one.mp4": film})
+    (tmp_path / "b.tar").write_bytes(b"no archive")
+    (tmp_path / "list.txt").write_text("a.tar\nb.tar\n")
+    for data in (tmp_path, tmp_path / "list.txt"):
+        with pytest.warns(UserWarning, match="not a readable tar archive"):
+            whole, broken = find_clips(data)
+        assert len(whole.read()) > 0
+        with pytest.raises(ValueError, match=r"b\.tar is not a video"):
+            broken.read()
+    with pytest.raises(ValueError, match="not a readable tar archive"):
+        find_clips(str(tmp_path / "b.tar"))
+
+
 def test_errors_name_the_member_and_not_its_temporary_file(tmp_path: Path) -> None:
     (clip,) = find_clips(pack(tmp_path / "s.tar", {"x/0.mp4": b"no video"}))
     with pytest.raises(ValueError, match=r"^s.tar/x/0.mp4 is not a video"):

@@ -147,7 +147,7 @@ def _clips_at(path: Path, label: str, column: str, root: str | Path | None) -> l
         found = read_list(path, root=Path(root or path.parent), column=column)
         if not found:
             raise ValueError(f"the list {path} names no videos")
-        return [clip for entry in found for clip in _clips_of(entry)]
+        return _clips_among(found)
     name = label or path.name
     group = PurePosixPath(name).parts[0] if "/" in name else ""
     clips = _clips_of(Clip(path=path, name=name, group=group, source=name))
@@ -181,6 +181,26 @@ def _clips_of(entry: Clip) -> list[Clip]:
     ]
 
 
+def _clips_among(entries: Sequence[Clip]) -> list[Clip]:
+    """The clips of several files.
+
+    A shard that cannot be read is itself a clip, which cannot be opened, and a warning says why;
+    ValueError where there is nothing else.
+    """
+    clips, errors = list[Clip](), list[ValueError]()
+    for entry in entries:
+        try:
+            clips += _clips_of(entry)
+        except ValueError as error:
+            clips.append(entry)
+            errors.append(error)
+    if errors and len(errors) == len(entries):
+        raise errors[0]
+    for each in errors:
+        warnings.warn(str(each), stacklevel=3)
+    return clips
+
+
 def _clips_in(folder: Path, label: str, column: str, root: str | Path | None) -> list[Clip]:
     """The clips below a folder at any depth, or those that its manifest names.
 
@@ -200,13 +220,13 @@ def _clips_in(folder: Path, label: str, column: str, root: str | Path | None) ->
         films += [file for file in pictures if is_moving(folder / file)]
     busy = {above for file in films for above in file.parents}
     shown = {file.parent for file in pictures} - busy
-    clips: list[Clip] = []
+    entries: list[Clip] = []
     for inner in sorted([*films, *shown]):
         parts = PurePosixPath(label, inner).parts
         name = "/".join(parts) or folder.resolve().name
         group = parts[0] if parts[1:] or (parts and inner in shown) else ""
-        clips += _clips_of(Clip(path=folder / inner, name=name, group=group, source=name))
-    return clips
+        entries.append(Clip(path=folder / inner, name=name, group=group, source=name))
+    return _clips_among(entries)
 
 
 def _files(folder: Path) -> Iterator[Path]:
