@@ -137,8 +137,8 @@ def load_preset(
     """
     if name not in PRESETS:
         raise ValueError(
-            f"{name!r} is not the name of a preset, and a folder or a repository that only a "
-            "file names is not opened"
+            "it is not the name of a preset, and a folder or a repository that only a file names "
+            "is not opened"
         )
     if weights is not None:
         family, config = PRESETS[name]

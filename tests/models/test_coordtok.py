@@ -143,6 +143,12 @@ def test_public_round_trip_and_its_errors() -> None:
         coordtok_to_public(build(replace(COORDTOK, content_planes=2)))
 
 
+def test_steps_that_make_no_frame_are_refused() -> None:
+    model = build()
+    with pytest.raises(ValueError, match="stand for no frame: give as many steps"):
+        model.decode(model.encode(clip(8))[:1])
+
+
 @settings(deadline=None, max_examples=12, derandomize=True)
 @given(frames=st.integers(1, 27), batch=st.integers(1, 2), slices=st.integers(1, 4))
 def test_any_length_comes_back(frames: int, batch: int, slices: int) -> None:

@@ -112,6 +112,8 @@ def open_tokenizer(
     except (ValueError, OSError) as error:
         if asked:
             raise
+        either = "or " if name in zoo.PRESETS else ""
         raise ValueError(
-            f"{folder} needs the tokenizer {name!r}: {error}; or name its folder with `tokenizer`"
+            f"{folder} needs the tokenizer {name!r}: {error}; {either}name its folder with "
+            "`tokenizer`"
         ) from error

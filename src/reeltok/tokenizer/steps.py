@@ -62,6 +62,10 @@ def require_grid(part: Tokens, spec: Spec, cells: tuple[int, ...]) -> None:
 
 def frame_range(frames: int, start: int | None, stop: int | None) -> tuple[int, int]:
     """`start` and `stop` with their defaults. ValueError unless 0 <= start < stop <= frames."""
+    if not frames:
+        raise ValueError(
+            "these tokens stand for no frame: give as many steps of the clip as a frame takes"
+        )
     first, end = 0 if start is None else start, frames if stop is None else stop
     if not (is_count(first, 0) and is_count(end) and first < end <= frames):
         raise ValueError(

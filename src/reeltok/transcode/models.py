@@ -45,6 +45,8 @@ class ReelModels:
         except (ValueError, OSError) as error:
             if self.model is not None:
                 raise
+            either = "or " if name in zoo.PRESETS else ""
             raise ValueError(
-                f"{reel.source.path} was made by {name!r}: {error}; or name its folder with `model`"
+                f"{reel.source.path} was made by {name!r}: {error}; {either}name its folder with "
+                "`model`"
             ) from error
