@@ -188,7 +188,7 @@ def test_from_latents_takes_what_from_ids_takes() -> None:
 
 def test_a_data_loader_makes_one_record_of_a_batch() -> None:
     clips = [
-        clip(ids=ids_of(1, 5, 4, 6).roll(i, 1), settings={"start": float(i), "source": str(i)})
+        clip(ids=ids_of(1, 5, 4, 6).roll(i, 1), settings={"start": float(i), "fingerprint": str(i)})
         for i in range(4)
     ]
     pairs = [{"tokens": each, "label": i} for i, each in enumerate(clips)]

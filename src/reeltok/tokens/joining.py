@@ -66,13 +66,13 @@ def require_one(name: str, one: Any, other: Any) -> None:
 def stack_tokens(batch: list[Any]) -> Any:
     """Clips of the same frames, size and tokenizer as one record, in their order.
 
-    Rate, time stamps, colour, source and where a clip starts in it are kept where all agree.
+    Rate, time stamps, colour, source file and where a clip starts in it are kept where all agree.
     Reference bits add up. ValueError for clips that differ otherwise, or that keep `extras`.
     """
     first, held = batch[0], [{**each.settings} for each in batch]
     places = {
         name: all_one([settings.pop(name, None) for settings in held])
-        for name in ("source", "start")
+        for name in ("fingerprint", "start")
     }
     for each, settings in zip(batch, held, strict=True):
         for name in ("frames", "height", "width", "grid", "vocabulary", "model", "weights", "step"):

@@ -127,7 +127,7 @@ def matmul_setting(tokenizer: Tokenizer) -> dict[str, str]:
 def source_settings(video: Stream, cut: Cut) -> dict[str, str]:
     """What the settings of tokens say of what they are made of, so that it is told from others."""
     raw = {} if cut.raw is None else {"raw": cut.raw}
-    return {"source": video.fingerprint(), **raw}
+    return {"fingerprint": video.fingerprint(), **raw}
 
 
 def is_encoded(
@@ -145,12 +145,12 @@ def is_encoded(
     """
     try:
         with Reel(target) as reel, open_video(source, cut) as video:
-            names = ("tile", "dtype", "window", "source", "raw")
+            names = ("tile", "dtype", "window", "fingerprint", "raw")
             deciding = {name: reel.settings[name] for name in names if name in reel.settings}
             spec = tokenizer.spec
             window = spec.window_for(coding.chunk or (16 if spec.streams else video.frames))
             wanted = own_settings(tokenizer, coding) | ({"window": window} if window else {})
-            wanted |= source_settings(video, cut) if "source" in deciding else {}
+            wanted |= source_settings(video, cut) if "fingerprint" in deciding else {}
             packed = reel.about.packing and reel.about.packing.model
             return (
                 deciding == wanted
