@@ -15,7 +15,7 @@ from reeltok import zoo
 from reeltok.models.coordtok.network import CoordTok
 from reeltok.models.vidtok.network import VidTok
 from reeltok.recipes import find_recipe
-from reeltok.tokenizer.folder import add_statistics, hash_weights
+from reeltok.tokenizer.folder import amend_config, hash_weights
 from reeltok.tokenizer.rows import pack_rows, read_packed, unpack_rows
 from reeltok.train import change, train
 from reeltok.train.bundle import bundle, main
@@ -43,7 +43,7 @@ def test_a_run_becomes_a_small_folder_with_its_card(
     del recipe["losses"]["flicker"]  # as an earlier version wrote it
     (run / "recipe.json").write_text(json.dumps(recipe))
     statistics = {"mean": [0.0] * 6, "std": [1.0] * 6}
-    add_statistics(run / "model", statistics)
+    amend_config(run / "model", statistics=statistics)
     made = bundle(run, tmp_path / "mine-kl", hardware="two cores", notes=("**Use.** Tests.",))
     again, trained = reeltok.load(made.folder), reeltok.load(run / "model")
     packed = unpack_rows(pack_rows(trained.state_dict()))
