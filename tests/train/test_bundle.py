@@ -21,6 +21,8 @@ from reeltok.train import change, train
 from reeltok.train.bundle import bundle, main
 from reeltok.train.card import command, curve, losses, seconds_of
 
+pytestmark = pytest.mark.filterwarnings("ignore:loop.best")  # LPIPS has no weights here
+
 
 def run_of(name: str, clips: Path, out: Path, **more: str) -> Path:
     changes = {k: v for k, v in FEW.items() if "sharp" in name or "discriminator" not in k}
