@@ -84,6 +84,8 @@ def test_a_prior(run: Run, priors: dict[str, Path], held: Path, name: str) -> No
     assert found.json["sampling"]["steps"] == 2
     assert run(*words).json["scores"]["prior"] == scores["prior"]
     if name == "leaning":  # random weights, yet actions decide
+        bits = found.json["bits"]
+        assert bits["h264"] < 2 * bits["model"], "frame 0 is given, and counts for neither"
         other = scores["prior, other actions"]["psnr"]
         assert other["1-7"]["mean"] != scores["prior"]["psnr"]["1-7"]["mean"]
 

@@ -87,6 +87,13 @@ def test_colours_are_converted_as_exactly_as_those_of_the_clips(name: str) -> No
     made = CodecCandidate(name=name, coder=coder, quality=coder.low).reconstruct(clip)
     levels = (made.x - clip.video.tensor()) * 127.5
     assert abs(levels.mean().item()) < 0.3
+    blocks = torch.tensor([[200, 40, 40], [40, 200, 40], [40, 40, 200], [200, 200, 40]])
+    pixels = blocks.to(torch.uint8).repeat_interleave(64, 0).expand(2, 64, -1, -1)
+    video = Video.of(pixels.contiguous(), fps=30)
+    patches = ScoredClip(name="patches", video=video, sha256=hash_of(video))
+    made = CodecCandidate(name=name, coder=coder, quality=coder.low).reconstruct(patches)
+    levels = (made.x - video.tensor()) * 127.5
+    assert levels.abs().mean() < 3  # of another matrix they are off by ten and more
 
 
 def test_chroma_is_halved_and_doubled_sharply() -> None:
