@@ -84,7 +84,7 @@ def test_shape_and_range() -> None:
     assert [len(part) for part in split_batch(torch.arange(8), 2)] == [4, 4]  # packing's batch
     for left in (1, 2, 3, 5):  # a process that lost clips makes as many parts as the others
         parts = split_batch(torch.arange(left), 4)
-        assert len(parts) == 4
+        assert [len(part) > 0 for part in parts] == [True] * 4
         assert set(torch.cat(parts).tolist()) == set(range(left))
 
 
