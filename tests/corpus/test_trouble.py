@@ -2,11 +2,15 @@
 
 import errno
 import json
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 from corpus_clips import build, opener, write_clips
@@ -14,6 +18,7 @@ from small_models import COORDTOK, DISCRETE
 
 from reeltok.corpus import Corpus, LoadedTokenizer, Shaping
 from reeltok.corpus.place import Place
+from reeltok.corpus.read import read_failures
 from reeltok.corpus.shard import FileWriter
 from reeltok.models.coordtok.network import CoordTok
 from reeltok.models.reftok.injection import RefTokConfig
@@ -209,3 +214,31 @@ def test_the_autoencoders_of_others_keep_raw_latents_and_their_own_scale(
         assert torch.allclose((row.latents - mean) / std, wanted[0], atol=1e-4)
     build(clips, tmp_path / "both", shaping, held=held, coding={"keep": "moments"})
     assert Corpus(tmp_path / "both")[0].log_variance is not None
+
+
+@pytest.mark.parametrize("where", ["folder", "remote"])
+def test_no_thread_of_pyarrow_holds_a_file_of_pythons(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where one still does at the end of the interpreter, that aborts."""
+    place = Place(tmp_path / "out" if where == "folder" else "memory://threads")
+    build(write_clips(tmp_path / "clips", (5, 3)), place, WINDOWS)
+    readers, really_open = set(), Place.opened
+
+    class Watched:
+        def __init__(self, file: Any) -> None:
+            self.file = file
+
+        def __getattr__(self, name: str) -> Any:
+            readers.add(threading.get_ident())
+            return getattr(self.file, name)
+
+    @contextmanager
+    def watched(self: Place, name: str) -> Iterator[Any]:
+        with really_open(self, name) as file:
+            yield file if isinstance(file, pa.NativeFile) else Watched(file)
+
+    monkeypatch.setattr(Place, "opened", watched)
+    assert len(Corpus(place)) == 1
+    assert len(read_failures(place)) == 1
+    assert readers <= {threading.get_ident()}

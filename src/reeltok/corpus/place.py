@@ -96,10 +96,16 @@ class Place:
 
     @contextmanager
     def opened(self, name: str) -> Iterator[IO[bytes]]:
-        """A file open for reading at any position. FileNotFoundError where there is none."""
+        """A file open for reading at any position. FileNotFoundError where there is none.
+
+        In a folder it is pyarrow's own: a thread of pyarrow that still holds a file of Python's
+        aborts the interpreter at its end (apache/arrow issue 34314).
+        """
         if self.folder is not None:
-            with (self.folder / name).open("rb") as file:
-                yield file
+            import pyarrow as pa
+
+            with pa.OSFile(str(self.folder / name)) as file:
+                yield cast(IO[bytes], file)
             return
         remote, root = self._remote()
         opens = lambda: remote.open(f"{root}/{name}", "rb")

@@ -51,8 +51,7 @@ class Corpus(Dataset):
     def _read_index(self) -> None:
         """Where each row is: the number of its file, and its place there."""
         try:
-            with self.place.opened(INDEX) as file:
-                table = pq.read_table(file, columns=["bucket"], read_dictionary=["bucket"])
+            table = _read_table(self.place, INDEX, columns=["bucket"], read_dictionary=["bucket"])
         except (pa.ArrowInvalid, FileNotFoundError, KeyError) as error:
             raise ValueError(
                 f"{self.place.where(INDEX)} is missing or damaged: `reeltok corpus finish "
@@ -228,13 +227,19 @@ def read_failures(place: Place) -> list[dict[str, Any]]:
     ValueError where their list is missing or damaged.
     """
     try:
-        with place.opened(FAILED) as file:
-            return pq.read_table(file).to_pylist()
+        return _read_table(place, FAILED).to_pylist()
     except (pa.ArrowInvalid, FileNotFoundError) as error:
         raise ValueError(
             f"{place.where(FAILED)} is missing or damaged: `reeltok corpus finish {place}` makes "
             "it again"
         ) from error
+
+
+def _read_table(place: Place, name: str, **options: Any) -> pa.Table:
+    """A whole parquet file, fetched first where it is remote: see `Place.opened`."""
+    with place.opened(name) as file:
+        local = file if isinstance(file, pa.NativeFile) else pa.BufferReader(file.read())
+        return pq.read_table(local, **options)
 
 
 def is_corpus(path: str | Path) -> bool:

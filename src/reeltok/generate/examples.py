@@ -11,16 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from reeltok.corpus.engines import Engine
-from reeltok.corpus.finish import FAILED
 from reeltok.corpus.opening import LoadedTokenizer
 from reeltok.corpus.place import Place
 from reeltok.corpus.plan import PLAN, Keep, WindowCoding, make_plan, read_plan
-from reeltok.corpus.read import Corpus, is_corpus
+from reeltok.corpus.read import Corpus, is_corpus, read_failures
 from reeltok.corpus.row import Row, tokens_of
 from reeltok.corpus.run import build_corpus
 from reeltok.corpus.shaping import Shaping
@@ -309,10 +307,9 @@ def say_examples(corpus: Corpus, split: Split, at: Rank, *, decoded: bool = Fals
     """How many examples there are, and which clips gave none, on standard error."""
     if not at.first:
         return
-    with corpus.place.opened(FAILED) as file:
-        for row in pq.read_table(file).to_pylist():
-            said = printable(f"{row['source']}: {row['reason']}")
-            say(f"left out: {said}")
+    for row in read_failures(corpus.place):
+        said = printable(f"{row['source']}: {row['reason']}")
+        say(f"left out: {said}")
     say(f"{len(split.train)} examples to train on, {len(split.held)} held out")
     if decoded:
         say(
