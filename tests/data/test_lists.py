@@ -72,6 +72,11 @@ def test_absolute_names_are_named_within_their_common_folder(tmp_path: Path) -> 
         ("l.csv", "", "names no videos"),
         ("l.txt", "# nothing\n", "names no videos"),
         ("l.csv", "file,x\na.mp4,1\n,2\n", "row 2: the column file is empty"),
+        (
+            "l.csv",
+            "file,caption,group\na.mp4,a cup, red,x\n",
+            "row 1: it has more values .* ',' in",
+        ),
         ("l.csv", "file,start\na.mp4,soon\n", "row 1: `start` is in seconds, not 'soon'"),
         ("l.csv", "file,start\na.mp4,-1\n", "row 1: `start` is in seconds, not '-1'"),
         ("l.jsonl", '{"file": "a.mp4"}\n{"file": \n', "line 2 of the list .* is not JSON"),

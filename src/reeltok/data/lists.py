@@ -119,11 +119,18 @@ def _csv_rows(text: str, path: Path) -> list[dict[str, str]]:
     header = text.partition("\n")[0]
     reader = csv.DictReader(StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
     try:
-        rows = [{key: value or "" for key, value in row.items() if key} for row in reader]
+        given = list(reader)
     except csv.Error as error:
         raise ValueError(
             f"the list {path} is not a CSV file ({error}, line {reader.line_num})"
         ) from error
+    for number, row in enumerate(given, 1):
+        if any(row.get(None, ())):  # type: ignore[call-overload]
+            raise ValueError(
+                f"{path}, row {number}: it has more values than the header has columns: put a "
+                f"value that holds {reader.reader.dialect.delimiter!r} in quotes"
+            )
+    rows = [{key: value or "" for key, value in row.items() if key} for row in given]
     if reader.fieldnames and not rows:
         file_column(reader.fieldnames, path)  # a wrong list says so, an empty one is empty
     return rows
