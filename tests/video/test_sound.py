@@ -132,6 +132,26 @@ def test_sound_that_does_not_fit_is_coded_anew(
     assert abs(len(part[0]) / RATE - 0.6) < 0.1
 
 
+@pytest.mark.parametrize("codec", ["aac", "pcm_s16le"])  # coded anew in .avi, and copied
+@pytest.mark.parametrize("silent", [(0.0, 0.5), (0.8, 1.3)])
+def test_a_pause_that_the_file_cannot_keep_is_said(
+    tmp_path: Path, codec: str, silent: tuple[float, float]
+) -> None:
+    whole, holed = with_sound(tmp_path / "whole.mov", codec), tmp_path / "holed.mkv"
+    with av.open(str(whole)) as source, av.open(str(holed), "w") as out:
+        tracks = [out.add_stream_from_template(track) for track in source.streams]
+        for packet in source.demux():
+            sounds = packet.stream.type == "audio" and packet.size
+            if packet.size and not (
+                sounds and silent[0] <= packet.pts * packet.time_base < silent[1]
+            ):
+                packet.stream = tracks[packet.stream.index]
+                out.mux(packet)
+    said = write(read(holed), tmp_path / "b.avi", audio_from=holed).notes[-1]
+    assert "the sound begins late or pauses for 0.5 s" in said
+    assert write(read(holed), tmp_path / "b.mkv", audio_from=holed).notes == ()
+
+
 def test_sound_that_goes_nowhere_is_said(tmp_path: Path) -> None:
     path = with_sound(tmp_path / "a.mp4", "aac", 0.4)
     written = write(read(path), tmp_path / "b.gif", audio_from=path)

@@ -24,6 +24,7 @@ from reeltok.video.timing import fraction_of
 _STAMPS = Fraction(1, 60_000)  # the unit of varying time stamps in seconds; MPEG-4 takes no finer
 _NARROW = 64  # pixels of width, below which x265's fast code was seen to write past its memory
 _KNOW_ASPECT = {"libx264", "libx265", "mpeg4", "mp4", "mov"}  # codecs and muxers, as PyAV has them
+_PAUSE = 0.1  # seconds that sound may be early without a word
 _DELAYS = Fraction(1, 100)  # the only unit that GIF has
 
 
@@ -136,7 +137,7 @@ class MovieShape:
     silenced: str | None = None  # the sound of the original, unless it is to be copied
 
     @classmethod
-    def of(cls, first: Any, fps: float | None, varying: bool) -> "Shape":
+    def of(cls, first: Any, fps: float | None, varying: bool) -> "MovieShape":
         """What the first part of a video, a `Video`, says of all of it."""
         source = first.source or "the original"
         return cls(
@@ -364,7 +365,15 @@ class Movie:
         self._put(None)
         if self.sound:
             self.sound.until(self._end)
+            self._note_pause(self.sound.pause)
         self._out.close()
+
+    def _note_pause(self, seconds: float) -> None:
+        if not self.container.stamps and seconds > _PAUSE:
+            self.notes.append(
+                f"{self._suffix} keeps no time stamps: the sound begins late or pauses for "
+                f"{seconds:.1f} s, and what follows is heard too early"
+            )
 
     def _put(self, frame: av.VideoFrame | None) -> None:
         """Encode a frame, or what is left (None); each packet is told how long it is shown."""

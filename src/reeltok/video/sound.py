@@ -57,6 +57,8 @@ class Sound:
         if self._stream is not None:
             self.codec = self._stream.codec_context.codec.canonical_name
         self._waiting: Any = None
+        self._reached = 0.0  # seconds of the new video up to which sound was written
+        self.pause = 0.0  # the most seconds in which nothing was, up to the last packet
         self._packets: Iterator[Any] = iter(())
 
     def becomes(self, muxer: str) -> str | None:
@@ -83,9 +85,10 @@ class Sound:
         self._target = target
         if self._fits(muxer):
             self._track: Any = target.add_stream_from_template(self._stream)
-            self._packets = self._copied(start)
+            self._coder, self._packets = self._stream.codec_context, self._copied(start)
         else:
             self._track = self._encoder_for(muxer)
+            self._coder = self._track.codec_context
             self._packets = self._coded(start)
         self._waiting = next(self._packets, None)
 
@@ -153,10 +156,19 @@ class Sound:
     def until(self, seconds: float) -> None:
         """Write what sounds before `seconds` of the new video."""
         while self._waiting is not None:
-            if float(self._waiting.pts * self._waiting.time_base) >= seconds:
+            at = float(self._waiting.pts * self._waiting.time_base)
+            if at >= seconds:
                 return
+            self.pause = max(self.pause, at - self._reached)
+            self._reached = at + self._length(self._waiting)
             self._target.mux(self._waiting)
             self._waiting = next(self._packets, None)
+
+    def _length(self, packet: Any) -> float:
+        """Seconds that a packet sounds; where packets are alike, mp4 stretches one over a pause."""
+        if self._coder.frame_size and self._coder.sample_rate:
+            return self._coder.frame_size / self._coder.sample_rate
+        return float((packet.duration or 0) * packet.time_base)
 
     def close(self) -> None:
         """Let go of the original."""
