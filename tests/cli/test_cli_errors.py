@@ -62,7 +62,7 @@ CASES = [
     ("decode cut.reel x.mp4", "is cut off"),
     ("decode altered.reel x.mp4", "was altered"),
     ("decode newer.reel x.mp4", "version 9"),
-    ("decode good.reel x.mp4 --model OTHER", "has a vocabulary of None"),
+    ("decode good.reel x.mp4 --model OTHER", "has latents, these tokens come from"),
     ("decode good.reel x.mp4 --start 18", "frames 18 to 18"),
     ("decode good.reel x.mp4 --lossless", "does not go into .mp4"),
     ("decode good.reel x.xyz", "unknown suffix"),
@@ -76,6 +76,7 @@ CASES = [
     ("reconstruct two.mkv x.mp4 --side-by-side text.mp4/y.mp4", "is not a folder"),
     ("encode cut.mkv absent/deep/x.reel", "cut off"),
     ("info absent", "there is no model or folder"),
+    ("info absent.mp4", "there is no file absent.mp4"),
     ("info cut.reel", "is cut off"),
 ]
 

@@ -41,12 +41,14 @@ def label_of(name: str) -> str:
 
 
 def names_video(what: str) -> bool:
-    """Whether it is a file, an address, or a folder that holds no model."""
+    """Whether it is a file or called like one, an address, or a folder that holds no model."""
+    from reeltok.data.kinds import is_picture, is_video
     from reeltok.files.atomic import is_pipe
     from reeltok.video.inputs import is_address
 
     path = Path(what)
-    return is_address(what) or is_pipe(what) or path.is_file() or holds_no_model(path)
+    called = not path.is_dir() and (is_video(what) or is_picture(what))
+    return called or is_address(what) or is_pipe(what) or path.is_file() or holds_no_model(path)
 
 
 def holds_no_model(path: Path) -> bool:

@@ -41,6 +41,7 @@ from reeltok.generate.schedule import ClipGenerators, Sampling, require_positive
 from reeltok.models.reftok.network import RefTok
 from reeltok.models.reftok.reference import hash_frame, on_bytes
 from reeltok.tokenizer.contract import Tokenizer
+from reeltok.tokenizer.inputs import said_vocabulary
 from reeltok.tokens.record import Tokens
 from reeltok.video.record import Video, unit_frames
 
@@ -258,7 +259,7 @@ def pick_clip(config: PriorConfig, tokenizer: Tokenizer | None) -> ClipSpec:
     if tokenizer.spec.vocabulary != config.vocabulary:
         raise ValueError(
             f"this prior predicts {config.vocabulary} ids of {clip.tokenizer!r}, "
-            f"{tokenizer.name!r} has a vocabulary of {tokenizer.spec.vocabulary}: load the "
+            f"{tokenizer.name!r} has {said_vocabulary(tokenizer.spec.vocabulary)}: load the "
             "tokenizer it was trained on"
         )
     clip.require(tokenizer)

@@ -199,6 +199,11 @@ def as_tokens(x: TokensLike, tokenizer: Coder) -> Tokens | Reel:
     return Tokens.from_latents(tensor, **about) if floating else Tokens.from_ids(tensor, **about)
 
 
+def said_vocabulary(vocabulary: int | None) -> str:
+    """What tokens are, in words: ids of a vocabulary, or latents."""
+    return "latents" if vocabulary is None else f"a vocabulary of {vocabulary}"
+
+
 def check_tokens(tokens: Tokens | Reel, tokenizer: Coder) -> None:
     """ValueError unless `tokenizer` can have made `tokens`, or their maker is not known."""
     if not isinstance(tokens, Reel):
@@ -206,9 +211,10 @@ def check_tokens(tokens: Tokens | Reel, tokenizer: Coder) -> None:
     spec, latents = tokenizer.spec, None if isinstance(tokens, Reel) else tokens.latents
     known = tokens.vocabulary is not None or tokens.model
     if known and tokens.vocabulary != spec.vocabulary:
+        ours, theirs = said_vocabulary(spec.vocabulary), said_vocabulary(tokens.vocabulary)
         raise ValueError(
-            f"{spec.name} has a vocabulary of {spec.vocabulary}, these tokens come from "
-            f"{tokens.model!r} with {tokens.vocabulary}: load that tokenizer"
+            f"{spec.name} has {ours}, these tokens come from {tokens.model!r} with {theirs}: load "
+            "that tokenizer"
         )
     late = vars(tokens).get("weights")
     own = isinstance(late, LateHash) and late.is_of(tokenizer)

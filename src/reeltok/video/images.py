@@ -69,7 +69,10 @@ def images_of(folder: Path) -> list[Path]:
         if file.suffix.lower() in IMAGES and not file.name.startswith(".")
     ]
     if not found:
-        raise ValueError(f"the folder {folder} holds no images ({', '.join(IMAGES)})")
+        raise ValueError(
+            f"the folder {folder} holds no images ({', '.join(IMAGES)}): to read a video, name its "
+            "file"
+        )
 
     def natural(file: Path) -> list[tuple[int, str]]:
         parts = re.split(r"(\d+)", file.name)
