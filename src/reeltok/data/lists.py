@@ -125,7 +125,7 @@ def _csv_rows(text: str, path: Path) -> list[dict[str, str]]:
             f"the list {path} is not a CSV file ({error}, line {reader.line_num})"
         ) from error
     for number, row in enumerate(given, 1):
-        if any(row.get(None, ())):  # type: ignore[call-overload]
+        if any(row.get(None, ())):
             raise ValueError(
                 f"{path}, row {number}: it has more values than the header has columns: put a "
                 f"value that holds {reader.reader.dialect.delimiter!r} in quotes"
