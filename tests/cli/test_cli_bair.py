@@ -47,12 +47,11 @@ def _no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", slow_but(["actions"], ["plain", "leaning", "actions"]))
 def test_both_protocols(run: Run, priors: dict[str, Path], tmp_path: Path, name: str) -> None:
-    data = write_bair(tmp_path / "test.tfrecords", motions=2, frames=7)
+    data = write_bair(tmp_path / "test.tfrecords", motions=2, frames=18)
     asked = ("--samples", 2, "--repeats", 2, "--batch", 2, "--device", "cpu")
     out = tmp_path / "found.json"
     one = run("bair", priors[name], data, *asked, "--out", out)
     assert one.code == 0, one.err
-    assert "frames, BAIR's 16: not comparable" in one.err
     assert "fvd-i3d" in one.out
     assert "no weights" in one.out
     record = json.loads(out.read_text())
@@ -62,12 +61,26 @@ def test_both_protocols(run: Run, priors: dict[str, Path], tmp_path: Path, name:
     same = run("bair", priors[name], data, *asked, "--json")
     assert same.json["metrics"] == record["metrics"]
     windows = run("bair", priors[name], data, *asked, "--protocol", "debiased", "--json")
-    assert windows.json["clips"] == 6  # three windows of five frames in seven
+    assert windows.json["clips"] == 6  # three windows of 16 frames in 18
+
+
+def test_actions_beside_clips_are_those_of_the_records(
+    run: Run, priors: dict[str, Path], tmp_path: Path
+) -> None:
+    data, clips = write_bair(tmp_path / "test.tfrecords", motions=2, frames=17), tmp_path / "clips"
+    assert run("data", "bair", data, "--out", clips).code == 0
+    asked = ("--samples", 1, "--repeats", 1, "--protocol", "debiased", "--json")
+    records, files = (run("bair", priors["actions"], each, *asked) for each in (data, clips))
+    assert records.json["metrics"] == files.json["metrics"]
+    changed = np.load(clips / "test-0000.actions.npy") + 1
+    np.save(clips / "test-0000.actions.npy", changed)
+    other = run("bair", priors["actions"], clips, *asked)
+    assert other.json["metrics"] != files.json["metrics"]
 
 
 def test_more_predictions_are_no_worse(run: Run, priors: dict[str, Path], tmp_path: Path) -> None:
     for number in range(2):
-        video = moving(6 + number, 20, 24)
+        video = moving(16 + number, 20, 24)
         reeltok.write(video, tmp_path / f"{number}.mkv", lossless=True)
     found = [
         run("bair", priors["plain"], tmp_path, "--samples", n, "--repeats", 1, "--json").json
@@ -83,7 +96,7 @@ def test_fvd_where_there_are_weights(
         return Extractor(name="i3d-test", apply=lambda x: x.mean((3, 4)).flatten(1), frames=None)
 
     monkeypatch.setitem(scores.EXTRACTORS, "i3d", opened)
-    data = write_bair(tmp_path / "test.tfrecords", motions=4, frames=5)
+    data = write_bair(tmp_path / "test.tfrecords", motions=4, frames=16)
     found = run("bair", priors["plain"], data, "--samples", 2, "--repeats", 2, "--json")
     assert found.code == 0, found.err
     fvd = found.json["metrics"]["fvd-i3d"]
@@ -96,7 +109,7 @@ def test_fvd_where_there_are_weights(
     ("name", "words", "said"),
     [
         ("plain", ("--protocol", "biased"), "give standard or debiased"),
-        ("actions", (), "0.mkv has none: give BAIR's"),
+        ("actions", (), "no actions for 0.mkv: write 4 numbers after each frame to 0.actions.npy"),
         ("plain", ("--out", "/dev/null/x.json"), "is not a folder"),
     ],
 )
@@ -104,7 +117,7 @@ def test_what_is_refused(
     run: Run, priors: dict[str, Path], tmp_path: Path, name: str, words: tuple[str, ...], said: str
 ) -> None:
     for number in range(2):
-        reeltok.write(moving(6, 16, 16), tmp_path / f"{number}.mkv", lossless=True)
+        reeltok.write(moving(16, 16, 16), tmp_path / f"{number}.mkv", lossless=True)
     found = run("bair", priors[name], tmp_path, *words)
     assert found.code == 2
     assert said in found.err.splitlines()[-1]
@@ -116,7 +129,7 @@ def test_files_that_are_not_bairs(run: Run, priors: dict[str, Path], tmp_path: P
     assert (found.code, "is not a TFRecord file" in found.err) == (2, True)
     short = write_bair(tmp_path / "short.tfrecords", motions=2, frames=3)
     found = run("bair", priors["plain"], short)
-    assert "holds 0 clips of 5 frames: give 2" in found.err.splitlines()[-1]
+    assert "holds 0 clips of 16 frames: give 2" in found.err.splitlines()[-1]
 
 
 def test_a_prior_is_trained_on_actions(run: Run, priors: dict[str, Path], tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """BAIR's protocol from Python: whatever predicts is judged, with no generator at hand."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from reeltok.video.record import Video, to_unit
 class Still:
     """Predicts that nothing moves, with some noise that the seed decides."""
 
-    frames, knows_actions = 4, False
+    knows_actions = False
 
     def __init__(self, noise: float) -> None:
         self.noise, self.seen = noise, list[tuple[int, int, int]]()
@@ -33,7 +34,7 @@ class Still:
     ) -> Tensor:
         self.seen.append((count, seed, first))
         source = torch.Generator().manual_seed(1000 * seed + first)
-        y = x[:, :, :1].expand(count, -1, self.frames, -1, -1)
+        y = x[:, :, :1].expand(count, -1, x.shape[2], -1, -1)
         return (y + self.noise * torch.randn(y.shape, generator=source)).clamp(-1, 1)
 
 
@@ -50,7 +51,8 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def judged(still: Still, data: Path, kind: str = "standard") -> PredictionScores:
-    settings = {"protocol": PROTOCOLS_OF[kind], "samples": 3, "repeats": 2, "batch": 2}
+    rule = replace(PROTOCOLS_OF[kind], frames=4)
+    settings = {"protocol": rule, "samples": 3, "repeats": 2, "batch": 2}
     with pytest.warns(UserWarning, match=r"2.mkv left out: it has 3 frames, 4 are needed"):
         return judge_predictions(still, find_clips(data), PredictionPlan(**settings))
 
@@ -75,7 +77,7 @@ def test_windows_and_noise(data: Path) -> None:
 
 def test_progress_hears_every_clip(data: Path) -> None:
     heard, videos = list[tuple[int, int]](), list[int]()
-    plan = PredictionPlan(protocol=PROTOCOLS_OF["debiased"], repeats=1)
+    plan = PredictionPlan(protocol=replace(PROTOCOLS_OF["debiased"], frames=4), repeats=1)
     clips = find_clips(data)[:2]
     judge_predictions(
         Still(0.1),

@@ -82,6 +82,28 @@ def test_predictions_do_not_depend_on_the_batch(plain: VidTok, tmp_path: Path) -
     torch.testing.assert_close(both[:, :, 0], x[:, :, 0].expand(2, -1, -1, -1))
 
 
+def test_predictions_are_as_long_as_the_clip(plain: VidTok, tmp_path: Path) -> None:
+    plain.save_pretrained(tmp_path / "tokenizer")
+    config = masked.config_for(
+        plain, frames=5, size=(16, 16), width=16, depth=1, heads=2, actions=4
+    )
+    torch.manual_seed(0)
+    predictor = PriorPredictor(masked.save(masked.Prior(config), tmp_path / "model"))
+    frames = torch.randint(0, 255, (1, 16, 16, 3), dtype=torch.uint8)
+    actions = torch.randn(1, 20, 4)
+    x = predictor.prepare(frames).expand(-1, -1, 16, -1, -1)
+    long = predictor.predict(x, actions, count=1, seed=3)
+    short = predictor.predict(x[:, :, :3], actions, count=1, seed=3)
+    assert (long.shape[2], short.shape[2]) == (16, 3)
+    torch.testing.assert_close(long[:, :, :3], short)
+    torch.testing.assert_close(long, predictor.follow(frames, actions, frames=16, seed=3))
+    last = actions.clone()
+    last[:, 14] = 100  # after frame 14, so that frame 15 alone comes after it
+    other = predictor.predict(x, last, count=1, seed=3)
+    assert not torch.equal(other[:, :, 13:], long[:, :, 13:])
+    torch.testing.assert_close(other[:, :, :13], long[:, :, :13])
+
+
 def test_an_unknown_sampler_is_refused_before_anything_is_made() -> None:
     with pytest.raises(ValueError, match="no sampler is called 'foo': choose one of euler-"):
         require_sampler("foo")

@@ -8,7 +8,7 @@ import typer
 
 from reeltok.cli import options as given
 from reeltok.cli.progress import Progress
-from reeltok.cli.report import Report, facts, note, save_record
+from reeltok.cli.report import Report, facts, save_record
 from reeltok.files.places import check_result
 
 
@@ -60,7 +60,8 @@ def bair(
 ) -> Report:
     """Evaluate a prior's predictions from one frame, under MAGVIT's BAIR protocol.
 
-    DATA is BAIR's test TFRecords, or a folder of videos of 16 frames or more. FVD compares whole
+    DATA is BAIR's test TFRecords, or videos of 16 frames or more, with their actions beside them if
+    the prior knows any. A prior of shorter clips predicts block after block. FVD compares whole
     clips, real and predicted; PSNR, SSIM (grey) and LPIPS are those of the best prediction for each
     clip, without the given frame. A metric whose network has no weight file reads "no weights".
     """
@@ -78,9 +79,6 @@ def bair(
     place = pick_device(device)
     sampling = BAIR_DEBIASED if protocol == "debiased" else BAIR_STANDARD
     predictor = PriorPredictor(model, tokenizer=tokenizer, sampling=sampling, device=place)
-    if predictor.frames != rule.frames:
-        length = f"{predictor.frames} frames, BAIR's {rule.frames}"
-        note(f"this prior's clips have {length}: not comparable")
     clips = find_clips(data)[: videos or rule.clips]
     with Progress("predicting", len(clips) * plan.rounds) as progress:
         found = judge_predictions(

@@ -11,6 +11,7 @@ from reeltok.data.clip import Clip
 from reeltok.files.parsing import read_array
 
 SUFFIX = ".actions.npy"
+ACTION = 4  # numbers of a robot's, BAIR's and the simulated one's: dx, dy, dz and grip
 
 
 def read_actions(path: str | Path) -> Float[Tensor, "1 n a"]:

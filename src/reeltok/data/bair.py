@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from reeltok.data.actions import ACTION
 from reeltok.files.atomic import write_file
 from reeltok.files.text import printable
 from reeltok.video.record import Video, write
@@ -94,7 +95,7 @@ def _push(features: dict[str, bytes | np.ndarray], camera: CameraName, where: st
         if not isinstance(pixels, bytes) or len(pixels) != SIDE * SIDE * 3:
             raise ValueError(f"{where}: frame {at} is not {SIDE}x{SIDE} RGB as BAIR's frames are")
         frames.append(np.frombuffer(pixels, np.uint8).reshape(SIDE, SIDE, 3))
-        actions.append(_floats(features, f"{at}/action", 4, where))
+        actions.append(_floats(features, f"{at}/action", ACTION, where))
         positions.append(_floats(features, f"{at}/endeffector_pos", 3, where))
     if not frames:
         some = printable(", ".join(sorted(features)[:3]) or "nothing")

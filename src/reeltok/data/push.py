@@ -17,7 +17,6 @@ from reeltok.files.atomic import write_file
 ENDING = ".truth.safetensors"
 FORM = "reeltok-push-1"
 FACTS = "push"
-ACTION = 4  # numbers of an action: dx, dy, dz and grip
 NAMES = ("gripper", "objects", "gripper_pixels", "objects_pixels", "colours")
 
 

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from reeltok.data.actions import ACTION, read_clip_actions
 from reeltok.data.bair import read_push
 from reeltok.data.clip import Clip
 from reeltok.evaluate.protocols import PROTOCOLS
@@ -30,26 +31,25 @@ WHOLE = 30  # frames of a BAIR video
 
 @runtime_checkable
 class Predictor(Protocol):
-    """What is judged: it goes on from frame 0 of clips of `frames` frames.
+    """What is judged: it goes on from frame 0 of a clip.
 
     `knows_actions`: it is given those after each frame. `prepare` makes a video's frames a tensor
     "1 c t h w" of its own size, in [-1, 1]; `predict` gives `count` clips like x, the first of them
     the `first`-th of those that `seed` decides.
     """
 
-    frames: int
     knows_actions: bool
 
     def prepare(self, frames: UInt8[Tensor, "t h w 3"]) -> Float[Tensor, "1 c t i j"]: ...
     def predict(
         self,
         x: Float[Tensor, "1 c t h w"],
-        actions: Float[Tensor, "1 t a"] | None,
+        actions: Float[Tensor, "1 n a"] | None,
         *,
         count: int,
         seed: int,
         first: int,
-    ) -> Float[Tensor, "n c t h w"]: ...
+    ) -> Float[Tensor, "m c t h w"]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ class PredictionCase:
 
     name: str
     x: Float[Tensor, "1 c t h w"]
-    actions: Float[Tensor, "1 t a"] | None
+    actions: Float[Tensor, "1 n a"] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,8 +132,9 @@ def judge_predictions(
     """All repeats over all clips.
 
     `on_clip` hears the frames of each clip and of all of its video's, `on_video` that one is done.
-    A video that is too short is left out with a warning. ValueError, with the name of the `source`,
-    for fewer than two clips.
+    A video that is too short is left out with a warning. FileNotFoundError where a predictor that
+    knows actions is given a clip without any; ValueError, with the name of the `source`, for fewer
+    than two clips.
     """
     scorer = open_scorer(plan.protocol.metrics, device=device)
     rounds: dict[str, list[float]] = defaultdict(list)
@@ -146,7 +147,8 @@ def judge_predictions(
             judge_case(scorer, predictor, scene, plan, (repeat, count), found, device)
             count += 1
         if count < 2:
-            raise ValueError(f"{source} holds {count} clips of {predictor.frames} frames: give 2")
+            length = clip_length(plan.protocol)
+            raise ValueError(f"{source} holds {count} clips of {length} frames: give 2")
         for name, value in found.scores().items():
             rounds[name].append(value)
     means = {
@@ -166,28 +168,37 @@ def prediction_cases(
     on_video: Callable[[], object],
 ) -> Iterator[PredictionCase]:
     """The windows of all videos that are judged."""
-    length = predictor.frames
+    length = clip_length(plan.protocol)
     for clip in clips:
         video = predictor.prepare(clip.read(frames=WHOLE).frames)
-        actions = actions_of_clip(clip) if predictor.knows_actions else None
+        actions = actions_of_clip(clip, video.shape[2]) if predictor.knows_actions else None
         last = video.shape[2] - length
         if last < 0:
             said = f"it has {video.shape[2]} frames, {length} are needed"
             warnings.warn(f"{clip.name} left out: {said}", stacklevel=2)
         every = plan.protocol.window == "every"
         for start in range(last + 1 if every else min(1, last + 1)):
-            stop = start + length
-            acts = None if actions is None else actions[:, start:stop]
-            yield PredictionCase(name=clip.name, x=video[:, :, start:stop], actions=acts)
+            acts = None if actions is None else actions[:, start:]
+            x = video[:, :, start : start + length]
+            yield PredictionCase(name=clip.name, x=x, actions=acts)
             on_clip(length, length * max(1, last + 1))
         on_video()
 
 
-def actions_of_clip(clip: Clip) -> Float[Tensor, "1 t a"]:
-    """The actions of a record of BAIR's files. ValueError for any other clip."""
+def clip_length(protocol: VideoProtocol) -> int:
+    """Frames of a clip, the given one included."""
+    assert protocol.frames is not None, "predictions are of a fixed length"
+    return protocol.frames
+
+
+def actions_of_clip(clip: Clip, frames: int) -> Float[Tensor, "1 n a"]:
+    """What was done after each of so many frames but the last: of BAIR's record, or beside a clip.
+
+    FileNotFoundError where there are none.
+    """
     if clip.record is None:
-        raise ValueError(f"this prior generates from actions and {clip.name} has none: give BAIR's")
-    return read_push(clip.path, clip.record).actions[None, :WHOLE]
+        return read_clip_actions(clip, count=frames - 1, numbers=ACTION)
+    return read_push(clip.path, clip.record).actions[None, : frames - 1]
 
 
 def judge_case(

@@ -23,7 +23,7 @@ def middle_square(frames: UInt8[Tensor, "t h w 3"], size: int) -> Float[Tensor, 
 
 
 class PriorPredictor:
-    """A prior with its tokenizer: clips of `frames` frames, the first of them given.
+    """A prior with its tokenizer, which goes on from one frame: `frames` at a time, that included.
 
     ValueError for a prior of frames that are not squares, and a tokenizer that it was not trained
     on.
@@ -55,29 +55,18 @@ class PriorPredictor:
     def predict(
         self,
         x: Float[Tensor, "1 c t h w"],
-        actions: Float[Tensor, "1 t a"] | None = None,
+        actions: Float[Tensor, "1 n a"] | None = None,
         *,
         count: int = 1,
         seed: int = 0,
         first: int = 0,
-    ) -> Float[Tensor, "n c t h w"]:
-        """`count` clips in [-1, 1], on the CPU, that go on from frame 0 of x.
+    ) -> Float[Tensor, "m c t h w"]:
+        """`count` clips like x in [-1, 1], on the CPU, that go on from its frame 0.
 
         Clip i depends on `seed` and `first` + i alone.
         """
-        parts = continue_video(
-            self.prior,
-            self.tokenizer,
-            x[:, :, :1].expand(count, -1, -1, -1, -1),
-            count=count,
-            blocks=1,
-            seed=seed,
-            first=first,
-            batch=count,
-            sampling=self.sampling,
-            actions=actions,
-        )
-        return torch.cat([part.cpu() for part in parts], dim=2).clamp(-1, 1)
+        start = x[:, :, :1].expand(count, -1, -1, -1, -1)
+        return self._go_on(start, actions, frames=x.shape[2], seed=seed, first=first)
 
     def follow(
         self,
@@ -90,10 +79,21 @@ class PriorPredictor:
     ) -> Float[Tensor, "b c t s s"]:
         """`frames` frames in [-1, 1], on the CPU, that go on from each of several first ones.
 
-        Block after block where the prior's clips are shorter; further than `actions` reach, none
-        is done. Clip i depends on `seed` and `first` + i alone.
+        Further than `actions` reach, none is done. Clip i depends on `seed` and `first` + i alone.
         """
         x = torch.cat([self.prepare(frame[None]) for frame in start])
+        return self._go_on(x, actions, frames=frames, seed=seed, first=first)
+
+    def _go_on(
+        self,
+        start: Float[Tensor, "b c 1 s s"],
+        actions: Float[Tensor, "#b n a"] | None,
+        *,
+        frames: int,
+        seed: int,
+        first: int,
+    ) -> Float[Tensor, "b c t s s"]:
+        """Block after block where the prior's clips are shorter; what is more is cut off."""
         new = self.frames - 1
         blocks = -(-(frames - 1) // new)
         if actions is not None:
@@ -102,12 +102,12 @@ class PriorPredictor:
         parts = continue_video(
             self.prior,
             self.tokenizer,
-            x,
-            count=len(x),
+            start,
+            count=len(start),
             blocks=blocks,
             seed=seed,
             first=first,
-            batch=len(x),
+            batch=len(start),
             sampling=self.sampling,
             actions=actions,
         )

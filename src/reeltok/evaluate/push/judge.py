@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from reeltok.data.actions import read_clip_actions
+from reeltok.data.actions import ACTION, read_clip_actions
 from reeltok.data.clip import Clip
-from reeltok.data.push import ACTION, read_truth
+from reeltok.data.push import read_truth
 from reeltok.evaluate.intervals import estimate
 from reeltok.evaluate.push.candidates import EpisodeBatch, Make
 from reeltok.evaluate.push.measures import MOVED, Real, measure

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from reeltok.data.push import ACTION
+from reeltok.data.actions import ACTION
 from reeltok.files.atomic import scratch
 from reeltok.video.record import Video, write
 from reeltok.viewer.drive.world import Frame, Simulated, Start, WorldModel

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
+from reeltok.data.actions import ACTION
 from reeltok.data.clip import Clip
-from reeltok.data.push import ACTION
 from reeltok.generate import masked
 from reeltok.generate.predictor import PriorPredictor
 from reeltok.video.record import to_bytes
