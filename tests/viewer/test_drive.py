@@ -7,6 +7,7 @@ import shutil
 import sys
 import threading
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,23 @@ def test_who_did_nothing_for_longest_goes(pages: Pages) -> None:
     assert len(pages.sessions.held) == MOST
     assert keys[0] in pages.sessions.held
     assert keys[1] not in pages.sessions.held
+
+
+def test_visitors_who_begin_at_once(pages: Pages, monkeypatch: pytest.MonkeyPatch) -> None:
+    owners = set[str]()
+
+    class Watched(dict[str, Any]):
+        def __setitem__(self, key: str, value: Any) -> None:
+            owners.add(threading.current_thread().name)
+            super().__setitem__(key, value)
+
+    monkeypatch.setattr(pages.sessions, "held", Watched())
+    with ThreadPoolExecutor(8) as visitors:
+        keys = list(visitors.map(lambda number: pages.sessions.begin(0)[0], range(3 * MOST)))
+    assert len(set(keys)) == 3 * MOST
+    assert set(pages.sessions.held) <= set(keys)
+    assert len(pages.sessions.held) == MOST
+    assert {name.split("_")[0] for name in owners} == {"drive"}  # one thread, so none can race
 
 
 def test_over_the_network(pages: Pages) -> None:

@@ -62,14 +62,9 @@ class Sessions:
         """A new drive from one of the starts; its key. ValueError for a start that is not there."""
         if not 0 <= number < len(self.starts):
             raise ValueError(f"there is no start {number}: there are {len(self.starts)}, from 0")
-        session = self.work(self._begin, self.starts[number])
-        while len(self.held) >= MOST:
-            del self.held[min(self.held, key=lambda key: self.held[key].seen)]
-        key = token_hex(16)
-        self.held[key] = session
-        return key, session
+        return self.work(self._begin, self.starts[number])
 
-    def _begin(self, start: Start) -> Session:
+    def _begin(self, start: Start) -> tuple[str, Session]:
         simulated = None
         if start.origin is not None:
             try:
@@ -79,14 +74,20 @@ class Sessions:
                 self.why_no_truth = str(error)
         truths = [] if simulated is None else [simulated.frame]
         first = start.frame
-        return Session(start=first, frames=[first], truths=truths, simulated=simulated)
+        session = Session(start=first, frames=[first], truths=truths, simulated=simulated)
+        while len(self.held) >= MOST:
+            del self.held[min(self.held, key=lambda key: self.held[key].seen)]
+        key = token_hex(16)
+        self.held[key] = session
+        return key, session
 
     def session(self, key: str) -> Session:
         """A drive by its key. ValueError where it is gone."""
-        if key not in self.held:
+        session = self.held.get(key)
+        if session is None:
             raise ValueError("this drive is no longer kept: begin again")
-        self.held[key].seen = time.monotonic()
-        return self.held[key]
+        session.seen = time.monotonic()
+        return session
 
     def move(self, key: str, action: list[float]) -> Moved:
         """Go on by an action. ValueError for one that is not four numbers from -1 to 1."""
