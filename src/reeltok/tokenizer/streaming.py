@@ -21,7 +21,7 @@ from torch import Tensor
 from reeltok.arguments import is_count, said
 from reeltok.tokenizer.spec import Spec
 from reeltok.tokens.record import Tokens
-from reeltok.video.frames import as_values, bytes_of, five_axes, shown_bytes
+from reeltok.video.frames import as_values, bytes_of, five_axes, shown_bytes, unit_values
 from reeltok.video.record import Colour, Video
 from reeltok.video.tags import MADE
 from reeltok.video.timing import PartTimes, moments_of
@@ -109,8 +109,15 @@ def _append(held: FrameRun | None, part: Video | Tensor, clock: PartTimes) -> Fr
         return FrameRun(x, x.shape[2], times, last)
     require_alike(held.x, x)
     both = None if held.times is None or times is None else torch.cat([held.times, times])
-    joined = torch.cat([held.x, x], dim=2) if held.x.shape[2] else x
-    return FrameRun(joined, held.real + x.shape[2], both, last)
+    return FrameRun(_join(held.x, x), held.real + x.shape[2], both, last)
+
+
+def _join(early: Shaped[Tensor, "b c t h w"], late: Shaped[Tensor, "b c t2 h w"]) -> Tensor:
+    """Frames that follow one another; as values where not all are of one type."""
+    if not early.shape[2]:
+        return late
+    pair = (early, late)
+    return torch.cat(pair if early.dtype == late.dtype else [*map(unit_values, pair)], dim=2)
 
 
 def require_alike(before: Tensor, x: Tensor) -> None:
