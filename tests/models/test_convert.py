@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from reeltok.files.checkpoints import read_checkpoint
 from reeltok.models import convert
 from reeltok.models.presets import VIDTOK
 from reeltok.models.vidtok.network import VidTok
+from reeltok.nn.quantizers import LFQConfig, VQConfig
+from reeltok.zoo import build_from_state
 
 SMALL = replace(VIDTOK["vidtok_fsq_causal_488_4096"], width=8)
 
@@ -31,6 +34,41 @@ def test_a_missing_and_a_misshapen_key_are_named() -> None:
         convert.vidtok_from_public(lost, SMALL)
     with pytest.raises(ValueError, match="has shape"):
         convert.vidtok_from_public(weights | {key: torch.zeros(3, 3)}, SMALL)
+
+
+SHALLOW = {"width": 8, "multipliers": (1, 1, 1, 1), "blocks": (1, 1, 1, 1)}
+
+
+@pytest.mark.parametrize(
+    ("asked", "held"),
+    [
+        ("vidtok_kl_causal_288_8chn", "vidtok_kl_causal_488_8chn"),
+        ("vidtok_kl_causal_444_4chn", "vidtok_kl_causal_488_4chn"),
+        ("vidtok_fsq_causal_488_32768_v1_1", "vidtok_fsq_causal_888_32768_v1_1"),
+    ],
+)
+def test_a_checkpoint_of_more_layers_is_refused(asked: str, held: str) -> None:
+    weights = convert.to_public(VidTok(replace(VIDTOK[held], **SHALLOW)))
+    with pytest.raises(ValueError, match="for which this configuration has no place"):
+        build_from_state("vidtok", replace(VIDTOK[asked], **SHALLOW), asked, weights)
+    beside = {"loss.logvar": torch.zeros(()), "model_ema.decay": torch.zeros(())}
+    build_from_state("vidtok", replace(VIDTOK[held], **SHALLOW), held, weights | beside)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"quantizer": VQConfig(codes=8, width=4)},
+        {"quantizer": LFQConfig(bits=4)},
+        {"patch": (1, 2, 2)},
+        {"blocks": (1, 2, 1, 1)},
+        {"groups": 4},
+    ],
+)
+def test_what_the_public_code_cannot_hold_has_no_public_layout(change: dict[str, Any]) -> None:
+    model = VidTok(replace(SMALL, **SHALLOW | change), "other")
+    with pytest.raises(ValueError, match="other has no public layout"):
+        convert.to_public(model)
 
 
 def test_a_lightning_checkpoint_is_read_without_running_it(tmp_path: Path) -> None:

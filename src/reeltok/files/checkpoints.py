@@ -283,12 +283,14 @@ def load_weights(
     shape: Callable[[str, Tensor], tuple[int, ...]] | None = None,
     advice: str = "give the weights of this configuration",
     means: bool = False,
-) -> CheckpointPart:
+    parts: Collection[str] = (),
+) -> None:
     """Give a network, built on the meta device, the weights that `state` holds for it.
 
     `name` and `shape` say what a tensor is called there and which shape it has. Floats become the
-    network's own type, on torch's default device. Returns what was read, with all that lay beside
-    it. ValueError for a tensor that is missing or has another shape, naming what was found.
+    network's own type, on torch's default device. `parts` are those of the network, by the names in
+    `state`, that hold nothing else there. ValueError for a tensor that is missing, has another
+    shape, or is too many, naming what was found.
     """
     own = module.state_dict()
     wanted = {ours: name(ours) for ours in own}
@@ -308,26 +310,24 @@ def load_weights(
             f"missing), but {name_some(held or state)}: it is of another configuration"
         )
     assert part is not None
+    require_no_more(held, {*wanted.values()}, parts, what)
     found = {ours: fit_tensor(held[theirs], own[ours]) for ours, theirs in wanted.items()}
     module.load_state_dict(found, assign=True)
     if part.also:
         said = " and ".join(repr(prefix.rstrip(".")) for prefix in part.also)
         where = f"those under {part.prefix.rstrip('.')!r}" if part.prefix else "the first"
         warnings.warn(f"{what} holds weights under {said} too: {where} are read", stacklevel=2)
-    return part
 
 
 def require_no_more(
-    module: nn.Module, weights: Mapping[str, Tensor], prefix: str, source: str
+    held: Collection[str], wanted: Collection[str], parts: Collection[str], what: str
 ) -> None:
-    """ValueError for weights of the network's parts that it has no place for."""
-    own, parts = module.state_dict(), {name for name, _ in module.named_children()}
-    names = map(unwrapped_name, weights)
-    under = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
-    more = [key for key in under if key not in own and key.partition(".")[0] in parts]
+    """ValueError for weights of a network's `parts` that it has no place for."""
+    inside = tuple(f"{part}." for part in parts)
+    more = [name for name in held if name.startswith(inside) and name not in wanted]
     if more:
         raise ValueError(
-            f"{source} holds {printable(more[0])} (one of {len(more)} tensors) for which this "
+            f"{what} holds {printable(more[0])} (one of {len(more)} tensors) for which this "
             "configuration has no place: it is of another configuration"
         )
 

@@ -81,6 +81,7 @@ def vidtok_from_public(
         name=theirs.__getitem__,
         shape=lambda ours, tensor: vidtok_shape(theirs[ours], tensor),
         advice="give the checkpoint's own preset, or change it by `changes`",
+        parts=("encoder", "decoder"),
     )
     return model.eval()
 
@@ -134,8 +135,16 @@ def _block_name(rest: str, inner: str, layer: str) -> str:
 def vidtok_to_public(model: VidTok) -> dict[str, Tensor]:
     """The public state dict of a published VidTok configuration, in the public shapes."""
     config = model.config
-    if (config.block, config.sampler, config.middle) != ("separable", "blend", "full"):
+    parts = config.block, config.sampler, config.middle, config.patch
+    if parts != ("separable", "blend", "full", (1, 1, 1)):
         raise ValueError(f"{model.name} has no public layout: only the published blocks have one")
+    kind, groups, blocks = config.quantizer.kind, config.groups, config.blocks
+    if kind not in ("gaussian", "fsq") or groups not in (None, 32) or len({*blocks}) > 1:
+        raise ValueError(
+            f"{model.name} has no public layout: that has a Gaussian or FSQ, layer norm or 32 "
+            f"groups, and as many blocks in each level, found {kind!r}, groups={groups} and "
+            f"blocks={blocks}"
+        )
     names, weights = vidtok_names(config), model.state_dict()
     return {
         theirs: weights[ours].reshape(vidtok_shape(theirs, weights[ours]))

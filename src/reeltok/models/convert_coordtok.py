@@ -135,6 +135,7 @@ def coordtok_from_public(
         name=coordtok_name,
         shape=lambda ours, tensor: coordtok_shape(ours, tensor, config),
         advice="give the checkpoint's own preset, or change it by `changes`",
+        parts=("encoder", "decoder.transformer"),
     )
     return model.eval()
 
@@ -142,13 +143,15 @@ def coordtok_from_public(
 def coordtok_to_public(model: CoordTok) -> dict[str, Tensor]:
     """The public state dict of a model that the public code can hold.
 
-    ValueError for what it cannot: a quantizer, further content planes, another position.
+    ValueError for what it cannot: a quantizer, further content planes, other positions and
+    coordinates, pooled voxels.
     """
     config = model.config
-    if config.quantizer or config.content_planes > 1 or config.position != "table":
+    parts = config.quantizer, config.content_planes, config.pool_skip
+    if parts != (None, 1, False) or (config.position, config.coordinates) != ("table", "corner"):
         raise ValueError(
-            f"{model.name} has no public layout: that has one content plane, a table of positions "
-            "and no quantizer"
+            f"{model.name} has no public layout: that has one content plane, a table of positions, "
+            "coordinates from corner to corner, no pooled voxels and no quantizer"
         )
     return export_weights(
         model,
