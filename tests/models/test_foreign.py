@@ -213,8 +213,9 @@ def test_a_model_is_saved_in_our_format(
 ) -> None:
     for folder in (cosmos, saved("AutoencoderVidTok", **FSQ)):
         tok = reeltok.load(f"diffusers:{folder}")
+        tok.statistics = {"mean": [0.5], "std": [2.0]}
         again = reeltok.load(tok.save_pretrained(tmp_path / folder.name))
-        assert again.hash() == tok.hash()
+        assert (again.hash(), again.statistics) == (tok.hash(), tok.statistics)
         x = moving(5, 16, 16).tensor()
         torch.testing.assert_close(again.decode(tok.encode(x)), tok.decode(tok.encode(x)))
         assert (
@@ -265,7 +266,22 @@ class Shift(nn.Module):
         return x + self.bias
 
 
-coder, shift = Coder(), Shift()
+class Counter(Shift):
+    """Ids that count cells of one pixel by the frame: it keeps those that it decodes."""
+
+    vocabulary = 2**17
+    seen, computed = torch.empty(0), torch.float32
+
+    def encode(self, x: Tensor) -> Tensor:
+        self.computed = x.dtype
+        return torch.arange(x[:, 0].numel(), device=x.device).view_as(x[:, 0])
+
+    def decode(self, ids: Tensor) -> Tensor:
+        self.seen = ids
+        return torch.zeros(len(ids), 3, *ids.shape[1:])
+
+
+coder, shift, counter = Coder(), Shift(), Counter()
 ran: list[str] = []
 
 
@@ -325,6 +341,15 @@ def test_any_function_is_a_tokenizer(importable: str, clip: Path, tmp_path: Path
     for name in ("coder", "dimmed"):
         words = ["reconstruct", str(clip), str(out), "--model", f"{importable}:{name}", "--force"]
         assert main(words) == 0
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_no_type_rounds_the_ids_of_a_function(importable: str, dtype: str) -> None:
+    tok = reeltok.load(f"{importable}:counter", dtype=dtype)
+    tokens = tok.encode(torch.zeros(1, 3, 25, 64, 64))
+    tok.decode(tokens)
+    assert torch.equal(tok.function.seen, tokens.ids)
+    assert tok.function.computed == getattr(torch, dtype)
 
 
 def test_an_edited_function_is_another_tokenizer(

@@ -35,7 +35,7 @@ class NamedTokenizer:
 
         tokenizer = zoo.load(self.load, weights=self.weights, device=pick_device(device))
         kind = getattr(torch, self.precision)
-        return tokenizer if kind == tokenizer.dtype else zoo.cast(tokenizer, kind)
+        return zoo.cast(tokenizer, kind)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -20,7 +20,7 @@ from reeltok.files.text import printable
 from reeltok.models.foreign.network import Foreign
 from reeltok.models.foreign.shape import PROBE, EncoderOutput, NetworkShape, find_group, find_shape
 from reeltok.tokenizer.card import model_card
-from reeltok.tokenizer.folder import dump_config, hash_weights, write_folder
+from reeltok.tokenizer.folder import config_record, dump_config, hash_weights, write_folder
 from reeltok.tokenizer.scale import Scale
 
 FAMILY = "diffusers"
@@ -75,7 +75,7 @@ class Diffusers(Foreign):
         """Write config.json and model.safetensors in this package's format."""
         arguments = {k: v for k, v in self.network.config.items() if not k.startswith("_")}
         config = DiffusersConfig(class_name=self.config.class_name, arguments=arguments)
-        record = {"family": self.family, "name": self.name, "config": dump_config(config)}
+        record = config_record(self) | {"config": dump_config(config)}
         state, card = self.network.state_dict(), model_card(self.spec)
         return write_folder(folder, record, state, bits=8 if small else None, card=card)
 

@@ -54,6 +54,11 @@ class Function(Foreign):
         """Whether it encodes and decodes, and not both at once."""
         return all(callable(getattr(self.function, part, None)) for part in ("encode", "decode"))
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """float32 where latents are ids, which half precision would round."""
+        return super().dtype if self.vocabulary is None else torch.float32
+
     def hash_present(self) -> str:
         """SHA-256 of the name, the source (`hash_source`) and the weights of an `nn.Module`."""
         weights = dict(chain(self.named_parameters(), self.named_buffers()))
@@ -76,7 +81,7 @@ class Function(Foreign):
             shape = self.shape
             cells = {"p": shape.height, "q": shape.width}
             return EncoderOutput(z=rearrange(made, "b c t (h p) (w q) -> b (c p q) t h w", **cells))
-        out = self.function.encode(x)
+        out = self.function.encode(x.to(super().dtype))
         if out.is_floating_point():
             return EncoderOutput(z=out)
         if self.vocabulary is None:
