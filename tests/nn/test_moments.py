@@ -25,7 +25,8 @@ def test_moments_equal_those_of_all_vectors_at_once(pairs: bool) -> None:
 
 def test_none_changes_nothing() -> None:
     held, none = Moments.of(PARTS[2], axis=1), Moments.none(4)
-    for found in (none + held, held + none):
+    empty = Moments.of(PARTS[2][:, :, :0], axis=1)
+    for found in (none + held, held + none, empty + held, held + empty):
         torch.testing.assert_close(found.std, held.std, rtol=0, atol=0)
         torch.testing.assert_close(found.mean, held.mean, rtol=0, atol=0)
     assert (none + none).count == 0

@@ -25,7 +25,7 @@ class Moments:
         `pairs`: with the scatter of all pairs, so that there is a covariance.
         """
         rows = x.detach().movedim(axis, -1).reshape(-1, x.shape[axis]).cpu().double()
-        mean = rows.mean(0)
+        mean = rows.mean(0) if len(rows) else rows.new_zeros(rows.shape[1])
         apart = rows - mean
         return cls(len(rows), mean, apart.T @ apart if pairs else apart.square().sum(0))
 

@@ -59,15 +59,10 @@ class StepMoments:
     def of(cls, z: Float[Tensor, "b d t ..."], first: int) -> "StepMoments":
         """Those of latents whose first `first` steps stand alone."""
         parts = (z[:, :, :first], z[:, :, first:])
-        return cls(*(Moments.of(x, axis=1) if len(x[0, 0]) else none_of(z) for x in parts))
+        return cls(*(Moments.of(x, axis=1) for x in parts))
 
     def __add__(self, other: "StepMoments") -> "StepMoments":
         return StepMoments(self.first + other.first, self.later + other.later)
-
-
-def none_of(z: Float[Tensor, "b d t ..."]) -> Moments:
-    """The moments of none of these channels' values."""
-    return Moments.none(z.shape[1])
 
 
 def measure_latents(
