@@ -136,11 +136,17 @@ def test_public_round_trip_and_its_errors() -> None:
         coordtok_from_public(
             public | {"weight_tokens_yt": public["weight_tokens_yt"].transpose(1, 2)}, config
         )
+    beside = {"decoder.lpips_loss.lin0": torch.zeros(1)}  # of checkpoints of the second stage
+    coordtok_from_public(public | beside, config)
+    for shallower in ({"vit_depth": 0}, {"depth": 0}, {"decoder_depth": 1}):
+        with pytest.raises(ValueError, match="for which this configuration has no place"):
+            coordtok_from_public(public | beside, replace(config, **shallower))
     del public["encoder.cross_pos_emb"]
     with pytest.raises(ValueError, match=r"no encoder\.cross_pos_emb"):
         coordtok_from_public(public, config)
-    with pytest.raises(ValueError, match="no public layout"):
-        coordtok_to_public(build(replace(COORDTOK, content_planes=2)))
+    for ours in ({"content_planes": 2}, {"pool_skip": True}, {"coordinates": "centre"}):
+        with pytest.raises(ValueError, match="no public layout"):
+            coordtok_to_public(build(replace(COORDTOK, **ours)))
 
 
 def test_steps_that_make_no_frame_are_refused() -> None:
@@ -211,6 +217,20 @@ def test_planes_get_the_mean_and_the_largest_of_voxel_features() -> None:
     pixels = x[0, :, :, 4:8, 8:12].mean(1).flatten()
     known = torch.cat([pixels, features.mean(0), features.amax(0)])
     torch.testing.assert_close(pooled(x)["xy"][0, 1, 2], pooled.heads["xy"](known))
+
+
+@pytest.mark.parametrize("frames", [9, 16, 21])
+def test_a_stream_of_windows_is_the_whole(frames: int, tmp_path: Path) -> None:
+    model, x = build(), clip(frames)
+    tokens = model.encode(x)
+    wanted = model.decode(tokens)
+    reel.save_tokens(tokens, tmp_path / "a.reel", dtype="fp32")
+    with reel.Reel(tmp_path / "a.reel") as file:
+        for windows in (1, 2):
+            made = list(model.stream_decode(file.parts(windows * model.config.tokens)))
+            torch.testing.assert_close(torch.cat(made, dim=2), wanted)
+    last = tokens[tokens.grid[0] - model.config.tokens :]
+    torch.testing.assert_close(model.decode(last), wanted[:, :, -last.frames :])
 
 
 def test_slices_are_separate_calls_on_whole_frames() -> None:

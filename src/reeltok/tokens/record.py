@@ -245,8 +245,8 @@ class Tokens:
     def part(self, start: int, stop: int, *, frames: tuple[int, int] | None = None) -> "Tokens":
         """Steps start..stop of the streaming axis, which stand for frames `frames` = (from, to).
 
-        The tokenizer knows those; by default each step has an equal share, so that the frames of
-        consecutive parts always add up. Raises ValueError for steps that are not there.
+        The tokenizer knows those; by default each step of a window has an equal share, so that the
+        frames of consecutive parts always add up. Raises ValueError for steps that are not there.
         """
         first, end = frames or self.share(start, stop)
         times, last = moments_of(self.times, self.last, first, end)
@@ -261,13 +261,24 @@ class Tokens:
         )
 
     def share(self, start: int, stop: int) -> tuple[int, int]:
-        """The frames for which steps start..stop stand, where each stands for as many."""
+        """The frames for which steps start..stop stand, where each of a window's has as many."""
         steps = self.grid[0]
         if steps == start == stop == 0:  # frames that are stored, not coded
             return 0, self.frames
         if not (is_count(start, 0) and is_count(stop) and start < stop <= steps):
             raise ValueError(f"steps {start} to {stop} were asked for, but there are 0 to {steps}")
-        return self.frames * start // steps, self.frames * stop // steps
+        return self._frames_before(start), self._frames_before(stop)
+
+    def _frames_before(self, step: int) -> int:
+        """Frames of whole windows, where all have as many steps, and the share of one of them."""
+        window: Any = self.settings.get("window")
+        frames, steps = self.frames, self.grid[0]
+        count = -(-frames // window) if is_count(window) else 1
+        if count < 2 or steps % count:
+            return frames * step // steps
+        whole, rest = divmod(step, steps // count)
+        begun = min(frames, whole * window)
+        return begun + (min(frames, begun + window) - begun) * rest // (steps // count)
 
     def __getitem__(self, steps: Any) -> "Tokens":
         return self.part(*ends_of(steps, self.grid[0]))
