@@ -43,7 +43,7 @@ KINDS: dict[str, RefTokConfig] = {
     "refreshed": replace(TINY, refresh=2),
     "encoder": replace(TINY, where="encoder", block=8),
     "decoder": replace(TINY, where="decoder"),
-    "none": replace(TINY, policy="none"),
+    "none": replace(TINY, policy="none", skip=1.0),  # nor is anything skipped
     "4x16x16": replace(TINY, body=replace(BODY, **DEEP)),
     "motion": replace(TINY, motion=MOTION),
     "motion and SKIP": replace(
@@ -116,6 +116,7 @@ def assert_blocks_are_those_of_whole_frames(
     [
         ("first", 9_000),
         ("motion and SKIP", 9_000),
+        ("none", None),
         pytest.param("encoder", None, marks=pytest.mark.slow),
         pytest.param("4x16x16", 0, marks=pytest.mark.slow),
     ],

@@ -305,9 +305,9 @@ class StripLoop:
         return self.coder.fields_of(found.field)
 
     def _knows_references(self) -> bool:
-        """Whether a frame was decoded before."""
+        """Whether a frame was decoded before that blocks refer to."""
         known = self.strips.take(KNOWN, 0)
-        knows = REFERENCES in known.kept
+        knows = REFERENCES in known.kept and self.coder.config.policy != "none"
         self.strips.put(KNOWN, 0)
         return knows
 
