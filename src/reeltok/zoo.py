@@ -19,7 +19,7 @@ from torch import Tensor
 from reeltok.arguments import float_type
 from reeltok.devices import pick_device
 from reeltok.files.atomic import cache_folder
-from reeltok.files.checkpoints import find_file, load_weights, read_checkpoint, require_no_more
+from reeltok.files.checkpoints import find_file, load_weights, read_checkpoint
 from reeltok.files.parsing import first_error, parse_config, read_object
 from reeltok.files.text import nearest, printable
 from reeltok.hub import check_source, fetch_repository, from_hub, is_repository, model_folder
@@ -176,15 +176,14 @@ def described(name: str | Path) -> tuple[str, Any]:
 def find_folder(
     name: str | Path, *, revision: str | None = None, variant: str | None = None
 ) -> Path:
-    """The folder that holds `name`'s weights: itself, bundled, downloaded before, or on the hub."""
-    if Path(name).is_dir():
-        folder = model_folder(Path(name))
-        if (folder / "config.json").is_file():
-            return folder
+    """The folder that holds `name`'s weights: bundled, downloaded before, itself, or on the hub."""
     known = preset_folder(str(name))
     if known is not None:
         return known
     if Path(name).is_dir():
+        folder = model_folder(Path(name))
+        if (folder / "config.json").is_file():
+            return folder
         raise FileNotFoundError(
             f"{name} has no config.json: give a folder that `reeltok convert` or training wrote"
         )
@@ -345,8 +344,8 @@ def build_from_state(
     if convert.is_public(family, weights):
         return convert.from_weights(family, weights, config, name, source=source)
     model = build_empty(lambda: FAMILIES[family][1](config, name), name)
-    part = load_weights(model, weights, what=source)
-    require_no_more(model, weights, part.prefix, source)
+    parts = [part for part, _ in model.named_children()]
+    load_weights(model, weights, what=source, parts=parts)
     return model.eval()
 
 
@@ -369,8 +368,7 @@ def warn_random(name: str) -> None:
 
 def cast(model: Tokenizer, dtype: torch.dtype | str) -> Tokenizer:
     """`model` in another dtype; its hash stays that of the weights as they were published."""
-    kind = float_type(dtype, wide=True)
-    return model if kind == model.dtype else model.to(kind)
+    return model.to(float_type(dtype, wide=True))
 
 
 def weights_of(name: str) -> str:

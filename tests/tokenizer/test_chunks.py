@@ -20,6 +20,7 @@ from reeltok.models.vidtok.network import VidTok
 from reeltok.nn.layers import Conv
 from reeltok.nn.past import Past
 from reeltok.tokenizer.contract import Tokenizer
+from reeltok.tokens.record import Tokens
 from reeltok.video.record import Video
 
 SMALL = replace(COMPACT, width=8)
@@ -64,6 +65,15 @@ def test_chunks_are_the_whole(kind: str) -> None:
     frames = torch.cat([each for each in made if each is not None], dim=2)
     assert torch.allclose(frames, model.decode(whole), atol=1e-5)
     assert (made[0] is None) == (kind == "looks ahead")
+
+
+def test_parts_of_a_stream_may_be_bytes_and_values() -> None:
+    model = build()
+    data = clip(9).add(1).mul(127.5).round().to(torch.uint8)
+    x = data / 127.5 - 1
+    for parts in ((data[:, :, :3], x[:, :, 3:]), (x[:, :, :3], data[:, :, 3:])):
+        found = Tokens.join(list(model.stream_encode(parts)))
+        assert torch.equal(found.ids, model.encode(x).ids)
 
 
 def test_chunks_of_a_video_are_videos_with_their_times() -> None:

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from small_models import COORDTOK
 from torch import Tensor
 
 import reeltok
+from reeltok.models.coordtok.network import CoordTok
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokenizer.tiling import Tiling
 from reeltok.tokens.reel import Reel, load_tokens, save_tokens
@@ -88,6 +90,12 @@ def test_load_gives_float32_whatever_is_stored(tmp_path: Path, tok: Tokenizer) -
     save_file({k: v.bfloat16() for k, v in weights.items()}, folder / "model.safetensors")
     assert reeltok.load(folder).dtype == torch.float32
     shutil.rmtree(folder)
+
+
+def test_a_preset_is_no_folder_of_its_name(tok: Tokenizer, kl: Tokenizer, tmp_path: Path) -> None:
+    kl.save_pretrained(tmp_path / "default")
+    assert reeltok.load("default").hash() == tok.hash()
+    assert reeltok.load("./default").hash() == kl.hash()
 
 
 def test_load_refuses_what_has_no_name(tok: Tokenizer) -> None:
@@ -176,6 +184,9 @@ def test_only_a_generator_draws_and_only_latents(
         ),
         "default has ids, which are not drawn|||": lambda: tok.encode(X, pad="front", sample=DRAW),
         "reftok-default has ids": lambda: ref.encode(X, sample=DRAW),
+        "planes gives latents that are not drawn": lambda: CoordTok(COORDTOK, "planes").encode(
+            clip(1, 3, 8, 16, 24), sample=DRAW
+        ),
     }
     refused(cases)
     assert not torch.equal(kl.encode(X, sample=DRAW).latents, kl.encode(X).latents)
@@ -285,6 +296,9 @@ def test_bare_tokens_of_a_stream_are_checked(tok: Tokenizer, ref: Tokenizer) -> 
             "latents have 9 channels, these have 2": lambda: decode(z[:, :2]),
             "latents hold NaN": lambda: decode(z * float("nan")),
             "'batch channels steps rows columns', found shape 9x2x2x2": lambda: decode(z[0]),
+            "bare ids and latents have no reference": lambda: tok.decode_chunk(
+                z, tok.new_decode_state(reference=X[:, :, :1])
+            ),
         }
     )
     ids = torch.zeros(1, 2, 2, 2, dtype=torch.long)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from reeltok.arguments import require_kind
+from reeltok.nn.quantizers import Quantized
 from reeltok.records import register
 from reeltok.tokenizer.inputs import check_sample, check_tokens, record_tokens
 from reeltok.tokenizer.steps import require_all, whole_windows
@@ -100,6 +101,7 @@ def encode_run(
         options = {"sample": sample, **side.options}
         quantized = runner_for(tokenizer, state).encode(source, run.real, options)
     require_finite(quantized.z, tokenizer)
+    require_drawn(quantized, sample, tokenizer)
     tokens = record_tokens(tokenizer, quantized, run, given, window)
     tokens = tokens.with_(
         step=state.step,
@@ -110,6 +112,13 @@ def encode_run(
     state.step, state.before = state.step + tokens.grid[0], run.x[:, :, -1:].clone()
     state.ended = run.real < run.x.shape[2]
     return tokens
+
+
+def require_drawn(quantized: Quantized, sample: Any, tokenizer: Any) -> None:
+    """ValueError where latents were to be drawn that are not of a Gaussian."""
+    draws = quantized.logvar is not None or quantized.ids is not None
+    if sample is not None and not draws and quantized.z.numel():
+        raise ValueError(f"{tokenizer.name} gives latents that are not drawn: leave sample=None")
 
 
 def require_finite(z: Tensor, tokenizer: Any) -> None:
@@ -213,6 +222,8 @@ def decode_next(
     """The frames that are due once `tokens` have come; None where none are."""
     require_state(state, DecodeState)
     if isinstance(tokens, Tensor):
+        if state.reference is not None:
+            raise ValueError("bare ids and latents have no reference: leave it out, or give Tokens")
         ids = not tokens.is_floating_point()
         z = tokenizer.lookup(tokens.to(tokenizer.device)) if ids else tokens
         require_gridded(z, "batch channels steps rows columns")

@@ -25,7 +25,7 @@ from reeltok.models.coordtok.triplane import (
 )
 from reeltok.nn.past import Past
 from reeltok.nn.quantizers import Quantized
-from reeltok.tokenizer.chunks import DecodeState
+from reeltok.tokenizer.chunks import DecodeState, require_state
 from reeltok.tokenizer.contract import Reconstruction, Tokenizer, frame_range, join_frames
 from reeltok.tokenizer.inputs import (
     ClipLike,
@@ -280,7 +280,8 @@ class CoordTok(Tokenizer):
     def decode_chunk(
         self, tokens: Tokens | Tensor, state: DecodeState, *, last: bool = False
     ) -> Video | Shaped[Tensor, "b c t h w"] | None:
-        return self.decode(tokens)
+        require_state(state, DecodeState)
+        return self.decode(tokens, reference=state.reference)
 
     def decode_region(
         self,
