@@ -74,6 +74,7 @@ def load(
 
     One of other libraries is named diffusers:FOLDER, cosmos:FOLDER or module:function; the last two
     run what their authors wrote, which `code=False` refuses: for names that the user did not give.
+    A folder that is called as a preset is named "./default" or by a `Path`.
     `weights` is a file of weights (ours or public), or "random" (seed 0); None takes the preset's
     own. `device=None` leaves torch's default device alone, "auto" picks cuda, mps or cpu.
     `dtype` is a float type or its name; `None` is float32, whatever type weights are stored in.
@@ -83,6 +84,8 @@ def load(
     """
     check_source(name, weights, revision, variant)
     dtype = dtype and float_type(dtype, wide=True)
+    if isinstance(name, Path) and str(name) in PRESETS and name.is_dir():
+        name = f"./{name}"
     foreign = None if str(name) in PRESETS else parse_foreign(str(name))
     if foreign is not None:
         return moved_to(load_foreign(foreign, weights, revision, variant, code), device, dtype)

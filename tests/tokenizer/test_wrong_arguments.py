@@ -96,6 +96,7 @@ def test_a_preset_is_no_folder_of_its_name(tok: Tokenizer, kl: Tokenizer, tmp_pa
     kl.save_pretrained(tmp_path / "default")
     assert reeltok.load("default").hash() == tok.hash()
     assert reeltok.load("./default").hash() == kl.hash()
+    assert reeltok.load(Path("default")).hash() == kl.hash()
 
 
 def test_load_refuses_what_has_no_name(tok: Tokenizer) -> None:
