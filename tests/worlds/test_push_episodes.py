@@ -3,6 +3,7 @@
 import ctypes
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,8 @@ from reeltok.data.actions import read_actions
 from reeltok.data.bair import FPS
 from reeltok.data.find import find_clips
 from reeltok.data.push import read_truth
-from reeltok.worlds import pictures
-from reeltok.worlds.episodes import PushPlan, make_episodes
+from reeltok.worlds import episodes, pictures
+from reeltok.worlds.episodes import PushPlan, make_episodes, write_episode
 from reeltok.worlds.push import World
 from reeltok.worlds.scene import HAND, draw_scene
 
@@ -99,6 +100,43 @@ def test_what_is_missing_is_made_and_nothing_else(made: Path, tmp_path: Path) ->
 def test_settings_do_not_mix(made: Path) -> None:
     with pytest.raises(ValueError, match=r"frames 10, size 64.*asked for .* frames 12.*`force`"):
         make_episodes(PushPlan(folder=made, episodes=3, frames=12))
+
+
+def test_other_settings_replace_all_or_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No episode of earlier settings stays, nor is kept after an interruption."""
+    old = PushPlan(folder=tmp_path, episodes=3, frames=3, size=16)
+    make_episodes(old)
+    before = files(tmp_path)
+    with pytest.raises(ValueError, match=r"push-0-00002\.mkv with frames 3, size 16.*delete it"):
+        make_episodes(replace(old, episodes=2, frames=2), replace=True)
+    assert files(tmp_path) == before
+    new = replace(old, frames=2)
+
+    def stop(plan: PushPlan, number: int) -> int:
+        if number:
+            raise KeyboardInterrupt
+        return write_episode(plan, number)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(episodes, "write_episode", stop)
+        with pytest.raises(KeyboardInterrupt):
+            make_episodes(new, replace=True)
+    found = make_episodes(new)
+    assert (found.written, found.kept) == (2, 1)
+    assert [len(reeltok.read(clip.path).frames) for clip in find_clips(tmp_path)] == [2, 2, 2]
+
+
+def test_a_picture_is_of_the_positions_that_are_told() -> None:
+    """mj_step leaves what is drawn where it was before the last step of physics."""
+    world = World(draw_scene(np.random.default_rng(0)), side=32)
+    with pictures.Camera(32) as camera:
+        for _ in range(2):
+            world.step(np.array([1.0, 0, 0, 0]))
+        shown = camera(world)
+        world.mujoco.mj_forward(world.model, world.data)
+        np.testing.assert_array_equal(shown, camera(world))
 
 
 @pytest.mark.slow

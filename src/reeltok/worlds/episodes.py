@@ -102,14 +102,23 @@ def make_episodes(
 
 
 def _check_settings(plan: PushPlan, *, replace: bool) -> None:
+    """Write the settings. Where they replace others, no episode of those stays."""
     path = plan.folder / SETTINGS
-    if path.exists() and not replace:
-        found = read_object(path)
-        if found != plan.settings:
+    found = read_object(path) if path.exists() else plan.settings
+    if found != plan.settings:
+        if not replace:
             raise ValueError(
                 f"{plan.folder} holds episodes with {_told(found)}, asked for are those with "
                 f"{_told(plan.settings)}: give another folder, or `force` to make them again"
             )
+        mine = {plan.clip(number) for number in range(plan.episodes)}
+        if others := sorted(set(plan.folder.glob("push-*.mkv")) - mine):
+            raise ValueError(
+                f"{plan.folder} holds {others[0].name} with {_told(found)}, which is not among the "
+                "episodes to make again: give another folder, or delete it"
+            )
+        for clip in mine:
+            clip.unlink(missing_ok=True)
     plan.folder.mkdir(parents=True, exist_ok=True)
     write_file(path, json.dumps(plan.settings))
 

@@ -79,6 +79,7 @@ class Camera:
         if world is not self.world:
             self._look_at(world)
         mujoco, rect = self.mujoco, self.mujoco.MjrRect(0, 0, self.side, self.side)
+        mujoco.mj_kinematics(world.model, world.data)  # mj_step leaves shapes a step behind
         kinds = mujoco.mjtCatBit.mjCAT_ALL.value
         mujoco.mjv_updateScene(
             world.model, world.data, self._option, None, self._view, kinds, self._scene

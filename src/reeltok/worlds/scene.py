@@ -38,7 +38,7 @@ class Thing:
     colour: tuple[float, float, float]
     mass: float
     place: tuple[float, float, float]
-    turn: float  # radians about z
+    turn: float  # radians about z; a capsule, which lies along x, about its own axis
 
 
 @dataclass(frozen=True, kw_only=True)
