@@ -18,6 +18,19 @@ from reeltok.train.run import LoopConfig
 
 TABLES = ("token_embed", "level_embed", "pos_embed", "class_embed")
 """Parts of a prior that are tables: AdamW moves them, Muon the matrices between."""
+FOR_PRIORS: dict[str, Any] = {
+    **{"given": 0, "tasks": ("predict",), "actions": 0, "mirrored": None},
+    **{"chain": 1, "disturbed": 0.0, "noise": 0.0},
+}
+"""Values of a recipe that a flow has no use for, as they are where nothing is asked."""
+FOR_TOKENIZERS = ("weights", "other", "scale", "lively", "synthetic")
+"""Values of `data` that say how clips are drawn anew in each step."""
+FOLLOWS = {
+    *("actions", "classes", "clip", "noise", "statistics"),
+    *("frames", "size", "fps", "grid", "groups", "channels"),
+    *("timing", "factors", "levels", "reference"),
+}
+"""Values of a generator's configuration that are no settings."""
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -63,11 +76,11 @@ class GeneratorRecipe:
             raise ValueError(f"data.windows has {len(self.data.windows)} entries: give one")
         if self.window.since or self.window.until is not None:
             raise ValueError("a generator draws its one window in every step: no since, no until")
-        asked = {"given": self.given, "actions": self.actions, "tasks": self.tasks[1:]}
-        asked |= {"chain": self.chain - 1, "mirrored": self.mirrored}
-        wrong = [f"{name}={getattr(self, name)}" for name, value in asked.items() if value]
-        if self.generator == "flow" and wrong:
-            raise ValueError(f"{wrong[0]} is for priors, this is a flow: leave it out")
+        asked = [name for name, usual in FOR_PRIORS.items() if getattr(self, name) != usual]
+        if self.generator == "flow" and asked:
+            said = f"{asked[0]}={getattr(self, asked[0])}"
+            raise ValueError(f"{said} is for priors, this is a flow: leave it out")
+        self._require_effect()
         if self.actions and self.data.strides != (1,):
             raise ValueError(
                 f"actions are those after each frame, data.strides={self.data.strides} leaves "
@@ -78,16 +91,45 @@ class GeneratorRecipe:
                 f"actions are those after each frame, data.fps={self.data.fps} makes other frames: "
                 f"leave it out"
             )
-
         if self.actions and self.data.damage == "skip":
             raise ValueError(
                 "actions are those after each frame, data.damage='skip' leaves frames out: set "
                 "data.damage='stop' or 'refuse'"
             )
-        if self.mirrored and max(self.mirrored) >= self.actions:
+        if self.mirrored and not 0 <= min(self.mirrored) <= max(self.mirrored) < self.actions:
             raise ValueError(
-                f"mirrored={self.mirrored} names number {max(self.mirrored)} of an action, which "
-                f"has {self.actions}: count from 0"
+                f"mirrored={self.mirrored} names numbers of an action, which has {self.actions}: "
+                "count from 0"
+            )
+
+    def _require_effect(self) -> None:
+        """ValueError for values that would change nothing."""
+        if follows := sorted(FOLLOWS & self.settings.keys()):
+            raise ValueError(
+                f"settings.{follows[0]} follows from the tokenizer, the clips and the recipe's own "
+                "values: leave it out"
+            )
+        if self.chain == 1 and self.disturbed:
+            raise ValueError(
+                f"disturbed={self.disturbed} is for chains, whose examples follow one another: "
+                "set disturbed=0, or chain=2 or more"
+            )
+        if self.chain > 1 and (self.given > 1 or self.tasks != ("predict",)):
+            said = f"given={self.given}" if self.given > 1 else f"tasks={self.tasks}"
+            raise ValueError(
+                f"{said} was asked, but the examples of a chain follow one frame alone: set chain=1"
+            )
+        usual = DataConfig()
+        for name in FOR_TOKENIZERS:
+            if (found := getattr(self.data, name)) != getattr(usual, name):
+                raise ValueError(
+                    f"data.{name}={found} is for tokenizers, whose clips are drawn anew in each "
+                    "step: leave it out"
+                )
+        if len(self.data.strides) > 1:
+            raise ValueError(
+                f"data.strides={self.data.strides} has several values, but the clips of a "
+                "generator are cut once: give one"
             )
 
     @property

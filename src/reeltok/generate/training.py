@@ -117,8 +117,8 @@ def feed_of(recipe: GeneratorRecipe, examples: ExampleSet, at: Rank) -> Feed:
 def generator_config(recipe: GeneratorRecipe, tokenizer: Tokenizer) -> FlowConfig | PriorConfig:
     """The generator's configuration but for what only the examples say.
 
-    ValueError for a tokenizer that this kind of generator cannot follow, and unknown settings,
-    FileNotFoundError where there is no generator to begin with.
+    ValueError for a tokenizer that this kind of generator cannot follow, settings that are unknown,
+    and noise where nothing takes it, FileNotFoundError where there is no generator to begin with.
     """
     window, settings = recipe.window, dict(recipe.settings)
     if recipe.warm is not None:
@@ -126,7 +126,13 @@ def generator_config(recipe: GeneratorRecipe, tokenizer: Tokenizer) -> FlowConfi
     size = (window.size, window.size)
     fps = recipe.data.fps
     if recipe.generator == "prior":
-        frames = window.frames - int(isinstance(tokenizer, RefTok))
+        has_reference = isinstance(tokenizer, RefTok)
+        if recipe.noise and not has_reference:
+            raise ValueError(
+                f"noise={recipe.noise} is added to reference frames, and {tokenizer.name} has "
+                "none: leave it out"
+            )
+        frames = window.frames - int(has_reference)
         settings["actions"] = recipe.actions
         return masked.config_for(tokenizer, frames=frames, size=size, fps=fps, **settings)
     settings.pop("label_dropout", None)  # of classes that are not known yet
@@ -152,8 +158,7 @@ def make(
         return make_flow(recipe, config, split, corpus, tokenizer)
     encoder = ConditionEncoder(recipe=recipe, config=config)
     say_examples(corpus, split, at, decoded=encoder.needed and not split.train[0].beside)
-    noise = recipe.noise if config.reference is not None else 0.0
-    prior = Prior(replace(config, classes=split.classes, noise=noise))
+    prior = Prior(replace(config, classes=split.classes, noise=recipe.noise))
     of = partial(
         ids_of, split=split, corpus=corpus, tokenizer=tokenizer, recipe=recipe, config=config
     )
