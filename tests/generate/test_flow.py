@@ -1,6 +1,7 @@
 """The flow against the recorded public trajectories; seeds, guidance, statistics, folders."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -316,6 +317,9 @@ def test_errors_name_what_to_do(tokenizer: CoordTok) -> None:
         flow.generate(model, tokenizer, sampler="rk4")
     with pytest.raises(ValueError, match="at least 2 points"):
         flow.generate(model, tokenizer, steps=1)
+    for guidance in (math.nan, math.inf, -1.0):
+        with pytest.raises(ValueError, match=r"give a number from 0 to 1e\+06"):
+            flow.generate(model, tokenizer, guidance=guidance)
     wrong = build(replace(model.config, groups=volume_group((2, 4, 6))))
     with pytest.raises(ValueError, match="load the tokenizer it was trained on"):
         flow.generate(wrong, tokenizer)

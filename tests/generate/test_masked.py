@@ -372,6 +372,19 @@ def test_rollouts_go_on_from_their_last_frame(plain: VidTok, leaning: RefTok) ->
     assert not torch.equal(told[0], other[0])
 
 
+def test_a_rollout_is_on_the_device_of_its_tokenizer(
+    plain: VidTok, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is given may lie elsewhere: a video from a file is on the CPU."""
+    prior, x, away = prior_for(plain, 9), clip(1), torch.device("meta")
+    monkeypatch.setattr(VidTok, "device", away)
+    monkeypatch.setattr(masked, "generate", lambda *_, video, **__: video)
+    made = torch.zeros(1, 3, 9, *SIZE, device=away)
+    monkeypatch.setattr(VidTok, "decode", lambda *_, reference: made)
+    parts = list(masked.roll_out(prior, plain, x, clips=2))
+    assert [(part.shape[2], part.device) for part in parts] == [(8, away)] * 2
+
+
 def test_classes_and_guidance(plain: VidTok) -> None:
     prior = prior_for(plain, 9, classes=("push", "pull"), dropout=0.1)
     prior.class_embed.data.mul_(10)  # as if trained: at the start they hardly change an id
@@ -384,6 +397,22 @@ def test_classes_and_guidance(plain: VidTok) -> None:
     assert not torch.equal(push, strong)
     bare = masked.generate(prior, class_name="push", sampling=Sampling(guidance=0.0)).ids
     assert torch.equal(bare, any_class)
+
+
+def test_what_was_not_trained_is_not_generated(plain: VidTok) -> None:
+    with pytest.raises(ValueError, match="without dropout of its classes: name one of push, pull"):
+        masked.generate(prior_for(plain, 9, classes=("push", "pull")))
+    with pytest.raises(ValueError, match="actions were given, but this prior was trained without"):
+        masked.generate(prior_for(plain, 9), actions=torch.zeros(1, 8, 2))
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan, 2e6, -1.0])
+@pytest.mark.parametrize("name", ["temperature", "guidance", "token_temperature"])
+def test_numbers_that_overflow_are_refused(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"`{name}` is {value}, it should be"):
+        Sampling().with_(**{name: value})
+    with pytest.raises(ValueError, match="`token_temperature` is 1e-40, it should be"):
+        Sampling().with_(token_temperature=1e-40)
 
 
 def test_a_prior_says_how_it_is_sampled(plain: VidTok, tmp_path: Path) -> None:

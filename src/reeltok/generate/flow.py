@@ -18,7 +18,7 @@ from reeltok.generate.clip_spec import ClipSpec
 from reeltok.generate.folder import load_generator, save_generator
 from reeltok.generate.public import generator_from_public, generator_to_public
 from reeltok.generate.sampling import rms, sample
-from reeltok.generate.schedule import require_positive, seeded_generators
+from reeltok.generate.schedule import LARGEST, require_positive, seeded_generators
 from reeltok.generate.sit import (
     Flow,
     FlowConfig,
@@ -149,6 +149,8 @@ def need_statistics(config: FlowConfig) -> Statistics:
 
 def pick_label(config: FlowConfig, name: str | None, guidance: float) -> int:
     """The label of a class, or of none. ValueError for a class or guidance that was not trained."""
+    if not 0 <= guidance <= LARGEST:
+        raise ValueError(f"guidance={guidance} was asked: give a number from 0 to {LARGEST:g}")
     classes = config.classes
     null_label = len(classes) if config.label_dropout > 0 else None
     if guidance != 1 and null_label is None:

@@ -181,6 +181,8 @@ def condition(
         reference = on_bytes(need(video, "a reference frame (the first of video=)")[:, :, :1])
         settings["reference"] = hash_frame(reference)
         start = reference if start is None else on_bytes(start)
+    if actions is not None and not prior.config.actions:
+        raise ValueError("actions were given, but this prior was trained without: leave them out")
     if prior.config.actions:
         actions, follows = need(actions, "actions"), reference is not None
         actions = actions_by_step(actions, prior.config.timing, clip.frames, follows=follows)
@@ -267,13 +269,20 @@ def pick_clip(config: PriorConfig, tokenizer: Tokenizer | None) -> ClipSpec:
 
 
 def pick_label(config: PriorConfig, name: str | None, guidance: float) -> int:
-    """The label of a class, or of any. ValueError for a class or guidance that was not trained."""
+    """The label of a class, or of any. ValueError for any of these that was not trained."""
     if guidance != 1 and not config.dropout:
         raise ValueError(
             f"guidance={guidance} was asked, but this prior was trained without dropout of "
             "its conditions: leave guidance=1"
         )
-    return len(config.classes) if name is None else find_class(config.classes, name)
+    if name is not None:
+        return find_class(config.classes, name)
+    if len(config.classes) > 1 and not config.dropout:
+        raise ValueError(
+            "this prior was trained without dropout of its classes: name one of "
+            f"{', '.join(config.classes)}"
+        )
+    return len(config.classes)
 
 
 def frames_after(clip: ClipSpec, given: int, has_reference: bool) -> int:
@@ -305,7 +314,7 @@ def roll_out(
     """
     require_positive(overlap=overlap)
     clip, has_reference = pick_clip(prior.config, tokenizer), prior.config.reference is not None
-    given, at = unit_frames(video), 0
+    given, at = unit_frames(video).to(tokenizer.device), 0
     start = given[:, :, :1] if start is None else start
     seen = given[:, :, -overlap:]
     for number in range(clips):

@@ -24,6 +24,9 @@ SHARES: dict[str, Callable[[float, int], float]] = {
     "logarithm": lambda r, cells: 1.0 if r <= 0 else min(1.0, -math.log(r) / math.log(cells)),
 }
 
+LARGEST = 1e6
+"""Of what multiplies logits or velocities: beyond, they may overflow to numbers that are none."""
+
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class Sampling:
@@ -36,9 +39,9 @@ class Sampling:
 
     steps: int = Field(default=12, ge=1)
     schedule: MaskSchedule = "cosine"
-    temperature: float = Field(default=4.5, ge=0)
-    guidance: float = Field(default=1.0, ge=0)
-    token_temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=4.5, ge=0, le=LARGEST)
+    guidance: float = Field(default=1.0, ge=0, le=LARGEST)
+    token_temperature: float = Field(default=1.0, ge=1 / LARGEST, le=LARGEST)
 
     def with_(self, **values: Any) -> "Sampling":
         """The same with these values in place of its own, but for those that are None.
