@@ -304,6 +304,7 @@ def test_examples_of_another_recipe_are_refused(
         ({"tasks": '["predict","interpolate"]'}, "made with tasks=['predict'], the recipe has"),
         ({"mirrored": "[]"}, "made with mirrored=None, the recipe has mirrored=[]"),
         ({"data.fps": 5}, "holds windows at each clip's own rate, and the recipe has data.fps=5"),
+        ({"data.strides": "[2]"}, "with data.strides=[1], and the recipe has data.strides=[2]"),
     ):
         found = run(*again[:5], tmp_path / "no", *again[6:], *sets(more))
         assert (found.code, said in found.err) == (2, True), found.err
@@ -358,6 +359,7 @@ def test_dry_run(run: Run, tokenizers: dict[str, Path], recipe: str) -> None:
             "groups names 'up', but no clip belongs to it",
         ),
         ("prior_cpu", "plain", 40, {}, "training clips has 40 frames of 16 pixels"),
+        ("prior_cpu", "plain", 5, {"noise": 0.1}, "reference frames, and plain has none"),
         ("sit_cup", "planes", 4, {}, "did you mean 'sit_cpu'?"),
         (
             "sit_cpu",

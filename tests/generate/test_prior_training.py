@@ -1,7 +1,11 @@
 """Priors in training: masks, tables of ids, what is given, and that a prior learns."""
 
 import math
+import os
+import time
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,8 +21,54 @@ from reeltok.generate.latents import Feed
 from reeltok.generate.prior import (
     Prior,
 )
+from reeltok.generate.recipes import prior_cpu
 from reeltok.models.reftok.network import RefTok
 from reeltok.models.vidtok.network import VidTok
+from reeltok.parallel import Rank
+from reeltok.train.clips import DataConfig, Window
+from reeltok.video.record import Video, write
+
+
+def test_clips_that_changed_since_they_were_coded_are_named(
+    plain: VidTok, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("pyarrow", reason="needs pyarrow (extra corpus)")
+    from reeltok.generate.examples import open_examples
+
+    path = tmp_path / "clips" / "a.mkv"
+    ask, at = asked(plain, path.parent), Rank(device=torch.device("cpu"))
+    for said in (False, True):
+        open_examples(*ask, tmp_path / "run", at)
+        assert (
+            "1 clip, such as a.mkv, changed after being coded" in capsys.readouterr().err
+        ) == said
+        later = time.time() + 60
+        os.utime(path, (later, later))
+
+
+def test_a_corpus_goes_on_as_on_the_device_where_it_was_begun(
+    plain: VidTok, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pyarrow", reason="needs pyarrow (extra corpus)")
+    from reeltok.generate import examples
+
+    ask, at = asked(plain, tmp_path / "clips"), Rank(device=torch.device("cpu"))
+    made = examples.open_examples(*ask, tmp_path / "run", at)
+    monkeypatch.setattr(examples, "batch_for", lambda recipe, at: 128)
+    again = examples.open_examples(*ask, tmp_path / "run", at, resume=True)
+    assert again.manifest == made.manifest
+
+
+def asked(tokenizer: VidTok, folder: Path) -> tuple[Any, ...]:
+    """What the examples of one clip of five frames, `folder`/a.mkv, are made of."""
+    from reeltok.generate.training import generator_config
+
+    folder.mkdir()
+    frames = torch.zeros(5, 16, 16, 3, dtype=torch.uint8)
+    write(Video.of(frames, fps=8), folder / "a.mkv", lossless=True)
+    data = DataConfig(windows=(Window(frames=5, size=16, batch=1),))
+    recipe = replace(prior_cpu(), settings=SMALL, data=data)
+    return recipe, tokenizer, generator_config(recipe, tokenizer), folder
 
 
 def test_masks_are_drawn_by_a_cosine() -> None:

@@ -40,6 +40,7 @@ from reeltok.tokenizer.contract import Tokenizer
 from reeltok.train.checks import require_groups_named
 from reeltok.train.logbook import say
 from reeltok.video.record import Video
+from reeltok.wording import count
 
 SAY_AFTER = 10.0  # seconds
 MADE = "corpus"  # in the folder of a run: the corpus of its clips
@@ -73,18 +74,24 @@ def open_examples(
         return corpus
     place = Place(out / MADE)
     keep: Keep = "ids" if isinstance(config, PriorConfig) else "latents"
+    begun = read_plan(place)["build"] if resume and place.has(PLAN) else {}
+    batch = begun.get("batch", batch_for(recipe, at))  # as on the device where it was begun
     plan = make_plan(
         named_sources(recipe, data),
         tokenizer,
         shaping=shaping_of(recipe),
-        coding=WindowCoding(keep=keep, dtype="float32", batch=batch_for(recipe, at)),
+        coding=WindowCoding(keep=keep, dtype="float32", batch=batch),
         beside=beside_of(recipe, config),
     )
     if not resume and place.has(PLAN) and read_plan(place) != plan.record:
         shutil.rmtree(out / MADE)  # of a run that never began
     held, engine = LoadedTokenizer(tokenizer=tokenizer), Engine(device=str(at.device), jobs=1)
     with show(len(plan.sources)) if show is not None else nullcontext() as on_clips:
-        build_corpus(plan, place, held, engine=engine, share=(0, 1), on_clips=on_clips)
+        built = build_corpus(plan, place, held, engine=engine, share=(0, 1), on_clips=on_clips)
+    if at.first and built.stale:
+        newer = [name for names in built.stale.values() for name in names]
+        some = f"{count(len(newer), 'clip')}, such as {printable(newer[0])}"
+        say(f"note: {some}, changed after being coded: delete {place} to code all again")
     return Corpus(place)
 
 
@@ -104,6 +111,12 @@ def require_own_examples(
                     f"has {name}={wanted.get(name)}: set it as the corpus has it, or train on the "
                     "clips"
                 )
+    strides = recipe.data.strides
+    if strides != (1,) and not recipe.data.fps and strides != (build["step"],):
+        raise ValueError(
+            f"{corpus.place} holds windows with data.strides={[build['step']]}, and the recipe has "
+            f"data.strides={[*strides]}: leave it out, or train on the clips"
+        )
     if recipe.data.fps and recipe.data.fps != build["fps"]:
         rate = "each clip's own rate" if build["fps"] is None else f"{build['fps']:g} Hz"
         raise ValueError(
