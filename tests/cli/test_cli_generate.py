@@ -20,7 +20,8 @@ def generators(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Generators in runs of their own, their tokenizers beside them; `lonely` has none."""
     base = tmp_path_factory.mktemp("generators")
     toks = make_tokenizers()
-    two, shown = ("walk", "run"), {"classes": ("walk", "run")}
+    two = ("walk", "run")
+    shown = {"classes": two, "dropout": 0.1}
     made = {
         "flow": make_flow(toks["planes"], base / "flow" / "model"),
         "classes": make_flow(
@@ -127,6 +128,7 @@ def test_a_prior_fills_gaps(
     for way, words in ways.items():
         found = run("generate", generators[name], "--out", tmp_path / way, *words, *asked)
         assert found.code == 0, found.err
+        assert "the first 5 of 8 frames of" in found.err
         made[way] = frames_of(tmp_path / way / "000.mkv")
         assert made[way].shape == whole.shape
         assert torch.equal(made[way][0], whole[0]) or way != "ends"
@@ -194,7 +196,7 @@ def test_actions_decide(run: Run, generators: dict[str, Path], tmp_path: Path) -
         ("flow", ("--sampler", "rk4"), "no sampler is called 'rk4'"),
         ("flow", ("--given", "x.mp4"), "--given was asked, but"),
         ("prior", ("--sampler", "euler"), "holds a prior: leave it out"),
-        ("prior", ("--guidance", 3), "without dropout of its conditions: leave guidance=1"),
+        ("leaning", ("--guidance", 3), "without dropout of its conditions: leave guidance=1"),
         ("prior", ("--class", "runn"), "did you mean 'run'?"),
         ("prior", ("--schedule", "cubic"), "no schedule is called 'cubic'"),
         ("prior", ("--given-frames", 2), "needs a video: name one with --given"),

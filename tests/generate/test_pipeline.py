@@ -42,6 +42,13 @@ def test_files_are_generated(folder: Path, tmp_path: Path) -> None:
         assert (one - other).abs().max() <= 1  # whatever the batch
 
 
+@pytest.mark.parametrize("fps", [0.0, -5.0])
+def test_a_rate_that_is_none_is_refused(folder: Path, tmp_path: Path, fps: float) -> None:
+    pipeline = open_generator(folder, GenerationRequest(), tokenizer=None, device="cpu")
+    with pytest.raises(ValueError, match="fps must be positive"):
+        list(generate_files(pipeline, [tmp_path / "a.mkv"], fps=fps))
+
+
 def test_a_request_of_another_kind_is_refused(folder: Path) -> None:
     request = GenerationRequest(sampler="heun")
     with pytest.raises(ValueError, match=r"`sampler` was asked, but .* holds a prior: leave it"):

@@ -10,6 +10,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
+from reeltok.arguments import check_rate
 from reeltok.devices import pick_device
 from reeltok.generate import flow, masked
 from reeltok.generate.actions import (
@@ -137,6 +138,7 @@ def generate_files(
     def tell(progress: float) -> None:
         on_step()
 
+    check_rate(fps)
     batch, fps = min(batch, pipeline.max_batch or batch), fps or pipeline.fps
     for first in range(0, len(targets), batch):
         paths = targets[first : first + batch]
@@ -328,10 +330,14 @@ def read_given(request: GenerationRequest, clip: ClipSpec, *, whole: int | None)
                 raise ValueError(f"{option} needs a video: name one with `given`")
         return None
     count = whole or request.given_frames or 1
-    with stream(request.given) as source:
+    fps = clip.fps if count > 1 else None
+    with stream(request.given, fps=fps) as source:
         shrink = max(clip.height / source.height, clip.width / source.width)
         size = (round(source.height * shrink), round(source.width * shrink))
-    video = read(request.given, frames=count, fps=clip.fps if count > 1 else None, size=size)
+        if whole is not None and source.frames > whole:
+            said = f"the first {whole} of {source.frames} frames of {request.given} are used"
+            warnings.warn(said, stacklevel=2)
+    video = read(request.given, frames=count, fps=fps, size=size)
     if len(video) < count:
         raise ValueError(f"{request.given} has {len(video)} frames, {count} were to be given")
     top, left = (size[0] - clip.height) // 2, (size[1] - clip.width) // 2
