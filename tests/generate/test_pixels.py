@@ -1,6 +1,7 @@
 """A deterministic predictor of pixels: what it is made of, its training, and what is refused."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -199,6 +200,23 @@ def test_a_run_stops_goes_on_and_is_the_same(data: Path, tmp_path: Path) -> None
         assert (tmp_path / "whole" / name).is_file()
     assert set(whole.validate()) == {"psnr", "changing"}
     assert find_recipe(tmp_path / "whole") == recipe
+
+
+@pytest.mark.parametrize(("levels", "counted"), [(10, False), (11, True)])
+def test_pixels_that_change_differ_by_more_than_ten_levels(
+    network: FramePredictor, levels: int, counted: bool
+) -> None:
+    first = torch.arange(256).remainder(245).view(1, 1, 1, 16, 16).expand(-1, 3, -1, -1, -1)
+    x = torch.cat([first, first + levels], dim=2) / 255 * 2 - 1
+
+    class Held(ActedSource):
+        def __init__(self) -> None: ...
+
+        def validation(self) -> Iterator[ActedClips]:
+            yield ActedClips(x=x, actions=torch.zeros(1, 1, 4))
+
+    found = PixelTask(network, "l2", held_out=Held()).validate(0)
+    assert ("changing" in found) == counted
 
 
 def test_recipes(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def followers(name: str, model: "PriorPredictor | PixelPredictor", seed: int) ->
 
 
 def follower(model: "PriorPredictor | PixelPredictor", seed: int, *, shift: int) -> "Make":
-    """A predictor as a candidate; with `shift`, by the actions of the episode so far ahead."""
+    """A predictor as a candidate; with `shift`, by the actions of the episode so many before."""
     import numpy as np
     import torch
 

@@ -24,7 +24,7 @@ from reeltok.train.losses import Losses, Pixel, pixel_loss
 from reeltok.train.run import Run
 from reeltok.train.trial import DryRun, try_steps
 
-CHANGED = 20 / 255  # in [-1, 1]: ten levels by which a pixel differs from the given frame
+CHANGED = 21 / 255  # in [-1, 1]: more than ten levels by which a pixel differs from the given frame
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from jaxtyping import UInt8
 from reeltok.data.actions import ACTION
 from reeltok.data.clip import Clip
 from reeltok.generate import masked
+from reeltok.generate.conditions import frames_of_step
 from reeltok.generate.predictor import PriorPredictor
 from reeltok.video.record import to_bytes
 
@@ -61,8 +62,7 @@ class WorldModel:
         config, clip = prior.prior.config, masked.pick_clip(prior.prior.config, None)
         self.new = clip.frames - 1 + int(config.reference is not None)
         self.side, self.fps = prior.size, clip.fps or 10.0
-        timing = config.timing
-        each = max(timing.first_frames, timing.frames_per_group // timing.steps_per_group)
+        each = frames_of_step(config.timing)
         if not config.actions:
             raise ValueError(
                 f"{folder} knows no actions, so nothing can be done in it: give a run of prior_push"
