@@ -237,7 +237,7 @@ def thing_mjcf(number: int, thing: Thing) -> str:
 
 
 def walls() -> list[str]:
-    """The four walls around the table; the near one is lower, so that it hides nothing."""
+    """The four walls around the table."""
     thick, long = 0.015, TABLE + 0.03
     each = [
         (long, thick, 0, TABLE + thick, WALL / 2),
