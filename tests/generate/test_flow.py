@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -407,6 +408,23 @@ def test_training_on_latents(latents: Latents, tokenizer: CoordTok) -> None:
     assert set(losses.terms) == {"xy", "yt", "xt"}
     assert task.validate(0)["held_out"] < 0.95 * before["held_out"]
     assert not model.fixed["xy"].grad
+
+
+def test_noise_is_drawn_where_its_generator_is(
+    latents: Latents, tokenizer: CoordTok, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held-out latents meet the same noise on every device."""
+    config = flow.config_for(tokenizer, width=32, depth=1, heads=2)
+    task = FlowTask(build(replace(config, statistics=measure_moments(latents, config))))
+    real, seen = torch.randn, list[str]()
+
+    def randn(*shape: Any, device: torch.device, **more: Any) -> Tensor:
+        seen.append(device.type)
+        return real(*shape, device=device, **more)
+
+    monkeypatch.setattr(torch, "randn", randn)
+    begun = task.draw(latents.to("meta"), torch.Generator())
+    assert (seen, begun.noise.device.type) == (["cpu"], "meta")
 
 
 def test_training_that_cannot_be(latents: Latents) -> None:

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from reeltok.generate import flow
+from reeltok.generate.schedule import seeded_generators
 from reeltok.generate.sit import Flow, FlowConfig, Statistics
 from reeltok.nn.moments import Moments
 from reeltok.records import join_records
@@ -136,13 +137,14 @@ class FlowTask:
         return Losses(errors.mean(), terms)
 
     def draw(self, batch: Latents, generator: torch.Generator | None) -> Departure:
-        """Noise, times and labels of a batch."""
+        """Noise, times and labels of a batch, drawn where the `generator` is."""
         config, device = self.model.config, batch.values.device
+        at = device if generator is None else generator.device
 
         def uniform() -> Tensor:
-            return torch.rand(len(batch), generator=generator, device=device)
+            return torch.rand(len(batch), generator=generator, device=at).to(device)
 
-        noise = torch.randn(batch.values.shape, generator=generator, device=device)
+        noise = torch.randn(batch.values.shape, generator=generator, device=at).to(device)
         t, labels = uniform(), batch.labels
         if config.label_dropout:
             labels = labels.masked_fill(uniform() < config.label_dropout, len(config.classes))
@@ -163,7 +165,7 @@ class FlowTask:
         total = 0.0
         for index in torch.arange(len(self.held_out)).split(self.batch):
             part = self.held_out[index].to(weight.device)
-            draws = [torch.Generator(weight.device).manual_seed(i) for i in index.tolist()]
+            draws = seeded_generators(0, range(int(index[0]), int(index[-1]) + 1))
             begun = join_records(draw_each(self.draw, part, draws))
             total += self.errors(part, begun).mean(1).sum().item()
         return {"held_out": total / len(self.held_out), "score": -total / len(self.held_out)}
