@@ -19,8 +19,13 @@ from reeltok.train.run import LoopConfig
 TABLES = ("token_embed", "level_embed", "pos_embed", "class_embed")
 """Parts of a prior that are tables: AdamW moves them, Muon the matrices between."""
 FOR_PRIORS: dict[str, Any] = {
-    **{"given": 0, "tasks": ("predict",), "actions": 0, "mirrored": None},
-    **{"chain": 1, "disturbed": 0.0, "noise": 0.0},
+    "given": 0,
+    "tasks": ("predict",),
+    "actions": 0,
+    "mirrored": None,
+    "chain": 1,
+    "disturbed": 0.0,
+    "noise": 0.0,
 }
 """Values of a recipe that a flow has no use for, as they are where nothing is asked."""
 FOR_TOKENIZERS = ("weights", "other", "scale", "lively", "synthetic")
