@@ -286,12 +286,7 @@ def read_model(folder: Path) -> dict[str, Any]:
     prefix = ""
     if record.get("_class_name") == DIFFUSERS_CLASS:
         record, prefix = from_diffusers(record), "tokenizer."
-    family, name = record.get("family"), record.get("name")
-    if not isinstance(family, str) or family not in FAMILIES:
-        raise ValueError(
-            f"{folder} holds a model of {named_family(record)}: "
-            f"this version reads {', '.join(FAMILIES)}"
-        )
+    family, name = family_of(record, f"{folder} holds a model"), record.get("name")
     if not isinstance(name, str) or not name:
         raise ValueError(f"{path} has no name: copy it again, or write one")
     config = parse_config(record.get("config"), FAMILIES[family][0], str(path))
@@ -316,20 +311,19 @@ def build_described(record: Mapping[str, Any]) -> Tokenizer:
 
     ValueError for a family that this version does not have, or a config of another one.
     """
-    family, name = str(record["family"]), str(record["name"])
-    if family not in FAMILIES:
-        raise ValueError(
-            f"{name} is a model of {named_family(record)}: this version reads {', '.join(FAMILIES)}"
-        )
-    kind, network = FAMILIES[family]
+    name = str(record["name"])
+    kind, network = FAMILIES[family_of(record, f"{name} is a model")]
     return network(parse_config(record["config"], kind, name), name)
 
 
-def named_family(record: Mapping[str, Any]) -> str:
-    """What a folder says that it holds."""
-    if "family" not in record and isinstance(record.get("_class_name"), str):
-        return f"class {record['_class_name'][:80]!r}"
-    return f"family {str(record.get('family'))[:80]!r}"
+def family_of(record: Mapping[str, Any], what: str) -> str:
+    """The family of a record. ValueError, which begins with `what`, for one that is not here."""
+    family, kind = record.get("family"), record.get("_class_name")
+    if isinstance(family, str) and family in FAMILIES:
+        return family
+    foreign = "family" not in record and isinstance(kind, str)
+    named = f"class {str(kind)[:80]!r}" if foreign else f"family {str(family)[:80]!r}"
+    raise ValueError(f"{what} of {named}: this version reads {', '.join(FAMILIES)}")
 
 
 def build_from_state(

@@ -173,7 +173,7 @@ def test_ids_without_a_vocabulary_decode_where_their_maker_is_not_said() -> None
     tokens = TOK.encode(clip())
     loose = Tokens.from_ids(tokens.ids, frames=9, size=(16, 24))
     torch.testing.assert_close(TOK.decode(loose), TOK.decode(tokens.ids))
-    with pytest.raises(ValueError, match="these tokens come from 'else' with None"):
+    with pytest.raises(ValueError, match="from 'else' with ids of an unknown vocabulary"):
         TOK.decode(loose.with_(model="else"))
 
 

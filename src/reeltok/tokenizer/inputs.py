@@ -212,6 +212,8 @@ def check_tokens(tokens: Tokens | Reel, tokenizer: Coder) -> None:
     known = tokens.vocabulary is not None or tokens.model
     if known and tokens.vocabulary != spec.vocabulary:
         ours, theirs = said_vocabulary(spec.vocabulary), said_vocabulary(tokens.vocabulary)
+        if isinstance(tokens, Tokens) and tokens.ids is not None and tokens.vocabulary is None:
+            theirs = "ids of an unknown vocabulary"
         raise ValueError(
             f"{spec.name} has {ours}, these tokens come from {tokens.model!r} with {theirs}: load "
             "that tokenizer"
