@@ -31,7 +31,7 @@ SKIPPED = {
     r"corpus (build|export).* wan": "networks that are not here (tests/corpus)",
     r"reeltok export": "minutes of tracing (tests/export/test_graphs.py)",
     r"reeltok (view|drive)": "serves until it is stopped (tests/viewer)",
-    r"runs/(prior|sit|robot|planes|one|two|a|adapted|kl|frames|centres|levels|mine|big)\b": (
+    r"runs/(prior|sit|robot|planes|one|two|a|adapted|kl|frames|centres|levels|mine|big|pair_)": (
         "hours of training (tests/cli/test_cli_generate.py, test_cli_train_generators.py)"
     ),
     r"default_gpu|vidtok_stage|coordtok_|finetune --data|train small --data clips/ --out": "hours",

@@ -104,7 +104,7 @@ def test_pixels_with_a_prior_beside(
     """Each on the same episodes; nothing has bits to give H.264 where pixels come first."""
     network = make_pixels(tmp_path / "runs" / "deep" / "best")
     words = ("push", network, held, "--frames", 5, "--device", "cpu", "--json")
-    found = run(*words, "--beside", priors["leaning"])
+    found = run(*words, "--beside", priors["leaning"], "--steps", 3)
     assert found.code == 0, found.err
     scores, name = found.json["scores"], "leaning"
     mine, still = ("pixels", "pixels, other actions"), ("first frame", "mean frame")
@@ -115,8 +115,9 @@ def test_pixels_with_a_prior_beside(
     assert len(set(means)) == 3
     assert (found.json["bits"], found.json["sampling"]) == ({}, {})
     assert found.json["beside"] == {name: str(priors["leaning"])}
-    assert found.json["sampling_beside"][name]["steps"] > 0
-    alone = run("push", priors["leaning"], held, *words[3:], "--beside", network).json["scores"]
+    assert found.json["sampling_beside"][name]["steps"] == 3
+    other = ("--beside", network, "--steps", 3)
+    alone = run("push", priors["leaning"], held, *words[3:], *other).json["scores"]
     assert alone["deep"] == scores["pixels"]
     assert alone["prior"] == scores[name]
     assert "h264 at its bits" in alone
@@ -128,6 +129,8 @@ def test_names_beside_each_other(
     network = make_pixels(tmp_path / "net" / "model")
     twice = run("push", network, held, "--beside", network, "--beside", network)
     assert "would be called 'net', as another line: rename its folder" in twice.err
+    idle = run("push", network, held, "--frames", 5, "--guidance", 2)
+    assert "--guidance 2.0 is for priors, and none is judged: leave it out" in idle.err
     tiny = make_pixels(tmp_path / "small", 16)
     small = run("push", priors["plain"], held, "--frames", 5, "--beside", tiny)
     assert "makes frames of 16x16, the episodes are 32x32: make them with --size 16" in small.err

@@ -318,6 +318,8 @@ def test_errors_name_what_to_do(tokenizer: CoordTok) -> None:
         flow.generate(model, tokenizer, sampler="rk4")
     with pytest.raises(ValueError, match="at least 2 points"):
         flow.generate(model, tokenizer, steps=1)
+    with pytest.raises(ValueError, match="count"):
+        flow.generate(model, tokenizer, count=0)
     for guidance in (math.nan, math.inf, -1.0):
         with pytest.raises(ValueError, match=r"give a number from 0 to 1e\+06"):
             flow.generate(model, tokenizer, guidance=guidance)

@@ -80,7 +80,7 @@ def push(
     clips = find_clips(data)[:episodes]
     how = {"steps": steps, "guidance": guidance, "token_temperature": token_temperature}
     ours = open_judged(model, tokenizer=tokenizer, device=place, how=how, seed=seed)
-    others = open_beside(beside or [], ours, device=place, seed=seed)
+    others = open_beside(beside or [], ours, device=place, how=how, seed=seed)
     still = {"first frame": repeat_first, "mean frame": repeat_mean}
     candidates: dict[str, Make] = {**ours.makes, **others.makes}
     spent: dict[str, dict[int, int]] = {}

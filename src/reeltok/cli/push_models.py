@@ -56,14 +56,16 @@ def open_judged(
     return Judged(makes=makes, coded=coded, sampling=asdict(prior.sampling))
 
 
-def open_beside(models: Sequence[str], ours: Judged, *, device: Any, seed: int) -> Judged:
+def open_beside(
+    models: Sequence[str], ours: Judged, *, device: Any, how: Mapping[str, Any], seed: int
+) -> Judged:
     """Other models beside `ours`, each by its own name before that of its candidates.
 
-    ValueError where two candidates would be called the same.
+    ValueError where two candidates would be called the same, and where no prior takes `how`.
     """
     makes, sampling = dict[str, "Make"](), dict[str, Any]()
     for model in models:
-        name, found = model_name(model), open_judged(model, device=device, seed=seed)
+        name, found = model_name(model), open_judged(model, device=device, how=how, seed=seed)
         first = next(iter(found.makes))
         for each, make in found.makes.items():
             told = name + each.removeprefix(first) if each.startswith(first) else f"{name}, {each}"
@@ -73,6 +75,11 @@ def open_beside(models: Sequence[str], ours: Judged, *, device: Any, seed: int) 
                 )
             makes[told] = make
         sampling |= {name: found.sampling} if found.sampling else {}
+    asked = [
+        f"--{key.replace('_', '-')} {value}" for key, value in how.items() if value is not None
+    ]
+    if asked and not (ours.sampling or sampling):
+        raise ValueError(f"{asked[0]} is for priors, and none is judged: leave it out")
     return Judged(makes=makes, sampling=sampling)
 
 
