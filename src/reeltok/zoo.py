@@ -286,7 +286,7 @@ def read_model(folder: Path) -> dict[str, Any]:
     prefix = ""
     if record.get("_class_name") == DIFFUSERS_CLASS:
         record, prefix = from_diffusers(record), "tokenizer."
-    family, name = family_of(record, f"{folder} holds a model"), record.get("name")
+    family, name = require_family(record, f"{folder} holds a model"), record.get("name")
     if not isinstance(name, str) or not name:
         raise ValueError(f"{path} has no name: copy it again, or write one")
     config = parse_config(record.get("config"), FAMILIES[family][0], str(path))
@@ -312,11 +312,11 @@ def build_described(record: Mapping[str, Any]) -> Tokenizer:
     ValueError for a family that this version does not have, or a config of another one.
     """
     name = str(record["name"])
-    kind, network = FAMILIES[family_of(record, f"{name} is a model")]
+    kind, network = FAMILIES[require_family(record, f"{name} is a model")]
     return network(parse_config(record["config"], kind, name), name)
 
 
-def family_of(record: Mapping[str, Any], what: str) -> str:
+def require_family(record: Mapping[str, Any], what: str) -> str:
     """The family of a record. ValueError, which begins with `what`, for one that is not here."""
     family, kind = record.get("family"), record.get("_class_name")
     if isinstance(family, str) and family in FAMILIES:
