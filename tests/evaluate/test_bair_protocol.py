@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -73,6 +74,27 @@ def test_windows_and_noise(data: Path) -> None:
     many = judged(Still(0.2), data, "debiased")
     assert (many.videos, many.clips) == (2, 5)
     assert many.metrics["psnr"].mean < judged(Still(0.1), data).metrics["psnr"].mean
+
+
+class Told(Still):
+    """Hears the actions of each window."""
+
+    knows_actions = True
+
+    def predict(self, x: Tensor, actions: Tensor | None, **asked: int) -> Tensor:
+        assert actions is not None
+        self.heard = [*getattr(self, "heard", []), actions[0, :3, 0].tolist()]
+        return super().predict(x, None, **asked)
+
+
+def test_actions_begin_where_the_window_does(data: Path) -> None:
+    for number, frames in enumerate((5, 6)):
+        rows = np.arange(frames * 4, dtype="float32").reshape(frames, 4) // 4 + 10 * number
+        np.save(data / f"{number}.actions.npy", rows)
+    (data / "2.mkv").unlink()
+    told, rule = Told(0.1), replace(PROTOCOLS_OF["debiased"], frames=4)
+    judge_predictions(told, find_clips(data), PredictionPlan(protocol=rule, repeats=1))
+    assert told.heard == [[0, 1, 2], [1, 2, 3], [10, 11, 12], [11, 12, 13], [12, 13, 14]]
 
 
 def test_progress_hears_every_clip(data: Path) -> None:
