@@ -1,5 +1,6 @@
 """The flow against the recorded public trajectories; seeds, guidance, statistics, folders."""
 
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -20,6 +21,7 @@ from reeltok.generate.sit import Flow, FlowConfig, Group, Statistics, plane_grou
 from reeltok.models.coordtok.network import CoordTok
 from reeltok.models.vidtok.network import VidTok, VidTokConfig
 from reeltok.nn.quantizers import FSQConfig, GaussianConfig
+from reeltok.nn.transformer import rotate
 
 PLANES = {"xy": (4, 6), "yt": (2, 6), "xt": (2, 4)}
 TINY = FlowConfig(
@@ -434,3 +436,53 @@ def test_training_that_cannot_be(latents: Latents) -> None:
         Feed(latents, batch=8, world=3)
     with pytest.raises(ValueError, match="no latent statistics"):
         FlowTask(build())
+
+
+def test_rotary_embedding_sees_distances_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(TINY, rope=True)
+    angles = sit.rotary_angles(config)
+    assert angles.shape == (config.tokens, 8)
+    torch.manual_seed(1)
+    q, k = torch.randn(2, 1, 1, 32).expand(2, 1, config.tokens, 32)
+    turned = rotate(q, angles, 2) @ rotate(k, angles, 2).mT
+    places = [
+        tuple(dict(zip(group.axes, place, strict=True)).get(axis, 0) for axis in "tyx")
+        for group in config.groups
+        for place in itertools.product(*map(range, group.counts))
+    ]
+    apart = [[tuple(a - b for a, b in zip(p, q, strict=True)) for q in places] for p in places]
+    known: dict[tuple[int, ...], float] = {}
+    for row, values in zip(apart, turned[0], strict=True):
+        for distance, value in zip(row, values.tolist(), strict=True):
+            assert value == pytest.approx(known.setdefault(distance, value), abs=1e-4)
+    assert len({round(value, 3) for value in known.values()}) > len(known) // 2
+    torch.testing.assert_close(rotate(q, angles, 2).norm(dim=-1), q.norm(dim=-1))
+
+
+def test_planes_with_rope_know_one_anothers_places(tmp_path: Path) -> None:
+    """Where all tables of places are zero, a plain SiT gives all patches of a kind one velocity."""
+    x = torch.ones(1, 3, TINY.cells)
+    for rope in (False, True):
+        model = build(replace(TINY, rope=rope))
+        with torch.no_grad():
+            for table in (*model.fixed.values(), *model.learned.values()):
+                table.zero_()
+            change = torch.zeros_like(x)
+            change[..., :4] = 1.0  # a corner of the plane xy
+            patches = model(x + change, torch.full((1,), 0.5))[0, :, TINY.groups[0].cells :]
+        yt = patches[:, : TINY.groups[1].cells].reshape(3, 2, 6)[:, :, ::2]
+        assert torch.allclose(yt, yt[:, :, :1], atol=1e-6) == (not rope)
+        again = flow.load(flow.save(model, tmp_path / str(rope)))
+        assert again.config == model.config
+    with pytest.raises(ValueError, match="public SiT has no rotary position embedding"):
+        flow.generator_to_public(model)
+
+
+def test_what_rope_needs() -> None:
+    nameless = tuple(replace(group, axes=()) for group in TINY.groups)
+    with pytest.raises(ValueError, match="rope needs the axes of every group"):
+        replace(TINY, groups=nameless, rope=True)
+    with pytest.raises(ValueError, match="heads of even width, not 1"):
+        replace(TINY, heads=32, rope=True)
+    with pytest.raises(ValueError, match="are not those of"):
+        replace(TINY.groups[0], axes=("t",))

@@ -113,7 +113,12 @@ def generator_from_public(state_dict: Mapping[str, Tensor], arguments: Mapping[s
 
 
 def generator_to_public(model: Flow) -> dict[str, Tensor]:
-    """The public state dict of a generator of three planes."""
+    """The public state dict of a generator of three planes. ValueError where it has `rope`."""
+    if model.config.rope:
+        raise ValueError(
+            "CoordTok's public SiT has no rotary position embedding, and this generator does: "
+            "train one with settings.rope=false"
+        )
     return export_weights(
         model,
         name=sit_name,

@@ -18,6 +18,8 @@ from reeltok.train.run import LoopConfig
 
 TABLES = ("token_embed", "level_embed", "pos_embed", "class_embed")
 """Parts of a prior that are tables: AdamW moves them, Muon the matrices between."""
+EMBEDDINGS = ("learned", "type_embed", "label_embed")
+"""The same of a SiT."""
 FOR_PRIORS: dict[str, Any] = {
     "given": 0,
     "tasks": ("predict",),
@@ -307,11 +309,22 @@ def sit_push() -> GeneratorRecipe:
         small,
         name="sit_push",
         tokenizer="coordtok-push",
-        settings={"width": 160, "depth": 6, "heads": 5, "patch": 2, "label_dropout": 0.1},
+        settings={
+            "width": 160,
+            "depth": 6,
+            "heads": 5,
+            "patch": 2,
+            "rope": True,
+            "label_dropout": 0.1,
+        },
         classes=True,
         every=16,
         data=replace(small.data, holdout=0.02, cache_size=64),
-        loop=replace(small.loop, schedule=ScheduleConfig(steps=20_000, warmup=200, cooldown=0.4)),
+        loop=replace(
+            small.loop,
+            optimizer=OptimizerConfig(kind="muon", lr=6e-3, betas=(0.9, 0.96), plain=EMBEDDINGS),
+            schedule=ScheduleConfig(steps=20_000, warmup=200, cooldown=0.4),
+        ),
     )
 
 

@@ -4,7 +4,7 @@
 
 Latents are `b d n`: all cells on one axis, in groups. A CoordTok clip is three groups, its planes;
 a KL latent `b d t h w` is one. Peebles and Xie, "DiT", 2023; Ma et al., "SiT", 2024; CoordTok,
-section 4.3 and appendix A.2.
+section 4.3 and appendix A.2. Rotary position embedding is our addition.
 """
 
 import math
@@ -24,13 +24,18 @@ from reeltok.nn.linear import Linear
 from reeltok.nn.transformer import Attention, sinusoid
 
 STRICT = ConfigDict(extra="forbid")
+Axis = Literal["t", "y", "x"]
+AXES: tuple[Axis, ...] = ("t", "y", "x")
+LONGEST = 80
+"""Wave length of the slowest rotation, in patches; that of the fastest is 4."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Group:
     """Cells that lie on a grid of one, two or three axes, and the patch that makes one token.
 
-    Groups that name the same `table` share its learned positions; "sinusoids" are fixed.
+    Groups that name the same `table` share its learned positions; "sinusoids" are fixed. `axes`
+    names those of the grid: rotary embedding needs them, as groups may have some in common.
     """
 
     name: str = Field(min_length=1, pattern=r"^[^.]+$")
@@ -38,9 +43,12 @@ class Group:
     patch: tuple[Side, ...]
     position: Literal["sinusoids", "learned"] = "learned"
     table: str = Field(min_length=1, pattern=r"^[^.]+$")
+    axes: tuple[Axis, ...] = ()
 
     @model_validator(mode="after")
     def _fits(self) -> "Group":
+        if self.axes and (len(set(self.axes)) < len(self.axes) or len(self.axes) != len(self.grid)):
+            raise ValueError(f"group {self.name}: axes {self.axes} are not those of {self.grid}")
         whole = len(self.grid) == len(self.patch)
         if not whole or any(p < 1 or g % p for g, p in zip(self.grid, self.patch, strict=True)):
             raise ValueError(
@@ -77,6 +85,8 @@ class FlowConfig:
     `classes` names what can be asked for; with less than two it is an unconditional model.
     `label_dropout` is the share of labels that the null label replaces in training, which guidance
     needs. `double_heads` keeps the second half of every head's outputs, which nothing reads.
+    `rope`: queries and keys turn with their patch's place on the groups' `axes`, so that the planes
+    of a CoordTok, which share axes, can find each other's time, row and column from the start.
     """
 
     groups: tuple[Group, ...] = Field(min_length=1, max_length=64)
@@ -88,6 +98,7 @@ class FlowConfig:
     classes: tuple[str, ...] = ()
     label_dropout: float = Field(default=0.0, ge=0, lt=1)
     double_heads: bool = False
+    rope: bool = False
     clip: ClipSpec | None = None
     statistics: Statistics | None = None
 
@@ -97,6 +108,10 @@ class FlowConfig:
             raise ValueError(f"width {self.width} does not divide by {self.heads} heads")
         if self.label_dropout and len(self.classes) < 2:
             raise ValueError(f"label_dropout={self.label_dropout} needs two classes or more")
+        if self.rope and not all(group.axes for group in self.groups):
+            raise ValueError("rope needs the axes of every group")
+        if self.rope and (self.width // self.heads) % 2:
+            raise ValueError(f"rope needs heads of even width, not {self.width // self.heads}")
         shapes: dict[str, tuple] = {}
         for group in self.groups:
             shape = (group.counts, group.position)
@@ -142,6 +157,7 @@ def plane_groups(
             patch=(patch, patch),
             position="sinusoids" if name.startswith("xy") else "learned",
             table=name if name.startswith("xy") or not shared else "t",
+            axes=tuple(axis for axis in AXES if axis in name),
         )
         for name, grid in grids.items()
     )
@@ -149,7 +165,8 @@ def plane_groups(
 
 def volume_group(grid: tuple[int, ...], *, patch: tuple[int, ...] = (1, 2, 2)) -> tuple[Group, ...]:
     """The one group of latents on a grid of (time, row, column), with fixed positions."""
-    return (Group(name="z", grid=grid, patch=patch, position="sinusoids", table="z"),)
+    axes = AXES if len(grid) == len(AXES) else ()
+    return (Group(name="z", grid=grid, patch=patch, position="sinusoids", table="z", axes=axes),)
 
 
 class SiTBlock(nn.Module):
@@ -164,9 +181,14 @@ class SiTBlock(nn.Module):
         )
         self.modulation = Linear(width, 6 * width)
 
-    def forward(self, x: Float[Tensor, "b n d"], condition: Float[Tensor, "b d"]) -> Tensor:
+    def forward(
+        self,
+        x: Float[Tensor, "b n d"],
+        condition: Float[Tensor, "b d"],
+        angles: Float[Tensor, "n pairs"] | None = None,
+    ) -> Float[Tensor, "b n d"]:
         shift, scale, gate, shift2, scale2, gate2 = self.modulation(condition)[:, None].chunk(6, -1)
-        x = x + gate * self.attention(modulate(x, shift, scale))
+        x = x + gate * self.attention(modulate(x, shift, scale), angles=angles)
         return x + gate2 * self.mlp(modulate(x, shift2, scale2))
 
 
@@ -261,8 +283,9 @@ class Flow(nn.Module):
         waves = sinusoid(t, 256).to(x.dtype)
         condition = F.silu(self.time_embed(waves) + self.label_embed(labels))
         y = torch.cat(tokens, dim=1)
+        angles = rotary_angles(self.config).to(x.device) if self.config.rope else None
         for block in self.blocks:
-            y = block(y, condition)
+            y = block(y, condition, angles)
         ends = y.split([group.tokens for group in groups], dim=1)
         return torch.cat(
             [self.final_layer[g.name](end, condition) for g, end in zip(groups, ends, strict=True)],
@@ -285,6 +308,30 @@ def init_weights(model: Flow) -> None:
             if name.endswith(".modulation") or name.startswith("final_layer."):
                 nn.init.zeros_(module.weight)
     nn.init.normal_(model.label_embed.weight, std=0.02)
+
+
+def rotary_angles(config: FlowConfig) -> Float[Tensor, "n pairs"]:
+    """By how much each pair of a head's channels turns, in radians, for all patches of all groups.
+
+    The pairs are shared out among the axes; one that a group lacks turns nothing there.
+    """
+    pairs = config.width // config.heads // 2
+    shares = {"t": pairs - 2 * (pairs // 3), "y": pairs // 3, "x": pairs // 3}
+    rows = []
+    for group in config.groups:
+        counts = [torch.arange(n, dtype=torch.float32, device="cpu") for n in group.counts]
+        places = torch.meshgrid(*counts, indexing="ij")
+        at = {axis: place.flatten() for axis, place in zip(group.axes, places, strict=True)}
+        none = torch.zeros(group.tokens, device="cpu")
+        rows.append(torch.cat([turns(at.get(axis, none), shares[axis]) for axis in AXES], dim=1))
+    return torch.cat(rows)
+
+
+def turns(at: Float[Tensor, " n"], pairs: int) -> Float[Tensor, "n pairs"]:
+    """Angles of places on one axis, with wave lengths from 4 to `LONGEST` patches."""
+    fractions = torch.arange(pairs, dtype=torch.float64, device="cpu") / max(1, pairs - 1)
+    rates = math.pi / 2 * (LONGEST / 4) ** -fractions
+    return at[:, None] * rates.to(at.dtype)
 
 
 def sincos_pos_embed(counts: tuple[int, ...], width: int) -> Float[Tensor, "m width"]:

@@ -31,11 +31,17 @@ class Attention(nn.Module):
         x: Float[Tensor, "b n d"],
         memory: Float[Tensor, "b m d"] | None = None,
         mask: Tensor | None = None,
+        angles: Float[Tensor, "n pairs"] | None = None,
     ) -> Float[Tensor, "b n d"]:
-        """`mask` (b 1 1 m) holds True for keys to be seen, or numbers added to their logits."""
+        """`mask` (b 1 1 m) holds True for keys to be seen, or numbers added to their logits.
+
+        By `angles` the queries and keys of `x` itself are turned, as `rotate` does.
+        """
         d = x.shape[-1]
         if memory is None:
             q, k, v = self.qkv(x).chunk(3, -1)
+            if angles is not None:
+                q, k = rotate(q, angles, self.heads), rotate(k, angles, self.heads)
         else:
             q, (k, v) = self.rows(x, 0, d), self.rows(memory, d, 3 * d).chunk(2, -1)
         return self.out(attend(q, k, v, self.heads, mask))
@@ -44,6 +50,18 @@ class Attention(nn.Module):
         """Outputs start..stop of `qkv` alone."""
         bias = None if self.qkv.bias is None else self.qkv.bias[start:stop]
         return linear(x, self.qkv.weight[start:stop], bias)
+
+
+def rotate(
+    x: Float[Tensor, "b n d"], angles: Float[Tensor, "n pairs"], heads: int
+) -> Float[Tensor, "b n d"]:
+    """Rotary position embedding (Su et al., "RoFormer", 2021): pairs of every head's channels turn.
+
+    Channel i of a head and channel i + `pairs` are one pair, and pairs are half of a head's width.
+    """
+    cos, sin = (wave.to(x.dtype)[:, None] for wave in (angles.cos(), angles.sin()))
+    a, b = x.unflatten(-1, (heads, -1)).chunk(2, -1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1).flatten(2)
 
 
 def trains_short(q: Tensor, k: Tensor) -> bool:
