@@ -146,7 +146,6 @@ def test_every_rank_has_its_own_files(
         ("noncausal", [], ["--chunk", 16], 2),
         ("causal", ["--chunk", 8], ["--chunk", 4], 2),
         ("causal", [], ["--latents", "fp32"], 0),
-        ("discrete", [], ["--latents", "fp32"], 2),
         ("discrete", ["--tile", 64], [], 0),
     ],
 )

@@ -82,6 +82,8 @@ def test_commands_build_describe_and_verify(
     assert "100.00% of tokens made again" in capsys.readouterr().out
     assert main(["corpus", "plan", str(clips), *options, "--workers", "3"]) == 0
     assert "3 such workers" in capsys.readouterr().out
+    assert main(["corpus", "plan", str(clips), *options, "--latents", "fp32"]) == 2
+    assert "--latents is for latents, and ids are kept" in capsys.readouterr().err
     assert main(["corpus", "build", str(clips), str(out), "--frames", "9"]) == 2
     assert "begun differently: with --frames 17, now it is 9" in capsys.readouterr().err
 
@@ -117,6 +119,7 @@ def test_bad_options_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixt
         (["--keep", "all"], "--keep all is not known: give ids, latents or moments"),
         (["--keep", "moments"], "is discrete and has no variance"),
         (["--stride", "5"], "--stride 5 goes with windows"),
+        (["--latents", "fp32"], "--latents is for latents, and ids are kept: leave it out"),
     ):
         assert main(["corpus", "build", str(tmp_path), str(tmp_path / "out"), *options]) == 2
         err = capsys.readouterr().err

@@ -58,7 +58,8 @@ KeepOption = Annotated[
     ),
 ]
 LatentsOption = Annotated[
-    str, typer.Option(metavar="NAME", help="Precision of kept latents: fp16, bf16 or fp32.")
+    str | None,
+    typer.Option(metavar="NAME", help="Precision of kept latents: fp16 (usual), bf16 or fp32."),
 ]
 TextOption = Annotated[
     str | None,
@@ -146,7 +147,7 @@ def build(
     scenes: ScenesOption = False,
     damage: given.DamageOption = "refuse",
     keep: KeepOption = None,
-    latents: LatentsOption = "fp16",
+    latents: LatentsOption = None,
     pack: PackOption = False,
     text: TextOption = None,
     batch: BatchOption = 8,
@@ -189,6 +190,8 @@ def build(
     plan = plan_corpus(
         data, opener, shaping=shaping, coding=coding, root=root, column=column, texts=text
     )
+    if plan.coding.keep == "ids":
+        given.require_use("latents, and ids are kept", latents=latents)
     note_all(plan.notes)
     with Progress("encoding", len(plan.sources)) as watcher:
         built = build_corpus(
@@ -290,7 +293,7 @@ def parse_shaping(
 
 def parse_coding(
     keep: str | None,
-    latents: str,
+    latents: str | None,
     batch: int,
     threads: int,
     tile: int | None,
@@ -305,7 +308,7 @@ def parse_coding(
         raise ValueError(f"--keep {keep} is not known: give ids, latents or moments")
     return WindowCoding(
         keep=keep,  # type: ignore[arg-type]
-        dtype=precision_of(latents, "--latents"),
+        dtype=precision_of(latents or "fp16", "--latents"),
         batch=batch,
         threads=threads,
         tile=tile,

@@ -175,7 +175,7 @@ def plan(
     scenes: building.ScenesOption = False,
     damage: given.DamageOption = "refuse",
     keep: building.KeepOption = None,
-    latents: building.LatentsOption = "fp16",
+    latents: building.LatentsOption = None,
     pack: building.PackOption = False,
     batch: building.BatchOption = 8,
     shard_clips: building.ClipsOption = 64,
@@ -202,6 +202,8 @@ def plan(
     coding = building.parse_coding(keep, latents, batch, threads, tile, shard_clips, pack=pack)
     opener = building.open_named(model, weights, dtype)
     planned = plan_corpus(data, opener, shaping=shaping, coding=coding, root=root, column=column)
+    if planned.coding.keep == "ids":
+        given.require_use("latents, and ids are kept", latents=latents)
     found = estimate_build(planned, opener, device=device, workers=workers)
     shown = {
         "clips": found.all_clips,

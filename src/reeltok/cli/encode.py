@@ -32,8 +32,11 @@ def encode(
     device: given.DeviceOption = "auto",
     dtype: given.DtypeOption = "fp32",
     latents: Annotated[
-        str, typer.Option(metavar="NAME", help="Precision of stored latents: fp16, bf16 or fp32.")
-    ] = "fp16",
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Precision of stored latents: fp16 (usual), bf16 or fp32."
+        ),
+    ] = None,
     pack: Annotated[
         bool,
         typer.Option("--pack", help="Pack ids without loss, by the packing model of --model."),
@@ -67,11 +70,13 @@ def encode(
         raw=raw,
         damage=damage,
     )
-    store = str(given.parse_dtype(latents, "--latents")).removeprefix("torch.")
+    store = str(given.parse_dtype(latents or "fp16", "--latents")).removeprefix("torch.")
     coding = Coding(chunk=chunk, tile=tile, memory=memory, jobs=jobs, latents=store, pack=pack)
     if not plan.jobs:  # other processes have them
         return summarize((), done="encoded")
     tokenizer = given.open_model(model, weights=weights, device=device, dtype=dtype)
+    if tokenizer.spec.vocabulary is not None:
+        given.require_use("a continuous tokenizer", latents=latents)
     how: dict[str, Any] = {"cut": cut, "coding": coding}
 
     def work(job: Job, on_progress: OnProgress) -> dict[str, Any]:
