@@ -17,6 +17,7 @@ from reeltok.conversion import change_config
 from reeltok.models.presets import VIDTOK
 from reeltok.models.vidtok.network import VidTok
 from reeltok.nn.quantizers import FSQConfig
+from reeltok.video.tags import Colour
 
 Run = Callable[..., Ran]
 Models = dict[str, Path]
@@ -57,6 +58,20 @@ def test_info_of_a_video(run: Run, clip: Path, tmp_path: Path) -> None:
     assert record["seconds"] == pytest.approx(1.8)
     reeltok.write(moving(2), tmp_path / "images")
     assert run("info", tmp_path / "images", "--json").json["fps"] is None
+
+
+def test_info_says_colours_in_words(run: Run, tmp_path: Path) -> None:
+    tags = Colour(matrix=1, primaries=9, transfer=10, range="limited")
+    reeltok.write(replace(moving(2), colour=tags), tmp_path / "tagged.mkv")
+    said = run("info", tmp_path / "tagged.mkv").out
+    assert re.search(r"^matrix +BT.709, code 1$", said, re.M)
+    assert re.search(r"^primaries +BT.2020, code 9$", said, re.M)
+    assert re.search(r"^transfer +code 10 of H.273$", said, re.M)
+    assert run("info", tmp_path / "tagged.mkv", "--json").json["transfer"] == 10
+    reeltok.write(replace(moving(2), colour=Colour()), tmp_path / "bare.mkv", lossless=True)
+    said = run("info", tmp_path / "bare.mkv").out
+    assert "RGB, code 0" in said
+    assert "transfer" not in said  # not tagged
 
 
 def test_info_of_a_model(run: Run, models: Models) -> None:

@@ -31,13 +31,20 @@ def info(
         record = about_video(what, raw, damage)
     else:
         record = about_model(what)
-    shown = {label_of(name): value for name, value in record.items() if value != {}}
+    shown = {label_of(name): in_words(name, value) for name, value in record.items() if value != {}}
     return Report(data=record, text=facts(shown))
 
 
 def label_of(name: str) -> str:
     """What people read for a name of the record."""
     return "decodes to" if name == "given" else name.replace("_", " ")
+
+
+def in_words(name: str, value: Any) -> Any:
+    """A value of the record as people read it."""
+    from reeltok.video.tags import NAMES, name_code
+
+    return name_code(name, value) if name in NAMES else value
 
 
 def names_video(what: str) -> bool:

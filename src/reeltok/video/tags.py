@@ -12,6 +12,22 @@ if TYPE_CHECKING:
 UNTAGGED = 2  # "unspecified", in all three tables
 RGB = 0  # matrix "identity": the samples are red, green and blue already
 RANGES = {"limited": 1, "full": 2}  # FFmpeg's AVCOL_RANGE_MPEG and AVCOL_RANGE_JPEG
+BT601 = {5: "BT.601 (625 lines)", 6: "BT.601 (525 lines)"}
+NAMES: dict[str, dict[int, str]] = {
+    "matrix": {RGB: "RGB", 1: "BT.709", 9: "BT.2020", **BT601},
+    "primaries": {1: "BT.709", 9: "BT.2020", 12: "Display P3", **BT601},
+    "transfer": {1: "BT.709", 6: "BT.601", 8: "linear", 13: "sRGB", 14: "BT.2020 (10 bits)"}
+    | {16: "PQ (HDR)", 18: "HLG (HDR)"},
+}
+"""What people call the codes that they meet (H.273, tables 2 to 4)."""
+
+
+def name_code(tag: str, code: int) -> str | None:
+    """A code of `tag`, one of NAMES, for people; None where it means "not tagged"."""
+    if code == UNTAGGED:
+        return None
+    name = NAMES[tag].get(code)
+    return f"code {code} of H.273" if name is None else f"{name}, code {code}"
 
 
 @dataclass(frozen=True, kw_only=True)
