@@ -303,7 +303,7 @@ def prior_push_gpu() -> GeneratorRecipe:
 
 
 def sit_push() -> GeneratorRecipe:
-    """A SiT of the pushing world: 128 frames at once, by the number of objects; four hours."""
+    """A SiT of the pushing world: 128 frames at once, by the number of objects; in an hour."""
     small = sit_cpu()
     return replace(
         small,
@@ -323,7 +323,7 @@ def sit_push() -> GeneratorRecipe:
         loop=replace(
             small.loop,
             optimizer=OptimizerConfig(kind="muon", lr=6e-3, betas=(0.9, 0.96), plain=EMBEDDINGS),
-            schedule=ScheduleConfig(steps=20_000, warmup=200, cooldown=0.4),
+            schedule=ScheduleConfig(steps=8_000, warmup=200, cooldown=0.4),
         ),
     )
 
