@@ -59,7 +59,9 @@ KeepOption = Annotated[
 ]
 LatentsOption = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="Precision of kept latents: fp16 (usual), bf16 or fp32."),
+    typer.Option(
+        metavar="NAME", help="Precision of kept latents: fp16, bf16 or fp32; by default fp16."
+    ),
 ]
 TextOption = Annotated[
     str | None,

@@ -34,7 +34,7 @@ def encode(
     latents: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="Precision of stored latents: fp16 (usual), bf16 or fp32."
+            metavar="NAME", help="Precision of stored latents: fp16, bf16 or fp32; by default fp16."
         ),
     ] = None,
     pack: Annotated[
