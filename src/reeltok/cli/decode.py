@@ -91,7 +91,7 @@ def decode(
     kind = suffix or (".mkv" if lossless else ".mp4")
     plan = plan_files(inputs, out, suffix=kind, find=find_reels, folder=suffix is None)
     if plan.named:
-        given.require_use(f"videos in a folder, and {out} is one", suffix=suffix)
+        given.require_use(f"videos in a folder, not for {out}", suffix=suffix)
     plan = own_share(plan)
     for job in plan.jobs if audio_from else ():
         check_apart(audio_from or "", job.target)
