@@ -478,6 +478,12 @@ def test_planes_with_rope_know_one_anothers_places(tmp_path: Path) -> None:
         flow.generator_to_public(model)
 
 
+def test_axes_of_planes_are_those_of_the_tokenizer(tokenizer: CoordTok) -> None:
+    for group in flow.config_for(tokenizer).groups:
+        assert group.axes == tuple("tyx"[axis] for axis in tokenizer.config.planes[group.name])
+    assert volume_group((2, 4, 4))[0].axes == ("t", "y", "x")
+
+
 def test_what_rope_needs() -> None:
     nameless = tuple(replace(group, axes=()) for group in TINY.groups)
     with pytest.raises(ValueError, match="rope needs the axes of every group"):
