@@ -26,6 +26,8 @@ from reeltok.nn.transformer import Attention, sinusoid
 STRICT = ConfigDict(extra="forbid")
 Axis = Literal["t", "y", "x"]
 AXES: tuple[Axis, ...] = ("t", "y", "x")
+PLANE_AXES: dict[str, tuple[Axis, ...]] = {"xy": ("y", "x"), "yt": ("t", "x"), "xt": ("t", "y")}
+"""Axes of CoordTok's planes, whose names call rows x and columns y: ours are y and x."""
 LONGEST = 80
 """Wave length of the slowest rotation, in patches; that of the fastest is 4."""
 
@@ -157,7 +159,7 @@ def plane_groups(
             patch=(patch, patch),
             position="sinusoids" if name.startswith("xy") else "learned",
             table=name if name.startswith("xy") or not shared else "t",
-            axes=tuple(axis for axis in AXES if axis in name),
+            axes=PLANE_AXES[name[:2]],
         )
         for name, grid in grids.items()
     )
