@@ -438,7 +438,7 @@ def test_training_that_cannot_be(latents: Latents) -> None:
         FlowTask(build())
 
 
-def test_rotary_embedding_sees_distances_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rotary_embedding_sees_distances_alone() -> None:
     config = replace(TINY, rope=True)
     angles = sit.rotary_angles(config)
     assert angles.shape == (config.tokens, 8)
