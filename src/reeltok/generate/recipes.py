@@ -337,9 +337,10 @@ def sit_push_gpu() -> GeneratorRecipe:
         data=decoded(small.data, Window(frames=128, size=64, batch=256)),
         loop=replace(
             small.loop,
-            optimizer=OptimizerConfig(lr=8e-4),
+            optimizer=replace(small.loop.optimizer, lr=4e-3),
             schedule=ScheduleConfig(steps=12_000, warmup=500, cooldown=0.4),
             ema=0.9995,
+            validate_every=1_000,
             save_async=True,
         ),
     )
