@@ -62,7 +62,7 @@ def sharper(default: Recipe, name: str) -> Recipe:
         data=replace(default.data, windows=(Window(frames=9, size=128, batch=4),)),
         losses=LossConfig(
             pixel="log-mse",
-            perceptual=5.0,
+            perceptual=12.0,
             net="squeeze",
             flicker=10.0,
             discriminator=discriminator,
@@ -85,7 +85,7 @@ def in_large_batches(recipe: Recipe, name: str, windows: tuple[Window, ...], ste
     Nothing is compiled: so few steps gain no more than the minutes that compiling takes. No sample
     is the liveliest of three: each comparison would wait for the device.
     """
-    data = replace(recipe.data, windows=windows, cache="device", cache_gb=40.0, workers=8)
+    data = replace(recipe.data, windows=windows, cache="device", cache_gb=40.0, workers=2)
     data = replace(data, lively=0.0)
     loop = replace(
         recipe.loop,
