@@ -119,7 +119,7 @@ def default_cpu() -> Recipe:
 
 
 def default_gpu() -> Recipe:
-    """The bundled default on one large GPU in ten minutes: clips of 17 frames, 128 pixels.
+    """The bundled default on one large GPU in a quarter of an hour: clips of 17 frames, 128 pixels.
 
     The clips lie decoded in its memory (21 GB for 40 minutes of video). More threads than two would
     only keep the main one from launching kernels.
