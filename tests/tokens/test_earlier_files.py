@@ -1,8 +1,8 @@
 """`.reel` files that earlier versions of the package wrote still decode to the same frames.
 
 That of `reftok-push` was written at commit baaf87f, its older one and that of `default-kl` at
-5c0724c, the others at da3a646 (9 frames of 32x48 pixels); beside each that is decoded lies what
-that commit decoded, losslessly.
+5c0724c, the older ones of `reftok-default` and `default-sharp` at 26efaab, the others at da3a646 (9
+frames of 32x48 pixels); beside each that is decoded lies what that commit decoded, losslessly.
 """
 
 from pathlib import Path
@@ -30,6 +30,8 @@ def test_earlier_files_decode_to_the_same_frames(name: str) -> None:
         ("default", "09297daebca8", "4625b4e"),
         ("reftok-default", "abf399193416", "ae3c8c0"),
         ("reftok-push-older", "9f89b5703e71", "32748be"),
+        ("reftok-default-older", "6d437e43c17d", "26efaab"),
+        ("default-sharp-older", "e51d73e0d7f6", "26efaab"),
     ],
 )
 def test_files_of_earlier_weights_are_read_and_refused(
