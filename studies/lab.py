@@ -29,9 +29,10 @@ from reeltok.train.build import build_model
 from reeltok.train.checkpoint import find_checkpoints
 from reeltok.train.checks import require_groups
 from reeltok.train.clips import ClipBatch, DataConfig, Window
-from reeltok.train.data import ClipSource, Loader
+from reeltok.train.data import ClipSource
 from reeltok.train.frames import ClipFrames, open_clips
 from reeltok.train.launch import reconstruction
+from reeltok.train.loader import Loader
 from reeltok.train.logbook import read_lines
 from reeltok.train.loop import run_task
 from reeltok.train.optimizers import OptimizerConfig, ScheduleConfig

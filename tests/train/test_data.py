@@ -15,8 +15,9 @@ from reeltok.data.clip import Clip
 from reeltok.data.find import find_clips
 from reeltok.recipes import find_recipe
 from reeltok.train.clips import DataConfig, Window
-from reeltok.train.data import ClipSource, Loader, balance_groups
+from reeltok.train.data import ClipSource, balance_groups
 from reeltok.train.frames import ClipFrames, check_clips, cut_clips, frame_cap, open_clips
+from reeltok.train.loader import Loader
 from reeltok.train.loop import split_batch
 from reeltok.video.record import to_unit
 

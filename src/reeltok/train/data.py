@@ -1,12 +1,11 @@
-"""Which pixels step s, sample i gets, what is held out, and batches fetched ahead of a step.
+"""Which pixels step s, sample i gets, and what is held out.
 
 Everything random is a function of (seed, step, index): no worker, process count or restart
 changes what a step sees. A clip that cannot be decoded is reported, counted and absent.
 """
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +18,6 @@ from reeltok.data.clip import Clip
 from reeltok.files.hashes import hash_text
 from reeltok.train.clips import ClipBatch, ClipError, DataConfig, Window
 from reeltok.train.frames import ClipFrames
-from reeltok.train.logbook import say
 from reeltok.train.synthetic import moving_still
 from reeltok.video.record import to_unit
 
@@ -38,6 +36,15 @@ class Drawn:
     side: int
     mirrored: bool
     synthetic: bool
+
+    def times(self, window: Window) -> slice:
+        """The frames, of those of the clip."""
+        return slice(self.start, self.start + (window.frames - 1) * self.stride + 1, self.stride)
+
+    @property
+    def square(self) -> tuple[int, int, int]:
+        """Its top, left and side in pixels."""
+        return self.top, self.left, self.side
 
 
 class ClipSource:
@@ -59,6 +66,7 @@ class ClipSource:
         self.held = [clip for clip in clips if clip.held_out(config.holdout)]
         self.short_of = Counter[str]()
         self.odds = {window: self._odds(window) for window in config.windows}
+        self._sums: dict[tuple[Window, str | None], np.ndarray] = {}
 
     def _odds(self, window: Window) -> np.ndarray:
         """How likely each training clip is in this window; the unfit are counted."""
@@ -86,6 +94,23 @@ class ClipSource:
                 f"{', '.join(sorted(usable))}"
             )
         return odds / odds.sum()
+
+    def _number(self, window: Window, group: str | None, rng: np.random.Generator) -> int:
+        """A clip by its odds in this window, within `group` if given: `rng.choice`, but faster."""
+        if (window, group) not in self._sums:
+            odds = self.odds[window]
+            if group is not None:
+                odds = odds * [clip.group == group for clip in self.train]
+            sums = np.cumsum(odds / odds.sum())
+            self._sums[window, group] = sums / sums[-1]
+        return int(self._sums[window, group].searchsorted(rng.random(), side="right"))
+
+    @property
+    def device(self) -> torch.device | None:
+        """Where the frames of all clips lie as tensors; None where they lie elsewhere."""
+        held = [frames.held for frames in self.frames.values()]
+        tensors = [frames for frames in held if isinstance(frames, Tensor)]
+        return tensors[0].device if tensors and len(tensors) == len(held) else None
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -119,23 +144,25 @@ class ClipSource:
     def draw(self, step: int, index: int) -> tuple[Window, Drawn]:
         """Which pixels sample `index` of step `step` is made of, a function of the seed alone."""
         window = self.window(step)
+        drawn = self.candidates(window, step, index)
+        if len(drawn) == 1:
+            return window, drawn[0]
+        return window, max(drawn, key=lambda one: self._motion(window, one))
+
+    def candidates(self, window: Window, step: int, index: int) -> list[Drawn]:
+        """What a sample is drawn from: itself, or where it is to be lively, the liveliest."""
         rng = np.random.default_rng((self.seed, step, 1 + index))
-        drawn = self._drawn(window, rng)
+        drawn = [self._drawn(window, rng)]
         if window.frames > 1 and self.config.lively and rng.random() < self.config.lively:
-            group = self.train[drawn.clip].group  # another would not keep to data.weights
-            others = [self._drawn(window, rng, group) for _ in range(LIVELIEST_OF - 1)]
-            drawn = max((drawn, *others), key=lambda one: self._motion(window, one))
-        return window, drawn
+            group = self.train[drawn[0].clip].group  # another would not keep to data.weights
+            drawn += [self._drawn(window, rng, group) for _ in range(LIVELIEST_OF - 1)]
+        return drawn
 
     def _drawn(self, window: Window, rng: np.random.Generator, group: str | None = None) -> Drawn:
-        odds = self.odds[window]
-        if group is not None:
-            odds = odds * [clip.group == group for clip in self.train]
-            odds = odds / odds.sum()
-        number = int(rng.choice(len(self.train), p=odds))
+        number = self._number(window, group, rng)
         clip = self.train[number]
         strides = [s for s in self.strides if (window.frames - 1) * s < clip.frames]
-        stride = int(rng.choice(strides))
+        stride = strides[rng.integers(len(strides))]
         start = int(rng.integers(clip.frames - (window.frames - 1) * stride))
         shown = max(window.size, round(clip.short * rng.uniform(*self.config.scale)))
         side = min(clip.short, round(window.size * clip.short / shown))
@@ -153,9 +180,7 @@ class ClipSource:
     def _motion(self, window: Window, drawn: Drawn) -> float:
         """How much a frame differs from the one before, in levels: the median, so no cut counts."""
         frames = self.frames[self.train[drawn.clip]]
-        stop = drawn.start + (window.frames - 1) * drawn.stride + 1
-        times = slice(drawn.start, stop, drawn.stride)
-        cut = frames.cut(times, (drawn.top, drawn.left, drawn.side))[:, ::4, ::4].float()
+        cut = frames.cut(drawn.times(window), drawn.square)[:, ::4, ::4].float()
         return float(cut.diff(dim=0).abs().mean(dim=(1, 2, 3)).median())
 
     def sample(self, step: int, index: int) -> tuple[Float[Tensor, "1 c t h w"], Clip]:
@@ -163,23 +188,22 @@ class ClipSource:
         window, drawn = self.draw(step, index)
         clip = self.train[drawn.clip]
         try:
-            return self._pixels(window, drawn, (self.seed, step, 1 + index, 1)), clip
+            return self.pixels(window, drawn, step, index), clip
         except (OSError, ValueError) as error:
             raise ClipError(f"{clip.name}: {error}") from error
 
-    def _pixels(
-        self, window: Window, drawn: Drawn, seed: tuple[int, ...]
+    def pixels(
+        self, window: Window, drawn: Drawn, step: int, index: int
     ) -> Float[Tensor, "1 c t h w"]:
+        """Sample `index` of step `step`, which `draw` gave, in [-1, 1]."""
         frames = self.frames[self.train[drawn.clip]]
         if drawn.synthetic:
             still = frames.cut(slice(drawn.start, drawn.start + 1))
-            made = moving_still(still.cpu(), window, np.random.default_rng(seed))
+            rng = np.random.default_rng((self.seed, step, 1 + index, 1))
+            made = moving_still(still.cpu(), window, rng)
             return made.to(still.device)
-        stop = drawn.start + (window.frames - 1) * drawn.stride + 1
-        times = slice(drawn.start, stop, drawn.stride)
-        x = resize_square(
-            to_unit(frames.cut(times, (drawn.top, drawn.left, drawn.side))), window.size
-        )
+        cut = frames.cut(drawn.times(window), drawn.square)
+        x = resize_square(to_unit(cut), window.size)
         return x.flip(-1) if drawn.mirrored else x
 
     def batch(self, step: int, *, rank: int = 0, world: int = 1) -> ClipBatch:
@@ -231,61 +255,3 @@ def resize_square(x: Float[Tensor, "1 c t h w"], size: int) -> Float[Tensor, "1 
         frames, (size, size), mode="bilinear", antialias=True, align_corners=False
     )
     return scaled.transpose(0, 1)[None]
-
-
-class Loader:
-    """Batches of consecutive steps, made by threads some steps ahead: `loader(step)`.
-
-    A clip that turns out broken is missing from its batch, named once in `lost`, and counted. Of
-    `steps` steps none behind the last is begun.
-    """
-
-    def __init__(
-        self, source: ClipSource, *, rank: int = 0, world: int = 1, steps: int | None = None
-    ) -> None:
-        self.source, self.rank, self.world, self.next = source, rank, world, 0
-        self.steps = steps
-        self.lost = Counter[str]()
-        self.pool = ThreadPoolExecutor(source.config.workers)
-        self.queue = deque[list[Future]]()
-
-    def _order(self) -> None:
-        step = self.next + len(self.queue)
-        share = self.source.window(step).batch // self.world
-        first = self.rank * share
-        work = [self.pool.submit(self.source.sample, step, first + i) for i in range(share)]
-        self.queue.append(work)
-
-    def __call__(self, step: int) -> ClipBatch:
-        """The batch of step `step`; the steps after it are begun."""
-        if step != self.next:
-            self.next = step
-            self.queue.clear()
-        ahead = 1 + self.source.config.prefetch
-        if self.steps is not None:
-            ahead = max(1, min(ahead, self.steps - step))
-        while len(self.queue) < ahead:
-            self._order()
-        self.next += 1
-        made = [sample for work in self.queue.popleft() if (sample := self._result(work))]
-        if not made:
-            raise ValueError(
-                f"no clip of step {step} decodes ({len(self.lost)} were broken so far, such as "
-                f"{next(iter(self.lost))}): run `reeltok data check` and train on its clean.csv"
-            )
-        return collate(made)
-
-    def _result(self, work: Future) -> tuple[Tensor, Clip] | None:
-        try:
-            return work.result()
-        except ClipError as error:
-            if not self.lost[str(error)]:
-                say(f"left out: {error}")
-            self.lost[str(error)] += 1
-            return None
-
-    def close(self) -> None:
-        """Stop the threads; samples that have not begun are dropped. Says how many were lost."""
-        if self.lost:
-            say(f"{self.lost.total()} samples did not decode, left out")
-        self.pool.shutdown(wait=True, cancel_futures=True)

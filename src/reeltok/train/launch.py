@@ -24,8 +24,9 @@ from reeltok.train.checks import (
     unmatched_weights,
     without_effect,
 )
-from reeltok.train.data import ClipSource, Loader
+from reeltok.train.data import ClipSource
 from reeltok.train.frames import cut_clips, open_clips
+from reeltok.train.loader import Loader
 from reeltok.train.logbook import say
 from reeltok.train.loop import last_checkpoint, run_task
 from reeltok.train.patches import Patches
