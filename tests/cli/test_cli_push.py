@@ -14,7 +14,7 @@ from thorough import slow_but
 from reeltok.cli.push import open_lpips
 from reeltok.data.find import find_clips
 from reeltok.generate.pixels.network import FramePredictor, FramePredictorConfig, save
-from reeltok.video.record import stream
+from reeltok.video.record import read, stream, write
 
 Run = Callable[..., Ran]
 
@@ -173,9 +173,16 @@ def test_sets(run: Run, priors: dict[str, Path], held: Path, tmp_path: Path) -> 
     written = stream(shown)
     assert (written.frames, written.height, written.width) == (9, 64, 96)
     told = run(*words).out
+    told = run(*words).out
     assert "of 8 training windows is 0.0 levels away" in told
     assert "by gap, made" in told
     assert " than to shuffled" in told
+    assert "keeps all" not in run(*words).err
+    lossy = tmp_path / "lossy" / "a.mp4"
+    lossy.parent.mkdir()
+    write(read(real / "push-0-00000.mkv"), lossy)
+    said = run("push", "sets", lossy.parent, real, "--frames", 9).err
+    assert "note: MADE are h264: what that loses counts as the generator's" in said
     short = run("push", "sets", held, real, "--frames", 12)
     assert "has 9 frames: give --frames so many" in short.err
     alone = run("push", "sets", held, real, "--shown", shown)

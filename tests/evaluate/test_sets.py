@@ -12,7 +12,7 @@ from torch import Tensor
 import reeltok
 from reeltok.evaluate import scores
 from reeltok.evaluate.protocols import PROTOCOLS
-from reeltok.evaluate.sets import set_distances
+from reeltok.evaluate.sets import lossy_codec, set_distances
 from reeltok.metrics.networks import Extractor
 from reeltok.nn.moments import Moments
 
@@ -73,3 +73,16 @@ def test_clips_that_are_too_short_are_counted(seen: list[tuple[int, ...]], tmp_p
     plan = replace(PROTOCOLS["ucf-128"], fps=None, crop=16, size=16, smallest=1)
     found = set_distances(tmp_path / "real", tmp_path / "made", plan)
     assert (found.real, found.made, found.filled) == (2, 2, 4)
+
+
+def test_made_videos_that_went_through_a_lossy_codec_are_told(tmp_path: Path) -> None:
+    """H.264 alone had taken an appearance distance of 64x64 videos from 65.5 to 92.8."""
+    kinds = {"exact": ".mkv", "lossy": ".mp4", "pictures": ""}
+    for name, suffix in kinds.items():
+        (tmp_path / name).mkdir()
+        path = tmp_path / name / f"a{suffix}"
+        reeltok.write(moving(4, 32, 32), path, lossless=suffix == ".mkv")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "a.mp4").write_bytes(b"no video")
+    found = {name: lossy_codec(tmp_path / name) for name in (*kinds, "broken")}
+    assert found == {"exact": None, "lossy": "h264", "pictures": None, "broken": None}

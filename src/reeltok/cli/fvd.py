@@ -8,7 +8,7 @@ import typer
 from reeltok.cli import options as given
 from reeltok.cli.evaluate import BrokenOption, PlanOption
 from reeltok.cli.progress import Progress
-from reeltok.cli.report import Report, facts, note, save_record
+from reeltok.cli.report import Report, facts, note, note_all, save_record
 from reeltok.files.places import check_result
 from reeltok.wording import left_out
 
@@ -32,8 +32,9 @@ def fvd(
     from reeltok.data.find import find_clips
     from reeltok.devices import pick_device
     from reeltok.evaluate.protocols import find_protocol
-    from reeltok.evaluate.sets import set_distances
+    from reeltok.evaluate.sets import lossy_codec, set_distances
 
+    note_all(said_of_codec(lossy_codec(made)))
     plan = find_protocol(protocol)
     total = sum(min(len(find_clips(data)), plan.clips or 10**9) for data in (made, real))
     with Progress("comparing", total) as progress:
@@ -63,3 +64,13 @@ def fvd(
     shown |= {name: f"{value:.4g}" for name, value in found.distances.items()}
     shown |= {name: f"no weights ({why})" for name, why in found.missing.items()}
     return Report(data=record, text=facts(shown))
+
+
+def said_of_codec(codec: str | None) -> list[str]:
+    """What is said of made videos that went through a lossy `codec`; nothing without one."""
+    if codec is None:
+        return []
+    return [
+        f"MADE are {codec}: what that loses counts as the generator's; `reeltok generate "
+        "--lossless` keeps all"
+    ]

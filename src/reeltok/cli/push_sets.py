@@ -1,5 +1,6 @@
 """`push sets`: how generated videos of the pushing world move, against real ones."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,7 +9,7 @@ import typer
 
 from reeltok.cli import options as given
 from reeltok.cli.progress import Progress
-from reeltok.cli.report import Report, save_record, table
+from reeltok.cli.report import Report, note_all, save_record, table
 from reeltok.files.places import check_result
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from reeltok.data.clip import Clip
+    from reeltok.evaluate.push.sets import SetScore
 
 EVERY = 16  # frames from one training window to the next
 SHOWN = 8  # videos in the picture of --shown
@@ -70,11 +72,14 @@ def push_sets(
         if train is None:
             raise ValueError(f"--shown {shown} needs episodes to show: give --train")
         check_result(shown, force=force, inputs=[made, real, train, *([out] if out else [])])
+    from reeltok.cli.fvd import said_of_codec
     from reeltok.cli.push import open_lpips
     from reeltok.data.find import find_clips
     from reeltok.evaluate.push.seen import distances_between
     from reeltok.evaluate.push.sets import SPOILED, compare_sets
+    from reeltok.evaluate.sets import lossy_codec
 
+    note_all(said_of_codec(lossy_codec(made)))
     known = None if train is None else read_sketches(train, frames)
     whole = read_videos(real, frames, videos)
     reference, other = whole[::2], whole[1::2]
@@ -88,7 +93,19 @@ def push_sets(
     record: dict[str, Any] = {"frames": frames, "reference": len(reference)}
     record["sets"] = {name: asdict(score) for name, score in found.items()}
     record |= {"distances": far, "missing": missing}
-    gaps = {name: score.gap for name, score in found.items()}
+    lines = told_of(found, far, missing)
+    if known is not None:
+        record["nearest"], line = nearest_of(sets["made"], whole, known, frames, shown)
+        lines.append(line)
+    if out is not None:
+        save_record(record, out)
+    return Report(data=record, text="\n".join(lines))
+
+
+def told_of(
+    found: "dict[str, SetScore]", far: dict[str, float], missing: Mapping[str, str]
+) -> list[str]:
+    """Gaps and distances of all sets as lines, and where the made one stands between the others."""
     rows = [
         {"set": name, "videos": score.videos, "gap": score.gap, "distance": far.get(name)}
         | score.means
@@ -96,14 +113,9 @@ def push_sets(
     ]
     each = [{"set": name, **score.gaps} for name, score in found.items()]
     lines = [table(rows), "", "gap of each statistic", table(each), ""]
+    gaps = {name: score.gap for name, score in found.items()}
     lines += [placed(kind, of) for kind, of in {"gap": gaps, "distance": far}.items() if of]
-    lines += [f"no {name}: {why}" for name, why in missing.items()]
-    if known is not None:
-        record["nearest"], line = nearest_of(sets["made"], whole, known, frames, shown)
-        lines.append(line)
-    if out is not None:
-        save_record(record, out)
-    return Report(data=record, text="\n".join(lines))
+    return [*lines, *(f"no {name}: {why}" for name, why in missing.items())]
 
 
 def placed(kind: str, of: dict[str, float]) -> str:

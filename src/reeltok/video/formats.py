@@ -8,6 +8,7 @@ for, whatever its name says, so what may be opened is listed here and nothing el
 import errno
 from collections.abc import Mapping
 from io import BytesIO
+from pathlib import Path
 from typing import BinaryIO
 
 import av
@@ -38,6 +39,8 @@ _SOUNDS = (
     *("tta", "wv", "tak", "truehd", "mlp", "loas", "latm", "opus", "spx", "voc", "oma", "dsf"),
 )
 FORMATS = (*_VIDEOS, *_PICTURES, *_SOUNDS)
+LOSSLESS = ("ffv1", "ffvhuff", "huffyuv", "utvideo", "rawvideo", "png", "apng", "bmp", "tiff")
+"""FFmpeg's names of codecs that keep every value."""
 # What texts that name other files begin with.
 _LISTS = (b"ffconcat", b"#EXTM3U", b"v=0", b"<MPD", b"<?xml", b"[playlist]", b"[Reference]")
 
@@ -76,6 +79,14 @@ def open_container(
                 f"{name} is a text that names other files (a playlist): give the video itself"
             ) from error
         raise ValueError(f"{name} is not a video, or its header is cut off or damaged") from error
+
+
+def codec_named_in(path: Path) -> str:
+    """FFmpeg's name of the codec of a file's pictures. OSError or ValueError where it has none."""
+    with open_container(f"file:{path}", str(path)) as container:
+        if not container.streams.video:
+            raise ValueError(f"{path} has no pictures: give a video")
+        return container.streams.video[0].codec_context.name
 
 
 def _is_list(file: str | BinaryIO | BytesIO) -> bool:
