@@ -183,6 +183,10 @@ def test_sets(run: Run, priors: dict[str, Path], held: Path, tmp_path: Path) -> 
     write(read(real / "push-0-00000.mkv"), lossy)
     said = run("push", "sets", lossy.parent, real, "--frames", 9).err
     assert "note: MADE are h264: what that loses counts as the generator's" in said
+    wide = tmp_path / "wide" / "a.mkv"
+    write(read(real / "push-0-00000.mkv", size=128), wide, lossless=True)
+    said = run("push", "sets", wide.parent, real, "--frames", 9)
+    assert "a.mkv has 128x128 pixels, the videos before it 32x32" in said.err
     short = run("push", "sets", held, real, "--frames", 12)
     assert "has 9 frames: give --frames so many" in short.err
     alone = run("push", "sets", held, real, "--shown", shown)

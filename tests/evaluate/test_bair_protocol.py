@@ -15,6 +15,7 @@ from reeltok.evaluate.bair import (
     PredictionPlan,
     PredictionScores,
     judge_predictions,
+    prediction_cases,
 )
 from reeltok.video.record import Video, to_unit
 
@@ -95,6 +96,22 @@ def test_actions_begin_where_the_window_does(data: Path) -> None:
     told, rule = Told(0.1), replace(PROTOCOLS_OF["debiased"], frames=4)
     judge_predictions(told, find_clips(data), PredictionPlan(protocol=rule, repeats=1))
     assert told.heard == [[0, 1, 2], [1, 2, 3], [10, 11, 12], [11, 12, 13], [12, 13, 14]]
+
+
+def test_videos_of_another_rate_are_resampled(data: Path) -> None:
+    """Frame n holds the value 10 n: of 30 frames per second every third is judged."""
+    rule = replace(PROTOCOLS_OF["standard"], frames=4)
+    for number in range(3):
+        values = torch.arange(12, dtype=torch.uint8)[:, None, None, None] * 10
+        pixels = values.expand(-1, 16, 16, 3).contiguous()
+        reeltok.write(Video(frames=pixels, fps=30), data / f"{number}.mkv", lossless=True)
+        np.save(data / f"{number}.actions.npy", np.zeros((12, 4), "float32"))
+    plan, quiet = PredictionPlan(protocol=rule), lambda *heard: None
+    cases = list(prediction_cases(Still(0.1), find_clips(data), plan, quiet, quiet))
+    levels = (cases[0].x[0, 0, :, 0, 0] + 1) * 127.5
+    assert levels.round().tolist() == [0, 30, 60, 90]
+    with pytest.raises(ValueError, match=r"0.mkv has 30 frames per second and bair asks for 10"):
+        next(prediction_cases(Told(0.1), find_clips(data), plan, quiet, quiet))
 
 
 def test_progress_hears_every_clip(data: Path) -> None:

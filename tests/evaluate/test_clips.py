@@ -143,6 +143,9 @@ def test_boxes_move_with_their_pixels() -> None:
     )
     _, moved = fit_to_protocol(video(1, 16, 48), replace(PLAIN, size=32, crop=32), boxes)
     assert moved == (Box(name="in", left=8, top=8, width=16, height=12),)
+    whole, scaled = fit_to_protocol(video(1, 16, 48), replace(PLAIN, size=8, crop=None), boxes[:1])
+    assert whole.frames.shape == (1, 8, 24, 3)
+    assert scaled == (Box(name="in", left=10, top=2, width=4, height=3),)
 
 
 @pytest.mark.parametrize("kernel", ["bilinear", "bicubic"])

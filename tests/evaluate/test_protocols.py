@@ -4,11 +4,15 @@ from dataclasses import FrozenInstanceError, asdict, replace
 from pathlib import Path
 
 import pytest
+import torch
 from pydantic import TypeAdapter, ValidationError
 
+import reeltok
 from reeltok.evaluate import scores
+from reeltok.evaluate.clips import clips
 from reeltok.evaluate.protocols import DEFAULT, PROTOCOLS, Protocol, find_protocol
 from reeltok.evaluate.published import PUBLISHED
+from reeltok.video.record import Video
 
 
 def test_every_protocol_of_the_page_is_here() -> None:
@@ -60,3 +64,16 @@ def test_published_tables_name_our_protocols_and_their_source() -> None:
         assert len({row.model for row in table.rows}) == len(table.rows)
     (best,) = [r for r in PUBLISHED["vidtok-1-mcl-jcv"].rows if r.model == "VidTok KL-16"]
     assert best.values == {"psnr": 35.04, "ssim": 0.942, "lpips": 0.047, "fvd": 78.9}
+
+
+def test_a_made_video_is_one_clip(tmp_path: Path) -> None:
+    """Also where the windows of a real one follow one another, or begin at each frame."""
+    for protocol in PROTOCOLS.values():
+        made = protocol.of_made
+        assert made.window in ("first", "whole")
+        assert (made.windows, made.crops) == (1, 1)
+    frames = torch.zeros(20, 16, 16, 3, dtype=torch.uint8)
+    reeltok.write(Video(frames=frames, fps=10), tmp_path / "a.mkv", lossless=True)
+    debiased = PROTOCOLS["bair-debiased"]
+    found = [len(list(clips(plan, tmp_path))) for plan in (debiased, debiased.of_made)]
+    assert found == [5, 1]

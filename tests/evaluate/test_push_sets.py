@@ -99,3 +99,7 @@ def test_the_nearest() -> None:
     assert found.numbers == (2, 0)
     assert found.distances[0] == pytest.approx(0, abs=1e-3)
     assert found.distances[1] > 1
+    many = torch.rand(60, rows.shape[1], generator=torch.Generator().manual_seed(0)) * 255
+    near = nearest_sketches(many + 0.05, many)
+    assert near.numbers == tuple(range(60))
+    assert near.distances == pytest.approx([0.05] * 60, rel=1e-3)

@@ -69,6 +69,7 @@ def bair(
     from reeltok.data.find import find_clips
     from reeltok.devices import pick_device
     from reeltok.evaluate.bair import PROTOCOLS_OF, PredictionPlan, judge_predictions
+    from reeltok.evaluate.clips import sample_clips
     from reeltok.generate.predictor import PriorPredictor
     from reeltok.generate.schedule import BAIR_DEBIASED, BAIR_STANDARD
 
@@ -79,7 +80,7 @@ def bair(
     place = pick_device(device)
     sampling = BAIR_DEBIASED if protocol == "debiased" else BAIR_STANDARD
     predictor = PriorPredictor(model, tokenizer=tokenizer, sampling=sampling, device=place)
-    clips = find_clips(data)[: videos or rule.clips]
+    clips = sample_clips(find_clips(data), videos or rule.clips or 10**9)
     with Progress("predicting", len(clips) * plan.rounds) as progress:
         found = judge_predictions(
             predictor,

@@ -80,10 +80,11 @@ def push_sets(
     from reeltok.evaluate.sets import lossy_codec
 
     note_all(said_of_codec(lossy_codec(made)))
-    known = None if train is None else read_sketches(train, frames)
     whole = read_videos(real, frames, videos)
+    size = whole[0].shape[1:3]
+    known = None if train is None else read_sketches(train, frames, size)
     reference, other = whole[::2], whole[1::2]
-    sets = {"made": read_videos(made, frames, videos), "real, other half": other}
+    sets = {"made": read_videos(made, frames, videos, size), "real, other half": other}
     if tokenizer is not None:
         sets["reconstructions"] = recode(other, tokenizer, device)
     sets |= {name: [spoil(video) for video in other] for name, spoil in SPOILED.items()}
@@ -129,8 +130,13 @@ def placed(kind: str, of: dict[str, float]) -> str:
     )
 
 
-def read_videos(data: str, frames: int, most: int) -> "list[np.ndarray]":
-    """The first frames of videos. ValueError for one that is shorter, or of another size."""
+def read_videos(
+    data: str, frames: int, most: int, size: tuple[int, ...] | None = None
+) -> "list[np.ndarray]":
+    """The first frames of videos of one `size` (height, width), by default that of the first.
+
+    ValueError for one that is shorter, or of another size.
+    """
     from reeltok.data.find import find_clips
 
     clips, found = find_clips(data)[:most], list[Any]()
@@ -139,11 +145,21 @@ def read_videos(data: str, frames: int, most: int) -> "list[np.ndarray]":
             video = clip.read(frames=frames).frames.numpy()
             if len(video) < frames:
                 raise ValueError(f"{clip.name} has {len(video)} frames: give --frames so many")
-            if found and video.shape != found[0].shape:
-                raise ValueError(f"{clip.name} has another size than {clips[0].name}: give one")
+            size = size or video.shape[1:3]
+            require_size(clip.name, video, size)
             found.append(video)
             progress.finish_file()
     return found
+
+
+def require_size(name: str, video: "np.ndarray", size: tuple[int, ...]) -> None:
+    """ValueError for a video of another size: speeds and distances are in pixels."""
+    if video.shape[1:3] != size:
+        height, width = video.shape[1:3]
+        raise ValueError(
+            f"{name} has {width}x{height} pixels, the videos before it {size[1]}x{size[0]}: give "
+            "all in one size (`reeltok reconstruct` and FFmpeg scale them)"
+        )
 
 
 def recode(videos: "list[np.ndarray]", tokenizer: str, device: str) -> "list[np.ndarray]":
@@ -200,7 +216,9 @@ def nearest_of(
     return record, f"{said} (RMS at 16x16), that of real videos {means[1]:.1f}"
 
 
-def read_sketches(train: str, frames: int) -> "tuple[list[tuple[Clip, int]], Tensor]":
+def read_sketches(
+    train: str, frames: int, size: tuple[int, ...]
+) -> "tuple[list[tuple[Clip, int]], Tensor]":
     """Windows of the training episodes, one every sixteen frames, and a sketch of each."""
     import torch
 
@@ -214,6 +232,7 @@ def read_sketches(train: str, frames: int) -> "tuple[list[tuple[Clip, int]], Ten
             video = clip.read().frames.numpy()
             if len(video) < frames:
                 raise ValueError(f"{clip.name} has {len(video)} frames: give --frames so many")
+            require_size(clip.name, video, size)
             for start in range(0, len(video) - frames + 1, EVERY):
                 windows.append((clip, start))
                 rows.append(sketch(video[start : start + frames]))

@@ -170,7 +170,9 @@ def prediction_cases(
     """The windows of all videos that are judged."""
     length = clip_length(plan.protocol)
     for clip in clips:
-        video = predictor.prepare(clip.read(frames=WHOLE).frames)
+        if predictor.knows_actions:
+            require_clip_rate(clip, plan.protocol)
+        video = predictor.prepare(clip.read(frames=WHOLE, fps=plan.protocol.fps).frames)
         actions = actions_of_clip(clip, video.shape[2]) if predictor.knows_actions else None
         last = video.shape[2] - length
         if last < 0:
@@ -189,6 +191,17 @@ def clip_length(protocol: VideoProtocol) -> int:
     """Frames of a clip, the given one included."""
     assert protocol.frames is not None, "predictions are of a fixed length"
     return protocol.frames
+
+
+def require_clip_rate(clip: Clip, protocol: VideoProtocol) -> None:
+    """ValueError where a clip would be resampled, though its actions are one a frame."""
+    with clip.stream(chunk=1) as video:
+        found, asked = video.fps, protocol.fps
+    if found and asked and abs(found - asked) > 0.01 * asked:
+        raise ValueError(
+            f"{clip.name} has {found:g} frames per second and {protocol.name} asks for {asked:g}, "
+            "but there is an action after each frame: give videos and actions of that rate"
+        )
 
 
 def actions_of_clip(clip: Clip, frames: int) -> Float[Tensor, "1 n a"]:

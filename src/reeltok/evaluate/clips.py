@@ -6,7 +6,7 @@ pixels, so that two results can show that they were judged on the same clips.
 
 import math
 import random
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -224,13 +224,16 @@ def clips(
     """
     plan = find_protocol(protocol) if isinstance(protocol, str) else protocol
     items = find_clips(data, root=root)
-    wanted = len(items)
     if plan.clips is not None:
-        wanted = min(wanted, math.ceil(plan.clips / (plan.windows * plan.crops)))
-    if wanted < len(items):
-        chosen = sorted(random.Random(0).sample(range(len(items)), wanted))
-        items = [items[i] for i in chosen]
+        items = sample_clips(items, math.ceil(plan.clips / (plan.windows * plan.crops)))
     return ScoredClips(plan, items[shard[0] :: shard[1]], causal=causal, done=done, cache=cache)
+
+
+def sample_clips(items: Sequence[Clip], count: int) -> list[Clip]:
+    """At most `count` clips in their order, always the same ones: drawn with seed 0."""
+    if count >= len(items):
+        return list(items)
+    return [items[i] for i in sorted(random.Random(0).sample(range(len(items)), count))]
 
 
 def size_of(clips: Iterable[ScoredClip]) -> int:
@@ -276,7 +279,7 @@ def fit_to_protocol(
         height, width = (target if n == short else target * n // short for n in (height, width))
         frames = resize(frames, (height, width), protocol.kernel)
     if protocol.crop is None:
-        return replace(video, frames=frames), boxes
+        return replace(video, frames=frames), tuple(_move(box, scale, 0, 0) for box in boxes)
     tall, wide = (min(n, protocol.crop) // 2 * 2 for n in (height, width))
     top, left = (
         (n - m) // 2 if protocol.crops == 1 else (n - m) * side // (protocol.crops - 1)

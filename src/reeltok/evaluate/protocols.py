@@ -50,9 +50,8 @@ class Protocol:
     @property
     def of_made(self) -> "Protocol":
         """The same for videos that were generated: each is one clip, from its first frame on."""
-        return (
-            replace(self, window="first", windows=1, crops=1) if self.window == "spread" else self
-        )
+        window: Literal["whole", "first"] = "whole" if self.window == "whole" else "first"
+        return replace(self, window=window, windows=1, crops=1)
 
     def clip_frames(self, *, causal: bool = True) -> int | None:
         """Frames of a clip for a tokenizer of this kind; None for whole videos."""

@@ -162,7 +162,8 @@ def nearest_sketches(
     sketches: Float[torch.Tensor, "n d"], among: Float[torch.Tensor, "m d"]
 ) -> Nearest:
     """The nearest of `among` to each, by the RMS difference of eight frames at 16x16 pixels."""
-    distances = torch.cdist(sketches, among) / sketches.shape[1] ** 0.5
+    exact = "donot_use_mm_for_euclid_dist"  # products would lose what is below a tenth of a level
+    distances = torch.cdist(sketches, among, compute_mode=exact) / sketches.shape[1] ** 0.5
     found = distances.min(1)
     return Nearest(numbers=tuple(found.indices.tolist()), distances=tuple(found.values.tolist()))
 
