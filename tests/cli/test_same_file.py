@@ -74,6 +74,35 @@ def test_what_is_read_is_never_written(run: Run, place: Path, line: str) -> None
     assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == before
 
 
+def test_what_is_read_may_lie_in_no_folder_that_is_replaced(run: Run, place: Path) -> None:
+    """Nor may a folder of other files be: --force had removed a whole tree of runs."""
+    runs = place / "runs"
+    runs.mkdir()
+    shutil.move(place / "model", runs / "model")
+    (runs / "keep.txt").write_text("mine")
+    inside = run("export", "runs/model", "runs", "--to", "torch-export", "--force")
+    assert "runs/model, which is read, lies in runs: name another folder" in inside.err
+    shutil.copytree(runs, place / "other")
+    words = ("runs/model", "other", "--to", "torch-export", "--force")
+    assert (
+        "the folder other holds other files: name a new or an empty one"
+        in run("export", *words).err
+    )
+    assert (runs / "keep.txt").read_text() == (place / "other" / "keep.txt").read_text() == "mine"
+
+
+def test_two_spellings_are_one_output(run: Run, place: Path) -> None:
+    words = ("a.mkv", "new.mkv", "--side-by-side", "./new.mkv", "--model", "model")
+    assert "new.mkv cannot hold both videos" in run("reconstruct", *words).err
+    assert not (place / "new.mkv").exists()
+
+
+def test_a_suffix_has_a_dot(run: Run, place: Path) -> None:
+    """Without one, videos had become folders of pictures."""
+    found = run("decode", "a.reel", "other-a.reel", "out", "--suffix", "mp4")
+    assert "--suffix mp4 has no dot: give --suffix .mp4" in found.err
+
+
 def test_a_copy_may_be_replaced(run: Run, place: Path) -> None:
     words = ("a.mkv", "other-a.mkv", "--model", "model", "--side-by-side", "none", "--force")
     assert run("reconstruct", *words).code == 0

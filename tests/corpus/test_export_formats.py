@@ -3,6 +3,7 @@
 import json
 import pickle
 import resource
+import shutil
 import struct
 import tarfile
 from dataclasses import replace
@@ -100,6 +101,19 @@ def test_an_export_again_leaves_no_cache_of_the_old(made: Path, tmp_path: Path) 
     cache.write_bytes(b"paths and row counts")
     export_corpus(made / "latents", out, to="fastvideo")
     assert not cache.exists()
+
+
+@pytest.mark.parametrize("inner", ["corpus", "."])
+def test_only_an_export_is_replaced(made: Path, tmp_path: Path, inner: str) -> None:
+    """A folder that the corpus lies in had been removed with it, and one of other files whole."""
+    out = tmp_path / "runs"
+    shutil.copytree(made / "latents", out / inner)
+    before = sorted(out.rglob("*"))
+    with pytest.raises(ValueError, match=r"which is read, lies in .*runs: name another folder"):
+        export_corpus(out / inner, out, to="fastvideo")
+    with pytest.raises(ValueError, match=r"runs holds other files: name a new or an empty one"):
+        export_corpus(made / "latents", out, to="fastvideo")
+    assert sorted(out.rglob("*")) == before
 
 
 def test_fastvideo_gets_a_folder_for_each_bucket(made: Path, tmp_path: Path) -> None:

@@ -4,10 +4,12 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from reeltok.data.clip import Clip
 from reeltok.data.find import find_clips, folder_of
 from reeltok.data.lists import COLUMNS, read_list, write_list
+from reeltok.video.record import Video, write
 
 
 def listed(path: Path, text: str) -> Path:
@@ -198,3 +200,37 @@ def test_odd_lists_are_one_printable_line(tmp_path: Path, name: str, text: str) 
         read_list(tmp_path / name, root=tmp_path, column="group")
     assert type(caught.value) is ValueError
     assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "first", "last"),
+    [(0.99, 2.0, 25, 49), (2.0, 3.0, 50, 74), (0.37, 1.0, 10, 24), (1.01, 1.05, 26, 26)],
+)
+@pytest.mark.parametrize("stamped", [False, True])
+def test_a_part_ends_before_its_end(
+    tmp_path: Path, start: float, end: float, first: int, last: int, stamped: bool
+) -> None:
+    """Also where it begins between two frames: the one at its end had been in both parts."""
+    values = torch.arange(80, dtype=torch.uint8)[:, None, None, None].expand(-1, 16, 16, 3)
+    times = torch.arange(80).double() / 25
+    if stamped:
+        times[1::2] += 0.004
+    video = Video(frames=values.contiguous(), fps=25.0, times=times if stamped else None)
+    write(video, tmp_path / "a.mkv", lossless=True)
+    clip = Clip(path=tmp_path / "a.mkv", start=start, end=end)
+    shown = clip.read().frames[:, 0, 0, 0].tolist()
+    assert (shown[0], shown[-1]) == (first, last)
+    at_rate = clip.read(fps=25).frames[:, 0, 0, 0].tolist()
+    assert at_rate[-1] <= last
+
+
+def test_what_is_made_from_parts_is_named_apart(tmp_path: Path) -> None:
+    """The embedding of a caption is found by this name."""
+    for name in ("a.mp4", "x.tfrecords"):
+        (tmp_path / name).write_bytes(b"")
+    stems = [
+        Clip(path=tmp_path / "a.mp4", name=name).stem
+        for name in ("a.mp4", "a.mp4 (2)", "b/a.mp4 (12)", "a (2).mp4", "a.b")
+    ]
+    assert stems == ["a", "a (2)", "b/a (12)", "a (2)", "a"]
+    assert Clip(path=tmp_path / "x.tfrecords", name="x.tfrecords#3", record=9).stem == "x#3"

@@ -15,10 +15,10 @@ from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokens import reel
 from reeltok.tokens.packing.model import NAME
 from reeltok.tokens.reel import Reel
-from reeltok.transcode import Coding, Writing, decode_file, encode_file
+from reeltok.transcode import Coding, Cut, Writing, decode_file, encode_file
 from reeltok.transcode.encode import is_encoded
 from reeltok.transcode.packing import packed_bits, packing_for
-from reeltok.video.record import Video
+from reeltok.video.record import Video, write
 
 pytest.importorskip("constriction")
 PACKED = Coding(pack=True, chunk=5)
@@ -92,6 +92,22 @@ def test_packed_and_plain_files_are_told_apart(tok: Tokenizer, clip: Path, tmp_p
     assert not is_encoded(tok, clip, tmp_path / "packed.reel", coding=plain)
     encode_file(tok, clip, tmp_path / "plain.reel", coding=plain)
     assert not is_encoded(tok, clip, tmp_path / "plain.reel", coding=PACKED)
+
+
+def test_other_time_stamps_are_other_tokens(tok: Tokenizer, tmp_path: Path) -> None:
+    """A rate that is the mean of the stamps had been taken for theirs."""
+    times = torch.arange(18).double() / 10 + 0.02 * (torch.arange(18) % 3 == 1)
+    video = replace(moving(18), times=times)
+    write(video, tmp_path / "a.mkv", lossless=True)
+    assert reeltok.read(tmp_path / "a.mkv").times is not None
+    encode_file(tok, tmp_path / "a.mkv", tmp_path / "a.reel")
+    assert is_encoded(tok, tmp_path / "a.mkv", tmp_path / "a.reel")
+    with Reel(tmp_path / "a.reel") as opened:
+        rate = Cut(fps=opened.fps)
+    assert not is_encoded(tok, tmp_path / "a.mkv", tmp_path / "a.reel", cut=rate)
+    encode_file(tok, tmp_path / "a.mkv", tmp_path / "a.reel", cut=rate)
+    assert is_encoded(tok, tmp_path / "a.mkv", tmp_path / "a.reel", cut=rate)
+    assert not is_encoded(tok, tmp_path / "a.mkv", tmp_path / "a.reel")
 
 
 def test_what_cannot_be_packed_says_why(tmp_path: Path, clip: Path) -> None:

@@ -88,7 +88,7 @@ def decode(
     from reeltok.transcode.batch import run_plan
     from reeltok.transcode.models import ReelModels
 
-    kind = suffix or (".mkv" if lossless else ".mp4")
+    kind = given.parse_suffix(suffix, lossless=lossless)
     plan = plan_files(inputs, out, suffix=kind, find=find_reels, folder=suffix is None)
     if plan.named:
         given.require_use(f"videos in a folder, not for {out}", suffix=suffix)

@@ -206,7 +206,7 @@ def generate(
         blocks=blocks,
         actions=actions,
     )
-    kind = suffix or (".mkv" if lossless else ".mp4")
+    kind = given.parse_suffix(suffix, lossless=lossless)
     targets = [out / f"{number:03d}{kind}" for number in range(count)]
     check_place(str(out))
     check_free(list(map(str, targets)), force=force, inputs=[given_clip, actions])

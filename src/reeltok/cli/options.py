@@ -196,6 +196,13 @@ def parse_size(text: str | None) -> int | tuple[int, int] | None:
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
 
+def parse_suffix(text: str | None, *, lossless: bool) -> str:
+    """The suffix of videos, with its dot; ValueError for one without."""
+    if text is not None and not text.startswith("."):
+        raise ValueError(f"--suffix {text} has no dot: give --suffix .{text}")
+    return text or (".mkv" if lossless else ".mp4")
+
+
 def parse_dtype(text: str, option: str = "--dtype") -> "torch.dtype":
     """fp32, bf16, fp16 or torch's own names of these; ValueError for anything else."""
     import torch

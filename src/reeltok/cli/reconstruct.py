@@ -9,6 +9,7 @@ import typer
 from reeltok.cli import options as given
 from reeltok.cli.progress import Progress
 from reeltok.cli.report import Report, facts, table
+from reeltok.files.atomic import same_file
 from reeltok.files.places import PIPE, check_free, check_place
 from reeltok.transcode.options import Coding, Cut, Writing
 from reeltok.transcode.plan import plan_files
@@ -59,7 +60,7 @@ def reconstruct(
     if not plan.named:
         raise ValueError(f"{source} is {count(len(plan.jobs), 'clip')}: reconstruct takes one")
     beside = place_beside(side_by_side, out)
-    if out == beside:
+    if beside is not None and same_file(out, beside):
         raise ValueError(f"{out} cannot hold both videos: give --side-by-side another name")
     places = [out] if beside is None else [out, beside]
     check_free(places, force=force, inputs=[source])

@@ -1,5 +1,6 @@
 """The record `Clip`: where a clip lies, what is said of it, and how it is opened."""
 
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -14,6 +15,7 @@ from reeltok.files.atomic import scratch
 from reeltok.files.hashes import hash_text
 from reeltok.video.record import Stream, Video, stream
 
+NUMBERED = re.compile(r"(.+?)( \(\d+\)|#\d+)")
 NEAR = 5e-4  # seconds: as far as lists write times
 
 
@@ -70,12 +72,17 @@ class Clip:
 
     @property
     def stem(self) -> str:
-        """Its name without the suffix of a file: what is made from it is called so."""
-        name = self.name
+        """Its name without the suffix of a file: what is made from it is called so.
+
+        A number that tells it from others stays: "a (2)" of "a.mp4 (2)", "x#3" of "x.tfrecords#3".
+        """
+        name, number = self.name, ""
+        if not is_video(name) and not is_picture(name) and (found := NUMBERED.fullmatch(name)):
+            name, number = found.groups()
         if self.member:
             name = name.replace(self.path.name, self.path.stem, 1)
         file = is_video(name) or is_picture(name) or (self.path.is_file() and not self.member)
-        return str(PurePosixPath(name).with_suffix("")) if file else name
+        return f"{PurePosixPath(name).with_suffix('') if file else name}{number}"
 
     @property
     def short(self) -> int:
@@ -138,13 +145,12 @@ class Clip:
         """The stream from `start` seconds of the file to where the clip ends."""
         if self.end is None:
             return stream(path, start=start, **options)
-        most, left = options.pop("frames", None), self.end - start
-        if left <= 0:
+        most = options.pop("frames", None)
+        if self.end <= start:
             raise ValueError(f"{self.name} ends at {self.end:g} s: start={start:g} lies past that")
-        rate = options.get("fps")
-        if rate is None:  # as many frames as the first ones suggest, or all where that is too few
-            with stream(path, start=start, frames=2, **options) as first:
-                rate = first.fps or 1.0
+        with stream(path, start=start, frames=2, **options) as first:
+            rate, left = first.fps or 1.0, self.end - first.start  # of the first frame in it
+        # As many frames as the first ones suggest, or all where that is too few.
         count = ceil(left * rate - NEAR * rate)
         opened = stream(path, start=start, frames=min(count + 2, most or count + 2), **options)
         if opened.times is not None and opened.frames == count + 2 and opened.times[-1] < left:

@@ -20,8 +20,10 @@ from torch.export import Dim, ExportedProgram
 
 from reeltok.export.graphs import OTHER, Graph, agreement_of, graphs_of
 from reeltok.files.atomic import replacing
+from reeltok.files.places import check_replaced
 from reeltok.tokenizer.contract import Tokenizer
 
+RECORD = "graphs.json"
 SUFFIXES: dict[str, str] = {"torch-export": ".pt2", "onnx": ".onnx"}
 CLOSE, SAME = 1e-4, 0.95
 """A graph whose values differ by more from those of its model, or fewer of whose ids are the same,
@@ -66,6 +68,7 @@ def export_programs(
         import onnxscript  # noqa: F401
     graphs = graphs_of(tokenizer, frames)
     made: list[Program] = []
+    check_replaced(out, record=RECORD)
     with replacing(out, folder=True) as folder:
         for graph in graphs:
             made.append(write_program(graph, trace(graph, tokenizer), folder, to))
@@ -82,7 +85,7 @@ def export_programs(
             "vocabulary": spec.vocabulary,
             "graphs": [vars(program) for program in made],
         }
-        (folder / "graphs.json").write_text(json.dumps(about, indent=1) + "\n")
+        (folder / RECORD).write_text(json.dumps(about, indent=1) + "\n")
     return made
 
 

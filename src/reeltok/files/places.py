@@ -63,6 +63,26 @@ def check_folder(out: str | Path, *, force: bool, inputs: Sequence[str | Path | 
     check_free([config], force=force)
 
 
+def check_replaced(
+    out: str | Path, *, record: str, inputs: Sequence[str | Path | None] = ()
+) -> None:
+    """ValueError where to make the folder `out` anew would lose more than an earlier output.
+
+    A folder that is there must be empty or hold the file `record`, which every output has, and
+    nothing that is read may lie in it.
+    """
+    place = Path(out)
+    if not place.is_dir():
+        return
+    for source in inputs:
+        if source is None or not Path(source).exists():
+            continue
+        if Path(source).resolve().is_relative_to(place.resolve()):
+            raise ValueError(f"{source}, which is read, lies in {out}: name another folder")
+    if any(place.iterdir()) and not (place / record).is_file():
+        raise ValueError(f"the folder {out} holds other files: name a new or an empty one")
+
+
 def check_result(
     out: Path | None, *, force: bool, inputs: Sequence[str | Path | None] = ()
 ) -> None:

@@ -130,6 +130,13 @@ def source_settings(video: Stream, cut: Cut) -> dict[str, str]:
     return {"fingerprint": video.fingerprint(), **raw}
 
 
+def same_moments(reel: Reel, video: Stream) -> bool:
+    """Whether the frames of a file are shown when those of a video are."""
+    if reel.times is None or video.times is None:
+        return reel.times is None and video.times is None
+    return reel.last == video.last and torch.allclose(reel.times, video.times.double(), atol=1e-6)
+
+
 def is_encoded(
     tokenizer: Tokenizer,
     source: str | Path | Clip,
@@ -159,6 +166,7 @@ def is_encoded(
                 and reel.model == tokenizer.name
                 and made_by(reel.weights, tokenizer)
                 and (reel.frames, reel.fps) == (video.frames, video.fps)
+                and same_moments(reel, video)
                 and (reel.height, reel.width) == (video.height, video.width)
                 and reel.damaged == video.damaged
                 and reel.settings.get("start", 0.0) == video.start

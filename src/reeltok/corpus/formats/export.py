@@ -12,6 +12,7 @@ from reeltok.corpus.formats import energon, fastvideo, ltx, megatron, torchtitan
 from reeltok.corpus.formats.source import ExportSource
 from reeltok.corpus.read import Corpus
 from reeltok.files.atomic import replacing
+from reeltok.files.places import check_replaced
 from reeltok.files.text import nearest
 
 RECORD = "reeltok.json"
@@ -66,14 +67,17 @@ def export_corpus(
 ) -> Exported:
     """Write a finished corpus into the folder `out` in the layout `to`, whole or not at all.
 
-    A folder that is there is replaced, whatever a reader has cached in it too. `dtype` is that of
+    An earlier export is replaced, with whatever a reader has cached in it. `dtype` is that of
     latents (None: the format's own); `on_row` is called with rows done and their number. Raises
-    ValueError for a format that cannot hold what the corpus has, and what `Corpus` raises.
+    ValueError for a format that cannot hold what the corpus has, for a folder of other files, and
+    what `Corpus` raises.
     """
     if to not in FORMATS:
         near = nearest(to, FORMATS)
         hint = f"did you mean {near}?" if near else f"give one of {', '.join(FORMATS)}"
         raise ValueError(f"there is no format {to!r}: {hint}")
+    read = corpus if isinstance(corpus, str | Path) else None
+    check_replaced(out, record=RECORD, inputs=[read])
     corpus = corpus if isinstance(corpus, Corpus) else Corpus(corpus)
     source, kind = ExportSource(corpus=corpus, format=to, on_row=on_row), FORMATS[to]
     with replacing(out, folder=True) as folder:
