@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from reeltok.data.clip import Clip
-from reeltok.evaluate.candidates.candidate import ONEDNN
+from reeltok.devices import direct_convolutions
+from reeltok.evaluate.candidates.macs import ONEDNN
 from reeltok.evaluate.push.measures import CHANGED, decibel
 from reeltok.metrics import paired as metrics
 from reeltok.metrics.lpips import LPIPS
@@ -174,7 +175,7 @@ def score_changes(real: np.ndarray, made: np.ndarray) -> Scores:
 
 def forward_gmacs(model: Tokenizer, how: Judge, device: torch.device) -> float:
     """Billions of multiply-adds to encode and decode one clip as it is judged."""
-    with flop_counter() as counter:
+    with direct_convolutions(), flop_counter() as counter:
         how.pass_through(model, torch.zeros(1, 3, how.frames, how.size, how.size, device=device))
     return counter.get_total_flops() / 2e9
 

@@ -7,6 +7,8 @@ import os
 import platform
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -123,6 +125,20 @@ def convolution() -> Literal["direct", "winograd"]:
         raise ValueError(f"{CONVOLUTION}={asked} is not known: give direct or winograd")
     wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
     return "winograd" if asked == "winograd" or (wide and not asked) else "direct"
+
+
+@contextmanager
+def direct_convolutions() -> Iterator[None]:
+    """Inside, convolutions are computed directly, whatever this processor would gain."""
+    asked = os.environ.get(CONVOLUTION)
+    os.environ[CONVOLUTION] = "direct"
+    try:
+        yield
+    finally:
+        if asked is None:
+            del os.environ[CONVOLUTION]
+        else:
+            os.environ[CONVOLUTION] = asked
 
 
 def slower_ways() -> list[str]:

@@ -9,7 +9,7 @@ from moving_clips import moving
 from small_models import CAUSAL, COORDTOK
 
 from reeltok import devices
-from reeltok.evaluate.candidates.candidate import Macs
+from reeltok.evaluate.candidates.macs import Macs
 from reeltok.models.coordtok.network import CoordTok
 from reeltok.models.vidtok.network import VidTok
 from reeltok.nn import linear as products

@@ -18,7 +18,7 @@ from torch import Tensor
 
 import reeltok
 from reeltok.devices import describe_machine, peak_memory, pick_device, reset_peak_memory
-from reeltok.evaluate.candidates.candidate import Candidate, CodedClip, Macs, read_back
+from reeltok.evaluate.candidates.candidate import Candidate, CodedClip, read_back
 from reeltok.evaluate.clips import ClipCache, ScoredClip, ScoredClips, clips
 from reeltok.evaluate.protocols import DEFAULT, Protocol, find_protocol
 from reeltok.evaluate.results import Result
@@ -238,12 +238,10 @@ class Evaluation:
     def first(self, clip: ScoredClip) -> tuple[CodedClip, dict[str, float]]:
         """What came of the first clip, and what is measured once: parameters, its MACs."""
         reset_peak_memory(self.device)
-        with Macs() as macs:
-            coded = self.candidate.reconstruct(clip)
+        coded = self.candidate.reconstruct(clip)
         if torch.cuda.is_available():  # the first pass chooses kernels: it is not timed
             coded = self.candidate.reconstruct(clip)
-        counted = {"macs": macs.total} if macs.total else {}
-        return coded, counted | self.candidate.facts(clip)
+        return coded, self.candidate.facts(clip)
 
     def progress(self, clip: ScoredClip, again: bool) -> ClipProgress:
         """How far this is."""

@@ -15,42 +15,15 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from reeltok.devices import has_onednn
+from reeltok.evaluate.candidates.macs import count_macs, counting
 from reeltok.evaluate.clips import ScoredClip
 from reeltok.evaluate.results import CandidateKind
 from reeltok.files.atomic import scratch
-from reeltok.models.foreign.network import Foreign
 from reeltok.tokenizer.contract import Tokenizer
+from reeltok.tokens.record import Tokens
 from reeltok.transcode.packing import found_packing, packed_bits
 from reeltok.video.record import Video, read, to_unit, write
-
-
-def product_flops(x: Tensor, weight: Tensor, *_: Any, out_val: Tensor) -> int:
-    """Those of oneDNN's product with a weight."""
-    return 2 * out_val.numel() * weight.shape[-1]
-
-
-def convolution_flops(x: Tensor, weight: Tensor, *_: Any, out_val: Tensor) -> int:
-    """Those of oneDNN's convolution that is called by its name."""
-    return 2 * out_val.numel() * weight[0].numel()
-
-
-ONEDNN: dict[Any, Any] = {}
-"""Formulas for what runs through oneDNN on a CPU, which torch does not list."""
-if has_onednn():
-    ONEDNN[torch.ops.mkldnn._linear_pointwise] = product_flops
-    ONEDNN[torch.ops.aten.mkldnn_convolution] = convolution_flops
-# torch's own formulas, and those of an attention that runs on a CPU.
-FLOPS: dict[Any, Any] = {
-    **flop_registry,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[
-        torch.ops.aten._scaled_dot_product_flash_attention
-    ],
-    **ONEDNN,
-}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -111,7 +84,7 @@ class Candidate(Protocol):
         ...
 
     def facts(self, clip: ScoredClip) -> dict[str, float]:
-        """What does not depend on pixels: parameters, and MACs that are not to be counted."""
+        """What does not depend on pixels: parameters, and MACs of one pass over this clip."""
         ...
 
 
@@ -161,8 +134,18 @@ class TokenizerCandidate:
 
     def reconstruct(self, clip: ScoredClip) -> CodedClip:
         """Encode and decode, timed apart; nothing is rounded on the way."""
-        tokenizer, seconds = self.tokenizer, dict[str, float]()
-        device = tokenizer.device
+        seconds = dict[str, float]()
+        tokens, y = self._code(clip, seconds)
+        ids = None if tokens.ids is None else tokens.ids[0].cpu()
+        bits = tokens.bits * math.prod(tokens.grid) + tokens.reference_bits
+        # Clamped as every file of it is: an untrained decoder goes far beyond [-1, 1].
+        y = y.float().clamp(-1, 1)
+        stored = packed_bits(self.tokenizer, tokens)
+        return CodedClip(x=y, bits=bits, stored_bits=stored, ids=ids, seconds=seconds)
+
+    def _code(self, clip: ScoredClip, seconds: dict[str, float]) -> tuple[Tokens, Tensor]:
+        """The tokens and the frames of a clip; how long each took is put into `seconds`."""
+        tokenizer, device = self.tokenizer, self.tokenizer.device
         x = clip.video.tensor(device=device)
         draws = self.sample and self.vocabulary is None  # ids are never drawn
         drawn = torch.Generator(device).manual_seed(0) if draws else None
@@ -171,23 +154,22 @@ class TokenizerCandidate:
         with torch.no_grad(), timed(seconds, "decode", device):
             y = tokenizer.decode(tokens, chunk=self.chunk, tile=self.tile)
         assert isinstance(y, Tensor)
-        ids = None if tokens.ids is None else tokens.ids[0].cpu()
-        bits = tokens.bits * math.prod(tokens.grid) + tokens.reference_bits
-        # Clamped as every file of it is: an untrained decoder goes far beyond [-1, 1].
-        y = y.float().clamp(-1, 1)
-        stored = packed_bits(tokenizer, tokens)
-        return CodedClip(x=y, bits=bits, stored_bits=stored, ids=ids, seconds=seconds)
+        return tokens, y
 
     def facts(self, clip: ScoredClip) -> dict[str, float]:
-        """The number of parameters; MACs of one pass over this clip where coding it takes more.
+        """The number of parameters, and MACs of one pass over this clip.
 
-        In parts it does, and where encoding decodes what the next block needs.
+        A network that only runs on values is run for them, and has none where coding a clip takes
+        more than one pass: in parts it does, and where encoding decodes what the next block needs.
         """
+        video = clip.video
+        macs = count_macs(self.tokenizer, (len(video), video.height, video.width))
+        if macs is None and not (self.chunk or self.tile or self.tokenizer.loops):
+            with counting() as counted:
+                self._code(clip, {})
+            macs = counted.total
         found = {"parameters": float(self.tokenizer.parameter_count())}
-        if self.chunk or self.tile or self.tokenizer.loops:
-            macs = count_macs(self.tokenizer, clip)
-            return found if macs is None else found | {"macs": macs}
-        return found
+        return found | {"macs": macs} if macs else found
 
 
 def pad_clip(
@@ -202,48 +184,6 @@ def pad_clip(
             edge = x.narrow(dim, x.shape[dim] - 1, 1)
             x = torch.cat([x, edge.repeat_interleave(missing, dim)], dim)
     return x
-
-
-def count_macs(tokenizer: Tokenizer, clip: ScoredClip) -> float | None:
-    """Multiply-adds of one pass over a clip, counted without computing (by a second of imports).
-
-    None where the tokenizer cannot run on the meta device.
-    """
-    if isinstance(tokenizer, Foreign):  # their constructors read files, or values
-        return None
-    with torch.device("meta"):
-        ghost = type(tokenizer)(tokenizer.config, tokenizer.name).eval()
-    spec, shape = ghost.spec, (1, 3, len(clip.video), clip.video.height, clip.video.width)
-    whole = spec.frames(spec.steps(shape[2]))
-    x = pad_clip(torch.empty(shape, device="meta"), whole, spec.factors[1:])
-    try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            ghost(x)
-    except (RuntimeError, NotImplementedError, ValueError, TypeError):
-        return None
-    return counter.get_total_flops() / 2
-
-
-class Macs(TorchDispatchMode):
-    """Counts the multiply-adds of all that runs inside (convolutions, products, attention)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = 0.0
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """No: to be skipped by torch's compiler would mean to import it, which takes a second."""
-        return False
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        """Run an operator, and count it where it multiplies."""
-        out = func(*args, **(kwargs or {}))
-        if func._overloadpacket in FLOPS:
-            self.total += FLOPS[func._overloadpacket](*args, **(kwargs or {}), out_val=out) / 2
-        return out
 
 
 @contextmanager

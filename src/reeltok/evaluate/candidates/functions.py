@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from reeltok.evaluate.candidates.candidate import CodedClip, pad_clip, timed
+from reeltok.evaluate.candidates.macs import counting
 from reeltok.evaluate.clips import ScoredClip
 from reeltok.evaluate.results import CandidateKind
 from reeltok.models.foreign.shape import check_frames
@@ -59,5 +60,7 @@ class Reconstructor:
         )
 
     def facts(self, clip: ScoredClip) -> dict[str, float]:
-        """Nothing that a function tells."""
-        return {}
+        """MACs of a call, where there are any."""
+        with counting() as macs:
+            self.reconstruct(clip)
+        return {"macs": macs.total} if macs.total else {}
