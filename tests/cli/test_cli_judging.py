@@ -91,6 +91,29 @@ def test_compare_makes_one_report(run: Run, models: Models, clips: Path, there: 
     assert len(page(there / "s")["models"]) == 2
 
 
+def test_codecs_are_matched_to_the_first_model_named(
+    run: Run, models: Models, clips: Path, there: Path
+) -> None:
+    """Be it a result or a model, whichever was judged before."""
+    how = (*WHOLE, "--work", "w")
+    assert run("evaluate", models["discrete"], clips, *how, "--out", "d.json").code == 0
+    found = json.loads(Path("d.json").read_text())
+    for clip in found["clips"]:
+        clip["bits"] *= 3
+    Path("dear.json").write_text(json.dumps(found))
+    for first, second, times in (
+        (models["discrete"], "dear=dear.json", 1),
+        ("dear.json", "d.json", 3),
+    ):
+        words = ("compare", first, second, clips, "--peer", "h264", *how, "--out", "r", "--json")
+        results = run(*words).json["results"]
+        bits = [sum(clip["bits"] for clip in each["clips"]) for each in results[:2]]
+        assert bits[0] == times * sum(clip["bits"] for clip in found["clips"]) / 3
+        assert bits[1] != bits[0]
+        assert results[2]["settings"]["role"] == "clip"
+        assert results[2]["settings"]["bits"] == bits[0]
+
+
 def test_models_are_called_by_their_runs(
     run: Run, models: Models, clips: Path, there: Path
 ) -> None:

@@ -76,13 +76,15 @@ def compare(
     kept = None if again else judging.place_work(work)
     how: dict[str, Any] = {"weights": weights, "device": device, "chunk": chunk, "tile": tile}
     how |= {"dtype": given.parse_dtype(dtype), "sample": plan.latent == "sample"}
-    results = [load_result(each, words) for each in named if each.source.endswith(".json")]
+    known = [load_result(each, words) if each.source.endswith(".json") else None for each in named]
+    results = [result for result in known if result is not None]
     with gloo_group():
         if data is not None:
             run = Comparison(plan, data, media, device, root, kept, max_broken, watch=show_judging)
-            for each in named:
-                if not each.source.endswith(".json"):
-                    results.append(run.judge(open_own(each.source, label=each.label, **how)))
+            results = [
+                result or run.judge(open_own(each.source, label=each.label, **how))
+                for each, result in zip(named, known, strict=True)
+            ]
             results += run.judge_peers(peer or (), results)
         if rank_and_world()[0] > 0:
             return Report(data={}, text="")
