@@ -132,6 +132,20 @@ def test_bits_are_matched_by_clip_and_over_the_set() -> None:
         by_clip.reconstruct(moving(speed=9))
 
 
+def test_a_set_is_matched_to_the_bits_of_its_own_clips() -> None:
+    """A result that a codec is matched to may be of more clips than are judged now."""
+    one, other = moving(speed=1), moving(speed=4)
+    known = {one.name: 9_000, other.name: 12_000, "elsewhere": 90_000}
+    by_clip, over_set, *_ = open_codecs("h264", RateTarget(bits=known, clips=lambda: [one, other]))
+    total = sum(over_set.reconstruct(clip).bits or 0 for clip in (one, other))
+    assert total == pytest.approx(21_000, rel=0.04)
+    assert by_clip.settings["bits"] == 21_000
+    with pytest.raises(
+        ValueError, match=r"bits of 3 clips, such as moving1, and none .* the 1 that"
+    ):
+        open_codecs("h264", RateTarget(bits=known, clips=lambda: [moving(speed=9)]))
+
+
 def test_the_nearest_quality_is_found_at_both_ends() -> None:
     coder = CODERS["av1"]
     bits = lambda quality: round(1000 / quality)

@@ -25,7 +25,7 @@ from torch import Tensor
 from reeltok.evaluate.candidates.candidate import CodedClip, pad_clip, timed
 from reeltok.evaluate.clips import ScoredClip
 from reeltok.evaluate.results import CandidateKind
-from reeltok.parallel import sum_over_ranks
+from reeltok.parallel import gather, sum_over_ranks
 from reeltok.video.colour import FromRGB, ToRGB
 from reeltok.video.record import to_unit
 from reeltok.video.tags import Colour
@@ -181,6 +181,24 @@ class Sizes:
             packets = encode_packets(self.coder, to_even_size(clip.video.frames), quality)
             self.held[key] = 8 * sum(packet.size for packet in packets)
         return self.held[key]
+
+
+def bits_here(like: "RateTarget") -> dict[str, int]:
+    """Those bits of `like` that are of its clips, by name. A collective call.
+
+    ValueError where bits are known, but of none of the clips.
+    """
+    if not like.bits:
+        return {}
+    names = set[str]().union(*gather({clip.name for clip in like.clips()}))
+    found = {name: bits for name, bits in like.bits.items() if name in names}
+    if not found:
+        raise ValueError(
+            f"a codec is matched to the bits of {len(like.bits)} clips, such as "
+            f"{next(iter(like.bits))}, and none of them is among the {len(names)} that are judged: "
+            "give a result of the same clips, or the model itself"
+        )
+    return found
 
 
 def match_set(
@@ -340,15 +358,15 @@ def open_codecs(name: str, like: RateTarget) -> list[CodecCandidate]:
                 name=f"{key} crf {quality:g}", coder=coder, quality=quality, causal=like.causal
             )
         ]
-    found = []
-    if like.bits:
+    found, bits = [], bits_here(like)
+    if bits:
         sizes = Sizes(coder)
-        quality = match_set(sizes, like.clips, like.bits)
+        quality = match_set(sizes, like.clips, bits)
         found += [
             CodecCandidate(
                 name=f"{key}, bits of each clip",
                 coder=coder,
-                target=like.bits,
+                target=bits,
                 sizes=sizes,
                 role="clip",
                 causal=like.causal,
