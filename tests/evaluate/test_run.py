@@ -128,6 +128,24 @@ def test_what_is_measured_once_is_that_of_the_set(data: Path, tmp_path: Path) ->
         assert judged(Sized(), data, work=tmp_path / "kept").extra["macs"] == wanted
 
 
+def test_what_is_measured_once_is_known_where_every_score_is(data: Path, tmp_path: Path) -> None:
+    """Though the set's first clip was scored as another set's second."""
+
+    class Sized(Dim):
+        def facts(self, clip: ScoredClip) -> dict[str, float]:
+            return {"macs": float(clip.video.frames.sum())}
+
+    judged(Sized(), data, work=tmp_path / "kept")
+    (tmp_path / "some.csv").write_text(f"path\n{data / 'c.mkv'}\n{data / 'b.mkv'}\n")
+    wanted = judged(Sized(), tmp_path / "some.csv").extra
+    for asked in (["c.mkv"], []):
+        again = Sized()
+        found = judged(again, tmp_path / "some.csv", work=tmp_path / "kept").extra
+        assert again.asked == asked
+        assert found["macs"] == wanted["macs"]
+        assert found["peak_memory_bytes"] > 1e6
+
+
 def test_other_boxes_are_judged_anew(data: Path, tmp_path: Path) -> None:
     asked = Dim()
     for boxes in ("text:0,0,16,16", "text:0,0,16,16", "text:8,8,16,16"):

@@ -96,6 +96,10 @@ class ResultCache:
                     save_file({"ids": narrow_ids(ids).contiguous()}, part)
             score.save(path)
 
+    def measured(self, first: Path | None) -> bool:
+        """Whether `facts` are kept beside the score of a set's `first` clip."""
+        return first is not None and first.with_suffix(".json").exists()
+
     def facts(self, first: Path | None, found: Mapping[str, float]) -> dict[str, float]:
         """What is measured once for a set, kept beside the score of its `first` clip.
 
@@ -205,6 +209,8 @@ class Evaluation:
                 keep(clip, coded)
             self.results.keep(clip, score, coded.ids)
             known = score, coded.ids
+        elif self.facts is None and not self.results.measured(self.begins):
+            self.coded(clip)  # it was scored amid another set's clips
         score, ids = known
         self.scores.add(replace(score, source=clip.together))
         if self.usage is not None and ids is not None and ids.numel():
@@ -213,12 +219,7 @@ class Evaluation:
 
     def judged(self, clip: ScoredClip) -> tuple[CodedClip, ClipScore]:
         """What came of a clip, and its score. ValueError names the candidate that is at fault."""
-        if self.facts is None:
-            coded, measured = self.first(clip)
-            self.facts = self.results.facts(self.begins, measured)  # at once: it may be interrupted
-        else:
-            coded = self.candidate.reconstruct(clip)
-        self.facts[PEAK] = max(peak_memory(self.device), self.facts.get(PEAK, 0))
+        coded = self.coded(clip)
         device = scorer_device(self.scorer)
         x = clip.video.tensor(device=device)
         y = read_back(coded.x, clip.video.fps) if self.plan.via_mp4 else coded.x
@@ -234,6 +235,16 @@ class Evaluation:
             notes=[f"its last frame was repeated {clip.filled} times"] if clip.filled else [],
         )
         return coded, replace(score, name=clip.name)
+
+    def coded(self, clip: ScoredClip) -> CodedClip:
+        """What came of a clip; of the first one also what is measured once, which is kept."""
+        if self.facts is None:
+            coded, measured = self.first(clip)
+            self.facts = self.results.facts(self.begins, measured)  # at once: it may be interrupted
+        else:
+            coded = self.candidate.reconstruct(clip)
+        self.facts[PEAK] = max(peak_memory(self.device), self.facts.get(PEAK, 0))
+        return coded
 
     def first(self, clip: ScoredClip) -> tuple[CodedClip, dict[str, float]]:
         """What came of the first clip, and what is measured once: parameters, its MACs."""
