@@ -197,6 +197,7 @@ def test_actions_decide(run: Run, generators: dict[str, Path], tmp_path: Path) -
         ("flow", ("--given", "x.mp4"), "--given was asked, but"),
         ("prior", ("--sampler", "euler"), "holds a prior: leave it out"),
         ("leaning", ("--guidance", 3), "without dropout of its conditions: leave guidance=1"),
+        ("prior", ("--guidance", 2), "guidance=2.0 needs a class: name one of walk, run"),
         ("prior", ("--class", "runn"), "did you mean 'run'?"),
         ("prior", ("--schedule", "cubic"), "no schedule is called 'cubic'"),
         ("prior", ("--given-frames", 2), "needs a video: name one with --given"),

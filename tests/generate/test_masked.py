@@ -399,6 +399,26 @@ def test_classes_and_guidance(plain: VidTok) -> None:
     assert torch.equal(bare, any_class)
 
 
+def test_guidance_without_anything_to_follow_is_refused(plain: VidTok) -> None:
+    """But for the prior's own, which nobody asked for."""
+    prior = prior_for(plain, 9, classes=("push", "pull"), dropout=0.1)
+    strong = Sampling(guidance=2.0)
+    with pytest.raises(ValueError, match=r"guidance=2\.0 needs a class: name one of push, pull"):
+        masked.generate(prior, sampling=strong)
+    bare = prior_for(plain, 9, dropout=0.1)
+    with pytest.raises(ValueError, match="has no classes, actions or reference frame to follow"):
+        masked.generate(bare, sampling=strong)
+    prior.config = replace(prior.config, sampling=strong)
+    assert torch.equal(masked.generate(prior).ids, masked.generate(prior, sampling=Sampling()).ids)
+    acting = prior_for(plain, 9, actions=2, dropout=0.1)
+    acts = torch.ones(1, 8, 2)
+    plainly, strongly = (
+        masked.generate(acting, actions=acts, sampling=sampling).ids
+        for sampling in (Sampling(), Sampling(guidance=40.0))
+    )
+    assert not torch.equal(plainly, strongly)
+
+
 def test_what_was_not_trained_is_not_generated(plain: VidTok) -> None:
     with pytest.raises(ValueError, match="without dropout of its classes: name one of push, pull"):
         masked.generate(prior_for(plain, 9, classes=("push", "pull")))

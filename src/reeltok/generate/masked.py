@@ -269,11 +269,24 @@ def pick_clip(config: PriorConfig, tokenizer: Tokenizer | None) -> ClipSpec:
 
 
 def pick_label(config: PriorConfig, name: str | None, guidance: float) -> int:
-    """The label of a class, or of any. ValueError for any of these that was not trained."""
+    """The label of a class, or of any. ValueError for any of these that was not trained.
+
+    Also for guidance, other than the prior's own, where it would change nothing.
+    """
     if guidance != 1 and not config.dropout:
         raise ValueError(
             f"guidance={guidance} was asked, but this prior was trained without dropout of "
             "its conditions: leave guidance=1"
+        )
+    is_guided = bool(name is not None or config.actions or config.reference is not None)
+    if guidance not in (1, config.sampling.guidance) and not is_guided:
+        if config.classes:
+            raise ValueError(
+                f"guidance={guidance} needs a class: name one of {', '.join(config.classes)}"
+            )
+        raise ValueError(
+            f"guidance={guidance} was asked, but this prior has no classes, actions or reference "
+            "frame to follow: leave guidance=1"
         )
     if name is not None:
         return find_class(config.classes, name)
