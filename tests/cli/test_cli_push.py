@@ -153,6 +153,11 @@ def test_what_is_refused(run: Run, priors: dict[str, Path], held: Path, tmp_path
     (bare / "push-0-00001.truth.safetensors").unlink()
     found = run("push", tokenizer, bare, "--frames", 4)
     assert "there are no true positions of push-0-00001.mkv" in found.err.splitlines()[-1]
+    pixels = make_pixels(tmp_path / "pixels")
+    for model in (tokenizer, pixels):
+        found = run("push", model, held, "--tokenizer", "absent", "--frames", 5)
+        said = f"--tokenizer absent is for priors, and {model} is none: leave it out"
+        assert (found.code, said in found.err) == (2, True), found.err
 
 
 def test_sets(run: Run, priors: dict[str, Path], held: Path, tmp_path: Path) -> None:

@@ -33,11 +33,18 @@ def open_judged(
     how: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> Judged:
-    """A model ready to be judged; `how` a prior is decoded, where not as its folder says."""
+    """A model ready to be judged; `how` a prior is decoded, where not as its folder says.
+
+    ValueError for a `tokenizer` where no prior is judged.
+    """
     from reeltok import zoo
     from reeltok.evaluate.push.candidates import Coded
 
     family = generator_family(model)
+    if tokenizer is not None and family != "masked":
+        raise ValueError(
+            f"--tokenizer {tokenizer} is for priors, and {model} is none: leave it out"
+        )
     if family == "pixels":
         from reeltok.generate.pixels.predictor import PixelPredictor
 
