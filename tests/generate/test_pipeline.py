@@ -12,7 +12,7 @@ import reeltok
 from reeltok.generate import masked
 from reeltok.generate.pipeline import GenerationRequest, generate_files, open_generator
 from reeltok.generate.predictor import PriorPredictor
-from reeltok.generate.sampling import require_sampler
+from reeltok.generate.sampling import count_steps
 from reeltok.models.vidtok.network import VidTok
 from reeltok.video.record import Video
 
@@ -113,4 +113,4 @@ def test_predictions_are_as_long_as_the_clip(plain: VidTok, tmp_path: Path) -> N
 
 def test_an_unknown_sampler_is_refused_before_anything_is_made() -> None:
     with pytest.raises(ValueError, match="no sampler is called 'foo': choose one of euler-"):
-        require_sampler("foo")
+        count_steps("foo", None)

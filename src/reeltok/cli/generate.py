@@ -36,8 +36,8 @@ StepsOption = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        help="Number of sampling steps; by default 250 for a flow, 12 for a prior or what its "
-        "folder says.",
+        help="Number of sampling steps; by default 250 for a flow (dopri5 chooses its own), 12 for "
+        "a prior or what its folder says.",
     ),
 ]
 GuidanceOption = Annotated[

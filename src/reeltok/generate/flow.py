@@ -88,7 +88,7 @@ def generate(
     count: int = 1,
     seed: int = 0,
     class_name: str | None = None,
-    steps: int = 250,
+    steps: int | None = None,
     sampler: str = "euler-maruyama",
     guidance: float = 1.0,
     first: int | None = None,
@@ -99,7 +99,8 @@ def generate(
     With `first`, clip i depends on `seed` and `first` + i alone, not on how many are made at once
     (but for dopri5, whose steps suit all of them).
 
-    The defaults are CoordTok's: 249 stochastic steps and one without noise, one network call each.
+    The defaults are CoordTok's: 249 stochastic steps and one without noise, one network call each;
+    dopri5 chooses its own steps, and is given none.
     `guidance` above 1 goes beyond what the class asks for, away from what any class would give.
     `progress` hears the time, 0 to 1. With a `tokenizer` its weights are compared with those that
     the generator was trained on. ValueError for what the model was not trained for.

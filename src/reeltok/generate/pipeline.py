@@ -23,7 +23,7 @@ from reeltok.generate.clip_spec import ClipSpec
 from reeltok.generate.conditions import give_around, give_frames
 from reeltok.generate.folder import family_of, open_tokenizer
 from reeltok.generate.prior import Prior
-from reeltok.generate.sampling import require_sampler
+from reeltok.generate.sampling import count_steps
 from reeltok.generate.schedule import SHARES, Sampling
 from reeltok.generate.sit import Flow
 from reeltok.generate.starts import Starts, read_starts
@@ -166,9 +166,8 @@ def flow_pipeline(
     clip = flow.pick_clip(model.config, tokenizer)
     guidance = 1.0 if request.guidance is None else request.guidance
     flow.pick_label(model.config, request.class_name, guidance)
-    sampler, steps = request.sampler or "euler-maruyama", request.steps
-    steps = 250 if steps is None else steps
-    require_sampler(sampler)
+    sampler = request.sampler or "euler-maruyama"
+    count_steps(sampler, request.steps)
 
     def make(count: int, seed: int, first: int, tell: Callable) -> Iterator[Tensor]:
         tokens = flow.generate(
@@ -178,7 +177,7 @@ def flow_pipeline(
             seed=seed,
             first=first,
             class_name=request.class_name,
-            steps=steps,
+            steps=request.steps,
             sampler=sampler,
             guidance=guidance,
             progress=tell,

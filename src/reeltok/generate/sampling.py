@@ -17,6 +17,7 @@ Velocity = Callable[[Tensor, float], Tensor]
 DrawNoise = Callable[[], Tensor]
 ErrorNorm = Callable[[Tensor], float]
 SAMPLERS = ("euler-maruyama", "heun-sde", "euler", "heun", "dopri5")
+STEPS = 250  # points in time of a path, unless told otherwise
 LAST = 0.04
 """Length of the deterministic step that ends a stochastic path (CoordTok's and SiT's setting)."""
 
@@ -31,23 +32,38 @@ def require_sampler(name: str) -> None:
         raise ValueError(f"no sampler is called {name!r}: choose one of {', '.join(SAMPLERS)}")
 
 
+def count_steps(sampler: str, steps: int | None) -> int:
+    """Points in time of a path: those asked for, or the usual number.
+
+    ValueError for too few of them, and for any where the sampler chooses its own.
+    """
+    require_sampler(sampler)
+    if steps is not None and sampler == "dopri5":
+        raise ValueError(
+            f"steps={steps} was asked, but dopri5 chooses its own steps: leave it out, or choose "
+            "another sampler"
+        )
+    if steps is not None and steps < 2:
+        raise ValueError(f"steps={steps} was asked, but a path needs at least 2 points in time")
+    return STEPS if steps is None else steps
+
+
 def sample(
     velocity: Velocity,
     x: Tensor,
     noise: DrawNoise,
     *,
     sampler: str = "euler-maruyama",
-    steps: int = 250,
+    steps: int | None = None,
     norm: ErrorNorm = rms,
 ) -> Tensor:
     """Follow `velocity` from the noise `x` to data; ValueError for an unknown sampler.
 
-    `steps` points in time for the samplers of fixed step; dopri5 chooses its own, by `norm` of its
-    error. Euler-Maruyama calls the network `steps` times, the Heun ones about twice as often.
+    `steps` points in time (None: 250) for the samplers of fixed step; dopri5 takes none and chooses
+    its own, by `norm` of its error. Euler-Maruyama calls the network `steps` times, the Heun ones
+    about twice as often.
     """
-    require_sampler(sampler)
-    if steps < 2 and sampler != "dopri5":
-        raise ValueError(f"steps={steps} was asked, but a path needs at least 2 points in time")
+    steps = count_steps(sampler, steps)
     if sampler in ("euler-maruyama", "heun-sde"):
         step = euler_maruyama_step if sampler == "euler-maruyama" else heun_sde_step
         return walk(velocity, x, noise, step=step, steps=steps)
