@@ -12,7 +12,7 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
 from pathlib import Path
@@ -79,8 +79,10 @@ def open_rival(words: str) -> Rival:
 
 def windows(recipe: GeneratorRecipe, folder: Path, out: Path, most: int) -> list[Tensor]:
     """Held-out windows "1 c t h w", one after another, of all clips in turn."""
-    opened, _ = open_clips(find_clips(folder), recipe.data, cache=cache_folder("decoded"))
-    source, frames, size = ClipSource(opened, recipe.data), recipe.window.frames, recipe.window.size
+    data = replace(recipe.data, cache_size=96)
+    frames, size = recipe.window.frames, recipe.window.size
+    opened, _ = open_clips(find_clips(folder), data, cache=cache_folder("decoded"))
+    source = ClipSource(opened, data)
     chosen = [c for c in source.held if c.group in recipe.groups and c.short >= size]
     starts = [(s, c) for c in chosen for s in range(0, c.frames - frames + 1, frames)]
     spread = np.linspace(0, len(starts) - 1, min(most, len(starts))).astype(int)

@@ -10,7 +10,7 @@ from typing import Any
 from reeltok.configuration import parse
 from reeltok.files.parsing import read_object
 from reeltok.generate.pixels.recipe import PIXELS, PixelRecipe
-from reeltok.generate.recipes import GENERATORS, GeneratorRecipe
+from reeltok.generate.recipes import GENERATORS, GeneratorRecipe, read_generator
 from reeltok.train.launch import train
 from reeltok.train.packing import train_packing, try_packing
 from reeltok.train.packing_recipes import PACKINGS, PackingRecipe
@@ -36,7 +36,7 @@ def find_recipe(name: str | Path) -> AnyRecipe:
         tree = read_object(path)
         require_new_keys(tree, str(path))
         kind: type[Any] = next((KINDS[key] for key in KINDS if key in tree), Recipe)
-        return parse(tree, str(path), kind)
+        return read_generator(path) if kind is GeneratorRecipe else parse(tree, str(path), kind)
     known: dict[str, Callable[[], AnyRecipe]] = {
         **RECIPES,
         **GENERATORS,

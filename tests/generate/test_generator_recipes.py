@@ -1,13 +1,18 @@
 """Recipes of generators: a value that would change nothing is refused."""
 
+import json
 import re
+from pathlib import Path
 
 import pytest
 
 from reeltok.generate.recipes import GENERATORS
-from reeltok.train.recipe import change
+from reeltok.recipes import find_recipe
+from reeltok.train.recipe import as_json, change
 
 DRAWN = "is for tokenizers, whose clips are drawn anew in each step: leave it out"
+
+CODED = "changes nothing in a generator, whose examples are coded once: leave it out"
 
 
 @pytest.mark.parametrize(
@@ -31,8 +36,25 @@ DRAWN = "is for tokenizers, whose clips are drawn anew in each step: leave it ou
         ("prior_cpu", "data.scale", "[0.5, 1]", DRAWN),
         ("prior_cpu", "data.lively", "0.5", DRAWN),
         ("prior_cpu", "data.synthetic", "0.5", DRAWN),
+        ("prior_cpu", "data.flip", "false", f"data.flip=False {CODED}"),
+        ("sit_cpu", "data.validation.frames", "33", "data.validation=Window(frames=33, "),
+        ("prior_cpu", "data.cache", "none", f"data.cache=none {CODED}"),
+        ("sit_cpu", "data.cache_size", "96", f"data.cache_size=96 {CODED}"),
+        ("prior_push", "data.cache_gb", "1", f"data.cache_gb=1.0 {CODED}"),
+        ("sit_push", "data.workers", "3", f"data.workers=3 {CODED}"),
+        ("prior_cpu", "data.prefetch", "9", f"data.prefetch=9 {CODED}"),
     ],
 )
 def test_values_without_effect_are_refused(name: str, key: str, value: str, said: str) -> None:
     with pytest.raises(ValueError, match=re.escape(said)):
         change(GENERATORS[name](), {key: value})
+
+
+def test_what_an_earlier_run_kept_without_effect_is_left_out(tmp_path: Path) -> None:
+    recipe = GENERATORS["sit_cpu"]()
+    tree = json.loads(as_json(recipe))
+    tree["data"] |= {"cache_size": 96, "workers": 12}
+    (tmp_path / "recipe.json").write_text(json.dumps(tree))
+    said = r"sets data\.cache_size, data\.workers, which changes nothing: it is left out"
+    with pytest.warns(UserWarning, match=said):
+        assert find_recipe(tmp_path) == recipe

@@ -16,14 +16,12 @@ from typing import Any
 
 from torch import nn
 
-from reeltok.configuration import parse
 from reeltok.data.find import find_clips
 from reeltok.files.atomic import replacing, write_file
-from reeltok.files.parsing import read_object
 from reeltok.generate import flow, masked
 from reeltok.generate.clip_spec import ClipSpec
 from reeltok.generate.folder import STARTS, family_of, save_generator
-from reeltok.generate.recipes import GENERATORS, GeneratorRecipe
+from reeltok.generate.recipes import GENERATORS, read_generator
 from reeltok.tokenizer.rows import Bits, pack_rows, unpack_rows
 from reeltok.train.bundle import answer, require_equal
 from reeltok.train.card import command, curve, seconds_of, wrap_lines
@@ -58,8 +56,7 @@ def bundle_generator(
     come along. FileNotFoundError or ValueError where `run` is not a generator's.
     """
     run, out = Path(run), Path(out)
-    path = run / "recipe.json"
-    recipe = json.loads(as_json(parse(read_object(path), str(path), GeneratorRecipe)))
+    recipe = json.loads(as_json(read_generator(run / "recipe.json")))
     source = next((run / kind for kind in ("best", "model") if (run / kind).is_dir()), run)
     family = family_of(source)
     load = masked.load if family == "masked" else flow.load

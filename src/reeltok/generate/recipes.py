@@ -3,13 +3,18 @@
 The loop's values are those of `train`; what the network's mean, `generate` says.
 """
 
-from collections.abc import Callable
-from dataclasses import replace
+import json
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from reeltok.configuration import parse
+from reeltok.files.parsing import read_object
 from reeltok.generate import prior, sit
 from reeltok.generate.conditions import CompletionTask
 from reeltok.train.clips import DataConfig, Window
@@ -32,6 +37,8 @@ FOR_PRIORS: dict[str, Any] = {
 """Values of a recipe that a flow has no use for, as they are where nothing is asked."""
 FOR_TOKENIZERS = ("weights", "other", "scale", "lively", "synthetic")
 """Values of `data` that say how clips are drawn anew in each step."""
+FOR_CLIPS = ("flip", "validation", "cache", "cache_size", "cache_gb", "workers", "prefetch")
+"""Values of `data` that say how clips are kept, and made into batches; examples are coded once."""
 FOLLOWS = {
     *("actions", "classes", "clip", "noise", "statistics"),
     *("frames", "size", "fps", "grid", "groups", "channels"),
@@ -133,6 +140,12 @@ class GeneratorRecipe:
                     f"data.{name}={found} is for tokenizers, whose clips are drawn anew in each "
                     "step: leave it out"
                 )
+        if idle := idle_keys(as_tree(self.data)):
+            found = getattr(self.data, idle[0])
+            raise ValueError(
+                f"data.{idle[0]}={found} changes nothing in a generator, whose examples are coded "
+                "once: leave it out"
+            )
         if len(self.data.strides) > 1:
             raise ValueError(
                 f"data.strides={self.data.strides} has several values, but the clips of a "
@@ -150,6 +163,31 @@ class GeneratorRecipe:
         return self.data.windows[0]
 
 
+def idle_keys(data: Mapping[str, Any]) -> list[str]:
+    """The keys of `data`, in JSON's own kinds, whose values are set and change no generator."""
+    usual = as_tree(DataConfig())
+    return [name for name in FOR_CLIPS if data.get(name, usual[name]) != usual[name]]
+
+
+def as_tree(data: DataConfig) -> dict[str, Any]:
+    """The values in JSON's own kinds."""
+    return json.loads(json.dumps(asdict(data)))
+
+
+def read_generator(path: Path) -> GeneratorRecipe:
+    """The recipe of a generator in a recipe.json.
+
+    What changes nothing, which those of earlier versions hold, is left out with a note.
+    """
+    tree = read_object(path)
+    data = tree.get("data")
+    if isinstance(data, dict) and (idle := idle_keys(data)):
+        said = f"{path} sets data.{', data.'.join(idle)}, which changes nothing: it is left out"
+        warnings.warn(said, stacklevel=2)
+        tree["data"] = {key: value for key, value in data.items() if key not in idle}
+    return parse(tree, str(path), GeneratorRecipe)
+
+
 def sit_cpu() -> GeneratorRecipe:
     """A small SiT on the compact CoordTok's planes, 128 frames at once, on two CPU cores."""
     return GeneratorRecipe(
@@ -158,7 +196,7 @@ def sit_cpu() -> GeneratorRecipe:
         tokenizer="coordtok-default",
         settings={"width": 192, "depth": 6, "heads": 6, "patch": 2},
         every=32,
-        data=DataConfig(windows=(Window(frames=128, size=64, batch=8),), cache_size=96),
+        data=DataConfig(windows=(Window(frames=128, size=64, batch=8),)),
         loop=LoopConfig(
             optimizer=OptimizerConfig(lr=4e-4),
             schedule=ScheduleConfig(steps=2_000, warmup=100, cooldown=0.4),
@@ -176,12 +214,7 @@ def sit_b() -> GeneratorRecipe:
         name="sit_b",
         tokenizer="coordtok_l_1280",
         settings={**sit.SIZES["b"], "patch": 2},
-        data=replace(
-            small.data,
-            windows=(Window(frames=128, size=128, batch=64),),
-            cache_size=128,
-            cache_gb=64.0,
-        ),
+        data=replace(small.data, windows=(Window(frames=128, size=128, batch=64),)),
         loop=LoopConfig(
             optimizer=OptimizerConfig(lr=1e-4),
             schedule=ScheduleConfig(steps=600_000),
@@ -210,7 +243,7 @@ def prior_cpu() -> GeneratorRecipe:
         tokenizer="default",
         settings={"width": 256, "depth": 6, "heads": 8},
         given=1,
-        data=DataConfig(windows=(Window(frames=16, size=64, batch=16),), cache_size=96),
+        data=DataConfig(windows=(Window(frames=16, size=64, batch=16),)),
         loop=LoopConfig(
             optimizer=OptimizerConfig(lr=5e-4, betas=(0.9, 0.96), weight_decay=0.045),
             schedule=ScheduleConfig(steps=1_200, warmup=200, shape="cosine"),
@@ -227,7 +260,7 @@ def prior_b() -> GeneratorRecipe:
         small,
         name="prior_b",
         settings={**prior.SIZES["b"]},
-        data=replace(small.data, windows=(Window(frames=16, size=64, batch=256),), cache_gb=64.0),
+        data=replace(small.data, windows=(Window(frames=16, size=64, batch=256),)),
         loop=replace(
             small.loop,
             optimizer=replace(small.loop.optimizer, lr=1e-4),
@@ -262,9 +295,7 @@ def prior_push() -> GeneratorRecipe:
         noise=0.1,
         mirrored=(0,),
         every=64,
-        data=DataConfig(
-            windows=(Window(frames=5, size=64, batch=64),), holdout=0.02, cache_size=64
-        ),
+        data=DataConfig(windows=(Window(frames=5, size=64, batch=64),), holdout=0.02),
         loop=LoopConfig(
             optimizer=OptimizerConfig(
                 kind="muon", lr=2e-3, betas=(0.9, 0.96), weight_decay=0.045, plain=TABLES
@@ -284,11 +315,6 @@ def prior_push_none() -> GeneratorRecipe:
     return replace(prior_push(), name="prior_push_none", tokenizer="reftok-push-none")
 
 
-def decoded(data: DataConfig, window: Window) -> DataConfig:
-    """The clips in memory for as long as their tokens are made, which is once."""
-    return replace(data, windows=(window,), cache="memory", cache_gb=40.0, workers=12)
-
-
 def prior_push_gpu() -> GeneratorRecipe:
     """`prior_push` on one large GPU: 1,024 examples a step."""
     small = prior_push()
@@ -297,7 +323,7 @@ def prior_push_gpu() -> GeneratorRecipe:
     return replace(
         small,
         name="prior_push_gpu",
-        data=decoded(small.data, Window(frames=5, size=64, batch=1024)),
+        data=replace(small.data, windows=(Window(frames=5, size=64, batch=1024),)),
         loop=replace(small.loop, optimizer=optimizer, schedule=schedule, save_async=True),
     )
 
@@ -319,7 +345,7 @@ def sit_push() -> GeneratorRecipe:
         },
         classes=True,
         every=16,
-        data=replace(small.data, holdout=0.02, cache_size=64),
+        data=replace(small.data, holdout=0.02),
         loop=replace(
             small.loop,
             optimizer=OptimizerConfig(kind="muon", lr=6e-3, betas=(0.9, 0.96), plain=EMBEDDINGS),
@@ -334,7 +360,7 @@ def sit_push_gpu() -> GeneratorRecipe:
     return replace(
         small,
         name="sit_push_gpu",
-        data=decoded(small.data, Window(frames=128, size=64, batch=256)),
+        data=replace(small.data, windows=(Window(frames=128, size=64, batch=256),)),
         loop=replace(
             small.loop,
             optimizer=replace(small.loop.optimizer, lr=4e-3),
