@@ -118,8 +118,9 @@ class Plan:
     """The whole of a corpus before it is made.
 
     `extras`: tokens come with more tensors. `beside` makes others of each window. `texts` is the
-    folder of embeddings, or None. `packing` packs ids. `statistics` are those that the tokenizer
-    says its latents have, where latents are kept. `notes` are a sentence each for people.
+    folder of embeddings, or None. `column` held the classes, where one was named. `packing` packs
+    ids. `statistics` are those that the tokenizer says its latents have, where latents are kept.
+    `notes` are a sentence each for people.
     """
 
     model: Model
@@ -129,6 +130,7 @@ class Plan:
     extras: bool = False
     beside: "ExtraEncoder | None" = None
     texts: str | None = None
+    column: str | None = None
     packing: CarriedPacking | None = None
     statistics: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()
@@ -160,11 +162,13 @@ class Plan:
             del tokenizer["used"]
         if self.packing is not None:
             build["packing"] = self.packing.model.hash
+        named = {} if self.column is None else {"column": self.column}
         record = {
             "version": 1 if self.packing is None else VERSION,
             "tokenizer": tokenizer,
             "build": build,
             "columns": self.further,
+            **named,
             "statistics": self.statistics,
             "clips": {"count": len(self.sources), "digest": digest_of(self.sources)},
             "shards": self.count,
@@ -190,6 +194,7 @@ def make_plan(
     coding: WindowCoding,
     load: str = "",
     texts: str | None = None,
+    column: str | None = None,
     beside: ExtraEncoder | None = None,
 ) -> Plan:
     """The plan of a corpus. ValueError for windows or kinds that the tokenizer does not make."""
@@ -209,6 +214,7 @@ def make_plan(
         sources=tuple(sources),
         extras=leans,
         texts=texts,
+        column=column,
         packing=packing_of(tokenizer, keep) if coding.pack else None,
         beside=beside,
         notes=notes,
@@ -231,6 +237,7 @@ def plan_of_record(record: dict[str, Any], sources: Sequence[ListedClip]) -> Pla
         shaping=Shaping(**shaped),
         coding=WindowCoding(**coded),
         sources=tuple(sources),
+        column=record.get("column"),
         statistics=record["statistics"],
     )
 
@@ -249,7 +256,8 @@ def write_plan(plan: Plan, place: Place) -> Plan:
     held = read_plan(place)
     load = str(held["tokenizer"].get("load"))
     used = plan.model.used if "used" in held["tokenizer"] else {}  # earlier versions kept none
-    same = replace(plan, model=replace(plan.model, load=load, used=used))
+    column = plan.column if "column" in held else None  # likewise
+    same = replace(plan, model=replace(plan.model, load=load, used=used), column=column)
     if held != same.record:
         raise ValueError(f"{place} was begun differently: {_difference(held, same.record)}")
     return same

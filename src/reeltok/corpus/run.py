@@ -66,6 +66,7 @@ def plan_corpus(
         coding=coding,
         load=opener.load,
         texts=None if texts is None else str(texts),
+        column=column,
         beside=beside,
     )
 

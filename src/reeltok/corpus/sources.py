@@ -94,11 +94,11 @@ def _source(clip: Clip, column: str | None, samples: "_Samples") -> ListedClip:
         clip=clip,
         group=clip.group if clip.group or classes is None else row[classes],
         caption=(row[caption] or None) if caption else None,
-        further={_free(key): value for key, value in row.items() if key not in used},
+        further={further_name(key): value for key, value in row.items() if key not in used},
     )
 
 
-def _free(name: str) -> str:
+def further_name(name: str) -> str:
     """A further column under its own name, or another where shards have one of that name."""
     return f"given_{name}" if name in TAKEN else name
 

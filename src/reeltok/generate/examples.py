@@ -1,6 +1,5 @@
 """The examples of a generator: the rows of a corpus, which is built first where clips are given."""
 
-import json
 import math
 import shutil
 import statistics
@@ -24,6 +23,7 @@ from reeltok.corpus.run import build_corpus
 from reeltok.corpus.shaping import Shaping
 from reeltok.corpus.sources import ListedClip, find_sources
 from reeltok.data.clip import Clip, lot_of
+from reeltok.data.lists import GROUP
 from reeltok.files.text import printable
 from reeltok.generate import masked
 from reeltok.generate.chains import TOGETHER
@@ -32,6 +32,12 @@ from reeltok.generate.condition_encoder import ConditionEncoder, masks_of
 from reeltok.generate.conditions import padding_cells
 from reeltok.generate.ids import Examples
 from reeltok.generate.latents import Latents
+from reeltok.generate.own_corpus import (
+    class_column,
+    other_windows,
+    require_column,
+    require_own_examples,
+)
 from reeltok.generate.prior import PriorConfig
 from reeltok.generate.recipes import GeneratorRecipe
 from reeltok.generate.sit import FlowConfig
@@ -65,13 +71,10 @@ def open_examples(
     """The corpus at `data`, or that of its clips, which is built in `out`/corpus.
 
     What is there of it stays. `show` displays how far the coding is. ValueError where a corpus is
-    of another tokenizer, or holds examples that another recipe made.
+    of another tokenizer, or holds other examples than were asked for.
     """
     if is_corpus(data):
-        corpus = Corpus(data)
-        corpus.require_own(tokenizer)
-        require_own_examples(corpus, recipe, config)
-        return corpus
+        return open_corpus(recipe, tokenizer, config, data, at)
     place = Place(out / MADE)
     keep: Keep = "ids" if isinstance(config, PriorConfig) else "latents"
     begun = read_plan(place)["build"] if resume and place.has(PLAN) else {}
@@ -81,6 +84,7 @@ def open_examples(
         tokenizer,
         shaping=shaping_of(recipe),
         coding=WindowCoding(keep=keep, dtype="float32", batch=batch),
+        column=None if recipe.data.column == GROUP else recipe.data.column,
         beside=beside_of(recipe, config),
     )
     if not resume and place.has(PLAN) and read_plan(place) != plan.record:
@@ -95,34 +99,26 @@ def open_examples(
     return Corpus(place)
 
 
-def require_own_examples(
-    corpus: Corpus, recipe: GeneratorRecipe, config: FlowConfig | PriorConfig | None
-) -> None:
-    """ValueError where a corpus holds what another recipe made of its windows, or another rate."""
-    build = corpus.manifest["build"]
-    held = (build.get("beside") or {}).get("prior")
-    if held is not None and isinstance(config, PriorConfig):
-        record = ConditionEncoder(recipe=recipe, config=config).record["prior"]
-        wanted = json.loads(json.dumps(record))
-        for name in sorted(held.keys() | wanted.keys()):
-            if held.get(name) != wanted.get(name):
-                raise ValueError(
-                    f"{corpus.place} holds examples made with {name}={held.get(name)}, the recipe "
-                    f"has {name}={wanted.get(name)}: set it as the corpus has it, or train on the "
-                    "clips"
-                )
-    strides = recipe.data.strides
-    if strides != (1,) and not recipe.data.fps and strides != (build["step"],):
-        raise ValueError(
-            f"{corpus.place} holds windows with data.strides={[build['step']]}, and the recipe has "
-            f"data.strides={[*strides]}: leave it out, or train on the clips"
-        )
-    if recipe.data.fps and recipe.data.fps != build["fps"]:
-        rate = "each clip's own rate" if build["fps"] is None else f"{build['fps']:g} Hz"
-        raise ValueError(
-            f"{corpus.place} holds windows at {rate}, and the recipe has data.fps="
-            f"{recipe.data.fps:g}: leave it out, or train on the clips"
-        )
+def open_corpus(
+    recipe: GeneratorRecipe,
+    tokenizer: Tokenizer,
+    config: FlowConfig | PriorConfig | None,
+    data: str | Path,
+    at: Rank,
+) -> Corpus:
+    """The corpus at `data`, whose examples are those of the recipe; ValueError for others.
+
+    Its windows are taken as they are where the recipe of that name says others and nobody asked
+    for them, which is said.
+    """
+    corpus = Corpus(data)
+    corpus.require_own(tokenizer)
+    require_own_examples(corpus, recipe, config)
+    require_column(corpus, recipe.data.column)
+    for said in other_windows(corpus, recipe):
+        if at.first:
+            say(f"note: {said}")
+    return corpus
 
 
 def named_sources(recipe: GeneratorRecipe, data: str | Path) -> list[ListedClip]:
@@ -178,10 +174,15 @@ class Split:
 
 
 def split_rows(recipe: GeneratorRecipe, corpus: Corpus) -> Split:
-    """The rows that are examples, by what is held out. ValueError where none is to train on."""
+    """The rows that are examples, by what is held out. ValueError where none is to train on.
+
+    Their groups are what `data.column` of a corpus says, or those that it was built with.
+    """
     window, rows = recipe.window, []
-    groups = set()
+    groups, column = set(), class_column(corpus, recipe.data.column)
     for row in corpus:
+        if column is not None:
+            row = replace(row, group=row.further[column] or "")
         groups.add(row.group)
         fits = (row.frames, row.height, row.width) == (recipe.frames, window.size, window.size)
         if fits and (not recipe.groups or row.group in recipe.groups):

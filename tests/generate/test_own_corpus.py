@@ -1,0 +1,141 @@
+"""A corpus that is given to a generator: its classes and its windows are as asked."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from small_priors import SMALL
+
+from reeltok.generate.recipes import GeneratorRecipe, prior_cpu, sit_cpu
+from reeltok.models.vidtok.network import VidTok
+from reeltok.nn.quantizers import GaussianConfig
+from reeltok.parallel import Rank
+from reeltok.train.recipe import change
+from reeltok.video.record import Video, write
+
+pytest.importorskip("pyarrow", reason="needs pyarrow (extra corpus)")
+AT = Rank(device=torch.device("cpu"))
+Build = Callable[..., Path]
+
+
+@pytest.fixture
+def listed(tmp_path: Path) -> Path:
+    """Four clips of 15 frames, whose groups say something else than their actions."""
+    rows = ["file,group,action"]
+    for number in range(4):
+        frames = torch.full((15, 16, 16, 3), 50 * number, dtype=torch.uint8)
+        write(Video.of(frames, fps=10), tmp_path / f"{number}.mkv", lossless=True)
+        rows.append(f"{number}.mkv,{'one' if number < 2 else 'two'},{['walk', 'run'][number % 2]}")
+    (tmp_path / "list.csv").write_text("\n".join(rows) + "\n")
+    return tmp_path / "list.csv"
+
+
+@pytest.fixture
+def build(listed: Path, tmp_path: Path) -> Build:
+    """Builds a corpus of windows of five frames with a tokenizer."""
+    from reeltok.corpus.engines import Engine
+    from reeltok.corpus.opening import LoadedTokenizer
+    from reeltok.corpus.plan import WindowCoding
+    from reeltok.corpus.run import build_corpus, plan_corpus
+    from reeltok.corpus.shaping import Shaping
+
+    def made(tokenizer: VidTok, name: str, column: str | None = None, **shaped: float) -> Path:
+        opener, engine = LoadedTokenizer(tokenizer=tokenizer), Engine(device="cpu", jobs=1)
+        shaping = Shaping(frames=5, size=(16, 16), **shaped)
+        coding = WindowCoding(dtype="float32")
+        plan = plan_corpus(listed, opener, shaping=shaping, coding=coding, column=column)
+        build_corpus(plan, tmp_path / name, opener, engine=engine)
+        return tmp_path / name
+
+    return made
+
+
+def recipe_of(**changes: object) -> GeneratorRecipe:
+    small = replace(prior_cpu(), settings=SMALL, given=0)
+    window = {"data.windows.0.frames": "5", "data.windows.0.size": "16", "data.holdout": "0"}
+    return change(small, window | {key: str(value) for key, value in changes.items()})
+
+
+def examples_of(
+    recipe: GeneratorRecipe, tokenizer: VidTok, data: Path, out: Path
+) -> tuple[int, tuple[str, ...]]:
+    """How many examples there are, and their classes."""
+    from reeltok.generate.examples import open_examples, split_rows
+    from reeltok.generate.training import generator_config
+
+    corpus = open_examples(recipe, tokenizer, generator_config(recipe, tokenizer), data, out, AT)
+    split = split_rows(recipe, corpus)
+    return len(split.train), split.classes
+
+
+def test_classes_are_of_the_column_that_is_asked(
+    plain: VidTok, listed: Path, build: Build, tmp_path: Path
+) -> None:
+    corpus, out = build(plain, "corpus"), tmp_path / "run"
+    asked = recipe_of(classes="true", **{"data.column": "action"})
+    wanted = (12, ("run", "walk"))
+    assert examples_of(asked, plain, listed, out) == wanted
+    assert examples_of(asked, plain, corpus, tmp_path) == wanted
+    assert examples_of(asked, plain, out / "corpus", tmp_path) == wanted
+    assert examples_of(asked, plain, build(plain, "named", "action"), tmp_path) == wanted
+    assert examples_of(recipe_of(classes="true"), plain, corpus, tmp_path) == (12, ("one", "two"))
+    some = change(asked, {"classes": "false", "groups": '["walk"]'})
+    assert examples_of(some, plain, corpus, tmp_path) == (6, ())
+    lost = recipe_of(**{"data.column": "colour"})
+    with pytest.raises(ValueError, match=r"does not hold the column 'colour' \(action\): leave"):
+        examples_of(lost, plain, corpus, tmp_path)
+
+
+def test_a_corpus_that_was_begun_before_columns_were_kept_goes_on(
+    plain: VidTok, listed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from reeltok.corpus.plan import make_plan
+    from reeltok.generate import examples
+    from reeltok.generate.training import generator_config
+
+    asked, out = recipe_of(classes="true", **{"data.column": "action"}), tmp_path / "run"
+    with monkeypatch.context() as patch:
+        before = lambda *args, column, **more: make_plan(*args, **more)
+        patch.setattr(examples, "make_plan", before)
+        examples_of(asked, plain, listed, out)
+    ask = (asked, plain, generator_config(asked, plain), listed, out, AT)
+    corpus = examples.open_examples(*ask, resume=True)
+    assert "column" not in corpus.manifest
+    assert examples.split_rows(asked, corpus).classes == ("run", "walk")
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"every": 15}, "was built with every=5, and the recipe has every=15: set it as the"),
+        ({"most": 1}, "was built with most=null, and the recipe has most=1: set it as the"),
+    ],
+)
+def test_windows_that_a_corpus_does_not_hold_are_refused(
+    plain: VidTok, build: Build, tmp_path: Path, asked: dict[str, int], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        examples_of(recipe_of(**asked), plain, build(plain, "corpus"), tmp_path)
+    same = build(plain, "same", stride=asked.get("every"), most=asked.get("most"))
+    assert examples_of(recipe_of(**asked), plain, same, tmp_path) == (4, ())
+    assert examples_of(recipe_of(), plain, same, tmp_path) == (4, ())  # nothing was asked
+
+
+@pytest.fixture
+def continuous(plain: VidTok) -> VidTok:
+    return VidTok(replace(plain.config, quantizer=GaussianConfig(channels=3)), "kl").eval()
+
+
+def test_windows_that_only_the_recipe_came_with_are_left_out(
+    continuous: VidTok, build: Build, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = build(continuous, "corpus")
+    changes = {"data.windows.0.frames": "5", "data.windows.0.size": "16", "data.holdout": "0"}
+    recipe = change(replace(sit_cpu(), settings={**SMALL, "patch": 1}), changes)
+    assert examples_of(recipe, continuous, corpus, tmp_path) == (12, ())
+    said = "was built with every=5: the recipe's own every=32 is left out"
+    assert said in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"every=5, and the recipe has every=31"):
+        examples_of(change(recipe, {"every": "31"}), continuous, corpus, tmp_path)
