@@ -1,4 +1,4 @@
-"""A corpus that is given to a generator: its classes and its windows are as asked."""
+"""A corpus that is given to a generator: its classes, its windows and its rate are as asked."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,7 +8,9 @@ import pytest
 import torch
 from small_priors import SMALL
 
+from reeltok.generate import flow
 from reeltok.generate.recipes import GeneratorRecipe, prior_cpu, sit_cpu
+from reeltok.generate.sit import Flow
 from reeltok.models.vidtok.network import VidTok
 from reeltok.nn.quantizers import GaussianConfig
 from reeltok.parallel import Rank
@@ -139,3 +141,18 @@ def test_windows_that_only_the_recipe_came_with_are_left_out(
     assert said in capsys.readouterr().err
     with pytest.raises(ValueError, match=r"every=5, and the recipe has every=31"):
         examples_of(change(recipe, {"every": "31"}), continuous, corpus, tmp_path)
+
+
+def test_statistics_are_not_of_a_corpus_at_another_rate(
+    continuous: VidTok, build: Build, tmp_path: Path
+) -> None:
+    from reeltok.generate.statistics import measure_flow
+
+    continuous.save_pretrained(tmp_path / "tokenizer")
+    config = flow.config_for(continuous, frames=5, size=(16, 16), fps=10.0, patch=1, **SMALL)
+    folder = flow.save(Flow(config), tmp_path / "model")
+    found = measure_flow(folder, build(continuous, "same"), out=tmp_path / "out")
+    assert found.examples == 12
+    slow = build(continuous, "slow", fps=5.0)
+    with pytest.raises(ValueError, match="holds windows at 5 Hz, and the generator makes 10"):
+        measure_flow(folder, slow, out=tmp_path / "other")

@@ -1,11 +1,12 @@
 """The statistics of a flow's latents, measured on clips: what a public checkpoint lacks."""
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from reeltok.corpus.read import is_corpus
+from reeltok.corpus.read import Corpus, is_corpus
 from reeltok.files.atomic import scratch
 from reeltok.generate import flow
 from reeltok.generate.clip_spec import ClipSpec
@@ -62,7 +63,10 @@ def measure_flow(
 
 
 def encode_clips(tokenizer: Tokenizer, clip: ClipSpec, data: str | Path) -> Latents:
-    """The latents of all whole examples in `data`, which is a corpus or clips."""
+    """The latents of all whole examples in `data`, which is a corpus or clips.
+
+    ValueError for a corpus at another rate than the generator's.
+    """
     if clip.height != clip.width:
         raise ValueError(
             f"this generator makes {clip.height}x{clip.width}: only those of squares are measured"
@@ -78,7 +82,17 @@ def encode_clips(tokenizer: Tokenizer, clip: ClipSpec, data: str | Path) -> Late
     with scratch() as base:
         corpus = open_examples(recipe, tokenizer, None, data, base, at)
         split = split_rows(recipe, corpus)
+        require_rate(split.fps, clip.fps, corpus)
         say_examples(corpus, split, at)
         found = latents_of(split.train, split, corpus, tokenizer, clip)
     assert found is not None
     return found
+
+
+def require_rate(found: float | None, wanted: float | None, corpus: Corpus) -> None:
+    """ValueError where a corpus holds examples at another rate in Hz, by more than one in 100."""
+    if found and wanted and not math.isclose(found, wanted, rel_tol=0.01):
+        raise ValueError(
+            f"{corpus.place} holds windows at {found:g} Hz, and the generator makes {wanted:g}: "
+            "measure its clips, or build the corpus at that rate"
+        )
