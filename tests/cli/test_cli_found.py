@@ -101,6 +101,21 @@ def test_names_that_meet_keep_their_suffix_or_folder(
     assert "1 of 2 inputs were given twice" in twice.err
 
 
+def test_segments_of_one_file_from_several_lists_are_all_made(
+    run: Run, models: Models, folder: Path, tmp_path: Path
+) -> None:
+    for name, row in (("x", "one.mp4,0,0.4"), ("y", "one.mp4,0.4,0.8"), ("z", "one.mp4,0,0.4")):
+        (folder / f"{name}.csv").write_text(f"file,start,end\n{row}\n")
+    lists = [folder / f"{name}.csv" for name in "xyz"]
+    found = run("encode", *lists, tmp_path / "out", "--model", models["discrete"])
+    assert found.code == 0
+    assert "1 of 3 inputs were given twice" in found.err
+    assert made_in(tmp_path / "out") == ["one.mp4 (2).reel", "one.mp4.reel"]
+    first, second = (tmp_path / "out" / name for name in ("one.mp4.reel", "one.mp4 (2).reel"))
+    assert reel.load_tokens(first).settings.get("start", 0.0) == 0
+    assert reel.load_tokens(second).settings["start"] == pytest.approx(0.4)
+
+
 @pytest.mark.parametrize("name", ["../up.mp4", "/abs/up.mp4"])
 def test_no_name_leads_out_of_the_folder(
     run: Run, models: Models, folder: Path, tmp_path: Path, name: str

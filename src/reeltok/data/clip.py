@@ -64,6 +64,11 @@ class Clip:
             object.__setattr__(self, "name", f"{self.path.name}{inside}")
 
     @property
+    def identity(self) -> tuple[Any, ...]:
+        """What tells the clip from others, whatever it is called."""
+        return (self.path, self.address, self.member, self.record, self.start, self.end)
+
+    @property
     def place(self) -> str:
         """Where it lies, for people: a path, and the member or record there."""
         inner = f"/{self.member}" if self.member else ""

@@ -109,9 +109,9 @@ def distinct(clips: Sequence[Clip], what: str) -> list[Clip]:
     """The clips, each once (a note says so), with a number behind a name that several have."""
     once: dict[tuple[Any, ...], Clip] = {}
     for clip in clips:
-        once.setdefault(_mark(clip), clip)
+        once.setdefault(clip.identity, clip)
     if len(once) < len(clips):
-        often = Counter(_mark(clip) for clip in clips).most_common(1)[0][0]
+        often = Counter(clip.identity for clip in clips).most_common(1)[0][0]
         warnings.warn(
             f"{what} names {len(clips) - len(once)} of {len(clips)} clips again, such as "
             f"{once[often].name}: each is taken once",
@@ -123,11 +123,6 @@ def distinct(clips: Sequence[Clip], what: str) -> list[Clip]:
         again = f"{clip.name} ({seen[clip.name]})" if seen[clip.name] > 1 else clip.name
         kept.append(replace(clip, name=again))
     return kept
-
-
-def _mark(clip: Clip) -> tuple[Any, ...]:
-    """What tells a clip from others, whatever it is called."""
-    return (clip.path, clip.address, clip.member, clip.record, clip.start, clip.end)
 
 
 # One thing that is there.

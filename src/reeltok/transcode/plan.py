@@ -3,8 +3,10 @@
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
+from itertools import count as count_up
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -105,9 +107,10 @@ def _expand(text: str, find: Find) -> list[Job]:
 def _placed(jobs: Sequence[Job], out: Path, suffix: str) -> list[Job]:
     """The jobs with their targets below `out`, in the tree of their sources.
 
-    Names that would meet keep the suffix of their source (one.mkv.reel), or else its folders.
+    Names that would meet keep the suffix of their source (one.mkv.reel), or else its folders;
+    clips of one file that still meet are numbered.
     """
-    unique = list({(job.source, job.target): job for job in jobs}.values())
+    unique = list({(_identity(job), job.target): job for job in jobs}.values())
     if len(unique) < len(jobs):
         warnings.warn(
             f"{len(jobs) - len(unique)} of {len(jobs)} inputs were given twice: each is done once",
@@ -125,9 +128,23 @@ def _placed(jobs: Sequence[Job], out: Path, suffix: str) -> list[Job]:
         often = Counter(places)
         places = [n[depth] if often[p] > 1 else p for n, p in zip(names, places, strict=True)]
     return [
-        replace(job, target=str(out / f"{_inside(place)}{suffix}"))
-        for job, place in zip(unique, places, strict=True)
+        replace(job, target=str(out / f"{place}{suffix}"))
+        for job, place in zip(unique, _numbered(map(_inside, places)), strict=True)
     ]
+
+
+def _identity(job: Job) -> object:
+    """What tells the source of a job from others."""
+    return job.source if job.clip is None else job.clip.identity
+
+
+def _numbered(places: Iterable[PurePosixPath]) -> list[str]:
+    """The places as text, with a number behind one that an earlier one has."""
+    kept: dict[str, None] = {}
+    for place in places:
+        again = (f"{place} ({number})" for number in count_up(2))
+        kept[next(text for text in chain([str(place)], again) if text not in kept)] = None
+    return list(kept)
 
 
 def _stem(job: Job) -> str:
