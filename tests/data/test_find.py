@@ -105,6 +105,43 @@ def test_kinetics_lists_find_videos_by_id_and_seconds(tmp_path: Path) -> None:
     assert absent.name == "gone_000001_000011"
 
 
+def test_a_name_in_a_text_list_never_stands_for_another_file(tmp_path: Path) -> None:
+    touch(tmp_path, "test/clip.mp4", "x/two.mp4", "y/two.mp4", "z/two.mkv", "deep/one.mkv")
+    (tmp_path / "l.txt").write_text("train/clip.mp4\nclip.mp4\ntwo.mp4\ntwo.mkv\none.mp4\none.b\n")
+    found = {clip.name: clip.path for clip in find_clips(tmp_path / "l.txt")}
+    assert found == {
+        "train/clip.mp4": tmp_path / "train/clip.mp4",
+        "clip.mp4": tmp_path / "test/clip.mp4",
+        "two.mp4": tmp_path / "two.mp4",  # either of two: missing, as nobody knows
+        "two.mkv": tmp_path / "z/two.mkv",
+        "one.mp4": tmp_path / "deep/one.mkv",
+        "one.b": tmp_path / "one.b",
+    }
+
+
+def test_a_number_in_a_name_that_is_there_is_no_label(tmp_path: Path) -> None:
+    frames_in(tmp_path, "take 1/0.png", "take/0.png")
+    (tmp_path / "l.txt").write_text("take 1\ntake 2\n")
+    first, second = find_clips(tmp_path / "l.txt")
+    assert (first.path, first.name, first.row) == (tmp_path / "take 1", "take 1", {})
+    assert (second.path, second.row) == (tmp_path / "take", {"label": "2"})
+
+
+def test_whole_videos_of_kinetics_are_cut_to_their_seconds(tmp_path: Path) -> None:
+    touch(tmp_path, "val/a.mp4", "val/b.mp4", "val/b_000001_000011.mp4")
+    rows = ["label,youtube_id,time_start,time_end", "x,a,59,69", "x,b,1,11", "x,c,1,11"]
+    (tmp_path / "val.csv").write_text("\n".join(rows) + "\n")
+    found = find_clips(tmp_path / "val.csv")
+    assert [(clip.path.name, clip.start, clip.end) for clip in found] == [
+        ("a.mp4", 59, 69),
+        ("b_000001_000011.mp4", 0, None),
+        ("c_000001_000011.mp4", 0, None),
+    ]
+    (tmp_path / "val.csv").write_text("\n".join([rows[0], "x,a,5,5"]) + "\n")
+    with pytest.raises(ValueError, match="row 1: a cannot be cut from 5 to 5 s: let time_end"):
+        find_clips(tmp_path / "val.csv")
+
+
 def frames_in(folder: Path, *names: str) -> Path:
     """Pictures of 8x8, one under each name."""
     for name in names:

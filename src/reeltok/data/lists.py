@@ -251,29 +251,61 @@ def _of_kinetics(rows: list[dict[str, str]], root: Path, where: Path) -> list[Cl
             ) from None
         name = row.get("youtube_id", "")
         stem = f"{name}_{start:06d}_{end:06d}"
-        path = places.get(stem) or places.get(name) or root / f"{stem}.mp4"
-        clips.append(Clip(path=path, name=stem, group=row.get("label", ""), source=name, row=row))
+        clip = Clip(
+            path=places.get(stem, [root / f"{stem}.mp4"])[-1],
+            name=stem,
+            group=row.get("label", ""),
+            source=name,
+            row=row,
+        )
+        if stem not in places and name in places:  # the whole video, of which this is a part
+            if not 0 <= start < end:
+                raise ValueError(
+                    f"{where}, row {number}: {name} cannot be cut from {start} to {end} s: let "
+                    "time_end lie behind time_start"
+                )
+            clip = replace(clip, path=places[name][-1], start=float(start), end=float(end))
+        clips.append(clip)
     return clips
 
 
 def _of_text(rows: list[dict[str, str]], root: Path) -> list[Clip]:
     """A file a line, with or without a label behind it: UCF-101's lists, and plain ones."""
-    places: dict[str, Path] | None = None
+    places: dict[str, list[Path]] | None = None
     clips = []
     for line in (row[""] for row in rows):
         head, _, tail = line.rpartition(" ")
-        name, label = (head, tail) if head and tail.isdigit() else (line, "")
+        labelled = head and tail.isdigit() and not (root / line).exists()
+        name, label = (head, tail) if labelled else (line, "")
         target = root / name
         if not target.exists():  # the list lies elsewhere than the videos do
             places = _places(root) if places is None else places
-            target = places.get(Path(name).stem, target)
+            target = _only_place(name, places) or target
         row = {"label": label} if label else {}
         clips.append(Clip(path=target, name=name, group=label, source=name, row=row))
     return _named_within(clips)
 
 
-def _places(root: Path) -> dict[str, Path]:
-    return {file.stem: file for file in _files(root) if is_video(file)}
+def _only_place(name: str, places: Mapping[str, list[Path]]) -> Path | None:
+    """The one video whose path ends in this name, whatever its suffix; None where several do."""
+    wanted = Path(name)
+    stem = wanted.stem if is_video(name) else wanted.name
+    folders = wanted.parent.parts
+    near = [
+        path
+        for path in places.get(stem, ())
+        if not folders or path.parent.parts[-len(folders) :] == folders
+    ]
+    found = [path for path in near if path.name == wanted.name] or near
+    return found[0] if len(found) == 1 else None
+
+
+def _places(root: Path) -> dict[str, list[Path]]:
+    """The videos below a folder by their names without suffix."""
+    places: dict[str, list[Path]] = {}
+    for file in filter(is_video, _files(root)):
+        places.setdefault(file.stem, []).append(file)
+    return places
 
 
 def _files(root: Path) -> Iterator[Path]:
