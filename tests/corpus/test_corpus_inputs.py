@@ -93,6 +93,25 @@ def test_a_shard_carries_what_is_said_of_its_samples(tmp_path: Path) -> None:
     assert (second.caption, dict(second.further)) == (None, {"n": None, "robot": None})
 
 
+def test_a_sample_is_taken_from_its_shard_whatever_it_says_of_its_origin(tmp_path: Path) -> None:
+    clips = write_clips(tmp_path / "clips", (5,))
+    held = {
+        "0": {"caption": "waves", "url": "https://example.org/a.mp4"},
+        "1": {"start": 3.5, "end": 7, "name": "a", "path": "b", "file": "c"},
+    }
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for key, said in held.items():
+            tar.add(clips / "0.mkv", f"{key}.mkv")
+            (clips / "said.json").write_text(json.dumps(said))
+            tar.add(clips / "said.json", f"{key}.json")
+    first, second = rows_of(tmp_path / "a.tar", tmp_path / "out")
+    assert (first.id, first.caption, first.start) == ("a.tar/0.mkv#0000", "waves", 0.0)
+    kept = lambda row: {name: value for name, value in row.further.items() if value is not None}
+    assert kept(first) == {"url": "https://example.org/a.mp4"}
+    assert (second.id, second.start) == ("a.tar/1.mkv#0000", 0.0)
+    assert kept(second) == {"given_start": "3.5", "end": "7", "name": "a", "path": "b", "file": "c"}
+
+
 def test_a_text_beside_a_video_is_its_caption(tmp_path: Path) -> None:
     clips = write_clips(tmp_path / "clips", (5, 5))
     (clips / "1.txt").write_text("beside it\n")

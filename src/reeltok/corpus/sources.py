@@ -79,15 +79,16 @@ def digest_of(sources: Iterable[ListedClip]) -> str:
 
 
 def _source(clip: Clip, column: str | None, samples: "_Samples") -> ListedClip:
-    row = {key: value for key, value in clip.row.items() if key}
-    if not row:
-        row = samples.said_of(clip)
+    listed = {key: value for key, value in clip.row.items() if key}
+    row = listed or samples.said_of(clip)
     lower = {key.strip().lower(): key for key in reversed(row)}
     first = lambda names: next((lower[name] for name in names if name in lower), None)
     file, caption = first(COLUMNS), first(CAPTIONS)
     classes = column if column in row else first(CLASSES)
-    used = {file, caption, classes, *(lower.get(name) for name in USED)}
-    named = row.get(file or "", "")
+    used = {caption, classes}
+    if listed:  # a sample of a shard lies there, whatever it says of where it is from
+        used |= {file, *(lower.get(name) for name in USED)}
+    named = listed.get(file or "", "")
     if is_address(named):
         clip = replace(clip, address=named, path=Path(PurePosixPath(urlsplit(named).path)))
     return ListedClip(
