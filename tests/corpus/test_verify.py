@@ -88,6 +88,27 @@ def test_commands_build_describe_and_verify(
     assert "begun differently: with --frames 17, now it is 9" in capsys.readouterr().err
 
 
+def test_a_comparison_without_clips_fails(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clips, out = write_clips(tmp_path / "clips", (17, 20)), tmp_path / "out"
+    assert main(["corpus", "build", str(clips), str(out), "--frames", "17", "--size", "32x32"]) == 0
+    (clips / "0.mkv").rename(clips / "other.mkv")
+    words = ["corpus", "verify", str(out), "--data", str(clips)]
+    assert main(words) == 0
+    assert "2 rows decoded, PSNR" in (told := capsys.readouterr().out)
+    assert "1 without their clip" in told
+    (clips / "1.mkv").unlink()
+    assert main(words) == 2
+    found = capsys.readouterr()
+    assert "2 rows decoded, 2 without their clip" in found.out
+    assert f"{clips} has no clip of 2 sampled rows: name the clips that {out} was" in found.err
+    assert main([*words, "--samples", "0"]) == 2
+    assert "--data is for sampled rows, and --samples is 0: leave it out" in capsys.readouterr().err
+    assert main(["corpus", "verify", str(out)]) == 0
+    assert "without their clip" not in capsys.readouterr().out
+
+
 def test_clips_without_a_row_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     clips, out = write_clips(tmp_path / "clips", (17, 5)), tmp_path / "out"
     (clips / "cut\x1b[31m.mp4").write_bytes(b"no video")

@@ -53,6 +53,8 @@ def corpus_verify(
     from reeltok.corpus.read import Corpus
     from reeltok.corpus.verify import contact_sheet, draw_rows, look, verify_files
 
+    if not samples:
+        given.require_use("sampled rows, and --samples is 0", data=data)
     found = verify_files(Place(corpus))
     lines = [f"{corpus}: {count(found.files, 'file')} with {count(found.rows, 'row')} as written"]
     lines += found.faults
@@ -60,16 +62,20 @@ def corpus_verify(
     if found.faults:
         said = count(len(found.faults), "fault")
         return Report(data=record, text="\n".join(lines), failed=f"{corpus} has {said}")
+    failed = None
     if samples and found.rows:
         opened = Corpus(corpus)
         tokenizer = opened.load(weights=weights, device=device)
         plan = None if data is None else plan_again(opened, data, root, column)
         seen = look(opened, tokenizer, draw_rows(opened, samples, seed), plan)
         record["samples"] = [sample_record(sample) for sample in seen]
-        lines.append(summary(seen))
+        lines.append(summary(seen, compared=data is not None))
+        if data is not None and all(sample.psnr is None for sample in seen):
+            rows = count(len(seen), "sampled row")
+            failed = f"{data} has no clip of {rows}: name the clips that {corpus} was built from"
         if sheet is not None:
             lines.append(f"contact sheet: {contact_sheet(seen, sheet)}")
-    return Report(data=record, text="\n".join(lines))
+    return Report(data=record, text="\n".join(lines), failed=failed)
 
 
 def plan_again(opened: Any, data: str, root: str | None, column: str | None) -> Any:
@@ -87,8 +93,8 @@ def sample_record(sample: "Sample") -> dict[str, Any]:
     return {**about, "psnr": sample.psnr, "same": sample.same}
 
 
-def summary(samples: "list[Sample]") -> str:
-    """What a sample shows, in a line."""
+def summary(samples: "list[Sample]", *, compared: bool) -> str:
+    """What a sample shows, in a line; `compared`: with the clips, as far as they are there."""
     told = f"{count(len(samples), 'row')} decoded"
     values = [sample.psnr for sample in samples if sample.psnr is not None]
     same = [sample.same for sample in samples if sample.same is not None]
@@ -96,7 +102,7 @@ def summary(samples: "list[Sample]") -> str:
         told += f", PSNR {fmean(values):.2f} dB ({min(values):.2f} to {max(values):.2f}), "
         told += f"{fmean(same):.2%} of tokens made again"
     lost = len(samples) - len(values)
-    return told + (f", {lost} without their clip" if values and lost else "")
+    return told + (f", {lost} without their clip" if compared and lost else "")
 
 
 def corpus_info(corpus: building.PlaceArgument) -> Report:
