@@ -72,6 +72,29 @@ def test_other_codecs(tmp_path: Path, codec: str, capfd: pytest.CaptureFixture[s
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize(
+    ("codec", "least"), [("hevc", 16), ("av1", 32), ("ffv1", 2), ("libx265", 16)]
+)
+def test_sizes_that_an_encoder_fails_on_are_refused(tmp_path: Path, codec: str, least: int) -> None:
+    """SVT-AV1 never came back from a frame of 6x334."""
+    for height, width in ((least, 334), (334, least)):
+        write(Video(pattern(1, height, width), fps=25), tmp_path / "a.mkv", codec=codec)
+        assert read(tmp_path / "a.mkv").frames.shape == (1, height, width, 3)
+    (tmp_path / "a.mkv").unlink()
+    few = least - (1 if codec != "av1" else 2)
+    for height, width in ((few, 334), (334, few)):
+        said = rf"takes heights and widths from {least} pixels on, the video has {height}x{width}: "
+        with pytest.raises(ValueError, match=said + "use h264 or another codec"):
+            write(Video(pattern(1, height, width), fps=25), tmp_path / "a.mkv", codec=codec)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_size_counts_as_it_is_padded(tmp_path: Path) -> None:
+    video = Video(pattern(1, 15, 15), fps=25)
+    written = write(video, tmp_path / "a.mkv", codec="hevc", pad_even=True)
+    assert (written.height, written.width) == (16, 16)
+
+
 def test_avi_has_no_reordered_frames(tmp_path: Path) -> None:
     write(VIDEO, tmp_path / "a.avi")
     write(VIDEO, tmp_path / "a.mkv")

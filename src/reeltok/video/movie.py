@@ -35,6 +35,7 @@ class MovieCodec:
     name: str
     even: str
     odd: str | None  # None: it takes even sizes only
+    least: int = 1  # pixels of height and of width
     crf: float | None = None  # None: it has no such setting
     worst: int = 51  # the highest crf
     presets: tuple[str, ...] = ()  # how hard it tries, the fastest first
@@ -51,6 +52,7 @@ CODECS = {
         name="libx265",
         even="yuv420p",
         odd="yuv444p",
+        least=16,
         crf=20,
         presets=_X26,
         options={"x265-params": "log-level=none"},
@@ -67,6 +69,7 @@ CODECS = {
         name="libsvtav1",
         even="yuv420p",
         odd=None,
+        least=32,  # below, SVT-AV1 4.1 waits for ever where the other side is longer than 64
         crf=24,
         worst=63,
         presets=tuple(map(str, range(13, -1, -1))),
@@ -84,6 +87,7 @@ CODECS = {
         name="ffv1",
         even="bgr0",
         odd="bgr0",
+        least=2,
         options={"level": "3", "slicecrc": "1", "slices": "4"},
     ),
     "gif": MovieCodec(name="gif", even="pal8", odd="pal8"),
@@ -243,6 +247,7 @@ class Movie:
         if shape.fps is None:
             raise ValueError("the video has no frame rate (images have none): give it with `fps`")
         layout = self._layout(shape)
+        self._check_size(shape.height, shape.width)
         self._rate = fraction_of(shape.fps)
         self._check_rate(shape.fps)
         self._stamped = shape.varying and self.container.stamps
@@ -275,6 +280,14 @@ class Movie:
                 f"slower, instead of {fps:g}"
             )
 
+    def _check_size(self, height: int, width: int) -> None:
+        (_, below), (_, right), _ = self.padding
+        if min(height + below, width + right) < self.codec.least:
+            raise ValueError(
+                f"{_ALSO[self.codec.name]} takes heights and widths from {self.codec.least} pixels "
+                f"on, the video has {size_text(height, width)}: use h264 or another codec"
+            )
+
     def _layout(self, shape: MovieShape) -> str:
         if shape.height % 2 == shape.width % 2 == 0 or self.codec.even == self.codec.odd:
             return self.codec.even
@@ -302,9 +315,8 @@ class Movie:
         if self.codec.name == "libx264":
             options |= x264_options(pixels)
         if self.codec.name == "libx265":
-            options["x265-params"] += x265_options(pixels)
-        if self.codec.name == "libx265" and shape.width < _NARROW:
-            options["x265-params"] += ":asm=no"
+            plain = ":asm=no" if shape.width < _NARROW else ""
+            options["x265-params"] += x265_options(pixels) + plain
         stream: Any = self._out.add_stream(self.codec.name, rate=self._rate, options=options)
         (_, below), (_, right), _ = self.padding
         stream.height, stream.width = shape.height + below, shape.width + right
