@@ -257,3 +257,20 @@ def test_segments_of_one_address_have_names_of_their_own(tmp_path: Path) -> None
     assert [source.name for source in found] == [address, f"{address} (2)"]
     assert [source.clip.start for source in found] == [0, 2]
     assert [source.group for source in found] == ["red", "blue"]
+
+
+def test_the_class_of_a_sample_is_its_own(tmp_path: Path) -> None:
+    """The name of the shard had stood in its place."""
+    clips = write_clips(tmp_path / "clips", (5,))
+    (clips / "said.json").write_text('{"label": "dive"}')
+    (clips / "0.cls").write_text("7")
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for key, said in {"0": "0.cls", "1": "said.json", "2": ""}.items():
+            tar.add(clips / "0.mkv", f"{key}.mkv")
+            if said:
+                tar.add(clips / said, f"{key}{Path(said).suffix}")
+    assert [row.group for row in rows_of(tmp_path / "a.tar", tmp_path / "out")] == [
+        "7",
+        "dive",
+        "a",
+    ]

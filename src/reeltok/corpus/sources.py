@@ -93,7 +93,7 @@ def _source(clip: Clip, column: str | None, samples: "_Samples") -> ListedClip:
         clip = replace(clip, address=named, path=Path(PurePosixPath(urlsplit(named).path)))
     return ListedClip(
         clip=clip,
-        group=clip.group if clip.group or classes is None else row[classes],
+        group=clip.group if classes is None or (listed and clip.group) else row[classes],
         caption=(row[caption] or None) if caption else None,
         further={further_name(key): value for key, value in row.items() if key not in used},
     )
