@@ -1,8 +1,9 @@
 """`.reel` files that earlier versions of the package wrote still decode to the same frames.
 
 That of `reftok-push` was written at commit baaf87f, its older one and the older one of `default-kl`
-at 5c0724c, its newer one at 74ac726 with the weights that came after, the older ones of `reftok-default` and `default-sharp` at 26efaab, the others at da3a646 (9
-frames of 32x48 pixels); beside each that is decoded lies what that commit decoded, losslessly.
+at 5c0724c, the newer one at 74ac726 with the weights that came after, the older ones of
+`reftok-default` and `default-sharp` at 26efaab, the others at da3a646 (9 frames of 32x48 pixels);
+beside each that is decoded lies what that commit decoded, losslessly.
 """
 
 from pathlib import Path

@@ -8,6 +8,7 @@ import sys
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -17,7 +18,7 @@ from small_clips import pattern
 
 from reeltok.video import sink
 from reeltok.video.lookahead import x264_options
-from reeltok.video.movie import CONTAINERS
+from reeltok.video.movie import CONTAINERS, Movie
 from reeltok.video.record import Video, read, stream, write
 
 VIDEO = Video(pattern(), fps=25.0)
@@ -383,3 +384,30 @@ def test_x264_takes_few_threads_on_any_machine(
     assert b"threads=4 " in path.read_bytes()  # x264 notes its options in the file
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     assert x264_options(256 * 256) == {}
+
+
+def test_a_packet_is_decoded_before_it_is_shown(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """x265 says otherwise of one or two frames now and then, and the muxer refuses that."""
+    encode = Movie._put
+
+    class Late:
+        """The encoder, but its packets are to be decoded too late."""
+
+        def __init__(self, encoder: Any) -> None:
+            self.encoder = encoder
+
+        def encode(self, frame: Any) -> Any:
+            for packet in self.encoder.encode(frame):
+                packet.dts = packet.pts + 40
+                yield packet
+
+    def put(self: Movie, frame: Any) -> None:
+        held, self._encoder = self._encoder, Late(self._encoder)
+        encode(self, frame)
+        self._encoder = held
+
+    monkeypatch.setattr(Movie, "_put", put)
+    write(Video(pattern(2), fps=25.0), tmp_path / "a.mp4", codec="mpeg4")
+    assert len(read(tmp_path / "a.mp4")) == 2

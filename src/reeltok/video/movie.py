@@ -371,10 +371,8 @@ class Movie:
 
     def finish(self) -> None:
         """Write what the encoder still holds, the rest of the sound, and the end of the file."""
-        if self._palette:
-            for laid in self._palette(None):
-                self._put(laid)
-        self._put(None)
+        for laid in (*(self._palette(None) if self._palette else ()), None):
+            self._put(laid)
         if self.sound:
             self.sound.until(self._end)
             self._note_pause(self.sound.pause)
@@ -392,6 +390,8 @@ class Movie:
         for packet in self._encoder.encode(frame):
             if packet.pts in self._spans:
                 self._held = packet.duration = self._spans.pop(packet.pts)
+            if packet.pts is not None and (packet.dts is None or packet.dts > packet.pts):
+                packet.dts = packet.pts  # x265's of one or two frames, now and then
             self._out.mux(packet)
 
     @property
