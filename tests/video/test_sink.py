@@ -411,3 +411,12 @@ def test_a_packet_is_decoded_before_it_is_shown(
     monkeypatch.setattr(Movie, "_put", put)
     write(Video(pattern(2), fps=25.0), tmp_path / "a.mp4", codec="mpeg4")
     assert len(read(tmp_path / "a.mp4")) == 2
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3])
+def test_a_transport_stream_of_few_frames_is_read_again(frames: int, tmp_path: Path) -> None:
+    """FFmpeg takes such a short one for nothing that it knows."""
+    flat = Video(torch.full((frames, 64, 64, 3), 90, dtype=torch.uint8), fps=25.0)
+    for codec in ("h264", "mpeg4"):
+        write(flat, tmp_path / "a.ts", codec=codec)
+        assert len(read(tmp_path / "a.ts")) == frames

@@ -74,6 +74,8 @@ def open_container(
     except (av.FFmpegError, OSError) as error:
         if isinstance(error, OSError) and error.errno != errno.EIO:  # a Matroska header cut off
             raise OSError(f"{name} cannot be read: {error.strerror}") from error
+        if form is None and _is_transport_stream(file):  # too short for FFmpeg to be sure
+            return open_container(file, name, form="mpegts", options=options)
         if _is_list(file):
             raise ValueError(
                 f"{name} is a text that names other files (a playlist): give the video itself"
@@ -89,9 +91,20 @@ def codec_named_in(path: Path) -> str:
         return container.streams.video[0].codec_context.name
 
 
+def _is_transport_stream(file: str | BinaryIO | BytesIO) -> bool:
+    """Whether packets of 188 bytes begin as those of MPEG-TS do."""
+    head = _head(file, 5 * 188)
+    return len(head) > 188 and set(head[::188]) == {0x47}
+
+
 def _is_list(file: str | BinaryIO | BytesIO) -> bool:
+    return _head(file, 64).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(_LISTS)
+
+
+def _head(file: str | BinaryIO | BytesIO, count: int) -> bytes:
+    """The first bytes of a file."""
     if isinstance(file, str):
         with open(file.removeprefix("file:"), "rb") as opened:
-            return _is_list(opened)
+            return opened.read(count)
     file.seek(0)
-    return file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(_LISTS)
+    return file.read(count)
