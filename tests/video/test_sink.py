@@ -16,6 +16,7 @@ import pytest
 import torch
 from small_clips import pattern
 
+from reeltok.evaluate.candidates.codecs import CODERS, encode_packets
 from reeltok.video import sink
 from reeltok.video.lookahead import x264_options
 from reeltok.video.movie import CONTAINERS, Movie
@@ -420,3 +421,20 @@ def test_a_transport_stream_of_few_frames_is_read_again(frames: int, tmp_path: P
     for codec in ("h264", "mpeg4"):
         write(flat, tmp_path / "a.ts", codec=codec)
         assert len(read(tmp_path / "a.ts")) == frames
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="another system")
+def test_svt_av1_makes_no_thread_a_real_time_one(tmp_path: Path) -> None:
+    """As root it had done so, to the caller's too: on one processor nothing else ran any more."""
+    seen = set[int]()
+
+    def parts() -> Iterator[Video]:
+        for _ in range(3):
+            yield VIDEO
+            seen.update(os.sched_getscheduler(int(task)) for task in os.listdir("/proc/self/task"))
+
+    write(parts(), tmp_path / "a.webm", codec="av1")
+    clip = torch.zeros(9, 64, 64, 3, dtype=torch.uint8)
+    encode_packets(CODERS["av1"], clip, 40)
+    seen.add(os.sched_getscheduler(0))
+    assert os.SCHED_FIFO not in seen

@@ -1,7 +1,6 @@
 """Pictures into one video stream: the containers and codecs that are known, and the encoding."""
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -14,6 +13,7 @@ from av.container import OutputContainer
 from reeltok.arguments import is_number, require_kind, said
 from reeltok.files.text import nearest
 from reeltok.video.colour import FromRGB, Pixels
+from reeltok.video.encoders import open_svt_av1
 from reeltok.video.lookahead import x264_options, x265_options
 from reeltok.video.palette import Palette
 from reeltok.video.size import ratio_text, size_text
@@ -239,8 +239,6 @@ class Movie:
         )
         if comment is not None:
             self._out.metadata["comment"] = comment
-        if codec.name == "libsvtav1":
-            os.environ.setdefault("SVT_LOG", "1")  # to the terminal, past FFmpeg: errors alone
 
     def begin(self, shape: MovieShape) -> None:
         """Fix the layout, rate and tags. ValueError for a rate or size that cannot be had."""
@@ -327,6 +325,8 @@ class Movie:
         stream.codec_context.thread_type = "AUTO"
         if layout != "pal8":
             self._convert.tag(stream.codec_context)
+        if self.codec.name == "libsvtav1":
+            open_svt_av1(stream.codec_context)
         return stream
 
     def _set_aspect(self, stream: Any, aspect: Fraction) -> None:

@@ -8,7 +8,6 @@ chroma is halved and doubled by bicubic filters: a codec is to lose as little th
 """
 
 import math
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from reeltok.evaluate.clips import ScoredClip
 from reeltok.evaluate.results import CandidateKind
 from reeltok.parallel import gather, sum_over_ranks
 from reeltok.video.colour import FromRGB, ToRGB
+from reeltok.video.encoders import open_svt_av1
 from reeltok.video.record import to_unit
 from reeltok.video.tags import Colour
 
@@ -108,7 +108,6 @@ def encode_packets(
         raise ValueError(
             f"{coder.encoder} takes {coder.smallest} pixels a side or more, not {size}"
         )
-    os.environ.setdefault("SVT_LOG", "1")  # libsvtav1 speaks on standard error otherwise
     context: Any = av.CodecContext.create(coder.encoder, "w")
     context.height, context.width = frames.shape[1:3]
     context.pix_fmt = "yuv420p"
@@ -116,6 +115,8 @@ def encode_packets(
     context.options = {**coder.options, "crf": f"{quality:g}"}
     packets, to_yuv = [], FromRGB("yuv420p", BT709, sharp=True)
     try:
+        if coder.encoder == "libsvtav1":
+            open_svt_av1(context)
         for time, picture in enumerate(frames.numpy()):
             packets += context.encode(to_yuv(picture, time, context.time_base))
         packets += context.encode(None)
