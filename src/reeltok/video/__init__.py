@@ -5,6 +5,6 @@ back), `packets` (with time stamps that run on), `ending` (whether a file was cu
 (what both say ahead), `decode` (frames, and what becomes of damage), `inputs`, `formats`, `raw`
 (what may be opened), `images`, `layout` (of arrays), `size`, `remarks`, and `source`, which opens
 all of these.
-Out: `sound` (copied, or coded anew), `encoders`, `movie` (one video stream), and `sink` (where it is
-put, whole).
+Out: `sound` (copied, or coded anew), `encoders`, `movie` (one video stream), and `sink` (where it
+is put, whole).
 """
