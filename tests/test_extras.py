@@ -5,7 +5,12 @@ import sys
 
 EXTRAS = ("pyarrow", "mujoco", "constriction", "diffusers", "matplotlib", "onnx", "gradio", "ray")
 NEEDS = ("reeltok.corpus", "reeltok.export", "reeltok.generate.examples")
-NEEDS += ("reeltok.generate.statistics", "reeltok.generate.training", "reeltok.evaluate.probe")
+NEEDS += (
+    "reeltok.generate.own_corpus",
+    "reeltok.generate.statistics",
+    "reeltok.generate.training",
+    "reeltok.evaluate.probe",
+)
 
 CODE = f"""
 import importlib, pkgutil, sys

@@ -304,7 +304,7 @@ def test_a_full_disk_is_one_sentence_and_nothing_is_left(
     kept = "latents" if FORMATS[to].latents else "ids"
     out = tmp_path / "out"
     out.mkdir()
-    (out / "old.txt").write_text("what was exported before")
+    (out / "reeltok.json").write_text("what was exported before")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))  # as a full disk would answer
     try:
@@ -312,7 +312,7 @@ def test_a_full_disk_is_one_sentence_and_nothing_is_left(
             export_corpus(made / kept, out, to=to)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert [path.name for path in tmp_path.rglob("*")] == ["out", "old.txt"]
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "reeltok.json"]
 
 
 @pytest.mark.parametrize("to", ["energon", "ltx"])

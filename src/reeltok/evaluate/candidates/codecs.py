@@ -185,14 +185,14 @@ class Sizes:
 
 
 def bits_here(like: "RateTarget") -> dict[str, int]:
-    """Those bits of `like` that are of its clips, by name. A collective call.
+    """Those bits of `like` that are of its clips, by name; all where it has none. Collective.
 
     ValueError where bits are known, but of none of the clips.
     """
     if not like.bits:
         return {}
     names = set[str]().union(*gather({clip.name for clip in like.clips()}))
-    found = {name: bits for name, bits in like.bits.items() if name in names}
+    found = {name: bits for name, bits in like.bits.items() if name in names or not names}
     if not found:
         raise ValueError(
             f"a codec is matched to the bits of {len(like.bits)} clips, such as "
