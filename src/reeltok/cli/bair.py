@@ -30,7 +30,8 @@ def bair(
         typer.Option(
             min=2,
             metavar="N",
-            help="Number of videos to use at most; by default the protocol's 256.",
+            help="Number of videos to use at most, drawn with a fixed seed; by default the "
+            "protocol's 256.",
         ),
     ] = None,
     samples: Annotated[

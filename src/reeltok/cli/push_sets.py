@@ -158,7 +158,7 @@ def require_size(name: str, video: "np.ndarray", size: tuple[int, ...]) -> None:
         height, width = video.shape[1:3]
         raise ValueError(
             f"{name} has {width}x{height} pixels, the videos before it {size[1]}x{size[0]}: give "
-            "all in one size (`reeltok reconstruct` and FFmpeg scale them)"
+            "all in one size"
         )
 
 

@@ -45,7 +45,7 @@ def lossy_codec(made: str | Path) -> str | None:
     distance of 65.5 one of 92.8.
     """
     path = find_clips(made)[0].path
-    if not path.is_file() or not is_video(path) or path.suffix in RAW:
+    if not path.is_file() or not is_video(path) or path.suffix.lower() in RAW:
         return None
     with suppress(OSError, ValueError):  # one that is broken is told later
         codec = codec_named_in(path)

@@ -70,7 +70,7 @@ def held_crop(source: ClipSource, window: Window, drawn: Drawn) -> UInt8[Tensor,
 
 
 def motions_of(crops: Sequence[UInt8[Tensor, "t _ _ 3"]]) -> list[float]:
-    """`ClipSource.motion` of squares of any sizes."""
+    """How much squares of any sizes move, as `ClipSource.draw` compares it."""
     coarse = [crop[:, ::4, ::4] for crop in crops]
     change = padded(coarse).float().diff(dim=1).abs().sum(dim=(2, 3, 4))
     counts = torch.tensor([crop[0].numel() for crop in coarse], device=change.device)
