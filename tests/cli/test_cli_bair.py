@@ -1,6 +1,7 @@
 """`bair`: the standard and the debiased protocol on small files, and what is refused."""
 
 import json
+import random
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -87,6 +88,20 @@ def test_more_predictions_are_no_worse(run: Run, priors: dict[str, Path], tmp_pa
         for n in (1, 4)
     ]
     assert found[1]["metrics"]["psnr"]["mean"] >= found[0]["metrics"]["psnr"]["mean"]
+
+
+def test_videos_are_drawn_from_all(run: Run, priors: dict[str, Path], tmp_path: Path) -> None:
+    """With the protocols' seed: the first ones by name had been taken, which may be of one kind."""
+    chosen = random.Random(0).sample(range(5), 2)
+    assert sorted(chosen) != [0, 1]
+    for number in range(5):
+        path = tmp_path / f"{number}.mkv"
+        if number in chosen:
+            reeltok.write(moving(16, 20, 24), path, lossless=True)
+        else:
+            path.write_bytes(b"never opened")
+    asked = ("--videos", 2, "--samples", 1, "--repeats", 1, "--json")
+    assert run("bair", priors["plain"], tmp_path, *asked).json["videos"] == 2
 
 
 def test_fvd_where_there_are_weights(

@@ -192,6 +192,7 @@ def test_actions_decide(run: Run, generators: dict[str, Path], tmp_path: Path) -
         ("unmeasured", (), "no latent statistics: measure those of its training clips"),
         ("flow", ("--guidance", 3), "guidance=3.0 was asked, but this model was trained without"),
         ("flow", ("--class", "walk"), "but the model is unconditional"),
+        ("flow", ("--suffix", "mkv"), "--suffix mkv has no dot: give --suffix .mkv"),
         ("classes", ("--class", "wlak"), "there is no class 'wlak': did you mean 'walk'?"),
         ("classes", ("--guidance", 2), "guidance=2.0 needs a class: name one of walk, run"),
         ("flow", ("--sampler", "rk4"), "no sampler is called 'rk4'"),

@@ -126,6 +126,11 @@ def test_unknown_formats_and_frames_are_refused(
     assert main(["export", "default", str(out), "--to", "onnx", "--frames", "0"]) == 2
     assert "--frames 0 is not a number of frames" in capsys.readouterr().err
     assert not out.exists()
+    out.mkdir()
+    (out / "mine.txt").write_text("kept")
+    with pytest.raises(ValueError, match=r"out holds other files: name a new or an empty one"):
+        export_programs(build(LEAST), out, to="torch-export")
+    assert (out / "mine.txt").read_text() == "kept"
 
 
 def test_what_differs_from_its_model_is_not_written(

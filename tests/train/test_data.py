@@ -57,6 +57,17 @@ def test_a_step_is_a_function_of_seed_and_number() -> None:
     assert not torch.equal(one.batch(7).x, other.batch(7).x)
 
 
+def test_clips_are_drawn_as_ever() -> None:
+    """A run that goes on sees the clips that it would have seen: those of `Generator.choice`."""
+    clips = invented(3, group="a") | invented(9, group="b") | invented(2, group="c")
+    source = ClipSource(clips, plain(weights={"a": 0.7, "b": 0.2}, other=0.1), seed=5)
+    (window,) = source.odds
+    for step in range(60):
+        random = np.random.default_rng((5, step, 1))
+        wanted = random.choice(len(source.train), p=source.odds[window])
+        assert source.draw(step, 0)[1].clip == wanted
+
+
 def test_processes_share_a_batch_and_threads_change_nothing() -> None:
     source = ClipSource(invented(4), plain(workers=3), seed=0)
     whole = source.batch(2)

@@ -59,16 +59,17 @@ def export_programs(
 
     Clips have `frames` frames, made up to whole groups. `on_graph` is called with the graphs that
     are done and their number. Each is run at another batch and size and compared with the model.
-    ValueError for a tokenizer that torch.export cannot trace, ImportError without the packages.
+    ValueError for a folder of other files and for a tokenizer that torch.export cannot trace,
+    ImportError without the packages.
     """
     if to not in SUFFIXES:
         raise ValueError(f"`to` {to} is not known: give {' or '.join(SUFFIXES)}")
     if to == "onnx":
         import onnxruntime  # noqa: F401  what compares them is missed now, not at the end
         import onnxscript  # noqa: F401
+    check_replaced(out, record=RECORD)
     graphs = graphs_of(tokenizer, frames)
     made: list[Program] = []
-    check_replaced(out, record=RECORD)
     with replacing(out, folder=True) as folder:
         for graph in graphs:
             made.append(write_program(graph, trace(graph, tokenizer), folder, to))
