@@ -3,6 +3,7 @@
 import argparse
 import json
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from display import table
@@ -19,6 +20,15 @@ def run(study: Study) -> None:
     parser.add_argument("--setting", choices=settings, default="tiny")
     parser.add_argument("--out", type=Path, default=Path("runs/studies") / study.name)
     parser.add_argument("--seeds", type=int, help="runs of each row")
+    parser.add_argument("--first-seed", type=int, default=0, help="that of the first run (0)")
+    parser.add_argument(
+        "--known",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="RECORD",
+        help="record.json of other seeds, trained elsewhere: they are judged along, not trained",
+    )
     parser.add_argument("--steps", type=int, help="cut every stage, to rehearse")
     parser.add_argument("--lines", type=int, help="only the first so many lines of each seed")
     parser.add_argument("--device", help="cpu, cuda; by default what is there")
@@ -28,15 +38,26 @@ def run(study: Study) -> None:
     seeds = asked.seeds or (1 if asked.setting == "full" else study.seeds)
     given = {key: getattr(asked, key) for key in ("data", "out", "setting", "device", "steps")}
     try:
-        conduct(Lab(study=study, **given), seeds, asked.lines)
+        lab = Lab(study=study, **given)
+        known = [result for record in asked.known for result in read_record(lab, record)]
+        conduct(lab, range(asked.first_seed, asked.first_seed + seeds), known, asked.lines)
     except (ValueError, OSError) as error:
         raise SystemExit(f"{study.name}: {error}") from error
 
 
-def conduct(lab: Lab, seeds: int, lines: int | None = None) -> list[Result]:
-    """Measure every row (or the first `lines`) with every seed; write after each what is known."""
-    results: list[Result] = []
-    for seed in range(seeds):
+def conduct(
+    lab: Lab, seeds: range, known: Sequence[Result] = (), lines: int | None = None
+) -> list[Result]:
+    """Measure every row (or the first `lines`) with every seed; write after each what is known.
+
+    `known` are results of other seeds, trained elsewhere.
+    """
+    results = list(known)
+    twice = sorted({result.seed for result in known}.intersection(seeds))
+    if twice:
+        numbers = ", ".join(map(str, twice))
+        raise ValueError(f"seed {numbers} is asked and in --known: pass another --first-seed")
+    for seed in seeds:
         for row in lab.study.rows(lab.setting, seed)[:lines]:
             results.append(lab.measure(row, seed))
             write(lab, results)
@@ -44,6 +65,26 @@ def conduct(lab: Lab, seeds: int, lines: int | None = None) -> list[Result]:
     if lines is None or lab.setting == "push":
         lab.study.draw(lab, results)
     print((lab.out / "table.md").read_text())
+    return results
+
+
+def read_record(lab: Lab, path: Path) -> list[Result]:
+    """The results that an earlier `record.json` of the same study and setting holds."""
+    record = json.loads(path.read_text())
+    found, wanted = (record["study"], record["setting"]), (lab.study.name, lab.setting)
+    if found != wanted:
+        raise ValueError(f"{path} is a record of {' '.join(found)}, not of {' '.join(wanted)}")
+    results = []
+    for kept in record["rows"]:
+        rows = {row.name: row for row in lab.study.rows(lab.setting, kept["seed"])}
+        row = rows.get(kept["name"])
+        if row is None or repr(row.judge) != kept["judge"]:
+            raise ValueError(f"{path} has a line {kept['name']!r} of an earlier state of the study")
+        if not kept.get("points"):
+            raise ValueError(f"{path} keeps no scores of single clips: train its seeds here")
+        points = {int(step): each for step, each in kept["points"].items()}
+        seed, scores = kept["seed"], kept["scores"]
+        results.append(Result(row=row, seed=seed, scores=scores, stages=[], points=points))
     return results
 
 
@@ -62,6 +103,7 @@ def write(lab: Lab, results: list[Result]) -> None:
                 "published": r.row.published,
                 "judge": repr(r.row.judge),
                 "scores": {key: round(value, 5) for key, value in r.scores.items()},
+                **({"points": r.points} if r.points else {}),
             }
             for r in results
         ],

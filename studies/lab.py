@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from judging import Judge, Scores, Seen, flop_counter, judge, look
-from points import record_points
+from points import Points, read_points, record_points
 
 from reeltok import zoo
 from reeltok.data.clip import Clip
@@ -195,12 +195,16 @@ class Study:
 
 @dataclass(kw_only=True)
 class Result:
-    """What one row came to with one seed: scores and costs; its stages' folders and TFLOP."""
+    """What one row came to with one seed: scores and costs; its stages' folders and TFLOP.
+
+    `points` are the scores of every held-out clip during training, where the row is followed.
+    """
 
     row: Row
     seed: int
     scores: Scores
     stages: list[tuple[Path, float]]
+    points: Points = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -246,7 +250,8 @@ class Lab:
             stages.append((folder, cost["tflop"]))
         assert folder is not None
         scores = self.judged(row, recipe, folder)
-        result = Result(row=row, seed=seed, scores={**spent, **scores}, stages=stages)
+        points, scores = read_points(folder), {**spent, **scores}
+        result = Result(row=row, seed=seed, scores=scores, stages=stages, points=points)
         result.scores |= self.study.more(self, result)
         return result
 

@@ -22,7 +22,7 @@ from display import draw_dots, finish
 from judging import Judge, cut
 from lab import Lab, Result, Row, Study, shortened, tiny
 from matplotlib.figure import Figure
-from points import Points, add_verdicts, decide, read_points
+from points import Points, add_verdicts, decide
 
 from reeltok import load
 from reeltok.data.clip import Clip
@@ -327,7 +327,7 @@ def push_draw(lab: Lab, results: list[Result]) -> None:
 
 def quarters(result: Result) -> Points:
     """The points of a run by the number of their quarter: the two have other numbers of steps."""
-    return dict(enumerate((found for _, found in sorted(read_points(result.folder).items())), 1))
+    return dict(enumerate((found for _, found in sorted(result.points.items())), 1))
 
 
 def fits(clip: Clip) -> bool:

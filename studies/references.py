@@ -30,7 +30,6 @@ from points import (
     decide,
     mean_over_seeds,
     paired,
-    read_points,
     said,
 )
 
@@ -189,7 +188,7 @@ def at_packed_bits(results: list[Result]) -> tuple[list[Points], float]:
     )
     weight = 0.5 if many == few else min(1.0, max(0.0, (ours - few) / (many - few)))
     mixed = []
-    for a, b in zip(*(map(points_of, line) for line in lines[2:]), strict=True):
+    for a, b in zip(*((r.points for r in line) for line in lines[2:]), strict=True):
         mixed.append(
             {
                 step: {
@@ -209,13 +208,14 @@ def by_name(results: list[Result], name: str) -> list[Result]:
     return [result for result in results if result.row.name == name]
 
 
-def points_of(result: Result) -> Points:
-    return read_points(result.folder)
+def points_of(results: list[Result], line: Line) -> list[Points]:
+    """What is known of a line's training, for each seed."""
+    return [result.points for result in by_name(results, line.name)]
 
 
 def push_verdicts(results: list[Result]) -> tuple[dict[str, list[Verdict]], float | None]:
     """RefTok beside those of the other lines that are there, and the weight of `at_packed_bits`."""
-    ours, *rivals = (list(map(points_of, by_name(results, line.name))) for line in PUSH_LINES)
+    ours, *rivals = (points_of(results, line) for line in PUSH_LINES)
     others, weight = (
         {
             "RefTok over its twin, equal nominal bits": rivals[0],
@@ -244,7 +244,7 @@ def push_draw(lab: Lab, results: list[Result]) -> None:
     found, weight = push_verdicts(results)
     if not found:
         return
-    runs = [list(map(points_of, by_name(results, line.name))) for line in PUSH_LINES[:2]]
+    runs = [points_of(results, line) for line in PUSH_LINES[:2]]
     last = max(runs[0][0])
     half = min(step for step in runs[0][0] if 2 * step >= last)
     early = paired(

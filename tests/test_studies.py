@@ -355,18 +355,51 @@ def build_small() -> torch.nn.Module:
     return VidTok(DISCRETE, "small")
 
 
-def test_lines_meet_at_equal_packed_bits(load, tmp_path: Path) -> None:
+def test_seeds_trained_elsewhere_are_judged_along(load, tmp_path: Path) -> None:
+    """One seed here, the other from the record that it left: as if both had been trained here."""
+    command, study, lab = load("command"), load("references").STUDY.simulated, load("lab")
+    both = lab.Lab(study=study, data=tmp_path, out=tmp_path, setting="push")
+    results = [
+        lab.Result(
+            row=row,
+            seed=seed,
+            scores={"packed": 300.0 - place, "psnr": 20.0},
+            stages=[],
+            points={n: {"psnr": [20.0 - place, 21.0 + seed]} for n in (4, 8)},
+        )
+        for seed in (0, 1)
+        for place, row in enumerate(study.rows("push", seed))
+    ]
+    command.write(both, results[:4])
+    known = command.read_record(both, tmp_path / "record.json")
+    assert known == results[:4]
+    command.write(both, [*known, *results[4:]])
+    study.draw(both, [*known, *results[4:]])
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert len(record["rows"]) == 8
+    twin = record["verdicts"]["RefTok over its twin, equal nominal bits"]["psnr"]
+    assert twin["gains"]["8"]["mean"] == pytest.approx(0.5)
+    with pytest.raises(ValueError, match=r"seed 0 is asked and in --known"):
+        command.conduct(both, range(1), known)
+    with pytest.raises(ValueError, match=r"record of references push, not of planes push"):
+        command.read_record(
+            replace(both, study=load("planes").STUDY.simulated), tmp_path / "record.json"
+        )
+    del record["rows"][0]["points"]
+    (tmp_path / "old.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"keeps no scores of single clips"):
+        command.read_record(both, tmp_path / "old.json")
+
+
+def test_lines_meet_at_equal_packed_bits(load) -> None:
     study, lab = load("references"), load("lab")
     levels = (20.0, 15.0, 18.0, 10.0)
     bits = (300.0, 500.0, 400.0, 200.0)
     results = []
     for line, psnr, packed in zip(study.PUSH_LINES, levels, bits, strict=True):
-        folder = tmp_path / line.name
-        folder.mkdir()
-        (folder / "points.json").write_text(json.dumps({"8": {"psnr": [psnr, psnr + 1]}}))
         row = lab.Row(name=line.name, stages=(), judge=None)
-        scores = {"packed": packed}
-        results.append(lab.Result(row=row, seed=0, scores=scores, stages=[(folder, 0.0)]))
+        points, scores = {8: {"psnr": [psnr, psnr + 1]}}, {"packed": packed}
+        results.append(lab.Result(row=row, seed=0, scores=scores, stages=[], points=points))
     mixed, weight = study.at_packed_bits(results)
     assert weight == pytest.approx(0.5)
     assert mixed == [{8: {"psnr": [14.0, 15.0]}}]
