@@ -188,6 +188,19 @@ def test_windows_without_their_length_are_one() -> None:
     )
 
 
+@pytest.mark.parametrize("frames", [9, 16, 20, 29, 36, 37, 48])
+def test_slices_in_whole_windows_stand_for_all_of_their_frames(frames: int) -> None:
+    """Also where the last window is short, whose steps are fewer."""
+    model = MODELS["windows"]
+    tokens = Tokens.join(model.stream_encode([clip(frames, 16, 16)], window=16))
+    whole, steps = model.decode(tokens), tokens.grid[0]
+    for first in range(0, steps, 4):
+        part = tokens[first : min(first + 4, steps)]
+        shown = whole[:, :, 4 * first : 4 * first + 16]
+        assert part.frames == shown.shape[2]
+        assert torch.allclose(model.decode(part), shown, atol=1e-5)
+
+
 def test_arrays_of_bare_ids_keep_their_axes() -> None:
     ids = TOK.encode(clip()).ids
     assert as_tokens(np.asarray(ids), TOK).grid == (3, 2, 3)

@@ -245,8 +245,9 @@ class Tokens:
     def part(self, start: int, stop: int, *, frames: tuple[int, int] | None = None) -> "Tokens":
         """Steps start..stop of the streaming axis, which stand for frames `frames` = (from, to).
 
-        The tokenizer knows those; by default each step of a window has an equal share, so that the
-        frames of consecutive parts always add up. Raises ValueError for steps that are not there.
+        The tokenizer knows those; by default each step has as many as in its window, or an equal
+        share where there are no windows, so that the frames of consecutive parts always add up.
+        Raises ValueError for steps that are not there.
         """
         first, end = frames or self.share(start, stop)
         times, last = moments_of(self.times, self.last, first, end)
@@ -270,13 +271,18 @@ class Tokens:
         return self._frames_before(start), self._frames_before(stop)
 
     def _frames_before(self, step: int) -> int:
-        """Frames of whole windows, where all have as many steps, and the share of one of them."""
+        """Frames before a step: as many for each of a window's, or a share where none are known."""
         window: Any = self.settings.get("window")
         frames, steps = self.frames, self.grid[0]
-        count = -(-frames // window) if is_count(window) else 1
-        if count < 2 or steps % count:
+        if not is_count(window):
             return frames * step // steps
-        whole, rest = divmod(step, steps // count)
+        factors = (n for n in range(1, window + 1) if window % n == 0 and -(-frames // n) == steps)
+        if len(self.grid) == 3 and (factor := next(factors, None)):
+            return min(frames, step * factor)
+        count = -(-frames // window)
+        if steps % count:
+            return frames * step // steps
+        whole, rest = divmod(step, steps // count)  # each window has as many, the last one too
         begun = min(frames, whole * window)
         return begun + (min(frames, begun + window) - begun) * rest // (steps // count)
 
