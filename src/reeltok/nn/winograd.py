@@ -47,14 +47,12 @@ class Transformed:
     """The transformed weight of a layer, made anew where weight or transform are others.
 
     Changes in place are seen by the weight's version; those through `weight.data`, which torch does
-    not count, in the sum of all its bits and in some of its values. Copies hold nothing.
+    not count, in the sum of all its bits and in some of its values. Copies hold nothing. What is
+    kept is replaced as a whole, so that threads may share a layer.
     """
 
     def __init__(self) -> None:
-        self.kept: Tensor | None = None
-        self.version: int | None = None
-        self.seen: Tensor | None = None
-        self.way: tuple[Any, ...] = ()
+        self.kept: tuple[Tensor, Tensor, tuple[Any, ...]] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Transformed, ()
@@ -65,16 +63,16 @@ class Transformed:
         transform: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         """What `transform` (by default Winograd's) makes of `weight`."""
-        way = (matmul(), transform)
         version = None if weight.is_inference() else weight._version
+        way = (version, matmul(), transform)
         bits = weight.detach().view(torch.int32)
         total = bits.sum(dtype=torch.int32)  # wraps: a checksum
         seen = torch.cat([total[None], bits.flatten()[:: max(1, bits.numel() // SAMPLES)]])
-        known = self.seen is not None and torch.equal(seen, self.seen)
-        if self.kept is None or not known or (self.version, self.way) != (version, way):
-            self.kept = (transform or transform_weight)(weight.detach())
-            self.version, self.seen, self.way = version, seen, way
-        return self.kept
+        kept = self.kept
+        if kept is None or kept[2] != way or not torch.equal(kept[1], seen):
+            kept = (transform or transform_weight)(weight.detach()), seen, way
+            self.kept = kept
+        return kept[0]
 
 
 def transform_weight(weight: Float[Tensor, "d c t 3 3"]) -> Float[Tensor, "t 16 c d"]:
