@@ -19,6 +19,7 @@ from reeltok.train.data import ClipSource, balance_groups
 from reeltok.train.frames import ClipFrames, check_clips, cut_clips, frame_cap, open_clips
 from reeltok.train.loader import Loader
 from reeltok.train.loop import split_batch
+from reeltok.train.synthetic import moving_still
 from reeltok.video.record import to_unit
 
 
@@ -188,6 +189,23 @@ def test_synthetic_motion_is_smooth_and_deterministic() -> None:
     assert x.shape == (4, 3, 5, 16, 16)
     assert torch.equal(x, source.batch(0).x)
     assert all((clip[:, 1:] - clip[:, :-1]).abs().max() > 0 for clip in x)
+
+
+def test_pages_of_print_move_and_leave_other_samples_as_they_were() -> None:
+    still = torch.full((1, 200, 260, 3), 128, dtype=torch.uint8)
+    window = Window(frames=5, size=64)
+    made = [
+        [moving_still(still, window, np.random.default_rng(n), pages=pages) for n in range(40)]
+        for pages in (0.0, 1.0, 1.0)
+    ]
+    words, printed, again = (torch.cat(some) for some in made)
+    assert torch.equal(printed, again)
+    edges = lambda x: x.diff(dim=-1).abs().mean()
+    assert edges(printed) > 3 * edges(words), "small print everywhere"
+    assert (printed.diff(dim=2).abs().amax((1, 2, 3, 4)) > 0.3).float().mean() > 0.8
+    assert printed.abs().max() <= 1
+    with pytest.raises(ValueError, match=r"data\.pages=0\.5 is a share of the synthetic samples"):
+        DataConfig(pages=0.5)
 
 
 @pytest.mark.parametrize("name", ["vidtok_stage1", "vidtok_stage2"])

@@ -35,7 +35,7 @@ FOR_PRIORS: dict[str, Any] = {
     "noise": 0.0,
 }
 """Values of a recipe that a flow has no use for, as they are where nothing is asked."""
-FOR_TOKENIZERS = ("weights", "other", "scale", "lively", "synthetic")
+FOR_TOKENIZERS = ("weights", "other", "scale", "lively", "synthetic", "pages")
 """Values of `data` that say how clips are drawn anew in each step."""
 FOR_CLIPS = ("flip", "validation", "cache", "cache_size", "cache_gb", "workers", "prefetch")
 """Values of `data` that say how clips are kept, and made into batches; examples are coded once."""

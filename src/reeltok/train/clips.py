@@ -53,7 +53,8 @@ class DataConfig:
     sources kept apart; validation sees `validation.batch` of their clips. `lively` is the share of
     samples that are the liveliest of three drawn from one group: the one whose consecutive frames
     differ most (it needs a cache).
-    `synthetic` is the share of samples that are one still frame, panned and zoomed, with text.
+    `synthetic` is the share of samples that are one still frame, panned and zoomed, with text, and
+    `pages` the share of these that lie under a page of small print.
     `cache`: "none" decodes for every sample, "disk" decodes once into files that processes share,
     "memory" and "device" decode once and hold uint8 frames there; `cache_size` bounds the short
     side and `cache_gb` the whole: the longest clips are cut until it fits. `workers`
@@ -71,6 +72,7 @@ class DataConfig:
     flip: bool = True
     lively: float = Field(default=0.0, ge=0, le=1)
     synthetic: float = Field(default=0.0, ge=0, le=1)
+    pages: float = Field(default=0.0, ge=0, le=1)
     holdout: float = Field(default=0.1, ge=0, lt=1)
     validation: Window = Window(frames=17, size=128, batch=24)
     cache: Literal["none", "disk", "memory", "device"] = "disk"
@@ -78,6 +80,13 @@ class DataConfig:
     cache_gb: float = Field(default=8.0, gt=0)
     workers: int = Field(default=1, ge=1)
     prefetch: int = Field(default=2, ge=1)
+
+    def __post_init__(self) -> None:
+        if self.pages and not self.synthetic:
+            raise ValueError(
+                f"data.pages={self.pages} is a share of the synthetic samples, of which there are "
+                "none: set data.synthetic too"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

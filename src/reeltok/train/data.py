@@ -200,7 +200,7 @@ class ClipSource:
         if drawn.synthetic:
             still = frames.cut(slice(drawn.start, drawn.start + 1))
             rng = np.random.default_rng((self.seed, step, 1 + index, 1))
-            made = moving_still(still.cpu(), window, rng)
+            made = moving_still(still.cpu(), window, rng, pages=self.config.pages)
             return made.to(still.device)
         cut = frames.cut(drawn.times(window), drawn.square)
         x = resize_square(to_unit(cut), window.size)
