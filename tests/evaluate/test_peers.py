@@ -168,7 +168,8 @@ def test_the_nearest_quality_is_found_at_both_ends() -> None:
 def test_codec_curves_agree_with_figures_measured_elsewhere(
     shared: Path, name: str, crf: int, decibel: float, bits_per_pixel: float
 ) -> None:
-    """There with the encoders' comments counted and colours converted in FFmpeg's fast way."""
+    """There with the encoders' comments counted, colours converted in FFmpeg's fast way and chroma
+    halved by its fast filter: ours are up to .5 dB better for as many bits."""
     codec = CodecCandidate(name=name, coder=CODERS[name], quality=crf)
     found, rates = [], []
     for clip in clips("shared-eval", shared / "data" / "eval"):
@@ -176,7 +177,7 @@ def test_codec_curves_agree_with_figures_measured_elsewhere(
         found.append(psnr(clip, coded.x))
         rates.append((coded.bits or 0) / clip.video.frames[..., 0].numel())
     assert len(found) == 22
-    assert -0.05 < sum(found) / 22 - decibel < 0.4
+    assert -0.05 < sum(found) / 22 - decibel < 0.55
     assert 0.85 < sum(rates) / 22 / bits_per_pixel < 1.01
 
 
