@@ -63,6 +63,21 @@ def test_pad_even_repeats_the_edge(tmp_path: Path) -> None:
     assert back[:, :, 47].min() > 200
 
 
+@pytest.mark.parametrize(
+    ("name", "more"), [("a.mkv", {"lossless": True}), ("a.gif", {}), ("a.webm", {"codec": "vp9"})]
+)
+def test_pad_even_is_followed_where_odd_sizes_could_be_kept(
+    tmp_path: Path, name: str, more: dict
+) -> None:
+    frames = pattern(3, 31, 47)
+    write(Video(frames, fps=25), tmp_path / name, pad_even=True, **more)
+    back = read(tmp_path / name).frames
+    assert back.shape == (3, 32, 48, 3)
+    if more.get("lossless"):
+        assert torch.equal(back[:, :31, :47], frames)
+        assert torch.equal(back[:, 31], back[:, 30])
+
+
 @pytest.mark.parametrize("codec", ["hevc", "vp9", "av1", "mpeg4", "prores", "libx264", "ffv1"])
 def test_other_codecs(tmp_path: Path, codec: str, capfd: pytest.CaptureFixture[str]) -> None:
     frames = pattern(4, 64, 96)

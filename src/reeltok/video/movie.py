@@ -287,12 +287,12 @@ class Movie:
             )
 
     def _layout(self, shape: MovieShape) -> str:
-        if shape.height % 2 == shape.width % 2 == 0 or self.codec.even == self.codec.odd:
+        odd = (0, shape.height % 2), (0, shape.width % 2)
+        if self._pad_even:
+            self.padding = (*odd, (0, 0))
+        if self._pad_even or not any(map(any, odd)) or self.codec.even == self.codec.odd:
             return self.codec.even
         size = size_text(shape.height, shape.width)
-        if self._pad_even:
-            self.padding = ((0, shape.height % 2), (0, shape.width % 2), (0, 0))
-            return self.codec.even
         if self.codec.odd is None:
             raise ValueError(f"{self.codec.name} takes even sizes only, not {size}: use `pad_even`")
         self.notes.append(
