@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from reeltok.tokenizer.folder import amend_config, hash_weights
 from reeltok.tokenizer.rows import pack_rows, read_packed, unpack_rows
 from reeltok.train import change, train
 from reeltok.train.bundle import bundle, main
-from reeltok.train.card import command, curve, losses, seconds_of
+from reeltok.train.card import command, curve, held_out, losses, seconds_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:loop.best")  # LPIPS has no weights here
 
@@ -146,7 +147,12 @@ def test_a_card_says_what_an_evaluation_found(default: Path, clips: Path, tmp_pa
     found = {"psnr": {"mean": 30.123, "low": 29.0, "high": 31.0, "clips": 2}}
     record = {"summary": found, "protocol": {"name": "p"}, "clips": [1, 2], "model": "x"}
     (tmp_path / "r.json").write_text(json.dumps(record))
-    made = bundle(run, tmp_path / "kl", hardware="h", results=[tmp_path / "r.json"])
+    asked = {"hardware": "h", "results": [tmp_path / "r.json"], "earlier": "abc1234"}
+    with pytest.raises(ValueError, match=r"r\.json is of 'x' with weights None, this is 'kl' with"):
+        bundle(run, tmp_path / "kl", **asked)
+    weights = bundle(run, tmp_path / "kl", hardware="h", earlier="abc1234").weights
+    (tmp_path / "r.json").write_text(json.dumps(record | {"weights": weights}))
+    made = bundle(run, tmp_path / "kl", **asked)
     card = " ".join((made.folder / "README.md").read_text().split())
     assert "`p`, 2 clips, 95 % intervals over clips: PSNR 30.12 dB (29 to 31)." in card
     assert "reeltok evaluate kl DATA --protocol p" in card
@@ -168,13 +174,37 @@ def reeltok_json(recipe: object) -> str:
 
 def test_a_card_names_the_loss_of_patches() -> None:
     recipe = json.loads(reeltok_json(find_recipe("coordtok_stage2")))
-    said = losses(recipe, CoordTok(COORDTOK, "tiny"))
+    said = losses(recipe, CoordTok(COORDTOK, "tiny"), 10)
     assert said == "squared error of 12.5% of the clip (frames) + 16 LPIPS (vgg)"
 
 
 def test_hours_are_those_of_all_resumes() -> None:
     times = [1.0, 5.0, 7.0, 2.0, 4.0]
     assert seconds_of([{"step": i, "time": t} for i, t in enumerate(times)]) == 11.0
+    first = [{"step": 1, "time": 10.0}, {"step": 9, "time": 60.0, "stopped": "SIGTERM"}]
+    assert seconds_of([*first, {"step": 12, "time": 61.0}, {"step": 20, "time": 100.0}]) == 160.0
+    killed = [first[0], {"step": 1, "time": 12.0, "resumed": True}, {"step": 2, "time": 15.0}]
+    assert seconds_of(killed) == 25.0
+
+
+def test_a_card_says_what_was_minimised_and_what_was_held_out() -> None:
+    recipe = json.loads(reeltok_json(find_recipe("default_cpu")))
+    model = VidTok(replace(DISCRETE, quantizer=replace(DISCRETE.quantizer, even=0.1)), "small")
+    more = "0.1 unevenness of the codes"
+    assert losses(recipe, model, 3500) == f"l1 for 100 steps, then log-mse + {more}"
+    assert losses(recipe, model, 100) == f"l1 + {more}"
+    lines = [{"step": 0, "train": 3, "held_out": 0}, {"step": 5, "validation": True, "psnr": 1.0}]
+    assert held_out(lines, 0.1, "sources") == "Nothing was held out."
+    assert curve(lines).startswith("On what was trained on, mean weights")
+    lines[0] |= {"train": 5, "held_out": 1}
+    assert held_out(lines, 0.1, "sources") == "1 of 6 were held out, by their sources."
+    assert curve(lines).startswith("On held-out sources")
+    assert held_out(lines[1:], 0.1, "clips") == "10% of the clips were held out."
+
+
+def test_a_run_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"there is no run or model in .*nowhere: give"):
+        bundle(tmp_path / "nowhere", tmp_path / "out", hardware="h")
 
 
 def test_a_curve_has_few_rows_and_both_ends() -> None:

@@ -9,7 +9,8 @@ import torch
 from small_run import make_clips, small_recipe
 
 from reeltok import zoo
-from reeltok.data.clip import Clip
+from reeltok.data.clip import Clip, lot_of
+from reeltok.generate.examples import holdout_share
 from reeltok.generate.recipes import GENERATORS
 from reeltok.metrics.lpips import random_lpips
 from reeltok.parallel import Rank
@@ -24,7 +25,7 @@ from reeltok.train.checks import (
     require_windows,
     without_effect,
 )
-from reeltok.train.clips import DataConfig
+from reeltok.train.clips import DataConfig, Window
 from reeltok.train.launch import reconstruction
 from reeltok.train.run import Run, part_of
 from reeltok.train.validation import validation_metrics
@@ -234,10 +235,24 @@ def test_a_clip_is_held_out_where_some_can_be_spared() -> None:
     assert hold_out(clips[:3], config) == config  # too few
     assert hold_out(clips, DataConfig(holdout=0.0)).holdout == 0.0  # as asked
     assert hold_out(clips, DataConfig(holdout=0.5)).holdout == 0.5
+    short = replace(config, windows=(Window(frames=5, size=64),))
     first = [clip(n, frames=20 if c is held[0] else 5) for n, c in enumerate(clips)]
+    assert hold_out(first, config) == config  # the only one to train on
+    config = short
     assert hold_out(first, config).holdout == share  # the one that is long enough
     first = [clip(n, size=128 if c is held[0] else 64) for n, c in enumerate(clips)]
     assert hold_out(first, config).holdout == share  # or large enough
+
+
+def test_never_is_every_clip_held_out() -> None:
+    """Whether a single clip can be trained on does not hang on its name."""
+    one = next(clip(n) for n in range(100) if clip(n).lot < 0.1)
+    config = DataConfig(holdout=0.1)
+    assert hold_out([one], config).holdout == 0.0
+    small = [clip(n, size=8) for n in range(100, 120)]
+    assert hold_out([one, *small], config).holdout == 0.0, "others are too small to train on"
+    assert holdout_share(["a"], lot_of("a") + 0.01) == 0.0
+    assert holdout_share(["a", "b"], 0.0) == 0.0
 
 
 @pytest.mark.parametrize("count", [1, 5])

@@ -242,7 +242,9 @@ def test_priors_that_cannot_be_driven(
 
 
 def test_starts(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="this prior makes 64x64: make the clips with `size` 64"):
+    with pytest.raises(
+        ValueError, match="this prior makes 64x64: make them by `reeltok data push OUT --size 64`"
+    ):
         find_starts(str(base / "held"), 64)
     monkeypatch.setattr(world.Simulated, "__init__", no_simulator)
     with pytest.raises(ImportError, match="or give --starts FOLDER"):

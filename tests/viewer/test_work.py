@@ -274,7 +274,24 @@ def test_work_stops_when_the_visitor_leaves(offer: Offer, rooms: Rooms, clip: Pa
     assert not room.folder.exists()
 
 
-def test_two_tokenizers_of_one_name_are_refused(models: dict[str, Path], tmp_path: Path) -> None:
-    (tmp_path / "discrete").mkdir()
-    with pytest.raises(ValueError, match="are both called discrete"):
-        Offer([str(models["discrete"]), str(tmp_path / "discrete")], reeltok.load)
+def test_tokenizers_are_called_by_their_runs(models: dict[str, Path], tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name / "model").mkdir(parents=True)
+    first, second = str(tmp_path / "first" / "model"), str(tmp_path / "second" / "model")
+    offer = Offer(["default", first, second, f"mine={models['discrete']}"], reeltok.load)
+    assert list(offer.places) == ["default", "first", "second", "mine"]
+    (tmp_path / "second" / "best").mkdir()
+    assert list(Offer([second, second[:-5] + "best"], reeltok.load).places) == [
+        "second-model",
+        "second-best",
+    ]
+    with pytest.raises(ValueError, match="are both called a: name one as LABEL="):
+        Offer([f"a={first}", f"a={second}"], reeltok.load)
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "WAVE"])
+def test_what_only_begins_like_an_avi_is_no_video(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.avi"
+    path.write_bytes(b"RIFF\x00\x00\x00\x00" + kind.encode() + bytes(64))
+    with pytest.raises(ValueError, match="is not a video"):
+        check_video(path, Limits(), 256)

@@ -28,8 +28,8 @@ def view(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Tokenizer to offer besides the bundled ones, a name or a folder; may be "
-            "repeated; by default none.",
+            help="Tokenizer to offer besides the bundled ones, a name, a folder or LABEL=FOLDER; "
+            "may be repeated; by default none.",
         ),
     ] = None,
     prior: Annotated[
@@ -43,8 +43,8 @@ def view(
         str | None,
         typer.Option(
             metavar="FOLDER",
-            help="Episodes of `reeltok data push` that a drive begins with; by default some are "
-            "simulated.",
+            help="Episodes of `reeltok data push` that a drive begins with; by default the frames "
+            "that come along with the prior, or else some are simulated.",
         ),
     ] = None,
     host: given.HostOption = "127.0.0.1",

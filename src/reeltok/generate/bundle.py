@@ -24,7 +24,7 @@ from reeltok.generate.folder import STARTS, family_of, save_generator
 from reeltok.generate.recipes import GENERATORS, read_generator
 from reeltok.tokenizer.rows import Bits, pack_rows, unpack_rows
 from reeltok.train.bundle import answer, require_equal
-from reeltok.train.card import command, curve, seconds_of, wrap_lines
+from reeltok.train.card import command, curve, held_out, seconds_of, wrap_lines
 from reeltok.train.logbook import read_lines
 from reeltok.train.recipes import as_json
 from reeltok.video.record import write
@@ -98,7 +98,7 @@ def course(recipe: dict[str, Any], lines: Sequence[Any], hardware: str) -> str:
     return (
         f"Recipe `{recipe['name']}`, {steps:,} steps of {window['batch']} examples on {hardware}, "
         f"{duration(seconds_of(lines))}; {loop['precision']}, {optimizer['kind']} at rate "
-        f"{optimizer['lr']:g}. {recipe['data']['holdout']:.0%} of the clips were held out."
+        f"{optimizer['lr']:g}. {held_out(lines, recipe['data']['holdout'], 'clips')}"
     )
 
 

@@ -172,6 +172,11 @@ class Split:
     classes: tuple[str, ...] = ()
     fps: float | None = None
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many examples are trained on and how many held out, as a log begins with."""
+        return {"train": len(self.train), "held_out": len(self.held)}
+
 
 def split_rows(recipe: GeneratorRecipe, corpus: Corpus) -> Split:
     """The rows that are examples, by what is held out. ValueError where none is to train on.
@@ -208,8 +213,10 @@ def split_rows(recipe: GeneratorRecipe, corpus: Corpus) -> Split:
 
 
 def holdout_share(origins: Iterable[str], share: float) -> float:
-    """The share of origins that is held out; of few, so large that one is, up to a quarter."""
+    """The share of origins that is held out: never all, of few so large that one is, of four."""
     lots = sorted({lot_of(origin) for origin in origins})
+    if lots and lots[-1] < share:
+        return 0.0
     if not share or not lots or lots[0] < share:
         return share
     return math.nextafter(lots[0], 1) if len(lots) >= 4 else share

@@ -42,10 +42,11 @@ from reeltok.train.trial import DryRun, tokenizer_to_try, try_steps
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedTask:
-    """A task that is ready, and the examples that it draws its batches from."""
+    """A task that is ready, the examples that it draws its batches from, and how many there are."""
 
     task: Task
     examples: Any
+    counts: dict[str, int]
 
 
 def train_generator(
@@ -91,7 +92,8 @@ def train_generator(
                 tokenizer.save_pretrained(out / "tokenizer")
 
         feed = feed_of(recipe, made.examples, at)
-        return run_task(made.task, feed, recipe.loop, out=out, resume=resume, at=at, ready=ready)
+        run: Any = {"out": out, "resume": resume, "at": at, "ready": ready, "counts": made.counts}
+        return run_task(made.task, feed, recipe.loop, **run)
 
 
 def feed_of(recipe: GeneratorRecipe, examples: ExampleSet, at: Rank) -> Feed:
@@ -167,7 +169,7 @@ def make(
     prior.fit_biases(examples.ids)
     begin_with(prior, recipe.warm)
     task = PriorTask(prior, held_out=of(split.held), batch=recipe.window.batch)
-    return PreparedTask(task=task, examples=examples)
+    return PreparedTask(task=task, examples=examples, counts=split.counts)
 
 
 def make_flow(
@@ -187,7 +189,7 @@ def make_flow(
     sit = Flow(config)
     begin_with(sit, recipe.warm)
     task = FlowTask(sit, held_out=of(split.held), batch=recipe.window.batch)
-    return PreparedTask(task=task, examples=latents)
+    return PreparedTask(task=task, examples=latents, counts=split.counts)
 
 
 def begin_with(network: nn.Module, warm: str | None) -> None:

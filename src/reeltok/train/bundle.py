@@ -79,6 +79,10 @@ def bundle(
     """
     source, out = Path(source), Path(out)
     is_run = (source / "recipe.json").is_file()
+    if not is_run and not (source / "config.json").is_file():
+        raise FileNotFoundError(
+            f"there is no run or model in {source}: give the folder that training wrote, or a model"
+        )
     if is_run and not hardware:
         raise ValueError(f"a model card says what {source} was trained on: give `hardware`")
     model = zoo.load_folder(source / ("best" if best else "model") if is_run else source)

@@ -51,7 +51,7 @@ def write_card(
         wrap_lines(f"**Training.** {course_of_run(model, recipe, lines, hardware)}"),
         f"    {command(recipe)}",
         *([curve(lines)] if any(line.get("validation") for line in lines) else []),
-        *(result(model.name, read_object(Path(path))) for path in results),
+        *(result(model, path) for path in results),
         *(wrap_lines(note) for note in notes),
     ]
     return "\n\n".join(parts) + "\n"
@@ -101,12 +101,29 @@ def course_of_run(
         f"Recipe `{recipe['name']}`, {begun}, {steps:,} steps on {hardware}, "
         f"{duration(seconds_of(lines))}. A step: {windows}; {loop['precision']}, "
         f"{optimizer['kind']} at rate {optimizer['lr']:g}.{rests} Loss: "
-        f"{losses(recipe, model)}. {data['holdout']:.0%} of the sources were held out."
+        f"{losses(recipe, model, steps)}. {held_out(lines, data['holdout'], 'sources')}"
     )
 
 
-def losses(recipe: dict[str, Any], model: Tokenizer) -> str:
-    """What was minimised."""
+def held_out(lines: Sequence[Line], share: float, of: str) -> str:
+    """What a run held out: by the counts of its log, in those of earlier versions by `share`."""
+    counts = counts_of(lines)
+    if counts is None:
+        return f"{share:.0%} of the {of} were held out."
+    if not counts["held_out"]:
+        return "Nothing was held out."
+    return f"{counts['held_out']:,} of {sum(counts.values()):,} were held out, by their sources."
+
+
+def counts_of(lines: Sequence[Line]) -> dict[str, int] | None:
+    """How many were trained on and held out, as a run's log says; None where it does not."""
+    names = ("train", "held_out")
+    found = [{name: line[name] for name in names} for line in lines if "held_out" in line]
+    return found[-1] if found else None
+
+
+def losses(recipe: dict[str, Any], model: Tokenizer, steps: int) -> str:
+    """What was minimised in so many steps."""
     if patches := recipe.get("patches"):
         found = [f"squared error of {patches['share']:.1%} of the clip ({patches['sampling']})"]
         if patches["perceptual"]:
@@ -114,8 +131,12 @@ def losses(recipe: dict[str, Any], model: Tokenizer) -> str:
         return " + ".join(found)
     config = recipe["losses"]
     found = [config["pixel"]]
+    if first := config["l1_steps"] if config["pixel"] != "l1" else 0:
+        found = ["l1" if steps <= first else f"l1 for {first:,} steps, then {config['pixel']}"]
     if model.spec.vocabulary is None:
         found.append(f"{config['terms'].get('kl', 1.0):g} KL")
+    if even := getattr(getattr(model.config, "quantizer", None), "even", 0.0):
+        found.append(f"{even:g} unevenness of the codes")
     if config["perceptual"]:
         found.append(f"{config['perceptual']:g} LPIPS ({config['net']})")
     if config["flicker"]:
@@ -131,11 +152,12 @@ def losses(recipe: dict[str, Any], model: Tokenizer) -> str:
 
 def seconds_of(lines: Sequence[Line]) -> float:
     """How long a run took in all; the clock of the log begins anew with each resume."""
-    total, before = 0.0, 0.0
+    total, before, ended = 0.0, 0.0, False
     for line in lines:
         now = float(line.get("time", before))
-        total += now - before if now >= before else now
-        before = now
+        anew = ended or now < before or "resumed" in line
+        total += now if anew else now - before
+        before, ended = now, "stopped" in line
     return total
 
 
@@ -172,11 +194,20 @@ def curve(lines: Sequence[Line], scores: Mapping[str, str] = SCORES) -> str:
     table = [["step", *(scores[name] for name in names)], ["---"] * (1 + len(names))]
     table += [[f"{line['step']:,}", *(f"{line[n]:.4g}" for n in names)] for line in rows]
     shown = "\n".join(f"| {' | '.join(row)} |" for row in table)
-    return f"On held-out sources, mean weights (before they were stored in few bits):\n\n{shown}"
+    counts = counts_of(lines)
+    seen = "what was trained on" if counts and not counts["held_out"] else "held-out sources"
+    return f"On {seen}, mean weights (before they were stored in few bits):\n\n{shown}"
 
 
-def result(name: str, record: dict[str, Any]) -> str:
-    """What an evaluation of the model `name` found, with intervals."""
+def result(model: Tokenizer, path: str | Path) -> str:
+    """What the evaluation in `path` found, with intervals. ValueError for that of other weights."""
+    record = read_object(Path(path))
+    if (found := record.get("weights")) != model.hash():
+        raise ValueError(
+            f"{path} is of {record.get('model')!r} with weights {str(found)[:12]}, this is "
+            f"{model.name!r} with {model.hash()[:12]}: bundle without it, evaluate what was "
+            "bundled, and bundle again with that"
+        )
     summary, protocol = record["summary"], record["protocol"]
     found = []
     for key, (said, unit) in RESULTS.items():
@@ -191,4 +222,4 @@ def result(name: str, record: dict[str, Any]) -> str:
         f"**Result.** Protocol `{protocol['name']}`, {clips} clips, 95 % intervals over clips: "
         f"{', '.join(found)}."
     )
-    return f"{heading}\n\n    reeltok evaluate {name} DATA --protocol {protocol['name']}"
+    return f"{heading}\n\n    reeltok evaluate {model.name} DATA --protocol {protocol['name']}"

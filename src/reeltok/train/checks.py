@@ -199,15 +199,20 @@ def late_quantizer(network: Any) -> Iterator[tuple[str, int, str]]:
 def hold_out(clips: Iterable[Clip], config: DataConfig) -> DataConfig:
     """The same data, with a share that holds out a clip where a few sources can be spared.
 
-    A share of few sources may be none: then the first by their hash go, up to a quarter of them.
+    A share of few sources may be none: then the first by their hash go, up to a quarter of them. It
+    may be all that can be trained on: then none goes.
     """
     clips = list(clips)
+    fitting = [clip for clip in clips if any(window.fits(clip) for window in config.windows)]
+    if fitting and all(clip.held_out(config.holdout) for clip in fitting):
+        return replace(config, holdout=0.0)
     long = [clip for clip in clips if config.validation.fits(clip)]
     if not config.holdout or not long or any(c.held_out(config.holdout) for c in long):
         return config
     share = math.nextafter(min(clip.lot for clip in long), 1)
     spared = {clip.source for clip in clips if clip.held_out(share)}
-    if 4 * len(spared) > len({clip.source for clip in clips}):
+    rest = any(not clip.held_out(share) for clip in fitting)
+    if not rest or 4 * len(spared) > len({clip.source for clip in clips}):
         return config
     return replace(config, holdout=share)
 

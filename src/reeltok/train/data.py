@@ -75,7 +75,8 @@ class ClipSource:
         if not fits.any():
             raise ValueError(
                 f"none of {len(self.train)} training clips has {window.frames} frames of "
-                f"{window.size} pixels at the rate asked; lower data.windows or data.holdout"
+                f"{window.size} pixels at the rate asked ({len(self.held)} are held out); lower "
+                "data.windows or data.holdout"
             )
         self.short_of[f"{window.frames}x{window.size}"] = int((~fits).sum())
         config, groups = self.config, [clip.group for clip in self.train]
@@ -116,6 +117,11 @@ class ClipSource:
     def strides(self) -> tuple[int, ...]:
         """The frame steps to draw from; clips at a given rate were resampled to it already."""
         return self.config.strides if self.config.fps is None else (1,)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many clips are trained on and how many held out, as a log begins with."""
+        return {"train": len(self.train), "held_out": len(self.held)}
 
     def summary(self) -> str:
         """One sentence for people: what is trained on, held out, and too short for what."""

@@ -72,6 +72,7 @@ def train(
             require_groups(recipe, tokenizer)
             require_sizes(recipe)
         source = open_clip_source(recipe, data, out, at)
+        counts = source.counts
         if recipe.data.holdout and not source.validation_clips:
             validate_on_training(source, at)
         task = (make_task or reconstruction(score))(tokenizer, recipe, source)
@@ -86,8 +87,9 @@ def train(
                 tokenizer.reads = ()  # the run that goes on has trained the encoder before
             begin(recipe, out, at, tokenizer.config)
 
+        run: Any = {"out": out, "resume": resume, "at": at, "ready": ready, "counts": counts}
         try:
-            return run_task(task, loader, recipe.loop, out=out, resume=resume, at=at, ready=ready)
+            return run_task(task, loader, recipe.loop, **run)
         finally:
             loader.close()
 

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -119,10 +119,12 @@ def run_task(
     resume: bool = False,
     at: Rank | None = None,
     ready: Callable[[], object] = lambda: None,
+    counts: Mapping[str, int] | None = None,
 ) -> Run:
     """Train `task` on `feed(step)` to the last step; log and checkpoints go to the folder `out`.
 
-    `ready` is called before the first step, once nothing can be refused any more.
+    `ready` is called before the first step, once nothing can be refused any more. The log begins,
+    also where a run goes on, with `counts`: of what the data holds.
     SIGTERM saves a checkpoint and exits with `config.exit_on_term`. Raises ValueError where
     gradients stay not finite for `bad_steps` steps, OSError where a checkpoint cannot be written.
     """
@@ -139,6 +141,7 @@ def run_task(
     ready()
     saver = checkpoints.Saver(out, keep=config.keep, background=config.save_async)
     with Log(out, run, since=run.step) as log, asked_to_stop() as stop:
+        log.event(run.step, **{"resumed": True} if run.step else {}, **counts or {})
         try:
             take_steps(run, feed, saver, log, stop)
         finally:

@@ -83,7 +83,8 @@ def train_packing(
         def ready() -> None:
             begin(recipe, out, at)
 
-        return run_task(task, feed, recipe.loop, out=out, resume=resume, at=at, ready=ready)
+        run: Any = {"out": out, "resume": resume, "at": at, "ready": ready, "counts": source.counts}
+        return run_task(task, feed, recipe.loop, **run)
 
 
 def packing_config(recipe: PackingRecipe, tokenizer: Tokenizer) -> PackingConfig:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from reeltok.evaluate.labels import label_models
 from reeltok.nn.quantizers.usage import Usage
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokenizer.inputs import made_by
@@ -36,7 +37,8 @@ OnShare = Callable[[float, str], None]  # how much of the work is done (0 to 1),
 # machine: from strangers those are not taken.
 SIGNS = (
     (4, (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide")),  # mp4, mov
-    (0, (b"\x1a\x45\xdf\xa3", b"RIFF", b"GIF8", b"FLV", b"OggS")),  # mkv, webm; avi; gif; flv; ogv
+    (0, (b"\x1a\x45\xdf\xa3", b"GIF8", b"FLV", b"OggS")),  # mkv, webm; gif; flv; ogv
+    (8, (b"AVI ",)),  # behind RIFF and its length, where others have WAVE or WEBP
     (0, (b"\x30\x26\xb2\x75", b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3")),  # wmv, mpg
 )
 TRANSPORT = 188  # bytes of a packet of a transport stream, each of which begins with b"G"
@@ -80,17 +82,19 @@ class Limits:
 class Offer:
     """The tokenizers of the page, by the names that visitors see; each is loaded when first used.
 
+    Folders are called by their runs, as `evaluate.labels` has it, and LABEL=NAME says otherwise.
     FileNotFoundError or ValueError for a name that is not known; ValueError for two of one name.
     """
 
     def __init__(self, names: Sequence[str], load: Callable[[str], Tokenizer]) -> None:
         self.places: dict[str, str] = {}
         self.load = load
-        for name in names:
-            label = Path(name).resolve().name if Path(name).is_dir() else name
-            if self.places.setdefault(label, name) != name:
+        for one in label_models(names):
+            label = one.label.replace("/", "-")  # a part of the names of files
+            if self.places.setdefault(label, one.source) != one.source:
                 raise ValueError(
-                    f"{self.places[label]} and {name} are both called {label}: rename one"
+                    f"{self.places[label]} and {one.source} are both called {label}: name one as "
+                    f"LABEL={one.source}"
                 )
         self.locks = {label: Lock() for label in self.places}
         self.loaded: dict[str, Tokenizer] = {}

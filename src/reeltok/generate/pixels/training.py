@@ -155,14 +155,16 @@ def train_pixels(
         last = last_checkpoint(out) if resume else None
         require_windows(recipe, first=last.step if last else 0)
         model = predictor_of(recipe)
-        source = ActedSource(open_clip_source(recipe, data, out, at), recipe, at)
+        clips = open_clip_source(recipe, data, out, at)
+        source = ActedSource(clips, recipe, at)
         task = PixelTask(model, recipe.pixel, held_out=source)
         task.to(at.device)
 
         def ready() -> None:
             begin(recipe, out, at)
 
-        return run_task(task, source, recipe.loop, out=out, resume=resume, at=at, ready=ready)
+        run: Any = {"out": out, "resume": resume, "at": at, "ready": ready, "counts": clips.counts}
+        return run_task(task, source, recipe.loop, **run)
 
 
 def try_pixels(recipe: PixelRecipe, *, device: str | None = None) -> DryRun:

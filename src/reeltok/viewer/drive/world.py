@@ -36,7 +36,7 @@ def start_of(clip: Clip, side: int) -> Start:
     if (video.height, video.width) != (side, side):
         raise ValueError(
             f"{clip.name} has frames of {video.height}x{video.width}, this prior makes "
-            f"{side}x{side}: make the clips with `size` {side}"
+            f"{side}x{side}: make them by `reeltok data push OUT --size {side}`"
         )
     origin = None if named is None else (int(named[1]), int(named[2]))
     return Start(name=clip.name, frame=video.frames[0].numpy(), origin=origin)
