@@ -193,10 +193,13 @@ def test_a_card_says_what_was_minimised_and_what_was_held_out() -> None:
     more = "0.1 unevenness of the codes"
     assert losses(recipe, model, 3500) == f"l1 for 100 steps, then log-mse + {more}"
     assert losses(recipe, model, 100) == f"l1 + {more}"
-    lines = [{"step": 0, "train": 3, "held_out": 0}, {"step": 5, "validation": True, "psnr": 1.0}]
+    lines = [
+        {"step": 0, "train_size": 3, "held_out_size": 0},
+        {"step": 5, "validation": True, "psnr": 1.0},
+    ]
     assert held_out(lines, 0.1, "sources") == "Nothing was held out."
     assert curve(lines).startswith("On what was trained on, mean weights")
-    lines[0] |= {"train": 5, "held_out": 1}
+    lines[0] |= {"train_size": 5, "held_out_size": 1}
     assert held_out(lines, 0.1, "sources") == "1 of 6 were held out, by their sources."
     assert curve(lines).startswith("On held-out sources")
     assert held_out(lines[1:], 0.1, "clips") == "10% of the clips were held out."

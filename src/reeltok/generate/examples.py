@@ -175,7 +175,7 @@ class Split:
     @property
     def counts(self) -> dict[str, int]:
         """How many examples are trained on and how many held out, as a log begins with."""
-        return {"train": len(self.train), "held_out": len(self.held)}
+        return {"train_size": len(self.train), "held_out_size": len(self.held)}
 
 
 def split_rows(recipe: GeneratorRecipe, corpus: Corpus) -> Split:

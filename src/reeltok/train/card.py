@@ -110,15 +110,17 @@ def held_out(lines: Sequence[Line], share: float, of: str) -> str:
     counts = counts_of(lines)
     if counts is None:
         return f"{share:.0%} of the {of} were held out."
-    if not counts["held_out"]:
+    if not counts["held_out_size"]:
         return "Nothing was held out."
-    return f"{counts['held_out']:,} of {sum(counts.values()):,} were held out, by their sources."
+    return (
+        f"{counts['held_out_size']:,} of {sum(counts.values()):,} were held out, by their sources."
+    )
 
 
 def counts_of(lines: Sequence[Line]) -> dict[str, int] | None:
     """How many were trained on and held out, as a run's log says; None where it does not."""
-    names = ("train", "held_out")
-    found = [{name: line[name] for name in names} for line in lines if "held_out" in line]
+    names = ("train_size", "held_out_size")
+    found = [{name: line[name] for name in names} for line in lines if names[0] in line]
     return found[-1] if found else None
 
 
@@ -195,7 +197,7 @@ def curve(lines: Sequence[Line], scores: Mapping[str, str] = SCORES) -> str:
     table += [[f"{line['step']:,}", *(f"{line[n]:.4g}" for n in names)] for line in rows]
     shown = "\n".join(f"| {' | '.join(row)} |" for row in table)
     counts = counts_of(lines)
-    seen = "what was trained on" if counts and not counts["held_out"] else "held-out sources"
+    seen = "what was trained on" if counts and not counts["held_out_size"] else "held-out sources"
     return f"On {seen}, mean weights (before they were stored in few bits):\n\n{shown}"
 
 

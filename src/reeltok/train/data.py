@@ -121,7 +121,7 @@ class ClipSource:
     @property
     def counts(self) -> dict[str, int]:
         """How many clips are trained on and how many held out, as a log begins with."""
-        return {"train": len(self.train), "held_out": len(self.held)}
+        return {"train_size": len(self.train), "held_out_size": len(self.held)}
 
     def summary(self) -> str:
         """One sentence for people: what is trained on, held out, and too short for what."""
