@@ -32,7 +32,7 @@ def corpus_verify(
     root: building.RootOption = None,
     column: building.ColumnOption = None,
     samples: Annotated[
-        int, typer.Option(metavar="N", help="Number of rows to decode; 0 for none.")
+        int, typer.Option(metavar="N", min=0, help="Number of rows to decode; 0 for none.")
     ] = 4,
     seed: Annotated[int, typer.Option(metavar="N", help="Random seed that chooses the rows.")] = 0,
     sheet: Annotated[
@@ -54,7 +54,10 @@ def corpus_verify(
     from reeltok.corpus.verify import contact_sheet, draw_rows, look, verify_files
 
     if not samples:
-        given.require_use("sampled rows, and --samples is 0", data=data)
+        used = {"data": data, "sheet": sheet, "weights": weights}
+        given.require_use("sampled rows, and --samples is 0", **used)
+    if data is None:
+        given.require_use("the clips of --data", root=root, column=column)
     found = verify_files(Place(corpus))
     lines = [f"{corpus}: {count(found.files, 'file')} with {count(found.rows, 'row')} as written"]
     lines += found.faults
@@ -66,6 +69,8 @@ def corpus_verify(
     if samples and found.rows:
         opened = Corpus(corpus)
         tokenizer = opened.load(weights=weights, device=device)
+        if data is not None:  # ids are made again in the type in which they were made
+            tokenizer.to(given.parse_dtype(opened.tokenizer["precision"]))
         plan = None if data is None else plan_again(opened, data, root, column)
         seen = look(opened, tokenizer, draw_rows(opened, samples, seed), plan)
         record["samples"] = [sample_record(sample) for sample in seen]

@@ -88,8 +88,16 @@ def build_shard(
             if on_clips is not None:
                 on_clips(1)
         sidecar = maker.finish()
+    remove_parts(place, number, len(sidecar.files))
     write_sidecar(sidecar, place)
     return sidecar
+
+
+def remove_parts(place: Place, shard: int, first: int) -> None:
+    """Remove the files of a shard that an earlier making left beyond those of this one."""
+    while place.has(file_name(shard, first)):
+        place.remove(file_name(shard, first))
+        first += 1
 
 
 @contextmanager

@@ -98,6 +98,8 @@ def build_corpus(
         done -= forget_broken(place, [number for number in mine if number in done])
     todo = [number for number in mine if number not in done]
     stale = stale_clips(plan, place, [number for number in mine if number in done])
+    if (todo or missing_shards(place)) and place.has(MANIFEST):
+        place.remove(MANIFEST)  # it is of other shards than those that there will be
     if isinstance(engine, Cluster):
         run_on_ray(plan, todo, opener, place, engine, on_clips=on_clips)
     else:

@@ -80,23 +80,42 @@ def digest_of(sources: Iterable[ListedClip]) -> str:
 
 def _source(clip: Clip, column: str | None, samples: "_Samples") -> ListedClip:
     listed = {key: value for key, value in clip.row.items() if key}
-    row = listed or samples.said_of(clip)
+    inside = bool(clip.member) and clip.group == clip.path.stem  # a shard's name is no class
+    row = with_samples(listed, samples.said_of(clip), inside)
     lower = {key.strip().lower(): key for key in reversed(row)}
     first = lambda names: next((lower[name] for name in names if name in lower), None)
     file, caption = first(COLUMNS), first(CAPTIONS)
-    classes = column if column in row else first(CLASSES)
+    classes = column if column in row else lower.get((column or "").lower()) or first(CLASSES)
     used = {caption, classes}
     if listed:  # a sample of a shard lies there, whatever it says of where it is from
         used |= {file, *(lower.get(name) for name in USED)}
-    named = listed.get(file or "", "")
+    named = listed.get(file or "", "").strip()
     if is_address(named):
         clip = replace(clip, address=named, path=Path(PurePosixPath(urlsplit(named).path)))
+    own = listed and clip.group and not inside
     return ListedClip(
         clip=clip,
-        group=clip.group if classes is None or (listed and clip.group) else row[classes],
+        group=clip.group if classes is None or own else row[classes],
         caption=(row[caption] or None) if caption else None,
         further={further_name(key): value for key, value in row.items() if key not in used},
     )
+
+
+def with_samples(
+    listed: Mapping[str, str], said: Mapping[str, str], inside: bool
+) -> dict[str, str]:
+    """What a list says of a clip, and what lies beside the clip where the list says nothing.
+
+    `inside`: what the list has as the group is only the name of the clip's shard.
+    """
+    spoken = {key.strip().lower() for key, value in listed.items() if value.strip()}
+    spoken -= {GROUP} if inside else set()
+    left_out = {*COLUMNS, *USED} if listed else set()
+    for names in (CAPTIONS, CLASSES):
+        left_out |= set(names) if spoken.intersection(names) else set()
+    more = {key: value for key, value in said.items() if key.lower() not in left_out | spoken}
+    kept = {key: value for key, value in listed.items() if key.strip().lower() not in more}
+    return {**kept, **more}
 
 
 def further_name(name: str) -> str:

@@ -1,8 +1,10 @@
 """Whether a corpus is as it was made: hashes, counts, and a sample that is decoded and compared."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,10 +12,10 @@ from torch import Tensor
 
 from reeltok.corpus.build import find_windows
 from reeltok.corpus.coding import Taken, code_windows
-from reeltok.corpus.finish import MANIFEST, missing_shards
+from reeltok.corpus.finish import MANIFEST, manifest_of, missing_shards
 from reeltok.corpus.place import Place
 from reeltok.corpus.plan import PLAN, Plan, plan_digest, read_plan
-from reeltok.corpus.read import Corpus
+from reeltok.corpus.read import Corpus, read_manifest
 from reeltok.corpus.row import Row
 from reeltok.corpus.shard import FileReader
 from reeltok.corpus.sidecar import Sidecar, read_sidecar, sidecar_name
@@ -22,6 +24,8 @@ from reeltok.files.hashes import hash_files, hash_parts
 from reeltok.metrics.paired import psnr
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.video.record import Video, to_unit
+
+SHARD_FILE = re.compile(r"shard-\d{6,}(-\d+)?\.parquet")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +40,7 @@ class Verified:
 def verify_files(place: Place) -> Verified:
     """Compare all files with their sidecars. FileNotFoundError where there is no corpus."""
     plan, faults, files, rows = read_plan(place), [], 0, 0
+    listed = list[Sidecar]()
     missing = missing_shards(place)
     faults += [f"shard {number} is missing: run `corpus build` again" for number in missing]
     for number in sorted({*range(plan["shards"])} - {*missing}):
@@ -45,11 +50,26 @@ def verify_files(place: Place) -> Verified:
         except ValueError as error:
             found, sidecar = [str(error)], None
         faults += found
+        listed += [] if sidecar is None else [sidecar]
         if sidecar is not None and not found:
             files, rows = files + len(sidecar.files), rows + sidecar.rows
-    if not missing and not place.has(MANIFEST):
-        faults.append(f"{place} has no {MANIFEST}: `corpus finish` makes it")
+    if not missing and not faults:
+        faults += faults_of_manifest(plan, listed, place)
     return Verified(files=files, rows=rows, faults=tuple(faults))
+
+
+def faults_of_manifest(plan: dict[str, Any], sidecars: list[Sidecar], place: Place) -> list[str]:
+    """What is wrong with the manifest, a sentence each, where all sidecars are right."""
+    if not place.has(MANIFEST):
+        return [f"{place} has no {MANIFEST}: `corpus finish` makes it"]
+    known = {file.name for sidecar in sidecars for file in sidecar.files}
+    odd = sorted(n for n in place.names() if SHARD_FILE.fullmatch(n) and n not in known)
+    faults = [
+        f"{place.where(name)} is of no shard, but patterns read it: remove it" for name in odd
+    ]
+    if read_manifest(place)["files"] != manifest_of(plan, sidecars)["files"]:
+        faults.append(f"{place.where(MANIFEST)} is of other files: `corpus finish` makes it again")
+    return faults
 
 
 def faults_of(sidecar: Sidecar, plan: str, place: Place) -> list[str]:

@@ -105,10 +105,10 @@ class Fit:
     def length(self, frames: int) -> int | None:
         """Frames of a window where a scene has so many; None where it gives none."""
         shaping, spec = self.shaping, self.spec
-        if self.still:
-            return 1 if spec.window is None else None
         if frames < (shaping.shortest or 1):
             return None
+        if self.still:
+            return 1 if spec.window is None else None
         if shaping.buckets:
             return max((b.frames for b in self.near if 1 < b.frames <= frames), default=None)
         fixed = shaping.frames or spec.window
@@ -126,7 +126,7 @@ class Fit:
     @property
     def wanted(self) -> str:
         """What a clip must have, for people."""
-        if self.still:
+        if self.still and not self.shaping.shortest:
             return f"a picture is one frame, {self.spec.name} codes {self.spec.window}"
         least = [b.frames for b in self.near if b.frames > 1] if self.near else []
         least = least or [self.shaping.frames or self.spec.window or self.spec.frames(1)]
@@ -159,7 +159,7 @@ def cut_windows(source: ListedClip, shaping: Shaping, spec: Spec) -> Iterator[Cl
                     first=run.first * fit.step,
                     frames=np.ascontiguousarray(run.frames.numpy()),
                     start=seconds_at(run.first * fit.step, stream),
-                    fps=None if fit.still or not stream.fps else stream.fps / fit.step,
+                    fps=None if fit.still else rate_of(run, fit.step, stream),
                     source_height=fit.found[0],
                     source_width=fit.found[1],
                 )
@@ -168,6 +168,15 @@ def cut_windows(source: ListedClip, shaping: Shaping, spec: Spec) -> Iterator[Cl
                     return
         if not number:
             yield Short(reason=f"it has {count(stream.frames, 'frame')}, {fit.wanted}")
+
+
+def rate_of(run: DecodedRun, step: int, stream: Stream) -> float | None:
+    """Frames per second of a window: where times vary the mean of its own, else the clip's."""
+    if stream.times is not None and len(run.frames) > 1:
+        first, last = (run.first * step, (run.first + len(run.frames) - 1) * step)
+        seconds = float(stream.times[last] - stream.times[first])
+        return (len(run.frames) - 1) / seconds if seconds > 0 else None
+    return stream.fps / step if stream.fps else None
 
 
 def seconds_at(frame: int, stream: Stream) -> float:

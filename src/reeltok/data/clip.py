@@ -1,5 +1,6 @@
 """The record `Clip`: where a clip lies, what is said of it, and how it is opened."""
 
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -66,7 +67,8 @@ class Clip:
     @property
     def identity(self) -> tuple[Any, ...]:
         """What tells the clip from others, whatever it is called."""
-        return (self.path, self.address, self.member, self.record, self.start, self.end)
+        place = self.address or os.path.abspath(self.path)
+        return (place, self.member, self.record, self.start, self.end)
 
     @property
     def place(self) -> str:

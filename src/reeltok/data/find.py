@@ -8,7 +8,7 @@ import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
@@ -19,6 +19,7 @@ from reeltok.arguments import check_path
 from reeltok.data.clip import Clip
 from reeltok.data.kinds import (
     MANIFEST,
+    files_below,
     is_hidden,
     is_list,
     is_moving,
@@ -52,11 +53,11 @@ def find_clips(
     path = Path(data)
     if path.exists() or path.is_symlink():
         clips = _clips_at(path, "", column, root)
-    elif is_pattern(str(data)):
-        clips = _clips_like(str(data), column, root)
     elif is_address(data):
         parts = PurePosixPath(urlsplit(str(data)).path)
         clips = [Clip(path=Path(parts), address=str(data), name=parts.name)]
+    elif is_pattern(str(data)):
+        clips = _clips_like(str(data), column, root)
     else:
         raise FileNotFoundError(
             f"there is no file or folder {path}: name a video, folder, pattern, list or .tar"
@@ -76,7 +77,7 @@ def find_reels(data: str | Path) -> list[Clip]:
     """The .reel files of a folder at any depth or of a pattern, or one file of any name."""
     path = Path(data)
     if path.is_dir():
-        inner = sorted(file for file in _files(path) if file.suffix == ".reel")
+        inner = sorted(file for file in files_below(path) if file.suffix == ".reel")
         if not inner:
             raise FileNotFoundError(f"the folder {path} holds no .reel files")
         return [Clip(path=path / file, name=file.as_posix()) for file in inner]
@@ -163,14 +164,16 @@ def _clips_of(entry: Clip) -> list[Clip]:
         return [replace(entry, name=n, source=n, record=at) for n, at in names]
     if not (is_shard(path) or path.name.lower().endswith(PACKED)):
         return [entry]
+    said = {key.strip().lower() for key, value in entry.row.items() if value.strip()}
+    own = entry.source if said & {"repo", "source"} else ""
     return [
         replace(
             entry,
             name=f"{name}/{member.name}".removesuffix(f"/{HERE}"),
             member=member.name,
             parts=member.parts,
-            group=path.stem,
-            source=f"{path.name}/{member.name}",
+            group=(entry.group if entry.row else "") or path.stem,
+            source=own or f"{path.name}/{member.name}",
         )
         for member in members_of(path)
     ]
@@ -208,7 +211,7 @@ def _clips_in(folder: Path, label: str, column: str, root: str | Path | None) ->
     if is_lerobot(folder):
         found = read_episodes(folder)
         return [replace(c, name=f"{label}/{c.name}") for c in found] if label else found
-    files = list(_files(folder))
+    files = list(files_below(folder))
     films = [file for file in files if _holds_clips(file)]
     pictures = [file for file in files if is_picture(file)]
     if films or all(is_moving(folder / file) for file in pictures):  # beside frames it is one
@@ -222,22 +225,6 @@ def _clips_in(folder: Path, label: str, column: str, root: str | Path | None) ->
         group = parts[0] if parts[1:] or (parts and inner in shown) else ""
         entries.append(Clip(path=folder / inner, name=name, group=group, source=name))
     return _clips_among(entries)
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    """The files below a folder, by their paths within it; hidden ones are left out."""
-    seen = set[str]()
-
-    def fail(error: OSError) -> None:
-        raise error
-
-    for here, folders, names in os.walk(folder, followlinks=True, onerror=fail):
-        real = os.path.realpath(here)
-        folders[:] = [] if real in seen else [name for name in folders if not is_hidden(name)]
-        if real not in seen:
-            inner = Path(here).relative_to(folder)
-            yield from (inner / name for name in names if not is_hidden(name))
-        seen.add(real)
 
 
 # Patterns.

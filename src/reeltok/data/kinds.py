@@ -1,5 +1,7 @@
 """What a file is, by its name: a video, a picture, a shard, a list, or hidden."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path, PurePath, PurePosixPath
 
 from reeltok.video.images import IMAGES
@@ -52,3 +54,19 @@ def is_record(name: str | PurePath) -> bool:
 
 def is_list(name: str | PurePath) -> bool:
     return PurePosixPath(name).suffix.lower() in LISTS
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """The files below a folder, by their paths within it; hidden ones are left out."""
+    seen = set[str]()
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for here, folders, names in os.walk(folder, followlinks=True, onerror=fail):
+        real = os.path.realpath(here)
+        folders[:] = [] if real in seen else [name for name in folders if not is_hidden(name)]
+        if real not in seen:
+            inner = Path(here).relative_to(folder)
+            yield from (inner / name for name in names if not is_hidden(name))
+        seen.add(real)

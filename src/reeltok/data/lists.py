@@ -2,18 +2,20 @@
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from io import StringIO
 from math import inf
 from os.path import commonpath
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 from reeltok.data.clip import Clip
-from reeltok.data.kinds import PARQUET, is_hidden, is_video
+from reeltok.data.kinds import PARQUET, files_below, is_video
 from reeltok.files.atomic import replacing
 from reeltok.files.text import hint, printable
+from reeltok.video.inputs import is_address
 
 COLUMNS = (
     *("file", "filename", "file_name", "filepath", "file_path", "video", "videos", "video_path"),
@@ -42,16 +44,21 @@ def read_list(path: Path, *, root: Path, column: str) -> list[Clip]:
     names = list(dict.fromkeys(key for row in rows for key in row))
     known = by_small_letters(names)
     if set(names) >= KINETICS and COLUMNS[0] not in known:
-        return _of_kinetics(rows, root, path)
+        return _of_kinetics(rows, root, path, column_of(names, column, path) or "label")
     if names == [""]:
         return _of_text(rows, root)
-    group = column if column in names else known.get(column.lower())
-    if group is None and column != GROUP:
-        near = hint(printable(column), map(printable, names))
-        raise ValueError(f"the list {path} has no column {printable(column)!r} of groups: {near}")
-    columns = Columns(file_column(names, path), group, known)
+    columns = Columns(file_column(names, path), column_of(names, column, path), known)
     clips = [_of_row(row, columns, root, f"{path}, row {n}") for n, row in enumerate(rows, 1)]
     return _named_within(clips)
+
+
+def column_of(names: list[str], column: str, path: Path) -> str | None:
+    """The column of groups as the list `path` writes it; ValueError if one is asked and lacks."""
+    found = column if column in names else by_small_letters(names).get(column.lower())
+    if found is None and column != GROUP:
+        near = hint(printable(column), map(printable, names))
+        raise ValueError(f"the list {path} has no column {printable(column)!r} of groups: {near}")
+    return found
 
 
 def write_list(path: Path, clips: Iterable[Clip]) -> None:
@@ -197,8 +204,13 @@ def _of_row(given: Row, columns: Columns, root: Path, where: str) -> Clip:
     start, end = _seconds(row, "start", where) or 0.0, _seconds(row, "end", where)
     if end is not None and end <= start:
         raise ValueError(f"{where}: it ends at {end:g} s, before it starts at {start:g} s")
-    origin = "/".join(row[k] for k in ("repo", "path") if k in row and columns.known[k] != key)
+    origin = "/".join(row[k] for k in ("repo", "path") if row.get(k) and columns.known[k] != key)
     member, record = row.get("member", "").strip(), row.get("record", "").strip()
+    if record and not record.isdecimal():
+        raise ValueError(
+            f"{where}: `record` is the byte at which one begins, not {record!r}: give a "
+            "whole number"
+        )
     if not PurePosixPath(name).name:  # the folder of the list, whose pictures are the clip
         name = (root / name).resolve().name
     return Clip(
@@ -238,7 +250,7 @@ def _named_within(clips: list[Clip]) -> list[Clip]:
     return [replace(clip, name=within(clip.name)) for clip in clips]
 
 
-def _of_kinetics(rows: list[dict[str, str]], root: Path, where: Path) -> list[Clip]:
+def _of_kinetics(rows: list[dict[str, str]], root: Path, where: Path, group: str) -> list[Clip]:
     """Kinetics' own lists: files are named by video and seconds, in folders of any depth."""
     places = _places(root)
     clips = []
@@ -254,7 +266,7 @@ def _of_kinetics(rows: list[dict[str, str]], root: Path, where: Path) -> list[Cl
         clip = Clip(
             path=places.get(stem, [root / f"{stem}.mp4"])[-1],
             name=stem,
-            group=row.get("label", ""),
+            group=row.get(group, ""),
             source=name,
             row=row,
         )
@@ -277,6 +289,10 @@ def _of_text(rows: list[dict[str, str]], root: Path) -> list[Clip]:
         head, _, tail = line.rpartition(" ")
         labelled = head and tail.isdigit() and not (root / line).exists()
         name, label = (head, tail) if labelled else (line, "")
+        if is_address(name):
+            parts = PurePosixPath(urlsplit(name).path)
+            clips.append(Clip(path=Path(parts), address=name, name=name, group=label, source=name))
+            continue
         target = root / name
         if not target.exists():  # the list lies elsewhere than the videos do
             places = _places(root) if places is None else places
@@ -303,11 +319,6 @@ def _only_place(name: str, places: Mapping[str, list[Path]]) -> Path | None:
 def _places(root: Path) -> dict[str, list[Path]]:
     """The videos below a folder by their names without suffix."""
     places: dict[str, list[Path]] = {}
-    for file in filter(is_video, _files(root)):
+    for file in filter(is_video, (root / inner for inner in sorted(files_below(root)))):
         places.setdefault(file.stem, []).append(file)
     return places
-
-
-def _files(root: Path) -> Iterator[Path]:
-    files = (file for file in sorted(root.rglob("*")) if file.is_file())
-    return (file for file in files if not is_hidden(file.relative_to(root)))

@@ -82,6 +82,10 @@ class DataConfig:
     prefetch: int = Field(default=2, ge=1)
 
     def __post_init__(self) -> None:
+        if self.scale[0] > self.scale[1]:
+            raise ValueError(
+                f"data.scale={list(self.scale)} begins above its end: give the smaller scale first"
+            )
         if self.pages and not self.synthetic:
             raise ValueError(
                 f"data.pages={self.pages} is a share of the synthetic samples, of which there are "
