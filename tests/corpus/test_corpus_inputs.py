@@ -2,6 +2,7 @@
 
 import json
 import tarfile
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -274,3 +275,48 @@ def test_the_class_of_a_sample_is_its_own(tmp_path: Path) -> None:
         "dive",
         "a",
     ]
+
+
+def test_what_lies_beside_a_clip_is_known_under_a_list_too(tmp_path: Path) -> None:
+    clips = write_clips(tmp_path / "clips", (5,))
+    (clips / "0.txt").write_text("a red ball\n")
+    with tarfile.open(tmp_path / "w.tar", "w") as shard:
+        shard.add(clips / "0.mkv", "0.mkv")
+        shard.add(clips / "0.txt", "0.txt")
+        for name, data in (("0.cls", b"cats"), ("0.json", b'{"stars": 5, "file": "else"}')):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            shard.addfile(info, BytesIO(data))
+    (tmp_path / "w.csv").write_text("file,group\nw.tar,w\nclips/0.mkv,w\n")
+    shard, file = find_sources(tmp_path / "w.csv")
+    assert (shard.caption, shard.group, dict(shard.further)["stars"]) == ("a red ball", "cats", "5")
+    assert (file.caption, file.group) == ("a red ball", "w")
+    (tmp_path / "own.csv").write_text("file,caption,class\nw.tar,blue,dogs\nclips/0.mkv,,\n")
+    shard, file = find_sources(tmp_path / "own.csv")
+    assert (shard.caption, shard.group) == ("blue", "dogs")
+    assert (file.caption, file.group) == ("a red ball", "")
+
+
+def test_a_column_of_classes_is_found_whatever_its_capitals(tmp_path: Path) -> None:
+    write_clips(tmp_path, (5, 5))
+    (tmp_path / "l.csv").write_text("file,Topic,label\n0.mkv,sea,one\n1.mkv,,two\n")
+    for column in ("Topic", "topic"):
+        sources = find_sources(tmp_path / "l.csv", column=column)
+        found = [(source.group, dict(source.further)) for source in sources]
+        assert found == [("sea", {"label": "one"}), ("", {"label": "two"})]
+
+
+def test_windows_of_a_varying_rate_have_their_own(tmp_path: Path) -> None:
+    times = torch.cat([torch.arange(10) / 10, 1 + torch.arange(10) / 2]).double()
+    video = moving(20)
+    write(replace(video, times=times), tmp_path / "v.mkv", lossless=True)
+    rows = rows_of(tmp_path / "v.mkv", tmp_path / "out")
+    assert [row.fps for row in rows] == pytest.approx([10, 10, 2, 2], rel=0.01)
+
+
+def test_pictures_are_shorter_than_the_shortest(tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    Image.new("RGB", (32, 32)).save(tmp_path / "clips" / "a.png")
+    built = build(tmp_path / "clips", tmp_path / "out", Shaping(shortest=9))
+    assert built.manifest is not None
+    assert (built.manifest["rows"], built.manifest["short"]) == (0, 1)

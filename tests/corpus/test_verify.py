@@ -148,3 +148,69 @@ def test_bad_options_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixt
         assert err.count("\n") == 1
     assert main(["corpus", "info", str(tmp_path)]) == 2
     assert "holds no corpus" in capsys.readouterr().err
+
+
+def test_a_corpus_that_is_made_again_in_part_is_not_read_as_it_was(tmp_path: Path) -> None:
+    clips, out = write_clips(tmp_path / "clips", (5, 11, 5)), tmp_path / "out"
+    build(clips, out, SHAPING, clips_each=1)
+    write_clips(clips, (11,))
+    (out / "shard-000000.json").unlink()
+    (out / "shard-000001.json").unlink()
+    made = build(clips, out, SHAPING, clips_each=1, share=(0, 2))
+    assert (made.missing, made.manifest) == (1, None)
+    with pytest.raises((ValueError, FileNotFoundError), match="finish"):
+        Corpus(out)
+    build(clips, out, SHAPING, clips_each=1)
+    assert (len(Corpus(out)), verify_files(Place(out)).faults) == (5, ())
+
+
+def test_a_manifest_of_other_files_is_a_fault(clips: Path) -> None:
+    out = clips.parent / "out"
+    kept = (out / "manifest.json").read_text()
+    write_clips(clips, (11,))
+    (out / "shard-000000.json").unlink()
+    build(clips, out, SHAPING, clips_each=1)
+    (out / "manifest.json").write_text(kept)
+    assert "manifest.json is of other files: `corpus finish`" in verify_files(Place(out)).faults[0]
+
+
+def test_no_file_of_an_earlier_making_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reeltok.corpus.shard.FILE_ROWS", 1)
+    clips, out = write_clips(tmp_path / "clips", (17,)), tmp_path / "out"
+    build(clips, out, SHAPING)
+    assert len(list(out.glob("shard-*.parquet"))) == 3
+    kept = (out / "shard-000000-2.parquet").read_bytes()
+    write_clips(clips, (5,))
+    (out / "shard-000000.json").unlink()
+    build(clips, out, SHAPING)
+    assert [path.name for path in out.glob("shard-*.parquet")] == ["shard-000000.parquet"]
+    (out / "shard-000000-2.parquet").write_bytes(kept)
+    (fault,) = verify_files(Place(out)).faults
+    assert "shard-000000-2.parquet is of no shard, but patterns read it: remove it" in fault
+
+
+def test_ids_are_made_again_in_the_type_of_the_corpus(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clips, out = write_clips(tmp_path / "clips", (5, 5)), tmp_path / "out"
+    words = ["corpus", "build", str(clips), str(out), "--size", "32x32", "--frames", "5"]
+    assert main([*words, "--dtype", "bf16"]) == 0
+    assert main(["--json", "corpus", "verify", str(out), "--data", str(clips)]) == 0
+    record = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert [sample["same"] for sample in record["samples"]] == [1.0, 1.0]
+
+
+def test_options_of_verify_without_effect_are_refused(
+    clips: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(clips.parent / "out")
+    for options, said in (
+        (["--samples", "0", "--sheet", "s.png"], "--sheet is for sampled rows"),
+        (["--samples", "0", "--weights", "w"], "--weights is for sampled rows"),
+        (["--root", "x"], "--root is for the clips of --data"),
+        (["--samples", "-1"], "--samples"),
+    ):
+        assert main(["corpus", "verify", out, *options]) == 2
+        assert said in capsys.readouterr().err

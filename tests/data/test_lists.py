@@ -1,6 +1,7 @@
 """Lists of clips in every form, and one sentence for each that is none."""
 
 import re
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -234,3 +235,58 @@ def test_what_is_made_from_parts_is_named_apart(tmp_path: Path) -> None:
     ]
     assert stems == ["a", "a (2)", "b/a (12)", "a (2)", "a"]
     assert Clip(path=tmp_path / "x.tfrecords", name="x.tfrecords#3", record=9).stem == "x#3"
+
+
+def test_a_record_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    for text in ("26.0", "-5", "x"):
+        with pytest.raises(ValueError, match=r"row 1: `record` is the byte .* not '"):
+            find_clips(listed(tmp_path / "a.csv", f"file,record\na.tfrecord,{text}\n"))
+
+
+def test_empty_origins_tell_clips_apart(tmp_path: Path) -> None:
+    text = "file,repo,path\na.mp4,,\nb.mp4,,\nc.mp4,r,\nd.mp4,r,p\n"
+    clips = find_clips(listed(tmp_path / "a.csv", text))
+    assert [clip.source for clip in clips] == ["a.mp4", "b.mp4", "r", "r/p"]
+
+
+def test_a_file_that_is_named_in_three_ways_is_one_clip(tmp_path: Path) -> None:
+    names = ("x.mp4", str(tmp_path / "x.mp4"), "../" + tmp_path.name + "/x.mp4")
+    with pytest.warns(UserWarning, match="taken once"):
+        clips = find_clips(listed(tmp_path / "a.csv", "\n".join(("file", *names)) + "\n"))
+    assert len(clips) == 1
+
+
+def test_addresses_are_known_with_queries_and_in_plain_lists(tmp_path: Path) -> None:
+    address = "https://host/a/x.mp4?token=[1]"
+    (clip,) = find_clips(address)
+    assert clip.address == address
+    (clip,) = find_clips(listed(tmp_path / "a.txt", f"{address} 3\n"))
+    assert (clip.address, clip.group) == (address, "3")
+
+
+def test_lists_look_into_linked_folders(tmp_path: Path) -> None:
+    (tmp_path / "videos" / "deep").mkdir(parents=True)
+    (tmp_path / "videos" / "deep" / "x.mp4").touch()
+    (tmp_path / "l").mkdir()
+    (tmp_path / "l" / "link").symlink_to(tmp_path / "videos")
+    (clip,) = find_clips(listed(tmp_path / "l" / "train.txt", "x.mp4\n"))
+    assert clip.path == tmp_path / "l" / "link" / "deep" / "x.mp4"
+
+
+def test_groups_of_kinetics_may_be_of_another_column(tmp_path: Path) -> None:
+    text = "label,youtube_id,time_start,time_end,split\ndance,abc,1,11,train\n"
+    path = listed(tmp_path / "k.csv", text)
+    assert [clip.group for clip in find_clips(path)] == ["dance"]
+    assert [clip.group for clip in find_clips(path, column="Split")] == ["train"]
+    with pytest.raises(ValueError, match="has no column 'nothere' of groups"):
+        find_clips(path, column="nothere")
+
+
+def test_a_list_says_of_shards_what_it_says_of_files(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "s.tar", "w") as shard:
+        shard.addfile(tarfile.TarInfo("q/x.mp4"))
+    text = "file,group,source\ns.tar,cats,studio\n"
+    (clip,) = find_clips(listed(tmp_path / "a.csv", text))
+    assert (clip.group, clip.source, clip.member) == ("cats", "studio", "q/x.mp4")
+    (clip,) = find_clips(listed(tmp_path / "b.csv", "file\ns.tar\n"))
+    assert (clip.group, clip.source) == ("s", "s.tar/q/x.mp4")

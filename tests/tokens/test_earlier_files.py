@@ -1,8 +1,8 @@
 """`.reel` files that earlier versions of the package wrote still decode to the same frames.
 
-That of `reftok-push` was written at commit baaf87f, its older one and the oldest one of `default-kl`
-at 5c0724c, the second one at 74ac726 and the newest at 9d15ebc, each with the weights that came
-after, the older ones of
+That of `reftok-push` was written at commit baaf87f, its older one and the oldest of `default-kl` at
+5c0724c, the second one at 74ac726 and the newest at 9d15ebc, each with the weights that came after,
+the older ones of
 `reftok-default` and `default-sharp` at 26efaab, the others at da3a646 (9 frames of 32x48 pixels);
 beside each that is decoded lies what that commit decoded, losslessly.
 """

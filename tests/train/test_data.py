@@ -208,6 +208,11 @@ def test_pages_of_print_move_and_leave_other_samples_as_they_were() -> None:
         DataConfig(pages=0.5)
 
 
+def test_a_scale_the_wrong_way_round_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"data\.scale=\[0\.9, 0\.5\] begins above its end"):
+        DataConfig(scale=(0.9, 0.5))
+
+
 @pytest.mark.parametrize("name", ["vidtok_stage1", "vidtok_stage2"])
 def test_vidtoks_stages_see_and_judge_clips_at_the_window(name: str) -> None:
     data = replace(find_recipe(name).data, holdout=0.0)
