@@ -320,3 +320,12 @@ def test_pictures_are_shorter_than_the_shortest(tmp_path: Path) -> None:
     built = build(tmp_path / "clips", tmp_path / "out", Shaping(shortest=9))
     assert built.manifest is not None
     assert (built.manifest["rows"], built.manifest["short"]) == (0, 1)
+
+
+def test_addresses_of_plain_lists_are_fetched_too(tmp_path: Path) -> None:
+    clips = write_clips(tmp_path / "clips", (5,))
+    address = (clips / "0.mkv").as_uri()
+    for name, text in (("a.txt", f"{address} 3\n"), ("b.csv", f"file,group\n {address},3\n")):
+        (tmp_path / name).write_text(text)
+        (source,) = find_sources(tmp_path / name)
+        assert (source.clip.address, source.group, len(source.clip.read())) == (address, "3", 5)

@@ -256,12 +256,12 @@ def test_a_file_that_is_named_in_three_ways_is_one_clip(tmp_path: Path) -> None:
     assert len(clips) == 1
 
 
-def test_addresses_are_known_with_queries_and_in_plain_lists(tmp_path: Path) -> None:
+def test_an_address_with_a_query_is_no_pattern(tmp_path: Path) -> None:
     address = "https://host/a/x.mp4?token=[1]"
     (clip,) = find_clips(address)
     assert clip.address == address
-    (clip,) = find_clips(listed(tmp_path / "a.txt", f"{address} 3\n"))
-    assert (clip.address, clip.group) == (address, "3")
+    write_list(tmp_path / "a.csv", [clip])
+    assert f"{address}," in (tmp_path / "a.csv").read_text()
 
 
 def test_lists_look_into_linked_folders(tmp_path: Path) -> None:
@@ -290,3 +290,9 @@ def test_a_list_says_of_shards_what_it_says_of_files(tmp_path: Path) -> None:
     assert (clip.group, clip.source, clip.member) == ("cats", "studio", "q/x.mp4")
     (clip,) = find_clips(listed(tmp_path / "b.csv", "file\ns.tar\n"))
     assert (clip.group, clip.source) == ("s", "s.tar/q/x.mp4")
+
+
+def test_names_may_begin_with_a_space(tmp_path: Path) -> None:
+    (tmp_path / " lead.mp4").touch()
+    clips = find_clips(listed(tmp_path / "a.csv", "file\n lead.mp4\n other.mp4\n"))
+    assert [clip.path.name for clip in clips] == [" lead.mp4", "other.mp4"]

@@ -89,7 +89,7 @@ def _source(clip: Clip, column: str | None, samples: "_Samples") -> ListedClip:
     used = {caption, classes}
     if listed:  # a sample of a shard lies there, whatever it says of where it is from
         used |= {file, *(lower.get(name) for name in USED)}
-    named = listed.get(file or "", "").strip()
+    named = listed[file].strip() if file in listed else clip.name  # a plain list has no columns
     if is_address(named):
         clip = replace(clip, address=named, path=Path(PurePosixPath(urlsplit(named).path)))
     own = listed and clip.group and not inside

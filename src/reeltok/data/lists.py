@@ -9,13 +9,11 @@ from math import inf
 from os.path import commonpath
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
 
 from reeltok.data.clip import Clip
 from reeltok.data.kinds import PARQUET, files_below, is_video
 from reeltok.files.atomic import replacing
 from reeltok.files.text import hint, printable
-from reeltok.video.inputs import is_address
 
 COLUMNS = (
     *("file", "filename", "file_name", "filepath", "file_path", "video", "videos", "video_path"),
@@ -73,10 +71,11 @@ def write_list(path: Path, clips: Iterable[Clip]) -> None:
         table.writerow([COLUMNS[0], *WRITTEN, *further])
         for clip in clips:
             near = clip.path.is_relative_to(path.parent)
-            name = clip.path.relative_to(path.parent) if near else clip.path.resolve()
+            place = clip.path.relative_to(path.parent) if near else clip.path.resolve()
             values = (getattr(clip, column) for column in WRITTEN)
+            said = ("" if value is None else value for value in values)
             rest = (clip.row.get(column, "") for column in further)
-            table.writerow([name, *("" if value is None else value for value in values), *rest])
+            table.writerow([clip.address or place, *said, *rest])
 
 
 def further_columns(row: Row) -> list[str]:
@@ -197,7 +196,9 @@ class Columns:
 def _of_row(given: Row, columns: Columns, root: Path, where: str) -> Clip:
     key = columns.file
     row = {word: given[name] for word, name in columns.known.items() if name in given}
-    name = given.get(key, "").strip()
+    name = given.get(key, "")
+    if name != name.strip() and not (name.strip() and (root / name).exists()):
+        name = name.strip()
     if not name:
         raise ValueError(f"{where}: the column {key} is empty, it must name a video")
     path = root / name
@@ -289,10 +290,6 @@ def _of_text(rows: list[dict[str, str]], root: Path) -> list[Clip]:
         head, _, tail = line.rpartition(" ")
         labelled = head and tail.isdigit() and not (root / line).exists()
         name, label = (head, tail) if labelled else (line, "")
-        if is_address(name):
-            parts = PurePosixPath(urlsplit(name).path)
-            clips.append(Clip(path=Path(parts), address=name, name=name, group=label, source=name))
-            continue
         target = root / name
         if not target.exists():  # the list lies elsewhere than the videos do
             places = _places(root) if places is None else places

@@ -191,7 +191,8 @@ def decode_parts(item: Clip, length: int, *, fps: float | None = None) -> Iterat
 
 def boxes_of(item: Clip) -> tuple[Box, ...]:
     """The regions in its list's column `boxes`: "text:left,top,width,height; ..."."""
-    texts = [text.strip() for text in item.row.get("boxes", "").split(";")]
+    row = {key.strip().lower(): value for key, value in item.row.items()}
+    texts = [text.strip() for text in row.get("boxes", "").split(";")]
     return tuple(_box(text, item.name) for text in texts if text)
 
 

@@ -178,8 +178,10 @@ def _keep(
     if config.cache == "none":
         return found
     clip, size = found.clip, _kept_size(found.clip, config)
-    key = f"{clip.path.resolve()}|{clip.member}|{clip.record}|{clip.start}|{clip.end}"
-    key += f"|{clip.changed}|{clip.path.stat().st_size}|{size}|{min(cap, clip.frames)}"
+    place = clip.address or clip.path.resolve()
+    bytes_ = 0 if clip.address else clip.path.stat().st_size
+    key = f"{place}|{clip.member}|{clip.record}|{clip.start}|{clip.end}"
+    key += f"|{clip.changed}|{bytes_}|{size}|{min(cap, clip.frames)}"
     key += f"|{config.fps}|{config.damage}"
     target = cache / f"{hash_text(key, 24)}.npy"
     decode = partial(_decode, clip, config, size, cap)

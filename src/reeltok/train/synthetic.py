@@ -81,18 +81,16 @@ def under_page(
     from PIL import Image
 
     picture = Image.fromarray(still[0].numpy())
-    width, height = (round(side * rng.uniform(0.6, 1.2)) for side in picture.size)
+    width, height = (int(side * rng.uniform(0.6, 1.2)) for side in picture.size)
     page = Image.new("RGBA", (width, height))
     dark, light = (tinted(int(rng.integers(*ends)), rng) for ends in ((10, 80), (180, 246)))
     paper, ink = (dark, light) if rng.random() < 0.25 else (light, dark)
     page.paste(paper, (0, 0, width, height))
     print_on(page, ink, rng)
     page = page.rotate(rng.uniform(-6, 6), Image.Resampling.BICUBIC, expand=True)
-    place = [
-        round(rng.uniform(*sorted((0, whole - side))))
-        for whole, side in zip(picture.size, page.size, strict=True)
-    ]
-    picture.paste(page, (place[0], place[1]), page)
+    rooms = [whole - side for whole, side in zip(picture.size, page.size, strict=True)]
+    left, top = (int(rng.integers(min(0, room), max(0, room) + 1)) for room in rooms)
+    picture.paste(page, (left, top), page)
     return torch.from_numpy(np.array(picture))[None]
 
 
