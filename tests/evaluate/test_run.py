@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import torch
 
+from reeltok.data.clip import Clip
 from reeltok.evaluate.candidates.candidate import (
     CodedClip,
     TokenizerCandidate,
     pad_clip,
 )
-from reeltok.evaluate.clips import ScoredClip
+from reeltok.evaluate.clips import ScoredClip, boxes_of
 from reeltok.evaluate.intervals import estimate
 from reeltok.evaluate.protocols import PROTOCOLS, Protocol
 from reeltok.evaluate.results import CandidateKind, Result
@@ -144,6 +145,11 @@ def test_what_is_measured_once_is_known_where_every_score_is(data: Path, tmp_pat
         assert again.asked == asked
         assert found["macs"] == wanted["macs"]
         assert found["peak_memory_bytes"] > 1e6
+
+
+def test_boxes_are_known_whatever_their_capitals() -> None:
+    clip = Clip(path=Path("a"), row={" Boxes": "text:0,0,16,16"})
+    assert [box.name for box in boxes_of(clip)] == ["text"]
 
 
 def test_other_boxes_are_judged_anew(data: Path, tmp_path: Path) -> None:

@@ -208,6 +208,16 @@ def test_pages_of_print_move_and_leave_other_samples_as_they_were() -> None:
         DataConfig(pages=0.5)
 
 
+@pytest.mark.parametrize("cache", ["disk", "memory", "none"])
+def test_an_address_can_be_trained_on(clips: Path, tmp_path: Path, cache: str) -> None:
+    address = next(iter(find_clips(clips))).path.resolve().as_uri()
+    config = DataConfig(cache=cache, cache_size=16)
+    opened, broken = open_clips(find_clips(address), config, cache=tmp_path)
+    assert (len(opened), broken) == (1, [])
+    (found,) = opened.values()
+    assert found.cut(slice(0, 2)).shape[0] == 2
+
+
 def test_a_scale_the_wrong_way_round_is_refused() -> None:
     with pytest.raises(ValueError, match=r"data\.scale=\[0\.9, 0\.5\] begins above its end"):
         DataConfig(scale=(0.9, 0.5))

@@ -245,11 +245,15 @@ class Interrupted:
 
 
 def test_sigterm_saves_and_exits_143(tmp_path: Path) -> None:
+    counts = {"train_size": 3, "held_out_size": 1}
     with pytest.raises(SystemExit) as stopped:
-        run_task(Line(), Interrupted(), settings(), out=tmp_path)
+        run_task(Line(), Interrupted(), settings(), out=tmp_path, counts=counts)
     assert stopped.value.code == 143
-    resumed = run_task(Line(), feed, settings(), out=tmp_path, resume=True)
+    resumed = run_task(Line(), feed, settings(), out=tmp_path, resume=True, counts=counts)
     assert resumed.step == 8
+    begun = [line for line in read_lines(tmp_path / "log.jsonl") if "train_size" in line]
+    assert [(line["step"], line.get("resumed", False)) for line in begun] == [(0, False), (6, True)]
+    assert counts.items() <= begun[0].items()
     assert len(losses_of(tmp_path)) == 8
 
 
