@@ -283,17 +283,19 @@ def test_what_lies_beside_a_clip_is_known_under_a_list_too(tmp_path: Path) -> No
     with tarfile.open(tmp_path / "w.tar", "w") as shard:
         shard.add(clips / "0.mkv", "0.mkv")
         shard.add(clips / "0.txt", "0.txt")
-        for name, data in (("0.cls", b"cats"), ("0.json", b'{"stars": 5, "file": "else"}')):
+        for name, data in (("0.cls", b"cats"), ("0.json", b'{"Stars": 5, "file": "else"}')):
             info = tarfile.TarInfo(name)
             info.size = len(data)
             shard.addfile(info, BytesIO(data))
     (tmp_path / "w.csv").write_text("file,group\nw.tar,w\nclips/0.mkv,w\n")
     shard, file = find_sources(tmp_path / "w.csv")
-    assert (shard.caption, shard.group, dict(shard.further)["stars"]) == ("a red ball", "cats", "5")
+    assert (shard.caption, shard.group, dict(shard.further)["Stars"]) == ("a red ball", "cats", "5")
     assert (file.caption, file.group) == ("a red ball", "w")
-    (tmp_path / "own.csv").write_text("file,caption,class\nw.tar,blue,dogs\nclips/0.mkv,,\n")
+    (tmp_path / "own.csv").write_text(
+        "file,caption,class,stars\nw.tar,blue,dogs,\nclips/0.mkv,,,\n"
+    )
     shard, file = find_sources(tmp_path / "own.csv")
-    assert (shard.caption, shard.group) == ("blue", "dogs")
+    assert (shard.caption, shard.group, shard.further["Stars"]) == ("blue", "dogs", "5")
     assert (file.caption, file.group) == ("a red ball", "")
 
 

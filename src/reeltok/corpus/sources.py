@@ -114,7 +114,8 @@ def with_samples(
     for names in (CAPTIONS, CLASSES):
         left_out |= set(names) if spoken.intersection(names) else set()
     more = {key: value for key, value in said.items() if key.lower() not in left_out | spoken}
-    kept = {key: value for key, value in listed.items() if key.strip().lower() not in more}
+    known = {key.lower() for key in more}
+    kept = {key: value for key, value in listed.items() if key.strip().lower() not in known}
     return {**kept, **more}
 
 
