@@ -126,7 +126,7 @@ class Fit:
     @property
     def wanted(self) -> str:
         """What a clip must have, for people."""
-        if self.still and not self.shaping.shortest:
+        if self.still and (self.shaping.shortest or 1) == 1:
             return f"a picture is one frame, {self.spec.name} codes {self.spec.window}"
         least = [b.frames for b in self.near if b.frames > 1] if self.near else []
         least = least or [self.shaping.frames or self.spec.window or self.spec.frames(1)]

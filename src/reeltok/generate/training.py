@@ -92,8 +92,10 @@ def train_generator(
                 tokenizer.save_pretrained(out / "tokenizer")
 
         feed = feed_of(recipe, made.examples, at)
-        run: Any = {"out": out, "resume": resume, "at": at, "ready": ready, "counts": made.counts}
-        return run_task(made.task, feed, recipe.loop, **run)
+        task, counts = made.task, made.counts
+        return run_task(
+            task, feed, recipe.loop, out=out, resume=resume, at=at, ready=ready, counts=counts
+        )
 
 
 def feed_of(recipe: GeneratorRecipe, examples: ExampleSet, at: Rank) -> Feed:

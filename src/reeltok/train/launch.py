@@ -87,9 +87,10 @@ def train(
                 tokenizer.reads = ()  # the run that goes on has trained the encoder before
             begin(recipe, out, at, tokenizer.config)
 
-        run: Any = {"out": out, "resume": resume, "at": at, "ready": ready, "counts": counts}
         try:
-            return run_task(task, loader, recipe.loop, **run)
+            return run_task(
+                task, loader, recipe.loop, out=out, resume=resume, at=at, ready=ready, counts=counts
+            )
         finally:
             loader.close()
 

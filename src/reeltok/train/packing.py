@@ -83,8 +83,10 @@ def train_packing(
         def ready() -> None:
             begin(recipe, out, at)
 
-        run: Any = {"out": out, "resume": resume, "at": at, "ready": ready, "counts": source.counts}
-        return run_task(task, feed, recipe.loop, **run)
+        counts = source.counts
+        return run_task(
+            task, feed, recipe.loop, out=out, resume=resume, at=at, ready=ready, counts=counts
+        )
 
 
 def packing_config(recipe: PackingRecipe, tokenizer: Tokenizer) -> PackingConfig:

@@ -163,8 +163,10 @@ def train_pixels(
         def ready() -> None:
             begin(recipe, out, at)
 
-        run: Any = {"out": out, "resume": resume, "at": at, "ready": ready, "counts": clips.counts}
-        return run_task(task, source, recipe.loop, **run)
+        counts = clips.counts
+        return run_task(
+            task, source, recipe.loop, out=out, resume=resume, at=at, ready=ready, counts=counts
+        )
 
 
 def try_pixels(recipe: PixelRecipe, *, device: str | None = None) -> DryRun:
