@@ -69,6 +69,7 @@ def load(
     revision: str | None = None,
     variant: str | None = None,
     code: bool = True,
+    refine: int = 0,
 ) -> Tokenizer:
     """A tokenizer in evaluation mode: a preset, a folder, or a hub repository ("owner/name").
 
@@ -78,6 +79,7 @@ def load(
     `weights` is a file of weights (ours or public), or "random" (seed 0); None takes the preset's
     own. `device=None` leaves torch's default device alone, "auto" picks cuda, mps or cpu.
     `dtype` is a float type or its name; `None` is float32, whatever type weights are stored in.
+    With `refine` latents are refined in as many steps (`Tokenizer.under`).
     `revision` is a repository's branch, tag or commit ("owner/name@revision" says the same), and
     `variant` that of diffusers' weights, such as "fp16".
     ValueError or FileNotFoundError where the name is unknown or its weights are not here.
@@ -88,7 +90,8 @@ def load(
         name = f"./{name}"
     foreign = None if str(name) in PRESETS else parse_foreign(str(name))
     if foreign is not None:
-        return moved_to(load_foreign(foreign, weights, revision, variant, code), device, dtype)
+        model = load_foreign(foreign, weights, revision, variant, code)
+        return moved_to(model.under(refine=refine), device, dtype)
     place: str | Path = name
     if str(name) not in PRESETS or weights is None:
         place = find_folder(name, revision=revision, variant=variant)
@@ -97,7 +100,7 @@ def load(
     else:
         family, config = described(preset_folder(str(name)) or place)
         model = with_weights(family, config, str(name), weights)
-    return moved_to(model, device, dtype)
+    return moved_to(model.under(refine=refine), device, dtype)
 
 
 def load_foreign(

@@ -49,6 +49,7 @@ def compare(
     weights: given.WeightsOption = None,
     device: given.DeviceOption = "auto",
     dtype: given.DtypeOption = "fp32",
+    refine: given.RefineOption = 0,
     chunk: given.ChunkOption = None,
     tile: given.TileOption = None,
     force: given.ForceOption = False,
@@ -76,6 +77,7 @@ def compare(
     kept = None if again else judging.place_work(work)
     how: dict[str, Any] = {"weights": weights, "device": device, "chunk": chunk, "tile": tile}
     how |= {"dtype": given.parse_dtype(dtype), "sample": plan.latent == "sample"}
+    how |= {"refine": refine}
     known = [load_result(each, words) if each.source.endswith(".json") else None for each in named]
     results = [result for result in known if result is not None]
     with gloo_group():

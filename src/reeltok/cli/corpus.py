@@ -155,6 +155,7 @@ def build(
     batch: BatchOption = 8,
     shard_clips: ClipsOption = 64,
     threads: ThreadsOption = 1,
+    refine: given.RefineOption = 0,
     tile: given.TileOption = None,
     root: RootOption = None,
     column: ColumnOption = None,
@@ -188,7 +189,7 @@ def build(
         here = None if device == "auto" else device
         given.require_use("this machine, without --ray", device=here, decoders=decoders)
         engine = Cluster(address=None if ray == "here" else ray, gpus=gpus, most=jobs)
-    opener = open_named(model, weights, dtype)
+    opener = open_named(model, weights, dtype, refine)
     plan = plan_corpus(
         data, opener, shaping=shaping, coding=coding, root=root, column=column, texts=text
     )
@@ -324,11 +325,12 @@ def precision_of(text: str, option: str) -> str:
     return str(given.parse_dtype(text, option)).removeprefix("torch.")
 
 
-def open_named(model: str, weights: str | None, dtype: str) -> "NamedTokenizer":
+def open_named(model: str, weights: str | None, dtype: str, refine: int = 0) -> "NamedTokenizer":
     """What opens the tokenizer in every process."""
     from reeltok.corpus.opening import NamedTokenizer
 
-    return NamedTokenizer(load=model, weights=weights, precision=precision_of(dtype, "--dtype"))
+    precision = precision_of(dtype, "--dtype")
+    return NamedTokenizer(load=model, weights=weights, precision=precision, refine=refine)
 
 
 def parse_share(text: str | None) -> tuple[int, int] | None:

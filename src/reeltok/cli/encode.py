@@ -31,6 +31,7 @@ def encode(
     damage: given.DamageOption = "refuse",
     device: given.DeviceOption = "auto",
     dtype: given.DtypeOption = "fp32",
+    refine: given.RefineOption = 0,
     latents: Annotated[
         str | None,
         typer.Option(
@@ -74,7 +75,7 @@ def encode(
     coding = Coding(chunk=chunk, tile=tile, memory=memory, jobs=jobs, latents=store, pack=pack)
     if not plan.jobs:  # other processes have them
         return summarize((), done="encoded")
-    tokenizer = given.open_model(model, weights=weights, device=device, dtype=dtype)
+    tokenizer = given.open_model(model, weights=weights, device=device, dtype=dtype, refine=refine)
     if tokenizer.spec.vocabulary is not None:
         given.require_use("a continuous tokenizer", latents=latents)
     how: dict[str, Any] = {"cut": cut, "coding": coding}

@@ -42,6 +42,7 @@ def reconstruct(
     pad_even: given.PadEvenOption = False,
     device: given.DeviceOption = "auto",
     dtype: given.DtypeOption = "fp32",
+    refine: given.RefineOption = 0,
     chunk: given.ChunkOption = None,
     tile: given.TileOption = None,
     memory: given.MemoryOption = None,
@@ -75,7 +76,7 @@ def reconstruct(
     )
     coding = Coding(chunk=chunk, tile=tile, memory=memory)
     writing = Writing(lossless=lossless, codec=codec, crf=crf, pad_even=pad_even)
-    tokenizer = given.open_model(model, weights=weights, device=device, dtype=dtype)
+    tokenizer = given.open_model(model, weights=weights, device=device, dtype=dtype, refine=refine)
     with Progress("reconstructing") as progress:
         made = reconstruct_file(
             tokenizer,

@@ -23,18 +23,20 @@ class Open(Protocol):
 class NamedTokenizer:
     """A tokenizer as commands name it: a preset, a folder, a repository, one of another library.
 
-    `weights` is a file or "random"; `precision` the name of a torch dtype.
+    `weights` is a file or "random"; `precision` the name of a torch dtype; latents are refined in
+    `refine` steps.
     """
 
     load: str
     weights: str | None = None
     precision: str = "float32"
+    refine: int = 0
 
     def __call__(self, device: str) -> Tokenizer:
         import torch
 
-        tokenizer = zoo.load(self.load, weights=self.weights, device=pick_device(device))
-        kind = getattr(torch, self.precision)
+        kind, place = getattr(torch, self.precision), pick_device(device)
+        tokenizer = zoo.load(self.load, weights=self.weights, device=place, refine=self.refine)
         return zoo.cast(tokenizer, kind)
 
 

@@ -255,7 +255,9 @@ def write_plan(plan: Plan, place: Place) -> Plan:
         return plan
     held = read_plan(place)
     load = str(held["tokenizer"].get("load"))
-    used = plan.model.used if "used" in held["tokenizer"] else {}  # earlier versions kept none
+    used = plan.model.used
+    if "used" not in held["tokenizer"]:  # earlier versions kept none, and refined nothing
+        used = {name: value for name, value in used.items() if name == "refine"}
     column = plan.column if "column" in held else None  # likewise
     same = replace(plan, model=replace(plan.model, load=load, used=used), column=column)
     if held != same.record:
@@ -290,9 +292,10 @@ def _difference(held: dict[str, Any], wanted: dict[str, Any]) -> str:
         names = (f"{m.get('name')} ({str(m.get('weights'))[:12]})" for m in (one, other))
         before, now = names
         if before == now:
-            one, other = ({**m, **m.get("used", {})} for m in (one, other))
-            key = next(k for k in other if k != "used" and one.get(k) != other[k])
-            before, now = f"{before} with {key} {one.get(key)}", f"with {key} {other[key]}"
+            one, other = ({**m, **m.get("used", {}), "used": None} for m in (one, other))
+            key = next(k for k in {**other, **one} if one.get(k) != other.get(k))
+            before = f"{before} with {key} {setting_text(one.get(key, 0))}"
+            now = f"with {key} {setting_text(other.get(key, 0))}"
         return f"by the tokenizer {before}, now it is {now}; {advice}"
     begun, asked = held["build"], wanted["build"]
     for key in [*asked, *(begun.keys() - asked.keys())]:

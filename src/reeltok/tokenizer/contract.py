@@ -40,6 +40,7 @@ from reeltok.tokenizer.inputs import (
     stored_latents,
     with_axes,
 )
+from reeltok.tokenizer.refinement import RefinedModule
 from reeltok.tokenizer.rows import Bits
 from reeltok.tokenizer.scale import Scale
 from reeltok.tokenizer.spec import Spec
@@ -70,7 +71,6 @@ from reeltok.tokenizer.streaming import (
     whole_groups,
 )
 from reeltok.tokenizer.tiling import Options, TileLike, tiling_of
-from reeltok.tokenizer.weights import HashedModule
 from reeltok.tokens.record import Tokens
 from reeltok.tokens.reel import Reel
 from reeltok.video.record import Video
@@ -87,7 +87,7 @@ class Reconstruction:
 register(Reconstruction, "x", "quantized")
 
 
-class Tokenizer(HashedModule):
+class Tokenizer(RefinedModule):
     """A network that turns video into tokens and tokens into video.
 
     Frames are a `Video`, or a tensor `b c t h w`: floats in [-1, 1] of any dtype, or uint8. A
@@ -201,7 +201,7 @@ class Tokenizer(HashedModule):
         given the same one to decode. `pad="front"` completes a whole clip as the public v1.1 does.
         ValueError for frames of another shape, type or range.
         """
-        check_pad(pad, chunk=chunk, tile=tile, reference=reference)
+        check_pad(pad, chunk=chunk, tile=tile, reference=reference, refine=self.refine or None)
         clip = as_clip(x)
         axes = axes_of(x, clip)
         if pad == "front":

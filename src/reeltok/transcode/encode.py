@@ -114,7 +114,7 @@ def warn_all(notes: "tuple[str, ...] | list[str]") -> None:
 def own_settings(tokenizer: Tokenizer, coding: Coding) -> dict[str, Any]:
     """What is added to the settings of tokens, where it is not the default."""
     dtype = str(tokenizer.dtype).removeprefix("torch.")
-    settings = {} if coding.tile is None else {"tile": coding.tile}
+    settings = tokenizer.used | ({} if coding.tile is None else {"tile": coding.tile})
     return settings if dtype == "float32" else {**settings, "dtype": dtype}
 
 
@@ -152,7 +152,7 @@ def is_encoded(
     """
     try:
         with Reel(target) as reel, open_video(source, cut) as video:
-            names = ("tile", "dtype", "window", "fingerprint", "raw")
+            names = ("tile", "dtype", "refine", "window", "fingerprint", "raw")
             deciding = {name: reel.settings[name] for name in names if name in reel.settings}
             spec = tokenizer.spec
             window = spec.window_for(coding.chunk or (16 if spec.streams else video.frames))

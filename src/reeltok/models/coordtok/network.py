@@ -35,6 +35,7 @@ from reeltok.tokenizer.inputs import (
     forward_input,
     with_axes,
 )
+from reeltok.tokenizer.refinement import refine_latents
 from reeltok.tokenizer.spec import Spec
 from reeltok.tokenizer.steps import begun_at, coded_parts
 from reeltok.tokenizer.streaming import to_input_type
@@ -108,6 +109,7 @@ class CoordTok(Tokenizer):
     """
 
     family = "coordtok"
+    refines = True
     budget: int | None = 64 * 2**20
 
     def __init__(self, config: CoordTokConfig, name: str = "coordtok") -> None:
@@ -134,6 +136,7 @@ class CoordTok(Tokenizer):
             steps_per_group=config.tokens,
             window=config.size[0],
             size=config.size[1:],
+            used=self.used,
         )
 
     def grid_for(self, frames: int, size: tuple[int, int]) -> tuple[int, ...]:
@@ -173,10 +176,12 @@ class CoordTok(Tokenizer):
         self, planes: Planes, *, step: int | None = None, sample: torch.Generator | None = None
     ) -> Quantized:
         """The cells "b n d" that the decoder gets; without a quantizer, the planes' own."""
-        cells = self.join_planes(planes)
+        return self._quantize_cells(self.join_planes(planes), step=step, sample=sample)
+
+    def _quantize_cells(self, cells: Float[Tensor, "b n d"], **options: Any) -> Quantized:
         if self.quantizer is None:
             return Quantized(z=cells, ids=None, loss=cells.new_zeros(()))
-        return self.quantizer(cells, step=step, sample=sample)
+        return self.quantizer(cells, **options)
 
     # The contract.
 
@@ -189,7 +194,12 @@ class CoordTok(Tokenizer):
         sample: torch.Generator | None = None,
     ) -> Quantized:
         real = x if frames is None else x[:, :, :frames]
-        quantized = self.quantize(self.encoder(real), sample=sample)
+        cells = self.join_planes(self.encoder(real))
+        if self.refine:
+            codes = lambda tried: self._quantize_cells(tried).z.mT
+            decode = lambda tried: self.decode_part(codes(tried))[:, :, : real.shape[2]]
+            cells = refine_latents(cells, real, decode, self.refine)
+        quantized = self._quantize_cells(cells, sample=sample)
         return replace(quantized, z=quantized.z.transpose(1, 2))
 
     def decode_part(

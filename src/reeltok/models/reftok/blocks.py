@@ -31,6 +31,7 @@ from reeltok.models.reftok.injection import (
     decoder_shape,
     encoder_shape,
     masked,
+    replace_clips,
     rows_at,
     split_stages,
     stand_still,
@@ -46,6 +47,7 @@ from reeltok.nn.quantizers import Quantized
 from reeltok.nn.quantizers.contract import without_cache
 from reeltok.nn.rows import first_row
 from reeltok.tokenizer.contract import Tokenizer
+from reeltok.tokenizer.refinement import refine_latents
 
 # What a stream keeps beside its layers' own: the references as the decoder has them, what they show
 # in the original, and the decoder's last features.
@@ -87,14 +89,6 @@ class Strip:
     skipped: Bool[Tensor, "b s h w"]
 
 
-def replace_clips(past: Past, fresh: Past, clips: Bool[Tensor, " b"]) -> None:
-    """Let `past` hold for `clips` what `fresh` holds."""
-    for name, new in fresh.kept.items():
-        old = past.kept.get(name, new)
-        past.kept[name] = torch.where(along_batch(clips, new), new, old)
-    past.begun += [name for name in fresh.begun if name not in past.begun]
-
-
 class BlockCoder(Tokenizer):
     """The network: a plain body, and what its two sides take from the references."""
 
@@ -121,9 +115,9 @@ class BlockCoder(Tokenizer):
 
     @property
     def closed(self) -> bool:
-        """Whether encoding decodes: the encoder sees references, or is to know what is skipped."""
+        """Whether encoding decodes: for the encoder, for what is skipped, or to refine latents."""
         joins = self.encoder_injection is not None or self.config.skip > 0
-        return joins and self.config.policy != "none"
+        return (joins and self.config.policy != "none") or self.refine > 0
 
     # One block through the network.
 
@@ -235,11 +229,14 @@ class BlockCoder(Tokenizer):
 
         What a block would be without SKIP is decoded first, to know what its tokens are worth.
         """
-        if not self.config.skip or not self._has_reference(past):
+        skips = self.config.skip > 0 and self._has_reference(past)
+        none = features.new_zeros(features.shape[:-1], dtype=torch.bool)
+        coding: dict[str, Any] = {"skipped": none} if skips else {}
+        features = self._refined(features, block, past, mask, **coding)
+        if not skips:
             return self.round_to_stored(self.quantizer(features, **draw)), None
         with torch.no_grad(), without_cache(features):
-            none = features.new_zeros(features.shape[:-1], dtype=torch.bool)
-            coded, after = self.quantizer(features, **draw, skipped=none), past.copy()
+            coded, after = self.quantizer(features, **draw, **coding), past.copy()
             made = self.decode_block(coded.z, after, mask)
             still = past.kept[REFERENCES][:, :1]
             cells = (none.shape[1], none.shape[2], none.shape[3])
@@ -249,6 +246,25 @@ class BlockCoder(Tokenizer):
             past.kept, past.begun = after.kept, after.begun
             return coded, made
         return self.quantizer(features, **draw, skipped=skipped), None
+
+    def _refined(
+        self,
+        features: Float[Tensor, "b s h2 w2 d"],
+        frames: Float[Tensor, "b t h w c"],
+        past: Past,
+        mask: Bool[Tensor, " b"] | None = None,
+        **options: Any,
+    ) -> Float[Tensor, "b s h2 w2 d"]:
+        """What the quantizer reads (with its `options`), refined where the tokenizer does."""
+        if not self.refine:
+            return features
+        reference = self._reference_in(past.copy(), self.decoder_injection, self.decoder.patch)
+
+        def decode(tried: Tensor) -> Tensor:
+            z = self.quantizer(tried, **options).z
+            return self.decode_block(z, past.copy(), mask, reference=reference).frames
+
+        return refine_latents(features, frames, decode, self.refine)
 
     # What a stream remembers beside its layers' own.
 
@@ -372,9 +388,8 @@ class BlockCoder(Tokenizer):
             frame = self._prime(begin, past, x[:, :1])
             self.remember(past, ORIGINALS, frame if given else x[:, :1])
             return (0, CodedBlock(None, frame[:, :0])) if given else (1, CodedBlock(None, frame))
-        quantized = self.round_to_stored(
-            self.quantizer(self.encode_block(x[:, :1], past, None), **draw)
-        )
+        features = self._refined(self.encode_block(x[:, :1], past, None), x[:, :1], past)
+        quantized = self.round_to_stored(self.quantizer(features, **draw))
         frames = self.decode_block(quantized.z, past).frames
         self.remember(past, ORIGINALS, x[:, :1])
         self.remember(past, REFERENCES, frames)

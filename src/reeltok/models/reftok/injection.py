@@ -360,3 +360,11 @@ def both_masks(one: Tensor | None, other: Tensor | None) -> Tensor | None:
 
 def along_batch(mask: Bool[Tensor, " b"], like: Tensor) -> Tensor:
     return mask.view(-1, *[1] * (like.ndim - 1))
+
+
+def replace_clips(past: Past, fresh: Past, clips: Bool[Tensor, " b"]) -> None:
+    """Let `past` hold for `clips` what `fresh` holds."""
+    for name, new in fresh.kept.items():
+        old = past.kept.get(name, new)
+        past.kept[name] = torch.where(along_batch(clips, new), new, old)
+    past.begun += [name for name in fresh.begun if name not in past.begun]

@@ -75,6 +75,7 @@ class RefTok(BlockCoder):
 
     family = "reftok"
     loops = True
+    refines = True
 
     def __init__(self, config: RefTokConfig, name: str = "reftok") -> None:
         super().__init__(config, name)
@@ -95,10 +96,10 @@ class RefTok(BlockCoder):
             vocabulary=config.quantizer.vocabulary,
             parameters=self.parameter_count(),
             receptive_steps=None,
-            strips=config.strips,
+            strips=config.strips and not self.refine,
             widest=config.widest,
             held=config.held,
-            used={name: getattr(config, name) for name in USED},
+            used={name: getattr(config, name) for name in USED} | self.used,
         )
 
     def last_weight(self) -> nn.Parameter:
@@ -237,10 +238,12 @@ class RefTok(BlockCoder):
     # References, and other ways to use the same network.
 
     def under(self, **values: Any) -> "RefTok":
-        """The same network used in another way: values of USED.
+        """The same network used in another way: values of USED, and `refine`.
 
         ValueError for what the network cannot do.
         """
+        if "refine" in values:
+            return super().under(refine=values.pop("refine")).under(**values)
         try:
             config = replace(self.config, **values)
         except ValidationError as error:

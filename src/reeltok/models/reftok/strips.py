@@ -23,11 +23,10 @@ from reeltok.models.reftok.blocks import (
     BlockCoder,
     Decoded,
     Strip,
-    replace_clips,
 )
 from reeltok.models.reftok.features import WholeReference
 from reeltok.models.reftok.flow import FoundFields, follow_found
-from reeltok.models.reftok.injection import ReferenceInjection, masked, stand_still
+from reeltok.models.reftok.injection import ReferenceInjection, masked, replace_clips, stand_still
 from reeltok.models.reftok.motion import grey, search_grey, searched_frames
 from reeltok.models.reftok.reference import Reference, References
 from reeltok.models.reftok.skip import skipped_cells, worth_skipping

@@ -1,0 +1,93 @@
+"""Latents that are refined on the clip at hand: gradient steps, while the network is held.
+
+An encoder is trained for all clips, and finds the best latents of none of them (the amortization
+gap). A few steps on those of one clip win a part of that back, for time in encoding alone: bits,
+ids and decoding are as ever. Campos et al. 2019, "Content Adaptive Optimization for Neural Image
+Compression"; Yang et al. 2020, "Improving Inference for Neural Image Compression".
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from reeltok.arguments import is_count, said
+from reeltok.nn.quantizers.contract import as_float
+from reeltok.tokenizer.weights import HashedModule
+
+RATE = 0.07  # of the first step, in root mean squares of a channel; it falls linearly to zero
+MOMENTUM, SQUARES = 0.7, 0.9  # what running means of gradients and of their squares keep
+SMALLEST = 1e-12
+Network = TypeVar("Network", bound="RefinedModule")
+
+
+class RefinedModule(HashedModule):
+    """A network whose latents may be refined as it encodes, in `refine` steps (0: they are not)."""
+
+    refines = False  # whether a family's `encode_part` knows how
+    refine = 0
+
+    def under(self: Network, **values: Any) -> Network:
+        """The same weights used in another way: `refine`, the gradient steps on latents.
+
+        A refined encoder takes about 3 `refine` times as long as decoding does more, and holds the
+        activations of a group of frames. ValueError for what the tokenizer cannot do.
+        """
+        refine = values.pop("refine", self.refine)
+        if values:
+            raise ValueError(f"{self.name} has no setting {next(iter(values))!r}: give refine")
+        if not (is_count(refine) or (refine == 0 and not isinstance(refine, bool))):
+            raise ValueError(f"refine={said(refine)} is not a number of steps: give 0 or more")
+        if refine and not self.refines:
+            raise ValueError(f"the latents of {self.name} cannot be refined: leave refine=0")
+        if refine == self.refine:
+            return self
+        self.hash()  # once for all views
+        view = copy.copy(self)
+        view.refine = refine
+        return view
+
+    @property
+    def used(self) -> dict[str, Any]:
+        """What decides its tokens beside weights and configuration."""
+        return {"refine": self.refine} if self.refine else {}
+
+
+def refine_latents(
+    features: Float[Tensor, "b *grid d"],
+    target: Tensor,
+    decode: Callable[[Tensor], Tensor],
+    steps: int,
+) -> Float[Tensor, "b *grid d"]:
+    """What the quantizer reads, so that the frames that `decode` makes of it are nearer `target`.
+
+    `decode` goes through the quantizer, whose gradient is passed straight through. Adam on the
+    logarithm of a clip's squared error; the second moments are those of a channel, so that cells
+    on which little depends stay. A clip of a batch gets its best of `steps` + 1 tries, the first
+    of which are its features as they are.
+    """
+    here = as_float(features.detach())
+    cells = tuple(range(1, here.ndim - 1))
+    unit = RATE * here.square().mean(cells, keepdim=True).sqrt()
+    best, least = here, target.new_full((len(here),), torch.inf)
+    mean, square = torch.zeros_like(here), torch.zeros_like(here)
+    for step in range(1, steps + 2):
+        with torch.enable_grad():
+            tried = here.to(features.dtype).requires_grad_()
+            error = (decode(tried) - target).square().flatten(1).mean(1)
+            better = error.detach() < least
+            best = torch.where(better.view(-1, *[1] * (here.ndim - 1)), here, best)
+            least = torch.where(better, error.detach(), least)
+            if step > steps:
+                break
+            (gradient,) = torch.autograd.grad((error + SMALLEST).log().sum(), tried)
+        gradient = as_float(gradient)
+        mean = MOMENTUM * mean + (1 - MOMENTUM) * gradient
+        square = SQUARES * square + (1 - SQUARES) * gradient.square().mean(cells, keepdim=True)
+        direction = mean / (1 - MOMENTUM**step)
+        scale = (square / (1 - SQUARES**step)).sqrt() + SMALLEST
+        here = here - unit * (1 - (step - 1) / steps) * direction / scale
+    return best.to(features.dtype)
