@@ -428,3 +428,14 @@ def test_a_claim_in_simulation_runs_from_end_to_end(
         assert len(verdicts["psnr"]["gains"]) >= 2
     assert "In simulation" in (tmp_path / "out" / "table.md").read_text()
     assert (tmp_path / "out" / f"{name}.png").stat().st_size > 0
+
+
+def test_refinement_is_compared_with_none(load, monkeypatch: pytest.MonkeyPatch) -> None:
+    study, leaning = load("refinement"), load("leaning")
+    monkeypatch.setattr(study, "STEPS", (0, 2))
+    torch.manual_seed(0)
+    shots = [leaning.Shot("a", torch.rand(1, 3, 5, 16, 16) * 2 - 1)]
+    found = study.judge(VidTok(DISCRETE).eval(), shots)
+    assert (found[0]["gain"], found[2]["gain"] > 0) == (0.0, True)
+    assert found[2]["psnr"][0] - found[0]["psnr"][0] == pytest.approx(found[2]["gain"])
+    assert found[2]["encoding over decoding"] > found[0]["encoding over decoding"]

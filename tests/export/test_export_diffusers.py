@@ -134,7 +134,7 @@ def test_a_config_that_is_not_the_networks_is_refused(
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: reeltok.load("reftok-default"), "blocks with reference frames"),
+        (lambda: reeltok.load("reftok-default"), "decodes as it encodes"),
         (lambda: CoordTok(COORDTOK, "planes"), "no latents b d t h w"),
         (lambda: Function(FunctionConfig(name="abc:ABC"), "f"), "no latents b d t h w"),
     ],

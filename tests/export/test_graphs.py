@@ -103,7 +103,7 @@ def test_only_what_streams_has_steps() -> None:
 
 
 def test_blocks_with_reference_frames_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"codes blocks with reference frames.*not a fixed graph"):
+    with pytest.raises(ValueError, match=r"decodes as it encodes.*not a fixed graph"):
         graphs_of(reeltok.load("reftok-default"), 9)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 import reeltok
 from reeltok.corpus import LoadedTokenizer, Shaping
 from reeltok.evaluate.candidates.own import open_own
+from reeltok.evaluate.clips import ScoredClip
 from reeltok.models.coordtok.network import CoordTok
 from reeltok.models.presets import COMPACT
 from reeltok.models.reftok.injection import RefTokConfig
@@ -203,6 +204,10 @@ def test_results_say_that_latents_were_refined() -> None:
     candidate = open_own("vidtok_fsq_causal_488_32768", weights="random", refine=2)
     assert candidate.name.endswith(" (refine=2)")
     assert candidate.settings["used"] == {"refine": 2}
+    clip = ScoredClip(name="a", video=moving(5, 32, 32), sha256="")
+    assert set(candidate.facts(clip)) == {"parameters"}  # one pass is not what was done
+    plain = replace(candidate, tokenizer=candidate.tokenizer.under(refine=0))
+    assert set(plain.facts(clip)) == {"parameters", "macs"}
 
 
 def test_the_bundled_default_gains_half_a_decibel() -> None:

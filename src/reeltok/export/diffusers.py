@@ -188,8 +188,8 @@ def check_volume(tokenizer: Tokenizer) -> None:
     """ValueError unless latents are a volume "d t h w" from which alone frames are made."""
     if tokenizer.loops:
         raise ValueError(
-            f"{tokenizer.name} codes blocks with reference frames, which a pipeline of diffusers "
-            "does not hand over: give a VidTok"
+            f"{tokenizer.name} decodes as it encodes (reference frames, or refined latents), which "
+            "a pipeline of diffusers does not: give a VidTok, with refine=0"
         )
     factors = tokenizer.spec.factors
     if len(tokenizer.grid_for(1, tokenizer.spec.size or factors[1:])) != 3 or isinstance(

@@ -97,12 +97,12 @@ def graphs_of(tokenizer: Tokenizer, frames: int) -> list[Graph]:
     """The graphs of a tokenizer for clips of `frames` frames (made up to whole groups).
 
     One that codes windows of a fixed length has graphs of one window, whatever `frames` is.
-    ValueError for one whose blocks need reference frames, which no graph can be given.
+    ValueError for one that decodes as it encodes.
     """
     if tokenizer.loops:
         raise ValueError(
-            f"{tokenizer.name} codes blocks with reference frames that it decodes on the way, "
-            "which is not a fixed graph: give a VidTok or a CoordTok"
+            f"{tokenizer.name} decodes as it encodes (reference frames, or refined latents), which "
+            "is not a fixed graph: give a VidTok or a CoordTok, with refine=0"
         )
     spec = tokenizer.spec
     steps = spec.steps(spec.window or frames)

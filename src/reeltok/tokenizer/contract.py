@@ -97,7 +97,6 @@ class Tokenizer(RefinedModule):
     """
 
     family: str
-    loops = False  # whether encoding decodes too
     scale = Scale()  # from latents of the decoder to those of tokens
 
     def __init__(self, config: Any, name: str) -> None:

@@ -28,13 +28,14 @@ class RefinedModule(HashedModule):
     """A network whose latents may be refined as it encodes, in `refine` steps (0: they are not)."""
 
     refines = False  # whether a family's `encode_part` knows how
+    loops = False  # whether encoding decodes too
     refine = 0
 
     def under(self: Network, **values: Any) -> Network:
         """The same weights used in another way: `refine`, the gradient steps on latents.
 
-        A refined encoder takes about 3 `refine` times as long as decoding does more, and holds the
-        activations of a group of frames. ValueError for what the tokenizer cannot do.
+        A step takes about as long as decoding three times, and holds the activations of a group of
+        frames; no gradient passes on to the frames. ValueError for what the tokenizer cannot do.
         """
         refine = values.pop("refine", self.refine)
         if values:
@@ -47,7 +48,7 @@ class RefinedModule(HashedModule):
             return self
         self.hash()  # once for all views
         view = copy.copy(self)
-        view.refine = refine
+        view.refine, view.loops = refine, type(self).loops or refine > 0
         return view
 
     @property
@@ -72,12 +73,12 @@ def refine_latents(
     here = as_float(features.detach())
     cells = tuple(range(1, here.ndim - 1))
     unit = RATE * here.square().mean(cells, keepdim=True).sqrt()
-    best, least = here, target.new_full((len(here),), torch.inf)
+    best, least = here, here.new_full((len(here),), torch.inf)
     mean, square = torch.zeros_like(here), torch.zeros_like(here)
     for step in range(1, steps + 2):
         with torch.enable_grad():
             tried = here.to(features.dtype).requires_grad_()
-            error = (decode(tried) - target).square().flatten(1).mean(1)
+            error = (as_float(decode(tried)) - target).square().flatten(1).mean(1)
             better = error.detach() < least
             best = torch.where(better.view(-1, *[1] * (here.ndim - 1)), here, best)
             least = torch.where(better, error.detach(), least)

@@ -88,9 +88,11 @@ def counting() -> Iterator[Macs]:
 def count_macs(tokenizer: Tokenizer, shape: tuple[int, int, int]) -> float | None:
     """Multiply-adds of coding a clip of (frames, height, width) once, counted without computing.
 
-    None where the tokenizer cannot run on the meta device.
+    None where the tokenizer cannot run on the meta device, or goes through its network again and
+    again to refine latents.
     """
-    if isinstance(tokenizer, Foreign):  # their constructors read files, or values
+    # The constructors of others read files, or values.
+    if isinstance(tokenizer, Foreign) or tokenizer.refine:
         return None
     config = tokenizer.config
     if isinstance(tokenizer, RefTok):  # which cells are skipped depends on values
