@@ -159,6 +159,18 @@ def test_what_cannot_be_refined_is_refused() -> None:
         made("fsq").under(skip=1.0)
 
 
+def test_memory_is_not_bounded_where_latents_are_refined(tmp_path: Path) -> None:
+    write(moving(5), tmp_path / "a.mkv", lossless=True)
+    for steps, said in ((2, "with refine=2 cannot bound its memory"), (0, "is too little")):
+        with pytest.raises(ValueError, match=said):
+            encode_file(
+                made("fsq").under(refine=steps),
+                tmp_path / "a.mkv",
+                tmp_path / "a.reel",
+                coding=Coding(memory=0.01),
+            )
+
+
 def test_views_of_a_reftok_keep_both() -> None:
     model = made("skipping").under(refine=3, skip=0.5)
     assert model.spec.used["refine"] == 3

@@ -89,8 +89,9 @@ class Coding:
         """ValueError for a `memory` that cannot be kept; a warning where tiles would help."""
         if self.memory is not None:
             where = "" if tokenizer.device.type == "cpu" else f" on {tokenizer.device.type}"
+            refined = f" with refine={tokenizer.refine}" if tokenizer.refine else ""
             raise ValueError(
-                f"{tokenizer.name} cannot bound its memory{where}: leave `memory` out"
+                f"{tokenizer.name}{refined} cannot bound its memory{where}: leave `memory` out"
                 + ("" if where or tokenizer.spec.window else ", or give `tile`, which changes ids")
             )
         large = height * width > LARGE and tokenizer.spec.window is None
