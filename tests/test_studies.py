@@ -17,6 +17,9 @@ from thorough import slow_but
 
 from reeltok.generate import masked
 from reeltok.generate.prior import Prior
+from reeltok.models.reftok.flow import MotionConfig
+from reeltok.models.reftok.injection import RefTokConfig
+from reeltok.models.reftok.network import RefTok
 from reeltok.models.vidtok.network import VidTok
 from reeltok.nn.layers import Conv
 from reeltok.nn.linear import Linear
@@ -439,3 +442,22 @@ def test_refinement_is_compared_with_none(load, monkeypatch: pytest.MonkeyPatch)
     assert (found[0]["gain"], found[2]["gain"] > 0) == (0.0, True)
     assert found[2]["psnr"][0] - found[0]["psnr"][0] == pytest.approx(found[2]["gain"])
     assert found[2]["encoding over decoding"] > found[0]["encoding over decoding"]
+
+
+def test_a_transplanted_reftok_is_its_body(load) -> None:
+    study = load("transplant")
+    torch.manual_seed(0)
+    body = VidTok(replace(DISCRETE, edge="past-first", upsampling="nearest")).eval()
+    torch.manual_seed(1)
+    model = RefTok(RefTokConfig(body=body.config, width=4, motion=MotionConfig(width=4))).eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "_injection" in name or "flow" in name:
+                weight.normal_(std=0.5)
+    x = torch.rand(1, 3, 9, 16, 16) * 2 - 1
+    before = {k: v.clone() for k, v in model.state_dict().items() if "reference_encoder" in k}
+    assert not torch.equal(model.encode(x).ids, body.encode(x).ids)
+    study.transplant(model, body)
+    assert torch.equal(model.encode(x).ids, body.encode(x).ids)
+    torch.testing.assert_close(model.decode(model.encode(x)), body.decode(body.encode(x)))
+    assert all(torch.equal(model.state_dict()[k], v) for k, v in before.items())
