@@ -73,7 +73,7 @@ RefineOption = Annotated[
         min=0,
         metavar="N",
         help="Gradient steps that refine each group's latents, for better quality at the same "
-        "bits; each takes about three times as long as decoding the group. 0 refines nothing.",
+        "bits; each takes about four times as long as decoding the group. 0 refines nothing.",
     ),
 ]
 StartOption = Annotated[

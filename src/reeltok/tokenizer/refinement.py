@@ -34,7 +34,7 @@ class RefinedModule(HashedModule):
     def under(self: Network, **values: Any) -> Network:
         """The same weights used in another way: `refine`, the gradient steps on latents.
 
-        A step takes about as long as decoding three times, and holds the activations of a group of
+        A step takes about as long as decoding four times, and holds the activations of a group of
         frames; no gradient passes on to the frames. ValueError for what the tokenizer cannot do.
         """
         refine = values.pop("refine", self.refine)
