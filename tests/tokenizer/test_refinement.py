@@ -1,4 +1,4 @@
-"""Latents that are refined as a clip is encoded: never worse, the same however it is cut."""
+"""Latents that are refined as a clip is encoded: better, and the same however it is cut."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import reeltok
-from reeltok.corpus import LoadedTokenizer, Shaping
+from reeltok.corpus import Corpus, LoadedTokenizer, NamedTokenizer, Shaping
 from reeltok.evaluate.candidates.own import open_own
 from reeltok.evaluate.clips import ScoredClip
 from reeltok.models.coordtok.network import CoordTok
@@ -136,12 +136,81 @@ def test_half_precision_is_refined_too() -> None:
     assert model.encode(clip()).ids.dtype == torch.int64
 
 
-def test_training_mode_and_no_grad_make_no_difference() -> None:
+@pytest.mark.parametrize("kind", ["fsq", "kl", "skipping"])
+def test_large_frames_are_decoded_as_by_the_plain_tokenizer(kind: str) -> None:
+    plain = made(kind)
+    view = plain.under(refine=2)
+    assert view.spec.strips == plain.spec.strips
+    tokens = view.encode(clip(5), tile=16)
+    for tile in (8, None):
+        assert torch.equal(view.decode(tokens, tile=tile), plain.decode(tokens, tile=tile))
+    torch.testing.assert_close(view.decode(tokens, tile=8), view.decode(tokens))
+
+
+def test_no_grad_makes_no_difference_and_inference_mode_is_refused() -> None:
     model, x = made("fsq").under(refine=2), clip()
     with torch.no_grad():
         inside = model.encode(x)
     assert torch.equal(inside.ids, model.encode(x).ids)
     assert all(weight.grad is None for weight in model.parameters())
+    with (
+        torch.inference_mode(),
+        pytest.raises(ValueError, match=r"inference_mode\(\) rules out: use torch.no_grad"),
+    ):
+        model.encode(x)
+
+
+def test_nothing_of_the_graph_is_left() -> None:
+    with torch.no_grad():
+        found = refine_latents(torch.randn(1, 4, 3), torch.randn(1, 4, 3), lambda x: x, 3)
+    assert not found.requires_grad
+    assert not made("kl").under(refine=2).encode(clip().requires_grad_()).latents.requires_grad
+
+
+def test_no_codebook_follows_what_is_tried() -> None:
+    config = replace(DISCRETE, quantizer=VQConfig(codes=64, ema=0.9))
+    torch.manual_seed(0)
+    view = VidTok(config).train().under(refine=3)
+    seen = []
+    forward = view.quantizer.forward
+    view.quantizer.forward = lambda *args, **options: (
+        seen.append(view.quantizer.training) or forward(*args, **options)
+    )
+    view.encode(clip(1))
+    assert seen == [False] * 4 + [True, True]  # tries; the group for the next one, and the tokens
+    assert view.training
+
+
+def test_views_know_the_hash_of_cast_weights() -> None:
+    plain = made("fsq")
+    before, view = plain.hash(), plain.under(refine=2)
+    view.to(torch.bfloat16)
+    assert plain.hash() == view.hash() == before
+    plain.decode(view.encode(clip()))
+
+
+def test_memory_that_runs_out_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("reeltok.tokenizer.refinement.refine_latents", full)
+    with pytest.raises(MemoryError, match="give a lower `tile`, smaller frames, or refine=0"):
+        made("fsq").under(refine=2).encode(clip(17))
+
+
+def test_a_corpus_is_verified_as_it_was_made(tmp_path: Path) -> None:
+    folder = made("fsq").save_pretrained(tmp_path / "model")
+    clips, windows = write_clips(tmp_path / "clips", (5, 5)), Shaping(frames=5, size=(16, 16))
+    held = NamedTokenizer(load=str(folder), refine=4)
+    build_corpus(clips, tmp_path / "out", windows, held=held)
+    assert Corpus(tmp_path / "out").load().refine == 4
+
+
+def test_planes_are_refined_for_the_frames_that_are_decoded() -> None:
+    plain = made("coordtok")
+    for frames in (1, 2, 8):
+        x = clip(frames)
+        assert error(plain, x, plain.under(refine=6).encode(x)) < error(plain, x, plain.encode(x))
 
 
 @pytest.mark.parametrize("steps", [-1, 1.5, True, "8"])

@@ -73,7 +73,9 @@ def compare(
 
     plan, media = find_protocol(protocol), Media(out)
     named = label_models(words)
-    check_names([each.source for each in named], peer or (), weights)
+    check_names([each.source for each in named], peer or (), weights, refine)
+    if data is None:
+        given.require_use("tokenizers that are judged now", refine=refine or None)
     kept = None if again else judging.place_work(work)
     how: dict[str, Any] = {"weights": weights, "device": device, "chunk": chunk, "tile": tile}
     how |= {"dtype": given.parse_dtype(dtype), "sample": plan.latent == "sample"}
@@ -106,14 +108,22 @@ def load_result(named: "Labelled", words: list[str]) -> "Result":
     return result if named.source in words else replace(result, model=named.label)
 
 
-def check_names(names: list[str], peers: Iterable[str], weights: str | None) -> None:
-    """ValueError or FileNotFoundError for a model or peer that is none, before any is judged."""
+def check_names(
+    names: list[str], peers: Iterable[str], weights: str | None, refine: int = 0
+) -> None:
+    """ValueError or FileNotFoundError for a model or peer that is none, before any is judged.
+
+    ValueError too for one whose latents cannot be refined, where they are to be.
+    """
     from reeltok import zoo
     from reeltok.evaluate.candidates.peers import find_peer
+    from reeltok.models.foreign.names import parse_foreign
 
     for name in names:
         if not name.endswith(".json"):
             zoo.check_name(name, weights=weights)
+            if refine and parse_foreign(name) is not None:
+                raise ValueError(f"the latents of {name} cannot be refined: leave out --refine")
     for name in peers:
         find_peer(name)
 

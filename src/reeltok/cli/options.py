@@ -72,8 +72,8 @@ RefineOption = Annotated[
     typer.Option(
         min=0,
         metavar="N",
-        help="Gradient steps that refine each group's latents, for better quality at the same "
-        "bits; each takes about four times as long as decoding the group. 0 refines nothing.",
+        help="Gradient steps that refine each group's latents, for better quality by as many "
+        "tokens; each takes about four times as long as decoding the group. 0 refines nothing.",
     ),
 ]
 StartOption = Annotated[
@@ -125,9 +125,9 @@ TileOption = Annotated[
     typer.Option(
         metavar="PIXELS",
         help="Pixels of the height of strips that large frames are coded in, which changes"
-        " nothing; networks with group norm, RefToks with attention and tokenizers of other"
-        " libraries take squares of that side, which are blended and change ids. By default what"
-        " --memory asks for where there is such an option, or else whole frames.",
+        " nothing; networks with group norm, RefToks with attention, tokenizers of other"
+        " libraries and --refine take squares of that side, which are blended and change ids. By"
+        " default what --memory asks for where there is such an option, or else whole frames.",
     ),
 ]
 MemoryOption = Annotated[
@@ -136,8 +136,8 @@ MemoryOption = Annotated[
         metavar="GB",
         help="Memory that the process may take, in GB: large frames are coded in strips, and what"
         " does not fit waits in a temporary file, which changes nothing. By default the model"
-        " and 0.75, at least 1, or what the frames need at least. Networks that take squares"
-        " (see --tile) are not bounded.",
+        " and 0.75, at least 1, or what the frames need at least. What takes squares (see"
+        " --tile) is not bounded.",
     ),
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace output files that exist.")]

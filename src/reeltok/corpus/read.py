@@ -168,12 +168,12 @@ class Corpus(Dataset):
     # Back to frames.
 
     def load(self, *, weights: str | None = None, device: str | None = None) -> Tokenizer:
-        """The tokenizer that made it. ValueError where what its name loads is another by now."""
+        """The tokenizer that made it, as it was used. ValueError where its name loads another."""
         from reeltok import zoo
 
         # A file may name a tokenizer, but not code to run.
         tokenizer = zoo.load(self.tokenizer["load"], weights=weights, device=device, code=False)
-        return self.require_own(tokenizer)
+        return self.require_own(tokenizer).under(**self.tokenizer.get("used", {}))
 
     def require_own(self, tokenizer: Tokenizer) -> Tokenizer:
         """The tokenizer, if it is the corpus's own; else ValueError that names both."""

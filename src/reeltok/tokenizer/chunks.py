@@ -78,7 +78,7 @@ def runner_for(tokenizer: Any, state: StreamState) -> StreamRunner:
         group_length=spec.frames_per_group if frames else spec.steps_per_group,
         causal=not spec.independent,
         state=state,
-        strips=spec.strips,
+        strips=tokenizer.encodes_in_strips if frames else spec.strips,
     )
 
 

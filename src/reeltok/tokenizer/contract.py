@@ -8,7 +8,7 @@ chunk length, ranges, tiles, running out of memory, and the folder a model is sa
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -246,7 +246,7 @@ class Tokenizer(RefinedModule):
         self, *, tile: TileLike = None, reference: Video | Tensor | None = None
     ) -> EncodeState:
         """Where a stream of frames begins: for `encode_chunk`, one for each stream."""
-        return EncodeState(**self._stream(tile), reference=reference)
+        return EncodeState(**self._stream(tile, self.encodes_in_strips), reference=reference)
 
     def encode_chunk(
         self,
@@ -327,7 +327,7 @@ class Tokenizer(RefinedModule):
         self, *, tile: TileLike = None, reference: Video | Tensor | None = None
     ) -> DecodeState:
         """Where a stream of tokens begins: for `decode_chunk`, one for each stream."""
-        return DecodeState(**self._stream(tile), reference=reference)
+        return DecodeState(**self._stream(tile, self.spec.strips), reference=reference)
 
     def decode_chunk(
         self, tokens: Tokens | Tensor, state: DecodeState, *, last: bool = False
@@ -350,8 +350,8 @@ class Tokenizer(RefinedModule):
 
     # Between frames, groups and steps.
 
-    def _stream(self, tile: TileLike) -> dict[str, Any]:
-        spec = self.spec
+    def _stream(self, tile: TileLike, strips: bool) -> dict[str, Any]:
+        spec = replace(self.spec, strips=strips)
         return {**tiling_of(tile, spec), "independent": spec.independent}
 
     def network_input(self, x: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
 """Latents that are refined on the clip at hand: gradient steps, while the network is held.
 
 An encoder is trained for all clips, and finds the best latents of none of them (the amortization
-gap). A few steps on those of one clip win a part of that back, for time in encoding alone: bits,
-ids and decoding are as ever. Campos et al. 2019, "Content Adaptive Optimization for Neural Image
-Compression"; Yang et al. 2020, "Improving Inference for Neural Image Compression".
+gap). A few steps on those of one clip win a part of that back, for time in encoding alone: tokens
+are as many as ever, and are decoded as ever. Campos et al. 2019, "Content Adaptive Optimization
+for Neural Image Compression"; Yang et al. 2020, "Improving Inference for Neural Image Compression".
 """
 
 import copy
@@ -12,10 +12,12 @@ from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from reeltok.arguments import is_count, said
 from reeltok.nn.quantizers.contract import as_float
+from reeltok.tokenizer.spec import Spec
+from reeltok.tokenizer.tiling import ran_out_of_memory
 from reeltok.tokenizer.weights import HashedModule
 
 RATE = 0.07  # of the first step, in root mean squares of a channel; it falls linearly to zero
@@ -30,12 +32,19 @@ class RefinedModule(HashedModule):
     refines = False  # whether a family's `encode_part` knows how
     loops = False  # whether encoding decodes too
     refine = 0
+    name: str
+
+    @property
+    def spec(self) -> Spec:
+        """What this tokenizer does to a video, in numbers."""
+        raise NotImplementedError
 
     def under(self: Network, **values: Any) -> Network:
         """The same weights used in another way: `refine`, the gradient steps on latents.
 
-        A step takes about as long as decoding four times, and holds the activations of a group of
-        frames; no gradient passes on to the frames. ValueError for what the tokenizer cannot do.
+        A step takes about as long as decoding four times, and holds the activations of what is
+        coded at a time: a group of frames, or a window. No gradient passes on to the frames.
+        ValueError for what the tokenizer cannot do.
         """
         refine = values.pop("refine", self.refine)
         if values:
@@ -46,7 +55,6 @@ class RefinedModule(HashedModule):
             raise ValueError(f"the latents of {self.name} cannot be refined: leave refine=0")
         if refine == self.refine:
             return self
-        self.hash()  # once for all views
         view = copy.copy(self)
         view.refine, view.loops = refine, type(self).loops or refine > 0
         return view
@@ -55,6 +63,38 @@ class RefinedModule(HashedModule):
     def used(self) -> dict[str, Any]:
         """What decides its tokens beside weights and configuration."""
         return {"refine": self.refine} if self.refine else {}
+
+    @property
+    def encodes_in_strips(self) -> bool:
+        """Whether frames are encoded in strips: a gradient needs whole ones."""
+        return self.spec.strips and not self.refine
+
+    def refined(
+        self,
+        features: Float[Tensor, "b *grid d"],
+        target: Tensor,
+        decode: Callable[[Tensor], Tensor],
+    ) -> Float[Tensor, "b *grid d"]:
+        """What the quantizer reads, refined where the tokenizer does; its codebook is held.
+
+        As `refine_latents`. MemoryError, in a sentence, where memory runs out.
+        """
+        if not self.refine:
+            return features
+        quantizer = getattr(self, "quantizer", None) or nn.Identity()
+        trains = quantizer.training
+        quantizer.train(False)
+        try:
+            return refine_latents(features, target, decode, self.refine)
+        except RuntimeError as error:
+            if not ran_out_of_memory(error):
+                raise
+            raise MemoryError(
+                f"memory ran out while latents of {self.name} were refined: give a lower `tile`, "
+                "smaller frames, or refine=0"
+            ) from error
+        finally:
+            quantizer.train(trains)
 
 
 def refine_latents(
@@ -68,22 +108,28 @@ def refine_latents(
     `decode` goes through the quantizer, whose gradient is passed straight through. Adam on the
     logarithm of a clip's squared error; the second moments are those of a channel, so that cells
     on which little depends stay. A clip of a batch gets its best of `steps` + 1 tries, the first
-    of which are its features as they are.
+    of which are its features as they are. ValueError in inference mode.
     """
+    if torch.is_inference_mode_enabled():
+        raise ValueError(
+            "latents are refined by gradients, which torch.inference_mode() rules out: use "
+            "torch.no_grad(), or refine=0"
+        )
     here = as_float(features.detach())
     cells = tuple(range(1, here.ndim - 1))
     unit = RATE * here.square().mean(cells, keepdim=True).sqrt()
     best, least = here, here.new_full((len(here),), torch.inf)
     mean, square = torch.zeros_like(here), torch.zeros_like(here)
     for step in range(1, steps + 2):
-        with torch.enable_grad():
-            tried = here.to(features.dtype).requires_grad_()
+        tried = here.detach().to(features.dtype).requires_grad_(step <= steps)
+        with torch.set_grad_enabled(step <= steps):
             error = (as_float(decode(tried)) - target).square().flatten(1).mean(1)
-            better = error.detach() < least
-            best = torch.where(better.view(-1, *[1] * (here.ndim - 1)), here, best)
-            least = torch.where(better, error.detach(), least)
-            if step > steps:
-                break
+        better = error.detach() < least
+        best = torch.where(better.view(-1, *[1] * (here.ndim - 1)), here, best)
+        least = torch.where(better, error.detach(), least)
+        if step > steps:
+            break
+        with torch.enable_grad():
             (gradient,) = torch.autograd.grad((error + SMALLEST).log().sum(), tried)
         gradient = as_float(gradient)
         mean = MOMENTUM * mean + (1 - MOMENTUM) * gradient
@@ -91,4 +137,4 @@ def refine_latents(
         direction = mean / (1 - MOMENTUM**step)
         scale = (square / (1 - SQUARES**step)).sqrt() + SMALLEST
         here = here - unit * (1 - (step - 1) / steps) * direction / scale
-    return best.to(features.dtype)
+    return best.detach().to(features.dtype)

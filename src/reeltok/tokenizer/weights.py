@@ -19,7 +19,8 @@ class HashedModule(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self._hashed: tuple[Versions, str] | None = None  # of which weights, and their hash
+        # Of which weights, and their hash; one list for all views of the same weights.
+        self._hashed: list[tuple[Versions, str]] = []
 
     def hash(self) -> str:
         """SHA-256 of the weights, whatever type they were cast to; anew once they have changed.
@@ -27,9 +28,9 @@ class HashedModule(nn.Module):
         Changes through `weight.data`, which torch does not count, are not seen.
         """
         now = self.versions()
-        if self._hashed is None or self._hashed[0] != now:
-            self._hashed = now, self.hash_present()
-        return self._hashed[1]
+        if not self._hashed or self._hashed[0][0] != now:
+            self._hashed[:] = [(now, self.hash_present())]
+        return self._hashed[0][1]
 
     def hash_present(self) -> str:
         """SHA-256 of the weights as they are now."""
@@ -47,7 +48,7 @@ class HashedModule(nn.Module):
         kept = None if probe is None or fn(probe).dtype == probe.dtype else self.hash()
         super()._apply(fn, recurse)
         if kept is not None:
-            self._hashed = self.versions(), kept
+            self._hashed[:] = [(self.versions(), kept)]
         return self
 
 

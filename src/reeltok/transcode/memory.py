@@ -37,7 +37,8 @@ def bounded(tokenizer: Tokenizer, coding: Coding, job: Workload) -> Bounds:
     """
     size = job.size
     spec, chunk = tokenizer.spec, coding.chunk_for(*size)
-    if not spec.strips or tokenizer.device.type != "cpu":
+    strips = spec.strips if job.work == "decode" else tokenizer.encodes_in_strips
+    if not strips or tokenizer.device.type != "cpu":
         coding.check_unbounded(tokenizer, *size)
         return Bounds(chunk=chunk, tile=coding.tile)
     fixed = coding.chunk is not None or spec.independent  # where another number changes tokens

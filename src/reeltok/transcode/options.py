@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 FRAME_PIXELS = 16 * 256 * 256  # coded at a time unless `chunk` says otherwise: bounds the memory
 LARGE = 1920 * 1200  # pixels; a frame of more is better coded in tiles where there are no strips
+REFINED_LARGE = 512 * 512  # the same where latents are refined, which holds all activations
 
 OnProgress = Callable[[int, int], None]
 """Called with the frames of a file that are done so far, and with all that it has.
@@ -94,8 +95,9 @@ class Coding:
                 f"{tokenizer.name}{refined} cannot bound its memory{where}: leave `memory` out"
                 + ("" if where or tokenizer.spec.window else ", or give `tile`, which changes ids")
             )
-        large = height * width > LARGE and tokenizer.spec.window is None
-        if large and self.tile is None and not tokenizer.spec.strips:
+        large = height * width > (REFINED_LARGE if tokenizer.refine else LARGE)
+        cut = self.tile is not None or tokenizer.encodes_in_strips
+        if large and not cut and tokenizer.spec.window is None:
             warnings.warn(
                 f"frames of {height}x{width} take much memory at once: `tile=256` takes less, and "
                 "changes ids",

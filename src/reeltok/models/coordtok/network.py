@@ -7,8 +7,9 @@ Patch Reconstruction", CVPR 2025.
 
 import math
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import Any, Literal, get_args
 
@@ -35,7 +36,6 @@ from reeltok.tokenizer.inputs import (
     forward_input,
     with_axes,
 )
-from reeltok.tokenizer.refinement import refine_latents
 from reeltok.tokenizer.spec import Spec
 from reeltok.tokenizer.steps import begun_at, coded_parts
 from reeltok.tokenizer.streaming import to_input_type
@@ -178,6 +178,14 @@ class CoordTok(Tokenizer):
         """The cells "b n d" that the decoder gets; without a quantizer, the planes' own."""
         return self._quantize_cells(self.join_planes(planes), step=step, sample=sample)
 
+    def _shown(
+        self, cells: Float[Tensor, "b n d"], size: Sequence[int]
+    ) -> Float[Tensor, "b c t h w"]:
+        """The frames that `decode` makes of what the quantizer reads of a window."""
+        box, slices = tuple((0, side) for side in size), self.config.slices
+        z = self._quantize_cells(cells).z.mT
+        return self.decode_window(z, box, frames=size[0], slices=slices, context="slice")
+
     def _quantize_cells(self, cells: Float[Tensor, "b n d"], **options: Any) -> Quantized:
         if self.quantizer is None:
             return Quantized(z=cells, ids=None, loss=cells.new_zeros(()))
@@ -195,10 +203,7 @@ class CoordTok(Tokenizer):
     ) -> Quantized:
         real = x if frames is None else x[:, :, :frames]
         cells = self.join_planes(self.encoder(real))
-        if self.refine:
-            codes = lambda tried: self._quantize_cells(tried).z.mT
-            decode = lambda tried: self.decode_part(codes(tried))[:, :, : real.shape[2]]
-            cells = refine_latents(cells, real, decode, self.refine)
+        cells = self.refined(cells, real, partial(self._shown, size=real.shape[2:]))
         quantized = self._quantize_cells(cells, sample=sample)
         return replace(quantized, z=quantized.z.transpose(1, 2))
 

@@ -47,7 +47,6 @@ from reeltok.nn.quantizers import Quantized
 from reeltok.nn.quantizers.contract import without_cache
 from reeltok.nn.rows import first_row
 from reeltok.tokenizer.contract import Tokenizer
-from reeltok.tokenizer.refinement import refine_latents
 
 # What a stream keeps beside its layers' own: the references as the decoder has them, what they show
 # in the original, and the decoder's last features.
@@ -232,7 +231,7 @@ class BlockCoder(Tokenizer):
         skips = self.config.skip > 0 and self._has_reference(past)
         none = features.new_zeros(features.shape[:-1], dtype=torch.bool)
         coding: dict[str, Any] = {"skipped": none} if skips else {}
-        features = self._refined(features, block, past, mask, **coding)
+        features = self._refined_block(features, block, past, mask, **coding)
         if not skips:
             return self.round_to_stored(self.quantizer(features, **draw)), None
         with torch.no_grad(), without_cache(features):
@@ -247,7 +246,7 @@ class BlockCoder(Tokenizer):
             return coded, made
         return self.quantizer(features, **draw, skipped=skipped), None
 
-    def _refined(
+    def _refined_block(
         self,
         features: Float[Tensor, "b s h2 w2 d"],
         frames: Float[Tensor, "b t h w c"],
@@ -264,7 +263,7 @@ class BlockCoder(Tokenizer):
             z = self.quantizer(tried, **options).z
             return self.decode_block(z, past.copy(), mask, reference=reference).frames
 
-        return refine_latents(features, frames, decode, self.refine)
+        return self.refined(features, frames, decode)
 
     # What a stream remembers beside its layers' own.
 
@@ -388,7 +387,7 @@ class BlockCoder(Tokenizer):
             frame = self._prime(begin, past, x[:, :1])
             self.remember(past, ORIGINALS, frame if given else x[:, :1])
             return (0, CodedBlock(None, frame[:, :0])) if given else (1, CodedBlock(None, frame))
-        features = self._refined(self.encode_block(x[:, :1], past, None), x[:, :1], past)
+        features = self._refined_block(self.encode_block(x[:, :1], past, None), x[:, :1], past)
         quantized = self.round_to_stored(self.quantizer(features, **draw))
         frames = self.decode_block(quantized.z, past).frames
         self.remember(past, ORIGINALS, x[:, :1])

@@ -96,7 +96,7 @@ class RefTok(BlockCoder):
             vocabulary=config.quantizer.vocabulary,
             parameters=self.parameter_count(),
             receptive_steps=None,
-            strips=config.strips and not self.refine,
+            strips=config.strips,
             widest=config.widest,
             held=config.held,
             used={name: getattr(config, name) for name in USED} | self.used,

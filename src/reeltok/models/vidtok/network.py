@@ -31,7 +31,6 @@ from reeltok.nn.past import Layer, Past
 from reeltok.nn.quantizers import Quantized
 from reeltok.tokenizer.contract import Reconstruction, Tokenizer
 from reeltok.tokenizer.inputs import check_sample, drawing, forward_input, record_tokens
-from reeltok.tokenizer.refinement import refine_latents
 from reeltok.tokenizer.spec import Spec
 from reeltok.tokenizer.steps import require_all
 from reeltok.tokenizer.streaming import FrameRun, to_input_type
@@ -176,7 +175,7 @@ class VidTok(Tokenizer):
             parameters=self.parameter_count(),
             receptive_steps=receptive_steps(self.decoder),
             lookahead_steps=int(self.looks_ahead),
-            strips=config.groups is None and not self.refine,
+            strips=config.groups is None,
             widest=config.widest,
             used=self.used,
         )
@@ -200,14 +199,15 @@ class VidTok(Tokenizer):
         begun = past is not None and past.has_begun(self.encoder.conv_in)
         z = self.encoder(rearrange(x, "b c t h w -> b t h w c").contiguous(), past)
         if self.refine:
-            z = self._refined(z, x, past or Past(), begun=begun)
+            z = self._refined_groups(z, x, past or Past(), begun=begun)
         return channels_first(self.quantizer(z, sample=sample))
 
-    def _refined(
+    def _refined_groups(
         self,
         z: Float[Tensor, "b t h w d"],
         x: Float[Tensor, "b c t2 h2 w2"],
         past: Past,
+        *,
         begun: bool,
     ) -> Float[Tensor, "b t h w d"]:
         """What the quantizer reads, refined: each group by its own frames, after those before it.
@@ -220,12 +220,12 @@ class VidTok(Tokenizer):
             return self.decode_part(channels_first(self.quantizer(tried)).z, past, last=last)
 
         if not spec.causal:
-            return refine_latents(z, x, lambda tried: decode(tried, None), self.refine)
+            return self.refined(z, x, lambda tried: decode(tried, None))
         for step in z.split(1, dim=1):
             count = spec.frames_per_group if begun else spec.first_frames
             group, begun, at = x[:, :, at : at + count], True, at + count
             made = lambda tried, own=count: decode(tried, past.copy())[:, :, -own:]
-            found.append(refine_latents(step, group, made, self.refine))
+            found.append(self.refined(step, group, made))
             decode(found[-1], past, last=False)
         return torch.cat(found, dim=1)
 
