@@ -176,11 +176,11 @@ def push_more(lab: Lab, result: Result) -> dict[str, float]:
     return {"packed": packed_bits(lab, result, **few)}
 
 
-def at_packed_bits(results: list[Result]) -> tuple[list[Points], float]:
+def at_packed_bits(results: list[Result]) -> tuple[list[Points], float, float]:
     """The mean of the Cosmos-style lines by seed that has RefTok's packed bits, and its weight.
 
-    The weight is that of the line of 16 bits, between 0 and 1: where RefTok's bits are not between
-    theirs, the nearer line stands alone.
+    The weight is that of the line of 16 bits, between 0 and 1. Where RefTok's bits are not between
+    theirs, the nearer line stands alone; the last number is RefTok's bits over those of the mean.
     """
     lines = [by_name(results, line.name) for line in PUSH_LINES]
     ours, _, many, few = (
@@ -201,7 +201,14 @@ def at_packed_bits(results: list[Result]) -> tuple[list[Points], float]:
                 for step in a.keys() & b.keys()
             }
         )
-    return mixed, weight
+    return mixed, weight, ours / (weight * many + (1 - weight) * few)
+
+
+def packed_name(ratio: float) -> str:
+    """What is compared where RefTok has `ratio` times the packed bits: only 1 is called equal."""
+    if abs(ratio - 1) < 0.01:
+        return "RefTok over Cosmos-style FSQ, equal packed bits"
+    return f"RefTok over Cosmos-style FSQ, {ratio - 1:+.0%} packed bits"
 
 
 def by_name(results: list[Result], name: str) -> list[Result]:
@@ -224,8 +231,8 @@ def push_verdicts(results: list[Result]) -> tuple[dict[str, list[Verdict]], floa
         None,
     )
     if all(rivals):
-        mixed, weight = at_packed_bits(results)
-        others["RefTok over Cosmos-style FSQ, equal packed bits"] = mixed
+        mixed, weight, ratio = at_packed_bits(results)
+        others[packed_name(ratio)] = mixed
     known = [key for key in MEASURES if key in next(iter(ours[0].values()))]
     found = {
         name: [decide(ours, rival, key, less=key == "lpips") for key in known]
@@ -252,9 +259,7 @@ def push_draw(lab: Lab, results: list[Result]) -> None:
     )
     text = f"RefTok after {half:,} steps less its twin after {last:,}: {said(early, 2)} dB."
     if weight is not None:
-        text += (
-            f" At equal packed bits: {weight:.2f} of the line of 16 bits, the rest of that of 10."
-        )
+        text += f" Packed bits: beside {weight:.2f} of the line of 16 bits, the rest of that of 10."
     add_verdicts(lab, found, {"weight of 16 bits": weight, "half": vars(early)}, text)
 
 

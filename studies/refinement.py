@@ -61,7 +61,7 @@ def main() -> None:
     shots = eval_shots(given.eval, FRAMES, SIZE)[:: given.every]
     models = {name: load(name) for name in given.models}
     results = {
-        name: {"weights": model.hash(), "steps": judge(model, shots)}
+        name: {"name": name, "weights": model.hash(), "steps": judge(model, shots)}
         for name, model in models.items()
     }
     if given.out:

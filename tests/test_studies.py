@@ -403,12 +403,14 @@ def test_lines_meet_at_equal_packed_bits(load) -> None:
         row = lab.Row(name=line.name, stages=(), judge=None)
         points, scores = {8: {"psnr": [psnr, psnr + 1]}}, {"packed": packed}
         results.append(lab.Result(row=row, seed=0, scores=scores, stages=[], points=points))
-    mixed, weight = study.at_packed_bits(results)
-    assert weight == pytest.approx(0.5)
+    mixed, weight, ratio = study.at_packed_bits(results)
+    assert (weight, ratio) == (pytest.approx(0.5), 1.0)
+    assert "RefTok over Cosmos-style FSQ, equal packed bits" in study.push_verdicts(results)[0]
     assert mixed == [{8: {"psnr": [14.0, 15.0]}}]
     results[0].scores["packed"] = 100.0
     assert study.at_packed_bits(results)[1] == 0.0, "nothing is extrapolated"
     found, _ = study.push_verdicts(results)
+    assert list(found)[2] == "RefTok over Cosmos-style FSQ, -50% packed bits"
     assert [one[0].gains[8].mean for one in found.values()] == [5.0, 2.0, 10.0]
     found, weight = study.push_verdicts(results[:2])
     assert list(found) == ["RefTok over its twin, equal nominal bits"]
