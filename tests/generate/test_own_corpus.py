@@ -143,6 +143,16 @@ def test_windows_that_only_the_recipe_came_with_are_left_out(
         examples_of(change(recipe, {"every": "31"}), continuous, corpus, tmp_path)
 
 
+def test_a_corpus_of_refined_latents_is_said(
+    plain: VidTok, build: Build, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for steps in (0, 2):
+        corpus = build(plain.under(refine=steps), str(steps))
+        assert examples_of(recipe_of(), plain, corpus, tmp_path) == (12, ())
+        found = "was built with refine=2: frames that are given are not" in capsys.readouterr().err
+        assert found == (steps > 0)
+
+
 def test_statistics_are_not_of_a_corpus_at_another_rate(
     continuous: VidTok, build: Build, tmp_path: Path
 ) -> None:

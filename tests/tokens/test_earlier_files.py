@@ -2,9 +2,9 @@
 
 That of `reftok-push` was written at commit baaf87f, its older one and the oldest of `default-kl` at
 5c0724c, the second one at 74ac726 and the newest at 9d15ebc, each with the weights that came after,
-the older ones of
-`reftok-default` at 26efaab and 5247cda, that of `default-sharp` at 26efaab, the others at da3a646 (9 frames of 32x48 pixels);
-beside each that is decoded lies what that commit decoded, losslessly.
+the older ones of `reftok-default` at 26efaab and 5247cda, that of `default-sharp` at 26efaab, the
+others at da3a646 (9 frames of 32x48 pixels); beside each that is decoded lies what that commit
+decoded, losslessly.
 """
 
 from pathlib import Path

@@ -109,7 +109,7 @@ def open_corpus(
     """The corpus at `data`, whose examples are those of the recipe; ValueError for others.
 
     Its windows are taken as they are where the recipe of that name says others and nobody asked
-    for them, which is said.
+    for them, which is said; so is a corpus whose latents are refined.
     """
     corpus = Corpus(data)
     corpus.require_own(tokenizer)
@@ -118,6 +118,8 @@ def open_corpus(
     for said in other_windows(corpus, recipe):
         if at.first:
             say(f"note: {said}")
+    if at.first and (steps := corpus.tokenizer.get("used", {}).get("refine")):
+        say(f"note: {data} was built with refine={steps}: frames that are given are not refined")
     return corpus
 
 
