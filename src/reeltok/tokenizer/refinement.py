@@ -20,7 +20,9 @@ from reeltok.tokenizer.spec import Spec
 from reeltok.tokenizer.tiling import ran_out_of_memory
 from reeltok.tokenizer.weights import HashedModule
 
-RATE = 0.07  # of the first step, in root mean squares of a channel; it falls linearly to zero
+# The rate of the first of MANY steps or more, in root mean squares of a channel; it falls linearly
+# to zero. Few steps begin with a lower one, so that the first is not too long where much is flat.
+RATE, MANY = 0.07, 8
 MOMENTUM, SQUARES = 0.7, 0.9  # what running means of gradients and of their squares keep
 SMALLEST = 1e-12
 Network = TypeVar("Network", bound="RefinedModule")
@@ -117,7 +119,7 @@ def refine_latents(
         )
     here = as_float(features.detach())
     cells = tuple(range(1, here.ndim - 1))
-    unit = RATE * here.square().mean(cells, keepdim=True).sqrt()
+    unit = RATE * min(1.0, (steps / MANY) ** 0.5) * here.square().mean(cells, keepdim=True).sqrt()
     best, least = here, here.new_full((len(here),), torch.inf)
     mean, square = torch.zeros_like(here), torch.zeros_like(here)
     for step in range(1, steps + 2):
