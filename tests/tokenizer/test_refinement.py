@@ -10,6 +10,9 @@ from torch import Tensor
 
 import reeltok
 from reeltok.corpus import Corpus, LoadedTokenizer, NamedTokenizer, Shaping
+from reeltok.corpus.plan import plan_of_record
+from reeltok.corpus.sources import find_sources
+from reeltok.corpus.verify import draw_rows, look
 from reeltok.evaluate.candidates.own import open_own
 from reeltok.evaluate.clips import ScoredClip
 from reeltok.models.coordtok.network import CoordTok
@@ -177,7 +180,7 @@ def test_no_codebook_follows_what_is_tried() -> None:
         seen.append(view.quantizer.training) or forward(*args, **options)
     )
     view.encode(clip(1))
-    assert seen == [False] * 4 + [True, True]  # tries; the group for the next one, and the tokens
+    assert seen == [False] * 5 + [True]  # four tries, the group for the next one; the tokens
     assert view.training
 
 
@@ -194,7 +197,7 @@ def test_memory_that_runs_out_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr("reeltok.tokenizer.refinement.refine_latents", full)
-    with pytest.raises(MemoryError, match="give a lower `tile`, smaller frames, or refine=0"):
+    with pytest.raises(MemoryError, match="give a lower `tile`, smaller frames, or `refine=0`"):
         made("fsq").under(refine=2).encode(clip(17))
 
 
@@ -203,7 +206,14 @@ def test_a_corpus_is_verified_as_it_was_made(tmp_path: Path) -> None:
     clips, windows = write_clips(tmp_path / "clips", (5, 5)), Shaping(frames=5, size=(16, 16))
     held = NamedTokenizer(load=str(folder), refine=4)
     build_corpus(clips, tmp_path / "out", windows, held=held)
-    assert Corpus(tmp_path / "out").load().refine == 4
+    corpus = Corpus(tmp_path / "out")
+    assert corpus.load().refine == 4
+    plan = plan_of_record(corpus.manifest, find_sources(str(clips)))
+    shares = [
+        look(corpus, corpus.load().under(refine=steps), draw_rows(corpus, 1, 0), plan)[0].same
+        for steps in (4, 0)
+    ]
+    assert shares[0] == 1.0 > shares[1]
 
 
 def test_planes_are_refined_for_the_frames_that_are_decoded() -> None:
@@ -220,7 +230,7 @@ def test_what_is_no_number_of_steps_is_refused(steps: Any) -> None:
 
 
 def test_what_cannot_be_refined_is_refused() -> None:
-    with pytest.raises(ValueError, match="cannot be refined: leave refine=0"):
+    with pytest.raises(ValueError, match="cannot be refined: leave `refine=0`"):
         Toy(ToyConfig(), "toy").under(refine=2)
     with pytest.raises(ValueError, match="leave out refine=2"):
         made("ahead").under(refine=2).encode(clip(), pad="front")

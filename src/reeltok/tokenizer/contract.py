@@ -350,6 +350,11 @@ class Tokenizer(RefinedModule):
 
     # Between frames, groups and steps.
 
+    @property
+    def encodes_in_strips(self) -> bool:
+        """Whether frames are encoded in strips: a gradient needs whole ones."""
+        return self.spec.strips and not self.refine
+
     def _stream(self, tile: TileLike, strips: bool) -> dict[str, Any]:
         spec = replace(self.spec, strips=strips)
         return {**tiling_of(tile, spec), "independent": spec.independent}
@@ -379,17 +384,6 @@ class Tokenizer(RefinedModule):
         return torch.no_grad()
 
     # The model itself.
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return next(self.parameters()).dtype
-
-    def parameter_count(self) -> int:
-        return sum(p.numel() for p in self.parameters())
 
     def save_pretrained(self, folder: str | Path, *, small: bool = False) -> Path:
         """Write config.json, model.safetensors and README.md; `small`: 8-bit weights, others."""

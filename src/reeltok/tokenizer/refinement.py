@@ -7,7 +7,8 @@ for Neural Image Compression"; Yang et al. 2020, "Improving Inference for Neural
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -16,7 +17,6 @@ from torch import Tensor, nn
 
 from reeltok.arguments import is_count, said
 from reeltok.nn.quantizers.contract import as_float
-from reeltok.tokenizer.spec import Spec
 from reeltok.tokenizer.tiling import ran_out_of_memory
 from reeltok.tokenizer.weights import HashedModule
 
@@ -36,11 +36,6 @@ class RefinedModule(HashedModule):
     refine = 0
     name: str
 
-    @property
-    def spec(self) -> Spec:
-        """What this tokenizer does to a video, in numbers."""
-        raise NotImplementedError
-
     def under(self: Network, **values: Any) -> Network:
         """The same weights used in another way: `refine`, the gradient steps on latents.
 
@@ -54,7 +49,7 @@ class RefinedModule(HashedModule):
         if not (is_count(refine) or (refine == 0 and not isinstance(refine, bool))):
             raise ValueError(f"refine={said(refine)} is not a number of steps: give 0 or more")
         if refine and not self.refines:
-            raise ValueError(f"the latents of {self.name} cannot be refined: leave refine=0")
+            raise ValueError(f"the latents of {self.name} cannot be refined: leave `refine=0`")
         if refine == self.refine:
             return self
         view = copy.copy(self)
@@ -66,10 +61,16 @@ class RefinedModule(HashedModule):
         """What decides its tokens beside weights and configuration."""
         return {"refine": self.refine} if self.refine else {}
 
-    @property
-    def encodes_in_strips(self) -> bool:
-        """Whether frames are encoded in strips: a gradient needs whole ones."""
-        return self.spec.strips and not self.refine
+    @contextmanager
+    def held_codebook(self) -> Iterator[None]:
+        """Inside, no codebook follows what is quantized, in training mode either."""
+        quantizer = getattr(self, "quantizer", None) or nn.Identity()
+        trains = quantizer.training
+        quantizer.train(False)
+        try:
+            yield
+        finally:
+            quantizer.train(trains)
 
     def refined(
         self,
@@ -77,26 +78,22 @@ class RefinedModule(HashedModule):
         target: Tensor,
         decode: Callable[[Tensor], Tensor],
     ) -> Float[Tensor, "b *grid d"]:
-        """What the quantizer reads, refined where the tokenizer does; its codebook is held.
+        """What the quantizer reads, refined where the tokenizer does; as `refine_latents`.
 
-        As `refine_latents`. MemoryError, in a sentence, where memory runs out.
+        MemoryError, in a sentence, where memory runs out.
         """
         if not self.refine:
             return features
-        quantizer = getattr(self, "quantizer", None) or nn.Identity()
-        trains = quantizer.training
-        quantizer.train(False)
         try:
-            return refine_latents(features, target, decode, self.refine)
+            with self.held_codebook():
+                return refine_latents(features, target, decode, self.refine)
         except RuntimeError as error:
             if not ran_out_of_memory(error):
                 raise
             raise MemoryError(
                 f"memory ran out while latents of {self.name} were refined: give a lower `tile`, "
-                "smaller frames, or refine=0"
+                "smaller frames, or `refine=0`"
             ) from error
-        finally:
-            quantizer.train(trains)
 
 
 def refine_latents(
@@ -115,7 +112,7 @@ def refine_latents(
     if torch.is_inference_mode_enabled():
         raise ValueError(
             "latents are refined by gradients, which torch.inference_mode() rules out: use "
-            "torch.no_grad(), or refine=0"
+            "torch.no_grad(), or `refine=0`"
         )
     here = as_float(features.detach())
     cells = tuple(range(1, here.ndim - 1))

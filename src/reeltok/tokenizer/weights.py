@@ -1,4 +1,7 @@
-"""Which weights a network has: their hash, which tokens carry, kept right while they change."""
+"""Which weights a network has: their hash, which tokens carry, kept right while they change.
+
+And where they lie, of what type, and how many.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +24,17 @@ class HashedModule(nn.Module):
         super().__init__()
         # Of which weights, and their hash; one list for all views of the same weights.
         self._hashed: list[tuple[Versions, str]] = []
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    def parameter_count(self) -> int:
+        return sum(p.numel() for p in self.parameters())
 
     def hash(self) -> str:
         """SHA-256 of the weights, whatever type they were cast to; anew once they have changed.

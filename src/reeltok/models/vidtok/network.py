@@ -226,7 +226,8 @@ class VidTok(Tokenizer):
             group, begun, at = x[:, :, at : at + count], True, at + count
             made = lambda tried, own=count: decode(tried, past.copy())[:, :, -own:]
             found.append(self.refined(step, group, made))
-            decode(found[-1], past, last=False)
+            with self.held_codebook():
+                decode(found[-1], past, last=False)
         return torch.cat(found, dim=1)
 
     def decode_part(
