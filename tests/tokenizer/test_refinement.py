@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import reeltok
+from reeltok.cli.main import main
 from reeltok.corpus import Corpus, LoadedTokenizer, NamedTokenizer, Shaping
 from reeltok.corpus.plan import plan_of_record
 from reeltok.corpus.sources import find_sources
@@ -118,11 +119,13 @@ def test_tokens_do_not_depend_on_the_chunk(kind: str, chunk: int) -> None:
     assert ((by_hand - whole).abs() < 1e-3).float().mean() > 0.9
 
 
-def test_the_best_of_all_tries_is_kept() -> None:
-    """Where every step makes it worse, what came in goes out; each clip has its own."""
-    start = torch.tensor([[[1.0]], [[5.0]]])
-    target = torch.tensor([[1.0], [0.0]])
-    found = refine_latents(start, target, lambda x: x[:, 0], 4)
+def test_each_clip_keeps_the_best_of_its_tries() -> None:
+    """What comes in goes out where every step makes it worse, whatever the others of a batch."""
+    start, target = torch.tensor([[[4.0]], [[5.0]]]), torch.zeros(2, 1)
+    way = torch.tensor([[-1.0], [1.0]])  # the gradient of clip 0 points away from its target
+    found = refine_latents(
+        start, target, lambda x: (x.detach() + way[..., None] * (x - x.detach()))[:, 0], 4
+    )
     assert torch.equal(found[0], start[0])
     assert 0 < found[1].item() < 5
 
@@ -299,6 +302,20 @@ def test_results_say_that_latents_were_refined() -> None:
     assert set(candidate.facts(clip)) == {"parameters"}  # one pass is not what was done
     plain = replace(candidate, tokenizer=candidate.tokenizer.under(refine=0))
     assert set(plain.facts(clip)) == {"parameters", "macs"}
+
+
+def test_compare_refuses_before_it_judges(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words, said in (
+        (
+            ["default", "diffusers:/nowhere", "clips/"],
+            "of diffusers:/nowhere cannot be refined: leave out",
+        ),
+        (["a.json", "b.json"], "--refine is for tokenizers that are judged now: leave it out"),
+    ):
+        assert main(["compare", *words, "--refine", "2", "--out", str(tmp_path)]) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_the_bundled_default_gains_half_a_decibel() -> None:
