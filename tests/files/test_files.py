@@ -5,7 +5,9 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -167,6 +169,44 @@ def test_what_was_killed_as_it_began_or_ended_goes(tmp_path: Path, locked: bool)
         (held / files.LOCK).touch()
     files.write_file(tmp_path / "out", "mine")
     assert os.listdir(tmp_path) == ["out"]
+
+
+def test_a_folder_that_another_process_locked_first_is_left_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Taken for dead before its lock, and made anew: the lock of either may be the first there."""
+    folders: list[Path] = []
+    lock = files._lock
+
+    def late(folder: Path) -> IO[str] | None:
+        folders.append(folder)
+        if len(folders) == 1:
+            folder.joinpath("new").write_text("theirs")
+            folder.joinpath(files.LOCK).touch()
+        return lock(folder)
+
+    monkeypatch.setattr(files, "_lock", late)
+    files.write_file(tmp_path / "out", "mine")
+    assert (tmp_path / "out").read_text() == "mine"
+    assert len(set(folders)) == 2
+    assert folders[0].joinpath("new").read_text() == "theirs"
+
+
+def test_a_folder_may_go_while_its_age_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    scan = os.scandir
+
+    def late(path: str | Path) -> Iterator[os.DirEntry[str]]:
+        if gone.exists() and Path(path) == gone:
+            gone.rmdir()
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", late)
+    assert abs(files._idle(gone)) < 60
+    assert not gone.exists()
 
 
 def test_the_lock_goes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

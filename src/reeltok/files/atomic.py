@@ -166,7 +166,7 @@ def _hold(names: list[Path], *, likely: int = LIKELY) -> Iterator[Path]:
         try:
             lock = _lock(name)
         except OSError:  # the disk is so full that it takes a folder, but nothing in it
-            shutil.rmtree(name, ignore_errors=True)
+            _remove_dead(name)
             raise
         if lock is not None:
             break
@@ -180,10 +180,13 @@ def _hold(names: list[Path], *, likely: int = LIKELY) -> Iterator[Path]:
 
 
 def _lock(folder: Path) -> IO[str] | None:
-    """The locked file of a new folder; None where the folder was taken for dead before that."""
+    """The locked file of a new folder; None where the folder was taken for dead before that.
+
+    It may have been made anew by then: one of two processes has the lock, the other gets None.
+    """
     try:
         file = (folder / LOCK).open("x")
-    except FileNotFoundError:
+    except (FileNotFoundError, FileExistsError):
         return None
     with ExitStack() as stack:
         stack.enter_context(file)
@@ -249,8 +252,10 @@ def _remove(path: Path) -> None:
 
 def _idle(path: Path) -> float:
     """Seconds since something was last written at or below `path`; 0 where nothing is there."""
-    times = []
-    for each in (path, *path.rglob("*")):
+    found, times = [path], []
+    for at, folders, names in os.walk(path):
+        found += [Path(at, name) for name in (*folders, *names)]
+    for each in found:
         with suppress(OSError):
             times.append(each.lstat().st_mtime)
     return time.time() - max(times) if times else 0.0
