@@ -109,6 +109,22 @@ def test_lfq_equals_its_oracle() -> None:
     torch.testing.assert_close(made.loss, loss, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        GaussianConfig(),
+        *(VQConfig(codes=8, width=4, ema=ema) for ema in (None, 0.9)),
+        VQConfig(codes=8, width=4, regularization=False),
+        *(LFQConfig(bits=4, entropy=weight) for weight in (0.0, 0.1)),
+        *(FSQConfig(levels=(4, 4), even=even) for even in (0.0, 0.1)),
+        FSQConfig(levels=(4, 4), regularization=False),
+    ],
+)
+def test_a_configuration_names_the_losses(config: Quantizer) -> None:
+    made = config.build().train()(noise(2, 20, config.features))
+    assert sorted(made.terms) == sorted(config.terms)
+
+
 @pytest.mark.parametrize("decay", [0.8, 0.99])
 def test_vq_with_running_means_follows_its_oracle(decay: float) -> None:
     theirs = oracle.VectorQuantize(dim=4, codebook_size=32, decay=decay, commitment_weight=0.25)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import shutil
 import tarfile
 from collections import Counter
@@ -17,7 +18,14 @@ from reeltok.data.find import find_clips
 from reeltok.recipes import find_recipe
 from reeltok.train.clips import DataConfig, Window
 from reeltok.train.data import ClipSource, balance_groups
-from reeltok.train.frames import ClipFrames, check_clips, cut_clips, frame_cap, open_clips
+from reeltok.train.frames import (
+    ClipFrames,
+    check_clips,
+    cut_clips,
+    frame_cap,
+    open_clips,
+    unread_cache,
+)
 from reeltok.train.loader import Loader
 from reeltok.train.loop import split_batch
 from reeltok.train.synthetic import moving_still
@@ -292,6 +300,24 @@ def test_clips_that_the_cache_cuts_are_told(clips: Path, tmp_path: Path) -> None
         )
     whole = plain(cache="none", cache_gb=room)
     assert cut_clips(open_clips(find_clips(clips), whole, cache=tmp_path)[0], whole) is None
+
+
+def test_a_cache_full_of_what_is_not_read_is_told(clips: Path, tmp_path: Path) -> None:
+    room = 14 * 6 * 48 * 56 * 3 / 1e9  # of six clips of 14 frames
+    config = plain(cache="disk", cache_gb=room)
+    opened, _ = open_clips(find_clips(clips), config, cache=tmp_path)
+    assert unread_cache(opened, config, tmp_path) is None
+    for size in (40, 32, 24):
+        open_clips(find_clips(clips), replace(config, cache_size=size), cache=tmp_path)
+    assert unread_cache(opened, config, tmp_path) is None
+    tmp_path.joinpath("old.npy").write_bytes(bytes(3 * 14 * 6 * 48 * 56 * 3))
+    said = unread_cache(opened, config, tmp_path)
+    assert said is not None
+    assert re.fullmatch(
+        rf"{tmp_path} holds 0\.003 GB of decoded clips that this run does not read: it can be "
+        "emptied at any time",
+        said,
+    )
 
 
 # Files.

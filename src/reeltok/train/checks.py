@@ -12,13 +12,11 @@ from reeltok.data.clip import Clip
 from reeltok.files.parsing import read_object
 from reeltok.files.text import hint
 from reeltok.metrics.lpips import PLANS
-from reeltok.models.reftok.injection import RefTokConfig
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.train.clips import DataConfig
 from reeltok.train.packing_recipes import PACKINGS
 from reeltok.train.recipe import Planned, Recipe, as_json
 from reeltok.train.recipes import RECIPES
-from reeltok.train.reconstruct import LossConfig
 
 
 def require_new(out: Path, resume: bool) -> None:
@@ -147,26 +145,6 @@ def never_reached(recipe: Planned, network: Any = None) -> list[str]:
             found.append(f"data.windows.{number} (since={window.since}) is never drawn")
     late = chain(late_losses(recipe), late_quantizer(network))
     return found + [f"{path}={count}: {effect}" for path, count, effect in late if count >= steps]
-
-
-def without_effect(recipe: Planned, network: Any = None) -> list[str]:
-    """The settings of a recipe that change nothing in its run, each with the reason."""
-    found = [
-        f"loop.{name}.weight_decay={config.weight_decay:g} (kind=adam has none, adamw has)"
-        for name in ("optimizer", "discriminator")
-        if (config := getattr(recipe.loop, name)).kind == "adam" and config.weight_decay
-    ]
-    if not isinstance(recipe, Recipe):
-        return found
-    losses = recipe.losses
-    if recipe.start == "trained" and recipe.warm is not None:
-        found.append(f"warm={recipe.warm} (start=trained takes the weights of {recipe.model})")
-    if recipe.patches is not None and losses != LossConfig():
-        found.append("losses (patches has a loss of its own, patches=null takes these)")
-    elif not isinstance(network, RefTokConfig):
-        given = {"last_frame": losses.last_frame != 1, "motion": losses.motion is not None}
-        found += [f"losses.{name} (of a RefTok alone)" for name, is_set in given.items() if is_set]
-    return found
 
 
 def late_losses(recipe: Planned) -> Iterator[tuple[str, int, str]]:

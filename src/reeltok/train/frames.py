@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -164,6 +165,21 @@ def cut_clips(opened: Mapping[Clip, ClipFrames], config: DataConfig) -> str | No
         f"{len(cut)} of {len(opened)} clips are cut to {longest:,} frames "
         f"({lost / (kept + lost):.1%} of all frames are left out): raise "
         f"data.cache_gb={config.cache_gb:g}, or set data.cache=none"
+    )
+
+
+def unread_cache(opened: Mapping[Clip, ClipFrames], config: DataConfig, cache: Path) -> str | None:
+    """One sentence where clips that this run does not read fill thrice the `cache_gb` it may."""
+    read = {entry.held.file for entry in opened.values() if isinstance(entry.held, CachedFrames)}
+    size = 0
+    for file in cache.glob("*.npy"):
+        with suppress(OSError):  # another process may have removed it
+            size += 0 if file in read else file.stat().st_size
+    if size < 3 * config.cache_gb * 1e9:
+        return None
+    return (
+        f"{cache} holds {size / 1e9:,.2g} GB of decoded clips that this run does not read: it can "
+        "be emptied at any time"
     )
 
 

@@ -22,10 +22,9 @@ from reeltok.train.checks import (
     require_strategy,
     require_windows,
     unmatched_weights,
-    without_effect,
 )
 from reeltok.train.data import ClipSource
-from reeltok.train.frames import cut_clips, open_clips
+from reeltok.train.frames import cut_clips, open_clips, unread_cache
 from reeltok.train.loader import Loader
 from reeltok.train.logbook import say
 from reeltok.train.loop import last_checkpoint, run_task
@@ -34,6 +33,7 @@ from reeltok.train.recipe import Planned, Recipe, as_json, require_tokenizer
 from reeltok.train.reconstruct import LoadLPIPS, Reconstruct, Score
 from reeltok.train.reftok import ClosedLoop
 from reeltok.train.run import Run, Task
+from reeltok.train.unused import without_effect
 
 TASKS: dict[str, Callable[..., Task]] = {"reftok": ClosedLoop}
 """The tasks of families that train on more than plain reconstruction."""
@@ -153,6 +153,8 @@ def open_clip_source(recipe: Planned, data: str | Path, out: Path, at: Rank) -> 
             say(f"left out: {bad.name}: {bad.reason}")
         if cut := cut_clips(opened, recipe.data):
             say(f"note: {cut}")
+        if unread := unread_cache(opened, recipe.data, cache):
+            say(f"note: {unread}")
         say(f"{source.summary()}, {len(broken)} broken")
         if odd:
             say(f"note: {odd}")

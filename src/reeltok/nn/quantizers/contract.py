@@ -55,6 +55,13 @@ class Regularized:
     temperature: float = Field(default=0.01, gt=0)
     commitment: float = 0.25
 
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """The losses in training, by name."""
+        if not self.regularization:
+            return ()
+        return ("commitment", "entropy") if self.entropy else ("commitment",)
+
     def entropy_weight(self, step: int | None) -> float:
         """The weight at an optimizer step; None means long after the annealing."""
         if step is None or step >= self.entropy_steps:

@@ -33,6 +33,10 @@ class GaussianConfig:
     def vocabulary(self) -> None:
         return None
 
+    @property
+    def terms(self) -> tuple[str, ...]:
+        return ("kl",)
+
     def build(self) -> "Gaussian":
         return Gaussian(self)
 

@@ -56,6 +56,10 @@ class FSQConfig(Regularized):
     def vocabulary(self) -> int:
         return math.prod(self.levels)
 
+    @property
+    def terms(self) -> tuple[str, ...]:
+        return ("even", *super().terms) if self.even else super().terms
+
     def build(self) -> "FSQ":
         return FSQ(self)
 

@@ -52,6 +52,10 @@ class VQConfig(Regularized):
     def vocabulary(self) -> int:
         return self.codes
 
+    @property
+    def terms(self) -> tuple[str, ...]:
+        return super().terms if self.ema is not None else ("codebook", *super().terms)
+
     def build(self) -> "VQ":
         return VQ(self)
 
