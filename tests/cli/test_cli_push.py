@@ -65,6 +65,19 @@ def test_a_tokenizer(
     assert "lpips-alex" in record["missing"]
 
 
+def test_a_refined_tokenizer(run: Run, priors: dict[str, Path], held: Path, tmp_path: Path) -> None:
+    scores = []
+    for refine in (0, 3):
+        out = tmp_path / f"{refine}.json"
+        words = (priors["plain"].parent / "tokenizer", held, "--frames", 9, "--refine", refine)
+        found = run("push", *words, "--out", out)
+        assert found.code == 0, found.err
+        record = json.loads(out.read_text())
+        assert record.get("refine", 0) == refine
+        scores.append(record["scores"]["tokenizer"]["psnr"]["1-7"]["mean"])
+    assert scores[1] > scores[0]
+
+
 @pytest.mark.weights
 def test_frames_too_small_for_lpips(tmp_path: Path) -> None:
     clip = find_clips(write_episodes(tmp_path / "held", 1, 2, side=30))[0]
@@ -154,6 +167,9 @@ def test_what_is_refused(run: Run, priors: dict[str, Path], held: Path, tmp_path
     found = run("push", tokenizer, bare, "--frames", 4)
     assert "there are no true positions of push-0-00001.mkv" in found.err.splitlines()[-1]
     pixels = make_pixels(tmp_path / "pixels")
+    found = run("push", pixels, held, "--refine", 2, "--frames", 5)
+    assert found.code == 2
+    assert "--refine 2 is for tokenizers, and none is judged" in found.err.splitlines()[-1]
     for model in (tokenizer, pixels):
         found = run("push", model, held, "--tokenizer", "absent", "--frames", 5)
         said = f"--tokenizer absent is for priors, and {model} is none: leave it out"

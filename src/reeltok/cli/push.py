@@ -58,6 +58,7 @@ def push(
     guidance: given.PriorGuidanceOption = None,
     token_temperature: given.PriorTemperatureOption = None,
     seed: given.SeedOption = 0,
+    refine: given.RefineOption = 0,
     out: given.ResultOption = None,
     device: given.DeviceOption = "auto",
     force: given.ForceOption = False,
@@ -70,17 +71,19 @@ def push(
     what is measured.
     """
     check_result(out, force=force, inputs=[model, data])
-    from reeltok.cli.push_models import model_name, open_beside, open_judged
+    from reeltok.cli.push_models import is_tokenizer, model_name, open_beside, open_judged
     from reeltok.data.find import find_clips
     from reeltok.devices import pick_device
     from reeltok.evaluate.push.candidates import Tiled, repeat_first, repeat_mean
     from reeltok.evaluate.push.judge import judge_episodes
 
+    if refine and not any(is_tokenizer(each) for each in (model, *(beside or []))):
+        raise ValueError(f"--refine {refine} is for tokenizers, and none is judged: leave it out")
     place = pick_device(device)
     clips = find_clips(data)[:episodes]
     how = {"steps": steps, "guidance": guidance, "token_temperature": token_temperature}
-    ours = open_judged(model, tokenizer=tokenizer, device=place, how=how, seed=seed)
-    others = open_beside(beside or [], ours, device=place, how=how, seed=seed)
+    ours = open_judged(model, tokenizer=tokenizer, device=place, how=how, seed=seed, refine=refine)
+    others = open_beside(beside or [], ours, device=place, how=how, seed=seed, refine=refine)
     still = {"first frame": repeat_first, "mean frame": repeat_mean}
     candidates: dict[str, Make] = {**ours.makes, **others.makes}
     spent: dict[str, dict[int, int]] = {}
@@ -104,6 +107,7 @@ def push(
     if beside:
         record["beside"] = {model_name(each): each for each in beside}
         record["sampling_beside"] = others.sampling
+    record |= {"refine": refine} if refine else {}
     record |= {**asdict(found), "missing": missing}
     if out is not None:
         save_record(record, out)

@@ -32,10 +32,11 @@ def open_judged(
     device: Any,
     how: Mapping[str, Any] | None = None,
     seed: int = 0,
+    refine: int = 0,
 ) -> Judged:
     """A model ready to be judged; `how` a prior is decoded, where not as its folder says.
 
-    ValueError for a `tokenizer` where no prior is judged.
+    `refine` is that of a tokenizer. ValueError for a `tokenizer` where no prior is judged.
     """
     from reeltok import zoo
     from reeltok.evaluate.push.candidates import Coded
@@ -49,8 +50,8 @@ def open_judged(
         from reeltok.generate.pixels.predictor import PixelPredictor
 
         return Judged(makes=followers("pixels", PixelPredictor(model, device=device), seed))
-    if family != "masked":
-        coded = Coded(tokenizer=zoo.load(model, device=device))
+    if is_tokenizer(model):
+        coded = Coded(tokenizer=zoo.load(model, device=device, refine=refine))
         return Judged(makes={"tokenizer": coded}, coded=coded)
     from reeltok.generate.masked import following
     from reeltok.generate.predictor import PriorPredictor
@@ -64,7 +65,13 @@ def open_judged(
 
 
 def open_beside(
-    models: Sequence[str], ours: Judged, *, device: Any, how: Mapping[str, Any], seed: int
+    models: Sequence[str],
+    ours: Judged,
+    *,
+    device: Any,
+    how: Mapping[str, Any],
+    seed: int,
+    refine: int = 0,
 ) -> Judged:
     """Other models beside `ours`, each by its own name before that of its candidates.
 
@@ -72,7 +79,8 @@ def open_beside(
     """
     makes, sampling = dict[str, "Make"](), dict[str, Any]()
     for model in models:
-        name, found = model_name(model), open_judged(model, device=device, how=how, seed=seed)
+        name = model_name(model)
+        found = open_judged(model, device=device, how=how, seed=seed, refine=refine)
         first = next(iter(found.makes))
         for each, make in found.makes.items():
             told = name + each.removeprefix(first) if each.startswith(first) else f"{name}, {each}"
@@ -88,6 +96,11 @@ def open_beside(
     if asked and not (ours.sampling or sampling):
         raise ValueError(f"{asked[0]} is for priors, and none is judged: leave it out")
     return Judged(makes=makes, sampling=sampling)
+
+
+def is_tokenizer(model: str) -> bool:
+    """Whether a model is neither a prior nor a predictor of pixels."""
+    return generator_family(model) not in ("masked", "pixels")
 
 
 def generator_family(model: str) -> str | None:
