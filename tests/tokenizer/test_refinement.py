@@ -23,7 +23,7 @@ from reeltok.models.reftok.network import RefTok
 from reeltok.models.vidtok.network import VidTok
 from reeltok.nn.quantizers import LFQConfig, VQConfig
 from reeltok.tokenizer.contract import Tokenizer
-from reeltok.tokenizer.refinement import refine_latents
+from reeltok.tokenizer.refinement import RefinedModule, refine_latents
 from reeltok.transcode.encode import encode_file, is_encoded
 from reeltok.transcode.options import Coding
 from reeltok.transcode.reconstruct import reconstruct_file
@@ -117,6 +117,28 @@ def test_tokens_do_not_depend_on_the_chunk(kind: str, chunk: int) -> None:
     by_hand = torch.cat([values(model.encode_chunk(part, state)) for part in cut], dim=-3)
     assert by_hand.shape == whole.shape
     assert ((by_hand - whole).abs() < 1e-3).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("kind", ["fsq", "kl", "ahead", "zeros", "noncausal", "reftok", "coordtok"])
+def test_what_is_judged_is_what_decoding_gives(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each group after what precedes it, against its own frames; all of the last are known."""
+    shown: list[tuple[Tensor, Tensor]] = []
+
+    def unrefined(self: Any, features: Tensor, target: Tensor, decode: Any) -> Tensor:
+        shown.append((decode(features), target))
+        return features
+
+    monkeypatch.setattr(RefinedModule, "refined", unrefined)
+    model, x = made(kind), clip(8 if kind in ("noncausal", "coordtok") else 13)
+    with torch.no_grad():
+        whole = model.decode(model.under(refine=1).encode(x))
+    time = 1 if kind == "reftok" else 2
+    groups, targets = (torch.cat(parts, dim=time) for parts in zip(*shown, strict=True))
+    if kind == "reftok":
+        groups, targets = (part.movedim(-1, 1) for part in (groups, targets))
+    assert torch.equal(targets, x)
+    known = shown[-1][0].shape[time] if kind == "ahead" else x.shape[2]
+    torch.testing.assert_close(groups[:, :, -known:], whole[:, :, -known:], rtol=1e-4, atol=1e-5)
 
 
 def test_each_clip_keeps_the_best_of_its_tries() -> None:
