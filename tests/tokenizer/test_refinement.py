@@ -241,6 +241,29 @@ def test_a_corpus_is_verified_as_it_was_made(tmp_path: Path) -> None:
     assert shares[0] == 1.0 > shares[1]
 
 
+def test_means_and_latents_of_a_corpus_are_refined_once_and_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clips, windows = write_clips(tmp_path / "clips", (5, 5)), Shaping(frames=5, size=(16, 16))
+    held = LoadedTokenizer(tokenizer=made("kl").under(refine=2), load="x")
+    calls: list[int] = []
+
+    def counted(*args: Any) -> Tensor:
+        calls.append(len(args[0]))
+        return refine_latents(*args)
+
+    monkeypatch.setattr("reeltok.tokenizer.refinement.refine_latents", counted)
+    kept = []
+    for keep in ("latents", "moments"):
+        calls.clear()
+        build_corpus(clips, tmp_path / keep, windows, held=held, coding={"keep": keep})
+        assert sum(calls) == 2 * 2  # clips of two groups
+        kept.append(list(Corpus(tmp_path / keep)))
+    for latents, mean in zip(*kept, strict=True):
+        assert latents.settings["refine"] == mean.settings["refine"] == 2
+        torch.testing.assert_close(mean.latents, latents.latents)
+
+
 def test_planes_are_refined_for_the_frames_that_are_decoded() -> None:
     plain = made("coordtok")
     for frames in (1, 2, 8):
