@@ -2,16 +2,19 @@
 
 import errno
 import os
+import stat
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO
 
 import pytest
 
 from reeltok.files import atomic as files
+from reeltok.files import rename
 from reeltok.files.hashes import hash_files, hash_parts, hash_text
 
 HOLD = """
@@ -322,3 +325,127 @@ def test_closed_pipes_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
         files.standard_input()
     with pytest.raises(OSError, match="standard output is closed"):
         files.standard_output()
+
+
+# ---------------------------------------------------------------- several at once, interrupted
+
+
+def filled(folder: Path, text: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    folder.joinpath("it").write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_an_old_folder_stands_until_the_new_one_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchanges: bool
+) -> None:
+    """Whatever stops it: an interrupt or a full disk."""
+    target = filled(tmp_path / "out", "old")
+    if not exchanges:
+        monkeypatch.setattr(rename, "_exchange", lambda one, other: False)
+    for stop in (KeyboardInterrupt(), OSError(errno.ENOSPC, "full")):
+        stopped = Stopping(stop)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", stopped.replace)
+            patch.setattr(rename, "_exchange", stopped.exchange if exchanges else rename._exchange)
+            with pytest.raises((KeyboardInterrupt, OSError)):
+                renew(target)
+        assert target.joinpath("it").read_text() == "old"
+        assert os.listdir(tmp_path) == ["out"]
+    renew(target)
+    assert target.joinpath("it").read_text() == "new"
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def renew(target: Path) -> None:
+    with files.replacing(target, folder=True) as part:
+        filled(part, "new")
+
+
+class Stopping:
+    """What ends the rename of what is new, and nothing else."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error, self.real = error, os.replace
+
+    def replace(self, one: Path, other: Path) -> None:
+        if Path(one).name == "new":
+            raise self.error
+        self.real(one, other)
+
+    def exchange(self, one: Path, other: Path) -> bool:
+        raise self.error
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+@pytest.mark.parametrize("there", [True, False])
+def test_two_processes_replace_one_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchanges: bool, there: bool
+) -> None:
+    """The other one is done between what this one sees and what it does."""
+    if not exchanges:
+        monkeypatch.setattr(rename, "_exchange", lambda one, other: False)
+    target = filled(tmp_path / "out", "old") if there else tmp_path / "out"
+    real = rename._rename
+    with files.Unfinished(target, folder=True) as mine:
+        filled(mine.path, "mine")
+
+        def late(new: Path, place: Path) -> None:
+            monkeypatch.setattr(rename, "_rename", real)
+            looked = place.is_dir()
+            with files.replacing(target, folder=True) as part:
+                filled(part, "theirs")
+            if not looked:
+                os.replace(new, place)  # as if there were none
+            real(new, place)
+
+        monkeypatch.setattr(rename, "_rename", late)
+        mine.finish()
+    assert target.joinpath("it").read_text() == "mine"
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_a_folder_above_that_another_writer_removes_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing, hold = files.Unfinished(tmp_path / "out" / "a"), files._hold
+
+    def late(names: list[Path], **options: int) -> AbstractContextManager[Path]:
+        monkeypatch.setattr(files, "_hold", hold)
+        failing.__exit__()  # the other one has come to nothing
+        return hold(names, **options)
+
+    monkeypatch.setattr(files, "_hold", late)
+    files.write_file(tmp_path / "out" / "b", "b")
+    assert os.listdir(tmp_path / "out") == ["b"]
+
+
+def test_the_mask_of_the_process_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is that of all threads: to read it is to change it."""
+    before = os.umask(0o027)
+    try:
+        with monkeypatch.context() as patch:
+            patch.delattr(os, "umask")
+            with files.replacing(tmp_path / "private") as part:
+                part.touch(0o600)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(tmp_path.joinpath("private").stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_one_of_two_writes_what_is_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    def refuse(*paths: Path) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    assert files.write_new(tmp_path / "x", "one")
+    assert not files.write_new(tmp_path / "x", "two")
+    assert tmp_path.joinpath("x").read_text() == "one"
+    assert os.listdir(tmp_path) == ["x"]

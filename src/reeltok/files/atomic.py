@@ -21,6 +21,7 @@ from typing import IO, BinaryIO
 from uuid import getnode
 
 from reeltok.files.hashes import hash_text
+from reeltok.files.rename import give_name
 
 PART = re.compile(r"\.[0-9a-f]{12}\.part")  # the name of what is on its way
 SCRATCH = re.compile(r"reeltok-[0-9a-f]{12}")  # the name of a temporary folder
@@ -58,6 +59,21 @@ def write_file(target: str | Path, data: str | bytes) -> Path:
     return Path(target)
 
 
+def write_new(target: str | Path, data: str | bytes) -> bool:
+    """The same where there is no such file yet; False where another process was first."""
+    with Unfinished(target) as part, naming(part.target, inside=part.path.parent):
+        part.path.write_bytes(data.encode() if isinstance(data, str) else data)
+        try:
+            os.link(part.path, part.target)
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without hard links
+            if part.target.exists():
+                return False
+            part.finish()
+    return True
+
+
 class Unfinished:
     """Something on its way to `target`: made at `path`, given its name by `finish`.
 
@@ -75,8 +91,7 @@ class Unfinished:
         self._stack = ExitStack()
         with ExitStack() as stack:
             try:
-                _make_parents(self.target, stack)
-                held = stack.enter_context(_hold(_names(self.target)))
+                held = _hold_beside(self.target, stack)
                 self.path = held / f"new{self.target.suffix}"
                 if folder:
                     self.path.mkdir()
@@ -87,12 +102,11 @@ class Unfinished:
     def finish(self) -> None:
         """Give it its name; OSError where that cannot be done."""
         try:
-            if self.target.is_dir():
-                os.replace(self.target, self.path.parent / "old")
+            usual = stat.S_IMODE((self.path.parent / LOCK).stat().st_mode)  # as the umask says
             for file in (self.path, *self.path.glob("*")):
                 if stat.S_IMODE(file.stat().st_mode) == 0o600:  # as safetensors makes them
-                    file.chmod(0o666 & ~_umask())
-            os.replace(self.path, self.target)
+                    file.chmod(usual)
+            give_name(self.path, self.target)
         except OSError as error:
             raise cannot_write(self.target, error) from error
 
@@ -116,11 +130,17 @@ def _remove_empty(folder: Path) -> None:
         folder.rmdir()
 
 
-def _umask() -> int:
-    """What new files are kept from; reading it means setting it."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
+def _hold_beside(target: Path, stack: ExitStack) -> Path:
+    """A new folder beside `target`, locked until the end of the stack.
+
+    Another process may have made the folders above, come to nothing and removed them meanwhile.
+    """
+    for _ in range(LIKELY):
+        with suppress(FileNotFoundError):
+            _make_parents(target, stack)
+            return stack.enter_context(_hold(_names(target)))
+    _make_parents(target, stack)
+    return stack.enter_context(_hold(_names(target)))
 
 
 # ---------------------------------------------------------------- temporary folders, leftovers
