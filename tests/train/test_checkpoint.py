@@ -5,16 +5,21 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from torch import nn
+from torch.distributed.checkpoint import FileSystemWriter
 
 from reeltok.train.checkpoint import (
     Saver,
     allocate_states,
     find_checkpoints,
+    held_alone,
     load_tensors,
     named_tensors,
     require_space,
@@ -48,6 +53,70 @@ def test_background_save_keeps_what_it_was_given(tmp_path: Path) -> None:
     saver.finish()
     load_tensors(find_checkpoints(tmp_path)[0], given)
     assert given["model.weight"].eq(1).all()
+
+
+def once(real: Callable[..., Any], when: Callable[[Any], bool]) -> Callable[..., Any]:
+    """A function whose first call with such a first argument is interrupted."""
+    calls: list[Any] = []
+
+    def call(*args: Any, **options: Any) -> Any:
+        if when(args[0]):
+            calls.append(args)
+            if len(calls) == 1:
+                raise KeyboardInterrupt
+        return real(*args, **options)
+
+    return call
+
+
+INTERRUPTED = {
+    "before": (dcp, "save"),
+    "copied": (dcp, "async_save"),
+    "written": (FileSystemWriter, "write_data"),
+    "ended": (FileSystemWriter, "finish"),
+    "named": (Path, "rename"),  # which torch calls too, for a file of its own
+}
+
+
+@pytest.mark.parametrize("where", INTERRUPTED)
+def test_an_interrupted_save_leaves_whole_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    saver = Saver(tmp_path, keep=1, background=where == "copied")
+    saver.save(1, tensors(1), {})
+    saver.finish()
+    place, name = INTERRUPTED[where]
+    is_meant = lambda first: where != "named" or first.name == "step-00000002.part"
+    with monkeypatch.context() as patch:
+        patch.setattr(place, name, once(getattr(place, name), is_meant))
+        with pytest.raises(KeyboardInterrupt):
+            saver.save(2, tensors(2), {})
+    saver.finish()  # as a run does, however it ends
+    (left,) = find_checkpoints(tmp_path)
+    assert left.step == (2 if where == "named" else 1)  # what is complete gets its name after all
+    verify_checkpoint(left)
+    assert os.listdir(tmp_path / "checkpoints") == [left.folder.name]
+    saver.save(3, tensors(3), {})
+    saver.finish()
+    assert [found.step for found in find_checkpoints(tmp_path)] == [3]
+
+
+def test_one_process_at_a_time_trains_in_a_folder(tmp_path: Path) -> None:
+    with held_alone(tmp_path, 0):
+        with (
+            pytest.raises(BlockingIOError, match=r"another process trains in .*: wait for it, or"),
+            held_alone(tmp_path, 0),
+        ):
+            pass
+        with held_alone(tmp_path, 0, first=False):  # the others of the same run
+            Saver(tmp_path).save(5, tensors(), {})
+    with (
+        pytest.raises(FileExistsError, match=r"trained in .* up to step 5 meanwhile: resume it"),
+        held_alone(tmp_path, 0),
+    ):
+        pass
+    with held_alone(tmp_path, 5):
+        pass
 
 
 def test_damage_is_refused_with_the_last_good_one(tmp_path: Path) -> None:

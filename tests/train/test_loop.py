@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from small_run import small_recipe
 from torch import nn
 
 from reeltok.train.build import build_model
+from reeltok.train.checkpoint import held_alone
 from reeltok.train.launch import train
 from reeltok.train.logbook import read_lines
 from reeltok.train.loop import last_checkpoint, run_task, train_step
@@ -255,6 +257,27 @@ def test_sigterm_saves_and_exits_143(tmp_path: Path) -> None:
     assert [(line["step"], line.get("resumed", False)) for line in begun] == [(0, False), (6, True)]
     assert counts.items() <= begun[0].items()
     assert len(losses_of(tmp_path)) == 8
+
+
+def test_a_folder_in_which_another_process_trains_is_left_alone(
+    clips: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    train(change(small_recipe(), {"loop.schedule.steps": "2"}), data=clips, out=out, device="cpu")
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    longer = change(small_recipe(), {"loop.schedule.steps": "4"})
+    with held_alone(out, 2), pytest.raises(BlockingIOError, match="another process trains in"):
+        train(longer, data=clips, out=out, resume=True, device="cpu")
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+    train(longer, data=clips, out=out, resume=True, device="cpu")
+    assert list(losses_of(out)) == [1, 2, 3, 4]
+
+
+def test_a_thread_can_train(tmp_path: Path) -> None:
+    """Signals are for the main thread alone."""
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(run_task, Line(), feed, settings(), out=tmp_path).result()
+    assert run.step == 8
 
 
 def test_accumulated_parts_give_the_whole_batch(clips: Path, tmp_path: Path) -> None:

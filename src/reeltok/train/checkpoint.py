@@ -6,12 +6,14 @@ A checkpoint is written under a temporary name and renamed when complete, so a n
 for a whole one. Any number of processes can read what any other number wrote.
 """
 
+import fcntl
 import json
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -31,6 +33,7 @@ from reeltok.parallel import rank_and_world
 from reeltok.train.stored import METADATA, Reader, read_metadata
 
 PART = ".part"
+HELD = ".lock"  # in the folder of a run, locked while it is trained
 NAME = re.compile(r"step-\d{1,15}")
 ADDED = {
     "ema.": "loop.ema",
@@ -220,6 +223,39 @@ class CheckpointWriting:
         return self.folder.with_suffix(PART)
 
 
+def newest_step(run: Path) -> int:
+    """The step of the newest checkpoint of a run; 0 where there is none."""
+    found = find_checkpoints(run)
+    return found[-1].step if found else 0
+
+
+@contextmanager
+def held_alone(run: Path, step: int, *, first: bool = True) -> Iterator[None]:
+    """Inside, no other process trains in the folder `run`; of several together the `first` looks.
+
+    Two would remove each other's checkpoints. BlockingIOError where another trains there, and
+    FileExistsError where one has come further than `step`, the newest there when this one looked.
+    """
+    if not first:
+        yield
+        return
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / HELD).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            said = f"another process trains in {run}: wait for it, or choose another folder"
+            raise BlockingIOError(said) from error
+        except OSError:
+            pass  # a file system without locks
+        if (now := newest_step(run)) > step:
+            raise FileExistsError(
+                f"another process has trained in {run} up to step {now} meanwhile: resume it, or "
+                "choose another folder"
+            )
+        yield
+
+
 class Saver:
     """Writes checkpoints of a run, at once or in the background, and removes old ones.
 
@@ -242,15 +278,19 @@ class Saver:
         """Write a checkpoint after `step` steps."""
         self.finish()
         folder = self.run / "checkpoints" / f"step-{step:08d}"
-        self.writing = CheckpointWriting(folder, step, numbers, lambda: None)
+        now = CheckpointWriting(folder, step, numbers, lambda: None)
         try:
             if self.first:
-                shutil.rmtree(self.writing.part, ignore_errors=True)
-                self.writing.part.mkdir(parents=True)
-            wait = self._start(dict(tensors), self.writing.part)
+                shutil.rmtree(now.part, ignore_errors=True)
+                now.part.mkdir(parents=True)
+            wait = self._start(dict(tensors), now.part)
         except (OSError, CheckpointException) as error:
-            self._give_up(self.writing, error)
-        self.writing = replace(self.writing, wait=wait)
+            self._give_up(now, error)
+        except BaseException:  # Ctrl-C, or no memory: what is there is not whole
+            if self.first:
+                shutil.rmtree(now.part, ignore_errors=True)
+            raise
+        self.writing = replace(now, wait=wait)  # from here on `finish` may give it its name
         if not self.background:
             self.finish()
 
@@ -278,19 +318,24 @@ class Saver:
             if self.first:
                 numbers = json.dumps({"step": now.step, **now.numbers}) + "\n"
                 (now.part / "run.json").write_text(numbers)
+                (now.part / "sums.json").unlink(missing_ok=True)  # where this was interrupted
                 sums = {file.name: hash_files(file) for file in sorted(now.part.iterdir())}
                 (now.part / "sums.json").write_text(json.dumps(sums, indent=1) + "\n")
                 shutil.rmtree(now.folder, ignore_errors=True)
                 now.part.rename(now.folder)
+            self.writing = None
+            if self.first:
                 for old in find_checkpoints(self.run)[: -self.keep]:
                     shutil.rmtree(old.folder, ignore_errors=True)
         except (OSError, CheckpointException) as error:
             self._give_up(now, error)
-        self.writing = None
 
     def _give_up(self, now: CheckpointWriting, error: BaseException) -> NoReturn:
         shutil.rmtree(now.part, ignore_errors=True)
         self.writing = None
+        for inner in getattr(error, "failures", {}).values():  # torch wraps Ctrl-C, too
+            if isinstance(inner[0], KeyboardInterrupt):
+                raise inner[0]
         earlier = find_checkpoints(self.run)
         left = f"the last good one is {earlier[-1].folder}" if earlier else "there is none yet"
         raise OSError(f"cannot write checkpoint {now.folder} ({cause(error)}); {left}") from error

@@ -7,6 +7,7 @@ from (seed, step, rank). So a run that was killed and resumed repeats its steps 
 import math
 import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -125,27 +126,30 @@ def run_task(
 
     `ready` is called before the first step, once nothing can be refused any more. The log begins,
     also where a run goes on, with `counts`: of what the data holds.
-    SIGTERM saves a checkpoint and exits with `config.exit_on_term`. Raises ValueError where
-    gradients stay not finite for `bad_steps` steps, OSError where a checkpoint cannot be written.
+    SIGTERM saves a checkpoint and exits with `config.exit_on_term`; in a thread it does what it did
+    before. Raises ValueError where gradients stay not finite for `bad_steps` steps, OSError where a
+    checkpoint cannot be written, or another process trains in `out`.
     """
     out = Path(out)
     torch.set_flush_denormal(True)  # softmax over a codebook makes them: 170 times slower on a CPU
     torch.backends.cudnn.benchmark = True  # batches have few shapes
     run = Run(task, config, at)
+    newest = checkpoints.newest_step(out)
     last = last_checkpoint(out) if resume else None
     if last is not None:
         run.load(last)
     elif resume:
         warnings.warn(f"{out} has no checkpoint yet: it begins anew", stacklevel=2)
     checkpoints.require_space(out, run.tensors())
-    ready()
-    saver = checkpoints.Saver(out, keep=config.keep, background=config.save_async)
-    with Log(out, run, since=run.step) as log, asked_to_stop() as stop:
-        log.event(run.step, **{"resumed": True} if run.step else {}, **counts or {})
-        try:
-            take_steps(run, feed, saver, log, stop)
-        finally:
-            saver.finish()  # also of a run that fails
+    with checkpoints.held_alone(out, newest, first=run.at.first):
+        ready()
+        saver = checkpoints.Saver(out, keep=config.keep, background=config.save_async)
+        with Log(out, run, since=run.step) as log, asked_to_stop() as stop:
+            log.event(run.step, **{"resumed": True} if run.step else {}, **counts or {})
+            try:
+                take_steps(run, feed, saver, log, stop)
+            finally:
+                saver.finish()  # also of a run that fails
     if run.step < config.schedule.steps:
         raise SystemExit(config.exit_on_term)
     return run
@@ -247,8 +251,11 @@ def validate(run: Run, log: Log, out: Path) -> None:
 
 @contextmanager
 def asked_to_stop() -> Iterator["StopFlag"]:
-    """A flag that SIGTERM sets while this lasts."""
+    """A flag that SIGTERM sets while this lasts; in the main thread, which alone is told of it."""
     stop = StopFlag()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
     before = signal.signal(signal.SIGTERM, stop.set)
     try:
         yield stop
