@@ -1,5 +1,6 @@
 """Whoever makes the shards, they have the same bytes: processes, decoders, ranks; after kills."""
 
+import multiprocessing
 import os
 import random
 import shutil
@@ -8,13 +9,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from corpus_clips import build, write_clips
 
 from reeltok.cli.corpus import build_report
-from reeltok.corpus import Engine, Shaping
+from reeltok.corpus import Engine, Shaping, engines
 from reeltok.corpus.engines import rank_here, share_of
 from reeltok.corpus.finish import finish_corpus
 from reeltok.corpus.place import Place
@@ -114,8 +116,6 @@ def test_processes_change_no_byte(clips: Path, tmp_path: Path, engine: Engine) -
 def test_a_worker_that_is_killed_ends_the_run_and_loses_nothing(
     clips: Path, tmp_path: Path
 ) -> None:
-    import multiprocessing
-
     def kill(count: int) -> None:
         child = multiprocessing.active_children()[0]
         os.kill(child.pid or 0, signal.SIGKILL)
@@ -125,6 +125,74 @@ def test_a_worker_that_is_killed_ends_the_run_and_loses_nothing(
     build(clips, tmp_path / "out", SHAPING, clips_each=1)
     build(clips, tmp_path / "whole", SHAPING, clips_each=1)
     assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
+
+
+INTERRUPTED = """
+import sys, time
+from reeltok.corpus.ahead import Decoders
+
+def take_one(tasks, found):
+    tasks.get()
+    time.sleep(600)
+
+if __name__ == "__main__":
+    with Decoders(1) as decoders:
+        tasks = decoders.spawn.Queue()
+        for number in range(2000):
+            tasks.put("x" * 400)
+        decoders.tasks.append(tasks)
+        worker = decoders.spawn.Process(target=take_one, args=(tasks, None), daemon=True)
+        worker.start()
+        decoders.workers.append(worker)
+        raise KeyboardInterrupt
+"""
+
+
+def test_an_interrupt_ends_while_clips_wait_for_decoders(tmp_path: Path) -> None:
+    """More of them than the system's pipe holds: nobody reads the rest."""
+    program = tmp_path / "program.py"
+    program.write_text(INTERRUPTED)
+    ended = subprocess.run([sys.executable, program], capture_output=True, timeout=120, check=False)
+    assert ended.returncode == -signal.SIGINT
+    assert b"KeyboardInterrupt" in ended.stderr
+
+
+class NoProcess:
+    """Of `multiprocessing`: processes that do nothing."""
+
+    def __init__(self, **options: Any) -> None: ...
+    def start(self) -> None: ...
+    def terminate(self) -> None: ...
+    def join(self) -> None: ...
+
+
+def test_what_workers_that_are_ended_leave_goes(
+    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = tmp_path / "out" / ".0123456789ab.part"
+
+    def fail(*_: Any) -> None:
+        left.mkdir(parents=True)
+        for name in ("new.parquet", "lock"):
+            (left / name).touch()
+        raise OSError("the disk is full")
+
+    context = SimpleNamespace(Queue=multiprocessing.Queue, Process=NoProcess)
+    monkeypatch.setattr(engines.multiprocessing, "get_context", lambda kind: context)
+    monkeypatch.setattr(engines, "watch", fail)
+    with pytest.raises(OSError, match="the disk is full"):
+        build(clips, tmp_path / "out", SHAPING, clips_each=1, engine=Engine(jobs=2))
+    assert os.listdir(tmp_path / "out") == ["plan.json"]
+
+
+def test_two_that_begin_a_corpus_differently_at_once(
+    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second looks before the first has written its plan."""
+    build(clips, tmp_path / "out", SHAPING)
+    monkeypatch.setattr(Place, "has", lambda place, name: False)
+    with pytest.raises(ValueError, match="was begun differently"):
+        build(clips, tmp_path / "out", Shaping(frames=5))
 
 
 RUN = """

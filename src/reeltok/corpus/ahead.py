@@ -39,6 +39,8 @@ class Decoders:
             worker.terminate()
         for worker in self.workers:
             worker.join()
+        for tasks in self.tasks:
+            tasks.cancel_join_thread()  # nobody reads what is left: its thread would wait for ever
 
     def __call__(
         self, plan: Plan, spec: Spec, sources: Sequence[ListedClip]

@@ -22,6 +22,7 @@ from reeltok.corpus.opening import Open
 from reeltok.corpus.place import Place
 from reeltok.corpus.plan import Plan
 from reeltok.devices import pick_device
+from reeltok.files.atomic import sweep
 from reeltok.wording import one_line
 
 WAIT = 0.5  # seconds between looks at whether the others still live
@@ -132,6 +133,9 @@ def share_out(
             worker.terminate()
         for worker in workers:
             worker.join()
+        tasks.cancel_join_thread()  # nobody reads what is left: its thread would wait for ever
+        if place.folder is not None:
+            sweep(place.folder)  # a worker that is ended removes nothing itself
 
 
 def work(

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
 
-from reeltok.files.atomic import replacing, scratch, write_file
+from reeltok.files.atomic import replacing, scratch, write_file, write_new
 from reeltok.files.patience import PatientFile, UnansweredError, answer_within
 from reeltok.video.inputs import how_to_open, is_address
 
@@ -79,6 +79,18 @@ class Place:
         whole = data.encode() if isinstance(data, str) else data
         put = lambda: remote.pipe_file(f"{root}/{name}", whole)
         self._within(put, self.where(name), size=len(whole))
+
+    def write_new(self, name: str, data: str | bytes) -> bool:
+        """The same where there is no such file yet; False where there is one.
+
+        In a folder one of two processes is first; at an address both may be.
+        """
+        if self.folder is not None:
+            return write_new(self.folder / name, data)
+        if self.has(name):
+            return False
+        self.write(name, data)
+        return True
 
     @contextmanager
     def making(self, name: str) -> Iterator[Path]:

@@ -251,8 +251,8 @@ def write_plan(plan: Plan, place: Place) -> Plan:
     if not place.has(PLAN):
         if plan.packing is not None:
             place.write(PACKING, plan.packing.file)
-        place.write(PLAN, json.dumps(plan.record, indent=1, sort_keys=True) + "\n")
-        return plan
+        if place.write_new(PLAN, json.dumps(plan.record, indent=1, sort_keys=True) + "\n"):
+            return plan
     held = read_plan(place)
     load = str(held["tokenizer"].get("load"))
     used = plan.model.used
