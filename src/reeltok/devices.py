@@ -9,6 +9,7 @@ import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -21,8 +22,8 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")  # of L
 PROCESSOR = Path("/proc/cpuinfo")
 MATMUL = "REELTOK_MATMUL"  # mkl or onednn
 CONVOLUTION = "REELTOK_CONVOLUTION"  # direct or winograd
-
 KINDS = ("cpu", "cuda", "mps", "xpu")  # that networks run on; torch knows more, such as meta
+_DIRECT = ContextVar("direct_convolutions", default=False)
 
 
 def pick_device(device: Any) -> torch.device:
@@ -120,7 +121,7 @@ def convolution() -> Literal["direct", "winograd"]:
     With fewer products on processors with AVX-512, directly elsewhere: a fixed rule, as `matmul`'s.
     `REELTOK_CONVOLUTION` says otherwise. ValueError for another word.
     """
-    asked = os.environ.get(CONVOLUTION)
+    asked = "direct" if _DIRECT.get() else os.environ.get(CONVOLUTION)
     if asked and asked not in ("direct", "winograd"):
         raise ValueError(f"{CONVOLUTION}={asked} is not known: give direct or winograd")
     wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
@@ -129,16 +130,12 @@ def convolution() -> Literal["direct", "winograd"]:
 
 @contextmanager
 def direct_convolutions() -> Iterator[None]:
-    """Inside, convolutions are computed directly, whatever this processor would gain."""
-    asked = os.environ.get(CONVOLUTION)
-    os.environ[CONVOLUTION] = "direct"
+    """Inside, this thread computes convolutions directly, whatever the processor would gain."""
+    before = _DIRECT.set(True)
     try:
         yield
     finally:
-        if asked is None:
-            del os.environ[CONVOLUTION]
-        else:
-            os.environ[CONVOLUTION] = asked
+        _DIRECT.reset(before)
 
 
 def slower_ways() -> list[str]:

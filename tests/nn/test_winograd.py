@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -148,6 +149,18 @@ def test_the_rule_looks_at_the_instructions(
     monkeypatch.setenv(devices.CONVOLUTION, "fft")
     with pytest.raises(ValueError, match="REELTOK_CONVOLUTION=fft is not known: give direct or"):
         devices.convolution()
+
+
+def test_a_thread_computes_directly_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(devices.CONVOLUTION, "winograd")
+    first, second = devices.direct_convolutions(), devices.direct_convolutions()
+    with first:
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(devices.convolution).result() == "winograd"
+        with second:
+            assert devices.convolution() == "direct"
+        assert devices.convolution() == "direct"
+    assert devices.convolution() == "winograd"
 
 
 def test_rows_that_have_their_neighbours_need_no_zeros(taken: list[int]) -> None:

@@ -4,8 +4,11 @@ import asyncio
 import base64
 import json
 import shutil
+import socket
+import struct
 import sys
 import threading
+import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -23,7 +26,7 @@ from reeltok.cli.drive import find_starts, open_drive
 from reeltok.cli.main import main
 from reeltok.viewer.drive import world
 from reeltok.viewer.drive.asgi import DriveRoutes
-from reeltok.viewer.drive.server import Pages, open_server
+from reeltok.viewer.drive.server import Answer, Pages, open_server
 from reeltok.viewer.drive.sessions import MOST
 
 sys.path.append(str(Path(__file__).parents[1] / "cli"))
@@ -195,6 +198,47 @@ def test_over_the_network(pages: Pages) -> None:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def test_a_browser_that_leaves_is_no_fault(capfd: pytest.CaptureFixture[str]) -> None:
+    gone = threading.Event()
+
+    class Late(Pages):
+        def __init__(self) -> None: ...
+
+        def answer(self, method: str, path: str, body: bytes = b"") -> Answer:
+            assert gone.wait(60)
+            return Answer(data=bytes(10_000_000), kind="video/mp4")
+
+    server = open_server(Late(), "127.0.0.1", None)
+    server.daemon_threads = False  # so that closing waits for them
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    with socket.create_connection(server.server_address[:2]) as browser:
+        browser.sendall(b"GET /video HTTP/1.1\r\nhost: here\r\n\r\n")
+        browser.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        time.sleep(0.2)
+    gone.set()
+    server.shutdown()
+    thread.join()
+    server.server_close()
+    assert capfd.readouterr().err == ""
+
+
+def test_a_recording_is_of_one_moment(pages: Pages, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A move may end while it is written."""
+    key = post(pages, "/begin", start=0)["session"]
+    session, stack = pages.sessions.session(key), np.stack
+    session.truths = list(session.frames)
+
+    def meanwhile(frames: list[np.ndarray]) -> np.ndarray:
+        session.frames = session.frames * 2
+        session.truths = session.truths * 2
+        return stack(frames)
+
+    monkeypatch.setattr("reeltok.viewer.drive.sessions.np.stack", meanwhile)
+    found = reeltok.read(pages.sessions.record(key))
+    assert found.frames.shape == (1, 4 * 32, 2 * 4 * 32, 3)
 
 
 def test_below_another_page(pages: Pages) -> None:

@@ -144,8 +144,11 @@ def handler_of(pages: Pages) -> type[BaseHTTPRequestHandler]:
             self.send_response(answer.status)
             for name, value in headers_of(answer).items():
                 self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(answer.data)
+            try:
+                self.end_headers()
+                self.wfile.write(answer.data)
+            except ConnectionError:  # the browser has left
+                self.close_connection = True
 
         def log_message(self, format: str, *values: Any) -> None:
             """Nothing: the terminal is for errors."""

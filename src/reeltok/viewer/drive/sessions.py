@@ -111,9 +111,10 @@ class Sessions:
     def record(self, key: str) -> bytes:
         """The drive so far as an mp4, beside the truth where there is any; enlarged four times."""
         session = self.session(key)
-        columns = [np.stack(session.frames)]
-        if len(session.truths) == len(session.frames):
-            columns.append(np.stack(session.truths))
+        frames, truths = self.work(lambda: (session.frames, session.truths))  # between two moves
+        columns = [np.stack(frames)]
+        if len(truths) == len(frames):
+            columns.append(np.stack(truths))
         large = np.concatenate(columns, axis=2).repeat(4, axis=1).repeat(4, axis=2)
         with scratch() as folder:
             path = Path(folder) / "drive.mp4"
