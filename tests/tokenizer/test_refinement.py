@@ -165,11 +165,12 @@ def test_half_precision_is_refined_too() -> None:
 
 
 @pytest.mark.parametrize("kind", ["fsq", "kl", "skipping"])
-def test_large_frames_are_decoded_as_by_the_plain_tokenizer(kind: str) -> None:
-    plain = made(kind)
-    view = plain.under(refine=2)
+def test_large_frames_are_refined_and_decoded_as_by_the_plain_tokenizer(kind: str) -> None:
+    plain, x = made(kind), clip(5)
+    view = plain.under(refine=4)
     assert view.spec.strips == plain.spec.strips
-    tokens = view.encode(clip(5), tile=16)
+    tokens = view.encode(x, tile=16)
+    assert error(plain, x, tokens) < error(plain, x, plain.encode(x, tile=16))
     for tile in (8, None):
         assert torch.equal(view.decode(tokens, tile=tile), plain.decode(tokens, tile=tile))
     torch.testing.assert_close(view.decode(tokens, tile=8), view.decode(tokens))
