@@ -440,7 +440,8 @@ def test_refinement_is_compared_with_none(load, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(study, "STEPS", (0, 2))
     torch.manual_seed(0)
     shots = [leaning.Shot("a", torch.rand(1, 3, 5, 16, 16) * 2 - 1)]
-    found = study.judge(VidTok(DISCRETE).eval(), shots)
+    model = VidTok(DISCRETE).eval()
+    found = study.judge(model, model, shots)
     assert (found[0]["gain"], found[2]["gain"] > 0) == (0.0, True)
     assert found[2]["psnr"][0] - found[0]["psnr"][0] == pytest.approx(found[2]["gain"])
     assert found[2]["encoding over decoding"] > found[0]["encoding over decoding"]

@@ -71,27 +71,26 @@ def push(
     what is measured.
     """
     check_result(out, force=force, inputs=[model, data])
-    from reeltok.cli.push_models import is_tokenizer, model_name, open_beside, open_judged
+    from reeltok.cli.push_models import model_name, open_beside, open_judged, require_tokenizers
     from reeltok.data.find import find_clips
     from reeltok.devices import pick_device
     from reeltok.evaluate.push.candidates import Tiled, repeat_first, repeat_mean
     from reeltok.evaluate.push.judge import judge_episodes
 
-    if refine and not any(is_tokenizer(each) for each in (model, *(beside or []))):
-        raise ValueError(f"--refine {refine} is for tokenizers, and none is judged: leave it out")
+    require_tokenizers(refine, [model, *(beside or [])])
     place = pick_device(device)
     clips = find_clips(data)[:episodes]
     how = {"steps": steps, "guidance": guidance, "token_temperature": token_temperature}
-    ours = open_judged(model, tokenizer=tokenizer, device=place, how=how, seed=seed, refine=refine)
-    others = open_beside(beside or [], ours, device=place, how=how, seed=seed, refine=refine)
-    still = {"first frame": repeat_first, "mean frame": repeat_mean}
+    asked: dict[str, Any] = {"device": place, "how": how, "seed": seed, "refine": refine}
+    ours = open_judged(model, tokenizer=tokenizer, **asked)
+    others = open_beside(beside or [], ours, **asked)
     candidates: dict[str, Make] = {**ours.makes, **others.makes}
     spent: dict[str, dict[int, int]] = {}
     if ours.coded is not None:
         tiled = Tiled(bits=ours.coded.bits, given=ours.coded.given)
         candidates["h264 at its bits"] = tiled  # after what it takes the bits of
         spent = {"model": ours.coded.bits, "h264": tiled.spent}
-    candidates |= still
+    candidates |= {"first frame": repeat_first, "mean frame": repeat_mean}
     lpips, missing = open_lpips(clips[0])
     with Progress("judging", len(clips)) as progress:
         found = judge_episodes(
@@ -103,12 +102,11 @@ def push(
         )
     bits = {name: sum(each.values()) / len(clips) for name, each in spent.items()}
     ids = ids_facts(candidates)
-    record = {"model": model, "sampling": ours.sampling, "seed": seed, "bits": bits, "ids": ids}
+    record = {"model": model, "sampling": ours.sampling, "seed": seed, "refine": refine}
     if beside:
         record["beside"] = {model_name(each): each for each in beside}
         record["sampling_beside"] = others.sampling
-    record |= {"refine": refine} if refine else {}
-    record |= {**asdict(found), "missing": missing}
+    record |= {"bits": bits, "ids": ids, **asdict(found), "missing": missing}
     if out is not None:
         save_record(record, out)
     return Report(data=record, text=push_text(found, bits, ids, missing))

@@ -103,6 +103,12 @@ def is_tokenizer(model: str) -> bool:
     return generator_family(model) not in ("masked", "pixels")
 
 
+def require_tokenizers(refine: int, models: Sequence[str]) -> None:
+    """ValueError for latents that are to be refined where no model is a tokenizer."""
+    if refine and not any(is_tokenizer(model) for model in models):
+        raise ValueError(f"--refine {refine} is for tokenizers, and none is judged: leave it out")
+
+
 def generator_family(model: str) -> str | None:
     """The family in a folder's or a bundled generator's config.json; None where there is none."""
     from reeltok.files.parsing import read_object
