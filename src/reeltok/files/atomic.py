@@ -212,8 +212,13 @@ def _lock(folder: Path) -> IO[str] | None:
         stack.enter_context(file)
         with suppress(OSError):  # a file system without locks: there, age alone tells
             fcntl.flock(file, fcntl.LOCK_EX)
-        file.write(_machine())
-        file.flush()
+        try:
+            file.write(_machine())
+            file.flush()
+        except OSError:
+            if _stands(file, folder / LOCK):
+                _clear(folder)
+            raise
         if _stands(file, folder / LOCK):
             stack.pop_all()
             return file
