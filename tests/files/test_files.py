@@ -358,6 +358,21 @@ def test_an_old_folder_stands_until_the_new_one_does(
     assert os.listdir(tmp_path) == ["out"]
 
 
+def test_folders_are_exchanged_in_one_step_where_the_system_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = filled(tmp_path / "one", "1"), filled(tmp_path / "two", "2")
+    if not rename._exchange(one, two):
+        pytest.skip("this system cannot")
+    assert (one.joinpath("it").read_text(), two.joinpath("it").read_text()) == ("2", "1")
+    monkeypatch.delattr(rename, "_replace_folder")
+    renew(one)
+    assert one.joinpath("it").read_text() == "new"
+    assert sorted(os.listdir(tmp_path)) == ["one", "two"]
+    with pytest.raises(FileNotFoundError):
+        rename._exchange(one, tmp_path / "three")
+
+
 def renew(target: Path) -> None:
     with files.replacing(target, folder=True) as part:
         filled(part, "new")

@@ -81,7 +81,7 @@ class Place:
         self._within(put, self.where(name), size=len(whole))
 
     def write_new(self, name: str, data: str | bytes) -> bool:
-        """The same where there is no such file yet; False where there is one.
+        """Write text (UTF-8) or bytes as a whole new file; False where there is one.
 
         In a folder one of two processes is first; at an address both may be.
         """

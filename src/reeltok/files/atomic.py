@@ -60,7 +60,7 @@ def write_file(target: str | Path, data: str | bytes) -> Path:
 
 
 def write_new(target: str | Path, data: str | bytes) -> bool:
-    """The same where there is no such file yet; False where another process was first."""
+    """Write text (UTF-8) or bytes as a whole new file; False where there is one by then."""
     with Unfinished(target) as part, naming(part.target, inside=part.path.parent):
         part.path.write_bytes(data.encode() if isinstance(data, str) else data)
         try:
