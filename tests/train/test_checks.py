@@ -95,6 +95,19 @@ def test_counts_past_the_end_are_said(changes: dict[str, str], said: str) -> Non
         ),
         ("small", {"data.cache": "none", "data.cache_gb": "3"}, "cache_gb=3.0 .data.cache=none"),
         ("vidtok_stage1", {"data.other": "0.5"}, "data.other=0.5 .without data.weights"),
+        (
+            "small",
+            {"losses.discriminator": '{"lecam_decay": 0.5}'},
+            "lecam_decay=0.5 .losses.discriminator.lecam=0",
+        ),
+        ("vidtok_stage1", {"losses.l1_steps": "5"}, "l1_steps=5 .losses.pixel=l1 is L1 in every"),
+        ("vidtok_stage1", {"loop.optimizer.momentum": "0.5"}, "momentum=0.5 .kind=adam has betas"),
+        ("vidtok_stage1", {"loop.optimizer.plain": '["encoder"]'}, "moves all parts alike"),
+        (
+            "small",
+            {"data.cache": "none", "data.cache_size": "64"},
+            "cache_size=64 .data.cache=none",
+        ),
         ("sit_cpu", {"loop.discriminator.lr": "1"}, "loop.discriminator.lr=1.0 .without losses"),
     ],
 )

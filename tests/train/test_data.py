@@ -307,14 +307,14 @@ def test_a_cache_full_of_what_is_not_read_is_told(clips: Path, tmp_path: Path) -
     config = plain(cache="disk", cache_gb=room)
     opened, _ = open_clips(find_clips(clips), config, cache=tmp_path)
     assert unread_cache(opened, config, tmp_path) is None
-    for size in (40, 32, 24):
-        open_clips(find_clips(clips), replace(config, cache_size=size), cache=tmp_path)
-    assert unread_cache(opened, config, tmp_path) is None
-    tmp_path.joinpath("old.npy").write_bytes(bytes(3 * 14 * 6 * 48 * 56 * 3))
+    bytes_ = round(room * 1e9)
+    for size, full in ((3 * bytes_ - 9, False), (3 * bytes_ + 9, True)):
+        tmp_path.joinpath("old.npy").write_bytes(bytes(size))
+        assert (unread_cache(opened, config, tmp_path) is not None) == full
     said = unread_cache(opened, config, tmp_path)
     assert said is not None
     assert re.fullmatch(
-        rf"{tmp_path} holds 0\.003 GB of decoded clips that this run does not read: it can be "
+        rf"{tmp_path} holds 0\.002 GB of decoded clips that this run does not read: it can be "
         "emptied at any time",
         said,
     )

@@ -273,6 +273,18 @@ def test_a_folder_in_which_another_process_trains_is_left_alone(
     assert list(losses_of(out)) == [1, 2, 3, 4]
 
 
+def test_a_full_cache_is_noted(
+    clips: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("reeltok.train.launch.unread_cache", lambda *_: "the cache is full")
+    short = change(small_recipe(), {"loop.schedule.steps": "1"})
+    train(short, data=clips, out=tmp_path / "run", device="cpu")
+    assert "note: the cache is full" in capsys.readouterr().err
+
+
 def test_a_thread_can_train(tmp_path: Path) -> None:
     """Signals are for the main thread alone."""
     with ThreadPoolExecutor(1) as pool:
