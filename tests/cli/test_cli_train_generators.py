@@ -1,6 +1,7 @@
 """`train` for generators: latents and ids computed once, the loop, and the videos they make."""
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from reeltok.generate.recipes import GENERATORS
 from reeltok.models.vidtok.network import VidTok
 from reeltok.nn.quantizers import GaussianConfig
 from reeltok.recipes import find_recipe
+from reeltok.train.checkpoint import held_alone
 from reeltok.train.recipe import as_json
 
 Run = Callable[..., Ran]
@@ -257,6 +259,26 @@ def test_resumed_runs_go_on_as_if_nothing_was(
     assert losses[-1] == resumed[-1]
     one, two = (masked.load(tmp_path / name / "model").state_dict() for name in ("whole", "part"))
     assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_the_corpus_of_a_folder_in_which_another_process_trains_is_left_alone(
+    run: Run, tokenizers: dict[str, Path], data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    begun = run(*words("sit_cpu", tokenizers["planes"], data, out, frames=4))
+    assert begun.code == 0, begun.err
+    (out / "recipe.json").unlink()  # as before the first step, when the corpus is built
+    for made in ("checkpoints", "model", "best"):
+        shutil.rmtree(out / made, ignore_errors=True)
+    (out / "log.jsonl").unlink()
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    other = words("sit_cpu", tokenizers["planes"], data, out, frames=4, every=2)
+    with held_alone(out, 0):
+        found = run(*other)
+    assert (found.code, found.out) == (2, "")
+    assert f"another process trains in {out}: wait for it" in found.err
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+    assert run(*other).code == 0
 
 
 def test_a_prior_is_trained_on_a_corpus(

@@ -33,6 +33,7 @@ from reeltok.models.reftok.network import RefTok
 from reeltok.parallel import Rank, in_turn, init_distributed
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokenizer.rows import read_packed
+from reeltok.train.checkpoint import held_alone, newest_step
 from reeltok.train.checks import require_new, require_shares
 from reeltok.train.launch import begin
 from reeltok.train.loop import run_task
@@ -71,31 +72,38 @@ def train_generator(
         tokenizer = zoo.load(recipe.tokenizer, code=False)
         config = generator_config(recipe, tokenizer)
         tokenizer.to(at.device)
-        with in_turn(at):
-            corpus = open_examples(
-                recipe,
-                tokenizer,
-                config,
-                data,
-                out,
-                at,
-                resume=resume,
-                show=show if at.first else None,
-            )
-        made = make(recipe, config, corpus, tokenizer, at)
-        if hasattr(made.task, "to"):
-            made.task.to(at.device)
 
         def ready() -> None:
             begin(recipe, out, at)
             if at.first and recipe.tokenizer not in zoo.PRESETS:
                 tokenizer.save_pretrained(out / "tokenizer")
 
-        feed = feed_of(recipe, made.examples, at)
-        task, counts = made.task, made.counts
-        return run_task(
-            task, feed, recipe.loop, out=out, resume=resume, at=at, ready=ready, counts=counts
-        )
+        with held_alone(out, newest_step(out), first=at.first):  # its corpus is in the folder too
+            with in_turn(at):
+                corpus = open_examples(
+                    recipe,
+                    tokenizer,
+                    config,
+                    data,
+                    out,
+                    at,
+                    resume=resume,
+                    show=show if at.first else None,
+                )
+            made = make(recipe, config, corpus, tokenizer, at)
+            if hasattr(made.task, "to"):
+                made.task.to(at.device)
+            return run_task(
+                made.task,
+                feed_of(recipe, made.examples, at),
+                recipe.loop,
+                out=out,
+                resume=resume,
+                at=at,
+                ready=ready,
+                counts=made.counts,
+                held=True,
+            )
 
 
 def feed_of(recipe: GeneratorRecipe, examples: ExampleSet, at: Rank) -> Feed:

@@ -121,11 +121,13 @@ def run_task(
     at: Rank | None = None,
     ready: Callable[[], object] = lambda: None,
     counts: Mapping[str, int] | None = None,
+    held: bool = False,
 ) -> Run:
     """Train `task` on `feed(step)` to the last step; log and checkpoints go to the folder `out`.
 
     `ready` is called before the first step, once nothing can be refused any more. The log begins,
-    also where a run goes on, with `counts`: of what the data holds.
+    also where a run goes on, with `counts`: of what the data holds. With `held`, the caller holds
+    the folder (`held_alone`).
     SIGTERM saves a checkpoint and exits with `config.exit_on_term`; in a thread it does what it did
     before. Raises ValueError where gradients stay not finite for `bad_steps` steps, OSError where a
     checkpoint cannot be written, or another process trains in `out`.
@@ -141,7 +143,7 @@ def run_task(
     elif resume:
         warnings.warn(f"{out} has no checkpoint yet: it begins anew", stacklevel=2)
     checkpoints.require_space(out, run.tensors())
-    with checkpoints.held_alone(out, newest, first=run.at.first):
+    with checkpoints.held_alone(out, newest, first=run.at.first and not held):
         ready()
         saver = checkpoints.Saver(out, keep=config.keep, background=config.save_async)
         with Log(out, run, since=run.step) as log, asked_to_stop() as stop:
