@@ -272,6 +272,14 @@ def test_planes_are_refined_for_the_frames_that_are_decoded() -> None:
         assert error(plain, x, plain.under(refine=6).encode(x)) < error(plain, x, plain.encode(x))
 
 
+def test_planes_are_refined_in_the_slices_that_they_will_be_decoded_in() -> None:
+    x, whole = clip(8), made("coordtok").under(refine=3)
+    cut = whole.encode(x, slices=2)
+    assert torch.equal(values(cut), values(made("sliced").under(refine=3).encode(x)))
+    assert not torch.equal(values(cut), values(whole.encode(x)))
+    assert torch.equal(values(whole.encode(x)), values(whole.encode(x, slices=1)))
+
+
 @pytest.mark.parametrize("steps", [-1, 1.5, True, "8"])
 def test_what_is_no_number_of_steps_is_refused(steps: Any) -> None:
     with pytest.raises(ValueError, match="is not a number of steps: give 0 or more"):

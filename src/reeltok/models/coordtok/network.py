@@ -5,6 +5,7 @@ together, and the tokenizer. Jang et al., "Efficient Long Video Tokenization via
 Patch Reconstruction", CVPR 2025.
 """
 
+import copy
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -111,6 +112,7 @@ class CoordTok(Tokenizer):
     family = "coordtok"
     refines = True
     budget: int | None = 64 * 2**20
+    slices: int | None = None  # of the frames that refinement compares; None: the configuration's
 
     def __init__(self, config: CoordTokConfig, name: str = "coordtok") -> None:
         super().__init__(config, name)
@@ -182,7 +184,7 @@ class CoordTok(Tokenizer):
         self, cells: Float[Tensor, "b n d"], size: Sequence[int]
     ) -> Float[Tensor, "b c t h w"]:
         """The frames that `decode` makes of what the quantizer reads of a window."""
-        box, slices = tuple((0, side) for side in size), self.config.slices
+        box, slices = tuple((0, side) for side in size), self.slices or self.config.slices
         z = self._quantize_cells(cells).z.mT
         return self.decode_window(z, box, frames=size[0], slices=slices, context="slice")
 
@@ -251,7 +253,9 @@ class CoordTok(Tokenizer):
         """
         slices = self.config.slices if slices is None else slices
         self.check_slices(slices)
-        tokens = super().encode(x, **options)
+        view = copy.copy(self)
+        view.slices = slices
+        tokens = super(CoordTok, view).encode(x, **options)
         return tokens.with_(settings={**tokens.settings, "slices": slices})
 
     def decode(
