@@ -95,11 +95,12 @@ def test_a_shard_that_cannot_be_read_leaves_the_others(film: bytes, tmp_path: Pa
     pack(tmp_path / "a.tar", {"one.mp4": film})
     (tmp_path / "b.tar").write_bytes(b"no archive")
     (tmp_path / "list.txt").write_text("a.tar\nb.tar\n")
-    for data in (tmp_path, tmp_path / "list.txt"):
+    for data in (tmp_path, tmp_path / "list.txt", str(tmp_path / "*.tar")):
         with pytest.warns(UserWarning, match="not a readable tar archive"):
             whole, broken = find_clips(data)
         assert len(whole.read()) > 0
-        with pytest.raises(ValueError, match=r"b\.tar is not a video"):
+        assert (broken.name, broken.group) == ("b.tar", "")
+        with pytest.raises(ValueError, match=r"b\.tar is not a readable tar archive"):
             broken.read()
     with pytest.raises(ValueError, match="not a readable tar archive"):
         find_clips(str(tmp_path / "b.tar"))

@@ -10,8 +10,8 @@ from math import ceil
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from reeltok.data.kinds import is_picture, is_video
-from reeltok.data.tar import TarMember, find_member, member_name, unpack_shard
+from reeltok.data.kinds import is_picture, is_shard, is_video
+from reeltok.data.tar import TarMember, find_member, index_shard, member_name, unpack_shard
 from reeltok.files.atomic import scratch
 from reeltok.files.hashes import hash_text
 from reeltok.video.record import Stream, Video, stream
@@ -120,6 +120,8 @@ class Clip:
         """A path that `video.read` takes; what lies in a shard is unpacked for the time being."""
         with ExitStack() as stack:
             if not self.member and self.record is None:
+                if is_shard(self.path) and not self.address:
+                    index_shard(self.path)  # says why none of its clips was found
                 yield self.address or self.path
                 return
             folder = stack.enter_context(scratch())

@@ -8,7 +8,7 @@ import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
@@ -144,12 +144,16 @@ def _clips_at(path: Path, label: str, column: str, root: str | Path | None) -> l
         if not found:
             raise ValueError(f"the list {path} names no videos")
         return _clips_among(found)
-    name = label or path.name
-    group = PurePosixPath(name).parts[0] if "/" in name else ""
-    clips = _clips_of(Clip(path=path, name=name, group=group, source=name))
+    clips = _clips_of(_entry(path, label or path.name))
     if not clips:
         raise ValueError(f"the shard {path} holds neither videos nor images")
     return clips
+
+
+def _entry(path: Path, name: str) -> Clip:
+    """A file under its name among others, whose first folder is its group."""
+    group = PurePosixPath(name).parts[0] if "/" in name else ""
+    return Clip(path=path, name=name, group=group, source=name)
 
 
 def _clips_of(entry: Clip) -> list[Clip]:
@@ -179,8 +183,10 @@ def _clips_of(entry: Clip) -> list[Clip]:
     ]
 
 
-def _clips_among(entries: Sequence[Clip]) -> list[Clip]:
-    """The clips of several files.
+def _clips_among(
+    entries: Sequence[Clip], read: Callable[[Clip], list[Clip]] = _clips_of
+) -> list[Clip]:
+    """The clips of several files, as `read` finds those of one.
 
     A shard that cannot be read is itself a clip, which cannot be opened, and a warning says why;
     ValueError where there is nothing else.
@@ -188,8 +194,10 @@ def _clips_among(entries: Sequence[Clip]) -> list[Clip]:
     clips, errors = list[Clip](), list[ValueError]()
     for entry in entries:
         try:
-            clips += _clips_of(entry)
+            clips += read(entry)
         except ValueError as error:
+            if entry.path.is_dir() or is_list(entry.path):
+                raise
             clips.append(entry)
             errors.append(error)
     if errors and len(errors) == len(entries):
@@ -239,10 +247,13 @@ def _clips_like(pattern: str, column: str, root: str | Path | None) -> list[Clip
     chosen = next((some for fits in kinds if (some := [p for p in outer if fits(p)])), [])
     if any(_holds_clips(path) for path in chosen):
         chosen = [path for path in outer if path in chosen or is_moving(path)]
-    clips: list[Clip] = []
-    for path in chosen:
-        label = "" if path == top else path.relative_to(top).as_posix()
-        clips += (_clips_in if path in folders else _clips_at)(path, label, column, root)
+
+    def read(entry: Clip) -> list[Clip]:
+        label = "" if entry.path == top else entry.source
+        return (_clips_in if entry.path in folders else _clips_at)(entry.path, label, column, root)
+
+    names = [path.relative_to(top).as_posix() for path in chosen]
+    clips = _clips_among([_entry(*each) for each in zip(chosen, names, strict=True)], read)
     if not clips:
         raise FileNotFoundError(f"what matches {pattern} are folders without videos or images")
     return clips
