@@ -7,6 +7,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -27,7 +28,11 @@ def parse(tree: Mapping[str, Any], what: str, kind: type[Kind]) -> Kind:
         way = [str(part) for part in first["loc"]]
         said = first["msg"]
         if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-            said = f"{way[-1]!r} is unknown: {hint(way[-1], siblings(tree, way))}"
+            own = [field.name for field in fields(kind)] if is_dataclass(kind) else []
+            known = {*siblings(tree, way), *(own if len(way) == 1 else ())}
+            said = f"{way[-1]!r} is unknown: {hint(way[-1], sorted(known))}"
+        if first["type"] == "missing":
+            raise ValueError(f"{what}: {'.'.join(way)} is missing") from error
         found = f"{'.'.join(way)}={first['input']!r}: {said}"
         raise ValueError(f"{what}: {printable(found)}") from error
 

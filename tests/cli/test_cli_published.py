@@ -2,6 +2,7 @@
 
 from argparse import Namespace
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,7 @@ SETS = [word for key, value in ARGUMENTS.items() for word in ("--set", f"{key}={
 def checkpoints(tmp_path: Path) -> Path:
     """A folder with a public tokenizer, and a public generator whose mean weights are others."""
     planes = make_tokenizers()["planes"]
+    planes.config = replace(planes.config, padding="public")
     public = {f"module.{key}": value for key, value in to_public(planes).items()}
     extra = {"module.decoder.lpips_loss.x": torch.zeros(1)}
     torch.save({"model": public | extra, "epoch": 3}, tmp_path / "coordtok.pth")
@@ -89,7 +91,21 @@ def test_a_tokenizer_and_its_generator(run: Run, checkpoints: Path) -> None:
         ("coordtok.pth", ("--family", "sit"), "it is not a public SiT of CoordTok's"),
         ("sit.pt", ("--family", "sit", "--set", "depth=2"), "the checkpoint has no blocks.1"),
         ("sit.pt", ("--family", "sit", "--set", "num_heads=3"), "does not divide by 3 heads"),
-        ("coordtok.pth", ("--family", "coordtok"), "give the checkpoint's own preset"),
+        ("sit.pt", ("--family", "sit", "--set", "num_headz=2"), "did you mean 'num_heads'?"),
+        ("sit.pt", ("--family", "sit", "--set", "input_size=4"), "input_size=4: Input should be"),
+        ("sit.pt", ("--family", "sit", "--set", "num_classes=x"), "num_classes='x': Input should"),
+        ("sit.pt", ("--family", "sit", "--set", "class_dropout_prob=7"), "than or equal to 1"),
+        ("coordtok.pth", ("--family", "coordtok"), "give the arguments or the preset"),
+        (
+            "coordtok.pth",
+            ("--family", "coordtok", *SETS, "--set", "enc_nmu_heads=2"),
+            "'enc_nmu_heads' is unknown: did you mean 'enc_num_heads'?",
+        ),
+        (
+            "coordtok.pth",
+            ("--family", "coordtok", *SETS, "--set", "video_shape=8"),
+            "video_shape=8: Input should be a valid tuple",
+        ),
         ("coordtok.pth", ("--family", "coordtok", "--tokenizer", "x"), "is for --family sit"),
         ("coordtok.pth", ("--preset", "default", "--tokenizer", "x"), "is for --family sit"),
         (

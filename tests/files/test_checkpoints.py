@@ -109,7 +109,11 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """A folder whose configuration a checkpoint has, and its weights as they are or in public."""
     torch.manual_seed(3)
     kind = request.param
-    built = CoordTok(COORDTOK, "c") if kind == "coordtok" else VidTok(PUBLIC, "v")
+    built = (
+        CoordTok(replace(COORDTOK, padding="public"), "c")
+        if kind == "coordtok"
+        else VidTok(PUBLIC, "v")
+    )
     folder = built.eval().save_pretrained(tmp_path_factory.mktemp("saved") / kind)
     state = dict(built.state_dict()) if kind == "ours" else to_public(built)
     return Saved(folder=folder, hash=built.hash(), state=state)

@@ -36,6 +36,11 @@ def test_a_missing_and_a_misshapen_key_are_named() -> None:
         convert.vidtok_from_public(weights | {key: torch.zeros(3, 3)}, SMALL)
 
 
+def test_arguments_that_are_missing_are_named() -> None:
+    with pytest.raises(ValueError, match=r"the arguments of VidTok: \w+ is missing"):
+        convert.from_public("vidtok", public_weights(), {})
+
+
 SHALLOW = {"width": 8, "multipliers": (1, 1, 1, 1), "blocks": (1, 1, 1, 1)}
 
 

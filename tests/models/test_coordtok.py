@@ -15,6 +15,7 @@ from small_models import COORDTOK
 from torch import Tensor
 
 from reeltok import zoo
+from reeltok.models import convert
 from reeltok.models.convert_coordtok import (
     coordtok_config,
     coordtok_from_public,
@@ -118,7 +119,7 @@ def test_presets_have_the_published_token_counts_and_build() -> None:
 def test_state_dict_is_the_public_one(shared: Path) -> None:
     wanted = json.loads((shared / "parity" / "coordtok" / "state_dict_L.json").read_text())
     with torch.device("meta"):
-        model = CoordTok(PRESETS["coordtok_l_1280"])
+        model = CoordTok(replace(PRESETS["coordtok_l_1280"], padding="public"))
     public = coordtok_to_public(model)
     assert {name: list(tensor.shape) for name, tensor in public.items()} == wanted
     back = coordtok_from_public(public, model.config)
@@ -141,6 +142,9 @@ def test_public_round_trip_and_its_errors() -> None:
     for shallower in ({"vit_depth": 0}, {"depth": 0}, {"decoder_depth": 1}):
         with pytest.raises(ValueError, match="for which this configuration has no place"):
             coordtok_from_public(public | beside, replace(config, **shallower))
+    assert config == convert.from_weights("coordtok", public, COORDTOK, "x", source="x").config
+    with pytest.warns(UserWarning, match="shorter than 8 frames otherwise than the public code"):
+        coordtok_to_public(build())
     del public["encoder.cross_pos_emb"]
     with pytest.raises(ValueError, match=r"no encoder\.cross_pos_emb"):
         coordtok_from_public(public, config)

@@ -4,10 +4,14 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from reeltok.configuration import parse
 from reeltok.files.checkpoints import export_weights, find_part, load_weights, rename
 from reeltok.generate.sit import SIZES, Flow, FlowConfig, plane_groups
+from reeltok.nn.bounds import Depth, Side, Width
 from reeltok.tokenizer.folder import build_empty
 
 NAMES = (
@@ -75,29 +79,44 @@ def public_arguments(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class SiTArguments:
+    """The public SiT's arguments; `input_size` are cells along time and along a side."""
+
+    input_size: tuple[Side, Side]
+    patch_size: Side = 2
+    in_channels: Width = 8
+    hidden_size: Width
+    depth: Depth
+    num_heads: Width
+    mlp_ratio: float = Field(default=4.0, gt=0)
+    class_dropout_prob: float = Field(default=0.0, ge=0, le=1)
+    num_classes: Width = 1
+    learn_sigma: bool = True
+
+
 def generator_from_public(state_dict: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> Flow:
     """A generator from CoordTok's public SiT: a state dict and its constructor's arguments.
 
     The clip and the latents' statistics are not in it: `replace` them in `model.config`. ValueError
-    for a key that is missing or has another shape.
+    for a key that is missing or has another shape, and for an argument that is unknown or of
+    another type.
     """
-    given = {"patch_size": 2, "in_channels": 8, "mlp_ratio": 4.0, "num_classes": 1} | dict(
-        arguments
-    )
-    t, side = given["input_size"]
-    classes = tuple(str(i) for i in range(given["num_classes"]))
+    given = parse(dict(arguments), "the arguments of SiT", SiTArguments)
+    t, side = given.input_size
+    classes = tuple(str(i) for i in range(given.num_classes)) if given.num_classes > 1 else ()
     config = FlowConfig(
         groups=plane_groups(
-            {"xy": (side, side), "yt": (t, side), "xt": (t, side)}, patch=given["patch_size"]
+            {"xy": (side, side), "yt": (t, side), "xt": (t, side)}, patch=given.patch_size
         ),
-        channels=given["in_channels"],
-        width=given["hidden_size"],
-        depth=given["depth"],
-        heads=given["num_heads"],
-        mlp_ratio=given["mlp_ratio"],
-        classes=classes if len(classes) > 1 else (),
-        label_dropout=given.get("class_dropout_prob", 0.0) if len(classes) > 1 else 0.0,
-        double_heads=given.get("learn_sigma", True),
+        channels=given.in_channels,
+        width=given.hidden_size,
+        depth=given.depth,
+        heads=given.num_heads,
+        mlp_ratio=given.mlp_ratio,
+        classes=classes,
+        label_dropout=given.class_dropout_prob if classes else 0.0,
+        double_heads=given.learn_sigma,
     )
     model = build_empty(lambda: Flow(config), "the checkpoint")
     load_weights(

@@ -5,6 +5,7 @@ Public layouts: VidTok's `.ckpt` and diffusers' `AutoencoderVidTok` (the same ke
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -28,10 +29,15 @@ def from_public(
 ) -> Tokenizer:
     """A tokenizer from a public state dict and the public constructor's `arguments`.
 
-    ValueError where a key is missing, has another shape, or the family is unknown.
+    ValueError where a key or an argument is missing, a key has another shape, an argument is
+    unknown, or the family is.
     """
     if family == "vidtok":
-        return vidtok_from_public(state_dict, vidtok_config(arguments))
+        try:
+            config = vidtok_config(arguments)
+        except KeyError as error:
+            raise ValueError(f"the arguments of VidTok: {error.args[0]} is missing") from error
+        return vidtok_from_public(state_dict, config)
     if family == "coordtok":
         return coordtok_from_public(state_dict, coordtok_config(arguments))
     raise ValueError(f"no public layout is known for {family!r}: there are {', '.join(MARKS)}")
@@ -40,7 +46,12 @@ def from_public(
 def from_weights(
     family: str, state_dict: Mapping[str, Tensor], config: Any, name: str, *, source: str
 ) -> Tokenizer:
-    """A tokenizer of `config` from a public state dict. ValueError as for `from_public`."""
+    """A tokenizer of `config` from a public state dict. ValueError as for `from_public`.
+
+    A CoordTok pads short clips as the public code does, whatever `config` says: it was trained so.
+    """
+    if family == "coordtok":
+        config = replace(config, padding="public")
     read: dict[str, Callable[..., Tokenizer]]
     read = {"vidtok": vidtok_from_public, "coordtok": coordtok_from_public}
     return read[family](state_dict, config, name, source=source)

@@ -4,14 +4,19 @@ Public checkpoints carry the prefix `module.`; those of the second stage also ho
 their LPIPS loss. Neither is read.
 """
 
+import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from reeltok.configuration import parse
 from reeltok.files.checkpoints import export_weights, load_weights, rename
 from reeltok.models.coordtok.network import CoordTok
 from reeltok.models.coordtok.triplane import CoordTokConfig
+from reeltok.nn.bounds import Depth, Side, Triple, Width
 from reeltok.tokenizer.folder import build_empty
 
 NAMES = (
@@ -67,56 +72,61 @@ def coordtok_shape(ours: str, tensor: Tensor, config: CoordTokConfig) -> tuple[i
     return tuple(tensor.shape)
 
 
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class CoordTokArguments:
+    """The public constructor's arguments; triples are (time, row, column).
+
+    Defaults: the released checkpoint's, which are not those of the public class. `lpips_loss_scale`
+    is of training alone.
+    """
+
+    video_shape: Triple = (128, 128, 128)
+    enc_embed_dim: Width = 1024
+    enc_num_layers: Depth = 24
+    enc_num_heads: Width = 16
+    enc_patch_size_xy: Side = 16
+    enc_patch_size_t: Side = 8
+    enc_patch_type: Literal["transformer"] = "transformer"
+    enc_patch_num_layers: Depth = 8
+    latent_resolution_xy: Side = 16
+    latent_resolution_t: Side = 32
+    latent_n_features: Width = 8
+    latent_patch_size_xy: Side = 8
+    latent_patch_size_t: Side = 16
+    dec_embed_dim: Width = 1024
+    dec_num_layers: Depth = 24
+    dec_num_heads: Width = 16
+    dec_patch_size_xy: Side = 8
+    dec_patch_size_t: Side = 1
+    lpips_loss_scale: float = 0.0
+
+
 def coordtok_config(arguments: Mapping[str, Any]) -> CoordTokConfig:
-    """The configuration that the public constructor's arguments describe, padding included."""
-    given = DEFAULTS | dict(arguments)
-    if given["enc_patch_type"] != "transformer":
-        raise ValueError(
-            f"enc_patch_type={given['enc_patch_type']!r} is not supported: give 'transformer'"
-        )
+    """The configuration that the public constructor's arguments describe, padding included.
 
-    def triple(name: str) -> tuple[int, int, int]:
-        return given[f"{name}_t"], given[f"{name}_xy"], given[f"{name}_xy"]
-
+    ValueError for an argument that it does not have, or of another type.
+    """
+    given = parse(dict(arguments), "the arguments of CoordTok", CoordTokArguments)
     return CoordTokConfig(
-        size=tuple(given["video_shape"]),
-        patch=triple("enc_patch_size"),
-        cells=triple("latent_resolution"),
-        cell_patch=triple("latent_patch_size"),
-        channels=given["latent_n_features"],
-        width=given["enc_embed_dim"],
-        heads=given["enc_num_heads"],
-        vit_depth=given["enc_patch_num_layers"],
-        depth=given["enc_num_layers"],
-        decoder_patch=triple("dec_patch_size"),
-        decoder_width=given["dec_embed_dim"],
-        decoder_heads=given["dec_num_heads"],
-        decoder_depth=given["dec_num_layers"],
+        size=given.video_shape,
+        patch=_triple(given.enc_patch_size_t, given.enc_patch_size_xy),
+        cells=_triple(given.latent_resolution_t, given.latent_resolution_xy),
+        cell_patch=_triple(given.latent_patch_size_t, given.latent_patch_size_xy),
+        channels=given.latent_n_features,
+        width=given.enc_embed_dim,
+        heads=given.enc_num_heads,
+        vit_depth=given.enc_patch_num_layers,
+        depth=given.enc_num_layers,
+        decoder_patch=_triple(given.dec_patch_size_t, given.dec_patch_size_xy),
+        decoder_width=given.dec_embed_dim,
+        decoder_heads=given.dec_num_heads,
+        decoder_depth=given.dec_num_layers,
         padding="public",
     )
 
 
-DEFAULTS: dict[str, Any] = {
-    "video_shape": (128, 128, 128),
-    "enc_embed_dim": 1024,
-    "enc_num_layers": 24,
-    "enc_num_heads": 16,
-    "enc_patch_size_xy": 16,
-    "enc_patch_size_t": 8,
-    "enc_patch_type": "transformer",
-    "enc_patch_num_layers": 8,
-    "latent_resolution_xy": 16,
-    "latent_resolution_t": 32,
-    "latent_n_features": 8,
-    "latent_patch_size_xy": 8,
-    "latent_patch_size_t": 16,
-    "dec_embed_dim": 1024,
-    "dec_num_layers": 24,
-    "dec_num_heads": 16,
-    "dec_patch_size_xy": 8,
-    "dec_patch_size_t": 1,
-}
-"""The released checkpoint's arguments; the public class's own defaults are other ones."""
+def _triple(t: int, xy: int) -> tuple[int, int, int]:
+    return t, xy, xy
 
 
 def coordtok_from_public(
@@ -134,7 +144,7 @@ def coordtok_from_public(
         what=source,
         name=coordtok_name,
         shape=lambda ours, tensor: coordtok_shape(ours, tensor, config),
-        advice="give the checkpoint's own preset, or change it by `changes`",
+        advice="give the arguments or the preset of the checkpoint, or change them by `changes`",
         parts=("encoder", "decoder.transformer"),
     )
     return model.eval()
@@ -144,7 +154,8 @@ def coordtok_to_public(model: CoordTok) -> dict[str, Tensor]:
     """The public state dict of a model that the public code can hold.
 
     ValueError for what it cannot: a quantizer, further content planes, other positions and
-    coordinates, pooled voxels.
+    coordinates, pooled voxels. Warns of another padding, which changes clips that are shorter than
+    the window.
     """
     config = model.config
     parts = config.quantizer, config.content_planes, config.pool_skip
@@ -152,6 +163,12 @@ def coordtok_to_public(model: CoordTok) -> dict[str, Tensor]:
         raise ValueError(
             f"{model.name} has no public layout: that has one content plane, a table of positions, "
             "coordinates from corner to corner, no pooled voxels and no quantizer"
+        )
+    if config.padding != "public":
+        warnings.warn(
+            f"{model.name} pads clips that are shorter than {config.size[0]} frames otherwise than "
+            "the public code, which will encode them differently",
+            stacklevel=3,
         )
     return export_weights(
         model,
