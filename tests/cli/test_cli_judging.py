@@ -14,6 +14,7 @@ from moving_clips import moving
 from ran import Ran
 
 import reeltok
+from reeltok.evaluate.comparison import Comparison
 
 Run = Callable[..., Ran]
 Models = dict[str, Path]
@@ -89,6 +90,89 @@ def test_compare_makes_one_report(run: Run, models: Models, clips: Path, there: 
     from_files = run("compare", *results[:2], "--out", "s")
     assert from_files.code == 0
     assert len(page(there / "s")["models"]) == 2
+
+
+def test_a_report_is_never_among_the_clips(
+    run: Run, models: Models, clips: Path, there: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(clips)
+    for data in (".", clips, "**/*.mp4", "*"):
+        ran = run("compare", models["discrete"], data, *WHOLE)
+        assert ran.code == 2
+        assert f"in report would be among the clips of {data}: name another --out" in ran.err
+    ran = run("compare", models["discrete"], "*.mp4", *WHOLE, "--work", there / "w")
+    assert ran.code == 0, ran.err
+    assert page(clips / "report")["title"] == "1 result on 3 clips"
+
+
+def test_all_candidates_have_the_clips_that_the_first_one_found(
+    run: Run, models: Models, clips: Path, there: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = Comparison.judge
+
+    def and_more(self: Comparison, candidate: Any) -> Any:
+        found = judge(self, candidate)
+        shutil.copy(clips / "a.mp4", clips / "late.mp4")
+        return found
+
+    monkeypatch.setattr(Comparison, "judge", and_more)
+    words = (models["discrete"], f"b={models['discrete']}", clips, *WHOLE, "--work", "w")
+    results = run("compare", *words, "--out", "r", "--json").json["results"]
+    assert [len(result["clips"]) for result in results] == [3, 3]
+
+
+def test_the_title_counts_the_clips_of_the_table(
+    run: Run, models: Models, clips: Path, there: Path
+) -> None:
+    assert run("evaluate", models["discrete"], clips, *WHOLE, "--out", "one.json").code == 0
+    (clips / "c.mp4").unlink()
+    assert run("evaluate", models["discrete"], clips, *WHOLE, "--out", "two.json").code == 0
+    assert run("compare", "one.json", "two.json", "--out", "r").code == 0
+    assert page(there / "r")["title"] == "2 results on 2 clips"
+    assert page(there / "r")["judged"] == "2 clips in clips"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--peer", "h264"), "--peer is for what is judged now, on DATA"),
+        (("--device", "cuda"), "--device is for what is judged now, on DATA"),
+        (("--protocol", "vidtok"), "--protocol is for what is judged now, on DATA"),
+        (("--root", "x"), "--root is for what is judged now, on DATA"),
+        (("--chunk", 5), "--chunk is for tokenizers that are judged now"),
+        (("--tile", 64), "--tile is for tokenizers that are judged now"),
+        (("--dtype", "bf16"), "--dtype is for tokenizers that are judged now"),
+        (("--weights", "x"), "--weights is for tokenizers that are judged now"),
+        (("clips",), "all models are results and there is no --peer: leave clips out"),
+    ],
+)
+def test_what_results_have_no_use_for_is_refused(
+    run: Run, there: Path, words: tuple[str, ...], said: str
+) -> None:
+    Path("one.json").write_text("{}")
+    ran = run("compare", "one.json", *words, "--out", "r")
+    assert ran.code == 2
+    assert said in ran.err
+    assert not (there / "r").exists()
+
+
+def test_a_record_replaces_nothing_that_is_read(
+    run: Run, models: Models, clips: Path, there: Path
+) -> None:
+    shutil.copytree(models["discrete"], there / "model")
+    (clips / "manifest.csv").write_text("file\na.mp4\n")
+    before = {path: path.read_bytes() for path in there.rglob("*") if path.is_file()}
+    for words in (
+        ("push", "model", clips, "--out", clips / "manifest.csv"),
+        ("push", "model", clips, "--beside", "model", "--out", "model/config.json"),
+        ("fvd", clips, clips, "--out", clips / "a.mp4"),
+        ("evaluate", "model", clips, "--out", "model/config.json"),
+        ("bair", "model", clips, "--out", "model/model.safetensors"),
+    ):
+        ran = run(*words, "--force")
+        assert ran.code == 2
+        assert "lies in what is read" in ran.err
+    assert {path: path.read_bytes() for path in there.rglob("*") if path.is_file()} == before
 
 
 def test_codecs_are_matched_to_the_first_model_named(

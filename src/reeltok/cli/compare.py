@@ -11,6 +11,7 @@ from reeltok.cli import evaluate as judging
 from reeltok.cli import options as given
 from reeltok.cli.report import Report, note
 from reeltok.files.places import check_place
+from reeltok.wording import count
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from reeltok.evaluate.results import Result
     from reeltok.evaluate.run import OnClip
 
+PROTOCOL = "shared-eval"
 # In the terminal.
 SHOWN = ["psnr", "ssim", "lpips-alex", "flicker", "bits_per_pixel", "stored_bits_per_pixel"]
 
@@ -41,7 +43,7 @@ def compare(
             "diffusers:FOLDER, cosmos:FOLDER or module:function; may be repeated; by default none.",
         ),
     ] = None,
-    protocol: judging.PlanOption = "shared-eval",
+    protocol: judging.PlanOption = PROTOCOL,
     root: judging.RootOption = None,
     max_broken: judging.BrokenOption = 5,
     work: judging.WorkOption = None,
@@ -63,7 +65,7 @@ def compare(
     curves.
     """
     words, data = split_words(what)
-    check_report(out, force=force)
+    check_report(out, data, force=force)
     from reeltok.evaluate.candidates.own import open_own
     from reeltok.evaluate.comparison import Comparison
     from reeltok.evaluate.labels import label_models
@@ -74,8 +76,16 @@ def compare(
     plan, media = find_protocol(protocol), Media(out)
     named = label_models(words)
     check_names([each.source for each in named], peer or (), weights, refine)
+    if all(each.source.endswith(".json") for each in named):
+        idle: dict[str, Any] = {"weights": weights, "refine": refine or None}
+        idle |= {"chunk": chunk, "tile": tile, "dtype": None if dtype == "fp32" else dtype}
+        given.require_use("tokenizers that are judged now", **idle)
+        if data is not None and not peer:
+            raise ValueError(f"all models are results and there is no --peer: leave {data} out")
     if data is None:
-        given.require_use("tokenizers that are judged now", refine=refine or None)
+        idle = {"peer": peer, "root": root, "device": None if device == "auto" else device}
+        idle["protocol"] = None if protocol == PROTOCOL else protocol
+        given.require_use("what is judged now, on DATA", **idle)
     kept = None if again else judging.place_work(work)
     how: dict[str, Any] = {"weights": weights, "device": device, "chunk": chunk, "tile": tile}
     how |= {"dtype": given.parse_dtype(dtype), "sample": plan.latent == "sample"}
@@ -128,8 +138,17 @@ def check_names(
         find_peer(name)
 
 
-def check_report(out: Path, *, force: bool) -> None:
-    """ValueError where `out` cannot be written, or holds a page that is not a report."""
+def check_report(out: Path, data: str | None, *, force: bool) -> None:
+    """ValueError where `out` lies in what is read, or holds a page that is not a report.
+
+    OSError where it cannot be written.
+    """
+    from reeltok.data.find import looks_into
+
+    if data is not None and looks_into(data, out):
+        raise ValueError(
+            f"the report's videos in {out} would be among the clips of {data}: name another --out"
+        )
     if (out / "index.html").exists() and not (force or (out / "results").is_dir()):
         raise ValueError(f"{out} holds another page: give another --out, or --force")
     check_place(str(out))
@@ -142,7 +161,7 @@ def report_comparison(results: "list[Result]", out: Path, media: "Media") -> Rep
 
     tell_broken(results)
     rows = [r for r in results if r.settings.get("role") != "curve"]
-    title = f"{len(rows)} results on {len(results[0].clips)} clips"
+    title = f"{count(len(rows), 'result')} on {count(build_table(results).clips, 'clip')}"
     index = write_report(out, results, media, title=title)
     table = replace(build_table(rows), columns=SHOWN)
     return Report(

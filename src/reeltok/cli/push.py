@@ -70,7 +70,7 @@ def push(
     frame and the mean frame as still pictures, and H.264 at the tokenizer's bits. docs/push.md says
     what is measured.
     """
-    check_result(out, force=force, inputs=[model, data])
+    check_result(out, force=force, inputs=[model, data, *(beside or [])])
     from reeltok.cli.push_models import model_name, open_beside, open_judged, require_tokenizers
     from reeltok.data.find import find_clips
     from reeltok.devices import pick_device

@@ -10,6 +10,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from fnmatch import fnmatch
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -71,6 +72,22 @@ def folder_of(data: str | Path) -> Path:
     if path.is_dir() or path.exists():
         return path if path.is_dir() else path.parent
     return _top(str(data)) if is_pattern(str(data)) else Path()
+
+
+def looks_into(data: str | Path, place: Path) -> bool:
+    """Whether `find_clips(data)` would find what lies in the folder `place`, there or not yet."""
+    target = place.resolve()
+    if Path(data).exists() or not is_pattern(str(data)):
+        return Path(data).is_dir() and target.is_relative_to(Path(data).resolve())
+    top = _top(str(data)).resolve()
+    if not target.is_relative_to(top):
+        return False
+    parts = (*target.relative_to(top).parts, "x", "x", "x.mp4")
+    patterns = [Path(text).parts[len(_top(str(data)).parts) :] for text in expand_braces(str(data))]
+    return any(
+        "**" in wanted or (len(wanted) <= len(parts) and all(map(fnmatch, parts, wanted)))
+        for wanted in patterns
+    )
 
 
 def find_reels(data: str | Path) -> list[Clip]:

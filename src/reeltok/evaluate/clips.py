@@ -54,11 +54,18 @@ class ClipCache:
 
     Those that come first stay, up to `limit` bytes: a set is always gone through in one order, in
     which the clip used last is the one needed last. One cache serves one data set and protocol.
+    What the set holds is looked up once too: a file that comes later is in no candidate's clips.
     """
 
     def __init__(self, limit: int = HELD) -> None:
         self.left = limit
+        self.items: list[Clip] = []
         self.kept: dict[tuple[str, int | None], list[ScoredClip]] = {}
+
+    def find(self, data: str | Path, root: str | Path | None) -> list[Clip]:
+        """What `find_clips` found the first time."""
+        self.items = self.items or find_clips(data, root=root)
+        return self.items
 
     def keep(self, key: tuple[str, int | None], clips: list[ScoredClip]) -> None:
         """Keep all clips of a video, if they fit."""
@@ -220,11 +227,11 @@ def clips(
     """The clips of a data set under a protocol; see `find_clips` for what a data set may be.
 
     `causal` chooses between the protocol's two clip lengths; `shard` is (rank, number of ranks);
-    clips named in `done` are passed over, those in `held` not decoded again. Raises ValueError or
+    clips named in `done` are passed over, those in `cache` not decoded again. Raises ValueError or
     FileNotFoundError where the protocol is unknown or the data holds nothing.
     """
     plan = find_protocol(protocol) if isinstance(protocol, str) else protocol
-    items = find_clips(data, root=root)
+    items = find_clips(data, root=root) if cache is None else cache.find(data, root)
     if plan.clips is not None:
         items = sample_clips(items, math.ceil(plan.clips / (plan.windows * plan.crops)))
     return ScoredClips(plan, items[shard[0] :: shard[1]], causal=causal, done=done, cache=cache)

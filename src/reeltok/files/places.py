@@ -86,7 +86,13 @@ def check_replaced(
 def check_result(
     out: Path | None, *, force: bool, inputs: Sequence[str | Path | None] = ()
 ) -> None:
-    """Errors of `check_free` and `check_place` for the file of a result; nothing without one."""
+    """Errors of `check_free` and `check_place` for the file of a result; nothing without one.
+
+    ValueError too where it would replace a file in a folder that is read, `force` or not.
+    """
     if out is not None:
+        for source in inputs:
+            if source is not None and os.path.lexists(out):
+                check_apart(source, out, inside=True)
         check_free([str(out)], force=force, inputs=inputs)
         check_place(str(out))
