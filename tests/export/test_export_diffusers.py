@@ -102,6 +102,27 @@ def test_it_is_saved_and_loaded(vae: AutoencoderReeltok, tmp_path: Path) -> None
     assert ours.name == "small"
 
 
+def test_what_diffusers_saved_last_is_read(vae: AutoencoderReeltok, tmp_path: Path) -> None:
+    """It leaves our model.safetensors beside its own file, and we leave its file beside ours."""
+    torch.manual_seed(4)
+    earlier = VidTok(CAUSAL, "earlier").eval()
+    earlier.save_pretrained(tmp_path)
+    vae.save_pretrained(tmp_path)
+    assert reeltok.load(tmp_path).hash() == vae.tokenizer.hash()
+    earlier.save_pretrained(tmp_path)
+    assert reeltok.load(tmp_path).hash() == earlier.hash()
+
+
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_a_class_of_diffusers_is_read_where_ours_lay(variant: str | None, tmp_path: Path) -> None:
+    config = DiffusersConfig(class_name="AutoencoderKLWan", arguments=TINY["AutoencoderKLWan"])
+    Diffusers(config, "earlier").save_pretrained(tmp_path)
+    network = Diffusers(config, "later").network
+    network.save_pretrained(tmp_path, variant=variant)
+    loaded = reeltok.load(f"diffusers:{tmp_path}")
+    assert torch.equal(next(loaded.parameters()), next(network.parameters()))
+
+
 def test_without_statistics_a_pipeline_is_said_to_take_latents_as_they_are() -> None:
     model = continuous()
     model.statistics = None

@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from reeltok.files.parsing import read_object
 from reeltok.files.text import printable
 
 ALIGNMENT = 64  # bytes: where torch's own memory begins
@@ -163,7 +164,8 @@ def name_some(names: Iterable[str], most: int = 4) -> str:
 
 # ---------------------------------------------------------------- a folder
 
-STEMS = ("model", "diffusion_pytorch_model", "pytorch_model")
+DIFFUSERS_STEM = "diffusion_pytorch_model"
+STEMS = ("model", DIFFUSERS_STEM, "pytorch_model")
 VARIANTS = ("fp16", "bf16")
 """Names that diffusers gives to files of half precision; they serve where there is no other."""
 
@@ -186,19 +188,32 @@ def file_names(variant: str | None = None) -> list[str]:
 def find_file(folder: Path, variant: str | None = None) -> Path:
     """The file of weights, or the index of shards, in a folder.
 
-    The whole precision before `VARIANTS`, unless `variant` names one. FileNotFoundError says what
-    is there instead.
+    The whole precision before `VARIANTS`, unless `variant` names one; where diffusers wrote
+    config.json, its own files before all others, which were there before. FileNotFoundError says
+    what is there instead.
     """
-    for kind in (variant,) if variant else (None, *VARIANTS):
-        for name in file_names(kind):
-            if (folder / name).is_file():
-                return folder / name
+    kinds = (variant,) if variant else (None, *VARIANTS)
+    names = [name for kind in kinds for name in file_names(kind)]
+    if is_of_diffusers(folder):
+        names.sort(key=lambda name: not name.startswith(DIFFUSERS_STEM))
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
     there = sorted(path.name for path in folder.iterdir() if path.name != "config.json")
     wanted = f"model.{variant}.safetensors" if variant else "model.safetensors"
     raise FileNotFoundError(
         f"{folder} has no {wanted}, but {name_some(there) if there else 'no other files'}: copy it "
         "beside config.json"
     )
+
+
+def is_of_diffusers(folder: Path) -> bool:
+    """Whether a folder's config.json is one that diffusers wrote."""
+    path = folder / "config.json"
+    try:
+        return path.is_file() and "_class_name" in read_object(path)
+    except (OSError, ValueError):
+        return False
 
 
 def is_index(path: Path) -> bool:
