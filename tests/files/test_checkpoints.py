@@ -14,7 +14,8 @@ from small_models import COORDTOK
 from torch import Tensor
 
 import reeltok
-from reeltok.files.checkpoints import ALIGNMENT, read_checkpoint, read_tensors
+from reeltok.files.checkpoints import read_checkpoint
+from reeltok.files.tensors import ALIGNMENT, read_tensors
 from reeltok.generate import flow
 from reeltok.generate.sit import Flow, FlowConfig, volume_group
 from reeltok.metrics.lpips import WeightFile, read_weights
@@ -211,6 +212,38 @@ def test_two_sets_of_weights_are_told(model: Saved, tmp_path: Path) -> None:
     ):
         loaded = reeltok.load(model.folder, weights=tmp_path / "both.ckpt")
     assert loaded.hash() == model.hash
+
+
+def test_two_copies_of_a_tensor_must_be_the_same(model: Saved, tmp_path: Path) -> None:
+    """Only a wrapper's name tells them apart, so one of them would be dropped unseen."""
+    path, copies = tmp_path / "both.ckpt", under("module.")(model.state)
+    torch.save(model.state | copies, path)
+    assert reeltok.load(model.folder, weights=path).hash() == model.hash
+    name = next(iter(model.state))
+    for other in (copies[f"module.{name}"] + 1, copies[f"module.{name}"].double()):
+        torch.save(model.state | copies | {f"module.{name}": other}, path)
+        with pytest.raises(ValueError, match="which a network keeps in one place") as caught:
+            reeltok.load(model.folder, weights=path)
+        assert f"both.ckpt holds {name} and module.{name}, " in str(caught.value)
+
+
+def test_copies_of_what_is_not_read_may_differ(model: Saved, tmp_path: Path) -> None:
+    critic = {"critic.weight": torch.zeros(3), "critic.module.weight": torch.ones(3)}
+    torch.save(under("net.")(model.state) | critic, tmp_path / "a.ckpt")
+    assert reeltok.load(model.folder, weights=tmp_path / "a.ckpt").hash() == model.hash
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.complex64])
+def test_weights_that_are_no_floats_are_refused(
+    model: Saved, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    """Quantised weights mean nothing without their scales."""
+    name = next(name for name, tensor in model.state.items() if tensor.ndim > 1)
+    changed = model.state | {name: model.state[name].to(dtype)}
+    torch.save(changed, tmp_path / "a.pt")
+    said = rf"{name} is {str(dtype)[6:]} in \S+ where this network has floats: give the weights as"
+    with pytest.raises(ValueError, match=said):
+        reeltok.load(model.folder, weights=tmp_path / "a.pt")
 
 
 WRONG: dict[str, tuple[Any, str]] = {

@@ -7,22 +7,19 @@ tensors in it, under whatever prefix they lie, and is strict about names and sha
 import json
 import re
 import warnings
-from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from reeltok.files.parsing import read_object
+from reeltok.files.tensors import align_memory, read_content
 from reeltok.files.text import printable
 
-ALIGNMENT = 64  # bytes: where torch's own memory begins
 WRAPS = frozenset(
     {
         "module",  # DistributedDataParallel
@@ -35,22 +32,9 @@ WRAPS = frozenset(
 """What wrappers of modules add to the names of parameters, wherever it stands in them."""
 MEANS = re.compile(r"(^|[._])(ema|averaged?|shadow)([._]|$)")
 """A prefix under which running means of the weights lie."""
-POINTER = b"version https://git-lfs"
 
 
 # ---------------------------------------------------------------- one file
-
-
-def read_tensors(path: str | Path, device: torch.device | str | None = None) -> dict[str, Tensor]:
-    """The tensors of a safetensors file on `device` (the CPU), each in memory of its own.
-
-    safetensors hands out views of the file that begin anywhere. A copy begins where torch's own
-    tensors do: matrix products are faster there, and their last bits depend on it.
-    """
-    found = load_file(path)
-    if device is not None and torch.device(device).type != "cpu":
-        return {name: tensor.to(device) for name, tensor in found.items()}
-    return {name: tensor.clone() for name, tensor in found.items()}
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
@@ -77,51 +61,6 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     return state
 
 
-def read_content(path: Path) -> Any:
-    """What a file of weights holds. ValueError where that cannot be read safely."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(len(POINTER))
-        if start == POINTER:
-            raise ValueError("it is a pointer of Git LFS, not the file: run git lfs pull")
-        if path.suffix == ".safetensors" or start[8:9] == b"{":
-            return read_tensors(path)
-        with torch.serialization.safe_globals(plain_types()):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # an unpickler fails in any way on bytes that are not a pickle
-        raise ValueError(
-            f"{path} is not a checkpoint that can be read safely ({reason(error)}): copy it again, "
-            "or save its state dict alone"
-        ) from error
-    return content
-
-
-def plain_types() -> list[Any]:
-    """What checkpoints hold beside tensors and is a plain value: argparse's options, numpy's."""
-    makers = {"scalar": np.float64(0).__reduce__()[0], "_reconstruct": np.zeros(0).__reduce__()[0]}
-    names = [
-        (maker, f"{module}.multiarray.{name}")
-        for name, maker in makers.items()
-        for module in ("numpy.core", "numpy._core")  # before and since numpy 2
-    ]
-    kinds = {type(np.dtype(code)) for code in "?bBhHiIlLqQefdgFD"}
-    return [Namespace, np.ndarray, np.dtype, *kinds, *names]
-
-
-def reason(error: Exception) -> str:
-    """Why a file cannot be read: the object that it would need, or the first line of the error."""
-    text = str(error)
-    needed = re.search(r"GLOBAL ([\w.]+)", text)
-    if needed:
-        return f"it holds a {needed[1]}, and to make one could run any code"
-    if "weights_only" in text:  # a paragraph of advice, which is for files that one trusts
-        return "it is not a file of torch or safetensors"
-    first = re.sub(r"\x1b\[[0-9;]*m", "", text).strip().partition("\n")[0]
-    return printable(f"{type(error).__name__}: {first}" if first else type(error).__name__)
-
-
 def unwrap(content: Any) -> Any:
     """What is inside of dictionaries that hold a single dictionary with tensors, and no tensor."""
     while isinstance(content, Mapping):
@@ -140,12 +79,6 @@ def flatten(content: Any, before: str = "", depth: int = 0) -> Iterator[tuple[st
                 yield before + name, align_memory(value.detach())
             elif isinstance(name, str):
                 yield from flatten(value, f"{before}{name}.", depth + 1)
-
-
-def align_memory(tensor: Tensor) -> Tensor:
-    """The same values in memory that begins where torch's own does."""
-    lies = tensor.layout != torch.strided or tensor.data_ptr() % ALIGNMENT == 0
-    return tensor if lies else tensor.clone()
 
 
 def describe_contents(content: Any) -> str:
@@ -260,16 +193,22 @@ def unwrapped_name(name: str, wraps: Collection[str] = WRAPS) -> str:
 
 
 def find_part(
-    state: Mapping[str, Tensor], names: Collection[str], *, means: bool = False
+    state: Mapping[str, Tensor],
+    names: Collection[str],
+    *,
+    means: bool = False,
+    what: str = "the checkpoint",
 ) -> CheckpointPart | None:
     """The tensors under the prefix that most of `names` lie under; None where there are none.
 
     Where several hold as many, `means` prefers running means of the weights to the weights.
+    ValueError where one of `names` is there twice with other values, but for wrappers of modules.
     """
     wraps = WRAPS.difference(part for name in names for part in name.split("."))
-    plain: dict[str, Tensor] = {}
+    held: dict[str, list[str]] = {}
     for name in sorted(state, key=len):
-        plain.setdefault(unwrapped_name(name, wraps), state[name])
+        held.setdefault(unwrapped_name(name, wraps), []).append(name)
+    plain = {name: state[first] for name, (first, *_) in held.items()}
     ends: dict[str, list[str]] = {}
     for name in names:
         ends.setdefault(name.rpartition(".")[2], []).append(name)
@@ -282,11 +221,24 @@ def find_part(
         return None
     rank = lambda prefix: (-counts[prefix], means != bool(MEANS.search(prefix)), len(prefix))
     best, *others = sorted(counts, key=lambda prefix: (*rank(prefix), prefix))
+    require_same(state, [held[best + name] for name in names if best + name in held], what)
     return CheckpointPart(
         prefix=best,
         tensors={n.removeprefix(best): t for n, t in plain.items() if n.startswith(best)},
         also=tuple(prefix for prefix in others if counts[prefix] == counts[best]),
     )
+
+
+def require_same(state: Mapping[str, Tensor], copies: Iterable[list[str]], what: str) -> None:
+    """ValueError where tensors that are to be copies of one another are not."""
+    for first, *others in copies:
+        for other in others:
+            one, two = state[first], state[other]
+            if (one.dtype, one.shape) != (two.dtype, two.shape) or not torch.equal(one, two):
+                raise ValueError(
+                    f"{what} holds {printable(first)} and {printable(other)}, which a network "
+                    "keeps in one place, with different values: leave one set of weights in it"
+                )
 
 
 def load_weights(
@@ -305,11 +257,11 @@ def load_weights(
     `name` and `shape` say what a tensor is called there and which shape it has. Floats become the
     network's own type, on torch's default device. `parts` are those of the network, by the names in
     `state`, that hold nothing else there. ValueError for a tensor that is missing, has another
-    shape, or is too many, naming what was found.
+    shape, is no float where the network has floats, or is too many, naming what was found.
     """
     own = module.state_dict()
     wanted = {ours: name(ours) for ours in own}
-    part = find_part(state, set(wanted.values()), means=means)
+    part = find_part(state, set(wanted.values()), means=means, what=what)
     held = {} if part is None else part.tensors
     for ours, theirs in wanted.items():
         size = tuple(own[ours].shape) if shape is None else shape(ours, own[ours])
@@ -318,6 +270,8 @@ def load_weights(
                 f"{printable(theirs)} has shape {tuple(held[theirs].shape)} in {what} where this "
                 f"configuration has {size}: {advice}"
             )
+        if theirs in held:
+            require_floats(theirs, held[theirs], own[ours], what)
     missing = [theirs for theirs in wanted.values() if theirs not in held]
     if missing:
         raise ValueError(
@@ -332,6 +286,15 @@ def load_weights(
         said = " and ".join(repr(prefix.rstrip(".")) for prefix in part.also)
         where = f"those under {part.prefix.rstrip('.')!r}" if part.prefix else "the first"
         warnings.warn(f"{what} holds weights under {said} too: {where} are read", stacklevel=2)
+
+
+def require_floats(name: str, tensor: Tensor, like: Tensor, what: str) -> None:
+    """ValueError for integers or complex numbers in place of floats: their values mean others."""
+    if like.is_floating_point() and not tensor.is_floating_point():
+        raise ValueError(
+            f"{printable(name)} is {str(tensor.dtype).removeprefix('torch.')} in {what} where this "
+            "network has floats: give the weights as floats, not quantised"
+        )
 
 
 def require_no_more(

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from reeltok import zoo
 from reeltok.files.atomic import replacing
-from reeltok.files.checkpoints import read_tensors
 from reeltok.files.hashes import hash_text
+from reeltok.files.tensors import read_tensors
 from reeltok.parallel import Rank, in_turn, init_distributed
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokens.digits import centre_of, split_digits
