@@ -1,13 +1,17 @@
 """Folders of diffusers and repositories of the hub: which files are read, which are asked for."""
 
+import errno
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 from shutil import copyfile, copytree
+from types import SimpleNamespace
 from typing import Any
 
+import huggingface_hub.errors
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,7 +20,8 @@ from torch import Tensor
 
 import reeltok
 from reeltok.files.checkpoints import find_file
-from reeltok.hub import fetch_repository, is_repository, patterns, pickled
+from reeltok.hub import fetch_repository, is_repository, model_folder, patterns, pickled
+from reeltok.models.convert import to_public
 
 Change = Callable[[Path], None]
 
@@ -115,10 +120,10 @@ def test_peers_of_diffusers_are_read_alike(saved: tuple[Path, bool]) -> None:
     folder, _ = saved
     peer = reeltok.load(f"diffusers:{folder}")
     assert peer.trained
-    found = peer.network.state_dict()
-    for name, tensor in reeltok.load(folder).state_dict().items():
-        if name == "encoder.conv_in.bias":
-            torch.testing.assert_close(found["encoder.conv_in.conv.bias"], tensor)
+    found, ours = peer.network.state_dict(), to_public(reeltok.load(folder))
+    assert ours.keys() == found.keys()
+    for name, tensor in ours.items():
+        torch.testing.assert_close(found[name], tensor)
 
 
 def test_a_peer_s_weights_are_all_there_or_refused(vae: Path, tmp_path: Path) -> None:
@@ -131,6 +136,13 @@ def test_a_peer_s_weights_are_all_there_or_refused(vae: Path, tmp_path: Path) ->
         reeltok.load(f"diffusers:{tmp_path / 'model'}")
     with pytest.raises(ValueError, match=r"has no encoder\.conv_in\.conv\.bias"):
         reeltok.load(tmp_path / "model")
+
+
+def test_a_file_that_lay_there_before_diffusers_saved_is_not_read(saved: tuple[Path, bool]) -> None:
+    folder = model_folder(saved[0])
+    before = find_file(folder)
+    (folder / "model.safetensors").write_bytes(b"of another model")
+    assert find_file(folder) == before
 
 
 def test_a_variant_is_read_where_it_is_asked_for(vae: Path, tmp_path: Path, wanted: str) -> None:
@@ -242,18 +254,60 @@ def test_a_repository_of_something_else_is_one_sentence(
     (tmp_path / "cache").mkdir()
     hub = Hub(tmp_path / "files", tmp_path / "cache")
     monkeypatch.setattr("huggingface_hub.snapshot_download", hub.snapshot_download)
+    monkeypatch.setattr("huggingface_hub.model_info", lambda *_, **__: SimpleNamespace(sha="0a"))
     with pytest.raises(FileNotFoundError, match="owner/name@main on the hub has no config"):
         reeltok.load("owner/name@main")
     assert hub.given == []
 
 
-def test_errors_of_the_hub_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(name: str, **options: Any) -> str:
-        raise OSError("no network\x1b[31m\nhere")
+def fail_with(error: Exception) -> Callable[..., Any]:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error
 
-    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
-    with pytest.raises(OSError, match="owner/name could not be fetched") as caught:
+    return fail
+
+
+def test_a_part_in_the_cache_is_said_where_there_is_no_network(
+    vae: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then the hub's library takes the folder that it has, with whatever lies in it."""
+    copytree(vae, tmp_path / "part")
+    (tmp_path / "part" / PLAIN).unlink()
+    offline = fail_with(huggingface_hub.errors.OfflineModeIsEnabled("offline"))
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download", lambda *_, **__: str(tmp_path / "part")
+    )
+    monkeypatch.setattr("huggingface_hub.model_info", offline)
+    said = r"holds only a part of owner/name, .* cannot be reached: load it once with a network$"
+    with pytest.raises(OSError, match=said):
         fetch_repository("owner/name")
+
+
+def errors_of_the_hub() -> dict[str, tuple[Exception, str]]:
+    """What its library raises, and what is said of it."""
+    http = vars(sys.modules[huggingface_hub.errors.HfHubHTTPError.__bases__[0].__module__])
+    full = OSError(errno.ENOSPC, "No space left on device")
+    found = {
+        "anything": (OSError("no network\x1b[31m\nhere"), r"could not be fetched \(OSError\)"),
+        "full": (full, r"cannot be kept in the hub's cache, \S+ \(No space left .*: free some"),
+        "denied": (PermissionError(errno.EACCES, "no"), r"\(Permission denied\).* or set HF_HOME"),
+        "proxy": (http["ProxyError"]("no"), r"could not be fetched \(ProxyError\): check"),
+    }
+    if "RemoteProtocolError" in http:
+        found["dropped"] = (http["RemoteProtocolError"]("no"), r"\(RemoteProtocolError\): check")
+    if hasattr(huggingface_hub.errors, "IncompleteSnapshotError"):
+        part = huggingface_hub.errors.IncompleteSnapshotError
+        found["part"] = (part.__new__(part), "only a part of owner/name")
+    return found
+
+
+@pytest.mark.parametrize("kind", errors_of_the_hub())
+def test_errors_of_the_hub_are_one_sentence(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    error, said = errors_of_the_hub()[kind]
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail_with(error))
+    with pytest.raises(OSError, match=said) as caught:
+        fetch_repository("owner/name")
+    assert "owner/name" in str(caught.value)
     assert str(caught.value).isprintable()
 
 

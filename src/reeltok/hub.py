@@ -3,16 +3,22 @@
 A name is "owner/name", or "owner/name@revision" for a branch, a tag or a commit.
 """
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from reeltok.arguments import check_path
+from reeltok.files.atomic import REASONS
 from reeltok.files.checkpoints import VARIANTS, file_names, find_file
 from reeltok.files.text import printable
 
 PLACES = ("", "vae/")
 """Where a model lies in a repository: at its root, or in a pipeline of diffusers."""
+UNWRITABLE = (*REASONS, errno.EACCES, errno.EPERM, errno.EROFS)
+PARTLY, BROKEN = ("IncompleteSnapshotError",), ("XetDownloadError",)
+"""Errors of newer versions of huggingface_hub: a part in the cache, and a download that broke."""
 
 
 def is_repository(name: str) -> bool:
@@ -70,7 +76,7 @@ def fetch_repository(name: str, *, revision: str | None = None, variant: str | N
     Weights of whole precision are asked for first, then `VARIANTS`, then pickles; `variant` asks
     for that one alone. OSError where the hub cannot be reached or has none of these files.
     """
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import model_info, snapshot_download
 
     name, _, named = name.partition("@")
     at = revision or named or None
@@ -82,9 +88,21 @@ def fetch_repository(name: str, *, revision: str | None = None, variant: str | N
         folder = model_folder(Path(from_hub(fetch, said)))
         if has_weights(folder, variant):
             return folder
+    try:  # without a network, what the cache holds was taken for all that there is
+        from_hub(lambda: str(model_info(name, revision=at).sha), said)
+    except OSError as error:
+        raise OSError(incomplete(said)) from error
     raise FileNotFoundError(
         f"{said} on the hub has no config.json with weights beside it, nor a vae/ that has: name "
         "another repository, or give a folder"
+    )
+
+
+def incomplete(what: str) -> str:
+    """What to do about a repository of which the cache holds a part, where there is no network."""
+    return (
+        f"the hub's cache holds only a part of {printable(what)}, and the hub cannot be reached: "
+        "load it once with a network"
     )
 
 
@@ -99,20 +117,27 @@ def has_weights(folder: Path, variant: str | None = None) -> bool:
 
 def from_hub(fetch: Callable[[], str], what: str) -> str:
     """What `fetch` returns; its many errors as one sentence."""
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub import constants, errors
     from huggingface_hub.utils import logging
 
     logging.set_verbosity_error()  # it would tell the terminal of every attempt
+    # Its HTTP library, which changes with its version, raises errors of the same base.
+    of_http = (errors.HfHubHTTPError, *errors.HfHubHTTPError.__bases__)
+    partly = tuple(getattr(errors, name) for name in PARTLY if hasattr(errors, name))
+    broken = tuple(getattr(errors, name) for name in BROKEN if hasattr(errors, name))
     try:
         return fetch()
-    except RevisionNotFoundError as error:
+    except errors.RevisionNotFoundError as error:
         raise OSError(f"{printable(what)} is not a revision on the hub: check it") from error
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except partly as error:
+        raise OSError(incomplete(what)) from error
+    except (*of_http, *broken, errors.HFValidationError, OSError) as error:
+        number = getattr(error, "errno", None)
+        if number in UNWRITABLE:
+            raise OSError(
+                f"{printable(what)} cannot be kept in the hub's cache, {constants.HF_HUB_CACHE} "
+                f"({os.strerror(number)}): free some space, or set HF_HOME to another folder"
+            ) from error
         raise OSError(
             f"{printable(what)} could not be fetched ({type(error).__name__}): check the name and "
             "the network, or give a folder"
