@@ -1,5 +1,6 @@
 """Foreign checkpoints: what is dropped, what is refused, what diffusers saves."""
 
+import errno
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 import reeltok
+from reeltok.files.atomic import Unfinished
 from reeltok.files.checkpoints import read_checkpoint
 from reeltok.models import convert
 from reeltok.models.presets import VIDTOK
@@ -135,7 +137,7 @@ def test_a_diffusers_folder_loads_as_it_is(tmp_path: Path, kind: str) -> None:
 
 def test_save_and_load_are_the_identity(tmp_path: Path) -> None:
     model = VidTok(SMALL, "small").eval()
-    model.statistics = {"mean": [0.0], "std": [1.0]}
+    model.statistics = {"mean": [0.0] * 4, "std": [1.0] * 4}
     model.save_pretrained(tmp_path / "small")
     again = reeltok.load(tmp_path / "small")
     assert again.config == model.config
@@ -218,6 +220,53 @@ def test_a_model_that_cannot_be_saved_is_one_sentence_and_leaves_nothing(
     with pytest.raises(OSError, match=r"cannot write .*model: the disk is full"):
         VidTok(SMALL).save_pretrained(tmp_path / "model")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
+def test_a_model_that_is_not_replaced_as_a_whole_is_never_half_of_it(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights of one beside the configuration of the other would load."""
+    old, new = VidTok(SMALL, "old"), VidTok(replace(SMALL, edge="past-first"), "new")
+    old.save_pretrained(tmp_path)
+
+    def stop(unfinished: Unfinished) -> None:
+        if unfinished.target.name == file:
+            raise OSError("stopped")
+        finish(unfinished)
+
+    finish = Unfinished.finish
+    with monkeypatch.context() as patch:
+        patch.setattr(Unfinished, "finish", stop)
+        with pytest.raises(OSError, match="stopped"):
+            new.save_pretrained(tmp_path)
+    if file == "config.json":
+        with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
+            reeltok.load(tmp_path)
+    else:
+        kept = reeltok.load(tmp_path)
+        assert (kept.name, kept.config, kept.hash()) == ("old", old.config, old.hash())
+    new.save_pretrained(tmp_path)
+    assert reeltok.load(tmp_path).hash() == new.hash()
+
+
+def test_nothing_is_replaced_before_all_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = VidTok(SMALL, "old"), VidTok(replace(SMALL, edge="past-first"), "new")
+    old.save_pretrained(tmp_path)
+    full = OSError(errno.ENOSPC, "No space left on device")
+
+    def write(path: Path, *_: object, **__: object) -> None:
+        raise full
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", write)
+        patch.setattr(Path, "write_bytes", write)
+        with pytest.raises(OSError, match="the disk is full"):
+            new.save_pretrained(tmp_path)
+    assert reeltok.load(tmp_path).hash() == old.hash()
+    assert reeltok.load(tmp_path).name == "old"
 
 
 def test_random_weights_are_said_and_repeat() -> None:

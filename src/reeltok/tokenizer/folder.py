@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import TypedDict  # pydantic takes typing's from Python 3.12 on
 
 from reeltok.arguments import check_path
-from reeltok.files.atomic import replacing, write_file
+from reeltok.files.atomic import Unfinished, naming, replacing, write_file
 from reeltok.files.hashes import hash_parts
 from reeltok.files.parsing import read_object
 from reeltok.tokenizer.card import CARD
@@ -21,6 +21,7 @@ from reeltok.tokenizer.rows import Bits, pack_rows
 
 Network = TypeVar("Network", bound=nn.Module)
 MOST = 10**11  # parameters
+WEIGHTS = "model.safetensors"
 
 
 @with_config(ConfigDict(extra="forbid"))
@@ -78,7 +79,7 @@ def write_folder(
     bits: Bits | None = None,
     card: str | None = None,
 ) -> Path:
-    """Write `record` and `weights` into `folder`, each file whole or not at all.
+    """Write `record` and `weights` into `folder`: both or, after an error, neither.
 
     `bits`: the matrices as such small numbers (`pack_rows`). `card` is README.md, where there is
     none.
@@ -89,18 +90,39 @@ def write_folder(
     tensors = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
     text = json.dumps(record, indent=2) + "\n"
     if folder.is_dir():
-        with replacing(folder / "model.safetensors") as part:
-            save_file(tensors, part)
-        write_file(folder / "config.json", text)
+        replace_model(folder, tensors, text)
         if card is not None and not (folder / CARD).exists():
             write_file(folder / CARD, card)
     else:  # half a model is none
         with replacing(folder, folder=True) as part:
-            save_file(tensors, part / "model.safetensors")
+            save_file(tensors, part / WEIGHTS)
             (part / "config.json").write_text(text)
             if card is not None:
                 (part / CARD).write_text(card)
     return folder
+
+
+def replace_model(folder: Path, tensors: dict[str, Tensor], text: str) -> None:
+    """Write a model's two files into a folder that is there; both are complete before either is.
+
+    Weights of one model beside the configuration of another may load, as a network that nobody
+    trained. So a configuration that changes is away while the weights are exchanged. What is left:
+    killed in that moment, the folder has none and is refused until it is saved to again.
+    """
+    with Unfinished(folder / "config.json") as said, Unfinished(folder / WEIGHTS) as held:
+        for part in (held, said):
+            with naming(part.target, inside=part.path.parent):
+                save_file(tensors, part.path) if part is held else part.path.write_text(text)
+        aside = said.path.with_name("old")
+        if said.target.exists() and said.target.read_bytes() != text.encode():
+            said.target.replace(aside)
+        try:
+            held.finish()
+        except BaseException:
+            if aside.exists():
+                aside.replace(said.target)
+            raise
+        said.finish()
 
 
 def amend_config(folder: Path, **changes: Any) -> Path:
