@@ -34,7 +34,13 @@ from reeltok.models.reftok.network import RefTok
 from reeltok.models.vidtok.network import VidTok
 from reeltok.models.vidtok.stages import VidTokConfig
 from reeltok.tokenizer.contract import Tokenizer
-from reeltok.tokenizer.folder import Base, ConfigExtras, build_empty
+from reeltok.tokenizer.folder import (
+    Base,
+    build_empty,
+    from_diffusers,
+    parse_extras,
+    take_extras,
+)
 from reeltok.tokenizer.rows import read_packed
 from reeltok.tokens.packing.model import NAME as PACKING
 
@@ -99,7 +105,8 @@ def load(
         model = load_folder(Path(place), variant=variant)
     else:
         family, config = described(preset_folder(str(name)) or place)
-        model = with_weights(family, config, str(name), weights)
+        called = Path(name).name or Path(name).resolve().name
+        model = with_weights(family, config, called, weights)
     return moved_to(model.under(refine=refine), device, dtype)
 
 
@@ -236,9 +243,7 @@ def load_folder(folder: Path, *, variant: str | None = None) -> Tokenizer:
     model = build_from_state(
         record["family"], record["config"], record["name"], weights, source=str(path)
     )
-    model.statistics = record.get("statistics")
-    model.reads = tuple(record.get("reads") or ())
-    model.earlier = record.get("earlier") or {}
+    take_extras(model, record, str(folder / "config.json"))
     packing = folder / PACKING
     model.packing = packing if packing.is_file() else None
     return model
@@ -293,20 +298,8 @@ def read_model(folder: Path) -> dict[str, Any]:
     if not isinstance(name, str) or not name:
         raise ValueError(f"{path} has no name: copy it again, or write one")
     config = parse_config(record.get("config"), FAMILIES[family][0], str(path))
-    extras = parse_config(
-        {key: record[key] for key in ("statistics", "reads", "earlier", "base") if key in record},
-        ConfigExtras,
-        str(path),
-    )
-    return {"family": family, "name": name, "config": config, "prefix": prefix} | vars(extras)
-
-
-def from_diffusers(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Our own record of what `reeltok.export.diffusers` saved as an autoencoder of diffusers."""
-    found = {key: record.get(key) for key in ("family", "name")} | {"config": record.get("network")}
-    mean, std = record.get("latents_mean"), record.get("latents_std")
-    measured = isinstance(mean, list) and isinstance(std, list) and (any(mean) or set(std) != {1.0})
-    return found | ({"statistics": {"mean": mean, "std": std}} if measured else {})
+    extras = parse_extras(record, str(path))
+    return {"family": family, "name": name, "config": config, "prefix": prefix} | extras
 
 
 def build_described(record: Mapping[str, Any]) -> Tokenizer:

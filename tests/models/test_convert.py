@@ -269,6 +269,11 @@ def test_nothing_is_replaced_before_all_is_written(
     assert reeltok.load(tmp_path).name == "old"
 
 
+def test_a_model_with_other_weights_is_called_as_its_folder(tmp_path: Path) -> None:
+    weights = VidTok(SMALL, "any").save_pretrained(tmp_path / "mine") / "model.safetensors"
+    assert reeltok.load(tmp_path / "mine", weights=weights).name == "mine"
+
+
 def test_random_weights_are_said_and_repeat() -> None:
     with pytest.warns(UserWarning, match="random weights"):
         one = reeltok.load("default", weights="random")

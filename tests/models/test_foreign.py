@@ -213,7 +213,8 @@ def test_a_model_is_saved_in_our_format(
 ) -> None:
     for folder in (cosmos, saved("AutoencoderVidTok", **FSQ)):
         tok = reeltok.load(f"diffusers:{folder}")
-        tok.statistics = {"mean": [0.5], "std": [2.0]}
+        channels = tok.spec.channels
+        tok.statistics = {"mean": [0.5] * channels, "std": [2.0] * channels}
         again = reeltok.load(tok.save_pretrained(tmp_path / folder.name))
         assert (again.hash(), again.statistics) == (tok.hash(), tok.statistics)
         x = moving(5, 16, 16).tensor()

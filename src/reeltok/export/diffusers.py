@@ -23,7 +23,13 @@ from torch import Tensor
 from reeltok.models.foreign.diffusers import Diffusers
 from reeltok.models.foreign.network import Foreign
 from reeltok.tokenizer.contract import Tokenizer
-from reeltok.tokenizer.folder import dump_config
+from reeltok.tokenizer.folder import (
+    diffusers_extras,
+    dump_config,
+    from_diffusers,
+    parse_extras,
+    take_extras,
+)
 from reeltok.tokenizer.posterior import encode_posterior
 from reeltok.zoo import FAMILIES, build_described
 
@@ -35,8 +41,9 @@ class AutoencoderReeltok(ModelMixin, AutoencoderMixin, ConfigMixin):
 
     Clips are "b 3 t h w" in [-1, 1], latents "b d t h w" as the decoder takes them: pipelines
     normalise by `latents_mean` and `latents_std`. A discrete tokenizer's latents are its codes.
-    The arguments after `scaling_factor` follow from the network; where they are given, they must
-    agree with it. ValueError where they do not.
+    `extras` is what our config.json says beside and diffusers has no name for. The other arguments
+    after `scaling_factor` follow from the network; where they are given, they must agree with it.
+    ValueError where they do not.
     """
 
     _supports_gradient_checkpointing = False
@@ -60,6 +67,7 @@ class AutoencoderReeltok(ModelMixin, AutoencoderMixin, ConfigMixin):
         temporal_compression_ratio: int | None = None,
         spatial_compression_ratio: int | None = None,
         block_out_channels: list[int] | None = None,
+        extras: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.tokenizer = build_described({"family": family, "name": name, "config": network})
@@ -71,6 +79,7 @@ class AutoencoderReeltok(ModelMixin, AutoencoderMixin, ConfigMixin):
                     f"{name}: config.json says {key}={given}, but its network has {value}: copy "
                     "the folder again"
                 )
+        take_extras(self.tokenizer, parse_extras(from_diffusers(self.config), name), name)
         channels = facts["z_dim"]
         neutral = {"latents_mean": [0.0] * channels, "latents_std": [1.0] * channels}
         self.register_to_config(**facts, **{k: v for k, v in neutral.items() if not self.config[k]})
@@ -179,6 +188,7 @@ def as_autoencoder(tokenizer: Tokenizer) -> ModelMixin:
             network=dump_config(tokenizer.config),
             latents_mean=None if found is None else found["mean"],
             latents_std=None if found is None else found["std"],
+            extras=diffusers_extras(tokenizer) or None,
         )
     made.tokenizer = tokenizer
     return made.train(tokenizer.training)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NotRequired, TypeVar
 
@@ -15,7 +15,7 @@ from typing_extensions import TypedDict  # pydantic takes typing's from Python 3
 from reeltok.arguments import check_path
 from reeltok.files.atomic import Unfinished, naming, replacing, write_file
 from reeltok.files.hashes import hash_parts
-from reeltok.files.parsing import read_object
+from reeltok.files.parsing import parse_config, read_object
 from reeltok.tokenizer.card import CARD
 from reeltok.tokenizer.rows import Bits, pack_rows
 
@@ -69,6 +69,53 @@ def config_record(tokenizer: Any) -> dict[str, Any]:
     return (
         record | {"config": dump_config(tokenizer.config)} | {k: v for k, v in beside.items() if v}
     )
+
+
+def take_extras(tokenizer: Any, extras: Mapping[str, Any], what: str) -> None:
+    """Give a `Tokenizer` what `ConfigExtras` says beside its configuration.
+
+    ValueError that begins with `what` for statistics of another number of channels.
+    """
+    if (found := extras.get("statistics")) is not None:
+        parts = (found, *(found[name] for name in ("first", "later") if name in found))
+        counts = {len(part[name]) for part in parts for name in ("mean", "std")}
+        if counts != {tokenizer.spec.channels}:
+            said = " and ".join(str(count) for count in sorted(counts))
+            raise ValueError(
+                f"{what} has statistics of {said} channels, but latents of this network have "
+                f"{tokenizer.spec.channels}: copy it again"
+            )
+    tokenizer.statistics = found
+    tokenizer.reads = tuple(extras.get("reads") or ())
+    tokenizer.earlier = extras.get("earlier") or {}
+
+
+def diffusers_extras(tokenizer: Any) -> dict[str, Any]:
+    """What config.json says beside the configuration and has no name in diffusers."""
+    record = config_record(tokenizer)
+    found = {name: record[name] for name in ("reads", "earlier") if name in record}
+    parts = {k: v for k, v in record.get("statistics", {}).items() if k in ("first", "later")}
+    return found | ({"statistics": parts} if parts else {})
+
+
+def from_diffusers(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Our own record of what `reeltok.export.diffusers` saved as an autoencoder of diffusers."""
+    found = {key: record.get(key) for key in ("family", "name")} | {"config": record.get("network")}
+    extras = record.get("extras")
+    extras = extras if isinstance(extras, Mapping) else {}
+    found |= {name: extras[name] for name in ("reads", "earlier") if name in extras}
+    mean, std = record.get("latents_mean"), record.get("latents_std")
+    measured = isinstance(mean, list) and isinstance(std, list) and (any(mean) or set(std) != {1.0})
+    parts = extras.get("statistics")
+    more = parts if isinstance(parts, Mapping) else {}
+    return found | ({"statistics": {**more, "mean": mean, "std": std}} if measured else {})
+
+
+def parse_extras(record: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """What a record of ours has of `ConfigExtras`. ValueError names what is wrong."""
+    names = (field.name for field in fields(ConfigExtras))
+    held = {name: record[name] for name in names if name in record}
+    return vars(parse_config(held, ConfigExtras, what))
 
 
 def write_folder(
