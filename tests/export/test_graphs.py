@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from math import inf, nan
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from reeltok.models.coordtok.network import CoordTok
 from reeltok.models.vidtok.network import VidTok
 from reeltok.models.vidtok.stages import VidTokConfig
 from reeltok.nn.quantizers.lattice import FSQConfig
+from reeltok.nn.quantizers.vector import VQConfig
 from reeltok.tokenizer.contract import Tokenizer
 
 pytestmark = pytest.mark.usefixtures("types_unchecked")
@@ -35,6 +37,7 @@ LEAST = VidTokConfig(
     block="light",
     edge="past-first",
 )
+VECTORS = replace(LEAST, quantizer=VQConfig(codes=16, width=4))
 
 
 def build(config: Any) -> Tokenizer:
@@ -117,6 +120,19 @@ def test_latents_are_compared_where_ids_are_the_same() -> None:
     assert (found.outputs, found.states, found.ids) == (0.0, 2.0, 0.5)
 
 
+@pytest.mark.parametrize(
+    ("made", "wanted"), [(nan, 0.0), (0.0, nan), (inf, 0.0), (inf, -inf), (nan, inf)]
+)
+def test_what_is_not_finite_is_far_from_all_but_itself(made: float, wanted: float) -> None:
+    one, other = torch.tensor([[[made, 1.0]]]), torch.tensor([[[wanted, 1.0]]])
+    ids = torch.tensor([[1, 2]])
+    names = ["latents", "ids", "next.a"]
+    found = agreement_of(names, [one, ids, one], [other, ids, other])
+    assert (found.outputs, found.states) == (inf, inf)
+    elsewhere = agreement_of(names, [one, ids, other], [other, ids + 1, other])
+    assert (elsewhere.outputs, elsewhere.states) == (0.0, 0.0)
+
+
 def test_unknown_formats_and_frames_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -159,12 +175,15 @@ class Shifted:
 
 
 @torch.no_grad()
-def test_an_encoder_is_traced_for_any_size() -> None:
-    model = build(LEAST)
+@pytest.mark.parametrize("config", [LEAST, VECTORS], ids=["fsq", "vq"])
+def test_an_encoder_is_traced_for_any_size(config: VidTokConfig) -> None:
+    model = build(config)
     graph = named(graphs_of(model, 3))["encoder"]
     x = graph.examples(OTHER).values()
     made, wanted = trace(graph, model).module()(*x), graph.module(*x)
-    assert agreement_of(graph.outputs, made, wanted).outputs < 1e-5
+    found = agreement_of(graph.outputs, made, wanted)
+    assert found.outputs < 1e-5
+    assert found.ids == 1.0
 
 
 @pytest.mark.slow
@@ -177,7 +196,14 @@ def test_onnx_decodes_ids_as_the_model_does(tmp_path: Path) -> None:
     assert (tmp_path / "decoder.onnx").is_file()
 
 
-CASES = {"kl": CAUSAL, "fsq": DISCRETE, "ahead": AHEAD, "noncausal": NONCAUSAL, "planes": COORDTOK}
+CASES = {
+    "kl": CAUSAL,
+    "fsq": DISCRETE,
+    "vq": VECTORS,
+    "ahead": AHEAD,
+    "noncausal": NONCAUSAL,
+    "planes": COORDTOK,
+}
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ Inputs and outputs are flat tensors, so that a program that runs a graph needs n
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 import torch
@@ -96,7 +97,8 @@ class StreamStep(nn.Module):
 def graphs_of(tokenizer: Tokenizer, frames: int) -> list[Graph]:
     """The graphs of a tokenizer for clips of `frames` frames (made up to whole groups).
 
-    One that codes windows of a fixed length has graphs of one window, whatever `frames` is.
+    One that codes windows of a fixed length has graphs of one window, whatever `frames` is. Graphs
+    are of a tokenizer in evaluation mode, in which it is left.
     ValueError for one that decodes as it encodes.
     """
     if tokenizer.loops:
@@ -287,7 +289,8 @@ class Agreement:
 def agreement_of(outputs: Sequence[str], made: Sequence[Any], wanted: Sequence[Any]) -> Agreement:
     """The agreement of two lists of outputs.
 
-    Latents are compared where ids are the same: a code on the edge may fall on either side.
+    Latents are compared where ids are the same: a code on the edge may fall on either side. What is
+    not finite is infinitely far from all but itself.
     """
     pairs = {
         name: (torch.as_tensor(one).cpu(), torch.as_tensor(other).cpu())
@@ -297,9 +300,10 @@ def agreement_of(outputs: Sequence[str], made: Sequence[Any], wanted: Sequence[A
     same = None if ids is None else ids[0] == ids[1]
     far = {"outputs": 0.0, "states": 0.0}
     for name, (one, other) in pairs.items():
-        apart = (one - other).abs()
+        apart = (one.double() - other.double()).abs().nan_to_num(nan=inf, posinf=inf)
+        apart = apart.masked_fill((one == other) | (one.isnan() & other.isnan()), 0.0)
         if name == "latents" and same is not None:
-            apart = apart * same.unsqueeze(1)
+            apart = apart.masked_fill(~same.unsqueeze(1), 0.0)
         kind = "states" if name.startswith("next.") else "outputs"
         far[kind] = max(far[kind], float(apart.max()) if apart.numel() else 0.0)
     return Agreement(**far, ids=None if same is None else float(same.double().mean()))

@@ -109,6 +109,8 @@ class VQ(nn.Module):
         """The id of the nearest code, a few tokens at a time so that memory stays bounded."""
         codebook = self.codebook.to(x.dtype)
         lengths = codebook.square().sum(-1)
+        if torch.compiler.is_exporting():  # a graph has no parts
+            return torch.addmm(lengths, x, codebook.T, alpha=-2).argmin(-1)
         few = max(1, SCORES // len(codebook))
         # One buffer for all: freed between small ones, blocks of this size leave holes in the heap.
         scores = x.new_empty(min(few, len(x)), len(codebook))
