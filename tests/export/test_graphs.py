@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from math import inf, nan
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from torch import Tensor
 import reeltok
 from reeltok.cli.main import main
 from reeltok.export.graphs import OTHER, Graph, agreement_of, graphs_of
-from reeltok.export.programs import export_programs, trace, write_program
+from reeltok.export.programs import check_graphs_folder, export_programs, trace, write_program
 from reeltok.models.coordtok.network import CoordTok
 from reeltok.models.vidtok.network import VidTok
 from reeltok.models.vidtok.stages import VidTokConfig
@@ -147,6 +148,55 @@ def test_unknown_formats_and_frames_are_refused(
     with pytest.raises(ValueError, match=r"out holds other files: name a new or an empty one"):
         export_programs(build(LEAST), out, to="torch-export")
     assert (out / "mine.txt").read_text() == "kept"
+
+
+def test_what_is_beside_earlier_graphs_is_not_lost(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = {"graphs": [{"name": "encoder", "file": "encoder.onnx"}]}
+    for name in ("encoder.onnx", "encoder.onnx.data"):
+        (tmp_path / name).write_bytes(b"earlier")
+    for text in (json.dumps(record), "{}", "[]", '{"graphs": [3]}', "damaged"):
+        (tmp_path / "graphs.json").write_text(text)
+        (tmp_path / "run_it.py").write_text("mine")
+        with pytest.raises(ValueError, match=r"run_it\.py.* does not name"):
+            export_programs(build(LEAST), tmp_path, to="torch-export")
+        (tmp_path / "run_it.py").unlink()
+    with pytest.raises(ValueError, match=r"holds encoder\.onnx, encoder\.onnx\.data, which graphs"):
+        check_graphs_folder(tmp_path)
+    (tmp_path / "graphs.json").write_text(json.dumps(record))
+    check_graphs_folder(tmp_path)
+    (tmp_path / "run_it.py").write_text("mine")
+    assert main(["export", "default", str(tmp_path), "--to", "torch-export", "--force"]) == 2
+    assert "holds run_it.py, which graphs.json there does not name" in capsys.readouterr().err
+
+
+def test_onnx_in_a_type_that_cannot_be_compared_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="needs onnxruntime (extra onnx)")
+    with pytest.raises(ValueError, match=r"small is in bfloat16.*: load it in float32"):
+        export_programs(build(LEAST).to(torch.bfloat16), tmp_path / "out", to="onnx")
+
+
+def test_a_model_comes_back_in_the_mode_that_it_was_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from reeltok.export import programs
+
+    model, modes = build(LEAST).train(), []
+
+    def write(graph: Graph, *_: Any) -> Any:
+        modes.append(graph.module.training or model.training)
+        return SimpleNamespace(name=graph.name)
+
+    model.encoder.eval()
+    monkeypatch.setattr(programs, "trace", lambda graph, tokenizer: graph)
+    monkeypatch.setattr(programs, "write_program", write)
+    export_programs(model, tmp_path / "out", to="torch-export", frames=3)
+    assert modes
+    assert not any(modes)
+    assert model.training
+    assert model.decoder.training
+    assert not any(part.training for part in model.encoder.modules())
 
 
 def test_what_differs_from_its_model_is_not_written(

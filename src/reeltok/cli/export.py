@@ -7,7 +7,7 @@ import typer
 from reeltok.cli import options as given
 from reeltok.cli.progress import Progress
 from reeltok.cli.report import Report, table
-from reeltok.files.places import check_apart, check_free, check_place, check_replaced
+from reeltok.files.places import check_apart, check_free, check_place
 from reeltok.wording import count
 
 
@@ -37,12 +37,12 @@ def export(
     Batch, height and width are free. Each graph is run (ONNX: by onnxruntime) and compared with
     the model.
     """
-    from reeltok.export.programs import RECORD, export_programs
+    from reeltok.export.programs import check_graphs_folder, export_programs
 
     check_place(out)
     check_apart(model, out, inside=True)
     check_free([out], force=force)
-    check_replaced(out, record=RECORD, inputs=[model, weights])
+    check_graphs_folder(out, inputs=[model, weights])
     if frames < 1:
         raise ValueError(f"--frames {frames} is not a number of frames: give 1 or more")
     tokenizer = given.open_model(model, weights=weights, device="cpu", dtype="fp32")

@@ -9,7 +9,7 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from torch.export import Dim, ExportedProgram
 
 from reeltok.export.graphs import OTHER, Graph, agreement_of, graphs_of
 from reeltok.files.atomic import replacing
+from reeltok.files.checkpoints import name_some
+from reeltok.files.parsing import read_object
 from reeltok.files.places import check_replaced
 from reeltok.tokenizer.contract import Tokenizer
 
@@ -59,18 +61,20 @@ def export_programs(
 
     Clips have `frames` frames, made up to whole groups. `on_graph` is called with the graphs that
     are done and their number. Each is run at another batch and size and compared with the model.
-    ValueError for a folder of other files and for a tokenizer that torch.export cannot trace,
-    ImportError without the packages.
+    ValueError for a folder of other files, for a tokenizer that torch.export cannot trace and for
+    ONNX in bfloat16, ImportError without the packages.
     """
     if to not in SUFFIXES:
         raise ValueError(f"`to` {to} is not known: give {' or '.join(SUFFIXES)}")
     if to == "onnx":
         import onnxruntime  # noqa: F401  what compares them is missed now, not at the end
         import onnxscript  # noqa: F401
-    check_replaced(out, record=RECORD)
-    graphs = graphs_of(tokenizer, frames)
+
+        require_comparable(tokenizer)
+    check_graphs_folder(out)
     made: list[Program] = []
-    with replacing(out, folder=True) as folder:
+    with evaluating(tokenizer), replacing(out, folder=True) as folder:
+        graphs = graphs_of(tokenizer, frames)
         for graph in graphs:
             made.append(write_program(graph, trace(graph, tokenizer), folder, to))
             if on_graph is not None:
@@ -88,6 +92,48 @@ def export_programs(
         }
         (folder / RECORD).write_text(json.dumps(about, indent=1) + "\n")
     return made
+
+
+def require_comparable(tokenizer: Tokenizer) -> None:
+    """ValueError for a type whose numbers onnxruntime and numpy do not have."""
+    if tokenizer.dtype == torch.bfloat16:
+        raise ValueError(
+            f"{tokenizer.name} is in bfloat16, in which ONNX models cannot be compared with it: "
+            "load it in float32, or give another `to`"
+        )
+
+
+def check_graphs_folder(out: str | Path, *, inputs: Sequence[str | Path | None] = ()) -> None:
+    """Errors of `check_replaced` for a folder of graphs that is to be made anew.
+
+    ValueError also where it holds something beside graphs.json and the files that this names.
+    """
+    check_replaced(out, record=RECORD, inputs=inputs)
+    if not (Path(out) / RECORD).is_file():
+        return
+    try:
+        files = {str(graph["file"]) for graph in read_object(Path(out) / RECORD)["graphs"]}
+    except (ValueError, LookupError, TypeError):  # not one of ours: it names nothing
+        files = set()
+    known = {RECORD, *files, *(f"{file}.data" for file in files)}  # .data: of large ONNX models
+    others = sorted(path.name for path in Path(out).iterdir() if path.name not in known)
+    if others:
+        raise ValueError(
+            f"the folder {out} holds {name_some(others)}, which {RECORD} there does not name and "
+            "which would be lost: move it, or name a new folder"
+        )
+
+
+@contextlib.contextmanager
+def evaluating(tokenizer: Tokenizer) -> Iterator[None]:
+    """Inside, `tokenizer` is in evaluation mode; behind, each part of it in its own again."""
+    before = [(part, part.training) for part in tokenizer.modules()]
+    try:
+        tokenizer.eval()
+        yield
+    finally:
+        for part, training in before:
+            part.training = training
 
 
 @torch.no_grad()
