@@ -221,7 +221,7 @@ def find_part(
         return None
     rank = lambda prefix: (-counts[prefix], means != bool(MEANS.search(prefix)), len(prefix))
     best, *others = sorted(counts, key=lambda prefix: (*rank(prefix), prefix))
-    require_same(state, [held[best + name] for name in names if best + name in held], what)
+    require_copies(state, [held[best + name] for name in names if best + name in held], what)
     return CheckpointPart(
         prefix=best,
         tensors={n.removeprefix(best): t for n, t in plain.items() if n.startswith(best)},
@@ -229,7 +229,9 @@ def find_part(
     )
 
 
-def require_same(state: Mapping[str, Tensor], copies: Iterable[list[str]], what: str) -> None:
+def require_copies(
+    state: Mapping[str, Tensor], copies: Iterable[list[str]], what: str
+) -> None:
     """ValueError where tensors that are to be copies of one another are not."""
     for first, *others in copies:
         for other in others:
