@@ -177,7 +177,9 @@ def own_folder(model: str, weights: str | None) -> Path:
     if weights is not None:
         raise ValueError(f"--weights are not those of {model}: name a folder for both with --out")
     for folder in (Path(model), cache_folder(model)):
-        whole = (folder / "model.safetensors").is_file()
-        if whole and "family" in read_object(folder / "config.json"):
+        if not (folder / "model.safetensors").is_file():
+            continue
+        record = read_object(folder / "config.json")
+        if "family" in record and "_class_name" not in record:  # else diffusers wrote it last
             return folder
     raise ValueError(f"{model} does not lie in a folder of its own: name one with --out")
