@@ -220,6 +220,19 @@ def test_statistics_replace_no_model(
     assert zoo.load(other).hash() == zoo.load(model).hash()
 
 
+def test_statistics_go_into_no_configuration_of_diffusers(
+    run: Run, models: Models, folder: Path, tmp_path: Path
+) -> None:
+    """Whose own names of them would be read in their place."""
+    model = zoo.load(models["causal"])
+    model.save_pretrained(tmp_path / "model")
+    with pytest.warns(UserWarning, match="has no statistics"):
+        reeltok.to_diffusers(model).save_pretrained(tmp_path / "model")
+    found = run("statistics", tmp_path / "model", folder)
+    assert (found.code, found.out) == (2, "")
+    assert "does not lie in a folder of its own: name one with --out" in found.err
+
+
 def test_discrete_models_have_no_statistics(
     run: Run, models: Models, folder: Path, tmp_path: Path
 ) -> None:

@@ -2,8 +2,10 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -124,6 +126,19 @@ def test_state_dict_is_the_public_one(shared: Path) -> None:
     assert {name: list(tensor.shape) for name, tensor in public.items()} == wanted
     back = coordtok_from_public(public, model.config)
     assert back.parameter_count() == model.parameter_count()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"enc_nmu_heads": 2}, "'enc_nmu_heads' is unknown: did you mean 'enc_num_heads'?"),
+        ({"video_shape": 8}, "video_shape=8: Input should be a valid tuple"),
+        ({"enc_patch_type": "conv"}, "enc_patch_type='conv': Input should be 'transformer'"),
+    ],
+)
+def test_arguments_of_another_class_are_refused(arguments: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        coordtok_config(arguments)
 
 
 def test_public_round_trip_and_its_errors() -> None:

@@ -229,9 +229,7 @@ def find_part(
     )
 
 
-def require_copies(
-    state: Mapping[str, Tensor], copies: Iterable[list[str]], what: str
-) -> None:
+def require_copies(state: Mapping[str, Tensor], copies: Iterable[list[str]], what: str) -> None:
     """ValueError where tensors that are to be copies of one another are not."""
     for first, *others in copies:
         for other in others:
