@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -319,6 +320,37 @@ def test_motion_is_chosen_like_a_model(browser: Any, moving: tuple[Path, Result]
         assert same_frame(page) == 1
         assert page.evaluate("Player.state.sides[1].address").endswith("-motion.mp4")
         page.wait_for_selector("#tokens-said >> text=Ids of moves, step 2 of 3")
+
+
+@pytest.mark.browser
+def test_models_may_be_named_as_the_page_names_its_own(
+    browser: Any, moving: tuple[Path, Result], tmp_path: Path
+) -> None:
+    """One called "original", one as a model's motion: each shows its own videos."""
+    report, result = tmp_path / "report", moving[1]
+    shutil.copytree(moving[0], report)
+    models = [result, *(replace(result, model=name) for name in ("original", "moves: motion"))]
+    for model in models[1:]:
+        shutil.copytree(report / "media" / slug_of(result), report / "media" / slug_of(model))
+    write_report(report, models, Media(report), title="test")
+    for page in opened(browser, report):
+        texts = page.locator("#left option").all_inner_texts()
+        assert texts[:5] == [
+            "original clip",
+            "moves",
+            "moves: motion",
+            "original",
+            "original: motion",
+        ]
+        folders = ["original", slug_of(result), slug_of(result), slug_of(models[1])]
+        for place, folder in enumerate([*folders, slug_of(models[1]), slug_of(models[2])]):
+            page.select_option("#right", index=place)
+            page.wait_for_function(f"Player.state.sides[1].address.includes('/{folder}/')")
+            assert "/original/" in page.evaluate("Player.state.sides[0].address")
+        page.select_option("#of", index=1)
+        page.click("#worst button")
+        page.wait_for_function(f"Player.state.sides[1].address.includes('/{folders[3]}/')")
+        assert page.evaluate("Player.state.names") == ["original clip", "original"]
 
 
 @pytest.mark.browser

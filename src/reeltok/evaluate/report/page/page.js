@@ -288,21 +288,30 @@ function share(key, model, models) {
 /* ---- clips, tokens, choices ---- */
 
 const shown = DATA.clips.filter((clip) => clip.slug && DATA.models.some((model) => model.videos.includes(clip.name)));
-const motionOf = (model) => `${model.name}: motion`;
-const modelOf = (name) => DATA.models.find((m) => m.name === name || motionOf(m) === name);
-const choices = ["original", ...DATA.models.filter((model) => model.videos.length).flatMap(
-  (model) => model.motions.length ? [model.name, motionOf(model)] : [model.name])];
+// What a pane can show: the original, a model's videos, its motion. Users choose names, so keys tell them apart.
+const taken = DATA.models.some((model) => model.name === "original");
+const choices = [{ key: "original", name: taken ? "original clip" : "original" },
+  ...DATA.models.flatMap((model, i) => [
+    { key: `videos-${i}`, name: model.name, model, clips: model.videos },
+    { key: `motions-${i}`, name: `${model.name}: motion`, model, clips: model.motions, motion: true },
+  ]).filter((choice) => choice.clips.length)];
+const chosen = (id) => choices.find((choice) => choice.key === el(id).value);
 
 function fillClips() {
-  const model = DATA.models.find((m) => m.name === el("of").value);
+  const model = DATA.models[el("of").value];
   const scored = Object.entries(model?.clips ?? {}).filter(([, clip]) => "psnr" in clip.values)
     .sort((a, b) => a[1].values.psnr - b[1].values.psnr);
   const put = (list, found) => el(list).replaceChildren(...found.map(([name, clip]) => {
     const item = make("li"), button = make("button", `${name}: ${said("psnr", clip.values.psnr)} dB`);
     button.addEventListener("click", () => {
+      const videos = choices.find((choice) => choice.model === model && choice.clips.includes(name));
+      if (!videos) {
+        el("said").textContent = `${model.name} has no video of this clip.`;
+        return;
+      }
       el("clip").value = name;
       el("left").value = "original";
-      el("right").value = model.name;
+      el("right").value = videos.key;
       choose().then(() => el("stage").focus());
       el("player").scrollIntoView();
     });
@@ -313,28 +322,27 @@ function fillClips() {
   put("best", scored.slice(-5).reverse());
 }
 
-function address(name, clip) {
-  const model = modelOf(name), moved = model && model.name !== name;
-  if (model && !(moved ? model.motions : model.videos).includes(clip.name)) return null;
-  return `media/${model ? model.slug : DATA.original}/${clip.slug}${moved ? "-motion" : ""}.mp4`;
+function address({ model, clips, motion }, clip) {
+  if (!model) return `media/${DATA.original}/${clip.slug}.mp4`;
+  return clips.includes(clip.name) ? `media/${model.slug}/${clip.slug}${motion ? "-motion" : ""}.mp4` : null;
 }
 
 async function choose() {
-  const clip = shown.find((c) => c.name === el("clip").value), names = [el("left").value, el("right").value];
-  const found = names.map((name) => address(name, clip));
+  const clip = shown.find((c) => c.name === el("clip").value), sides = [chosen("left"), chosen("right")];
+  const found = sides.map((side) => address(side, clip)), names = sides.map((side) => side.name);
   if (found.includes(null)) {
     el("said").textContent = `${names[found.indexOf(null)]} has no video of this clip.`;
     return;
   }
-  const colours = DATA.models.some((m) => names.includes(motionOf(m)))
+  const colours = sides.some((side) => side.motion)
     ? ["motion: hue is its direction (red to the right), full at 16 pixels; dim cells were skipped"] : [];
-  el("said").textContent = [...names.map((name) => scoreOf(name, clip)), ...colours].filter(Boolean).join("; ");
+  el("said").textContent = [...sides.map((side) => scoreOf(side, clip)), ...colours].filter(Boolean).join("; ");
   await Player.load(clip, found, names);
   fillHistogram();
 }
 
-function scoreOf(name, clip) {
-  const of = DATA.models.find((m) => m.name === name)?.clips[clip.name];
+function scoreOf({ name, model, motion }, clip) {
+  const of = motion ? null : model?.clips[clip.name];
   if (!of) return "";
   const pixels = clip.frames * clip.width * clip.height, stored = of.stored_bits ?? of.bits;
   const also = stored === of.bits ? "" : ` (${(stored / pixels).toFixed(4)} stored)`;
@@ -344,7 +352,7 @@ function scoreOf(name, clip) {
 
 const strips = { held: {}, wanted: null };
 function showTokens(state) {
-  const model = [el("right").value, el("left").value].map(modelOf)
+  const model = [chosen("right").model, chosen("left").model]
     .find((m) => m && m.maps.includes(state.clip.name)), canvas = el("tokens");
   strips.wanted = null;
   canvas.hidden = !model;
@@ -366,7 +374,7 @@ function showTokens(state) {
 }
 
 function fillHistogram() {
-  const model = [el("right").value, el("left").value].map(modelOf).find((m) => m && m.counts);
+  const model = [chosen("right").model, chosen("left").model].find((m) => m && m.counts);
   const svg = el("histogram");
   svg.replaceChildren();
   el("histogram-said").textContent = "";
@@ -389,9 +397,8 @@ function fillLeftOut() {
   el("left-out").lastChild.append(...left.map(([clip, why]) => make("li", `${clip}: ${why}`)));
 }
 
-function options(id, names, chosen) {
-  el(id).replaceChildren(...names.map((name) => make("option", name, { value: name })));
-  if (chosen !== undefined) el(id).value = chosen;
+function options(id, found) {
+  el(id).replaceChildren(...found.map(({ key, name }) => make("option", name, { value: key })));
 }
 
 // A line for each clip that could not be judged: once, whatever number of models it failed for.
@@ -419,7 +426,7 @@ function begin() {
   fillPaired();
   fillPublished();
   const metrics = ["psnr-uint8", "psnr", "lpips-alex", "ssim", "ms-ssim"].filter((key) => points(key).length);
-  options("metric", metrics);
+  options("metric", metrics.map((key) => ({ key, name: key })));
   el("metric").addEventListener("change", fillRate);
   el("bits").addEventListener("change", fillRate);
   if (metrics.length) fillRate();
@@ -428,16 +435,18 @@ function begin() {
     if (metrics.length) fillRate();
   });
   fillRadars();
-  options("of", rows.filter((model) => Object.values(model.clips).some((clip) => "psnr" in clip.values)).map((model) => model.name));
+  options("of", rows.filter((model) => Object.values(model.clips).some((clip) => "psnr" in clip.values))
+    .map((model) => ({ key: DATA.models.indexOf(model), name: model.name })));
   el("of").addEventListener("change", fillClips);
   fillClips();
   el("player").hidden = !shown.length;
   if (!shown.length) return;
-  options("clip", shown.map((clip) => clip.name));
-  options("left", choices, "original");
-  options("right", choices, choices[1]);
+  options("clip", shown.map(({ name }) => ({ key: name, name })));
+  options("left", choices);
+  options("right", choices);
+  el("right").value = choices[1].key;
   ["clip", "left", "right"].forEach((id) => el(id).addEventListener("change", choose));
-  Player.state.choose = (i) => { if (choices[i]) { el("right").value = choices[i]; choose(); } };
+  Player.state.choose = (i) => { if (choices[i]) { el("right").value = choices[i].key; choose(); } };
   Player.state.listeners.push(showTokens);
   choose();
 }
