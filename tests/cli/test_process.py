@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,55 @@ def test_a_signal_ends_a_command_that_cleans_up(
     assert found.err == "reeltok: terminated; nothing half-written is left\n"
     assert os.listdir(tmp_path) == []
     assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_becomes_an_error_is_still_the_signal(
+    run: Run, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """As torch makes one of what is raised while it loads weights."""
+
+    def work(words: object) -> Report:
+        try:
+            os.kill(os.getpid(), number)
+        except KeyboardInterrupt:
+            raise ValueError("the checkpoint is damaged") from None
+        raise AssertionError("it went on")
+
+    monkeypatch.setattr(cli, "run", work)
+    usual = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    before = signal.signal(number, usual[number])
+    try:
+        found = run("models")
+    finally:
+        signal.signal(number, before)
+    said = {signal.SIGTERM: "terminated", signal.SIGINT: "interrupted"}[number]
+    assert found == Ran(128 + number, "", f"reeltok: {said}; nothing half-written is left\n")
+
+
+def test_a_signal_that_is_swallowed_does_not_make_deaf(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next one ends the work, but none does while it is cleaned up."""
+    cleaned = []
+
+    def work(words: object) -> Report:
+        with suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            cleaned.append(True)
+        raise AssertionError("it went on")
+
+    monkeypatch.setattr(cli, "run", work)
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        found = run("models")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (found.code, cleaned) == (143, [True])
 
 
 def test_handlers_of_others_stay(monkeypatch: pytest.MonkeyPatch) -> None:

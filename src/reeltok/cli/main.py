@@ -97,34 +97,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     as_json, debug = take_flag(words, "--json"), take_flag(words, "--debug")
     process.fill_descriptors()
+    ending = process.Ending()
     try:
         if argv is None:  # the process is ours
             atexit.register(gc.freeze)  # else the last collection looks at all of torch: 0.4 s
             suit_commands()
-        with process.ended_by_signals(), notes_on_stderr(words):
+        with process.ended_by_signals() as ending, notes_on_stderr(words):
             report = run(words)
             if report is None:  # help, which is printed
                 process.require_output()
                 return 0
             return show(report, as_json=as_json)
-    except BrokenPipeError:  # the reader has gone, as with `| head`: end quietly
-        return 141
-    except process.Terminated as end:
-        return complain("terminated; nothing half-written is left", code=end.code)
-    except KeyboardInterrupt:
-        return complain("interrupted; nothing half-written is left", code=130)
-    except (ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:
-        options = options_of(words)
-        sentence = explain(error, options)
-        if debug or sentence is None:
-            raise
-        return complain(as_options(sentence, options))
+    except (Exception, KeyboardInterrupt) as error:
+        if ending.number is not None or isinstance(error, KeyboardInterrupt):
+            return complain(ending.said, code=ending.code)
+        return fail(error, words, debug=debug)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 0
     finally:
         if debug:
             say_fallbacks()
         process.drop_unsaid()
+
+
+def fail(error: Exception, words: Sequence[str], *, debug: bool) -> int:
+    """The exit code of what an error ended, said in a sentence; one that has none is raised on."""
+    if isinstance(error, BrokenPipeError):  # the reader has gone, as with `| head`: end quietly
+        return 141
+    options = options_of(words)
+    known = isinstance(error, ValueError | OSError | ImportError | MemoryError | RuntimeError)
+    sentence = explain(error, options) if known else None
+    if debug or sentence is None:
+        raise error
+    return complain(as_options(sentence, options))
 
 
 def say_fallbacks() -> None:

@@ -1,12 +1,15 @@
 """The process that a command runs in: its pipes, the signals that end it."""
 
+import gc
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, NoReturn
+from dataclasses import dataclass
+from typing import Any
 
 from reeltok.files.atomic import naming
 
@@ -63,26 +66,64 @@ def drop_unsaid() -> None:
 class Terminated(KeyboardInterrupt):
     """The process was asked to end, by another signal than Ctrl-C's."""
 
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.code = 128 + number  # as shells say it
+
+@dataclass
+class Ending:
+    """Which signal asked the process to end, the first if there were several; None: none did."""
+
+    number: int | None = None
+
+    @property
+    def code(self) -> int:
+        """The exit code, as shells say it."""
+        return 128 + (self.number or signal.SIGINT)
+
+    @property
+    def said(self) -> str:
+        """What is said of it."""
+        how = "interrupted" if self.code == 128 + signal.SIGINT else "terminated"
+        return f"{how}; nothing half-written is left"
 
 
 @contextmanager
-def ended_by_signals() -> Iterator[None]:
-    """Inside, SIGTERM and a terminal that closes end the work as Ctrl-C does: cleaned up."""
-    before: dict[int, Any] = {}
+def ended_by_signals() -> Iterator[Ending]:
+    """Inside, SIGTERM and a terminal that closes end the work as Ctrl-C does: cleaned up.
+
+    What is raised then may be replaced by an error of what it went through (torch says that a
+    checkpoint is damaged), so the signal is also noted in what this gives.
+    """
+    ending, before = Ending(), dict[int, Any]()
+    usual: dict[int, Any] = {signal.SIGINT: signal.default_int_handler}
+    usual |= {signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) == signal.SIG_DFL:  # nohup, for one, has its own
-                before[number] = signal.signal(number, _end)
+        handler = _handler(ending)
+        for number, known in usual.items():
+            if signal.getsignal(number) == known:  # nohup, for one, has its own
+                before[number] = signal.signal(number, handler)
     try:
-        yield
+        yield ending
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        for each, earlier in before.items():
+            signal.signal(each, earlier)
 
 
-def _end(number: int, frame: object) -> NoReturn:
-    signal.signal(number, signal.SIG_IGN)  # once more would cut the cleaning up short
-    raise Terminated(number)
+def _handler(ending: Ending) -> Callable[[int, object], None]:
+    """A handler that notes the signal, and raises what ends the work."""
+    raised: Callable[[], Terminated | None] = lambda: None
+
+    def end(number: int, frame: object) -> None:
+        nonlocal raised
+        ending.number = ending.number or number
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if raised() is not None:
+            gc.collect()  # it may have been swallowed, and held by a cycle alone
+        if raised() is None:  # once more would cut the cleaning up short
+            error = Terminated()
+            raised = weakref.ref(error)
+            try:
+                raise error
+            finally:
+                del error  # else its traceback holds it
+
+    return end
