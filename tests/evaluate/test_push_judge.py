@@ -155,6 +155,21 @@ def test_no_batch_is_of_one_episode(tmp_path: Path) -> None:
     assert [batch.first for batch in batches_of(clips, 2)] == [0, 8]
 
 
+def test_all_batches_are_of_one_size(tmp_path: Path) -> None:
+    folder = write_episodes(tmp_path / "held", 17, 2)
+    larger = write_episodes(tmp_path / "larger", 17, 2, side=48)
+    for number in range(8, 17):  # the whole of the second batch
+        name = f"push-0-{number:05d}"
+        for path in larger.glob(f"{name}.*"):
+            path.replace(folder / path.name)
+    batches = batches_of(find_clips(folder), 2)
+    assert len(next(batches).frames) == 8
+    with pytest.raises(
+        ValueError, match=r"00008\.mkv has 48x48 pixels, .*00000\.mkv has 32x32: give"
+    ):
+        next(batches)
+
+
 def test_lpips_of_all_pixels_and_of_those_that_change(real: Real, net: LPIPS) -> None:
     same = measure_lpips(net, real, real.frames)
     assert same["lpips"].max() == 0

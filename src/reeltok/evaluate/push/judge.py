@@ -66,7 +66,7 @@ def batches_of(clips: Sequence[Clip], frames: int) -> Iterator[EpisodeBatch]:
 
     ValueError for one that is too short, of another size, or of another world.
     """
-    count = -(-len(clips) // TOGETHER)
+    count, shape = -(-len(clips) // TOGETHER), None
     edges = [len(clips) * number // count for number in range(count + 1)]
     for first, stop in pairwise(edges):
         some = clips[first:stop]
@@ -76,8 +76,12 @@ def batches_of(clips: Sequence[Clip], frames: int) -> Iterator[EpisodeBatch]:
                 raise ValueError(
                     f"{clip.name} has {len(video)} frames, {frames} are to be judged: give fewer"
                 )
-            if video.shape != videos[0].shape:
-                raise ValueError(f"{clip.name} has another size than {some[0].name}: give one size")
+            shape = shape or video.shape
+            if video.shape != shape:
+                raise ValueError(
+                    f"{clip.name} has {video.shape[2]}x{video.shape[1]} pixels, {clips[0].name} "
+                    f"has {shape[2]}x{shape[1]}: give episodes of one size"
+                )
         yield EpisodeBatch(
             frames=np.stack(videos),
             actions=torch.cat(
