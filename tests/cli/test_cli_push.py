@@ -1,6 +1,7 @@
 """`push`: a tokenizer and priors with and without actions, and what is refused."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from small_generators import make_prior, make_tokenizers
 from thorough import slow_but
 
 from reeltok.cli.push import open_lpips
+from reeltok.cli.report import save_record
 from reeltok.data.find import find_clips
+from reeltok.files.parsing import read_json
 from reeltok.generate.pixels.network import FramePredictor, FramePredictorConfig, save
 from reeltok.video.record import read, stream, write
 
@@ -76,6 +79,12 @@ def test_a_refined_tokenizer(run: Run, priors: dict[str, Path], held: Path, tmp_
         assert record.get("refine", 0) == refine
         scores.append(record["scores"]["tokenizer"]["psnr"]["1-7"]["mean"])
     assert scores[1] > scores[0]
+
+
+def test_a_record_is_json_whatever_it_holds(tmp_path: Path) -> None:
+    out = tmp_path / "found.json"
+    save_record({"world": {"offset": (math.nan, 1.0), "scatter": math.inf}}, out)
+    assert read_json(out) == {"world": {"offset": [None, 1.0], "scatter": None}}
 
 
 @pytest.mark.weights

@@ -16,7 +16,7 @@ from reeltok.evaluate.push.candidates import (
     tile,
     untile,
 )
-from reeltok.evaluate.push.judge import batches_of, judge_episodes
+from reeltok.evaluate.push.judge import batches_of, judge_episodes, world_facts
 from reeltok.evaluate.push.locate import find_gripper, find_objects
 from reeltok.evaluate.push.measures import Real, measure
 from reeltok.evaluate.push.seen import OTHER_HALF, measure_lpips
@@ -153,6 +153,14 @@ def test_no_batch_is_of_one_episode(tmp_path: Path) -> None:
     clips = find_clips(write_episodes(tmp_path / "held", 17, 2))
     assert [len(batch.frames) for batch in batches_of(clips, 2)] == [8, 9]
     assert [batch.first for batch in batches_of(clips, 2)] == [0, 8]
+
+
+def test_a_gripper_that_is_never_found_has_no_scatter() -> None:
+    frames, truth = draw_episode(4)
+    frames[(frames == [220, 20, 30]).all(-1)] = 120
+    world = world_facts([Real.of(frames, truth)] * 2)
+    assert world.found == 0
+    assert np.isnan([*world.offset, world.scatter]).all()
 
 
 def test_all_batches_are_of_one_size(tmp_path: Path) -> None:

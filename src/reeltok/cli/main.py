@@ -237,20 +237,14 @@ def show(report: "Report", *, as_json: bool) -> int:
     if as_json:
         import json
 
-        process.print_out(json.dumps(finite(report.data), default=str), to_error=report.piped)
+        from reeltok.files.parsing import finite
+
+        text = json.dumps(finite(report.data), default=str, allow_nan=False)
+        process.print_out(text, to_error=report.piped)
     elif report.text:
         lines = map(printable, report.text.split("\n"))  # names of files may hold anything
         process.print_out("\n".join(lines), to_error=report.piped)
     return 0 if report.failed is None else complain(report.failed)
-
-
-def finite(value: Any) -> Any:
-    """The same without infinity and NaN, which JSON does not have: null stands for them."""
-    if isinstance(value, dict):
-        return {key: finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(inner) for inner in value]
-    return None if isinstance(value, float) and not abs(value) < float("inf") else value
 
 
 def complain(sentence: str, code: int = 2) -> int:

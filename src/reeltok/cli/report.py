@@ -70,12 +70,13 @@ def lost(keys: Sequence[str]) -> list[str]:
 
 
 def save_record(record: dict[str, Any], out: Path) -> None:
-    """Write a record as JSON, whole or not at all."""
+    """Write a record as JSON, whole or not at all; null stands for infinity and NaN."""
     import json
 
     from reeltok.files.atomic import write_file
+    from reeltok.files.parsing import finite
 
-    write_file(out, json.dumps(record, indent=1) + "\n")
+    write_file(out, json.dumps(finite(record), indent=1, allow_nan=False) + "\n")
 
 
 SHOWN = ("output", "frames", "size", "fps", "bits_per_pixel", "bytes", "seconds", "rate")

@@ -46,6 +46,15 @@ def parse_json(text: str | bytes, what: str | Path) -> Any:
     return value
 
 
+def finite(value: Any) -> Any:
+    """The same without infinity and NaN, which JSON does not have: null stands for them."""
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def read_json(path: str | Path) -> Any:
     """The value in a JSON file. OSError where it cannot be read, ValueError where it is damaged."""
     return parse_json(Path(path).read_bytes(), path)

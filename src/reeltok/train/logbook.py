@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reeltok.files.atomic import naming, replacing, write_file
-from reeltok.files.parsing import parse_json
+from reeltok.files.parsing import finite, parse_json
 from reeltok.files.text import printable
 from reeltok.parallel import averaged
 
@@ -89,7 +89,7 @@ class Log:
             return
         line = {"step": line["step"], "time": round(time.monotonic() - self.began, 2), **line}
         with naming(self.path), self.path.open("a") as file:
-            file.write(json.dumps({k: none_if_infinite(v) for k, v in line.items()}) + "\n")
+            file.write(json.dumps(finite(line), allow_nan=False) + "\n")
         if self.board is not None:
             for name, value in line.items():
                 if isinstance(value, float):
@@ -114,11 +114,6 @@ def format_line(line: Line) -> str:
         elif value is not False:
             parts.append(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}")
     return "  ".join(parts)
-
-
-def none_if_infinite(value: Any) -> Any:
-    """JSON has no infinity and no NaN: None stands for them."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def open_board(out: Path) -> Any:

@@ -31,7 +31,8 @@ class WorldFacts:
     `changing`: share of pixels that differ by more than 10 levels between frames 0 and 8; `moving`:
     share of episodes in which an object moves by more than 2 pixels; `followed`: share of objects
     whose colour finds them. The gripper is `found` in a share of the frames, `offset` pixels (x, y)
-    from its palm's projection, give or take `scatter`; in the others it is not judged.
+    from its palm's projection, give or take `scatter` (NaN where it is in none); in the others it
+    is not judged.
     """
 
     episodes: int
@@ -161,7 +162,9 @@ def world_facts(reals: Sequence[Real]) -> WorldFacts:
         followed=sum(len(r.colours) for r in reals) / sum(len(r.truth.shapes) for r in reals),
         found=float(known.mean()),
         offset=(x, y),
-        scatter=float(np.sqrt(((offsets - [x, y]) ** 2).sum(-1).mean())) if len(offsets) else 0.0,
+        scatter=float(np.sqrt(((offsets - [x, y]) ** 2).sum(-1).mean()))
+        if len(offsets)
+        else np.nan,
     )
 
 
