@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from push_episodes import write_episodes
+from push_episodes import draw_episode, write_episodes
 
 import reeltok
 from reeltok.cli.drive import find_starts, open_drive
@@ -239,6 +239,40 @@ def test_a_recording_is_of_one_moment(pages: Pages, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("reeltok.viewer.drive.sessions.np.stack", meanwhile)
     found = reeltok.read(pages.sessions.record(key))
     assert found.frames.shape == (1, 4 * 32, 2 * 4 * 32, 3)
+
+
+def test_the_truth_is_of_the_start_that_is_shown(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clip may bear the name of an episode that it is not, or be lit otherwise."""
+
+    class Drawn(world.Simulated):
+        def __init__(self, seed: int, number: int, side: int) -> None:
+            self.frame = draw_episode(1, number=number)[0][0]
+
+    monkeypatch.setattr("reeltok.viewer.drive.sessions.Simulated", Drawn)
+    frames = draw_episode(2)[0]
+    shown = {"push-0-00000": frames, "push-0-00001": 255 - frames, "push-0-00004": frames - 12}
+    shown["my-push-0-00000"] = frames
+    for name, each in shown.items():
+        video = reeltok.Video.of(each, fps=10.0)
+        reeltok.write(video, tmp_path / f"{name}.mkv", lossless=True)
+    reeltok.write(reeltok.Video.of(frames, fps=10.0), tmp_path / "push-0-00012.mp4")
+    page = open_drive(base / "driven" / "model", str(tmp_path), None, {"steps": 2}, 0, "cpu")
+    try:
+        starts = [start.name for start in page.sessions.starts]
+        why = {name: post(page, "/begin", start=n)["why"] for n, name in enumerate(starts)}
+        begun = post(page, "/begin", start=starts.index("push-0-00000.mkv"))
+    finally:
+        page.sessions.close()
+    assert begun["truths"] == begun["frames"]
+    assert {name for name, said in why.items() if not said} == {
+        "push-0-00000.mkv",
+        "push-0-00012.mp4",
+    }
+    assert "is not named as an episode" in why["my-push-0-00000.mkv"]
+    for name in ("push-0-00001.mkv", "push-0-00004.mkv"):
+        assert why[name] == f"{name} does not begin as the episode of its name is simulated"
 
 
 def test_below_another_page(pages: Pages) -> None:

@@ -81,7 +81,7 @@ class Pages:
             raise ValueError(f"a start is a number from 0, given was {number!r}")
         key, session = self.sessions.begin(number)
         found = {"session": key, "frames": drawn(session.frames), "truths": drawn(session.truths)}
-        return json_answer(found | {"why": self.sessions.why_no_truth})
+        return json_answer(found | {"why": session.why})
 
     def move(self, given: dict[str, Any]) -> Answer:
         """The frames that an action leads to."""

@@ -13,7 +13,7 @@ import numpy as np
 from reeltok.data.actions import ACTION
 from reeltok.files.atomic import scratch
 from reeltok.video.record import Video, write
-from reeltok.viewer.drive.world import Frame, Simulated, Start, WorldModel
+from reeltok.viewer.drive.world import Frame, Simulated, Start, WorldModel, same_picture
 
 MOST = 16  # visitors at a time; the one who did nothing for longest goes
 LONGEST = 3000  # frames of a recording, five minutes: the oldest go
@@ -23,12 +23,16 @@ T = TypeVar("T")
 
 @dataclass(eq=False, kw_only=True)
 class Session:
-    """One drive from `start` on: what is predicted, and what truly follows (None: no simulator)."""
+    """One drive from `start` on: what is predicted, and what truly follows.
+
+    Where nothing is simulated, `simulated` is None and `why` says why.
+    """
 
     start: Frame
     frames: list[Frame]
     truths: list[Frame]
     simulated: Simulated | None
+    why: str = ""
     steps: int = 0
     seen: float = field(default_factory=time.monotonic)
 
@@ -43,14 +47,10 @@ class Moved:
 
 
 class Sessions:
-    """The drives of all visitors. All work is done by one thread: OpenGL belongs to it.
-
-    `why_no_truth` says why there is no simulator, or nothing.
-    """
+    """The drives of all visitors. All work is done by one thread: OpenGL belongs to it."""
 
     def __init__(self, world: WorldModel, starts: list[Start], *, seed: int = 0) -> None:
         self.world, self.starts, self.seed = world, starts, seed
-        self.why_no_truth = ""
         self.held: dict[str, Session] = {}
         self.worker = ThreadPoolExecutor(1, "drive")
 
@@ -65,21 +65,27 @@ class Sessions:
         return self.work(self._begin, self.starts[number])
 
     def _begin(self, start: Start) -> tuple[str, Session]:
-        simulated = None
-        if start.origin is not None:
-            try:
-                simulated = Simulated(*start.origin, self.world.side)
-                self.why_no_truth = ""
-            except ImportError as error:
-                self.why_no_truth = str(error)
+        simulated, why = self._simulate(start)
         truths = [] if simulated is None else [simulated.frame]
         first = start.frame
-        session = Session(start=first, frames=[first], truths=truths, simulated=simulated)
+        session = Session(start=first, frames=[first], truths=truths, simulated=simulated, why=why)
         while len(self.held) >= MOST:
             del self.held[min(self.held, key=lambda key: self.held[key].seen)]
         key = token_hex(16)
         self.held[key] = session
         return key, session
+
+    def _simulate(self, start: Start) -> tuple[Simulated | None, str]:
+        """The simulator's world that begins with this frame, or None and why there is none."""
+        if start.origin is None:
+            return None, f"{start.name} is not named as an episode of `reeltok data push`"
+        try:
+            simulated = Simulated(*start.origin, self.world.side)
+        except ImportError as error:
+            return None, str(error)
+        if not same_picture(simulated.frame, start.frame):
+            return None, f"{start.name} does not begin as the episode of its name is simulated"
+        return simulated, ""
 
     def session(self, key: str) -> Session:
         """A drive by its key. ValueError where it is gone."""

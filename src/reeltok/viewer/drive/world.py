@@ -18,7 +18,11 @@ from reeltok.generate.predictor import PriorPredictor
 from reeltok.video.record import to_bytes
 
 Frame = UInt8[np.ndarray, "h w 3"]
-NAMED = re.compile(r"push-(\d+)-(\d+)$")  # a clip of `reeltok data push`: its seed and number
+NAMED = re.compile(r"push-(\d+)-(\d+)")  # a clip of `reeltok data push`: its seed and number
+
+BLOCK, APART = 8, 8.0
+"""Pixels a side, and levels. In 20 scenes, of 64 and of 128 pixels, H.264 up to crf 28 changed the
+mean of no such block by more than 5.8; leaving out the shadows changed one by 10.6 or more."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -30,9 +34,16 @@ class Start:
     origin: tuple[int, int] | None = None
 
 
+def same_picture(a: Frame, b: Frame) -> bool:
+    """Whether two frames of one size show the same, up to what lossy storage changes."""
+    apart = torch.from_numpy(a.astype(np.float32).mean(-1) - b.astype(np.float32).mean(-1))[None]
+    side = min(BLOCK, *apart.shape[1:])
+    return bool(torch.nn.functional.avg_pool2d(apart, side).abs().max() <= APART)
+
+
 def start_of(clip: Clip, side: int) -> Start:
     """The first frame of a clip. ValueError for another size than the prior's."""
-    video, named = clip.read(frames=1), NAMED.search(clip.path.stem)
+    video, named = clip.read(frames=1), NAMED.fullmatch(clip.path.stem)
     if (video.height, video.width) != (side, side):
         raise ValueError(
             f"{clip.name} has frames of {video.height}x{video.width}, this prior makes "
