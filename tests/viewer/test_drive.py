@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import urllib.request
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
@@ -200,6 +201,44 @@ def test_over_the_network(pages: Pages) -> None:
         server.server_close()
 
 
+@pytest.fixture
+def served(pages: Pages) -> Iterator[tuple[str, int]]:
+    """The host and port at which the pages are served."""
+    server = open_server(pages, "127.0.0.1", None)
+    server.daemon_threads = False  # so that closing waits for them
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server.server_address[:2]
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        ("GET http://[x HTTP/1.1", 400),
+        ("POST /begin HTTP/1.1\r\ncontent-length: \u00b2", 413),
+        (f"POST /begin HTTP/1.1\r\ncontent-length: {'1' * 5000}", 413),
+        ("POST /begin HTTP/1.1\r\ncontent-length: -1", 413),
+        ("POST /begin HTTP/1.1\r\norigin: https://elsewhere.org\r\ncontent-length: 2", 403),
+        ("POST /begin HTTP/1.1\r\norigin: null\r\ncontent-length: 2", 403),
+        ("POST /begin HTTP/1.1\r\norigin: http://here:1\r\ncontent-length: 2", 200),
+        ("POST /begin HTTP/1.1\r\ncontent-length: 2", 200),
+    ],
+)
+def test_requests_that_are_none_or_of_another_site(
+    served: tuple[str, int], capfd: pytest.CaptureFixture[str], head: str, status: int
+) -> None:
+    with socket.create_connection(served) as browser:
+        browser.sendall(
+            f"{head}\r\nhost: here:1\r\nconnection: close\r\n\r\n{{}}".encode("latin-1")
+        )
+        with browser.makefile("rb") as answer:
+            assert answer.readline().split()[1] == str(status).encode()
+    assert capfd.readouterr().err == ""
+
+
 def test_a_browser_that_leaves_is_no_fault(capfd: pytest.CaptureFixture[str]) -> None:
     gone = threading.Event()
 
@@ -277,6 +316,7 @@ def test_the_truth_is_of_the_start_that_is_shown(
 
 def test_below_another_page(pages: Pages) -> None:
     sent: list[dict[str, Any]] = []
+    sender: list[tuple[bytes, bytes]] = [(b"host", b"here:7860"), (b"origin", b"http://here:7860")]
 
     async def other(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "other"})
@@ -292,6 +332,7 @@ def test_below_another_page(pages: Pages) -> None:
 
         sent.clear()
         scope = {"type": "http", "path": path, "method": method, "query_string": b""}
+        scope |= {"headers": sender}
         await DriveRoutes(other, pages)(scope, receive, send)
         return list(sent)
 
@@ -303,6 +344,9 @@ def test_below_another_page(pages: Pages) -> None:
     begun = run("/drive/begin", b'{"sta', b'rt": 2}', method="POST")
     assert json.loads(begun[1]["body"])["session"]
     assert run("/drive/begin", b"x" * 20_000, method="POST")[0]["status"] == 413
+    sender[1] = (b"origin", b"https://elsewhere.org")
+    assert run("/drive/begin", b'{"start": 2}', method="POST")[0]["status"] == 403
+    assert run("/drive/starts")[0]["status"] == 200
 
 
 @pytest.mark.parametrize(

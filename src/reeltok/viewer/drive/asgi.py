@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from reeltok.viewer.drive.server import LARGEST, Pages, headers_of, json_answer
+from reeltok.viewer.drive.server import LARGEST, Pages, headers_of, refuse
 
 PLACE = "/drive"
 
@@ -23,8 +23,12 @@ class DriveRoutes:
             await respond(send, 307, {"location": PLACE + "/", "content-length": "0"}, b"")
             return
         body = await read_body(receive)
-        if body is None:
-            answer = json_answer({"error": "the request is too large"}, status=413)
+        headers = {
+            name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
+        }
+        refused = refuse(headers, str(len(body))) if scope["method"] == "POST" else None
+        if refused is not None:
+            answer = refused
         else:
             query = scope.get("query_string", b"").decode("latin-1")
             inner = f"{path.removeprefix(PLACE)}?{query}"
@@ -33,15 +37,13 @@ class DriveRoutes:
         await respond(send, answer.status, headers_of(answer), answer.data)
 
 
-async def read_body(receive: Any) -> bytes | None:
-    """The body of a request; None where it is larger than any that is expected."""
+async def read_body(receive: Any) -> bytes:
+    """The body of a request, or what is already more than any that is expected."""
     body = b""
     while True:
         message = await receive()
         body += message.get("body", b"")
-        if len(body) > LARGEST:
-            return None
-        if not message.get("more_body"):
+        if len(body) > LARGEST or not message.get("more_body"):
             return body
 
 

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
@@ -40,9 +40,9 @@ class Pages:
 
     def answer(self, method: str, path: str, body: bytes = b"") -> Answer:
         """The answer to a request; what went wrong is a sentence in JSON, with status 400."""
-        parts = urlsplit(path)
-        asked = (method, parts.path.strip("/"))
         try:
+            parts = urlsplit(path)
+            asked = (method, parts.path.strip("/"))
             if asked == ("GET", ""):
                 page = files("reeltok.viewer.drive").joinpath("page.html").read_bytes()
                 return Answer(data=page, kind="text/html; charset=utf-8")
@@ -55,9 +55,9 @@ class Pages:
             if asked in (("POST", "begin"), ("POST", "move")):
                 given = self.read(body)
                 return self.begin(given) if asked[1] == "begin" else self.move(given)
+            return json_answer({"error": f"there is no page {asked[1]}"}, status=404)
         except ValueError as error:
             return json_answer({"error": str(error)}, status=400)
-        return json_answer({"error": f"there is no page {asked[1]}"}, status=404)
 
     def read(self, body: bytes) -> dict[str, Any]:
         """The object of a request. ValueError for anything else."""
@@ -123,6 +123,23 @@ def headers_of(answer: Answer) -> dict[str, str]:
     return found
 
 
+def refuse(headers: Mapping[str, str], size: str) -> Answer | None:
+    """The refusal of a POST of `size` bytes, if there is one: too large, or sent by another site.
+
+    Browsers name the site whose page sends something, other programs do not. `headers` are by their
+    names in small letters.
+    """
+    if not (size.isascii() and size.isdigit() and len(size) <= 9) or int(size) > LARGEST:
+        return json_answer({"error": "the request is too large"}, status=413)
+    origin, host = headers.get("origin"), headers.get("host")
+    if origin is None or headers.get("sec-fetch-site") == "same-origin":
+        return None
+    if origin.partition("://")[2] == host:
+        return None
+    said = f"the request comes from a page of {origin}, and this is {host}: open the page here"
+    return json_answer({"error": said}, status=403)
+
+
 def handler_of(pages: Pages) -> type[BaseHTTPRequestHandler]:
     """A handler of Python's server that asks `pages`."""
 
@@ -134,9 +151,11 @@ def handler_of(pages: Pages) -> type[BaseHTTPRequestHandler]:
 
         def do_POST(self) -> None:
             size = self.headers.get("content-length", "0")
-            if not size.isdigit() or int(size) > LARGEST:
-                self.close_connection = True
-                self.give(json_answer({"error": "the request is too large"}, status=413))
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            refused = refuse(headers, size)
+            if refused is not None:
+                self.close_connection = True  # its body is not read
+                self.give(refused)
                 return
             self.give(pages.answer("POST", self.path, self.rfile.read(int(size))))
 
