@@ -227,6 +227,29 @@ def test_what_generate_refuses(
     assert not list(tmp_path.rglob("*.mp4"))
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--suffix", ".xyz"), "unknown suffix '.xyz': known are .mp4"),
+        (("--suffix", ".mp4", "--lossless"), "ffv1 video does not go into .mp4: use .mkv or .avi"),
+        (("--suffix", ".jpg", "--lossless"), "lossless does not go with JPEG: use .png"),
+        (("--suffix", ".png"), "one .png file holds one frame and the video has more"),
+    ],
+)
+def test_what_cannot_be_written_is_told_before_anything_is_made(
+    run: Run,
+    generators: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[object, ...],
+    said: str,
+) -> None:
+    monkeypatch.setattr("reeltok.generate.flow.generate", lambda *a, **k: pytest.fail("it ran"))
+    found = run("generate", generators["flow"], "--out", tmp_path / "out", *words)
+    assert found.code == 2
+    assert said in found.err.splitlines()[-1]
+
+
 def test_folders_of_something_else(run: Run, models: dict[str, Path], tmp_path: Path) -> None:
     found = run("generate", models["causal"], "--out", tmp_path / "out")
     assert "holds a vidtok and no generator" in found.err.splitlines()[-1]

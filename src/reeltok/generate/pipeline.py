@@ -29,7 +29,7 @@ from reeltok.generate.sit import Flow
 from reeltok.generate.starts import Starts, read_starts
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.video.record import Video, read, stream, write
-from reeltok.video.sink import Written
+from reeltok.video.sink import Written, check_form
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,13 +132,15 @@ def generate_files(
     """Generate a video for each of `targets`, `batch` at a time, and write it; what was written.
 
     They play at `fps`, by default at the generator's own rate. `on_step` is called before every
-    step of the generator.
+    step of the generator. ValueError, before any, for a name whose suffix cannot hold such a video.
     """
 
     def tell(progress: float) -> None:
         on_step()
 
     check_rate(fps)
+    for path in targets:
+        check_form(path, lossless=lossless, frames=pipeline.clip.frames)
     batch, fps = min(batch, pipeline.max_batch or batch), fps or pipeline.fps
     for first in range(0, len(targets), batch):
         paths = targets[first : first + batch]

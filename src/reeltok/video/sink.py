@@ -125,6 +125,21 @@ class Sink:
             ) from error
 
 
+def check_form(path: str | Path, *, lossless: bool = False, frames: int = 1) -> None:
+    """ValueError where a file of this suffix cannot hold a video of so many frames, or not so."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in IMAGES:
+        choose_codec(suffix, lossless=lossless)
+        return
+    if lossless and suffix in (".jpg", ".jpeg"):
+        raise ValueError("lossless does not go with JPEG: use .png")
+    if frames > 1:
+        raise ValueError(
+            f"one {suffix} file holds one frame and the video has more: name a folder (no suffix) "
+            "or a video file"
+        )
+
+
 def open_sink(
     path: str | Path,
     *,
@@ -152,7 +167,9 @@ def open_sink(
                 raise ValueError(
                     f"codec, crf and preset go with a video file, not with images ({path})"
                 )
-            if folder and place.exists():
+            if not folder:
+                check_form(place, lossless=lossless)
+            elif place.exists():
                 _check_folder(place)
             part = stack.enter_context(Unfinished(place, folder=folder))
             target: _Target = _Images(part, ".png" if folder else suffix, folder, lossless)
@@ -205,8 +222,6 @@ class _Images:
     sounding = False
 
     def __init__(self, part: Unfinished, suffix: str, folder: bool, lossless: bool) -> None:
-        if lossless and suffix in (".jpg", ".jpeg"):
-            raise ValueError("lossless does not go with JPEG: use .png")
         self._part = part
         self._suffix = suffix
         self._folder = folder
@@ -223,11 +238,8 @@ class _Images:
             )
 
     def add(self, picture: Pixels, number: int, time: float | None, seconds: float | None) -> None:
-        if number and not self._folder:
-            raise ValueError(
-                f"one {self._suffix} file holds one frame and the video has more: "
-                f"name a folder (no suffix) or a video file"
-            )
+        if not self._folder:
+            check_form(f"frame{self._suffix}", frames=number + 1)
         file = self._part.path
         file = file / f"{number:06d}{self._suffix}" if self._folder else file
         form = Image.registered_extensions()[self._suffix]
