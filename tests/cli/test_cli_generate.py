@@ -227,6 +227,21 @@ def test_what_generate_refuses(
     assert not list(tmp_path.rglob("*.mp4"))
 
 
+def test_samples_of_another_run_are_not_mixed_in(
+    run: Run, generators: dict[str, Path], tmp_path: Path
+) -> None:
+    """They would be judged as one set, as would those that a longer run left."""
+    out, asked = tmp_path / "made", ("--steps", 2, "--count", 2)
+    assert run("generate", generators["flow"], "--out", out, *asked).code == 0
+    (out / "notes.txt").write_text("mine")
+    for words, left in ((("--lossless",), "000.mp4"), (("--force", "--count", 1), "001.mp4")):
+        found = run("generate", generators["flow"], "--out", out, *asked, *words)
+        assert found.code == 2
+        assert f"holds {left}, which this run does not write: remove it" in found.err
+    assert run("generate", generators["flow"], "--out", out, *asked, "--force").code == 0
+    assert {path.name for path in out.iterdir()} == {"000.mp4", "001.mp4", "notes.txt"}
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -1,6 +1,7 @@
 """Sets of clips are compared at the size, and by the windows, that a protocol says."""
 
 import gc
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -82,7 +83,12 @@ def test_made_videos_that_went_through_a_lossy_codec_are_told(tmp_path: Path) ->
         (tmp_path / name).mkdir()
         path = tmp_path / name / f"a{suffix}"
         reeltok.write(moving(4, 32, 32), path, lossless=suffix == ".mkv")
+    (tmp_path / "mixed").mkdir()
+    for number, name in enumerate(("exact/a.mkv", "lossy/a.mp4")):
+        path = tmp_path / name
+        shutil.copy(path, tmp_path / "mixed" / f"{number:03d}{path.suffix}")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "a.mp4").write_bytes(b"no video")
-    found = {name: lossy_codec(tmp_path / name) for name in (*kinds, "broken")}
-    assert found == {"exact": None, "lossy": "h264", "pictures": None, "broken": None}
+    found = {name: lossy_codec(tmp_path / name) for name in (*kinds, "mixed", "broken")}
+    assert (found.pop("lossy"), found.pop("mixed")) == ("h264", "h264")
+    assert found == {"exact": None, "pictures": None, "broken": None}

@@ -1,7 +1,8 @@
 """`generate`: videos out of nothing, out of a class, or on from given frames."""
 
+import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,8 @@ from reeltok.cli import options as given
 from reeltok.cli.progress import Progress
 from reeltok.cli.report import Report, table
 from reeltok.files.places import check_free, check_place
+
+SAMPLE = re.compile(r"\d{3,}\.\w+")  # what a run calls its videos
 
 if TYPE_CHECKING:
     from reeltok.video.record import Written
@@ -208,8 +211,8 @@ def generate(
     )
     kind = given.parse_suffix(suffix, lossless=lossless)
     targets = [out / f"{number:03d}{kind}" for number in range(count)]
-    check_place(str(out))
-    check_free(list(map(str, targets)), force=force, inputs=[given_clip, actions])
+    inputs = [given_clip, actions]
+    check_samples(out, targets, lossless=lossless, force=force, inputs=inputs)
     pipeline = open_generator(model, request, tokenizer=tokenizer, device=device)
     out.mkdir(parents=True, exist_ok=True)
     with Progress("generating", count) as progress:
@@ -227,6 +230,36 @@ def generate(
     record = {"family": pipeline.family, "tokenizer": pipeline.clip.tokenizer, "seed": seed}
     record |= {"videos": videos, "seconds": seconds}
     return Report(data=record, text=f"{table(videos)}\n{seconds:.1f} s")
+
+
+def check_samples(
+    out: Path,
+    targets: Sequence[Path],
+    *,
+    lossless: bool,
+    force: bool,
+    inputs: Sequence[Path | None],
+) -> None:
+    """ValueError for a suffix that holds no such videos; errors of `check_place`, `check_free`.
+
+    FileExistsError where `out` holds other samples, which would be judged with these as one set.
+    Also with --force, which replaces files: nothing says whether the others are a run's or yours.
+    """
+    from reeltok.data.kinds import is_video
+    from reeltok.video.sink import check_form
+
+    check_form(targets[0], lossless=lossless)
+    check_place(str(out))
+    check_free(list(map(str, targets)), force=force, inputs=inputs)
+    mine = {path.name for path in targets}
+    inside = sorted(out.iterdir()) if out.is_dir() else []
+    others = [path for path in inside if SAMPLE.fullmatch(path.name) and is_video(path)]
+    left = next((path for path in others if path.name not in mine), None)
+    if left is not None:
+        raise FileExistsError(
+            f"{out} holds {left.name}, which this run does not write: remove it, or name another "
+            "folder"
+        )
 
 
 def written_rows(written: "Iterable[Written]", progress: Progress) -> Iterator[dict[str, Any]]:

@@ -39,17 +39,18 @@ class SetDistances:
 
 
 def lossy_codec(made: str | Path) -> str | None:
-    """The codec of the first made video, where that does not keep every value.
+    """The codec of the made videos, of one of each suffix, where that does not keep every value.
 
     What it loses counts as the generator's: of 64 videos of 64x64 pixels H.264 made an appearance
     distance of 65.5 one of 92.8.
     """
-    path = find_clips(made)[0].path
-    if not path.is_file() or not is_video(path) or path.suffix.lower() in RAW:
-        return None
-    with suppress(OSError, ValueError):  # one that is broken is told later
-        codec = codec_named_in(path)
-        return None if codec in LOSSLESS else codec
+    for path in {clip.path.suffix.lower(): clip.path for clip in find_clips(made)}.values():
+        if not path.is_file() or not is_video(path) or path.suffix.lower() in RAW:
+            continue
+        with suppress(OSError, ValueError):  # one that is broken is told later
+            codec = codec_named_in(path)
+            if codec not in LOSSLESS:
+                return codec
     return None
 
 
