@@ -114,7 +114,7 @@ def test_fvd_where_there_are_weights(
     data = write_bair(tmp_path / "test.tfrecords", motions=4, frames=16)
     found = run("bair", priors["plain"], data, "--samples", 2, "--repeats", 2, "--json")
     assert found.code == 0, found.err
-    fvd = found.json["metrics"]["fvd-i3d"]
+    fvd = found.json["metrics"]["fvd-i3d-i3d-test"]  # with the name that its weights have
     assert fvd["mean"] > 0
     assert fvd["std"] > 0  # the repeats have seeds of their own
     assert "fvd-i3d" not in found.json["missing"]

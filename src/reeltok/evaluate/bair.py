@@ -247,8 +247,10 @@ def features(
     scorer: Scorer, x: Float[Tensor, "n c t h w"], device: torch.device | str
 ) -> dict[str, Moments]:
     """What FVD compares, of every network that has weights."""
-    each = scorer.extractors.items()
-    return {f"fvd-{name}": feature_moments(apply(x.to(device))) for name, apply in each}
+    return {
+        f"fvd-{key}-{extractor.name}": feature_moments(extractor(x.to(device)))
+        for key, extractor in scorer.extractors.items()
+    }
 
 
 def score_prediction(
