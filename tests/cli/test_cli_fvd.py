@@ -72,6 +72,9 @@ def test_a_distance_needs_two_clips(run: Run, sets: tuple[Path, Path]) -> None:
     assert "gives 1 clips under ucf-128, a distance needs two" in found.err.splitlines()[-1]
     found = run("fvd", *sets, "--protocol", "ucf")
     assert "no protocol 'ucf'" in found.err.splitlines()[-1]
+    found = run("fvd", *sets, "--max-broken", -1)
+    assert found.code == 2
+    assert "-1 is not in the range x>=0" in found.err
 
 
 @pytest.mark.slow

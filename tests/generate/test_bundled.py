@@ -17,7 +17,7 @@ from reeltok.generate.folder import bundled_generators, find_generator, save_gen
 from reeltok.generate.pipeline import GenerationRequest, generate_files, open_generator
 from reeltok.generate.predictor import PriorPredictor
 from reeltok.generate.recipes import prior_push
-from reeltok.generate.starts import read_starts
+from reeltok.generate.starts import Starts, read_starts
 from reeltok.models.reftok.network import RefTok
 from reeltok.train.recipes import as_json
 from reeltok.video.record import to_bytes
@@ -34,6 +34,13 @@ def write_episodes(folder: Path, count: int, size: tuple[int, int] = SIZE) -> Pa
         reeltok.write(reeltok.Video(frames, 10.0), path, lossless=True)
         np.save(path.with_suffix(".actions.npy"), rng.normal(size=(8, 2)).astype("float32"))
     return folder
+
+
+@pytest.mark.parametrize(("seed", "numbers"), [(1, [0, 1, 2]), (2**80, [0, 1, 2]), (-3, [2, 0, 1])])
+def test_starts_are_taken_in_turn_whatever_the_seed(seed: int, numbers: list[int]) -> None:
+    frames = torch.arange(3.0).reshape(3, 1, 1, 1, 1)
+    taken = Starts(frames=frames, actions=None).take(seed, 2, 3)
+    assert taken.frames.flatten().tolist() == numbers
 
 
 @pytest.fixture

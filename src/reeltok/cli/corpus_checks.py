@@ -34,7 +34,9 @@ def corpus_verify(
     samples: Annotated[
         int, typer.Option(metavar="N", min=0, help="Number of rows to decode; 0 for none.")
     ] = 4,
-    seed: Annotated[int, typer.Option(metavar="N", help="Random seed that chooses the rows.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Random seed that chooses the rows.")
+    ] = 0,
     sheet: Annotated[
         str | None,
         typer.Option(

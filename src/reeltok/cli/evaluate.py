@@ -37,7 +37,9 @@ RootOption = Annotated[
 BrokenOption = Annotated[
     int,
     typer.Option(
-        metavar="N", help="Number of clips that may fail to decode before the command fails."
+        min=0,
+        metavar="N",
+        help="Number of clips that may fail to decode before the command fails.",
     ),
 ]
 WorkOption = Annotated[

@@ -22,7 +22,8 @@ class Starts:
 
     def take(self, seed: int, first: int, count: int) -> "Starts":
         """One for each of `count` videos from number `first` on, in turn from the `seed`-th on."""
-        index = (seed + first + torch.arange(count)) % len(self.frames)
+        numbers = range(seed + first, seed + first + count)  # of any size
+        index = torch.tensor([number % len(self.frames) for number in numbers])
         actions = None if self.actions is None else self.actions[index]
         return Starts(frames=self.frames[index], actions=actions)
 
