@@ -260,7 +260,8 @@ def test_what_cannot_be_written_is_told_before_anything_is_made(
     said: str,
 ) -> None:
     monkeypatch.setattr("reeltok.generate.flow.generate", lambda *a, **k: pytest.fail("it ran"))
-    found = run("generate", generators["flow"], "--out", tmp_path / "out", *words)
+    asked = ("--out", tmp_path / "out", "--count", 2, *words)
+    found = run("generate", generators["flow"], *asked)
     assert found.code == 2
     assert said in found.err.splitlines()[-1]
 
