@@ -172,6 +172,8 @@ def test_two_of_one_name_are_told_apart(made: tuple[Path, list[Result]], tmp_pat
     first = made[1][0]
     twins = [first, replace(first, weights="abcdef0123456789"), first]
     assert distinct_names(twins) == ["halve", "halve (abcdef01)", "halve #2"]
+    named = [replace(first, model=label, weights=None) for label in ("a", "a", "a #2", "a #2")]
+    assert distinct_names(named) == ["a", "a #2", "a #2 #2", "a #2 #3"]
     index = write_report(tmp_path, twins[:2], Media(made[0]))
     assert "halve (abcdef01)" in index.read_text()
     assert len(list((tmp_path / "results").iterdir())) == 2

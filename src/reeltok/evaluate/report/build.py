@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -238,8 +239,8 @@ def distinct_names(results: Sequence[Result]) -> list[str]:
         name = result.model
         if names.count(name) > 1 and result.weights:
             name = f"{name} ({result.weights[:8]})"
-        twins = sum(label.partition(" #")[0] == name for label in found)
-        found.append(f"{name} #{twins + 1}" if twins else name)
+        numbered = (f"{name} #{number}" for number in count(2))
+        found.append(next(label for label in chain([name], numbered) if label not in found))
     return found
 
 
