@@ -144,6 +144,16 @@ def test_statistics_of_other_channels_are_refused(
             load(tmp_path)
 
 
+def test_statistics_of_first_steps_are_of_as_many_channels(tmp_path: Path) -> None:
+    model = continuous()
+    found = {"mean": [0.0] * 4, "std": [1.0] * 4}
+    for part in ("first", "later"):
+        model.statistics = {**found, part: {"mean": [0.0] * 3, "std": [1.0] * 4}}
+        model.save_pretrained(tmp_path)
+        with pytest.raises(ValueError, match=r"of 3 and 4 channels, but latents .* have 4: copy"):
+            reeltok.load(tmp_path)
+
+
 def test_what_diffusers_saved_last_is_read(vae: AutoencoderReeltok, tmp_path: Path) -> None:
     """It leaves our model.safetensors beside its own file, and we leave its file beside ours."""
     torch.manual_seed(4)
