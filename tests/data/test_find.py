@@ -9,7 +9,7 @@ from small_data import moving
 from test_bair import write_bair
 
 from reeltok.data.clip import Clip
-from reeltok.data.find import expand_braces, find_clips
+from reeltok.data.find import expand_braces, find_clips, looks_into
 from reeltok.evaluate.clips import boxes_of
 from reeltok.metrics.paired import Box
 from reeltok.video.record import write
@@ -253,6 +253,21 @@ def test_a_manifest_says_what_is_in_a_folder(tmp_path: Path) -> None:
         ("deep/b.mp4", "dog", "t"),
     ]
     assert names(find_clips(f"{tmp_path}/s*")) == ["set/a.mp4", "set/deep/b.mp4"]
+
+
+def test_where_clips_are_looked_for(tmp_path: Path) -> None:
+    place, reads = tmp_path / "clips" / "report", lambda data: looks_into(data, place)
+    (tmp_path / "clips").mkdir()
+    top, inner = str(tmp_path), str(tmp_path / "clips")
+    assert all(
+        map(reads, (top, inner, f"{top}/*", f"{inner}/r*", f"{inner}/*/*", f"{top}/**/*.mp4"))
+    )
+    assert reads(f"{top}/{{clips,other}}")
+    assert not any(map(reads, (f"{inner}/*.mp4", f"{top}/x*", f"{inner}/a", f"{top}/other/*")))
+    assert not looks_into(inner, tmp_path / "clips" / ".hidden" / "report")
+    (tmp_path / "clips" / "manifest.csv").write_text("file\n")
+    assert not reads(inner)  # which names its clips
+    assert not reads(f"{inner}/manifest.csv")
 
 
 def test_what_is_named_twice_is_taken_once_and_said(tmp_path: Path) -> None:

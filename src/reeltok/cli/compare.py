@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from reeltok.evaluate.results import Result
     from reeltok.evaluate.run import OnClip
 
-PROTOCOL = "shared-eval"
 # In the terminal.
 SHOWN = ["psnr", "ssim", "lpips-alex", "flicker", "bits_per_pixel", "stored_bits_per_pixel"]
 
@@ -43,7 +42,7 @@ def compare(
             "diffusers:FOLDER, cosmos:FOLDER or module:function; may be repeated; by default none.",
         ),
     ] = None,
-    protocol: judging.PlanOption = PROTOCOL,
+    protocol: judging.PlanOption = judging.PROTOCOL,
     root: judging.RootOption = None,
     max_broken: judging.BrokenOption = 5,
     work: judging.WorkOption = None,
@@ -77,15 +76,13 @@ def compare(
     named = label_models(words)
     check_names([each.source for each in named], peer or (), weights, refine)
     if all(each.source.endswith(".json") for each in named):
-        idle: dict[str, Any] = {"weights": weights, "refine": refine or None}
-        idle |= {"chunk": chunk, "tile": tile, "dtype": None if dtype == "fp32" else dtype}
-        given.require_use("tokenizers that are judged now", **idle)
+        idle = {"weights": weights, "refine": refine or None, "chunk": chunk, "tile": tile}
+        given.require_use("tokenizers that are judged now", **idle, dtype=unless("fp32", dtype))
         if data is not None and not peer:
             raise ValueError(f"all models are results and there is no --peer: leave {data} out")
     if data is None:
-        idle = {"peer": peer, "root": root, "device": None if device == "auto" else device}
-        idle["protocol"] = None if protocol == PROTOCOL else protocol
-        given.require_use("what is judged now, on DATA", **idle)
+        idle = {"device": unless("auto", device), "protocol": unless(judging.PROTOCOL, protocol)}
+        given.require_use("what is judged now, on DATA", peer=peer, root=root, **idle)
     kept = None if again else judging.place_work(work)
     how: dict[str, Any] = {"weights": weights, "device": device, "chunk": chunk, "tile": tile}
     how |= {"dtype": given.parse_dtype(dtype), "sample": plan.latent == "sample"}
@@ -103,6 +100,11 @@ def compare(
         if rank_and_world()[0] > 0:
             return Report(data={}, text="")
         return report_comparison(results, out, media)
+
+
+def unless(usual: str, value: str) -> str | None:
+    """The value of an option; None where it is the usual one."""
+    return None if value == usual else value
 
 
 def show_judging(name: str) -> "AbstractContextManager[OnClip]":

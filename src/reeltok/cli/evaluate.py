@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from reeltok.evaluate.run import ClipProgress, OnClip
 
 DataArgument = Annotated[str, typer.Argument(metavar="DATA", show_default=False)]
+PROTOCOL = "shared-eval"  # unless another is asked for
 PlanOption = Annotated[
     str,
     typer.Option(
@@ -59,7 +60,7 @@ def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", show_default=False)],
     data: DataArgument,
     *,
-    protocol: PlanOption = "shared-eval",
+    protocol: PlanOption = PROTOCOL,
     out: given.ResultOption = None,
     root: RootOption = None,
     max_broken: BrokenOption = 5,

@@ -26,7 +26,7 @@ def probe(
             " corpus has columns itself: give COLUMN alone.",
         ),
     ],
-    protocol: judging.PlanOption = "shared-eval",
+    protocol: judging.PlanOption = judging.PROTOCOL,
     root: judging.RootOption = None,
     weights: given.WeightsOption = None,
     device: given.DeviceOption = "auto",
@@ -43,7 +43,7 @@ def probe(
     from reeltok.corpus.read import is_corpus
 
     if is_corpus(data):
-        named_one = None if protocol == "shared-eval" else protocol
+        named_one = None if protocol == judging.PROTOCOL else protocol
         given.require_use("clips, and DATA is a corpus", protocol=named_one, root=root)
         return probe_corpus(model, data, labels, weights=weights, device=device, dtype=dtype)
     from reeltok.evaluate import probe as probing

@@ -76,15 +76,19 @@ def folder_of(data: str | Path) -> Path:
 
 def looks_into(data: str | Path, place: Path) -> bool:
     """Whether `find_clips(data)` would find what lies in the folder `place`, there or not yet."""
-    target = place.resolve()
-    if Path(data).exists() or not is_pattern(str(data)):
-        return Path(data).is_dir() and target.is_relative_to(Path(data).resolve())
-    top = _top(str(data)).resolve()
-    if not target.is_relative_to(top):
+    path, target = Path(data), place.resolve()
+    named = path.is_file() or (path / MANIFEST).is_file() or (path.is_dir() and is_lerobot(path))
+    top = path if path.is_dir() else _top(str(data))
+    if named or not target.is_relative_to(top.resolve()):
         return False
-    parts = (*target.relative_to(top).parts, "x", "x", "x.mp4")
-    patterns = [Path(text).parts[len(_top(str(data)).parts) :] for text in expand_braces(str(data))]
-    return any(
+    inner = target.relative_to(top.resolve())
+    if is_hidden(inner):
+        return False
+    if path.is_dir():
+        return True
+    parts = (*inner.parts, "x", "x", "x.mp4")
+    patterns = [Path(text).parts[len(top.parts) :] for text in expand_braces(str(data))]
+    return is_pattern(str(data)) and any(
         "**" in wanted or (len(wanted) <= len(parts) and all(map(fnmatch, parts, wanted)))
         for wanted in patterns
     )
