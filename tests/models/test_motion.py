@@ -20,7 +20,7 @@ from reeltok.models.reftok.motion import (
     warp,
 )
 from reeltok.models.reftok.network import RefTok
-from reeltok.models.reftok.skip import copy_skipped, worth_skipping
+from reeltok.models.reftok.skip import copy_skipped, mean_errors, worth_skipping
 from reeltok.models.vidtok.network import VidTok
 from reeltok.nn.quantizers import FSQ, FSQConfig, GaussianConfig
 from reeltok.nn.quantizers.lattice import unevenness
@@ -269,6 +269,21 @@ def test_tau_is_a_rate_knob_that_tokens_keep(tmp_path: Path) -> None:
     assert skips[0] < skips[1] < skips[-1]
 
 
+def test_a_margin_is_a_rate_knob_that_tokens_keep(tmp_path: Path) -> None:
+    model, x = shake(build(SKIPPING)), clip(13, size=(32, 48))
+    skips = []
+    for margin in (0.0, 0.02, 3.0):
+        tokens = model.under(skip_margin=margin).encode(x)
+        skips.append((tokens.ids == model.quantizer.centre_id).float().mean().item())
+        assert tokens.settings["skip_margin"] == str(margin)
+        save_tokens(tokens, tmp_path / "clip.reel")
+        assert model.as_coded(load_tokens(tmp_path / "clip.reel")).config.skip_margin == margin
+        assert torch.equal(model.decode(load_tokens(tmp_path / "clip.reel")), model.decode(tokens))
+    assert skips == sorted(skips)
+    assert skips[0] < skips[1] < skips[-1]
+    assert "skip_margin" not in model.under(skip=0.0).encode(x).settings
+
+
 def test_only_skipped_cells_have_the_centre_code() -> None:
     quantizer = FSQ(FSQConfig(levels=(16, 4, 2), regularization=False)).eval()
     z = torch.zeros(1, 2, 3, 3)
@@ -294,8 +309,22 @@ def test_cells_are_skipped_where_the_tokens_gain_little() -> None:
     block = torch.zeros(1, 4, 16, 16, 3)
     made, still = torch.full_like(block, 0.1), torch.full_like(block[:, :1], 0.11)
     still[:, :, :8, :8] = 0.2
-    found = worth_skipping(block, made, still, (1, 2, 2), 1.25)
-    assert found.tolist() == [[[[False, True], [True, True]]]]
+    errors = [mean_errors(block, frames, (1, 2, 2)) for frames in (made, still)]
+    assert worth_skipping(*errors, 1.25, 0.0).tolist() == [[[[False, True], [True, True]]]]
+
+
+@pytest.mark.parametrize(
+    ("margin", "skipped"),
+    [(0.0, [False, False]), (0.4, [True, False]), (0.6, [True, True])],
+)
+def test_a_margin_is_a_share_of_the_mean_error_of_a_clip(
+    margin: float, skipped: list[bool]
+) -> None:
+    """Of two clips in a batch each has its own; here copies cost .3 and .5 of the mean more."""
+    coded = torch.tensor([[1.0, 3.0], [100.0, 300.0]])[:, None, None]
+    copied = coded + torch.tensor([0.6, 1.0]) * torch.tensor([[1.0], [100.0]])[:, None, None]
+    found = worth_skipping(coded, copied, 1.0, margin)
+    assert found[:, 0, 0].tolist() == [skipped, skipped]
 
 
 def test_bad_input() -> None:

@@ -52,7 +52,7 @@ KINDS: dict[str, RefTokConfig] = {
     "searched": replace(TINY, motion=replace(MOTION, where="encoder"), cuts="stored"),
     "followed": replace(TINY, motion=replace(MOTION, where="decoder"), block=8, start="lossless"),
     "motion, 4x16x16": replace(TINY, motion=MOTION, skip=0.9, body=replace(BODY, **DEEP)),
-    "SKIP": replace(TINY, skip=1.1, where="decoder", refresh=2),
+    "SKIP": replace(TINY, skip=1.1, skip_margin=0.3, where="decoder", refresh=2),
 }
 
 

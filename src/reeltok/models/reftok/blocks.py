@@ -39,7 +39,7 @@ from reeltok.models.reftok.injection import (
 )
 from reeltok.models.reftok.motion import BlockMotion, enlarge_field, search
 from reeltok.models.reftok.reference import NO_REFERENCES, Reference, References
-from reeltok.models.reftok.skip import copy_skipped, skipped_cells, worth_skipping
+from reeltok.models.reftok.skip import copy_skipped, mean_errors, skipped_cells, worth_skipping
 from reeltok.models.vidtok.network import Decoder, Encoder, running_order
 from reeltok.models.vidtok.stages import Down, Patch, Up
 from reeltok.nn.past import Past
@@ -239,7 +239,8 @@ class BlockCoder(Tokenizer):
             made = self.decode_block(coded.z, after, mask)
             still = past.kept[REFERENCES][:, :1]
             cells = (none.shape[1], none.shape[2], none.shape[3])
-            skipped = worth_skipping(block, made.frames, still, cells, self.config.skip)
+            errors = (mean_errors(block, frames, cells) for frames in (made.frames, still))
+            skipped = worth_skipping(*errors, self.config.skip, self.config.skip_margin)
             skipped = masked(mask, skipped)
         if not torch.is_grad_enabled() and not skipped.any():
             past.kept, past.begun = after.kept, after.begun

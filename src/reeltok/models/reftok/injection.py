@@ -50,7 +50,8 @@ class RefTokConfig:
     or `given` by the caller. At a scene cut a block has no reference ("plain") or a new stored
     frame; one bit a block says so. `refresh` makes every so many blocks plain, for access to long
     files. With `motion` references follow it (flow.py). Cells where the reference's squared error
-    is at most `skip` times that of the tokens are skipped (skip.py); 0 skips none.
+    is at most `skip` times that of the tokens, plus `skip_margin` times the block's mean one, are
+    skipped (skip.py); `skip=0` skips none.
     """
 
     body: VidTokConfig
@@ -66,6 +67,7 @@ class RefTokConfig:
     refresh: int | None = Field(default=None, ge=1)
     motion: MotionConfig | None = None
     skip: float = Field(default=0.0, ge=0)
+    skip_margin: float = Field(default=0.0, ge=0)
 
     def __post_init__(self) -> None:
         if self.body.edge != "past-first" or self.body.upsampling != "nearest":

@@ -66,7 +66,7 @@ from reeltok.tokens.record import Tokens
 from reeltok.tokens.reel import Reel
 from reeltok.video.record import Video, unit_frames
 
-USED = ("policy", "start", "quality", "cuts", "refresh", "skip")
+USED = ("policy", "start", "quality", "cuts", "refresh", "skip", "skip_margin")
 """What `under` may change: how the same weights are used."""
 
 

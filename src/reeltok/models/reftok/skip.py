@@ -18,18 +18,19 @@ def skipped_cells(z: Float[Tensor, "b s h w d"]) -> Bool[Tensor, "b s h w"]:
 
 
 def worth_skipping(
-    block: Float[Tensor, "b t h w c"],
-    made: Float[Tensor, "b t h w c"],
-    still: Float[Tensor, "b 1 h w c"],
-    cells: tuple[int, int, int],
+    coded: Float[Tensor, "b s h w"],
+    copied: Float[Tensor, "b s h w"],
     tau: float,
-) -> Bool[Tensor, "b s h2 w2"]:
-    """Where the reference has at most `tau` times the squared error of what the tokens made.
+    margin: float,
+) -> Bool[Tensor, "b s h w"]:
+    """Where a copy has at most `tau` times the squared error of what the tokens made.
 
-    `cells` counts the cells (steps, rows, columns) of the block.
+    It may have more by `margin` times the mean error of the block: a rate-distortion decision, as
+    every cell takes about as many bits, relative to a clip's own quality. Errors are those of the
+    cells of whole blocks.
     """
-    coded, copied = (mean_errors(block, frames, cells) for frames in (made, still))
-    return copied <= tau * coded + INVISIBLE
+    mean = coded.mean(dim=(1, 2, 3), keepdim=True)
+    return copied <= tau * coded + margin * mean + INVISIBLE
 
 
 def mean_errors(
@@ -37,7 +38,7 @@ def mean_errors(
     frames: Float[Tensor, "b #t h w c"],
     cells: tuple[int, int, int],
 ) -> Float[Tensor, "b s h2 w2"]:
-    """The mean squared error of each cell, float32."""
+    """The mean squared error of each of the cells (steps, rows, columns), float32."""
     s, h, w = cells
     squared = (block.float() - frames.float()).square()
     return reduce(squared, "b (s k) (h i) (w j) c -> b s h w", "mean", s=s, h=h, w=w)

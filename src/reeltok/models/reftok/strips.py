@@ -29,7 +29,7 @@ from reeltok.models.reftok.flow import FoundFields, follow_found
 from reeltok.models.reftok.injection import ReferenceInjection, masked, replace_clips, stand_still
 from reeltok.models.reftok.motion import grey, search_grey, searched_frames
 from reeltok.models.reftok.reference import Reference, References
-from reeltok.models.reftok.skip import skipped_cells, worth_skipping
+from reeltok.models.reftok.skip import mean_errors, skipped_cells, worth_skipping
 from reeltok.models.vidtok.stages import Patch
 from reeltok.nn.past import Past
 from reeltok.nn.quantizers import Quantized
@@ -185,16 +185,19 @@ class StripLoop:
         reference: WholeReference,
     ) -> Bool[Tensor, "b s h w"]:
         """Which cells of a block the reference shows well enough, by what `z` would give."""
-        (_, steps, total, columns), worth = z.shape[:4], list[Tensor]()
+        (_, steps, total, columns), config = z.shape[:4], self.coder.config
+        coded, copied = list[Tensor](), list[Tensor]()
         made = Regrouped(strips=self.strips.split(total), scales=(self._cell,))
         for part in self._decode(z, mask, reference, keep=False):
             for cells, (shown,) in made.add(part.frames):
                 number = cells.start // self.strips.cells
                 still = self.strips.look(KNOWN, number).kept[REFERENCES][:, :1]
                 counts = steps, cells.stop - cells.start, columns
-                block, tau = rows_of(frames, cells), self.coder.config.skip
-                worth.append(worth_skipping(block, shown, still, counts, tau))
-        return torch.cat(worth, dim=2)
+                block = rows_of(frames, cells)
+                coded.append(mean_errors(block, shown, counts))
+                copied.append(mean_errors(block, still, counts))
+        errors = torch.cat(coded, dim=2), torch.cat(copied, dim=2)
+        return worth_skipping(*errors, config.skip, config.skip_margin)
 
     def _show(
         self,
