@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,13 +11,16 @@ import torch
 from push_episodes import write_episodes
 from ran import Ran
 from small_generators import make_prior, make_tokenizers
+from small_packing import add_packing
 from thorough import slow_but
 
+from reeltok import load
 from reeltok.cli.push import open_lpips
 from reeltok.cli.report import save_record
 from reeltok.data.find import find_clips
 from reeltok.files.parsing import read_json
 from reeltok.generate.pixels.network import FramePredictor, FramePredictorConfig, save
+from reeltok.transcode.packing import packed_bits
 from reeltok.video.record import read, stream, write
 
 Run = Callable[..., Ran]
@@ -66,6 +70,24 @@ def test_a_tokenizer(
     assert record["distances"] == {}  # no weights are found here, which is said
     assert "no lpips-alex: LPIPS with AlexNet has no weights" in found.out
     assert "lpips-alex" in record["missing"]
+
+
+def test_stored_bits_where_ids_can_be_packed(
+    run: Run, priors: dict[str, Path], held: Path, tmp_path: Path
+) -> None:
+    """H.264 at those of the files that `encode --pack` would write, and at nominal ones."""
+    model = tmp_path / "model"
+    shutil.copytree(priors["plain"].parent / "tokenizer", model)
+    add_packing(model)
+    found = run("push", model, held, "--frames", 9, "--device", "cpu", "--json")
+    assert found.code == 0, found.err
+    assert {"h264 at its bits", "h264 at its stored bits"} <= set(found.json["scores"])
+    bits = found.json["bits"]
+    tokenizer, clips = load(model), find_clips(held)
+    x = torch.cat([clip.read(frames=9).tensor() for clip in clips])
+    assert bits["model stored"] * 3 == packed_bits(tokenizer, tokenizer.encode(x))
+    assert bits["model stored"] != bits["model"]
+    assert bits["h264 stored"] > 0
 
 
 def test_a_refined_tokenizer(run: Run, priors: dict[str, Path], held: Path, tmp_path: Path) -> None:

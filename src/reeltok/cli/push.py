@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from reeltok.data.clip import Clip
-    from reeltok.evaluate.push.candidates import Make
+    from reeltok.evaluate.push.candidates import Coded, Make
     from reeltok.evaluate.push.judge import PushScores, WorldFacts
     from reeltok.metrics.lpips import LPIPS
 
@@ -67,14 +67,14 @@ def push(
 
     MODEL is a tokenizer, or the folder of a prior or of a predictor of pixels, which go on from
     each first frame by the true actions and by those of another episode. Beside it stand the first
-    frame and the mean frame as still pictures, and H.264 at the tokenizer's bits. docs/push.md says
-    what is measured.
+    frame and the mean frame as still pictures, and H.264 at the tokenizer's bits: at the nominal
+    ones, and at those of its file where its ids can be packed. docs/push.md says what is measured.
     """
     check_result(out, force=force, inputs=[model, data, *(beside or [])])
     from reeltok.cli.push_models import model_name, open_beside, open_judged, require_tokenizers
     from reeltok.data.find import find_clips
     from reeltok.devices import pick_device
-    from reeltok.evaluate.push.candidates import Tiled, repeat_first, repeat_mean
+    from reeltok.evaluate.push.candidates import repeat_first, repeat_mean
     from reeltok.evaluate.push.judge import judge_episodes
 
     require_tokenizers(refine, [model, *(beside or [])])
@@ -85,11 +85,8 @@ def push(
     ours = open_judged(model, tokenizer=tokenizer, **asked)
     others = open_beside(beside or [], ours, **asked)
     candidates: dict[str, Make] = {**ours.makes, **others.makes}
-    spent: dict[str, dict[int, int]] = {}
-    if ours.coded is not None:
-        tiled = Tiled(bits=ours.coded.bits, given=ours.coded.given)
-        candidates["h264 at its bits"] = tiled  # after what it takes the bits of
-        spent = {"model": ours.coded.bits, "h264": tiled.spent}
+    codecs, spent = codecs_beside(ours.coded)
+    candidates |= codecs  # after what they take the bits of
     candidates |= {"first frame": repeat_first, "mean frame": repeat_mean}
     lpips, missing = open_lpips(clips[0])
     with Progress("judging", len(clips)) as progress:
@@ -110,6 +107,20 @@ def push(
     if out is not None:
         save_record(record, out)
     return Report(data=record, text=push_text(found, bits, ids, missing))
+
+
+def codecs_beside(coded: "Coded | None") -> "tuple[dict[str, Make], dict[str, dict[int, int]]]":
+    """H.264 at a tokenizer's bits, nominal and stored ones, and the bits of both by episode."""
+    from reeltok.evaluate.push.candidates import Make, Tiled
+
+    codecs, spent = dict[str, Make](), dict[str, dict[int, int]]()
+    if coded is None:
+        return codecs, spent
+    rates = {"": coded.bits} | ({" stored": coded.stored} if coded.packs else {})
+    for kind, bits in rates.items():
+        codecs[f"h264 at its{kind} bits"] = tiled = Tiled(bits=bits, given=coded.given)
+        spent |= {f"model{kind}": bits, f"h264{kind}": tiled.spent}
+    return codecs, spent
 
 
 def open_lpips(clip: "Clip") -> "tuple[LPIPS | None, Mapping[str, str]]":

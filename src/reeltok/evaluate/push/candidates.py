@@ -16,6 +16,7 @@ from reeltok.evaluate.candidates.codecs import (
 )
 from reeltok.nn.quantizers import Usage
 from reeltok.tokenizer.contract import Tokenizer
+from reeltok.transcode.packing import found_packing, packed_bits
 from reeltok.video.record import to_bytes, to_unit
 
 Clips = UInt8[np.ndarray, "b t h w 3"]
@@ -51,20 +52,27 @@ def repeat_mean(batch: EpisodeBatch) -> Clips:
 
 @dataclass(eq=False, kw_only=True)
 class Coded:
-    """A tokenizer's reconstructions; `bits` of each batch, by its first episode.
+    """A tokenizer's reconstructions; nominal `bits` of each batch, by its first episode.
 
-    `given`: frame 0 is the reference that both sides have, as for a prior; it costs no bits.
-    `usage` counts the ids, if it has any.
+    `stored` are those that a file holds, where there is a packing model for the ids. `given`: frame
+    0 is the reference that both sides have, as for a prior; it costs no bits. `usage` counts the
+    ids, if it has any.
     """
 
     tokenizer: Tokenizer
     bits: dict[int, int] = field(default_factory=dict)
+    stored: dict[int, int] = field(default_factory=dict)
     given: bool = False
     usage: Usage | None = None
 
     def __post_init__(self) -> None:
         if self.tokenizer.spec.vocabulary is not None:
             self.usage = Usage(self.tokenizer.spec.vocabulary)
+
+    @property
+    def packs(self) -> bool:
+        """Whether `stored` bits are counted."""
+        return found_packing(self.tokenizer) is not None
 
     def __call__(self, batch: EpisodeBatch) -> Clips:
         """Encode and decode all episodes at once."""
@@ -77,6 +85,9 @@ class Coded:
         assert isinstance(made, torch.Tensor)
         self.bits[batch.first] = len(x) * tokens.bits * int(np.prod(tokens.grid))
         self.bits[batch.first] += tokens.reference_bits
+        stored = packed_bits(self.tokenizer, tokens)
+        if stored is not None:
+            self.stored[batch.first] = stored
         if self.usage is not None and tokens.ids is not None:
             self.usage.update(tokens.ids)
         frames = pixels_of(made)
