@@ -275,9 +275,11 @@ def test_a_margin_is_a_rate_knob_that_tokens_keep(tmp_path: Path) -> None:
     for margin in (0.0, 0.02, 3.0):
         tokens = model.under(skip_margin=margin).encode(x)
         skips.append((tokens.ids == model.quantizer.centre_id).float().mean().item())
-        assert tokens.settings["skip_margin"] == str(margin)
+        assert tokens.settings.get("skip_margin") == (str(margin) if margin else None)
+        assert ("skip_margin" in model.under(skip_margin=margin).spec.used) == bool(margin)
         save_tokens(tokens, tmp_path / "clip.reel")
-        assert model.as_coded(load_tokens(tmp_path / "clip.reel")).config.skip_margin == margin
+        coded = model.under(skip_margin=1.0).as_coded(load_tokens(tmp_path / "clip.reel"))
+        assert coded.config.skip_margin == margin
         assert torch.equal(model.decode(load_tokens(tmp_path / "clip.reel")), model.decode(tokens))
     assert skips == sorted(skips)
     assert skips[0] < skips[1] < skips[-1]

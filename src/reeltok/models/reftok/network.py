@@ -83,6 +83,9 @@ class RefTok(BlockCoder):
     @property
     def spec(self) -> Spec:
         config, given = self.config, self.config.start == "given"
+        used = {name: getattr(config, name) for name in USED}
+        if not config.skip_margin:  # nor did corpora say so before there was one
+            del used["skip_margin"]
         return Spec(
             name=self.name,
             family=self.family,
@@ -99,7 +102,7 @@ class RefTok(BlockCoder):
             strips=config.strips,
             widest=config.widest,
             held=config.held,
-            used={name: getattr(config, name) for name in USED} | self.used,
+            used=used | self.used,
         )
 
     def last_weight(self) -> nn.Parameter:
@@ -263,7 +266,7 @@ class RefTok(BlockCoder):
         settings = tokens.settings
         used = {name: settings[key] for key, name in SETTINGS.items() if key in settings}
         if "policy" in used:  # tokens that say how they were made, without SKIP unless they say so
-            used = {"skip": 0.0} | used
+            used = {"skip": 0.0, "skip_margin": 0.0} | used
         return self.under(**used)
 
     def stream_encode(

@@ -24,8 +24,8 @@ from reeltok.video.frames import unit_values
 from reeltok.video.record import to_bytes, to_unit
 
 START = "start"
-SKIP_SETTINGS = ("skip", "skip_margin")
-SETTINGS = {"policy": "policy", "reference_start": "start"} | {key: key for key in SKIP_SETTINGS}
+SKIPS = ("skip", "skip_margin")
+SETTINGS = {"policy": "policy", "reference_start": "start"} | {key: key for key in SKIPS}
 """Settings of tokens, and those of RefTokConfig."""
 CUT, JUMP = 0.2, 2.5
 """A cut moves 16x16 thumbnails by more than CUT (mean difference, in [-1, 1]) from one frame to the
@@ -223,8 +223,9 @@ def choose_references(
     is needed and was not given, or does not fit.
     """
     settings = {key: str(getattr(config, name)) for key, name in SETTINGS.items()}
-    if not config.skip:
-        settings = {key: value for key, value in settings.items() if key not in SKIP_SETTINGS}
+    for key in SKIPS:
+        if not (config.skip and getattr(config, key)):  # nor did files say so before there was one
+            del settings[key]
     kept: dict[int, StoredReference] = {}
     if config.start == "given":
         fits, settings["reference"] = given_reference(reference, x)
