@@ -1,17 +1,21 @@
 """Pictures: what a file is stands in its bytes; many in one file; half a picture is none."""
 
 import io
+import tracemalloc
+import warnings
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from small_clips import Clip, pattern, repack, rough
 
 from reeltok.video.images import jpegs_are_whole
-from reeltok.video.record import read
+from reeltok.video.record import read, stream
 
 FORMS = {
     "a.jpg": {"quality": 90},
@@ -193,6 +197,55 @@ def test_deep_pages_of_a_tiff(tmp_path: Path) -> None:
     deep = [Image.fromarray(np.full((8, 12), level, np.uint16)) for level in (0, 257 * 100, 65535)]
     deep[0].save(tmp_path / "a.tif", save_all=True, append_images=deep[1:])
     assert read(tmp_path / "a.tif").frames[:, 0, 0, 0].tolist() == [0, 100, 255]
+
+
+def test_a_stack_of_pages_is_in_memory_once(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    pages = [Image.new("L", (200, 200), level) for level in range(50)]
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+    tracemalloc.start()
+    with stream(path, chunk=4) as video:
+        for part in video:
+            assert len(part)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * path.stat().st_size
+
+
+def noted(name: str, orientation: int) -> bytes:
+    """A picture of 6x8 that its EXIF, or XMP, or a text of ImageMagick's turns."""
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[271], exif[0x0112] = "a maker of cameras", orientation
+    options: dict[str, Any] = {"exif": exif}
+    if name.startswith("raw"):
+        text = f"\nexif\n{len(exif.tobytes())}\n{exif.tobytes().hex()}\n"
+        options = {"pnginfo": PngInfo()}
+        options["pnginfo"].add_text("Raw profile type exif", text, zip=name == "raw-packed.png")
+    if name.startswith("xmp"):
+        xmp = f'<x:xmpmeta tiff:Orientation="{orientation}"/>'
+        options = {"xmp": xmp.encode(), "pnginfo": PngInfo()}
+        options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp)
+    Image.new("RGB", (8, 6)).save(file, Image.registered_extensions()[Path(name).suffix], **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("a.jpg", "a.png", "a.webp", "a.tif", "raw.png", "raw-packed.png"),
+        *("xmp.jpg", "xmp.png", "xmp.webp"),
+    ],
+)
+def test_photographs_are_turned_without_touching_the_filters_of_warnings(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those are of all threads: what one sets aside and brings back, another one loses."""
+    for orientation in (1, 6):
+        (tmp_path / name).write_bytes(noted(name, orientation))
+        with monkeypatch.context() as patch:
+            patch.setattr(warnings, "catch_warnings", None)
+            shape = read(tmp_path / name).frames.shape
+        assert shape[1:3] == ((8, 6) if orientation == 6 else (6, 8))
 
 
 def test_content_decides_not_the_name(clip: Clip, tmp_path: Path) -> None:

@@ -287,5 +287,6 @@ def notes_on_stderr(words: Sequence[str]) -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", UserWarning)
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # of damaged tags, which are left out
         warnings.showwarning = say
         yield

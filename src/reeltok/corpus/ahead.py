@@ -95,6 +95,7 @@ def hand_on_notes(tell: Callable[[str], None]) -> None:
 
     warnings.simplefilter("ignore")
     warnings.simplefilter("default", UserWarning)
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of damaged tags, which are left out
     warnings.showwarning = say
 
 

@@ -6,11 +6,10 @@ pages of a TIFF, the frames of an animated WebP. (FFmpeg plays an animated PNG a
 
 import io
 import re
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import av
 import numpy as np
@@ -22,20 +21,11 @@ from reeltok.video.colour import UPRIGHT, Display
 from reeltok.video.formats import open_container
 from reeltok.video.inputs import Input, open_input
 from reeltok.video.layout import picture_of
+from reeltok.video.orientation import orientation_of
+from reeltok.video.tiff import SIGNS, Tiff
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
-# EXIF orientation -> display matrix (TIFF 6.0, tag 274).
-_EXIF: dict[int, Display] = {
-    1: UPRIGHT,
-    2: (-1, 0, 0, 1),
-    3: (-1, 0, 0, -1),
-    4: (1, 0, 0, -1),
-    5: (0, 1, 1, 0),
-    6: (0, 1, -1, 0),
-    7: (0, -1, -1, 0),
-    8: (0, -1, 1, 0),
-}
 # Damage ends decoding instead of being painted over, in pictures as in Motion JPEG.
 STRICT = {"err_detect": "crccheck+bitstream+buffer+explode"}
 _UNSAID = 0.1  # seconds that browsers show a frame for which the file says 0
@@ -98,13 +88,9 @@ def pictures_of(taken: Input) -> Pictures | None:
         return None
     if kind == "WEBP" and (moving := _animated_webp(data, taken.name)):
         return moving
-    pages = _pages(data, taken.name) if kind == "TIFF" else [data]
-
-    def load(number: int) -> DecodedPicture:
-        name = taken.name if len(pages) == 1 else f"page {number + 1} of {taken.name}"
-        return _decoded(pages[number], kind, name)
-
-    return Pictures(name=taken.name, count=len(pages), load=load)
+    if kind == "TIFF":
+        return _pages(Tiff(data), taken.name)
+    return Pictures(name=taken.name, count=1, load=lambda _: _decoded(data, kind, taken.name))
 
 
 def pictures_in(folder: Path) -> Pictures:
@@ -135,7 +121,7 @@ def kind_of(head: bytes) -> str | None:
         return "JPEG"
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
         return "WEBP"
-    if head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+    if head.startswith(SIGNS):
         return "TIFF"
     if head.startswith(b"BM") and head[6:10] == bytes(4):
         return "BMP"
@@ -161,16 +147,14 @@ def _decoded(data: bytes, kind: str, name: str) -> DecodedPicture:
         raise ValueError(f"{name} is not an image, or it is damaged") from error
     if frame.is_corrupt or (kind == "JPEG" and jpeg_end(data) is None):
         raise ValueError(f"{name} is cut off or damaged: it is not the whole picture")
-    return DecodedPicture(frame=frame, display=_orientation(data, kind), name=name)
+    return DecodedPicture(frame=frame, display=orientation_of(data, kind), name=name)
 
 
 def _decoded_by_pillow(data: bytes, kind: str, name: str) -> DecodedPicture:
     """The same by Pillow, which turns pictures upright by itself."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of damaged tags, which are only left out
-            picture = Image.open(io.BytesIO(data), formats=[kind])
-            picture.load()
+        picture = Image.open(io.BytesIO(data), formats=[kind])
+        picture.load()
     except (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError) as error:
         raise ValueError(f"{name} is not an image, or it is damaged") from error
     try:
@@ -179,16 +163,6 @@ def _decoded_by_pillow(data: bytes, kind: str, name: str) -> DecodedPicture:
         raise ValueError(f"{name}: {error}") from error
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
     return DecodedPicture(frame=frame, display=UPRIGHT, name=name)
-
-
-def _orientation(data: bytes, kind: str) -> Display:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of damaged EXIF, which is only left out
-        try:
-            found = Image.open(io.BytesIO(data), formats=[kind]).getexif().get(0x0112, 1)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-            return UPRIGHT  # readable for FFmpeg, not for Pillow: no orientation
-    return _EXIF.get(found, UPRIGHT)
 
 
 def jpeg_end(data: bytes) -> int | None:
@@ -223,7 +197,7 @@ def _holds_many(data: bytes, kind: str, name: str) -> bool:
         return _is_animated_png(data)
     if kind == "WEBP":
         return bool(_animated_webp(data, name))
-    return kind == "TIFF" and len(_pages(data, name)) > 1
+    return kind == "TIFF" and len(Tiff(data).pages(name)) > 1
 
 
 def _is_motion_jpeg(taken: Input) -> bool:
@@ -250,31 +224,15 @@ def _is_animated_png(data: bytes) -> bool:
     return False
 
 
-def _pages(data: bytes, name: str) -> list[bytes]:
-    """A TIFF for each of its pages, without reduced copies and masks (TIFF 6.0, section 2).
+def _pages(tiff: Tiff, name: str) -> Pictures:
+    """The pages of a TIFF, each decoded as a file of its own."""
+    pages = tiff.pages(name)
 
-    The header of each points to that page. BigTIFF has the same structure with wider numbers.
-    """
-    order: Literal["little", "big"] = "little" if data.startswith(b"II") else "big"
+    def load(number: int) -> DecodedPicture:
+        said = name if len(pages) == 1 else f"page {number + 1} of {name}"
+        return _decoded(tiff.page(pages[number]), "TIFF", said)
 
-    def number(at: int, width: int) -> int:
-        return int.from_bytes(data[at : at + width], order)
-
-    big = number(2, 2) == 43
-    head, wide, some, entry = (8, 8, 8, 20) if big else (4, 4, 2, 12)
-    first = at = number(head, wide)
-    pages, seen = [], set[int]()
-    while at and at not in seen:
-        seen.add(at)
-        end = at + some + entry * number(at, some)
-        if end + wide > len(data):
-            raise ValueError(f"{name} is cut off: page {len(seen)} is not there")
-        tags = {number(e, 2): number(e + entry - wide, 4) for e in range(at + some, end, entry)}
-        if not tags.get(254, 0) & 0b101:
-            pages.append(at)
-        at = number(end, wide)
-    starts = [int.to_bytes(page, wide, order) for page in pages or [first]]
-    return [data[:head] + start + data[head + wide :] for start in starts]
+    return Pictures(name=name, count=len(pages), load=load)
 
 
 def _animated_webp(data: bytes, name: str) -> Pictures | None:
