@@ -186,6 +186,18 @@ def test_gif_keeps_varying_delays(tmp_path: Path) -> None:
     assert (back - times).abs().max() < 1e-6
 
 
+def test_the_delay_of_a_gif_is_not_written_into_its_pixels(tmp_path: Path) -> None:
+    """Codes and comments may hold the bytes with which a graphic control extension begins."""
+    sign = b"\x21\xf9\x04"
+    picture = b"\x2c" + bytes(4) + b"\1\0\1\0\x80" + bytes(6) + b"\2\x0a" + sign + bytes(7) + b"\0"
+    comment = b"\x21\xfe\x08" + sign + bytes(5) + b"\0"
+    head, control = b"GIF89a\1\0\1\0\x80\0\0" + sign + bytes(3), sign + b"\0%b\0\0"
+    form = head + control + picture + control + picture + comment + b"\x3b"
+    (tmp_path / "a.gif").write_bytes(form % (b"\5\0", b"\6\0"))
+    sink.set_last_delay(tmp_path / "a.gif", 0x0201)
+    assert (tmp_path / "a.gif").read_bytes() == form % (b"\5\0", b"\1\2")
+
+
 def test_rates_that_a_container_lacks_are_said(tmp_path: Path) -> None:
     written = write(Video(pattern(4), fps=240.0), tmp_path / "a.gif")
     assert written.notes == (

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 import av
 from PIL import Image
@@ -295,12 +295,33 @@ def set_last_delay(path: Path, delay: int) -> None:
 
     The delay is in the last graphic control extension (GIF89a, section 23).
     """
-    with path.open("r+b") as file:
-        data = file.read()
-        at = data.rfind(b"\x21\xf9\x04")
-        if at >= 0:
+    with path.open("rb") as file:
+        at = _last_control(file)
+    if at is not None:
+        with path.open("r+b") as file:
             file.seek(at + 4)
             file.write(min(delay, 0xFFFF).to_bytes(2, "little"))
+
+
+def _last_control(file: BinaryIO) -> int | None:
+    """Where the last graphic control extension of a GIF begins, block by block from the first."""
+
+    def skip_table(flags: int) -> None:
+        file.read(3 << (flags & 7) + 1 if flags & 0x80 else 0)
+
+    found = None
+    skip_table(file.read(13)[10])
+    while (kind := file.read(1)) in (b"\x21", b"\x2c"):
+        if kind == b"\x2c":  # a picture
+            skip_table(file.read(9)[8])
+        label = file.read(1)  # of a picture, how its codes begin
+        if (kind, label) == (b"\x21", b"\xf9"):
+            found = file.tell() - 2
+        while length := file.read(1):
+            if length == b"\0":
+                break
+            file.read(length[0])
+    return found
 
 
 class _Whole(io.FileIO):
