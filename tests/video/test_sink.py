@@ -313,6 +313,20 @@ def test_a_link_is_followed_not_replaced(tmp_path: Path) -> None:
     assert len(read(tmp_path / "real.mp4")) == 10
 
 
+@pytest.mark.parametrize("name", ["a.mkv", "a.png"])
+def test_the_name_of_a_link_says_what_is_written(tmp_path: Path, name: str) -> None:
+    """What it leads to may have no suffix, as in a hub's cache, or another one."""
+    video = VIDEO if name == "a.mkv" else Video(pattern(1), fps=None)
+    write(video, tmp_path / f"plain-{name}")
+    for target in ("blob", "blob.mp4"):
+        (tmp_path / name).symlink_to(target)
+        for _ in range(2):  # it is not there yet, and it is there
+            write(video, tmp_path / name)
+            head = (tmp_path / target).read_bytes()[:32]
+            assert head == (tmp_path / f"plain-{name}").read_bytes()[:32]
+        (tmp_path / name).unlink()
+
+
 def test_parts_are_let_go_of_one_by_one(tmp_path: Path) -> None:
     alive: list[weakref.ref] = []
 

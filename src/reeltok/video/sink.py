@@ -158,7 +158,7 @@ def open_sink(
     """
     check_path(path, "what is written")
     place = None if str(path) == "-" else Path(os.path.realpath(path))
-    suffix = "-" if place is None else place.suffix.lower()
+    suffix = "-" if place is None else Path(path).suffix.lower()  # not of what a link leads to
     folder = place is not None and (str(path).endswith("/") or not suffix or place.is_dir())
     with ExitStack() as stack:
         if folder or suffix in IMAGES:
@@ -168,7 +168,7 @@ def open_sink(
                     f"codec, crf and preset go with a video file, not with images ({path})"
                 )
             if not folder:
-                check_form(place, lossless=lossless)
+                check_form(path, lossless=lossless)
             elif place.exists():
                 _check_folder(place)
             part = stack.enter_context(Unfinished(place, folder=folder))
