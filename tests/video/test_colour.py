@@ -10,6 +10,7 @@ from av.video.reformatter import ColorRange
 from small_clips import Clip
 from torch import Tensor
 
+from reeltok.video.colour import ToRGB
 from reeltok.video.record import Video, read, write
 from reeltok.video.tags import RANGES, UNTAGGED, Colour
 
@@ -153,3 +154,59 @@ def test_webm_alpha_is_laid_on_black(clip: Clip) -> None:
 
 def test_codes_of_ranges_are_those_of_ffmpeg() -> None:
     assert {"limited": int(ColorRange.MPEG), "full": int(ColorRange.JPEG)} == RANGES
+
+
+def ramp(layout: str, full: bool, alpha: float = 1.0) -> tuple[av.VideoFrame, np.ndarray]:
+    """A frame of grey levels from black to white, and those levels, exact in [0, 255]."""
+    frame = av.VideoFrame(64, 32, layout)
+    frame.color_range = RANGES["full" if full else "limited"]
+    parts = frame.format.components
+    bits, kind = parts[0].bits, "u1" if parts[0].bits == 8 else layout[-2:].translate(ENDS) + "u2"
+    top = (1 << bits) - 1
+    low, high = (0, top) if full else (16 << bits - 8, 235 << bits - 8)
+    levels = np.linspace(low, high, 64).round().astype(int)
+    kinds = [None if part.is_luma or part.is_alpha else 1 << bits - 1 for part in parts]
+    values = [levels if kind is None or frame.format.is_rgb else kind for kind in kinds]
+    values = [top * alpha if p.is_alpha else v for p, v in zip(parts, values, strict=True)]
+    for plane, number in zip(frame.planes, range(len(parts)), strict=False):
+        packed = values if len(frame.planes) == 1 else values[number : number + 1]
+        rows = np.frombuffer(memoryview(plane), kind).reshape(plane.height, -1)
+        for channel, value in enumerate(packed):
+            rows[:, channel : plane.width * len(packed) : len(packed)] = value
+    return frame, (levels - low) * 255 / (high - low)
+
+
+ENDS = {ord("l"): "<", ord("b"): ">", ord("e"): ""}
+DEEP = [
+    *("gray10le", "gray12le", "gray16le", "gray16be", "ya16be", "rgb48le", "rgb48be", "rgba64le"),
+    *("gbrp10le", "gbrp12le", "gbrp14le", "gbrp16le", "gbrap12le", "yuv420p10le", "yuv422p10le"),
+    *("yuv422p12le", "yuv444p16le", "yuva444p10le"),
+]
+
+
+@pytest.mark.parametrize("layout", DEEP)
+def test_deep_levels_are_rounded_to_the_nearest(layout: str) -> None:
+    frame, exact = ramp(layout, full=True)
+    for size in (None, (16, 64)):
+        assert np.abs(ToRGB(size)(frame)[8] - exact[:, None]).max() <= 0.501
+
+
+@pytest.mark.parametrize("layout", ["gray", "gray10le", "gray12le", "gray16le", "yuv420p"])
+def test_grey_of_limited_range_is_stretched(layout: str) -> None:
+    frame, exact = ramp(layout, full=False)
+    assert np.abs(ToRGB()(frame)[8] - exact[:, None]).max() <= 0.501
+    frame.color_range = 0  # not tagged: swscale's meaning, and FFV1's
+    assert (ToRGB()(frame)[8, 0, 0] == 0) == (layout == "yuv420p")
+
+
+def test_transparency_of_deep_pictures_is_rounded_too() -> None:
+    frame, exact = ramp("rgba64le", full=True, alpha=0.5)
+    assert np.abs(ToRGB()(frame)[8] - exact[:, None] / 2).max() <= 1
+
+
+def test_a_matrix_that_cannot_be_converted_is_said(clip: Clip, tmp_path: Path) -> None:
+    path = clip("a.mp4", patches(), tags={"colorspace": 10})
+    with pytest.raises(ValueError, match=r"the colour matrix of .*a\.mp4 is code 10 of H\.273"):
+        read(path)
+    with pytest.raises(ValueError, match=r"the colour matrix of the video is code 8 of H\.273"):
+        write(Video(patches(), fps=5, colour=Colour(matrix=8)), tmp_path / "b.mp4")

@@ -6,19 +6,20 @@ full chroma interpolation and accurate rounding, so that a clip keeps its colour
 
 import math
 from fractions import Fraction
+from functools import cache
 from typing import Any
 
 import av
 import numpy as np
 from av.sidedata.sidedata import Type
 from av.video.reformatter import Interpolation, VideoReformatter
-from jaxtyping import UInt8
+from jaxtyping import Shaped, UInt8
 
-from reeltok.video.tags import RANGES, RGB, Colour
+from reeltok.video.tags import RANGES, RGB, Colour, name_code
 
-# swscale names its matrices by other numbers than H.273 (5 is any BT.601); constant luminance
-# (10), YCgCo (8) and ICtCp (14) are unknown to it and end in an error.
-_SWSCALE = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9}
+# swscale names its matrices by other numbers than H.273 (5 is any BT.601, and 3 is reserved);
+# constant luminance (10), YCgCo (8), ICtCp (14) and others are unknown to it.
+_SWSCALE = {1: 1, 3: 5, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9}
 
 # FFmpeg's fast path truncates (1.2 levels too dark on average) and doubles chroma without
 # interpolation (off by up to 56 levels at edges); these flags stay within 1.5 of the formula.
@@ -46,6 +47,48 @@ def packed_pixels(frame: av.VideoFrame, channels: int) -> UInt8[np.ndarray, "h w
     return rows[: frame.height, : frame.width * channels].reshape(
         frame.height, frame.width, channels
     )
+
+
+def _deep_planes(frame: av.VideoFrame) -> list[Shaped[np.ndarray, "h w"]]:
+    """Red, green, blue, and alpha where there is any, of a frame of planes of 16 bits."""
+    planes = []
+    for plane in frame.planes:
+        rows = np.frombuffer(memoryview(plane), "<u2").reshape(-1, plane.line_size // 2)
+        planes.append(rows[: frame.height, : frame.width])
+    green, blue, red, *alpha = planes
+    return [red, green, blue, *alpha]
+
+
+def _bytes_of_levels(frame: av.VideoFrame) -> UInt8[np.ndarray, "65536"] | None:
+    """The byte for each level of 16 bits, where FFmpeg's own bytes would be wrong; else None.
+
+    It rounds deep levels of full range half a level too high, and takes all grey for full range.
+    """
+    form, said = frame.format, int(frame.color_range)
+    bits = min(16, form.components[0].bits)  # floating levels have 32
+    if form.name.startswith("gray") and said == RANGES["limited"]:
+        return _rounded_between(16 << 8, 235 << 8)
+    full = form.is_rgb or form.name.startswith(("gray", "ya")) or said == RANGES["full"]
+    if bits <= 8 or not full:
+        return None
+    return _rounded_between(0, ((1 << bits) - 1) << 16 - bits)  # it widens them by shifting
+
+
+@cache
+def _rounded_between(black: float, white: float) -> UInt8[np.ndarray, "65536"]:
+    """The byte for each level of 16 bits, of which these two become 0 and 255."""
+    share = (np.arange(1 << 16) - black) / (white - black)
+    return np.floor(share.clip(0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def _swscale_number(matrix: int, name: str) -> int:
+    """swscale's number of a matrix. ValueError for one that it does not have."""
+    if matrix not in _SWSCALE:
+        raise ValueError(
+            f"the colour matrix of {name} is {name_code('matrix', matrix)}, which cannot be "
+            "converted: convert the video to BT.709 first (FFmpeg's zscale does)"
+        )
+    return _SWSCALE[matrix]
 
 
 def on_black(rgba: UInt8[np.ndarray, "*t h w 4"]) -> UInt8[np.ndarray, "*t h w 3"]:
@@ -87,7 +130,8 @@ def upright_size(frame: av.VideoFrame, display: Display) -> tuple[int, int]:
 class ToRGB:
     """Decoded frames to upright RGB pixels of one size (height, width), or of their own.
 
-    `display` is the display matrix to apply instead of each frame's; `sharp` as in `FromRGB`.
+    `display` is the display matrix to apply instead of each frame's; `sharp` as in `FromRGB`; the
+    video is called `name` in errors.
     """
 
     def __init__(
@@ -96,8 +140,10 @@ class ToRGB:
         display: Display | None = None,
         *,
         sharp: bool = False,
+        name: str = "the video",
     ) -> None:
         self.size = size
+        self.name = name
         self.display = display
         self._same_size = _RESIZE if sharp else _SAME_SIZE
         self._scale = VideoReformatter()
@@ -111,14 +157,23 @@ class ToRGB:
             height, width = width, height
         if has_alpha(frame):
             # Laid on black before the resize: afterwards the hidden colours would bleed in.
-            flat = on_black(
-                packed_pixels(self._convert(frame, "rgba", frame.height, frame.width), 4)
-            )
+            flat = on_black(self._pixels(frame, 4, frame.height, frame.width))
             solid = av.VideoFrame.from_ndarray(flat, format="rgb24")
             solid = self._resize.reformat(solid, width=width, height=height, interpolation=_RESIZE)
-        else:
-            solid = self._convert(frame, "rgb24", height, width)
-        return upright(packed_pixels(solid, 3), display)
+            return upright(packed_pixels(solid, 3), display)
+        return upright(self._pixels(frame, 3, height, width), display)
+
+    def _pixels(
+        self, frame: av.VideoFrame, channels: int, height: int, width: int
+    ) -> UInt8[np.ndarray, "h w c"]:
+        """RGB, or RGB and alpha, of this size."""
+        levels = _bytes_of_levels(frame)
+        if levels is None:
+            layout = "rgba" if channels == 4 else "rgb24"
+            return packed_pixels(self._convert(frame, layout, height, width), channels)
+        layout = "gbrap16le" if channels == 4 else "gbrp16le"  # rgb48le loses green from 4:2:0
+        deep = self._convert(frame, layout, height, width)
+        return np.stack([levels[plane] for plane in _deep_planes(deep)], -1)
 
     def _convert(self, frame: av.VideoFrame, layout: str, height: int, width: int) -> av.VideoFrame:
         same = (height, width) == (frame.height, frame.width)
@@ -130,7 +185,7 @@ class ToRGB:
             width=width,
             height=height,
             format=layout,
-            src_colorspace=matrix and _SWSCALE.get(matrix, matrix),
+            src_colorspace=matrix and _swscale_number(matrix, self.name),
             interpolation=self._same_size if same else _RESIZE,
             threads=1,  # the decoder's threads run ahead meanwhile
         )
@@ -165,7 +220,7 @@ class FromRGB:
         frame = self._scale.reformat(
             frame,
             format=self.layout,
-            dst_colorspace=_SWSCALE.get(matrix, matrix),
+            dst_colorspace=_swscale_number(matrix, "the video"),
             dst_color_range=RANGES[self.colour.range or "limited"],
             interpolation=self._same_size,
             threads=1,

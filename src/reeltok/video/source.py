@@ -119,7 +119,7 @@ def _open_images(
                     f"images of one video have one size: {picture.name} (frame {number}) is "
                     f"{size_text(*found)}, the first is {size_text(height, width)}"
                 )
-            pixels = ToRGB(target, picture.display)(picture.frame)
+            pixels = ToRGB(target, picture.display, name=picture.name)(picture.frame)
             for _ in range(chosen.repeats[number]):
                 yield pixels
 
@@ -186,7 +186,7 @@ def _open_video(
         plan=reading.plan if rated else replace(reading.plan, fps=span.fps),
         colour=Colour.of(first),
         path=taken.path,
-        pictures=_shown(frames, reading.plan, ToRGB(target, display)),
+        pictures=_shown(frames, reading.plan, ToRGB(target, display, name=name)),
         flaws=reading.notes,
         damaged=reading.damaged,
         notes=remarks_on(first, reading.stream, name),
