@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from small_data import moving
 
 from reeltok.data.clip import Clip
 from reeltok.data.find import find_clips
+from reeltok.data.tar import index_shard, unpack_shard
 from reeltok.video.record import read, write
 
 
@@ -77,6 +79,39 @@ def test_samples_of_webdataset_are_clips_apart(film: bytes, tmp_path: Path) -> N
     assert [clip.name for clip in both] == ["v-000.tar/000.mkv", "v-001.tar/000.mkv"]
     (tmp_path / "shards.txt").write_text("v-000.tar\nv-001.tar\n")
     assert [clip.name for clip in find_clips(tmp_path / "shards.txt")] == [c.name for c in both]
+
+
+def test_links_in_a_shard_are_the_files_they_lead_to(film: bytes, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        for name, kind, target in (
+            ("x/.store/0", tarfile.REGTYPE, ""),
+            ("./x/hard.mkv", tarfile.LNKTYPE, "x/.store/0"),
+            ("x/soft.mkv", tarfile.SYMTYPE, "./hard.mkv"),
+            ("y/soft.mkv", tarfile.SYMTYPE, "../x/soft.mkv"),
+            ("y/gone.mkv", tarfile.SYMTYPE, "/elsewhere/0.mkv"),
+            ("y/round.mkv", tarfile.SYMTYPE, "round.mkv"),
+            ("y/gone.txt", tarfile.SYMTYPE, "0.txt"),
+        ):
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.linkname, entry.size = kind, target, 0 if target else len(film)
+            tar.addfile(entry, None if target else io.BytesIO(film))
+    with pytest.warns(UserWarning, match=r"s.tar holds 2 links .* such as y/gone.mkv: left out"):
+        found = find_clips(tmp_path / "s.tar")
+    names = ["x/hard.mkv", "x/soft.mkv", "y/soft.mkv"]
+    assert sorted(clip.member for clip in found) == names
+    for clip in (*found, Clip(path=tmp_path / "s.tar", member="y/soft.mkv")):
+        assert torch.equal(clip.read().frames, moving(4).frames)
+
+
+def test_a_file_of_a_shard_is_copied_in_pieces(tmp_path: Path) -> None:
+    data = bytes(range(256)) * 20_000 + b"end"
+    (part,) = index_shard(pack(tmp_path / "s.tar", {"x/0.mkv": data})).values()
+    tracemalloc.start()
+    unpack_shard(tmp_path / "s.tar", [part], tmp_path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (tmp_path / "0.mkv").read_bytes() == data
+    assert peak < len(data) / 2
 
 
 def test_what_is_no_shard_is_said(film: bytes, tmp_path: Path) -> None:

@@ -2,14 +2,16 @@
 
 import posixpath
 import tarfile
-from collections.abc import Iterable
-from dataclasses import dataclass
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from reeltok.data.kinds import is_hidden, is_picture, is_video
 from reeltok.files.text import printable
 
 HERE = "."  # the member that stands for the pictures at the top of a shard
+_PIECE = 2**20  # bytes that are copied at a time
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstandard
 
 
@@ -31,22 +33,51 @@ class Member:
 
 
 def index_shard(shard: Path) -> dict[str, TarMember]:
-    """The files of an uncompressed tar archive by name; ValueError for anything else."""
+    """The files of an uncompressed tar archive by name; ValueError for anything else.
+
+    A link is the file that it leads to, under its own name; one that leads to none is left out.
+    """
+    return _indexed(shard)[0]
+
+
+def _indexed(shard: Path) -> tuple[dict[str, TarMember], list[str]]:
+    """The files by name, and the names of videos and pictures that are links to nothing."""
+    found: dict[str, TarMember | str] = {}  # or the name that a link leads to
+    end = shard.stat().st_size
+    for entry in _entries(shard):
+        name = member_name(entry.name)
+        if not entry.isfile():
+            above = "" if entry.islnk() else posixpath.dirname(name)
+            found[name] = member_name(posixpath.join(above, entry.linkname))
+        elif entry.size < 0 or entry.offset_data + entry.size > end:
+            raise ValueError(
+                f"{shard} is cut off or damaged: it ends within {printable(entry.name)}"
+            )
+        else:
+            found[name] = TarMember(name=name, begin=entry.offset_data, size=entry.size)
+    shown = {name: _followed(found, name) for name in found if not is_hidden(name)}
+    lost = [n for n, part in shown.items() if not part and (is_video(n) or is_picture(n))]
+    return {name: replace(part, name=name) for name, part in shown.items() if part}, lost
+
+
+def _entries(shard: Path) -> list[tarfile.TarInfo]:
+    """The files and links of an archive, in its order."""
     try:
         with tarfile.open(shard, "r:") as tar:
-            files = [file for file in tar if file.isfile()]
+            return [entry for entry in tar if entry.isfile() or entry.islnk() or entry.issym()]
     except (tarfile.TarError, OSError, ValueError, ArithmeticError, RecursionError) as error:
         if getattr(error, "filename", None) is not None:  # it cannot be opened at all
             raise
         raise ValueError(f"{shard} is not a readable tar archive ({_why(shard, error)})") from error
-    end = shard.stat().st_size
-    for file in files:
-        if file.size < 0 or file.offset_data + file.size > end:
-            raise ValueError(
-                f"{shard} is cut off or damaged: it ends within {printable(file.name)}"
-            )
-    parts = (TarMember(name=member_name(f.name), begin=f.offset_data, size=f.size) for f in files)
-    return {part.name: part for part in parts if not is_hidden(part.name)}
+
+
+def _followed(found: Mapping[str, TarMember | str], name: str) -> TarMember | None:
+    """The file that a name, or a chain of links, leads to; None where it leads to none."""
+    at, passed = found.get(name), set[str]()
+    while isinstance(at, str) and at not in passed:
+        passed.add(at)
+        at = found.get(at)
+    return None if isinstance(at, str) else at
 
 
 def _why(shard: Path, error: Exception) -> str:
@@ -66,7 +97,13 @@ def members_of(shard: Path) -> list[Member]:
     In webdataset's shards a sample is the files that share a name up to the first dot; a picture
     with such company (a caption, a label) is a clip of its own and no frame of a video.
     """
-    parts = index_shard(shard)
+    parts, lost = _indexed(shard)
+    if lost:
+        warnings.warn(
+            f"{shard} holds {len(lost)} {'links' if len(lost) > 1 else 'link'} to files that are "
+            f"not in it, such as {printable(lost[0])}: left out",
+            stacklevel=3,
+        )
     found = [Member(name=name, parts=(part,)) for name, part in parts.items() if is_video(name)]
     busy = {above for member in found for above in PurePosixPath(member.name).parents}
     samples = _samples(parts)
@@ -96,7 +133,9 @@ def unpack_shard(shard: Path, parts: Iterable[TarMember], folder: Path) -> None:
     with shard.open("rb") as file:
         for part in parts:
             file.seek(part.begin)
-            (folder / PurePosixPath(part.name).name).write_bytes(file.read(part.size))
+            with (folder / PurePosixPath(part.name).name).open("wb") as out:
+                for left in range(part.size, 0, -_PIECE):
+                    out.write(file.read(min(left, _PIECE)))
 
 
 def _key(name: str) -> str:
