@@ -204,8 +204,11 @@ def test_rates_that_a_container_lacks_are_said(tmp_path: Path) -> None:
         ".gif shows at most 100 frames per second: these are shown slower, instead of 240",
     )
     assert write(Video(pattern(4), fps=100.0), tmp_path / "a.gif").notes == ()
-    with pytest.raises(ValueError, match=r"\.avi takes at most 1000 frames per second, not 2000"):
-        write(Video(pattern(4), fps=2000.0), tmp_path / "a.avi")
+    for name in ("a.avi", "a.mkv", "a.webm"):
+        with pytest.raises(ValueError, match="takes at most 1000 frames per second, not 2000"):
+            write(Video(pattern(4), fps=2000.0), tmp_path / name)
+    write(Video(pattern(4), fps=1000.0), tmp_path / "a.mkv", lossless=True)
+    assert read(tmp_path / "a.mkv").fps == 1000
 
 
 def test_images_out(tmp_path: Path) -> None:

@@ -107,16 +107,16 @@ class Container:
     options: Mapping[str, str] = field(default_factory=dict)
 
 
-# Without it, Matroska's segments and tracks get random numbers: the same video, other bytes.
-_SAME_BYTES = {"fflags": "+bitexact"}
+# Its unit is 1 ms; without the flag, segments and tracks get random numbers: other bytes each time.
+_MATROSKA: dict[str, Any] = {"fastest": 1000, "options": {"fflags": "+bitexact"}}
 # What players expect in each, which is less than what FFmpeg would put there.
 _MP4 = ("h264", "hevc", "av1", "vp9", "mpeg4")
 CONTAINERS = {
     ".mp4": Container(muxer="mp4", codecs=_MP4),
     ".m4v": Container(muxer="mp4", codecs=_MP4),
     ".mov": Container(muxer="mov", codecs=("h264", "hevc", "prores", "mpeg4")),
-    ".mkv": Container(muxer="matroska", codecs=(*_MP4, "prores", "ffv1"), options=_SAME_BYTES),
-    ".webm": Container(muxer="webm", codecs=("vp9", "av1"), options=_SAME_BYTES),
+    ".mkv": Container(muxer="matroska", codecs=(*_MP4, "prores", "ffv1"), **_MATROSKA),
+    ".webm": Container(muxer="webm", codecs=("vp9", "av1"), **_MATROSKA),
     ".avi": Container(muxer="avi", codecs=("h264", "mpeg4", "ffv1"), stamps=False, fastest=1000),
     ".ts": Container(muxer="mpegts", codecs=("h264", "hevc", "mpeg4"), ends=False),
     ".gif": Container(muxer="gif", codecs=("gif",), options={"loop": "0"}, fastest=100),
@@ -124,7 +124,7 @@ CONTAINERS = {
 _PIPE = Container(
     muxer="mp4", codecs=_MP4, options={"movflags": "frag_keyframe+empty_moov+default_base_moof"}
 )
-_LOSSLESS_PIPE = Container(muxer="matroska", codecs=("ffv1",), options={"live": "1", **_SAME_BYTES})
+_LOSSLESS_PIPE = replace(CONTAINERS[".mkv"], options={"live": "1", **_MATROSKA["options"]})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,14 +267,14 @@ class Movie:
         self._add_sound(shape.start)
 
     def _check_rate(self, fps: float) -> None:
-        fastest = self.container.fastest
-        if fps > fastest and self.codec.name != "gif":
+        most, muxer = self.container.fastest, self.container.muxer
+        if fps > most and self.codec.name != "gif":
             raise ValueError(
-                f"{self._suffix} takes at most {fastest:g} frames per second, not {fps:g}: use .mp4"
+                f"{muxer} takes at most {most:g} frames per second, not {fps:g}: use .mp4 or `fps`"
             )
-        if fps > fastest:
+        if fps > most:
             self.notes.append(
-                f"{self._suffix} shows at most {fastest:g} frames per second: these are shown "
+                f"{self._suffix} shows at most {most:g} frames per second: these are shown "
                 f"slower, instead of {fps:g}"
             )
 
