@@ -1,8 +1,10 @@
 """Pictures: what a file is stands in its bytes; many in one file; half a picture is none."""
 
 import io
+import os
 import tracemalloc
 import warnings
+from contextlib import nullcontext
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from small_clips import Clip, pattern, repack, rough
 
-from reeltok.video.images import jpegs_are_whole
+from reeltok.video.decode import Damage
+from reeltok.video.images import images_of, jpegs_are_whole
 from reeltok.video.record import read, stream
 
 FORMS = {
@@ -275,6 +278,37 @@ def test_hidden_files_of_a_folder_are_left_out(tmp_path: Path) -> None:
     assert torch.equal(read(tmp_path).frames, pattern(2))
     pictures(1)[0].save(tmp_path / "f².png")  # a digit that is not a number
     assert len(read(tmp_path)) == 3
+
+
+def test_images_of_one_number_have_one_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["001.png", "01.png", "1.png", "2.png"]
+    for name in names:
+        pictures(1)[0].save(tmp_path / name)
+    walked = list(os.scandir(tmp_path))
+    for entries in (walked, walked[::-1]):
+        monkeypatch.setattr(os, "scandir", lambda _, found=entries: nullcontext(found))
+        assert [file.name for file in images_of(tmp_path)] == names
+
+
+def test_what_is_no_file_in_a_folder_of_images(tmp_path: Path) -> None:
+    pictures(1)[0].save(tmp_path / "0.png")
+    (tmp_path / "1.png").mkdir()
+    assert len(read(tmp_path)) == 1
+    (tmp_path / "2.png").symlink_to("gone.png")
+    with pytest.raises(ValueError, match=r"2\.png is not a file, or a link to none"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["skip", "stop"])
+def test_a_broken_image_is_never_left_out(tmp_path: Path, damage: Damage) -> None:
+    for number in range(3):
+        pictures(1)[0].save(tmp_path / f"{number}.png")
+    assert len(read(tmp_path, damage=damage)) == 3
+    (tmp_path / "1.png").write_bytes((tmp_path / "1.png").read_bytes()[:-60])
+    with pytest.raises(ValueError, match=r"1\.png is .*; `damage` is for frames of videos"):
+        read(tmp_path, damage=damage)
 
 
 def test_an_image_of_a_folder_is_one_frame(tmp_path: Path) -> None:

@@ -5,9 +5,10 @@ pages of a TIFF, the frames of an animated WebP. (FFmpeg plays an animated PNG a
 """
 
 import io
+import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,22 +54,31 @@ class Pictures:
 
 def images_of(folder: Path) -> list[Path]:
     """The images of a folder in natural order: 2.png before 10.png; hidden ones are left out."""
-    found = [
-        file
-        for file in folder.iterdir()
-        if file.suffix.lower() in IMAGES and not file.name.startswith(".")
-    ]
+    with os.scandir(folder) as entries:
+        found = [
+            entry
+            for entry in entries
+            if Path(entry.name).suffix.lower() in IMAGES
+            and not entry.name.startswith(".")
+            and not entry.is_dir()
+        ]
     if not found:
         raise ValueError(
             f"the folder {folder} holds no images ({', '.join(IMAGES)}): to read a video, name its "
             "file"
         )
+    for entry in found:
+        if not entry.is_file():
+            raise ValueError(
+                f"{folder / entry.name} is not a file, or a link to none: put the image there, or "
+                "remove it"
+            )
 
-    def natural(file: Path) -> list[tuple[int, str]]:
-        parts = re.split(r"(\d+)", file.name)
-        return [(int(p), "") if p.isdecimal() else (-1, p) for p in parts]
+    def natural(name: str) -> tuple[list[tuple[int, str]], str]:
+        parts = re.split(r"(\d+)", name)
+        return [(int(p), "") if p.isdecimal() else (-1, p) for p in parts], name
 
-    return sorted(found, key=natural)
+    return [folder / name for name in sorted((entry.name for entry in found), key=natural)]
 
 
 def folder_fingerprint(folder: Path) -> str:
@@ -111,6 +121,20 @@ def pictures_in(folder: Path) -> Pictures:
         return _decoded(data, kind, str(file))
 
     return Pictures(name=str(folder), count=len(files), load=load)
+
+
+def never_left_out(pictures: Pictures) -> Pictures:
+    """The same for who asked for damage to be passed over: the errors say that it is not."""
+
+    def load(number: int) -> DecodedPicture:
+        try:
+            return pictures.load(number)
+        except ValueError as error:
+            raise ValueError(
+                f"{error}; `damage` is for frames of videos, a picture is never left out"
+            ) from error
+
+    return replace(pictures, load=load)
 
 
 def kind_of(head: bytes) -> str | None:

@@ -26,6 +26,7 @@ from reeltok.video.images import (
     STRICT,
     Pictures,
     folder_fingerprint,
+    never_left_out,
     pictures_in,
     pictures_of,
 )
@@ -88,6 +89,7 @@ def open_source(
             pictures = None if form else pictures_of(taken)
         if pictures:
             close = stack.pop_all().close
+            pictures = pictures if damage == "refuse" else never_left_out(pictures)
             return _open_images(pictures, path, span, size, fingerprint, close)
         if form is None:
             check_named(taken)
