@@ -1,5 +1,7 @@
 """A corpus read back: rows in batches, by ranks and workers, from where a run stopped."""
 
+import io
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from corpus_clips import build, write_clips
 from torch.utils.data import DataLoader
 
 from reeltok.corpus import Batches, Bucket, Corpus, Shaping
+from reeltok.corpus.row import Row, stack_rows
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +135,58 @@ def test_the_map_style_reader_goes_through_a_loader(made: Path) -> None:
     assert [row.id for row in batch.rows] == [corpus[i].id for i in same[:4]]
     with pytest.raises(ValueError, match="rows of one batch have one bucket"):
         next(iter(DataLoader(corpus, batch_size=len(corpus))))
+
+
+class Counting(pickle.Pickler):
+    """Counts the tensors that are sent: with workers each is an open file."""
+
+    sent = 0
+
+    def reducer_override(self, value: Any) -> Any:
+        self.sent += isinstance(value, torch.Tensor)
+        return NotImplemented
+
+
+def rows_with_everything() -> list[Row]:
+    size = {"frames": 5, "height": 32, "width": 32, "source_height": 32, "source_width": 40}
+    return [
+        Row(
+            id=f"{n}",
+            source="a",
+            latents=torch.randn(4, 2, 2, 2),
+            log_variance=torch.randn(4, 2, 2, 2),
+            text=None if n == 1 else torch.randn(n + 1, 6),
+            extras={"edge": torch.randn(3), f"only-{n}": torch.arange(n)},
+            beside={"labels": torch.tensor(n)},
+            **size,
+        )
+        for n in range(3)
+    ]
+
+
+def test_a_batch_that_is_sent_holds_few_tensors_and_its_rows_whole() -> None:
+    rows = rows_with_everything()
+    batch = stack_rows(rows)
+    assert batch.latents is not None
+    batch.latents[2] += 1  # the row keeps its own
+    file = io.BytesIO()
+    pickler = Counting(file)
+    pickler.dump(batch)
+    assert pickler.sent == 4, "latents, their variances, and the others of two types"
+    got = pickle.loads(file.getvalue())
+    assert torch.equal(got.latents, batch.latents)
+    assert torch.equal(got.log_variance, batch.log_variance)
+    for there, row in zip(got.rows, rows, strict=True):
+        assert there.id == row.id
+        assert there.ids is None
+        for name in ("latents", "log_variance", "text"):
+            mine, own = getattr(there, name), getattr(row, name)
+            assert (mine is None and own is None) or torch.equal(mine, own)
+        for name in ("extras", "beside"):
+            mine, own = getattr(there, name), getattr(row, name)
+            assert {*mine} == {*own}
+            assert all(torch.equal(mine[key], own[key]) for key in own)
+    assert got.rows[0].latents.data_ptr() == got.latents.data_ptr()
 
 
 @pytest.mark.slow

@@ -1,10 +1,10 @@
 """One row of a corpus: a window of a clip in tokens, and how tensors are stored in it."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -49,6 +49,7 @@ TEXT = ("text_bytes", "text_shape", "text_dtype")
 EXTRAS, BESIDE = "extras_bytes", "beside_bytes"
 TAKEN = {*PLAIN, *TEXT, ENDS, EXTRAS, BESIDE}.union(*PAYLOADS.values())
 """Names of columns that no further column can have."""
+ROW_TENSORS = ("ids", "latents", "log_variance", "text")  # fields of a row
 FLOATS = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -231,7 +232,11 @@ def tokens_of(row: Row, tokenizer: Mapping[str, Any], scale: Any = None) -> Toke
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Batch:
-    """Rows of one bucket: ids "b *grid" or latents "b c *grid", and what is said of each row."""
+    """Rows of one bucket: ids "b *grid" or latents "b c *grid", and what is said of each row.
+
+    Sent from a worker, it takes a few tensors, however many rows it has; the tensors of its rows
+    are views of these.
+    """
 
     ids: Int64[Tensor, "b *grid"] | None = None
     latents: Float[Tensor, "b c *grid"] | None = None
@@ -261,6 +266,70 @@ class Batch:
         """The embedding of each row's caption, each of its own length."""
         return [row.text for row in self.rows]
 
+    def __getstate__(self) -> dict[str, Any]:
+        rows, places = [], list[_SentTensor]()
+        loose: dict[_Kind, list[Tensor]] = {}
+        for number, row in enumerate(self.rows):
+            rows.append(replace(row, **dict.fromkeys(ROW_TENSORS), extras={}, beside={}))
+            for name, key, tensor in _tensors_of(row):
+                kind = None
+                if not _is_row_of(vars(self).get(name), number, tensor):
+                    kind = (tensor.dtype, tensor.device)
+                    loose.setdefault(kind, []).append(tensor.flatten())
+                places.append(_SentTensor(number, name, key, kind, tensor.shape))
+        flat = {kind: torch.cat(some) for kind, some in loose.items()}
+        return {**vars(self), "rows": rows, "loose": flat, "places": places}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        places, loose, rows = state.pop("places"), state.pop("loose"), state.pop("rows")
+        held = [dict[str, Any](extras={}, beside={}) for _ in rows]
+        begins = dict.fromkeys(loose, 0)
+        for row, name, key, kind, shape in places:
+            if kind is None:
+                tensor = state[name][row]
+            else:
+                begin, begins[kind] = begins[kind], begins[kind] + shape.numel()
+                tensor = loose[kind][begin : begins[kind]].view(shape)
+            if key is None:
+                held[row][name] = tensor
+            else:
+                held[row][name][key] = tensor
+        whole = tuple(replace(row, **given) for row, given in zip(rows, held, strict=True))
+        vars(self).update(state, rows=whole)
+
+
+_Kind = tuple[torch.dtype, torch.device]
+
+
+class _SentTensor(NamedTuple):
+    """Where a tensor of a row lies in a batch that is sent: in the stacked ones of its field.
+
+    Or, where `kind` is given, among the other tensors of that kind, which lie end to end.
+    """
+
+    row: int
+    field: str
+    key: str | None
+    kind: _Kind | None
+    shape: torch.Size
+
+
+def _tensors_of(row: Row) -> Iterator[tuple[str, str | None, Tensor]]:
+    """The tensors of a row: its field, the key in it if it is a mapping, and the tensor."""
+    for name in ROW_TENSORS:
+        if (tensor := getattr(row, name)) is not None:
+            yield name, None, tensor
+    for name in ("extras", "beside"):
+        yield from ((name, key, tensor) for key, tensor in getattr(row, name).items())
+
+
+def _is_row_of(stacked: Any, number: int, tensor: Tensor) -> bool:
+    """Whether a tensor is among the stacked ones at its number (None, or what a map made: no)."""
+    if not isinstance(stacked, Tensor) or stacked.ndim == 0 or number >= len(stacked):
+        return False
+    about = lambda x: (x.dtype, x.device, x.shape)
+    return about(stacked[number]) == about(tensor) and torch.equal(stacked[number], tensor)
+
 
 def stack_rows(rows: Sequence[Row]) -> Batch:
     """One batch of rows. ValueError for rows of several buckets."""
@@ -283,5 +352,5 @@ def _stacked(tensors: list[Tensor | None]) -> Tensor | None:
     return torch.stack(found) if found else None
 
 
-register(Row, "ids", "latents", "log_variance", "text", collate=stack_rows)
+register(Row, *ROW_TENSORS, collate=stack_rows)
 register(Batch, "ids", "latents", "log_variance")
