@@ -182,6 +182,23 @@ def test_an_animated_picture_is_a_clip(tmp_path: Path) -> None:
     assert (row.source, row.bucket, row.fps) == ("a.webp", "32x32x9", 10.0)
 
 
+def test_a_picture_of_several_frames_is_a_clip_whatever_its_name(tmp_path: Path) -> None:
+    first, *more = (Image.fromarray(frame.numpy()) for frame in moving(9, 48, 64).frames)
+    (tmp_path / "clips").mkdir()
+    for name in ("a.png", "b.tiff"):
+        first.save(tmp_path / "clips" / name, save_all=True, append_images=more, duration=100)
+    write(moving(9), tmp_path / "video.mp4")
+    (tmp_path / "video.mp4").rename(tmp_path / "clips" / "c.png")
+    first.save(tmp_path / "clips" / "d.png")
+    (tmp_path / "clips" / "list.csv").write_text("file\na.png\nb.tiff\nc.png\nd.png\n")
+    rows = rows_of(
+        tmp_path / "clips" / "list.csv", tmp_path / "out", Shaping(frames=5, fps=10, size=(32, 32))
+    )
+    found = [(row.source, row.frames, row.fps) for row in rows]
+    moved = [(name, 5, 10.0) for name in ("a.png", "b.tiff", "c.png")]
+    assert sorted(found) == [*moved, ("d.png", 1, None)]
+
+
 def test_windows_are_cut_as_asked(tmp_path: Path) -> None:
     clips = write_clips(tmp_path / "clips", (23,))
     starts = lambda **how: [

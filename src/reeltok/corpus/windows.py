@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +14,7 @@ from reeltok.corpus.runs import DecodedRun, join_runs
 from reeltok.corpus.scenes import split_scenes
 from reeltok.corpus.shaping import Bucket, Shaping
 from reeltok.corpus.sources import ListedClip
-from reeltok.data.kinds import is_moving, is_picture
+from reeltok.data.kinds import is_picture
 from reeltok.tokenizer.spec import Spec
 from reeltok.video.record import Stream
 from reeltok.wording import count
@@ -146,11 +147,15 @@ def cut_windows(source: ListedClip, shaping: Shaping, spec: Spec) -> Iterator[Cl
     window. Raises FileNotFoundError, OSError or ValueError for a clip that cannot be decoded.
     """
     clip = source.clip
-    still = is_picture(clip.member or clip.path) and bool(clip.member or not is_moving(clip.path))
-    fit = Fit(shaping=shaping, spec=spec, still=still)
+    fit = Fit(shaping=shaping, spec=spec, still=is_picture(clip.member or clip.path))
     options: dict[str, Any] = {"fps": shaping.fps, "size": fit.choose, "damage": shaping.damage}
     number = 0
-    with clip.stream(**options) as stream:
+    with ExitStack() as stack:
+        stream = stack.enter_context(clip.stream(**options))
+        if fit.still and stream.frames > 1:  # an animation, or pages, whatever its name: no picture
+            stream.close()
+            fit.still = False
+            stream = stack.enter_context(clip.stream(**options))
         stream.chunk = PARTS
         for scene in scenes_of(stream, fit):
             for run in windows_of(scene, fit, -(-stream.frames // fit.step)):
