@@ -79,6 +79,22 @@ def test_a_stream_goes_on_where_it_stopped(made: Path) -> None:
         corpus.batches(99)
 
 
+def test_a_state_is_of_the_same_rows_in_the_same_order(made: Path) -> None:
+    stream = Corpus(made).batches(2, shuffle=False)
+    next(iter(stream))
+    state = stream.state_dict()
+    with pytest.raises(ValueError, match="this stream has shuffle True and the state False"):
+        Corpus(made).batches(2).load_state_dict(state)
+    other = Corpus(made)
+    other.manifest["files"][1]["sha256"] = "0" * 64
+    with pytest.raises(ValueError, match="were made again since this state was saved"):
+        other.batches(2, shuffle=False).load_state_dict(state)
+    before = {name: state[name] for name in ("seed", "size", "ranks", "plan", "epoch", "batch")}
+    again = other.batches(2, shuffle=False)
+    again.load_state_dict(before)
+    assert ids_of(again) == ids_of(Corpus(made).batches(2, shuffle=False))[1:]
+
+
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_each_pass_of_a_loader_is_the_next_epoch(made: Path, workers: int) -> None:
     corpus = Corpus(made)

@@ -16,9 +16,11 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from reeltok.corpus.read import Corpus
 from reeltok.corpus.row import Batch, stack_rows
+from reeltok.files.hashes import hash_parts
 
 MIXED = 16  # runs of rows that are mixed with one another
 RUN = 64  # rows that follow one another, and are read together
+LONG_SAVED = ("seed", "size", "ranks", "plan")  # what states of 0.1.0 say of a stream
 WORKERS = 256  # of a `DataLoader`, at most
 
 
@@ -152,14 +154,25 @@ class Batches(IterableDataset):
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands, and what it depends on."""
-        about = {"seed": self.seed, "size": self.size, "ranks": self.ranks}
         where = {"epoch": self.epoch, "batch": self.batch}
-        return {**about, "plan": self.corpus.manifest["plan"], **where}
+        return {**self._depends_on(), **where}
+
+    def _depends_on(self) -> dict[str, Any]:
+        """What says which batches there are, and in which order."""
+        manifest = self.corpus.manifest
+        files = hash_parts(f"{file['name']} {file['sha256']}\n" for file in manifest["files"])
+        asked = {"seed": self.seed, "size": self.size, "ranks": self.ranks}
+        return {**asked, "shuffle": self.shuffle, "plan": manifest["plan"], "files": files}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there. ValueError for the state of another stream, naming what differs."""
-        mine = self.state_dict()
-        for name in ("plan", "seed", "size", "ranks"):
+        mine = self._depends_on()
+        if state.get("plan") == mine["plan"] and state.get("files", mine["files"]) != mine["files"]:
+            raise ValueError(
+                f"shards of {self.corpus.place} were made again since this state was saved, and "
+                "its batches are others now: start anew"
+            )
+        for name in mine if "files" in state else LONG_SAVED:
             if state.get(name) != mine[name]:
                 raise ValueError(
                     f"this stream has {name} {mine[name]} and the state {state.get(name)}: go on "
