@@ -7,6 +7,7 @@ batch n without reading what came before.
 import os
 import warnings
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -66,7 +67,7 @@ class Batches(IterableDataset):
         slots = _slot(WORKERS, WORKERS)
         self._begun = torch.zeros(slots, dtype=torch.int64).share_memory_()
         self._begin(0, 0)
-        if not self._count(0):
+        if not self._count:
             raise ValueError(
                 f"no bucket of {corpus.place} fills {self.ranks} batches of {size} rows (it has "
                 f"{len(corpus)} in all): give a smaller size"
@@ -100,14 +101,17 @@ class Batches(IterableDataset):
             found = found[np.argsort(np.concatenate(places), kind="stable")]
         return found[: len(found) // self.ranks * self.ranks]
 
-    def _count(self, epoch: int) -> int:
+    @cached_property
+    def _count(self) -> int:
         """Batches of an epoch for each rank."""
         sizes = np.bincount(self.corpus.bucket_of, minlength=len(self.corpus.bucket_names))
         return int((sizes // self.size).sum()) // self.ranks
 
     def __len__(self) -> int:
-        """Batches of an epoch that this rank gets."""
-        return self._count(0)
+        """Batches of `epochs` epochs that this rank gets; TypeError where they have no end."""
+        if self.epochs is None:
+            raise TypeError("a stream of epochs=None has no end, and so no length")
+        return self.epochs * self._count
 
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
@@ -144,8 +148,9 @@ class Batches(IterableDataset):
 
     def skip_to(self, epoch: int, batch: int = 0) -> None:
         """Begin next at batch `batch` of an epoch, counted over this rank's."""
-        whole = max(batch - 1, 0) // len(self)  # behind the last of an epoch, not before the next:
-        self._begin(epoch + whole, batch - whole * len(self))  # so what was read whole has ended
+        # Behind the last of an epoch, not before the next: so what was read whole has ended.
+        whole = max(batch - 1, 0) // self._count
+        self._begin(epoch + whole, batch - whole * self._count)
 
     def _begin(self, epoch: int, batch: int) -> None:
         self.epoch, self.batch = epoch, batch
