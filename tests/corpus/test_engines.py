@@ -64,9 +64,11 @@ def test_a_clip_that_was_replaced_is_told_of(clips: Path, tmp_path: Path) -> Non
 
 
 def test_launchers_say_which_rank_this_is() -> None:
-    torchrun = {"RANK": "2", "WORLD_SIZE": "4", "SLURM_PROCID": "0", "SLURM_NTASKS": "1"}
-    assert rank_here(torchrun.get) == (2, 4)
-    assert rank_here({"SLURM_PROCID": "5", "SLURM_NTASKS": "8"}.get) == (5, 8)
+    step = {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_ID": "0"}
+    assert rank_here({**step, "RANK": "2", "WORLD_SIZE": "4"}.get) == (2, 4)
+    assert rank_here(step.get) == (5, 8)
+    script = {"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}  # nobody started the other seven
+    assert rank_here(script.get) == (0, 1)
     indexed = {"JOB_COMPLETION_INDEX": "1", "JOB_COMPLETIONS": "3"}
     assert rank_here(indexed.get) == (1, 3)
     assert rank_here({}.get) == (0, 1)

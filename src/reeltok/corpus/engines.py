@@ -212,13 +212,16 @@ def share_of(numbers: Sequence[int], index: int, count: int) -> list[int]:
 
 
 def rank_here(environment: Callable[[str], str | None] = os.environ.get) -> tuple[int, int]:
-    """(rank, ranks) as torchrun, SLURM or an indexed Kubernetes job say; (0, 1) without them."""
-    for rank, world in (
-        ("RANK", "WORLD_SIZE"),
-        ("SLURM_PROCID", "SLURM_NTASKS"),
-        ("JOB_COMPLETION_INDEX", "JOB_COMPLETIONS"),
+    """(rank, ranks) as torchrun, SLURM or an indexed Kubernetes job say; (0, 1) without them.
+
+    A batch script of SLURM that calls no `srun` is one process, whatever its number of tasks.
+    """
+    for rank, world, also in (
+        ("RANK", "WORLD_SIZE", "RANK"),
+        ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_ID"),
+        ("JOB_COMPLETION_INDEX", "JOB_COMPLETIONS", "JOB_COMPLETIONS"),
     ):
-        index, count = environment(rank), environment(world)
-        if index is not None and count is not None and index.isdecimal() and count.isdecimal():
-            return int(index), int(count)
+        said = [environment(name) or "" for name in (rank, world, also)]
+        if all(each.isdecimal() for each in said):
+            return int(said[0]), int(said[1])
     return 0, 1
