@@ -56,6 +56,21 @@ def test_ranks_have_as_many_batches_and_share_none(made: Path) -> None:
     ]
 
 
+def test_ranks_are_those_of_the_group_or_else_of_the_launcher(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = lambda **given: (lambda s: (s.rank, s.ranks))(Corpus(made).batches(2, **given))
+    launched = {"SLURM_PROCID": "1", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "3"}
+    for name, value in launched.items():
+        monkeypatch.setenv(name, value)
+    assert place() == (1, 3)
+    said = {"is_initialized": True, "get_rank": 3, "get_world_size": 4}
+    for name, value in said.items():
+        monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
+    assert place() == (3, 4)
+    assert place(rank=0, ranks=2) == (0, 2)
+
+
 def test_workers_change_nothing(made: Path) -> None:
     corpus = Corpus(made)
     loader = DataLoader(corpus.batches(2), batch_size=None, num_workers=2)

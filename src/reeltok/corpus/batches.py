@@ -4,7 +4,6 @@ The order is a function of (seed, epoch) alone. It is made from the index, so a 
 batch n without reading what came before.
 """
 
-import os
 import warnings
 from collections.abc import Iterator
 from functools import cached_property
@@ -15,9 +14,11 @@ import torch
 from jaxtyping import Int64
 from torch.utils.data import IterableDataset, get_worker_info
 
+from reeltok.corpus.engines import rank_here
 from reeltok.corpus.read import Corpus
 from reeltok.corpus.row import Batch, stack_rows
 from reeltok.files.hashes import hash_parts
+from reeltok.parallel import rank_and_world
 
 MIXED = 16  # runs of rows that are mixed with one another
 RUN = 64  # rows that follow one another, and are read together
@@ -33,9 +34,10 @@ class Batches(IterableDataset):
     ...     for batch in loader: ...  # in another order each time
 
     Each `iter`, of the stream or of a loader, begins the next `epochs` epochs, also where the one
-    before was left early. Rank r of `ranks` (None: what torchrun says) gets every ranks-th batch,
-    so all have as many and no row twice in an epoch; what fills no whole batch of its bucket is
-    left out of that epoch, and a bucket of fewer rows than a batch of all (a note says so).
+    before was left early. Rank r of `ranks` (None: what torch.distributed says, or else torchrun or
+    SLURM) gets every ranks-th batch, so all have as many and no row twice in an epoch; what fills
+    no whole batch of its bucket is left out of that epoch, and a bucket of fewer rows than a batch
+    of all (a note says so).
     Number and order of batches do not depend on the workers of a `DataLoader`. `state_dict` says
     where the stream stands when read without workers; with them, `skip_to(epoch, batch)` after so
     many steps.
@@ -55,8 +57,9 @@ class Batches(IterableDataset):
         if size < 1:
             raise ValueError(f"a batch has 1 row or more, not {size}")
         self.corpus, self.size, self.seed, self.shuffle = corpus, size, seed, shuffle
-        self.rank = int(os.environ.get("RANK", "0")) if rank is None else rank
-        self.ranks = int(os.environ.get("WORLD_SIZE", "1")) if ranks is None else ranks
+        grouped = rank_and_world()
+        here, world = grouped if grouped[1] > 1 else rank_here()
+        self.rank, self.ranks = here if rank is None else rank, world if ranks is None else ranks
         if not 0 <= self.rank < self.ranks:
             raise ValueError(f"there is no rank {self.rank} of {self.ranks}")
         if epochs is not None and epochs < 1:
