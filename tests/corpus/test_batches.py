@@ -163,6 +163,12 @@ def test_the_length_is_that_of_a_pass(made: Path) -> None:
     assert endless.epoch == 1
 
 
+@pytest.mark.parametrize("size", [{}, {"batch_size": 4}])
+def test_a_loader_that_would_make_batches_of_batches_is_told(made: Path, size: Any) -> None:
+    with pytest.raises(ValueError, match="give the loader batch_size=None"):
+        next(iter(DataLoader(Corpus(made).batches(2), **size)))
+
+
 def test_buckets_smaller_than_a_batch_are_told(made: Path) -> None:
     corpus = Corpus(made)
     few = corpus.manifest["buckets"]["32x32x9"]

@@ -352,5 +352,9 @@ def _stacked(tensors: list[Tensor | None]) -> Tensor | None:
     return torch.stack(found) if found else None
 
 
+def _refuse_batches(batches: Sequence[Batch]) -> Batch:
+    raise ValueError("a stream of a corpus gives whole batches: give the loader batch_size=None")
+
+
 register(Row, *ROW_TENSORS, collate=stack_rows)
-register(Batch, "ids", "latents", "log_variance")
+register(Batch, "ids", "latents", "log_variance", collate=_refuse_batches)
