@@ -8,10 +8,24 @@ from typing import Any
 
 import pytest
 import torch
-from corpus_clips import build, write_clips
+from corpus_clips import build, opener, write_clips
 from torch.utils.data import DataLoader
 
-from reeltok.corpus import Batches, Bucket, Corpus, Shaping
+from reeltok.corpus import (
+    Batches,
+    Bucket,
+    Corpus,
+    Shaping,
+    WindowCoding,
+    batches,
+    plan_corpus,
+    read,
+    shard,
+)
+from reeltok.corpus.build import ShardFiles, write_sidecar
+from reeltok.corpus.finish import finish_corpus
+from reeltok.corpus.place import Place
+from reeltok.corpus.plan import write_plan
 from reeltok.corpus.row import Row, stack_rows
 
 
@@ -110,6 +124,38 @@ def test_a_state_is_of_the_same_rows_in_the_same_order(made: Path) -> None:
     assert ids_of(again) == ids_of(Corpus(made).batches(2, shuffle=False))[1:]
 
 
+def test_a_state_of_the_first_version_is_right_between_shuffled_epochs_alone(made: Path) -> None:
+    stream = Corpus(made).batches(2)
+    state = stream.state_dict()
+    first = {name: state[name] for name in ("seed", "size", "ranks", "plan")}
+    with pytest.raises(ValueError, match=r"begin that epoch anew, by skip_to\(1\)"):
+        stream.load_state_dict({**first, "epoch": 1, "batch": 1})
+    stream.load_state_dict({**first, "epoch": 1, "batch": 0})
+    assert ids_of(stream) == ids_of(Corpus(made).batches(2, epochs=2))[len(stream) :]
+
+
+def test_a_shuffled_epoch_reads_each_row_group_once_and_holds_few(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (shard, batches):
+        monkeypatch.setattr(module, "GROUP_BYTES", 16_000)
+    monkeypatch.setattr(read, "HELD_BYTES", 200_000)
+    monkeypatch.setattr(batches, "MIXED_BYTES", 100_000)
+    corpus = corpus_of_latents(tmp_path, 320)
+    counted, held, whole = list[int](), 0, shard.FileReader.group
+    count = lambda reader, number: counted.append(number) or whole(reader, number)
+    monkeypatch.setattr(shard.FileReader, "group", count)
+    names = list[str]()
+    for batch in corpus.batches(4):
+        names += [row.id for row in batch.rows]
+        held = max(held, sum(table.nbytes for table in corpus._groups.values()))
+    assert len(set(names)) == len(names) == 320
+    assert len(counted) == len(corpus.groups(0)) == 40
+    assert held <= 200_000
+    places = [int(name) // 8 for name in names[:40]]
+    assert len(set(places)) >= 4, "rows of several groups are mixed"
+
+
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_each_pass_of_a_loader_is_the_next_epoch(made: Path, workers: int) -> None:
     corpus = Corpus(made)
@@ -186,6 +232,22 @@ def test_the_map_style_reader_goes_through_a_loader(made: Path) -> None:
     assert [row.id for row in batch.rows] == [corpus[i].id for i in same[:4]]
     with pytest.raises(ValueError, match="rows of one batch have one bucket"):
         next(iter(DataLoader(corpus, batch_size=len(corpus))))
+
+
+def corpus_of_latents(place: Path, rows: int) -> Corpus:
+    """A corpus of rows of 2 kB that nothing was encoded for."""
+    clips, held = write_clips(place / "clips", (5,)), opener(continuous=True)
+    plan = plan_corpus(clips, held, shaping=Shaping(frames=5), coding=WindowCoding())
+    out = Place(place / "out")
+    write_plan(plan, out)
+    files = ShardFiles(plan, 0, out)
+    size = {"frames": 5, "height": 32, "width": 32, "source_height": 32, "source_width": 40}
+    for number in range(rows):
+        latents = torch.full((4, 4, 8, 8), number, dtype=torch.float16)
+        files.add(Row(id=f"{number}", source="a", latents=latents, **size))
+    write_sidecar(files.finish((), clips=1), out)
+    finish_corpus(out)
+    return Corpus(out)
 
 
 class Counting(pickle.Pickler):

@@ -15,13 +15,13 @@ from jaxtyping import Int64
 from torch.utils.data import IterableDataset, get_worker_info
 
 from reeltok.corpus.engines import rank_here
-from reeltok.corpus.read import Corpus
+from reeltok.corpus.read import HELD_BYTES, HELD_GROUPS, Corpus
 from reeltok.corpus.row import Batch, stack_rows
+from reeltok.corpus.shard import GROUP_BYTES, GROUP_ROWS
 from reeltok.files.hashes import hash_parts
 from reeltok.parallel import rank_and_world
 
-MIXED = 16  # runs of rows that are mixed with one another
-RUN = 64  # rows that follow one another, and are read together
+MIXED_BYTES = HELD_BYTES // 2  # of rows that are mixed with one another: their groups are held
 LONG_SAVED = ("seed", "size", "ranks", "plan")  # what states of 0.1.0 say of a stream
 WORKERS = 256  # of a `DataLoader`, at most
 
@@ -93,9 +93,12 @@ class Batches(IterableDataset):
         """The rows of every batch of an epoch, for all ranks; batch n is that of rank n % ranks."""
         random = np.random.default_rng((self.seed, epoch))
         batches, places = [np.empty((0, self.size), np.int64)], [np.empty(0)]
-        for number in range(len(self.corpus.bucket_names)):
+        buckets, sizes = len(self.corpus.bucket_names), self.corpus.row_bytes()
+        for number in range(buckets):
             rows = np.flatnonzero(self.corpus.bucket_of == number)
-            rows = _mixed(rows, random) if self.shuffle else rows
+            if self.shuffle:
+                runs = _runs_of(rows, self.corpus.begins, sizes)
+                rows = _mixed(runs, sizes, MIXED_BYTES / buckets, random)
             whole = len(rows) // self.size
             batches.append(rows[: whole * self.size].reshape(whole, self.size))
             places.append(np.sort(random.random(whole)))
@@ -180,6 +183,11 @@ class Batches(IterableDataset):
                 f"shards of {self.corpus.place} were made again since this state was saved, and "
                 "its batches are others now: start anew"
             )
+        if self.shuffle and "files" not in state and int(state["batch"]) % self._count:
+            raise ValueError(
+                "this state was saved within an epoch by reeltok 0.1.0, which mixed rows otherwise:"
+                f" begin that epoch anew, by skip_to({state['epoch']})"
+            )
         for name in mine if "files" in state else LONG_SAVED:
             if state.get(name) != mine[name]:
                 raise ValueError(
@@ -194,15 +202,25 @@ def _slot(index: int, count: int) -> int:
     return 1 + count * (count - 1) // 2 + index if count else 0
 
 
-def _mixed(rows: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Rows in another order: runs of them shuffled, and what is in `MIXED` runs mixed.
+def _runs_of(rows: np.ndarray, begins: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
+    """A bucket's rows in the runs that lie together in a row group, going by their sizes."""
+    file = np.searchsorted(begins, rows, side="right")
+    place = np.arange(len(rows)) - np.searchsorted(file, file)  # among its own in its file
+    group = place // np.maximum(GROUP_ROWS, np.ceil(GROUP_BYTES / sizes[rows]))
+    return np.split(rows, np.flatnonzero(np.diff(file) | (np.diff(group) != 0)) + 1)
 
-    So a batch is of as many places, and those who read it need few row groups at a time.
+
+def _mixed(
+    runs: list[np.ndarray], sizes: np.ndarray, most: float, random: np.random.Generator
+) -> np.ndarray:
+    """Rows in another order: runs of them shuffled, and what is in `most` bytes of runs mixed.
+
+    So a batch is of many places, and those who read it need no more row groups than they hold.
     """
-    runs = [rows[i : i + RUN] for i in range(0, len(rows), RUN)]
     order = random.permutation(len(runs))
-    mixed = []
-    for start in range(0, len(order), MIXED):
-        some = np.concatenate([runs[i] for i in order[start : start + MIXED]])
-        mixed.append(random.permutation(some))
-    return np.concatenate(mixed) if mixed else rows
+    each = np.array([sizes[runs[i]].sum() for i in order])
+    part = (np.cumsum(each) - each) // max(most, HELD_GROUPS * each.max(initial=1))
+    parts = np.split(order, np.flatnonzero(np.diff(part)) + 1)
+    return np.concatenate(
+        [random.permutation(np.concatenate([runs[i] for i in some])) for some in parts]
+    )

@@ -3,12 +3,14 @@
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jaxtyping import Float
 from torch.utils.data import Dataset
 
 from reeltok.corpus.finish import FAILED, INDEX, MANIFEST
@@ -26,16 +28,17 @@ from reeltok.video.record import Video
 if TYPE_CHECKING:
     from reeltok.corpus.batches import Batches
 
-OPEN_FILES, OPEN_GROUPS = 32, 32  # held at a time
+OPEN_FILES = 32  # held at a time
+HELD_BYTES, HELD_GROUPS = 256_000_000, 4  # of row groups: so many bytes at most, or so few groups
 
 
 class Corpus(Dataset):
     """The rows of a finished corpus at `path`, a folder or an address; `corpus[i]` is a `Row`.
 
-    The index is read at once, rows when they are asked for, a row group (4 MB) at a time: rows that
-    follow one another are cheap. It can be pickled, so that the workers of a `DataLoader` read too.
-    Packed ids are unpacked. Raises FileNotFoundError where there is no corpus, ValueError where it
-    is not finished, or a file of it was altered.
+    The index is read at once, rows when they are asked for, a row group (4 MB, or 8 larger rows) at
+    a time, of which 256 MB are held: rows that follow one another are cheap. It can be pickled, so
+    that the workers of a `DataLoader` read too. Packed ids are unpacked. Raises FileNotFoundError
+    where there is no corpus, ValueError where it is not finished, or a file of it was altered.
     """
 
     def __init__(self, path: "str | Path | Place") -> None:
@@ -74,7 +77,7 @@ class Corpus(Dataset):
 
     def _forget(self) -> None:
         self._readers = OrderedDict[int, tuple[FileReader, ExitStack]]()
-        self._groups = OrderedDict[tuple[int, int], pa.Table]()
+        self._groups, self._held = OrderedDict[tuple[int, int], pa.Table](), 0
 
     def __len__(self) -> int:
         return int(self.begins[-1])
@@ -112,6 +115,15 @@ class Corpus(Dataset):
         """The bucket of a row, without reading it."""
         return self.bucket_names[self.bucket_of[number]]
 
+    def row_bytes(self) -> Float[np.ndarray, "n"]:
+        """About how many bytes each row takes: its file's, shared out by pixels."""
+        pixels = np.array([prod(map(int, name.split("x"))) for name in self.bucket_names])
+        files = self.manifest["files"]
+        file = np.repeat(np.arange(len(files)), np.diff(self.begins))
+        of_row = pixels[self.bucket_of].astype(float)
+        whole = np.bincount(file, of_row, minlength=len(files))
+        return of_row * (np.array([each["bytes"] for each in files]) / np.maximum(whole, 1))[file]
+
     def _record(self, file: int, row: int) -> dict[str, Any]:
         """The columns of a row of a file."""
         reader = self._reader(file)
@@ -119,8 +131,9 @@ class Corpus(Dataset):
         group = int(np.searchsorted(ends, row, side="right"))
         if (file, group) not in self._groups:
             self._groups[file, group] = reader.group(group)
-            while len(self._groups) > OPEN_GROUPS:
-                self._groups.popitem(last=False)
+            self._held += self._groups[file, group].nbytes
+            while self._held > HELD_BYTES and len(self._groups) > HELD_GROUPS:
+                self._held -= self._groups.popitem(last=False)[1].nbytes
         self._groups.move_to_end((file, group))
         place = row - (int(ends[group - 1]) if group else 0)
         return self._groups[file, group].slice(place, 1).to_pylist()[0]
@@ -158,7 +171,7 @@ class Corpus(Dataset):
         self._forget()
 
     def __getstate__(self) -> dict[str, Any]:
-        held = ("_readers", "_groups")  # each process opens files for itself
+        held = ("_readers", "_groups", "_held")  # each process opens files for itself
         return {name: value for name, value in vars(self).items() if name not in held}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
