@@ -90,6 +90,38 @@ def test_classes_are_of_the_column_that_is_asked(
         examples_of(lost, plain, corpus, tmp_path)
 
 
+def test_rows_are_chosen_without_their_ids_and_laid_out_row_by_row(
+    plain: VidTok, build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from reeltok.corpus.read import Corpus
+    from reeltok.corpus.shard import FileReader
+    from reeltok.generate import examples
+    from reeltok.generate.training import generator_config
+
+    asked, corpus, read = recipe_of(), Corpus(build(plain, "corpus")), list[object]()
+    wanted = torch.stack([row.ids.flatten() for row in corpus if row.ids is not None])
+    whole = FileReader.group
+    spied = lambda reader, number, *columns: read.append(columns) or whole(reader, number, *columns)
+    monkeypatch.setattr(FileReader, "group", spied)
+    split = examples.split_rows(asked, corpus)
+    assert read[0] == (("fps", "frames", "group", "height", "origin", "width"),)
+    assert len(read) < 3, "all others in one go; the checks of types ask for a row"
+    config = generator_config(asked, plain)
+    found = examples.ids_of(split.train, split, corpus, plain, asked, config)
+    assert torch.equal(found.ids, wanted)
+    assert found.labels.tolist() == [0] * 12
+
+
+def test_parts_are_laid_out_one_after_another() -> None:
+    from reeltok.generate.examples import laid_out
+
+    parts = [{"ids": torch.full((2, 3), n), "labels": torch.tensor([n, n])} for n in range(3)]
+    found = laid_out(iter(parts), 4)
+    assert found["labels"].tolist() == [0, 0, 1, 1, 2, 2]
+    assert torch.equal(found["ids"], torch.cat([part["ids"] for part in parts]))
+    assert laid_out([], 4) == {}
+
+
 def test_a_corpus_that_was_begun_before_columns_were_kept_goes_on(
     plain: VidTok, listed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -105,6 +105,14 @@ class Corpus(Dataset):
             with stack:
                 yield from reader.rows()
 
+    def columns(self, *names: str) -> Iterator[dict[str, Any]]:
+        """These columns of all rows, in their order; the others are not read."""
+        for number in range(len(self.files)):
+            reader, stack = self._open(number)
+            with stack:
+                for group in range(len(reader.ends)):
+                    yield from reader.group(group, names).to_pylist()
+
     def batches(self, size: int, **options: Any) -> "Batches":
         """Shuffled batches of one bucket each: `Batches` of this corpus."""
         from reeltok.corpus.batches import Batches

@@ -166,11 +166,26 @@ def beside_of(
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class ExampleRows(Sequence[Row]):
+    """Rows of a corpus by their numbers, with the groups they count to; read when asked for."""
+
+    corpus: Corpus
+    numbers: list[int]
+    groups: list[str]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, number: Any) -> Any:
+        return replace(self.corpus[self.numbers[number]], group=self.groups[number])
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Split:
     """The rows to train on and those held out, their classes, and their usual rate in Hz."""
 
-    train: list[Row]
-    held: list[Row]
+    train: Sequence[Row]
+    held: Sequence[Row]
     classes: tuple[str, ...] = ()
     fps: float | None = None
 
@@ -185,18 +200,19 @@ def split_rows(recipe: GeneratorRecipe, corpus: Corpus) -> Split:
 
     Their groups are what `data.column` of a corpus says, or those that it was built with.
     """
-    window, rows = recipe.window, []
-    groups, column = set(), class_column(corpus, recipe.data.column)
-    for row in corpus:
-        if column is not None:
-            row = replace(row, group=row.further[column] or "")
-        groups.add(row.group)
-        fits = (row.frames, row.height, row.width) == (recipe.frames, window.size, window.size)
-        if fits and (not recipe.groups or row.group in recipe.groups):
-            rows.append(row)
+    window, rows = recipe.window, list[tuple[int, dict[str, Any]]]()
+    groups, column = set(), class_column(corpus, recipe.data.column) or "group"
+    names = {"frames", "height", "width", "origin", "fps", column}
+    for number, row in enumerate(corpus.columns(*sorted(names))):
+        row["group"] = row[column] or ""
+        groups.add(row["group"])
+        size = (row["frames"], row["height"], row["width"])
+        fits = size == (recipe.frames, window.size, window.size)
+        if fits and (not recipe.groups or row["group"] in recipe.groups):
+            rows.append((number, row))
     require_groups_named(recipe.groups, groups)
-    share = holdout_share([row.origin for row in rows], recipe.data.holdout)
-    train = [row for row in rows if lot_of(row.origin) >= share]
+    share = holdout_share([row["origin"] for _, row in rows], recipe.data.holdout)
+    train = [each for each in rows if lot_of(each[1]["origin"]) >= share]
     if not train:
         found = ", ".join(corpus.manifest["buckets"]) or "no windows"
         raise ValueError(
@@ -204,12 +220,20 @@ def split_rows(recipe: GeneratorRecipe, corpus: Corpus) -> Split:
             f"{window.size} pixels ({corpus.place} holds {found}): lower data.windows.0 or "
             "data.holdout"
         )
-    held = [row for row in rows if lot_of(row.origin) < share]
-    rates = [row.fps for row in train if row.fps]
+    held = [each for each in rows if lot_of(each[1]["origin"]) < share]
+    rates = [row["fps"] for _, row in train if row["fps"]]
+    chosen = [
+        ExampleRows(
+            corpus=corpus,
+            numbers=[number for number, _ in some],
+            groups=[row["group"] for _, row in some],
+        )
+        for some in (train, held)
+    ]
     return Split(
-        train=train,
-        held=held,
-        classes=class_names(recipe, train),
+        train=chosen[0],
+        held=chosen[1],
+        classes=class_names(recipe, chosen[0].groups),
         fps=round(statistics.median_low(rates), 3) if rates else None,
     )
 
@@ -224,9 +248,9 @@ def holdout_share(origins: Iterable[str], share: float) -> float:
     return math.nextafter(lots[0], 1) if len(lots) >= 4 else share
 
 
-def class_names(recipe: GeneratorRecipe, rows: Iterable[Row]) -> tuple[str, ...]:
+def class_names(recipe: GeneratorRecipe, groups: Iterable[str]) -> tuple[str, ...]:
     """The classes: the groups of the clips to train on, in order of their names."""
-    chosen = sorted({row.group for row in rows})
+    chosen = sorted({*groups})
     if recipe.classes and len(chosen) < 2:
         raise ValueError(
             f"classes=true needs two groups of clips, there are {', '.join(chosen) or 'none'}: put "
@@ -235,9 +259,28 @@ def class_names(recipe: GeneratorRecipe, rows: Iterable[Row]) -> tuple[str, ...]
     return tuple(chosen) if recipe.classes else ()
 
 
-def labels_of(rows: Sequence[Row], classes: tuple[str, ...]) -> Tensor:
-    """The label of each row; 0 where there are no classes."""
-    return torch.tensor([classes.index(row.group) if classes else 0 for row in rows])
+def labelled(rows: Iterable[Row], classes: tuple[str, ...]) -> Iterator[tuple[Row, Tensor]]:
+    """The rows of these classes, with their labels "1"; all of them, and 0, without classes."""
+    for row in rows:
+        if not classes or row.group in classes:
+            yield row, torch.tensor([classes.index(row.group) if classes else 0])
+
+
+def laid_out(parts: Iterable[dict[str, Tensor]], most: int) -> dict[str, Tensor]:
+    """The parts one after another by name, `most` of the first one's size or fewer.
+
+    They are filled into tensors that are made once; no parts give no tensors.
+    """
+    held, done = dict[str, Tensor](), 0
+    for part in parts:
+        if not held:
+            held = {name: x.new_empty((most * len(x), *x.shape[1:])) for name, x in part.items()}
+        size = len(part["labels"])
+        for name, whole in held.items():
+            assert part[name].shape == (size, *whole.shape[1:]), f"{name} of one size"
+            whole[done : done + size] = part[name]
+        done += size
+    return {name: whole[:done] for name, whole in held.items()}
 
 
 def latents_of(
@@ -247,22 +290,25 @@ def latents_of(
 
     ValueError for rows that keep ids.
     """
-    rows = [row for row in rows if not split.classes or row.group in split.classes]
-    if not rows:
-        return None
-    values = []
-    for row in rows:
-        latents = tokens_of(row, corpus.tokenizer, tokenizer.scale).latents
-        if latents is None:
-            raise ValueError(
-                f"{corpus.place} keeps ids, a flow is trained on latents: build with `keep` latents"
-            )
-        if tuple(latents.shape[2:]) != clip.grid:
-            raise ValueError(
-                f"{row.id} has latents of {tuple(latents.shape[2:])}, the flow's are {clip.grid}"
-            )
-        values.append(latents[0].flatten(1))
-    return Latents(torch.stack(values), labels_of(rows, split.classes), split.classes)
+
+    def parts() -> Iterator[dict[str, Tensor]]:
+        for row, label in labelled(rows, split.classes):
+            latents = tokens_of(row, corpus.tokenizer, tokenizer.scale).latents
+            if latents is None:
+                raise ValueError(
+                    f"{corpus.place} keeps ids, a flow is trained on latents: build with `keep` "
+                    "latents"
+                )
+            if tuple(latents.shape[2:]) != clip.grid:
+                raise ValueError(
+                    f"{row.id} has latents of {tuple(latents.shape[2:])}, the flow's are "
+                    f"{clip.grid}"
+                )
+            yield {"values": latents.flatten(2), "labels": label}
+
+    found = laid_out(parts(), len(rows))
+    corpus.close()  # row groups that it holds
+    return Latents(**found, classes=split.classes) if found else None
 
 
 def ids_of(
@@ -278,23 +324,26 @@ def ids_of(
     What the corpus does not hold beside its ids is made of the frames that they stand for.
     ValueError where that cannot be.
     """
-    rows = [row for row in rows if not split.classes or row.group in split.classes]
-    if not rows:
+    encoder = ConditionEncoder(recipe=recipe, config=config)
+
+    def parts() -> Iterator[dict[str, Tensor]]:
+        for row, label in labelled(saying_how_far(rows, "examples are made"), split.classes):
+            if row.ids is None:
+                raise ValueError(
+                    f"{corpus.place} keeps latents, a prior is trained on ids: build with `keep` "
+                    "ids"
+                )
+            beside = dict(row.beside) or {"ids": row.ids.flatten()[None]}
+            if encoder.needed and not row.beside:
+                beside = encode_conditions(row, encoder, corpus, tokenizer)
+            yield beside | {"labels": label.expand(len(beside["ids"]))}
+
+    fields = laid_out(parts(), len(rows))
+    corpus.close()  # row groups that it holds
+    if not fields:
         return None
-    encoder, found = ConditionEncoder(recipe=recipe, config=config), list[dict[str, Tensor]]()
-    labels = labels_of(rows, split.classes)
-    for row, label in zip(saying_how_far(rows, "examples are made"), labels, strict=True):
-        if row.ids is None:
-            raise ValueError(
-                f"{corpus.place} keeps latents, a prior is trained on ids: build with `keep` ids"
-            )
-        beside = dict(row.beside) or {"ids": row.ids.flatten()[None]}
-        if encoder.needed and not row.beside:
-            beside = encode_conditions(row, encoder, corpus, tokenizer)
-        found.append(beside | {"labels": label.expand(len(beside["ids"]))})
     spec = masked.following(tokenizer).spec
     empty = [padding_cells(m, spec, config.grid).flatten() for m in masks_of(recipe, config)]
-    fields = {name: torch.cat([each[name] for each in found]) for name in found[0]}
     return Examples(padding=torch.stack(empty) if empty else None, **fields)
 
 
