@@ -13,10 +13,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from corpus_clips import build, write_clips
+from corpus_clips import build, opener, write_clips
 
 from reeltok.cli.corpus import build_report
-from reeltok.corpus import Engine, Shaping, engines
+from reeltok.corpus import Engine, Shaping, WindowCoding, cluster, engines, plan_corpus
 from reeltok.corpus.engines import rank_here, share_of
 from reeltok.corpus.finish import finish_corpus
 from reeltok.corpus.place import Place
@@ -127,6 +127,30 @@ def test_a_worker_that_is_killed_ends_the_run_and_loses_nothing(
     build(clips, tmp_path / "out", SHAPING, clips_each=1)
     build(clips, tmp_path / "whole", SHAPING, clips_each=1)
     assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
+
+
+def test_actors_of_a_cluster_leave_its_cpus_to_those_who_decode(
+    clips: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ray is not needed: what is asked of it is written down."""
+    asked = dict[str, Any]()
+    made = SimpleNamespace(make=SimpleNamespace(remote=lambda number: f"shard {number}"))
+    kind = SimpleNamespace(remote=lambda given: made)
+    ray = SimpleNamespace(
+        is_initialized=lambda: True,
+        put=lambda value: value,
+        get=lambda value: value,
+        wait=lambda running, num_returns: (running[:1], running[1:]),
+        remote=lambda **options: asked.update(options) or (lambda actor: kind),
+        exceptions=SimpleNamespace(RayTaskError=OSError, RayError=OSError),
+    )
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    held, done = opener(), list[int]()
+    plan = plan_corpus(clips, held, shaping=SHAPING, coding=WindowCoding(clips=3))
+    on = cluster.Cluster(gpus=2)
+    cluster.run_on_ray(plan, range(3), held, Place("out"), on, on_clips=done.append)
+    assert (asked["num_gpus"], asked["num_cpus"], done) == (1, 0, [3, 3, 3])
 
 
 INTERRUPTED = """

@@ -28,8 +28,9 @@ AHEAD = 4  # clips that are decoded while one is encoded
 class Cluster:
     """Where the work goes: a cluster's address ("auto": the one at hand, else a new one here).
 
-    `cpus` of each task that makes a shard. `gpus` actors encode on as many GPUs (0: tasks encode on
-    CPUs). `most` shards are in the making at a time (None: as many as there is room for).
+    `cpus` of each task that makes a shard. `gpus` actors encode on as many GPUs, and leave the CPUs
+    to tasks that decode (0: tasks encode on CPUs). `most` shards are in the making at a time (None:
+    as many as there is room for).
     """
 
     address: str | None = None
@@ -95,9 +96,9 @@ def _by_actors(
     """Actors on GPUs that make shards; an actor whose node went away is started elsewhere."""
     import ray
 
-    kind: Any = ray.remote(
-        num_gpus=1, num_cpus=cluster.cpus, max_restarts=RETRIES, max_task_retries=RETRIES
-    )(EncoderActor)
+    kind: Any = ray.remote(num_gpus=1, num_cpus=0, max_restarts=RETRIES, max_task_retries=RETRIES)(
+        EncoderActor
+    )
     actors = [kind.remote([given]) for _ in range(min(cluster.gpus, len(numbers)))]
     left, running = iter(numbers), dict[Any, tuple[int, Any]]()
     for actor in actors:
