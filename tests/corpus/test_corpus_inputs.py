@@ -348,3 +348,12 @@ def test_addresses_of_plain_lists_are_fetched_too(tmp_path: Path) -> None:
         (tmp_path / name).write_text(text)
         (source,) = find_sources(tmp_path / name)
         assert (source.clip.address, source.group, len(source.clip.read())) == (address, "3", 5)
+
+
+def test_pictures_at_the_top_of_a_shard_are_a_clip(tmp_path: Path) -> None:
+    Image.new("RGB", (32, 32)).save(tmp_path / "0.png")
+    with tarfile.open(tmp_path / "frames.tar", "w") as shard:
+        for number in range(5):
+            shard.add(tmp_path / "0.png", f"{number:04d}.png")
+    (row,) = rows_of(tmp_path / "frames.tar", tmp_path / "out")
+    assert (row.id, row.frames) == ("frames.tar#0000", 5)

@@ -159,9 +159,9 @@ class _Samples:
 
 
 def _key(name: str) -> str:
-    """What the files of one sample share: the name up to its first dot."""
+    """What the files of one sample share: the name up to its first dot; "." is no such name."""
     path = PurePosixPath(name)
-    return str(path.with_name(path.name.split(".")[0] or path.name))
+    return str(path.parent / (path.name.split(".")[0] or path.name))
 
 
 def _bytes_of(shard: Path, part: TarMember) -> bytes:
