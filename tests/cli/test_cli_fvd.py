@@ -52,6 +52,12 @@ def test_fvd_of_two_folders(
     assert same.json["distances"]["fvd-i3d-test"] == pytest.approx(0, abs=1e-6)
 
 
+def test_a_note_counts_clips_of_another_rate(run: Run, sets: tuple[Path, Path]) -> None:
+    found = run("fvd", *sets, "--protocol", "k600-fp")
+    assert found.code == 0, found.err
+    assert "2 of 2 made clips are not at the 25 frames per second of k600-fp: each" in found.err
+
+
 def feature(path: Path) -> torch.Tensor:
     """What the test's network sees of a clip that is filled up to 128 frames of 128 pixels."""
     from reeltok.evaluate.clips import clips

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import reeltok
 from reeltok.evaluate import scores
+from reeltok.evaluate.clips import clips, resize
 from reeltok.evaluate.protocols import PROTOCOLS
 from reeltok.evaluate.sets import lossy_codec, set_distances
 from reeltok.metrics.networks import Extractor
@@ -74,6 +75,19 @@ def test_clips_that_are_too_short_are_counted(seen: list[tuple[int, ...]], tmp_p
     plan = replace(PROTOCOLS["ucf-128"], fps=None, crop=16, size=16, smallest=1)
     found = set_distances(tmp_path / "real", tmp_path / "made", plan)
     assert (found.real, found.made, found.filled) == (2, 2, 4)
+
+
+def test_frames_of_a_generator_are_the_clip_whatever_their_rate(
+    seen: list[tuple[int, ...]], tmp_path: Path
+) -> None:
+    """Files of 10 frames per second had been resampled to 25, and half of each clip was judged."""
+    plan = replace(PROTOCOLS["k600-fp"], size=16, crop=16, scored_size=None)
+    found = set_distances(tmp_path / "real", tmp_path / "made", plan)
+    assert (found.off_rate, found.filled) == (2, 0)
+    (first, *_) = clips(plan.of_made, tmp_path / "made")
+    whole = reeltok.read(tmp_path / "made" / "0.mkv")
+    assert torch.equal(first.video.frames, resize(whole.frames, (16, 16), plan.kernel))
+    assert set_distances(tmp_path / "real", tmp_path / "made", replace(plan, fps=10)).off_rate == 0
 
 
 def test_made_videos_that_went_through_a_lossy_codec_are_told(tmp_path: Path) -> None:

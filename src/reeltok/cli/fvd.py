@@ -55,6 +55,11 @@ def fvd(
     if found.filled:
         total = found.real + found.made
         note(f"{found.filled} of {total} clips are too short and repeat their last frame")
+    if found.off_rate:
+        note(
+            f"{found.off_rate} of {found.made} made clips are not at the {plan.fps:g} frames per "
+            f"second of {plan.name}: each frame is judged as it is, none is resampled in time"
+        )
     if plan.repeats > 1:
         note(f"{plan.name} is measured {plan.repeats} times, on other made clips: this is once")
     record = {"protocol": plan.name, "version": plan.version, **asdict(found)}

@@ -197,7 +197,7 @@ def require_clip_rate(clip: Clip, protocol: VideoProtocol) -> None:
     """ValueError where a clip would be resampled, though its actions are one a frame."""
     with clip.stream(chunk=1) as video:
         found, asked = video.fps, protocol.fps
-    if found and asked and abs(found - asked) > 0.01 * asked:
+    if not protocol.is_rate(found):
         raise ValueError(
             f"{clip.name} has {found:g} frames per second and {protocol.name} asks for {asked:g}, "
             "but there is an action after each frame: give videos and actions of that rate"

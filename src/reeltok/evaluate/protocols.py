@@ -49,9 +49,16 @@ class Protocol:
 
     @property
     def of_made(self) -> "Protocol":
-        """The same for videos that were generated: each is one clip, from its first frame on."""
+        """The same for videos that were generated: each is one clip, from its first frame on.
+
+        A generator's frames are the clip's, whatever the rate of its file.
+        """
         window: Literal["whole", "first"] = "whole" if self.window == "whole" else "first"
-        return replace(self, window=window, windows=1, crops=1)
+        return replace(self, window=window, windows=1, crops=1, fps=None)
+
+    def is_rate(self, fps: float | None) -> bool:
+        """Whether a rate in Hz is the one that is asked for; an unknown one is not doubted."""
+        return not (fps and self.fps) or abs(fps - self.fps) <= 0.01 * self.fps
 
     def clip_frames(self, *, causal: bool = True) -> int | None:
         """Frames of a clip for a tokenizer of this kind; None for whole videos."""

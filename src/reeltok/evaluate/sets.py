@@ -27,13 +27,15 @@ ALWAYS = ("lpips-alex", "appearance")  # beside the protocol's own: its weights 
 class SetDistances:
     """The distances between two sets, and how many clips were in each; what had no weights.
 
-    `filled` counts the clips of both that repeat their last frame for want of others.
+    `filled` counts the clips of both that repeat their last frame for want of others, `off_rate`
+    made clips whose files have another rate than the protocol: their frames are not resampled.
     """
 
     distances: dict[str, float]
     real: int
     made: int
     filled: int
+    off_rate: int
     broken: dict[str, str]
     missing: dict[str, str]
 
@@ -71,7 +73,7 @@ def set_distances(
     """
     scorer = open_scorer((*protocol.metrics, *ALWAYS), frames=protocol.fvd_frames, device=device)
     sums: list[dict[str, Moments]] = []
-    counts, filled, broken = [], 0, dict[str, str]()
+    counts, filled, off_rate, broken = [], 0, 0, dict[str, str]()
     for plan, data in ((protocol, real), (protocol.of_made, made)):
         held, found, number = clips(plan, data), dict[str, Moments](), 0
         for clip in held:
@@ -80,6 +82,7 @@ def set_distances(
                 of_clip = feature_moments(features, f"{name} of {clip.name}")
                 found[name] = found[name] + of_clip if name in found else of_clip
             number += 1
+            off_rate += plan is not protocol and not protocol.is_rate(clip.video.fps)
             progress(clip)
         check_broken(held.broken, max_broken, str(data))
         if number < 2:
@@ -100,6 +103,7 @@ def set_distances(
         real=real_clips,
         made=made_clips,
         filled=filled,
+        off_rate=off_rate,
         broken=broken,
         missing=missing,
     )
