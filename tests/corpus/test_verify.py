@@ -3,12 +3,14 @@
 import json
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from corpus_clips import build, opener, write_clips
 
 from reeltok.cli.main import main
 from reeltok.corpus import Corpus, Shaping, WindowCoding, plan_corpus
 from reeltok.corpus.estimate import estimate_build
+from reeltok.corpus.finish import finish_corpus
 from reeltok.corpus.place import Place
 from reeltok.corpus.verify import contact_sheet, draw_rows, look, verify_files
 
@@ -172,6 +174,41 @@ def test_a_manifest_of_other_files_is_a_fault(clips: Path) -> None:
     build(clips, out, SHAPING, clips_each=1)
     (out / "manifest.json").write_text(kept)
     assert "manifest.json is of other files: `corpus finish`" in verify_files(Place(out)).faults[0]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("rows", 1),
+        ("buckets", {"32x32x9": 4}),
+        ("statistics", {"from": "measured", "mean": [7.0], "std": [1e-3]}),
+        ("note", "added"),
+    ],
+)
+def test_every_field_of_the_manifest_is_compared(clips: Path, key: str, value: object) -> None:
+    out = clips.parent / "out"
+    held = json.loads((out / "manifest.json").read_text())
+    (out / "manifest.json").write_text(json.dumps({**held, key: value}))
+    (fault,) = verify_files(Place(out)).faults
+    assert fault == f"{out}/manifest.json is of other {key}: `corpus finish` makes it again"
+    finish_corpus(Place(out))
+    assert verify_files(Place(out)).faults == ()
+
+
+def test_the_tables_of_a_corpus_are_those_of_its_shards(clips: Path) -> None:
+    out = clips.parent / "out"
+    table = pq.read_table(out / "index.parquet")
+    for changed in (table.slice(1), table.take([1, 0, 2, 3])):
+        pq.write_table(changed, out / "index.parquet")
+        (fault,) = verify_files(Place(out)).faults
+        assert fault.startswith(f"{out}/index.parquet is missing or not as its shards say: ")
+    (out / "index.parquet").write_bytes(b"garbage")
+    (out / "failed.parquet").unlink()
+    assert len(verify_files(Place(out)).faults) == 2
+    (out / "manifest.json").write_text("{}")
+    assert "manifest.json was altered" in verify_files(Place(out)).faults[0]
+    finish_corpus(Place(out))
+    assert verify_files(Place(out)).faults == ()
 
 
 def test_no_file_of_an_earlier_making_stays(

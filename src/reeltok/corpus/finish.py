@@ -45,12 +45,7 @@ def finish_corpus(place: Place) -> dict[str, Any]:
     sidecars = [read_sidecar(place, number) for number in range(plan["shards"])]
     require_plan(sidecars, plan_digest(plan), place)
     write_table(place, INDEX, TABLES["index"], index_rows(sidecars))
-    failed = [
-        {"source": failure.source, "shard": s.shard, "reason": failure.reason}
-        for s in sidecars
-        for failure in s.failures
-    ]
-    write_table(place, FAILED, TABLES["failed"], [failed])
+    write_table(place, FAILED, TABLES["failed"], [failed_rows(sidecars)])
     manifest = manifest_of(plan, sidecars)
     place.write(MANIFEST, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
     return manifest
@@ -68,6 +63,15 @@ def index_rows(sidecars: Sequence[Sidecar]) -> Iterator[list[dict[str, Any]]]:
                 rows.append({"id": sidecar.ids[at], "bucket": bucket, **about})
                 at += 1
         yield rows
+
+
+def failed_rows(sidecars: Sequence[Sidecar]) -> list[dict[str, Any]]:
+    """The rows of the list of failures."""
+    return [
+        {"source": failure.source, "shard": sidecar.shard, "reason": failure.reason}
+        for sidecar in sidecars
+        for failure in sidecar.failures
+    ]
 
 
 def write_table(place: Place, name: str, schema: pa.Schema, parts: Any) -> None:

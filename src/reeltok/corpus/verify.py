@@ -1,23 +1,35 @@
 """Whether a corpus is as it was made: hashes, counts, and a sample that is decoded and compared."""
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from math import isclose
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from reeltok.corpus.build import find_windows
 from reeltok.corpus.coding import Taken, code_windows
-from reeltok.corpus.finish import MANIFEST, manifest_of, missing_shards
+from reeltok.corpus.finish import (
+    FAILED,
+    INDEX,
+    MANIFEST,
+    failed_rows,
+    index_rows,
+    manifest_of,
+    missing_shards,
+)
 from reeltok.corpus.place import Place
 from reeltok.corpus.plan import PLAN, Plan, plan_digest, read_plan
 from reeltok.corpus.read import Corpus, read_manifest
 from reeltok.corpus.row import Row
-from reeltok.corpus.shard import FileReader
+from reeltok.corpus.shard import TABLES, FileReader
 from reeltok.corpus.sidecar import Sidecar, read_sidecar, sidecar_name
 from reeltok.corpus.windows import ClipWindow
 from reeltok.files.hashes import hash_files, hash_parts
@@ -25,6 +37,7 @@ from reeltok.metrics.paired import psnr
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.video.record import Video, to_unit
 
+AGAIN = "`corpus finish` makes it again"
 SHARD_FILE = re.compile(r"shard-\d{6,}(-\d+)?\.parquet")
 
 
@@ -61,15 +74,53 @@ def verify_files(place: Place) -> Verified:
 def faults_of_manifest(plan: dict[str, Any], sidecars: list[Sidecar], place: Place) -> list[str]:
     """What is wrong with the manifest, a sentence each, where all sidecars are right."""
     if not place.has(MANIFEST):
-        return [f"{place} has no {MANIFEST}: `corpus finish` makes it"]
+        return [f"{place} has no {MANIFEST}: {AGAIN}"]
     known = {file.name for sidecar in sidecars for file in sidecar.files}
     odd = sorted(n for n in place.names() if SHARD_FILE.fullmatch(n) and n not in known)
     faults = [
         f"{place.where(name)} is of no shard, but patterns read it: remove it" for name in odd
     ]
-    if read_manifest(place)["files"] != manifest_of(plan, sidecars)["files"]:
-        faults.append(f"{place.where(MANIFEST)} is of other files: `corpus finish` makes it again")
+    try:
+        held = read_manifest(place)
+    except ValueError as error:
+        return [*faults, str(error)]
+    made = json.loads(json.dumps(manifest_of(plan, sidecars)))
+    keys = sorted({*made, *held}, key=lambda key: key != "files")
+    other = next((key for key in keys if not _alike(held.get(key), made.get(key))), None)
+    if other is not None:
+        faults.append(f"{place.where(MANIFEST)} is of other {other}: {AGAIN}")
+    for name, parts in ((INDEX, index_rows(sidecars)), (FAILED, [failed_rows(sidecars)])):
+        if not _holds(place, name, parts):
+            faults.append(f"{place.where(name)} is missing or not as its shards say: {AGAIN}")
     return faults
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two values of JSON are equal, numbers with a point but for their last digits."""
+    if isinstance(one, float) and isinstance(other, float):
+        return isclose(one, other, rel_tol=1e-6, abs_tol=1e-9)
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_alike(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_alike, one, other))
+    return one == other
+
+
+def _holds(place: Place, name: str, parts: Iterable[list[dict[str, Any]]]) -> bool:
+    """Whether a table is there and holds these rows, which come in parts."""
+    if not place.has(name):
+        return False
+    data, at = pa.BufferReader(place.read(name)), 0
+    try:
+        held = pq.read_table(data)
+    except (pa.ArrowInvalid, OSError):
+        return False
+    for rows in parts:
+        part = pa.Table.from_pylist(rows, TABLES[Path(name).stem])
+        if not held.slice(at, len(part)).equals(part):
+            return False
+        at += len(part)
+    return at == len(held)
 
 
 def faults_of(sidecar: Sidecar, plan: str, place: Place) -> list[str]:
