@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from corpus_clips import build, opener, write_clips
 
 from reeltok.cli.main import main
@@ -13,6 +14,7 @@ from reeltok.corpus.estimate import estimate_build
 from reeltok.corpus.finish import finish_corpus
 from reeltok.corpus.place import Place
 from reeltok.corpus.verify import contact_sheet, draw_rows, look, verify_files
+from reeltok.video.record import Video, write
 
 SHAPING = Shaping(frames=5, size=(32, 32))
 
@@ -97,18 +99,33 @@ def test_a_comparison_without_clips_fails(
     assert main(["corpus", "build", str(clips), str(out), "--frames", "17", "--size", "32x32"]) == 0
     (clips / "0.mkv").rename(clips / "other.mkv")
     words = ["corpus", "verify", str(out), "--data", str(clips)]
-    assert main(words) == 0
-    assert "2 rows decoded, PSNR" in (told := capsys.readouterr().out)
-    assert "1 without their clip" in told
+    assert main(words) == 2
+    found = capsys.readouterr()
+    assert "2 rows decoded, PSNR" in found.out
+    assert "1 without their clip" in found.out
+    said = f"{clips} is not what {out} was built from: it has no window of 1 sampled row, such as "
+    assert f"{said}0.mkv#0000; name the clips that it was, or build it again" in found.err
     (clips / "1.mkv").unlink()
     assert main(words) == 2
     found = capsys.readouterr()
     assert "2 rows decoded, 2 without their clip" in found.out
-    assert f"{clips} has no clip of 2 sampled rows: name the clips that {out} was" in found.err
+    assert "it has no window of 2 sampled rows, such as 0.mkv#0000; name" in found.err
     assert main([*words, "--samples", "0"]) == 2
     assert "--data is for sampled rows, and --samples is 0: leave it out" in capsys.readouterr().err
     assert main(["corpus", "verify", str(out)]) == 0
     assert "without their clip" not in capsys.readouterr().out
+
+
+def test_other_videos_of_the_same_names_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clips, out = write_clips(tmp_path / "clips", (5, 5)), tmp_path / "out"
+    assert main(["corpus", "build", str(clips), str(out), "--frames", "5", "--size", "32x32"]) == 0
+    frames = torch.randint(0, 255, (5, 32, 40, 3), generator=torch.Generator().manual_seed(0))
+    write(Video(frames.to(torch.uint8), 10.0), clips / "1.mkv", lossless=True)
+    assert main(["corpus", "verify", str(out), "--data", str(clips)]) == 2
+    said = "less than 50% of the tokens of 1 sampled row, such as 1.mkv#0000, are made again"
+    assert f"{clips} is not what {out} was built from: {said}; name" in capsys.readouterr().err
 
 
 def test_clips_without_a_row_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,7 +49,8 @@ def corpus_verify(
     """Check the files of a corpus against their hashes, and decode a sample of its rows.
 
     With --data the sample is compared with the clips: PSNR, and the share of ids (or of latents
-    within 1 %) that this machine makes again; between kinds of processors it may be below 1.
+    within 1 %) that this machine makes again; between kinds of processors it may be below 1. A
+    row of which less than half is made again, or whose clip is not there, is a failure.
     """
     from reeltok.corpus.place import Place
     from reeltok.corpus.read import Corpus
@@ -77,9 +78,8 @@ def corpus_verify(
         seen = look(opened, tokenizer, draw_rows(opened, samples, seed), plan)
         record["samples"] = [sample_record(sample) for sample in seen]
         lines.append(summary(seen, compared=data is not None))
-        if data is not None and all(sample.psnr is None for sample in seen):
-            rows = count(len(seen), "sampled row")
-            failed = f"{data} has no clip of {rows}: name the clips that {corpus} was built from"
+        if data is not None:
+            failed = unlike(seen, data, corpus)
         if sheet is not None:
             lines.append(f"contact sheet: {contact_sheet(seen, sheet)}")
     return Report(data=record, text="\n".join(lines), failed=failed)
@@ -110,6 +110,26 @@ def summary(samples: "list[Sample]", *, compared: bool) -> str:
         told += f"{fmean(same):.2%} of tokens made again"
     lost = len(samples) - len(values)
     return told + (f", {lost} without their clip" if compared and lost else "")
+
+
+def unlike(samples: "list[Sample]", data: str, corpus: str) -> str | None:
+    """What shows that the clips are others than those of the corpus, if anything does."""
+    from reeltok.corpus.verify import ALIKE
+
+    lost = [sample.row.id for sample in samples if sample.same is None]
+    other = [sample.row.id for sample in samples if sample.same is not None and sample.same < ALIKE]
+    said = []
+    if lost:
+        said.append(f"it has no window of {count(len(lost), 'sampled row')}, such as {lost[0]}")
+    if other:
+        rows = f"{count(len(other), 'sampled row')}, such as {other[0]}"
+        said.append(f"less than {ALIKE:.0%} of the tokens of {rows}, are made again")
+    if not said:
+        return None
+    return (
+        f"{data} is not what {corpus} was built from: {' and '.join(said)}; name the clips that it "
+        "was, or build it again from these"
+    )
 
 
 def corpus_info(corpus: building.PlaceArgument) -> Report:

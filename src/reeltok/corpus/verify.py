@@ -38,6 +38,8 @@ from reeltok.tokenizer.contract import Tokenizer
 from reeltok.video.record import Video, to_unit
 
 AGAIN = "`corpus finish` makes it again"
+ALIKE = 0.5
+"""The least share of a row's tokens that its clip makes again: other processors differ in few."""
 SHARD_FILE = re.compile(r"shard-\d{6,}(-\d+)?\.parquet")
 
 
