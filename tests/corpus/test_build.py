@@ -1,15 +1,20 @@
 """Clips to a corpus: what is in it, what a second run does, what is refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 from corpus_clips import build, opener, write_clips
 
-from reeltok.corpus import Corpus, Shaping
+from reeltok.corpus import Corpus, Shaping, WindowCoding, build_corpus, plan_corpus
 from reeltok.corpus.place import Place
+from reeltok.corpus.texts import Texts
+from reeltok.corpus.verify import verify_files
 from reeltok.video.record import Video, read
 
 
@@ -95,3 +100,48 @@ def test_nothing_in_a_corpus_says_when_or_where_it_was_made(tmp_path: Path) -> N
     for name in ("manifest.json", "shard-000000.json", "shard-000000.parquet"):
         assert str(tmp_path).encode() not in (tmp_path / "out" / name).read_bytes()
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["rows"] == 1
+
+
+def write_texts(folder: Path, names: str, width: int) -> Path:
+    folder.mkdir()
+    for name in names:
+        np.save(folder / f"{name}.npy", np.ones((2, width), np.float32))
+    return folder
+
+
+def test_embeddings_of_another_encoder_are_refused(tmp_path: Path) -> None:
+    clips, out = write_clips(tmp_path / "clips", (5, 5)), tmp_path / "out"
+    first, other = (write_texts(tmp_path / str(width), "01", width) for width in (3, 4))
+    one: dict[str, Any] = {"texts": first, "clips_each": 1, "share": (0, 2)}
+    build(clips, out, Shaping(frames=5), **one)
+    said = (
+        r"begun differently: with `text` of 2 clips, 3 wide \(\w+\), now it is of 2 clips, 4 wide"
+    )
+    with pytest.raises(ValueError, match=said):
+        build(clips, out, Shaping(frames=5), **{**one, "texts": other})
+    with pytest.raises(ValueError, match=r"with `text` of 2 clips, .* now it is none"):
+        build(clips, out, Shaping(frames=5), clips_each=1)
+    build(clips, out, Shaping(frames=5), **{**one, "share": (1, 2)})
+    assert [row.text.shape for row in Corpus(out) if row.text is not None] == [(2, 3)] * 2
+
+
+def test_an_earlier_plan_of_embeddings_is_gone_on_with(tmp_path: Path) -> None:
+    """Versions before said no more than that there are some."""
+    clips, texts = write_clips(tmp_path / "clips", (5, 5)), write_texts(tmp_path / "t", "01", 3)
+    held = opener()
+    options: Any = {"shaping": Shaping(frames=5), "coding": WindowCoding(clips=1)}
+    plan = plan_corpus(clips, held, texts=texts, **options)
+    old = replace(plan, texts=Texts(folder=str(texts)))
+    assert old.record["build"]["text"] is True
+    build_corpus(old, tmp_path / "out", held, share=(0, 2))
+    assert build_corpus(plan, tmp_path / "out", held).manifest is not None
+    assert verify_files(Place(tmp_path / "out")).faults == ()
+
+
+def test_clips_without_an_embedding_are_told(tmp_path: Path) -> None:
+    clips = write_clips(tmp_path / "clips", (5, 5))
+    options: Any = {"shaping": Shaping(frames=5), "coding": WindowCoding()}
+    some = plan_corpus(clips, opener(), texts=write_texts(tmp_path / "t", "1", 3), **options)
+    assert some.notes == (f"1 of 2 clips have an embedding in {tmp_path / 't'}",)
+    with pytest.raises(FileNotFoundError, match=r"no embedding of any clip: .* 0.npy or"):
+        plan_corpus(clips, opener(), texts=write_texts(tmp_path / "u", "", 3), **options)

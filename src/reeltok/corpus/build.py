@@ -184,7 +184,7 @@ class ShardMaker:
         text = None
         if rows and self.plan.texts is not None:
             try:
-                text = read_text(Path(self.plan.texts), source.clip.stem)
+                text = read_text(Path(self.plan.texts.folder), source.clip.stem)
             except ValueError as error:
                 self._fail(self.written, one_line(error))
                 return

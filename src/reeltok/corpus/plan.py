@@ -20,6 +20,7 @@ from reeltok.corpus.place import Place
 from reeltok.corpus.row import FLOATS
 from reeltok.corpus.shaping import Bucket, Shaping
 from reeltok.corpus.sources import ListedClip, digest_of
+from reeltok.corpus.texts import Texts
 from reeltok.files.hashes import hash_text
 from reeltok.files.parsing import parse_json
 from reeltok.tokenizer.contract import Tokenizer
@@ -117,8 +118,8 @@ class ExtraEncoder(Protocol):
 class Plan:
     """The whole of a corpus before it is made.
 
-    `extras`: tokens come with more tensors. `beside` makes others of each window. `texts` is the
-    folder of embeddings, or None. `column` held the classes, where one was named. `packing` packs
+    `extras`: tokens come with more tensors. `beside` makes others of each window. `texts` are
+    embeddings, or None. `column` held the classes, where one was named. `packing` packs
     ids. `statistics` are those that the tokenizer says its latents have, where latents are kept.
     `notes` are a sentence each for people.
     """
@@ -129,7 +130,7 @@ class Plan:
     sources: tuple[ListedClip, ...]
     extras: bool = False
     beside: "ExtraEncoder | None" = None
-    texts: str | None = None
+    texts: Texts | None = None
     column: str | None = None
     packing: CarriedPacking | None = None
     statistics: dict[str, Any] | None = None
@@ -154,7 +155,8 @@ class Plan:
     def record(self) -> dict[str, Any]:
         """What plan.json holds: all that decides the bytes, in JSON's own kinds."""
         shaping = {**asdict(self.shaping), "buckets": [str(b) for b in self.shaping.buckets]}
-        build = {**shaping, **asdict(self.coding), "text": self.texts is not None}
+        text = False if self.texts is None else self.texts.record
+        build = {**shaping, **asdict(self.coding), "text": text}
         build["beside"] = None if self.beside is None else self.beside.record
         del build["pack"]  # which plans of version 1 do not have
         tokenizer = asdict(self.model)
@@ -193,7 +195,7 @@ def make_plan(
     shaping: Shaping,
     coding: WindowCoding,
     load: str = "",
-    texts: str | None = None,
+    texts: Texts | None = None,
     column: str | None = None,
     beside: ExtraEncoder | None = None,
 ) -> Plan:
@@ -205,6 +207,8 @@ def make_plan(
     if keep == "moments" and spec.vocabulary is not None:
         raise ValueError(f"{spec.name} is discrete and has no variance: give `keep` ids or latents")
     notes = shaping.check(spec)
+    if texts is not None and texts.clips < len(sources):
+        notes += (f"{texts.clips} of {len(sources)} clips have an embedding in {texts.folder}",)
     own = tokenizer.scale.statistics(spec.channels) or tokenizer.statistics
     leans = type(tokenizer).side_information is not Tokenizer.side_information
     return Plan(
@@ -259,7 +263,11 @@ def write_plan(plan: Plan, place: Place) -> Plan:
     if "used" not in held["tokenizer"]:  # earlier versions kept none, and refined nothing
         used = {name: value for name, value in used.items() if name == "refine"}
     column = plan.column if "column" in held else None  # likewise
-    same = replace(plan, model=replace(plan.model, load=load, used=used), column=column)
+    texts = plan.texts
+    if texts is not None and held["build"].get("text") is True:  # likewise
+        texts = Texts(folder=texts.folder)
+    model = replace(plan.model, load=load, used=used)
+    same = replace(plan, model=model, column=column, texts=texts)
     if held != same.record:
         raise ValueError(f"{place} was begun differently: {_difference(held, same.record)}")
     return same
@@ -303,6 +311,8 @@ def _difference(held: dict[str, Any], wanted: dict[str, Any]) -> str:
         if before != now:
             if key == "packing":
                 before, now = (each and f"by the model {each[:12]}" for each in (before, now))
+            if key == "text":
+                before, now = map(_texts_text, (before, now))
             name = f"`{OPTIONS.get(key, key)}`"
             return f"with {name} {setting_text(before)}, now it is {setting_text(now)}; {advice}"
     before, now = held["clips"], wanted["clips"]
@@ -313,6 +323,13 @@ def _difference(held: dict[str, Any], wanted: dict[str, Any]) -> str:
 
 OPTIONS = {"clips": "shard_clips", "dtype": "latents", "packing": "pack"}
 """Settings that commands call otherwise than plans."""
+
+
+def _texts_text(record: Any) -> str:
+    """What a plan says of embeddings, for people."""
+    if not isinstance(record, dict):
+        return "some" if record else "none"
+    return f"of {record['clips']} clips, {record['width']} wide ({record['digest'][:12]})"
 
 
 def setting_text(value: Any) -> str:

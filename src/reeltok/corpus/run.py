@@ -19,6 +19,7 @@ from reeltok.corpus.shaping import Shaping
 from reeltok.corpus.shard import sidecar_name
 from reeltok.corpus.sidecar import done_shards, read_sidecar
 from reeltok.corpus.sources import find_sources
+from reeltok.corpus.texts import find_texts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +53,12 @@ def plan_corpus(
 ) -> Plan:
     """The plan of a corpus of `data`; nothing is decoded or written.
 
-    Raises FileNotFoundError or ValueError where there are no clips, or the tokenizer does not take
-    such windows.
+    Raises FileNotFoundError or ValueError where there are no clips, none has an embedding in the
+    folder `texts`, or the tokenizer does not take such windows.
     """
     sources = find_sources(data, root=root, column=column)
-    if texts is not None and not Path(texts).is_dir():
-        raise FileNotFoundError(f"there is no folder {texts} of embeddings")
+    stems = (source.clip.stem for source in sources)
+    held = None if texts is None else find_texts(texts, stems)
     tokenizer = opener("cpu")
     return make_plan(
         sources,
@@ -65,7 +66,7 @@ def plan_corpus(
         shaping=shaping,
         coding=coding,
         load=opener.load,
-        texts=None if texts is None else str(texts),
+        texts=held,
         column=column,
         beside=beside,
     )
