@@ -16,6 +16,7 @@ from reeltok.corpus.place import Place
 from reeltok.corpus.verify import contact_sheet, draw_rows, look, verify_files
 from reeltok.video.record import Video, write
 
+COUNTS = ("frames", "stride", "shortest", "batch", "shard-clips", "threads", "tile", "jobs")
 SHAPING = Shaping(frames=5, size=(32, 32))
 
 
@@ -148,6 +149,17 @@ def test_clips_without_a_row_are_named(tmp_path: Path, capsys: pytest.CaptureFix
     assert "failed.parquet is missing or damaged: `reeltok corpus finish" in capsys.readouterr().err
 
 
+def test_a_corpus_of_no_row_is_a_failure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clips, out = write_clips(tmp_path / "clips", (5, 7)), tmp_path / "out"
+    words = ["corpus", "build", str(clips), str(out), "--frames", "101"]
+    said = f"{out} has no rows: no clip gives a window, such as 0.mkv (it has 5 frames, too short: "
+    for asked in (words, words, ["corpus", "finish", str(out)]):
+        assert main(asked) == 2
+        assert f"{said}windows have 101 frames); build it elsewhere" in capsys.readouterr().err
+
+
 def test_bad_options_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_clips(tmp_path, (5,))
     for options, said in (
@@ -160,6 +172,9 @@ def test_bad_options_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixt
         (["--keep", "moments"], "is discrete and has no variance"),
         (["--stride", "5"], "--stride 5 goes with windows"),
         (["--latents", "fp32"], "--latents is for latents, and ids are kept: leave it out"),
+        (["--fps", "0"], "--fps 0 is not a rate: give frames per second above 0"),
+        (["--decoders", "-1"], "invalid value for '--decoders'"),
+        *(([f"--{name}", "0"], f"invalid value for '--{name}'") for name in COUNTS),
     ):
         assert main(["corpus", "build", str(tmp_path), str(tmp_path / "out"), *options]) == 2
         err = capsys.readouterr().err

@@ -17,11 +17,12 @@ OutArgument = Annotated[str, typer.Argument(metavar="OUT", show_default=False)]
 PlaceArgument = Annotated[str, typer.Argument(metavar="CORPUS", show_default=False)]
 WindowsOption = Annotated[
     int | None,
-    typer.Option(metavar="N", help="Number of frames in a window; by default whole clips."),
+    typer.Option(min=1, metavar="N", help="Number of frames in a window; by default whole clips."),
 ]
 StrideOption = Annotated[
     int | None,
     typer.Option(
+        min=1,
         metavar="N",
         help="Frames from the start of one window to the next; by default as many as --frames.",
     ),
@@ -44,7 +45,7 @@ BucketsOption = Annotated[
 ]
 ShortestOption = Annotated[
     int | None,
-    typer.Option(metavar="N", help="Leave out clips of fewer frames; by default none."),
+    typer.Option(min=1, metavar="N", help="Leave out clips of fewer frames; by default none."),
 ]
 ScenesOption = Annotated[
     bool, typer.Option("--scenes", help="Look for cuts; no window goes across one.")
@@ -76,10 +77,12 @@ PackOption = Annotated[
     typer.Option("--pack", help="Pack ids without loss, by the packing model of --model."),
 ]
 BatchOption = Annotated[
-    int, typer.Option(metavar="N", help="Number of windows to encode at the same time.")
+    int, typer.Option(min=1, metavar="N", help="Number of windows to encode at the same time.")
 ]
-ClipsOption = Annotated[int, typer.Option(metavar="N", help="Number of clips in a shard.")]
-ThreadsOption = Annotated[int, typer.Option(metavar="N", help="Number of threads of each encoder.")]
+ClipsOption = Annotated[int, typer.Option(min=1, metavar="N", help="Number of clips in a shard.")]
+ThreadsOption = Annotated[
+    int, typer.Option(min=1, metavar="N", help="Number of threads of each encoder.")
+]
 RootOption = Annotated[
     str | None,
     typer.Option(metavar="FOLDER", help="Folder of a list's files; by default the list's own."),
@@ -94,6 +97,7 @@ ColumnOption = Annotated[
 JobsOption = Annotated[
     int | None,
     typer.Option(
+        min=1,
         metavar="N",
         help="Shards to make at a time, each by its own process; by default one for each"
         " accelerator, or 1.",
@@ -102,6 +106,7 @@ JobsOption = Annotated[
 DecodersOption = Annotated[
     int | None,
     typer.Option(
+        min=0,
         metavar="N",
         help="Processes that decode ahead of each encoder; by default 0 on the CPU, up to 8 for"
         " an accelerator.",
@@ -126,7 +131,7 @@ RayOption = Annotated[
 GpusOption = Annotated[
     int,
     typer.Option(
-        metavar="N", help="With --ray, the number of GPUs to encode on; 0 encodes on CPUs."
+        min=0, metavar="N", help="With --ray, the number of GPUs to encode on; 0 encodes on CPUs."
     ),
 ]
 RetryOption = Annotated[
@@ -215,7 +220,7 @@ def finish(corpus: PlaceArgument) -> Report:
     from reeltok.corpus.place import Place as Where
 
     manifest = finish_corpus(Where(corpus))
-    return Report(data=manifest, text=manifest_text(manifest))
+    return Report(data=manifest, text=manifest_text(manifest), failed=lacking(manifest, corpus))
 
 
 def build_report(built: "Built") -> Report:
@@ -239,10 +244,24 @@ def build_report(built: "Built") -> Report:
         lines.append("the corpus is finished by the run that makes the last of them")
         return Report(data=data, text="\n".join(lines))
     lines.append(manifest_text(built.manifest))
-    failed = built.manifest["failed"]
-    said = f"{failed} of {built.manifest['clips']} clips could not be read: `reeltok corpus info "
-    said += f"{built.place}` names them"
-    return Report(data=data, text="\n".join(lines), failed=said if failed else None)
+    return Report(data=data, text="\n".join(lines), failed=lacking(built.manifest, built.place))
+
+
+def lacking(manifest: dict[str, Any], place: str) -> str | None:
+    """What a finished corpus lacks: clips that could not be read, or all rows."""
+    from reeltok.corpus.place import Place
+    from reeltok.corpus.read import read_failures
+
+    failed = manifest["failed"]
+    if not manifest["rows"] and failed < manifest["clips"]:
+        left_out = read_failures(Place(place))
+        one = next((each for each in left_out if "too short" in each["reason"]), left_out[0])
+        return (
+            f"{place} has no rows: no clip gives a window, such as {one['source']} "
+            f"({one['reason']}); build it elsewhere with fewer --frames or a lower --shortest"
+        )
+    said = f"{failed} of {manifest['clips']} clips could not be read: `reeltok corpus info {place}`"
+    return f"{said} names them" if failed else None
 
 
 def manifest_text(manifest: dict[str, Any]) -> str:
@@ -282,6 +301,8 @@ def parse_shaping(
     """How clips are cut, from options."""
     from reeltok.corpus.shaping import Bucket, Shaping
 
+    if fps is not None and not fps > 0:
+        raise ValueError(f"--fps {fps:g} is not a rate: give frames per second above 0")
     return Shaping(
         frames=frames,
         stride=stride,

@@ -219,7 +219,7 @@ def plan(
     device: given.DeviceOption = "auto",
     dtype: given.DtypeOption = "fp32",
     workers: Annotated[
-        int, typer.Option(metavar="N", help="Number of workers that share the shards.")
+        int, typer.Option(min=1, metavar="N", help="Number of workers that share the shards.")
     ] = 1,
 ) -> Report:
     """Say how long `corpus build` would take, and how large the corpus would be.

@@ -80,7 +80,8 @@ StartOption = Annotated[
     float, typer.Option(metavar="SECONDS", help="Seconds to skip at the beginning of the video.")
 ]
 FramesOption = Annotated[
-    int | None, typer.Option(metavar="N", help="Number of frames to use at most; by default all.")
+    int | None,
+    typer.Option(min=1, metavar="N", help="Number of frames to use at most; by default all."),
 ]
 RateOption = Annotated[
     float | None,
@@ -123,6 +124,7 @@ ChunkOption = Annotated[
 TileOption = Annotated[
     int | None,
     typer.Option(
+        min=1,
         metavar="PIXELS",
         help="Pixels of the height of strips that large frames are coded in, which changes"
         " nothing; networks with group norm, RefToks with attention, tokenizers of other"
