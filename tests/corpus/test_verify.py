@@ -184,6 +184,22 @@ def test_bad_options_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "holds no corpus" in capsys.readouterr().err
 
 
+def test_a_corpus_does_not_lie_among_its_clips_or_at_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which is said before a tokenizer is opened."""
+    monkeypatch.setattr("reeltok.corpus.run.plan_corpus", None)
+    (tmp_path / "a.mp4").touch()
+    for out, said in (
+        (tmp_path / "a.mp4", "a.mp4 is a file, and a corpus is a folder: name another OUT"),
+        (tmp_path / "a.mp4" / "out", "a.mp4 is not a folder, so "),
+        (tmp_path / ".", f"{tmp_path} is what is read ({tmp_path}): name another output"),
+    ):
+        assert main(["corpus", "build", str(tmp_path), str(out), "--frames", "5"]) == 2
+        assert said in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+
+
 def test_a_corpus_that_is_made_again_in_part_is_not_read_as_it_was(tmp_path: Path) -> None:
     clips, out = write_clips(tmp_path / "clips", (5, 11, 5)), tmp_path / "out"
     build(clips, out, SHAPING, clips_each=1)

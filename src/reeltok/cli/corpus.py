@@ -1,5 +1,6 @@
 """`corpus build` and `corpus finish`: data sets to tokens, in shards."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -7,6 +8,7 @@ import typer
 from reeltok.cli import options as given
 from reeltok.cli.progress import Progress
 from reeltok.cli.report import Report, facts, note, note_all
+from reeltok.files.places import check_apart, check_place
 from reeltok.wording import count, duration
 
 if TYPE_CHECKING:
@@ -182,6 +184,7 @@ def build(
     """
     from reeltok.corpus import Cluster, Engine, build_corpus, plan_corpus
 
+    check_out(out, data)
     shaping = parse_shaping(
         frames, stride, fps, size, buckets, shortest, scenes=scenes, damage=damage
     )
@@ -212,6 +215,19 @@ def build(
             on_clips=watcher.finish_files,
         )
     return build_report(built)
+
+
+def check_out(out: str, data: str) -> None:
+    """ValueError where the corpus would lie among the clips; OSError where it cannot be made."""
+    from reeltok.video.inputs import is_address
+
+    if is_address(out):
+        return
+    if Path(out).is_file():
+        raise NotADirectoryError(f"{out} is a file, and a corpus is a folder: name another OUT")
+    if not Path(out).is_dir():
+        check_place(out)
+    check_apart(data, out)
 
 
 def finish(corpus: PlaceArgument) -> Report:
