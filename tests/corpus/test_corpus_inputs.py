@@ -325,6 +325,29 @@ def test_a_column_of_classes_is_found_whatever_its_capitals(tmp_path: Path) -> N
         assert found == [("sea", {"label": "one"}), ("", {"label": "two"})]
 
 
+def test_a_column_that_no_clip_has_is_refused(tmp_path: Path) -> None:
+    """Folders and shards had been taken without it."""
+    clips = write_clips(tmp_path / "clips", (5,))
+    with pytest.raises(ValueError, match=r"no clip of .*clips has the column 'topic': there are"):
+        find_sources(clips, column="topic")
+    with tarfile.open(tmp_path / "a.tar", "w") as shard:
+        shard.add(clips / "0.mkv", "0.mkv")
+        (clips / "0.json").write_text('{"Topic": "sea"}')
+        shard.add(clips / "0.json", "0.json")
+    with pytest.raises(ValueError, match="has the column 'topics': did you mean 'Topic'"):
+        find_sources(tmp_path / "a.tar", column="topics")
+    assert find_sources(tmp_path / "a.tar", column="topic")[0].group == "sea"
+
+
+def test_no_column_is_lost_to_another_of_its_name(tmp_path: Path) -> None:
+    (tmp_path / "l.csv").write_text("file,Group,group,Class\n0.mkv,A,b,C\n")
+    (source,) = find_sources(tmp_path / "l.csv")
+    assert (source.group, source.further) == ("b", {"Group": "A", "Class": "C"})
+    (tmp_path / "l.csv").write_text("file,id,given_id\n0.mkv,7,8\n")
+    with pytest.raises(ValueError, match="id and given_id would both be given_id: rename one"):
+        find_sources(tmp_path / "l.csv")
+
+
 def test_windows_of_a_varying_rate_have_their_own(tmp_path: Path) -> None:
     times = torch.cat([torch.arange(10) / 10, 1 + torch.arange(10) / 2]).double()
     video = moving(20)

@@ -15,10 +15,11 @@ from reeltok.corpus.row import TAKEN
 from reeltok.data.clip import Clip
 from reeltok.data.find import find_clips
 from reeltok.data.kinds import is_shard
-from reeltok.data.lists import COLUMNS, GROUP
+from reeltok.data.lists import COLUMNS, GROUP, by_small_letters
 from reeltok.data.tar import TarMember, index_shard
 from reeltok.files.hashes import hash_text
 from reeltok.files.parsing import parse_json
+from reeltok.files.text import hint, printable
 from reeltok.video.inputs import is_address
 
 CAPTIONS = ("caption", "captions", "text", "prompt")
@@ -57,11 +58,15 @@ def find_sources(
 ) -> list[ListedClip]:
     """The clips of `data`, those of one file together; `column` of a list holds their class.
 
-    Raises FileNotFoundError or ValueError as `find_clips` does.
+    Raises FileNotFoundError or ValueError as `find_clips` does; ValueError too where no clip has
+    the `column`, or two columns would get one name.
     """
     clips = find_clips(data, root=root, column=column or GROUP)
     said = _Samples()
     sources = [_source(clip, column, said) for clip in clips]
+    if column not in (None, GROUP) and column.lower() not in said.columns:
+        near = hint(printable(column), map(printable, said.columns.values()))
+        raise ValueError(f"no clip of {data} has the column {printable(column)!r}: {near}")
     names = sorted({name for source in sources for name in source.further})
     places = {source.clip.path: number for number, source in reversed([*enumerate(sources)])}
     ordered = sorted(sources, key=lambda source: places[source.clip.path])
@@ -82,7 +87,8 @@ def _source(clip: Clip, column: str | None, samples: "_Samples") -> ListedClip:
     listed = {key: value for key, value in clip.row.items() if key}
     inside = bool(clip.member) and clip.group == clip.path.stem  # a shard's name is no class
     row = with_samples(listed, samples.said_of(clip), inside)
-    lower = {key.strip().lower(): key for key in reversed(row)}
+    lower = by_small_letters(row)
+    samples.columns |= lower
     first = lambda names: next((lower[name] for name in names if name in lower), None)
     file, caption = first(COLUMNS), first(CAPTIONS)
     classes = column if column in row else lower.get((column or "").lower()) or first(CLASSES)
@@ -97,7 +103,7 @@ def _source(clip: Clip, column: str | None, samples: "_Samples") -> ListedClip:
         clip=clip,
         group=clip.group if classes is None or own else row[classes],
         caption=(row[caption] or None) if caption else None,
-        further={further_name(key): value for key, value in row.items() if key not in used},
+        further={samples.name(key): value for key, value in row.items() if key not in used},
     )
 
 
@@ -125,10 +131,24 @@ def further_name(name: str) -> str:
 
 
 class _Samples:
-    """What tar shards and folders say of their clips; every shard is gone through once."""
+    """What tar shards and folders say of their clips; every shard is gone through once.
+
+    `columns` are those that clips have, by small letters; `named` are the further ones.
+    """
 
     def __init__(self) -> None:
         self.shards: dict[Path, dict[str, dict[str, TarMember]]] = {}
+        self.columns: dict[str, str] = {}
+        self.named: dict[str, str] = {}
+
+    def name(self, column: str) -> str:
+        """The name of a further column. ValueError where another column has it."""
+        name = further_name(column)
+        other = self.named.setdefault(name, column)
+        if other != column:
+            one, two, both = map(printable, (other, column, name))
+            raise ValueError(f"the columns {one} and {two} would both be {both}: rename one")
+        return name
 
     def said_of(self, clip: Clip) -> dict[str, str]:
         if clip.member and is_shard(clip.path):
