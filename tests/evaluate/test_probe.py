@@ -11,6 +11,7 @@ from reeltok.evaluate.probe import (
     Described,
     assign_folds,
     collect_features,
+    fit_classifier,
     read_labels,
     run_probe,
 )
@@ -38,6 +39,17 @@ def test_what_is_linear_is_read_off_and_noise_is_not() -> None:
     assert found.left_out == {"rare": "of only 2 sources"}
     with pytest.raises(ValueError, match="a probe needs two labels of 5 sources"):
         run_probe(described(x[:20], y[:20]))
+
+
+def test_a_number_that_never_varied_decides_nothing() -> None:
+    """Divided by 1e-6, a difference of 0.1 in the clip that is asked for had weighed 100,000."""
+    draw = torch.Generator().manual_seed(0)
+    x = torch.cat([torch.randn(40, 1, generator=draw), torch.full((40, 6), 0.3)], dim=1)
+    y = (x[:, 0] > 0).long()
+    weights = fit_classifier(x, y, 2)
+    moved = x.clone()
+    moved[:, 1:] += 0.1
+    assert torch.allclose(weights(x), weights(moved), atol=0.1)
 
 
 def test_what_is_known_of_a_source_is_not_read_off() -> None:

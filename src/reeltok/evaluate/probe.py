@@ -199,7 +199,10 @@ def assign_folds(y: Sequence[int], sources: Sequence[str], folds: int, seed: int
 
 @dataclass(frozen=True, eq=False)
 class LinearProbe:
-    """A linear classifier of vectors that are first made to have mean 0 and deviation 1."""
+    """A linear classifier of vectors that are first made to have mean 0 and deviation 1.
+
+    A number that never varied keeps its scale.
+    """
 
     mean: Float[Tensor, " n"]
     std: Float[Tensor, " n"]
@@ -212,7 +215,8 @@ class LinearProbe:
 
 def fit_classifier(x: Float[Tensor, "b n"], y: Tensor, classes: int) -> LinearProbe:
     """Logistic regression with weight decay, to convergence."""
-    mean, std = x.mean(dim=0), x.std(dim=0, correction=0).clamp(min=1e-6)
+    mean, std = x.mean(dim=0), x.std(dim=0, correction=0)
+    std = torch.where(std > 1e-6, std, 1.0)
     weights = torch.zeros(x.shape[1], classes, requires_grad=True)
     bias = torch.zeros(classes, requires_grad=True)
     held = LinearProbe(mean, std, weights, bias)
