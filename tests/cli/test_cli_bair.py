@@ -4,6 +4,7 @@ import json
 import random
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,11 @@ from small_generators import make_prior, make_tokenizers
 from thorough import slow_but
 
 import reeltok
+from reeltok.cli.bair import notes_on
 from reeltok.corpus import Corpus
 from reeltok.data.bair import read_push
 from reeltok.evaluate import scores
+from reeltok.evaluate.bair import PredictionScores
 from reeltok.generate import masked
 from reeltok.metrics.networks import Extractor
 
@@ -57,6 +60,9 @@ def test_both_protocols(run: Run, priors: dict[str, Path], tmp_path: Path, name:
     assert "no weights" in one.out
     record = json.loads(out.read_text())
     assert (record["videos"], record["clips"], record["samples"]) == (2, 2, 2)
+    assert record["size"] == [16, 16]
+    assert "16x16" in one.out
+    assert "judged at 16x16 pixels, bair is of 64x64: not comparable" in one.err
     assert set(record["metrics"]) == {"psnr", "ssim-grey"}
     assert set(record["missing"]) == {"lpips-vgg", "fvd-i3d", "fvd-styleganv"}
     same = run("bair", priors[name], data, *asked, "--json")
@@ -77,6 +83,14 @@ def test_actions_beside_clips_are_those_of_the_records(
     np.save(clips / "test-0000.actions.npy", changed)
     other = run("bair", priors["actions"], clips, *asked)
     assert other.json["metrics"] != files.json["metrics"]
+
+
+def test_notes_say_where_judging_differs_from_the_protocol() -> None:
+    found = PredictionScores(videos=3, clips=9, size=(64, 64), longer=0, metrics={}, missing={})
+    assert notes_on(found, "bair") == []
+    (size, beyond) = notes_on(replace(found, size=(16, 16), longer=2), "bair-debiased")
+    assert size == "judged at 16x16 pixels, bair-debiased is of 64x64: not comparable"
+    assert beyond.startswith("2 of 3 videos are longer than BAIR's 30 frames: no window")
 
 
 def test_more_predictions_are_no_worse(run: Run, priors: dict[str, Path], tmp_path: Path) -> None:

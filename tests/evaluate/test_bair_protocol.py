@@ -77,6 +77,17 @@ def test_windows_and_noise(data: Path) -> None:
     assert many.metrics["psnr"].mean < judged(Still(0.1), data).metrics["psnr"].mean
 
 
+def test_windows_beyond_the_length_of_bairs_videos_are_told(data: Path) -> None:
+    video = Video(frames=torch.zeros(31, 16, 16, 3, dtype=torch.uint8), fps=10)
+    reeltok.write(video, data / "1.mkv", lossless=True)
+    reeltok.write(video[:30], data / "2.mkv", lossless=True)
+    for kind, longer, clips in (("debiased", 1, 2 + 27 + 27), ("standard", 0, 3)):
+        rule = replace(PROTOCOLS_OF[kind], frames=4, metrics=("psnr",))
+        plan = PredictionPlan(protocol=rule, samples=1, repeats=1)
+        found = judge_predictions(Still(0.1), find_clips(data), plan)
+        assert (found.longer, found.clips, found.size) == (longer, clips, (16, 16))
+
+
 class Told(Still):
     """Hears the actions of each window."""
 

@@ -2,14 +2,18 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from reeltok.cli import options as given
 from reeltok.cli.progress import Progress
-from reeltok.cli.report import Report, facts, save_record
+from reeltok.cli.report import Report, facts, note_all, save_record
 from reeltok.files.places import check_result
+from reeltok.wording import count
+
+if TYPE_CHECKING:
+    from reeltok.evaluate.bair import PredictionScores
 
 
 def bair(
@@ -21,7 +25,7 @@ def bair(
         typer.Option(
             metavar="NAME",
             help="Protocol: standard (the first 16 frames of a video), or debiased (all "
-            "windows of 16 frames).",
+            "windows of 16 frames in the first 30, which is the length of BAIR's videos).",
         ),
     ] = "standard",
     tokenizer: given.PriorTokenizerOption = None,
@@ -62,9 +66,10 @@ def bair(
     """Evaluate a prior's predictions from one frame, under MAGVIT's BAIR protocol.
 
     DATA is BAIR's test TFRecords, or videos of 16 frames or more, with their actions beside them if
-    the prior knows any. A prior of shorter clips predicts block after block. FVD compares whole
-    clips, real and predicted; PSNR, SSIM (grey) and LPIPS are those of the best prediction for each
-    clip, without the given frame. A metric whose network has no weight file reads "no weights".
+    the prior knows any. Frames are judged at the prior's size, where BAIR's are 64x64. A prior of
+    shorter clips predicts block after block. FVD compares whole clips, real and predicted; PSNR,
+    SSIM (grey) and LPIPS are those of the best prediction for each clip, without the given frame. A
+    metric whose network has no weight file reads "no weights".
     """
     check_result(out, force=force, inputs=[model, data])
     from reeltok.data.find import find_clips
@@ -92,6 +97,7 @@ def bair(
             on_clip=lambda frames, of: progress.advance(frames, of=of),
             on_video=progress.finish_file,
         )
+    note_all(notes_on(found, rule.name))
     settings = {"protocol": rule.name, "samples": plan.predictions, "repeats": plan.rounds}
     settings["seed"] = seed
     record = settings | asdict(found)
@@ -100,9 +106,26 @@ def bair(
     return Report(data=record, text=predictions_text(record))
 
 
+def notes_on(found: "PredictionScores", protocol: str) -> list[str]:
+    """Where what was judged is not what the protocol is of."""
+    from reeltok.evaluate.bair import SIZE, WHOLE
+
+    notes, (height, width) = [], found.size
+    if found.size != (SIZE, SIZE):
+        sizes = f"{height}x{width} pixels, {protocol} is of {SIZE}x{SIZE}"
+        notes.append(f"judged at {sizes}: not comparable")
+    if found.longer:
+        notes.append(
+            f"{found.longer} of {count(found.videos, 'video')} are longer than BAIR's {WHOLE} "
+            "frames: no window is taken beyond these"
+        )
+    return notes
+
+
 def predictions_text(record: dict[str, Any]) -> str:
     """The record for people: every metric with its deviation over the repeats."""
     shown = {key: record[key] for key in ("protocol", "videos", "clips")}
+    shown["size"] = "{}x{}".format(*record["size"])
     shown |= {name: f"{v['mean']:.4g} ± {v['std']:.2g}" for name, v in record["metrics"].items()}
     shown |= {name: f"no weights ({why})" for name, why in record["missing"].items()}
     return facts(shown)

@@ -26,7 +26,8 @@ from reeltok.metrics.distances import feature_moments, frechet_distance
 from reeltok.nn.moments import Moments
 
 PROTOCOLS_OF = {"standard": PROTOCOLS["bair"], "debiased": PROTOCOLS["bair-debiased"]}
-WHOLE = 30  # frames of a BAIR video
+WHOLE = 30  # frames of a BAIR video: windows of longer ones are of its first ones
+SIZE = 64  # pixels of a side of a BAIR video, at which published numbers are
 
 
 @runtime_checkable
@@ -88,19 +89,29 @@ class MeanStd:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictionScores:
-    """What was judged and its scores; `missing` says why a metric has no weights."""
+    """What was judged and its scores; `missing` says why a metric has no weights.
+
+    `size` is (height, width) in pixels, as the predictor has it. Of `longer` videos windows were
+    wanted all over, and are of the first `WHOLE` frames.
+    """
 
     videos: int
     clips: int
+    size: tuple[int, int]
+    longer: int
     metrics: dict[str, MeanStd]
     missing: dict[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictionCase:
-    """A clip to predict, and the actions after its frames if the predictor knows any."""
+    """A clip to predict, and the actions after its frames if the predictor knows any.
+
+    `longer`: its video has windows beyond those that are judged.
+    """
 
     name: str
+    longer: bool
     x: Float[Tensor, "1 c t h w"]
     actions: Float[Tensor, "1 n a"] | None
 
@@ -138,11 +149,13 @@ def judge_predictions(
     """
     scorer = open_scorer(plan.protocol.metrics, device=device)
     rounds: dict[str, list[float]] = defaultdict(list)
-    used, count = set[str](), 0
+    used, longer, size, count = set[str](), set[str](), (0, 0), 0
     for repeat in range(plan.rounds):
         found, count = Round(), 0
         for scene in prediction_cases(predictor, clips, plan, on_clip, on_video):
             used.add(scene.name)
+            longer |= {scene.name} if scene.longer else set()
+            size = (scene.x.shape[3], scene.x.shape[4])
             merge_moments(found.real, features(scorer, scene.x, device))
             judge_case(scorer, predictor, scene, plan, (repeat, count), found, device)
             count += 1
@@ -156,7 +169,12 @@ def judge_predictions(
         for name, values in rounds.items()
     }
     return PredictionScores(
-        videos=len(used), clips=count, metrics=means, missing=dict(scorer.missing)
+        videos=len(used),
+        clips=count,
+        size=size,
+        longer=len(longer),
+        metrics=means,
+        missing=dict(scorer.missing),
     )
 
 
@@ -172,7 +190,8 @@ def prediction_cases(
     for clip in clips:
         if predictor.knows_actions:
             require_clip_rate(clip, plan.protocol)
-        video = predictor.prepare(clip.read(frames=WHOLE, fps=plan.protocol.fps).frames)
+        frames = clip.read(frames=WHOLE + 1, fps=plan.protocol.fps).frames
+        video = predictor.prepare(frames[:WHOLE])
         actions = actions_of_clip(clip, video.shape[2]) if predictor.knows_actions else None
         last = video.shape[2] - length
         if last < 0:
@@ -182,7 +201,8 @@ def prediction_cases(
         for start in range(last + 1 if every else min(1, last + 1)):
             acts = None if actions is None else actions[:, start:]
             x = video[:, :, start : start + length]
-            yield PredictionCase(name=clip.name, x=x, actions=acts)
+            longer = every and len(frames) > WHOLE
+            yield PredictionCase(name=clip.name, longer=longer, x=x, actions=acts)
             on_clip(length, length * max(1, last + 1))
         on_video()
 
