@@ -90,6 +90,16 @@ def test_a_track_that_ends_before_it_says_so_is_damage(clip: Clip, name: str) ->
         read(path)
 
 
+def test_the_end_that_a_cut_track_declares_is_not_that_of_its_last_frame(clip: Clip) -> None:
+    """Else its last frame would be held for all that is missing, at a rate that varies."""
+    path = cut(clip("a.mkv", rough(), layout="yuv420p"))
+    kept = read(path, damage="stop")
+    assert (kept.fps, kept.times, kept.last) == (25, None, None)
+    assert 5 < len(kept) < 35
+    assert len(read(path, damage="stop", fps=25)) == len(kept)
+    assert read(path, frames=3).times is None
+
+
 def test_a_hole_in_the_middle_says_how_far_it_got(clip: Clip) -> None:
     path = damaged(clip(frames=rough(), layout="yuv420p", options={"g": "10"}), 0.5)
     got: list[Video] = []

@@ -126,8 +126,10 @@ def take_survey(
         raise ValueError(f"{name} holds no frames")
     clock = _clock(container, stream, found, rates, leading)
     zero = float(clock.seconds[0]) if seek is None else (stream.start_time or 0) * tick
-    stamps, end = clock.seconds - zero, _end(stream, found, clock, tick, zero)
-    ending = _ending(file, container, stream, found, _last_end(found, clock, tick))
+    last = _last_end(found, clock, tick)
+    ending = _ending(file, container, stream, found, last)
+    stamps = clock.seconds - zero
+    end = _end(last if ending == "cut" else max(last, _declared_end(stream)), found, clock, zero)
     try:
         chosen = plan_frames(stamps, tick, rates, span, end)
     except ValueError as error:
@@ -349,11 +351,8 @@ def _hole(clock: _Clock, place: int, step: float) -> int:
 # --- the end --------------------------------------------------------------------------------------
 
 
-def _end(
-    stream: VideoStream, found: _Pass, clock: _Clock, tick: float, zero: float
-) -> float | None:
+def _end(end: float, found: _Pass, clock: _Clock, zero: float) -> float | None:
     """Seconds from `zero` at which the last frame of the file ceases to be shown, if it says so."""
-    end = max(_last_end(found, clock, tick), _declared_end(stream))
     return end - zero if found.ended and end > clock.seconds[-1] else None
 
 
