@@ -225,6 +225,33 @@ def test_a_part_ends_before_its_end(
     assert at_rate[-1] <= last
 
 
+def test_a_part_of_a_varying_rate_is_what_it_says(tmp_path: Path) -> None:
+    times = torch.cumsum(torch.tensor([0.0] + [0.03, 0.05, 0.08] * 13).double(), 0)
+    frames = torch.zeros(40, 16, 16, 3, dtype=torch.uint8)
+    write(Video(frames=frames, fps=18.0, times=times), tmp_path / "a.mkv", lossless=True)
+    with Clip(path=tmp_path / "a.mkv", start=0.08, end=0.9).stream() as opened:
+        assert opened.times is not None
+        assert opened.seconds is not None
+        shown = times[(times > 0.079) & (times < 0.9)]
+        assert torch.allclose(opened.times, shown - shown[0], atol=1e-3)
+        assert opened.frames == len(opened.times)
+        assert opened.seconds == pytest.approx(float(times[len(shown) + 2] - shown[0]), abs=2e-3)
+        assert opened.fps == pytest.approx(opened.frames / opened.seconds)
+        video = opened.whole()
+        assert (video.fps, video.seconds, video.last) == (opened.fps, opened.seconds, opened.last)
+
+
+@pytest.mark.parametrize("start", [0.5, 1.9])
+def test_a_part_in_which_no_frame_begins_is_refused(tmp_path: Path, start: float) -> None:
+    frames = torch.zeros(3, 16, 16, 3, dtype=torch.uint8)
+    times = torch.tensor([0.0, 2.0, 2.1]).double()
+    write(Video(frames=frames, fps=1.0, times=times), tmp_path / "a.mkv", lossless=True)
+    clip = Clip(path=tmp_path / "a.mkv", start=start, end=2.0)
+    said = f"a.mkv: no frame begins between {start} and 2 s (the next at 2 s): widen start and end"
+    with pytest.raises(ValueError, match=re.escape(said)):
+        clip.read(frames=4)
+
+
 def test_what_is_made_from_parts_is_named_apart(tmp_path: Path) -> None:
     """The embedding of a caption is found by this name."""
     for name in ("a.mp4", "x.tfrecords"):

@@ -9,6 +9,7 @@ import torch
 from moving_clips import moving
 
 import reeltok
+from reeltok.data.clip import Clip
 from reeltok.data.find import find_clips
 from reeltok.metrics import paired as metrics
 from reeltok.models.presets import COMPACT
@@ -129,6 +130,16 @@ def test_what_a_callback_raises_leaves_nothing(
     with pytest.raises(KeyboardInterrupt):
         work(tok, clip, tmp_path / name, on_progress=stop)
     assert [path.name for path in tmp_path.iterdir()] == ["clip.mkv"]
+
+
+def test_whether_a_part_of_a_varying_rate_is_made_already(tok: VidTok, tmp_path: Path) -> None:
+    times = torch.arange(18).double() / 10
+    times[1::2] += 0.03
+    reeltok.write(replace(moving(18), times=times), tmp_path / "clip.mkv", lossless=True)
+    part, path = Clip(path=tmp_path / "clip.mkv", start=0.4, end=0.9), tmp_path / "a.reel"
+    encode_file(tok, part, path)
+    assert is_encoded(tok, part, path)
+    assert not is_encoded(tok, replace(part, end=1.1), path)
 
 
 def test_whether_it_is_made_already(tok: VidTok, clip: Path, tmp_path: Path) -> None:

@@ -159,6 +159,11 @@ class Clip:
             raise ValueError(f"{self.name} ends at {self.end:g} s: start={start:g} lies past that")
         with stream(path, start=start, frames=2, **options) as first:
             rate, left = first.fps or 1.0, self.end - first.start  # of the first frame in it
+        if left <= NEAR:
+            raise ValueError(
+                f"{self.name}: no frame begins between {start:g} and {self.end:g} s (the next at "
+                f"{first.start:g} s): widen start and end"
+            )
         # As many frames as the first ones suggest, or all where that is too few.
         count = ceil(left * rate - NEAR * rate)
         opened = stream(path, start=start, frames=min(count + 2, most or count + 2), **options)
@@ -167,7 +172,7 @@ class Clip:
             opened = stream(path, start=start, frames=most, **options)
         if opened.times is not None:
             count = int((opened.times < left - NEAR).sum())
-        opened.limit(max(1, count))
+        opened.limit(count)
         return opened
 
     def read(self, **options: Any) -> Video:

@@ -134,7 +134,8 @@ def same_moments(reel: Reel, video: Stream) -> bool:
     """Whether the frames of a file are shown when those of a video are."""
     if reel.times is None or video.times is None:
         return reel.times is None and video.times is None
-    return reel.last == video.last and torch.allclose(reel.times, video.times.double(), atol=1e-6)
+    alike = reel.times.shape == video.times.shape and reel.last == video.last
+    return alike and torch.allclose(reel.times, video.times.double(), atol=1e-6)
 
 
 def is_encoded(

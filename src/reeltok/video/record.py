@@ -243,7 +243,11 @@ class Stream(Iterable[Video]):
             return self._part(self._take(self.frames), 0)
 
     def limit(self, frames: int) -> None:
-        """End after `frames` frames, if there are more."""
+        """End after `frames` frames, if there are more; a rate that varies is the mean of these."""
+        if frames < self.frames and self.times is not None:
+            self.times, self.last = moments_of(self.times, self.last, 0, frames)
+            self.fps = frames / (self.seconds or 1.0)
+            self._like = replace(self._like, fps=self.fps)
         self.frames = min(self.frames, frames)
 
     def close(self) -> None:
