@@ -16,7 +16,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 from jaxtyping import Bool
 
-from reeltok.video.packets import SEEKS, is_shown, packets_from
+from reeltok.video.packets import SEEKS, packets_from
 from reeltok.video.size import size_text
 from reeltok.video.survey import Survey, take_survey
 from reeltok.video.timing import FramePlan, FrameSpan
@@ -109,7 +109,7 @@ def _begins_plainly(container: InputContainer, stream: VideoStream) -> bool:
     stamps = [
         arrival.packet.pts
         for arrival in islice(packets_from(container, stream), _AHEAD)
-        if is_shown(arrival.packet, stream)
+        if arrival.shown
     ]
     known = [stamp for stamp in stamps if stamp is not None]
     return bool(stamps) and len(known) == len(stamps) and min(known) == stream.start_time

@@ -17,7 +17,7 @@ from av.video.stream import VideoStream
 from jaxtyping import Bool, Float, Int
 
 from reeltok.video.ending import Ending, ending_of, length_of
-from reeltok.video.packets import SEEKS, is_shown, is_whole, packets_from
+from reeltok.video.packets import SEEKS, is_whole, packets_from
 from reeltok.video.timing import FramePlan, FrameSpan, plan_frames
 
 _SLACK = 0.5  # seconds between a track's last time stamp and its end that are not damage
@@ -222,10 +222,12 @@ def _walk(container: InputContainer, stream: VideoStream, span: FrameSpan) -> _P
     try:
         for arrival in packets_from(container, stream):
             packet = arrival.packet
-            if not is_shown(packet, stream):
-                continue
             # avi stamps the packets in the order of the file, not of the pictures.
             stamp = packet.dts if container.format.name == "avi" else packet.pts
+            if not arrival.shown:
+                if entries and packet.size and stream.codec.name == "mpeg4":
+                    entries[-1] = _held(entries[-1], packet, stamp)
+                continue
             entries.append(
                 _Entry(
                     pts=stamp,
@@ -242,6 +244,14 @@ def _walk(container: InputContainer, stream: VideoStream, span: FrameSpan) -> _P
     except av.FFmpegError:
         return _Pass(entries=entries, ended=True, broken=True)
     return _Pass(entries=entries, ended=True)
+
+
+def _held(entry: _Entry, packet: av.Packet, stamp: int | None) -> _Entry:
+    """A picture that is shown for the time of a packet that says "as the one before", too."""
+    if stamp is None or entry.pts is None or packet.is_discard:
+        return entry
+    until = stamp + (packet.duration or 0)
+    return replace(entry, duration=max(entry.duration, until - entry.pts))
 
 
 def _wanted(span: FrameSpan) -> float:
