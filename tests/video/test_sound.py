@@ -1,7 +1,12 @@
 """Sound is copied packet by packet, from where the video starts to where it ends."""
 
 import math
+from collections.abc import Iterator
+from fractions import Fraction
+from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import av
 import numpy as np
@@ -9,25 +14,35 @@ import pytest
 from small_clips import pattern
 
 from reeltok.video.record import read, stream, write
+from reeltok.video.sound import Sound
 
 RATE = 48000
 
 
-def with_sound(path: Path, codec: str, seconds: float = 2.0) -> Path:
-    """A video of 25 frames per second whose tone rises by 200 Hz every quarter of a second."""
+def with_sound(
+    path: Path, codec: str, seconds: float = 2.0, *, channels: int = 1, ahead: int = 0
+) -> Path:
+    """A video of 25 frames per second whose tone rises by 200 Hz every quarter of a second.
+
+    The sound begins `ahead` frames before the pictures.
+    """
+    layout = {1: "mono", 2: "stereo", 6: "5.1"}[channels]
     frames = pattern(int(seconds * 25)).numpy()
     t = np.arange(int(seconds * RATE)) / RATE
     tone = np.sin(2 * math.pi * np.cumsum(400 + 200 * np.floor(t / 0.25)) / RATE)
     with av.open(str(path), "w") as out:
         video = out.add_stream("libx264", rate=25)
         video.height, video.width, video.pix_fmt = 32, 48, "yuv420p"
-        sound = out.add_stream(codec, rate=RATE, layout="mono")
-        for picture in frames:
-            out.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        sound = out.add_stream(codec, rate=RATE, layout=layout)
+        for number, picture in enumerate(frames):
+            shown = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            shown.pts, shown.time_base = number + ahead, Fraction(1, 25)
+            out.mux(video.encode(shown))
         out.mux(video.encode(None))
         for at in range(0, len(tone), 960):
             block = (tone[None, at : at + 960] * 20000).astype(np.int16)
-            frame = av.AudioFrame.from_ndarray(block, format="s16", layout="mono")
+            block = np.ascontiguousarray(block.repeat(channels, axis=1))
+            frame = av.AudioFrame.from_ndarray(block, format="s16", layout=layout)
             frame.sample_rate, frame.pts = RATE, at
             out.mux(sound.encode(frame))
         out.mux(sound.encode(None))
@@ -150,6 +165,87 @@ def test_a_pause_that_the_file_cannot_keep_is_said(
     said = write(read(holed), tmp_path / "b.avi", audio_from=holed).notes[-1]
     assert "the sound begins late or pauses for 0.5 s" in said
     assert write(read(holed), tmp_path / "b.mkv", audio_from=holed).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("source", "codec", "channels", "target", "note"),
+    [
+        ("a.mkv", "pcm_s16le", 2, "b.mp4", "written as AAC"),
+        ("a.mkv", "aac", 6, "b.webm", "written as Opus (stereo instead of 5.1)"),
+    ],
+)
+def test_sound_that_fits_only_in_part(
+    tmp_path: Path, source: str, codec: str, channels: int, target: str, note: str
+) -> None:
+    path = with_sound(tmp_path / source, codec, channels=channels)
+    written = write(read(path), tmp_path / target, audio_from=path)
+    said = f"{codec} sound does not go into {Path(target).suffix}: {note}"
+    assert written.notes == (said,)
+    with av.open(str(tmp_path / target)) as opened:
+        samples = sum(frame.samples for frame in opened.decode(audio=0))
+    assert abs(samples / RATE - 2) < 0.15
+
+
+def test_packets_shorter_than_a_unit_of_avi_follow_one_another(tmp_path: Path) -> None:
+    """As of ADPCM, whose bytes a second FFmpeg rounds."""
+    sound, muxed = Sound(with_sound(tmp_path / "a.mkv", "aac", 0.4)), list[av.Packet]()
+    sound._muxer, sound._track = "avi", SimpleNamespace(time_base=Fraction(1, 10))
+    target: Any = SimpleNamespace(start_encoding=lambda: None, mux=muxed.append)
+    sound._target = target
+    for number in range(4):
+        packet = av.Packet(b"x")
+        packet.pts = packet.dts = number
+        packet.time_base = Fraction(1, 25)
+        sound._put(packet)
+    sound.close()
+    assert [round(packet.dts * packet.time_base * 10) for packet in muxed] == [0, 1, 2, 3]
+
+
+def test_more_samples_a_second_than_a_codec_has_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "RATE", 96_000)
+    path = with_sound(tmp_path / "a.mkv", "flac", 0.4)
+    said = "flac sound does not go into .ts: written as AAC (48 instead of 96 kHz)"
+    assert write(read(path), tmp_path / "b.ts", audio_from=path).notes == (said,)
+
+
+def test_sound_that_begins_before_the_pictures_goes_into_avi(tmp_path: Path) -> None:
+    path = with_sound(tmp_path / "a.mkv", "aac", ahead=12)
+    write(read(path), tmp_path / "b.avi", audio_from=path)
+    copied = heard(tmp_path / "b.avi")
+    assert copied is not None
+    assert pitch(*copied, 0.125 + 0.02) == pytest.approx(800, abs=20)
+
+
+@pytest.mark.parametrize("name", ["b.mp4", "b.webm"])  # copied, and coded anew
+def test_damaged_sound_is_left_out_and_said(tmp_path: Path, name: str) -> None:
+    path = with_sound(tmp_path / "a.mkv", "aac")
+    with av.open(str(path)) as source:
+        packets = [bytes(packet) for packet in source.demux(audio=0) if packet.size]
+    data = path.read_bytes()
+    for packet in packets[40:43]:
+        data = data.replace(packet, bytes(255 - value for value in packet))
+    path.write_bytes(data)
+    written = write(read(path), tmp_path / name, audio_from=path)
+    said = f"the sound of {path} is damaged: 3 packets left out"
+    assert [note for note in written.notes if "damaged" in note] == [said] * (name == "b.webm")
+    assert (tmp_path / name).exists()
+
+
+def test_sound_that_breaks_off_names_its_source(tmp_path: Path) -> None:
+    path = with_sound(tmp_path / "a.mkv", "aac", 0.4)
+    sound = Sound(path)
+    source: Any = sound._source
+
+    def broken(track: Any) -> Iterator[Any]:
+        yield from islice(source.demux(track), 9)
+        raise av.InvalidDataError(1094995529, "Invalid data")
+
+    sound._source = SimpleNamespace(demux=broken, streams=source.streams)  # type: ignore[assignment]
+    assert len(list(sound._demuxed())) == 9
+    assert sound.end(1.0) == [f"the sound of {path} cannot be read after 0.15 s"]
+    source.close()
 
 
 def test_sound_that_goes_nowhere_is_said(tmp_path: Path) -> None:

@@ -374,7 +374,7 @@ class Movie:
         for laid in (*(self._palette(None) if self._palette else ()), None):
             self._put(laid)
         if self.sound:
-            self.sound.until(self._end)
+            self.notes += self.sound.end(self._end)
             self._note_pause(self.sound.pause)
         self._out.close()
 
