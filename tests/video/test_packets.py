@@ -9,6 +9,7 @@ import torch
 from small_clips import Clip, marked, number_of, repack
 
 from reeltok.video.record import read
+from reeltok.video.survey import _Entry, _is_second_field
 
 
 def uncoded(picture: bytes) -> bytes:
@@ -60,3 +61,17 @@ def test_two_pictures_in_a_packet_are_followed_by_an_empty_one(clip: Clip, tmp_p
     video = read(tmp_path / "b.avi")
     assert [number_of(picture) for picture in video.frames] == list(range(15))
     assert (video.fps, video.times) == (25, None)
+
+
+def test_fields_that_are_packets_are_halves_of_frames() -> None:
+    """As 1080i is broadcast (PAFF)."""
+    halves = [entry(0, 1800), entry(1800, 1800), entry(3600, 1800), entry(None, 1800)]
+    assert _is_second_field(halves[0], halves[1], 3600)
+    assert _is_second_field(halves[2], halves[3], 3600)
+    assert not _is_second_field(halves[1], halves[2], 0)  # progressive
+    assert not _is_second_field(halves[0], halves[2], 3600)  # the second was lost
+    assert not _is_second_field(entry(0, 3600), halves[2], 3600)
+
+
+def entry(pts: int | None, duration: int) -> _Entry:
+    return _Entry(pts=pts, dts=pts, duration=duration, key=False, whole=True, joins=False)

@@ -7,12 +7,14 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import av
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from reeltok.video.images import jpegs_are_whole
+from reeltok.video.remarks import PROGRESSIVE
 
 SEEKS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}  # these go to a keyframe and back exactly
 _BROADCAST = {"mpegts", "mpeg"}  # recordings whose clock may be set anew at any packet
@@ -136,3 +138,20 @@ def is_whole(packet: av.Packet, stream: VideoStream) -> bool:
     if stream.codec.name == "mjpeg":  # a JPEG image ends with a marker
         return jpegs_are_whole(bytes(packet))
     return True
+
+
+def two_fields(stream: VideoStream) -> float:
+    """Ticks of a frame whose two fields may be packets of their own (H.264), or 0."""
+    context: Any = stream.codec_context
+    interlaced = (
+        context.field_order > PROGRESSIVE and stream.codec.name == "h264" and context.framerate
+    )
+    assert stream.time_base is not None
+    return float(1 / context.framerate / stream.time_base) if interlaced else 0.0
+
+
+def declared_end(stream: VideoStream) -> float:
+    """Seconds at which a Matroska track says that it ends, or 0."""
+    said = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
+    hours, minutes, seconds = map(float, said.groups()) if said else (0.0, 0.0, 0.0)
+    return 3600 * hours + 60 * minutes + seconds

@@ -13,7 +13,7 @@ from reeltok.video.size import Size, distorts, ratio_text, size_text
 
 # Transfer characteristics by their codes in ITU-T H.273.
 _HDR = {16: "PQ", 18: "HLG"}
-_PROGRESSIVE = 1  # FFmpeg's order of fields: 0 is unknown, from 2 on there are two fields
+PROGRESSIVE = 1  # FFmpeg's order of fields: 0 is unknown, from 2 on there are two fields
 
 
 def comment_in(path: VideoInput) -> str | None:
@@ -28,7 +28,7 @@ def comment_in(path: VideoInput) -> str | None:
 def remarks_on(frame: av.VideoFrame, stream: Any, name: str) -> tuple[str, ...]:
     """Notes on a video by its first frame: interlacing and high dynamic range."""
     notes = []
-    if frame.interlaced_frame or stream.codec_context.field_order > _PROGRESSIVE:
+    if frame.interlaced_frame or stream.codec_context.field_order > PROGRESSIVE:
         notes.append(
             f"{name} is interlaced: its frames are read as they are, two moments in each "
             "(deinterlace it first if moving edges look combed)"

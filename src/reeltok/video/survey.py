@@ -5,7 +5,6 @@ whether the file ends before the end that its own structure declares.
 """
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import BinaryIO
@@ -17,7 +16,7 @@ from av.video.stream import VideoStream
 from jaxtyping import Bool, Float, Int
 
 from reeltok.video.ending import Ending, ending_of, length_of
-from reeltok.video.packets import SEEKS, is_whole, packets_from
+from reeltok.video.packets import SEEKS, declared_end, is_whole, packets_from, two_fields
 from reeltok.video.timing import FramePlan, FrameSpan, plan_frames
 
 _SLACK = 0.5  # seconds between a track's last time stamp and its end that are not damage
@@ -129,7 +128,7 @@ def take_survey(
     last = _last_end(found, clock, tick)
     ending = _ending(file, container, stream, found, last)
     stamps = clock.seconds - zero
-    end = _end(last if ending == "cut" else max(last, _declared_end(stream)), found, clock, zero)
+    end = _end(last if ending == "cut" else max(last, declared_end(stream)), found, clock, zero)
     try:
         chosen = plan_frames(stamps, tick, rates, span, end)
     except ValueError as error:
@@ -218,7 +217,7 @@ def _walk(container: InputContainer, stream: VideoStream, span: FrameSpan) -> _P
     end = span.start + (span.frames / span.fps if span.frames and span.fps else 0.0)
     late = (stream.start_time or 0) + end / _tick(stream)
     entries: list[_Entry] = []
-    past = 0
+    each, past = two_fields(stream), 0
     try:
         for arrival in packets_from(container, stream):
             packet = arrival.packet
@@ -228,22 +227,34 @@ def _walk(container: InputContainer, stream: VideoStream, span: FrameSpan) -> _P
                 if entries and packet.size and stream.codec.name == "mpeg4":
                     entries[-1] = _held(entries[-1], packet, stamp)
                 continue
-            entries.append(
-                _Entry(
-                    pts=stamp,
-                    dts=packet.dts,
-                    duration=packet.duration or 0,
-                    key=packet.is_keyframe,
-                    whole=is_whole(packet, stream),
-                    joins=arrival.joins,
-                )
+            entry = _Entry(
+                pts=stamp,
+                dts=packet.dts,
+                duration=packet.duration or 0,
+                key=packet.is_keyframe,
+                whole=is_whole(packet, stream),
+                joins=arrival.joins,
             )
+            if entries and _is_second_field(entries[-1], entry, each):
+                both = entries[-1].duration + entry.duration
+                whole = entries[-1].whole and entry.whole
+                entries[-1] = replace(entries[-1], duration=both, whole=whole)
+                continue
+            entries.append(entry)
             past += stamp is not None and stamp >= late
             if past >= _wanted(span):
                 return _Pass(entries=entries, ended=False)
     except av.FFmpegError:
         return _Pass(entries=entries, ended=True, broken=True)
     return _Pass(entries=entries, ended=True)
+
+
+def _is_second_field(first: _Entry, second: _Entry, each: float) -> bool:
+    """Whether two packets are the fields of one frame of `each` ticks."""
+    halves = [first.duration, second.duration]
+    if second.pts is not None and first.pts is not None:
+        halves.append(second.pts - first.pts)
+    return all(0.4 * each < half < 0.6 * each for half in halves)
 
 
 def _held(entry: _Entry, packet: av.Packet, stamp: int | None) -> _Entry:
@@ -377,16 +388,9 @@ def _ending(
     """How the file ends, as far as the survey saw it; `last`: where its last frame ends."""
     if not found.ended:
         return "whole"
-    declared = _declared_end(stream)
+    declared = declared_end(stream)
     indexed = stream.index_entries
     missing = len(indexed) and indexed[-1].pos + indexed[-1].size > length_of(file)
     if found.broken or last + _SLACK < declared or missing:
         return "cut"
     return ending_of(file, container.format.name)
-
-
-def _declared_end(stream: VideoStream) -> float:
-    """Seconds at which a Matroska track says that it ends, or 0."""
-    said = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
-    hours, minutes, seconds = map(float, said.groups()) if said else (0.0, 0.0, 0.0)
-    return 3600 * hours + 60 * minutes + seconds
