@@ -1,16 +1,20 @@
 """`fvd`: how far generated videos are from real ones."""
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from reeltok.cli import options as given
 from reeltok.cli.evaluate import BrokenOption, PlanOption
 from reeltok.cli.progress import Progress
-from reeltok.cli.report import Report, facts, note, note_all, save_record
+from reeltok.cli.report import Report, facts, note_all, save_record
 from reeltok.files.places import check_result
 from reeltok.wording import left_out
+
+if TYPE_CHECKING:
+    from reeltok.evaluate.protocols import Protocol
+    from reeltok.evaluate.sets import SetDistances
 
 
 def fvd(
@@ -46,29 +50,35 @@ def fvd(
             max_broken=max_broken,
             progress=lambda clip: progress.finish_file(),
         )
-    for name, why in found.broken.items():
-        note(left_out(name, why))
-    counts = {"real": found.real, "made": found.made}
-    for name, count in counts.items():
+    note_all(said_of_sets(found, plan))
+    record = {"protocol": plan.name, "version": plan.version, **asdict(found)}
+    if out is not None:
+        save_record(record, out)
+    shown = {"protocol": plan.name, "real clips": found.real, "made clips": found.made}
+    shown |= {name: f"{value:.4g}" for name, value in found.distances.items()}
+    shown |= {name: f"no weights ({why})" for name, why in found.missing.items()}
+    return Report(data=record, text=facts(shown))
+
+
+def said_of_sets(found: "SetDistances", plan: "Protocol") -> list[str]:
+    """What is said of the clips that were compared: how many, how long, of which rate."""
+    said = [left_out(name, why) for name, why in found.broken.items()]
+    for name, count in (("real", found.real), ("made", found.made)):
         if plan.clips is not None and count < plan.clips:
-            note(f"{count} {name} clips, {plan.name} has {plan.clips:,}: not comparable")
+            said.append(f"{count} {name} clips, {plan.name} has {plan.clips:,}: not comparable")
     if found.filled:
         total = found.real + found.made
-        note(f"{found.filled} of {total} clips are too short and repeat their last frame")
+        said.append(f"{found.filled} of {total} clips are too short and repeat their last frame")
     if found.off_rate:
-        note(
+        said.append(
             f"{found.off_rate} of {found.made} made clips are not at the {plan.fps:g} frames per "
             f"second of {plan.name}: each frame is judged as it is, none is resampled in time"
         )
     if plan.repeats > 1:
-        note(f"{plan.name} is measured {plan.repeats} times, on other made clips: this is once")
-    record = {"protocol": plan.name, "version": plan.version, **asdict(found)}
-    if out is not None:
-        save_record(record, out)
-    shown = {"protocol": plan.name, **{f"{name} clips": n for name, n in counts.items()}}
-    shown |= {name: f"{value:.4g}" for name, value in found.distances.items()}
-    shown |= {name: f"no weights ({why})" for name, why in found.missing.items()}
-    return Report(data=record, text=facts(shown))
+        said.append(
+            f"{plan.name} is measured {plan.repeats} times, on other made clips: this is once"
+        )
+    return said
 
 
 def said_of_codec(codec: str | None) -> list[str]:

@@ -267,10 +267,11 @@ class Batch:
         return [row.text for row in self.rows]
 
     def __getstate__(self) -> dict[str, Any]:
+        none: dict[str, Any] = {**dict.fromkeys(ROW_TENSORS), "extras": {}, "beside": {}}
         rows, places = [], list[_SentTensor]()
         loose: dict[_Kind, list[Tensor]] = {}
         for number, row in enumerate(self.rows):
-            rows.append(replace(row, **dict.fromkeys(ROW_TENSORS), extras={}, beside={}))
+            rows.append(replace(row, **none))
             for name, key, tensor in _tensors_of(row):
                 kind = None
                 if not _is_row_of(vars(self).get(name), number, tensor):

@@ -239,8 +239,8 @@ class BlockCoder(Tokenizer):
             made = self.decode_block(coded.z, after, mask)
             still = past.kept[REFERENCES][:, :1]
             cells = (none.shape[1], none.shape[2], none.shape[3])
-            errors = (mean_errors(block, frames, cells) for frames in (made.frames, still))
-            skipped = worth_skipping(*errors, self.config.skip, self.config.skip_margin)
+            before = mean_errors(block, made.frames, cells), mean_errors(block, still, cells)
+            skipped = worth_skipping(*before, self.config.skip, self.config.skip_margin)
             skipped = masked(mask, skipped)
         if not torch.is_grad_enabled() and not skipped.any():
             past.kept, past.begun = after.kept, after.begun
