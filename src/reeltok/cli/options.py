@@ -80,8 +80,7 @@ StartOption = Annotated[
     float, typer.Option(metavar="SECONDS", help="Seconds to skip at the beginning of the video.")
 ]
 FramesOption = Annotated[
-    int | None,
-    typer.Option(min=1, metavar="N", help="Number of frames to use at most; by default all."),
+    int | None, typer.Option(metavar="N", help="Number of frames to use at most; by default all.")
 ]
 RateOption = Annotated[
     float | None,
