@@ -93,6 +93,6 @@ def test_rates_that_no_file_holds_are_refused(varying: Video, tmp_path: Path) ->
             write(even, tmp_path / "a.mp4", fps=fps)
         with pytest.raises(ValueError, match="fps lies between"):
             Video(varying.frames, fps=fps)
-    for fps in (1e-5, 3e-4, 0.01, 1000.0, 1e6):
-        write(even, tmp_path / "a.mkv", fps=fps, lossless=True)
-        assert reeltok.read(tmp_path / "a.mkv").frames.shape == varying.frames.shape
+    for name, fps in (("a.mkv", 1e-5), ("a.mkv", 3e-4), ("a.mkv", 1000.0), ("a.mp4", 1e6)):
+        write(even, tmp_path / name, fps=fps)
+        assert reeltok.read(tmp_path / name).frames.shape == varying.frames.shape

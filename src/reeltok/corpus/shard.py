@@ -186,7 +186,8 @@ class FileReader:
     def ends(self) -> Int64[np.ndarray, "g"]:
         """The row after which each row group ends."""
         meta = self.parquet.metadata
-        return np.cumsum([meta.row_group(i).num_rows for i in range(meta.num_row_groups)])
+        rows = [meta.row_group(i).num_rows for i in range(meta.num_row_groups)]
+        return np.cumsum(rows, dtype=np.int64)
 
     def group(self, number: int, columns: Sequence[str] | None = None) -> pa.Table:
         """One row group."""
