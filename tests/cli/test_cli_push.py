@@ -5,6 +5,7 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -15,9 +16,10 @@ from small_packing import add_packing
 from thorough import slow_but
 
 from reeltok import load
-from reeltok.cli.push import open_lpips
+from reeltok.cli.push import codecs_beside, open_lpips
 from reeltok.cli.report import save_record
 from reeltok.data.find import find_clips
+from reeltok.evaluate.push.candidates import Coded
 from reeltok.files.parsing import read_json
 from reeltok.generate.pixels.network import FramePredictor, FramePredictorConfig, save
 from reeltok.transcode.packing import packed_bits
@@ -88,6 +90,19 @@ def test_stored_bits_where_ids_can_be_packed(
     assert bits["model stored"] * 3 == packed_bits(tokenizer, tokenizer.encode(x))
     assert bits["model stored"] != bits["model"]
     assert bits["h264 stored"] > 0
+
+
+def test_each_h264_is_given_the_bits_of_its_name() -> None:
+    coded = Coded(tokenizer=make_tokenizers()["plain"], bits={0: 9}, stored={0: 5}, given=True)
+    assert not coded.packs
+    assert [*codecs_beside(coded)[0]] == ["h264 at its bits"]
+    with patch.object(Coded, "packs", True):
+        makes, spent = codecs_beside(coded)
+    found = {name: (make.bits, make.given) for name, make in makes.items()}
+    assert found == {"h264 at its bits": ({0: 9}, True), "h264 at its stored bits": ({0: 5}, True)}
+    assert (spent["model"], spent["model stored"]) == (coded.bits, coded.stored)
+    assert spent["h264 stored"] is makes["h264 at its stored bits"].spent
+    assert codecs_beside(None) == ({}, {})
 
 
 def test_a_refined_tokenizer(run: Run, priors: dict[str, Path], held: Path, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ KINDS: dict[str, RefTokConfig] = {
     "4x16x16": replace(TINY, body=replace(BODY, **DEEP)),
     "motion": replace(TINY, motion=MOTION),
     "motion and SKIP": replace(
-        TINY, motion=MOTION, skip=1.0, policy="first+previous", references=2
+        TINY, motion=MOTION, skip=1.0, skip_margin=0.3, policy="first+previous", references=2
     ),
     "searched": replace(TINY, motion=replace(MOTION, where="encoder"), cuts="stored"),
     "followed": replace(TINY, motion=replace(MOTION, where="decoder"), block=8, start="lossless"),
