@@ -102,10 +102,10 @@ def test_nothing_in_a_corpus_says_when_or_where_it_was_made(tmp_path: Path) -> N
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["rows"] == 1
 
 
-def write_texts(folder: Path, names: str, width: int) -> Path:
+def write_texts(folder: Path, names: str, width: int, value: float = 1.0) -> Path:
     folder.mkdir()
     for name in names:
-        np.save(folder / f"{name}.npy", np.ones((2, width), np.float32))
+        np.save(folder / f"{name}.npy", np.full((2, width), value, np.float32))
     return folder
 
 
@@ -119,6 +119,9 @@ def test_embeddings_of_another_encoder_are_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match=said):
         build(clips, out, Shaping(frames=5), **{**one, "texts": other})
+    alike = write_texts(tmp_path / "alike", "01", 3, 2.0)
+    with pytest.raises(ValueError, match=r"3 wide \(\w+\), now it is of 2 clips, 3 wide"):
+        build(clips, out, Shaping(frames=5), **{**one, "texts": alike})
     with pytest.raises(ValueError, match=r"with `text` of 2 clips, .* now it is none"):
         build(clips, out, Shaping(frames=5), clips_each=1)
     build(clips, out, Shaping(frames=5), **{**one, "share": (1, 2)})

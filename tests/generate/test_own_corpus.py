@@ -112,6 +112,20 @@ def test_rows_are_chosen_without_their_ids_and_laid_out_row_by_row(
     assert found.labels.tolist() == [0] * 12
 
 
+def test_rows_held_out_are_none_of_those_to_train_on(plain: VidTok, build: Build) -> None:
+    from reeltok.corpus.read import Corpus
+    from reeltok.generate import examples
+
+    corpus = Corpus(build(plain, "corpus"))
+    split = examples.split_rows(recipe_of(**{"data.holdout": 0.4}), corpus)
+    train, held = ({row.id for row in rows} for rows in (split.train, split.held))
+    assert train
+    assert held
+    assert len(train | held) == len(train) + len(held) == len(corpus)
+    assert {row.origin for row in split.train}.isdisjoint(row.origin for row in split.held)
+    assert [row.group for row in split.train] == split.train.groups
+
+
 def test_parts_are_laid_out_one_after_another() -> None:
     from reeltok.generate.examples import laid_out
 

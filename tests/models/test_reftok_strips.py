@@ -47,12 +47,14 @@ KINDS: dict[str, RefTokConfig] = {
     "4x16x16": replace(TINY, body=replace(BODY, **DEEP)),
     "motion": replace(TINY, motion=MOTION),
     "motion and SKIP": replace(
-        TINY, motion=MOTION, skip=1.0, skip_margin=0.3, policy="first+previous", references=2
+        TINY, motion=MOTION, skip=0.7, skip_margin=0.2, policy="first+previous", references=2
     ),
     "searched": replace(TINY, motion=replace(MOTION, where="encoder"), cuts="stored"),
     "followed": replace(TINY, motion=replace(MOTION, where="decoder"), block=8, start="lossless"),
-    "motion, 4x16x16": replace(TINY, motion=MOTION, skip=0.9, body=replace(BODY, **DEEP)),
-    "SKIP": replace(TINY, skip=1.1, skip_margin=0.3, where="decoder", refresh=2),
+    "motion, 4x16x16": replace(
+        TINY, motion=MOTION, skip=0.6, skip_margin=0.2, body=replace(BODY, **DEEP)
+    ),
+    "SKIP": replace(TINY, skip=0.7, skip_margin=0.2, where="decoder", refresh=2),
 }
 
 
