@@ -22,7 +22,7 @@ from reeltok.files.hashes import hash_parts
 from reeltok.parallel import rank_and_world
 
 MIXED_BYTES = HELD_BYTES // 2  # of rows that are mixed with one another: their groups are held
-LONG_SAVED = ("seed", "size", "ranks", "plan")  # what states of 0.1.0 say of a stream
+LONG_SAVED = ("seed", "size", "ranks", "plan")  # what states always said of a stream
 WORKERS = 256  # of a `DataLoader`, at most
 
 
@@ -185,8 +185,8 @@ class Batches(IterableDataset):
             )
         if self.shuffle and "files" not in state and int(state["batch"]) % self._count:
             raise ValueError(
-                "this state was saved within an epoch by reeltok 0.1.0, which mixed rows otherwise:"
-                f" begin that epoch anew, by skip_to({state['epoch']})"
+                "this state was saved within an epoch by an earlier version, which mixed rows "
+                f"otherwise: begin that epoch anew, by skip_to({state['epoch']})"
             )
         for name in mine if "files" in state else LONG_SAVED:
             if state.get(name) != mine[name]:
