@@ -255,35 +255,34 @@ def test_a_still_clip_is_skipped_without_loss() -> None:
     assert torch.equal(back[:, :, 1:], back[:, :, :1].expand(-1, -1, 16, -1, -1))
 
 
-def test_tau_is_a_rate_knob_that_tokens_keep(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("knob", "values"), [("skip", (0.0, 0.25, 50.0)), ("skip_margin", (0.0, 0.02, 3.0))]
+)
+def test_rate_knobs_are_kept_by_tokens(
+    tmp_path: Path, knob: str, values: tuple[float, ...]
+) -> None:
     model, x = shake(build(SKIPPING)), clip(13, size=(32, 48))
-    skips = []
-    for tau in (0.0, 0.25, 50.0):
-        tokens = model.under(skip=tau).encode(x)
+    other, skips = model.under(skip=1.0, skip_margin=1.0), []
+    for value in values:
+        view = model.under(**{knob: value})
+        tokens = view.encode(x)
         skips.append((tokens.ids == model.quantizer.centre_id).float().mean().item())
-        assert tokens.settings.get("skip") == (str(tau) if tau else None)
+        assert tokens.settings.get(knob) == (str(value) if value else None)
         save_tokens(tokens, tmp_path / "clip.reel")
-        same = model.under(skip=tau).decode(tokens)
-        assert torch.equal(model.decode(load_tokens(tmp_path / "clip.reel")), same)
+        kept = load_tokens(tmp_path / "clip.reel")
+        assert getattr(other.as_coded(kept).config, knob) == value
+        assert torch.equal(model.decode(kept), view.decode(tokens))
     assert skips == sorted(skips)
     assert skips[0] < skips[1] < skips[-1]
 
 
-def test_a_margin_is_a_rate_knob_that_tokens_keep(tmp_path: Path) -> None:
-    model, x = shake(build(SKIPPING)), clip(13, size=(32, 48))
-    skips = []
-    for margin in (0.0, 0.02, 3.0):
-        tokens = model.under(skip_margin=margin).encode(x)
-        skips.append((tokens.ids == model.quantizer.centre_id).float().mean().item())
-        assert tokens.settings.get("skip_margin") == (str(margin) if margin else None)
-        assert ("skip_margin" in model.under(skip_margin=margin).spec.used) == bool(margin)
-        save_tokens(tokens, tmp_path / "clip.reel")
-        coded = model.under(skip_margin=1.0).as_coded(load_tokens(tmp_path / "clip.reel"))
-        assert coded.config.skip_margin == margin
-        assert torch.equal(model.decode(load_tokens(tmp_path / "clip.reel")), model.decode(tokens))
-    assert skips == sorted(skips)
-    assert skips[0] < skips[1] < skips[-1]
-    assert "skip_margin" not in model.under(skip=0.0).encode(x).settings
+def test_no_margin_is_not_spoken_of() -> None:
+    """Nor is it where nothing is skipped: files and plans from before there was one say so too."""
+    model = build(SKIPPING)
+    assert "skip_margin" not in model.spec.used
+    assert model.under(skip_margin=0.5).spec.used["skip_margin"] == 0.5
+    tokens = model.under(skip=0.0, skip_margin=0.5).encode(clip(5, size=(32, 48)))
+    assert not {"skip", "skip_margin"} & tokens.settings.keys()
 
 
 def test_only_skipped_cells_have_the_centre_code() -> None:

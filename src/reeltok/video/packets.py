@@ -75,9 +75,8 @@ def _is_coded(data: bytes, header: bytes) -> bool:
     at += 3 + 4 * (layer[at : at + 2] == "11" and version not in ("", "0001"))  # shape of pictures
     times = max(1, (int(layer[at : at + 16], 2) - 1).bit_length())
     picture = _bits(data.partition(_PICTURE)[2])
-    return (
-        picture[picture.find("0", 2) + 1 + 1 + times + 1 :][:1] != "0"
-    )  # seconds, mark, time, mark
+    seconds = picture.find("0", 2)  # ones, and the zero that ends them; then mark, time, mark
+    return picture[seconds + 1 + 1 + times + 1 :][:1] != "0"
 
 
 def _bits(data: bytes) -> str:
