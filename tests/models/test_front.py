@@ -91,3 +91,13 @@ def test_a_front_clip_is_saved_and_cut_like_any_other(tmp_path: Path) -> None:
             ours.decode(tokens, **options)
     with pytest.raises(ValueError, match="frames 3 to 9 were asked"):
         ours.decode(tokens, start=3, stop=9)
+
+
+def test_front_tokens_are_no_parts_of_a_stream() -> None:
+    ours = VidTok(replace(VIDTOK["vidtok_kl_causal_488_4chn_v1_1"], width=8), "front").eval()
+    tokens = ours.encode(torch.rand(1, 3, 6, 16, 16) * 2 - 1, pad="front")
+    for part in (tokens, tokens[:1]):
+        with pytest.raises(ValueError, match="codes a clip whole, and came as parts"):
+            list(ours.stream_decode([part]))
+        with pytest.raises(ValueError, match="codes a clip whole, and came as parts"):
+            ours.decode_chunk(part, ours.new_decode_state())

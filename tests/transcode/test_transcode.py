@@ -28,6 +28,7 @@ from reeltok.transcode import (
 )
 from reeltok.transcode.decode import is_decoded
 from reeltok.transcode.encode import is_encoded
+from reeltok.video.record import Video
 
 EXACT = Writing(lossless=True)
 
@@ -89,6 +90,25 @@ def test_a_range_of_frames(tok: VidTok, clip: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="12"):
         decode_file(tok, path, tmp_path / "far.mkv", start=20)
     assert not (tmp_path / "far.mkv").exists()
+
+
+@pytest.mark.parametrize("given", ["video", "tensor"])
+def test_a_clip_completed_in_front(tok: VidTok, tmp_path: Path, given: str) -> None:
+    """It is decoded at once, whatever the range."""
+    path, video = tmp_path / "a.reel", replace(moving(7), start=2.0)
+    tokens = tok.encode(video if given == "video" else video.tensor(), pad="front")
+    reel.save_tokens(tokens, path)
+    whole = Video.of(tok.decode(tokens)) if given == "tensor" else tok.decode(tokens)
+    for start, stop in ((0, 7), (0, 4), (2, 5)):
+        with reel.Reel(path) as opened:
+            [made] = decode_frames(tok, opened, start, stop)
+        assert made.frames.equal(whole.frames[start:stop])
+        assert made.start == pytest.approx(2 + start / 10 if given == "video" else 0)
+    out = tmp_path / "a.mkv"
+    decode_file(tok, path, out, start=1, writing=replace(EXACT, fps=10.0))
+    assert reeltok.read(out).frames.equal(whole.frames[1:])
+    with pytest.raises(ValueError, match=r"a\.reel: pad='front' codes whole .* leave out chunk=4"):
+        decode_file(tok, path, tmp_path / "b.mkv", coding=Coding(chunk=4))
 
 
 def test_a_clip_that_was_found(tok: VidTok, clip: Path, tmp_path: Path) -> None:

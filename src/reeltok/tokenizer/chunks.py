@@ -14,7 +14,7 @@ from reeltok.arguments import require_kind
 from reeltok.nn.quantizers import Quantized
 from reeltok.records import register
 from reeltok.tokenizer.inputs import check_sample, check_tokens, record_tokens
-from reeltok.tokenizer.steps import require_all, whole_windows
+from reeltok.tokenizer.steps import require_all, require_streamed, whole_windows
 from reeltok.tokenizer.streaming import (
     FrameRun,
     conversion_for,
@@ -134,6 +134,7 @@ def decode_run(
     tokenizer: Any, part: Tokens, state: DecodeState, *, last: bool
 ) -> Video | Tensor | None:
     """The frames that are due once `part` has come, as what was encoded; None where none are."""
+    require_streamed(part)
     if not state.independent and state.step is not None:
         require_step(part.step, state.step)
     state.step = part.step + part.grid[0]

@@ -160,6 +160,15 @@ def require_beginning(tokens: Tokens | Reel, spec: Spec) -> None:
         )
 
 
+def require_streamed(part: Tokens) -> None:
+    """ValueError for tokens of a clip that was completed in front: they are decoded at once."""
+    if part.settings.get("pad") == "front":
+        raise ValueError(
+            "these tokens were made with pad='front', which codes a clip whole, and came as parts "
+            "of a stream: use decode"
+        )
+
+
 def seconds_before(tokens: Tokens | Reel, spec: Spec, first: int) -> float:
     """Seconds from where a clip starts to frame `first` of `tokens`, which may be a part of it."""
     if tokens.times is not None:

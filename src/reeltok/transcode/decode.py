@@ -13,6 +13,7 @@ from torch import Tensor
 from reeltok.files.hashes import hash_text
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokenizer.steps import StepSpan, coded_window, frame_range, seconds_before
+from reeltok.tokenizer.streaming import check_pad
 from reeltok.tokens.record import Tokens
 from reeltok.tokens.reel import Reel
 from reeltok.transcode.encode import warn_all
@@ -113,10 +114,15 @@ def decode_frames(
 
     `start` of each part is the place of `first` in the original, in seconds. `codec` is what will
     write them, which counts for `coding.memory`. ValueError for a file of several clips, and for
-    tokens that are not the tokenizer's.
+    tokens that are not the tokenizer's. Tokens made with pad="front" are decoded at once.
     """
     if reel.info.batch != 1:
         raise ValueError(f"{reel.source.path} holds {reel.info.batch} clips: decode it in Python")
+    if reel.settings.get("pad") == "front":
+        check_pad("front", chunk=coding.chunk, tile=coding.tile, memory=coding.memory)
+        whole = as_video(reel.part(0, reel.grid[0]))
+        yield from only_videos([tokenizer.decode(whole, start=first, stop=end)])
+        return
     size = (reel.height, reel.width)
     job = Workload(work="decode", size=size, frames=end - first, codec=codec)
     bounds = bounded(tokenizer, coding, job)
@@ -164,8 +170,12 @@ def token_parts(
         cuts = [*range(span.early, span.late, spec.steps(window)), span.late]
         frames = [min(reel.frames, span.before + window * i) for i in range(len(cuts))]
     for (a, b), (since, until) in zip(pairwise(cuts), pairwise(frames), strict=True):
-        part = reel.part(a, b, frames=(since, until))
-        yield part.with_(settings={**part.settings, "given": "video"})
+        yield as_video(reel.part(a, b, frames=(since, until)))
+
+
+def as_video(tokens: Tokens) -> Tokens:
+    """The same tokens, which are decoded to a `Video` whatever had been encoded."""
+    return tokens.with_(settings={**tokens.settings, "given": "video"})
 
 
 def only_videos(parts: Iterable[Video | Tensor]) -> Iterator[Video]:
