@@ -12,6 +12,8 @@ from torch.utils.data import DataLoader
 
 import reeltok
 from reeltok import Tokens, Video
+from reeltok.models.reftok.injection import RefTokConfig
+from reeltok.models.reftok.network import RefTok
 from reeltok.models.vidtok.network import VidTok
 from reeltok.tokenizer.steps import split_steps
 from reeltok.tokens.reel import Reel, ReelWriter, load_tokens, save_tokens
@@ -62,11 +64,22 @@ def test_ids_of_a_batch_with_a_rate_are_decoded_whole() -> None:
     assert tok.decode(tokens).shape == (2, 3, 9, 16, 24)
 
 
-def test_a_part_is_not_decoded_as_a_clip() -> None:
-    tok = model()
+@pytest.mark.parametrize("decode", [whole, in_stream, in_chunks])
+@pytest.mark.parametrize("kind", ["vidtok", "reftok"])
+def test_a_part_is_not_decoded_as_a_clip(decode: Callable[[Any, Tokens], Any], kind: str) -> None:
+    torch.manual_seed(0)
+    tok = model() if kind == "vidtok" else RefTok(RefTokConfig(body=DISCRETE, width=4)).eval()
     tokens = tok.encode(video(1))
     with pytest.raises(ValueError, match="a part of a clip, from step 1 on"):
-        tok.decode(tokens[1:])
+        decode(tok, tokens[1:])
+
+
+def test_a_stream_may_begin_with_bare_ids() -> None:
+    tok = model()
+    tokens, state = tok.encode(video(1).tensor()), tok.new_decode_state()
+    parts = (tokens.ids[:, :1], tokens.part(1, 3, frames=(1, 9)))
+    made = [tok.decode_chunk(part, state) for part in parts]
+    torch.testing.assert_close(torch.cat(made, dim=2), tok.decode(tokens))
 
 
 def test_a_stream_takes_parts_in_their_order() -> None:
@@ -179,6 +192,8 @@ def test_parts_that_begin_or_end_within_a_window_are_refused(windows: Any) -> No
     last = model.decode_chunk(rest, state, last=True)
     frames = torch.cat([first.frames, last.frames])
     assert (frames.int() - wanted.frames.int()).abs().max() <= 1
+    [alone] = model.stream_decode([tokens[2:4]])  # a window needs nothing before
+    assert (alone.frames.int() - wanted.frames[8:16].int()).abs().max() <= 1
 
 
 @pytest.mark.parametrize("varying", [False, True])

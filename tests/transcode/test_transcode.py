@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from moving_clips import moving
+from small_models import NONCAUSAL
 
 import reeltok
 from reeltok.data.clip import Clip
@@ -109,6 +110,23 @@ def test_a_clip_completed_in_front(tok: VidTok, tmp_path: Path, given: str) -> N
     assert reeltok.read(out).frames.equal(whole.frames[1:])
     with pytest.raises(ValueError, match=r"a\.reel: pad='front' codes whole .* leave out chunk=4"):
         decode_file(tok, path, tmp_path / "b.mkv", coding=Coding(chunk=4))
+
+
+def test_a_part_needs_what_comes_before(tok: VidTok, clip: Path, tmp_path: Path) -> None:
+    part, out = tmp_path / "part.reel", tmp_path / "part.mkv"
+    reel.save_tokens(tok.encode(reeltok.read(clip))[2:], part)
+    for stop in (None, 1):
+        with pytest.raises(ValueError, match=r"part\.reel: .* a part of a clip, from step 2 on"):
+            decode_file(tok, part, out, stop=stop)
+    assert not out.exists()
+    torch.manual_seed(0)
+    windows = VidTok(NONCAUSAL, "windows").eval()  # each of which is a clip of its own
+    tokens = windows.encode(moving(16), chunk=8)
+    reel.save_tokens(tokens[2:], part, dtype=torch.float32)
+    with reel.Reel(part) as opened:
+        [made] = decode_frames(windows, opened, 0, 8)
+    difference = made.frames.int() - windows.decode(tokens).frames[8:].int()
+    assert difference.abs().max() <= 1
 
 
 def test_a_clip_that_was_found(tok: VidTok, clip: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from reeltok.arguments import require_kind
 from reeltok.nn.quantizers import Quantized
 from reeltok.records import register
 from reeltok.tokenizer.inputs import check_sample, check_tokens, record_tokens
-from reeltok.tokenizer.steps import require_all, require_streamed, whole_windows
+from reeltok.tokenizer.steps import require_all, require_beginning, require_streamed, whole_windows
 from reeltok.tokenizer.streaming import (
     FrameRun,
     conversion_for,
@@ -62,6 +62,11 @@ class DecodeState(StreamState):
     due: int = 0
     times: Tensor | None = None
     held: Tensor | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether tokens have come, of which bare ones say no step."""
+        return self.step is not None or self.cells is not None
 
 
 register(EncodeState, "pasts", "strips", "reference", "before")
@@ -135,7 +140,9 @@ def decode_run(
 ) -> Video | Tensor | None:
     """The frames that are due once `part` has come, as what was encoded; None where none are."""
     require_streamed(part)
-    if not state.independent and state.step is not None:
+    if not state.begun:
+        require_beginning(part, tokenizer.spec)
+    elif not state.independent and state.step is not None:
         require_step(part.step, state.step)
     state.step = part.step + part.grid[0]
     z, options = tokenizer.find_latents(part), tokenizer.decoding_options(part, state.reference)

@@ -296,7 +296,8 @@ class Tokenizer(RefinedModule):
         hold = chunk is None and spec.window is None
         width, whole = chunk or spec.frames_per_group, hold or spec.independent
         pieces = [part] if whole else split_steps(part, spec, width)
-        frames = self.stream_decode(pieces, tile=tile, hold=hold, reference=reference)
+        options: Options = {"tile": tile, "hold": hold, "inside": True, "reference": reference}
+        frames = self.stream_decode(pieces, **options)
         video = join_frames(list(frames), first - span.before)
         return with_axes(begun_at(first, video, tokens, spec), axes)
 
@@ -306,16 +307,20 @@ class Tokenizer(RefinedModule):
         *,
         tile: TileLike = None,
         hold: bool = False,
+        inside: bool = False,
         reference: ClipLike | None = None,
     ) -> Iterator[Video | Tensor]:
         """The frames of a stream of parts, as `stream_encode` made them, in constant memory.
 
-        `hold` promises that `parts` is a single one. Frames beyond a part's own wait for the next.
+        `hold` promises that `parts` is a single one, `inside` that the first begins a `span`.
+        Frames beyond a part's own wait for the next. ValueError for parts of a clip that are
+        decoded only with what comes before.
         """
         given, parts = peek(coded_parts(parts))
         self._check(given)
         state = self.new_decode_state(tile=tile, reference=reference)
         state.independent |= hold
+        state.step = given.step or None if inside else None
         for part, last in mark_last(whole_windows(parts, self.spec)):
             frames = decode_run(self, part, state, last=last)
             if frames is not None:

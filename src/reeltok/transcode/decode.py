@@ -12,7 +12,13 @@ from torch import Tensor
 
 from reeltok.files.hashes import hash_text
 from reeltok.tokenizer.contract import Tokenizer
-from reeltok.tokenizer.steps import StepSpan, coded_window, frame_range, seconds_before
+from reeltok.tokenizer.steps import (
+    StepSpan,
+    coded_window,
+    frame_range,
+    require_beginning,
+    seconds_before,
+)
 from reeltok.tokenizer.streaming import check_pad
 from reeltok.tokens.record import Tokens
 from reeltok.tokens.reel import Reel
@@ -113,11 +119,13 @@ def decode_frames(
     """Frames `first` up to `end` of a .reel file in parts.
 
     `start` of each part is the place of `first` in the original, in seconds. `codec` is what will
-    write them, which counts for `coding.memory`. ValueError for a file of several clips, and for
-    tokens that are not the tokenizer's. Tokens made with pad="front" are decoded at once.
+    write them, which counts for `coding.memory`. ValueError for a file of several clips, for a
+    part of a clip that needs what comes before, and for tokens that are not the tokenizer's. Those
+    made with pad="front" are decoded at once.
     """
     if reel.info.batch != 1:
         raise ValueError(f"{reel.source.path} holds {reel.info.batch} clips: decode it in Python")
+    require_beginning(reel, tokenizer.spec)
     if reel.settings.get("pad") == "front":
         check_pad("front", chunk=coding.chunk, tile=coding.tile, memory=coding.memory)
         whole = as_video(reel.part(0, reel.grid[0]))
@@ -131,7 +139,7 @@ def decode_frames(
     skip, left = first - span.before, end - first
     since = seconds_before(reel, tokenizer.spec, first)
     start = float(reel.settings.get("start", 0.0)) + since
-    videos = only_videos(tokenizer.stream_decode(parts, tile=bounds.tile))
+    videos = only_videos(tokenizer.stream_decode(parts, tile=bounds.tile, inside=True))
     for video in released(videos, bounds.tile):
         here, skip = range(len(video))[skip : skip + left], max(0, skip - len(video))
         left -= len(here)

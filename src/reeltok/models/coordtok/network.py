@@ -289,6 +289,7 @@ class CoordTok(Tokenizer):
         *,
         tile: TileLike = None,
         hold: bool = False,
+        inside: bool = False,
         reference: ClipLike | None = None,
     ) -> Iterator[Video | Tensor]:
         for part in coded_parts(parts):
