@@ -29,12 +29,13 @@ CONFIGS = {
     "looks ahead": replace(SMALL, upsampling="trilinear", sampler="blend"),
     "zeros first": replace(SMALL, edge="past-zeros", sampler="plain"),
 }
+REFTOKS = {"reftok": "plain", "reftok after webp": "webp", "reftok after a frame": "lossless"}
 
 
 def build(kind: str = "compact") -> Tokenizer:
     torch.manual_seed(0)
-    if kind == "reftok":
-        return RefTok(RefTokConfig(body=SMALL, width=4)).eval()
+    if kind in REFTOKS:
+        return RefTok(RefTokConfig(body=SMALL, width=4, start=REFTOKS[kind])).eval()
     return VidTok(CONFIGS[kind]).eval()
 
 
@@ -50,14 +51,15 @@ def chunks(model: Tokenizer, x: Tensor) -> list[Tensor]:
     return [x[:, :, a:b] for a, b in pairwise(cuts)]
 
 
-@pytest.mark.parametrize("kind", [*CONFIGS, "reftok"])
+@pytest.mark.parametrize("kind", [*CONFIGS, *REFTOKS])
 def test_chunks_are_the_whole(kind: str) -> None:
     model, x = build(kind), clip(1 + 5 * 4 + 2)
     whole = model.encode(x)
     state = model.new_encode_state()
     coded = [model.encode_chunk(part, state) for part in chunks(model, x)]
     assert torch.equal(torch.cat([part.ids for part in coded], dim=1), whole.ids)
-    assert [part.step for part in coded] == [0, 1, 2, 4, 6]
+    opening = model.spec.first_steps
+    assert [part.step for part in coded] == [0, *(opening + groups for groups in (0, 1, 3, 5))]
     with pytest.raises(ValueError, match="ended"):
         model.encode_chunk(x[:, :, :4], state)
     back = model.new_decode_state()
@@ -65,6 +67,19 @@ def test_chunks_are_the_whole(kind: str) -> None:
     frames = torch.cat([each for each in made if each is not None], dim=2)
     assert torch.allclose(frames, model.decode(whole), atol=1e-5)
     assert (made[0] is None) == (kind == "looks ahead")
+
+
+def test_a_stored_frame_comes_before_all_else() -> None:
+    model, x = build("reftok after webp"), clip(5)
+    state = model.new_encode_state()
+    first, rest = (model.encode_chunk(part, state) for part in (x[:, :, :1], x[:, :, 1:]))
+    assert (first.grid[0], first.step, rest.step) == (0, 0, 0)
+    with pytest.raises(ValueError, match="lack the picture that their clip begins with"):
+        model.decode_chunk(rest, model.new_decode_state())
+    state = model.new_decode_state()
+    model.decode_chunk(first, state)
+    again = model.decode_chunk(rest.with_(extras=first.extras), state)  # as parts of a file say
+    assert torch.equal(again, model.decode(model.encode(x))[:, :, 1:])
 
 
 def test_parts_of_a_stream_may_be_bytes_and_values() -> None:

@@ -140,12 +140,14 @@ def decode_run(
 ) -> Video | Tensor | None:
     """The frames that are due once `part` has come, as what was encoded; None where none are."""
     require_streamed(part)
-    if not state.begun:
+    begun = state.begun
+    if not begun:
         require_beginning(part, tokenizer.spec)
     elif not state.independent and state.step is not None:
         require_step(part.step, state.step)
     state.step = part.step + part.grid[0]
-    z, options = tokenizer.find_latents(part), tokenizer.decoding_options(part, state.reference)
+    z = tokenizer.find_latents(part)
+    options = tokenizer.decoding_options(part, state.reference, begun=begun)
     convert = conversion_for(part)
     x = decode_latents(tokenizer, z, state, options, last=last, convert=convert)
     x = crop_padding(x, part)

@@ -152,8 +152,8 @@ class Tokenizer(RefinedModule):
             raise ValueError(f"{self.name} takes no reference frame: leave reference=None")
         return SideInformation()
 
-    def decoding_options(self, part: Tokens, reference: Any) -> Options:
-        """Arguments of `decode_part` that `side_information` had tokens keep."""
+    def decoding_options(self, part: Tokens, reference: Any, *, begun: bool) -> Options:
+        """Arguments of `decode_part` that tokens keep; `begun`: others came before in a stream."""
         if reference is not None:
             raise ValueError(f"{self.name} takes no reference frame: leave reference=None")
         return {}

@@ -341,8 +341,8 @@ class RefTok(BlockCoder):
         chosen = choose_references(self.config, run.x, step, before, reference)
         return replace(chosen, options=self._entered(chosen.options["references"]))
 
-    def decoding_options(self, part: Tokens, reference: Any) -> Options:
-        return self._entered(recall_references(self.config, part, reference))
+    def decoding_options(self, part: Tokens, reference: Any, *, begun: bool) -> Options:
+        return self._entered(recall_references(self.config, part, reference, begun=begun))
 
     def crop_options(self, options: Options, rows: slice, columns: slice) -> Options:
         cropped = {at: each.crop(rows, columns) for at, each in references_of(options).items()}

@@ -273,13 +273,19 @@ def renew_reference(
 
 
 def recall_references(
-    config: RefTokConfig, part: Tokens, reference: Float[Tensor, "b c 1 h w"] | None
+    config: RefTokConfig,
+    part: Tokens,
+    reference: Float[Tensor, "b c 1 h w"] | None,
+    *,
+    begun: bool,
 ) -> dict[int, Reference]:
     """The references that `choose_references` chose, by the step of `part` before which they come.
 
+    `begun`: other tokens came before, maybe of no step, since a stored first frame has none.
     ValueError where another reference is given than the tokens were made with, or none.
     """
     found: dict[int, Reference] = {}
+    opens = part.step == 0 and not begun
     if config.start == "given":
         require_given_reference(reference, part)
         like = torch.empty(part.batch, 3, 1, part.height, part.width, device="meta")
@@ -292,9 +298,9 @@ def recall_references(
         )
     for where, clips in stored_clips(part.extras).items():
         at = 0 if where == START else int(where) - part.step
-        if part.step == 0 if where == START else 0 <= at < part.grid[0]:
+        if opens if where == START else 0 <= at < part.grid[0]:
             found[at] = restore_reference(part, where, clips)
-    if config.start in ("lossless", "webp") and part.step == 0 and 0 not in found:
+    if config.start in ("lossless", "webp") and opens and 0 not in found:
         raise ValueError(
             f"these tokens of {part.model!r} lack the picture that their clip begins with "
             "(extras): keep it with them, or encode with under(start='plain')"
