@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from small_foreign import TINY
-from small_models import COORDTOK
+from small_models import CAUSAL, COORDTOK, NONCAUSAL
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
@@ -21,6 +21,7 @@ from reeltok.nn.layers import Conv
 from reeltok.nn.past import Past
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokens.record import Tokens
+from reeltok.tokens.reel import ReelWriter, load_tokens
 from reeltok.video.record import Video
 
 SMALL = replace(COMPACT, width=8)
@@ -29,6 +30,7 @@ CONFIGS = {
     "looks ahead": replace(SMALL, upsampling="trilinear", sampler="blend"),
     "zeros first": replace(SMALL, edge="past-zeros", sampler="plain"),
 }
+CONTINUOUS = {"kl": CAUSAL, "windows": NONCAUSAL}
 REFTOKS = {"reftok": "plain", "reftok after webp": "webp", "reftok after a frame": "lossless"}
 
 
@@ -36,7 +38,9 @@ def build(kind: str = "compact") -> Tokenizer:
     torch.manual_seed(0)
     if kind in REFTOKS:
         return RefTok(RefTokConfig(body=SMALL, width=4, start=REFTOKS[kind])).eval()
-    return VidTok(CONFIGS[kind]).eval()
+    if kind == "coordtok":
+        return CoordTok(COORDTOK, "planes").eval()
+    return VidTok((CONFIGS | CONTINUOUS)[kind]).eval()
 
 
 def clip(frames: int, seed: int = 0) -> Tensor:
@@ -101,6 +105,54 @@ def test_chunks_of_a_video_are_videos_with_their_times() -> None:
     assert [len(each) for each in made[1:]] == [1, 8]
     assert isinstance(made[2], Video)
     assert back.due == 0
+
+
+SLICED = ("compact", *CONTINUOUS, "reftok", "reftok after webp", "coordtok")
+
+
+@pytest.mark.parametrize(
+    ("kind", "varying"), [*((kind, False) for kind in SLICED), ("compact", True), ("windows", True)]
+)
+def test_slices_of_a_video_make_one_clip(kind: str, varying: bool, tmp_path: Path) -> None:
+    """Each begins at its own time; joined, or in a file, they are what `encode` makes."""
+    model = build(kind)
+    times = torch.arange(12).double() ** 1.5 / 10 if varying else None
+    video = replace(Video.of(clip(12), fps=10.0), start=2.5, times=times)
+    cuts = (0, 8, 12) if model.spec.independent else (0, 1, 5, 12)
+    whole = model.encode(video, chunk=8)
+    state, back = model.new_encode_state(), model.new_decode_state()
+    parts = [model.encode_chunk(video[a:b], state) for a, b in pairwise(cuts)]
+    made = [model.decode_chunk(part, back, last=part is parts[-1]) for part in parts]
+    with ReelWriter(tmp_path / "a.reel", dtype="fp32") as writer:
+        for part in parts:
+            writer.write(part)
+    settings = {name: value for name, value in whole.settings.items() if name != "slices"}
+    for found in (Tokens.join(parts), load_tokens(tmp_path / "a.reel")):
+        assert (found.frames, found.grid, found.settings) == (12, whole.grid, settings)
+        if found.ids is not None:
+            assert found.ids.equal(whole.ids)
+        else:
+            assert torch.allclose(found.latents, whole.latents, atol=1e-5)
+        assert sorted(found.extras) == sorted(whole.extras)
+        if varying:
+            assert torch.allclose(found.times, times)
+    assert made[0].start == 2.5
+    wanted = model.decode(whole).frames.int()
+    assert (torch.cat([each.frames for each in made]).int() - wanted).abs().max() <= 1
+
+
+def test_the_first_chunk_says_how_long_windows_are() -> None:
+    model, x = build("windows"), clip(24)
+    state = model.new_encode_state()
+    coded = [model.encode_chunk(part, state) for part in (x[:, :, :4], x[:, :, 4:20])]
+    assert torch.allclose(
+        Tokens.join(coded).latents, model.encode(x[:, :, :20], chunk=4).latents, atol=1e-5
+    )
+    state = model.new_encode_state()
+    for part in (x[:, :, :8], x[:, :, 8:12]):
+        model.encode_chunk(part, state)
+    with pytest.raises(ValueError, match="ended with a chunk that was not a whole window of 8"):
+        model.encode_chunk(x[:, :, 12:20], state)
 
 
 def test_bare_tokens_are_frames_of_whole_groups() -> None:

@@ -4,7 +4,7 @@
 use them. A state belongs to one stream and is a pytree: its leaves are tensors.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -39,12 +39,15 @@ class EncodeState(StreamState):
     """Where an encoder stands in a stream of frames.
 
     The next token step is number `step`, after the frame `before`, as it came. `ended`: the last
-    chunk was no whole group, which only the end of a stream may be. `clock` times the chunks.
+    chunk was no whole group or window, which only the end of a stream may be. `clock` times the
+    chunks. `start`, in seconds, and `window` are the first one's: the clip has one of each.
     """
 
     step: int = 0
     before: Tensor | None = None
     ended: bool = False
+    start: float = 0.0
+    window: int | None = None
     clock: PartTimes = field(default_factory=PartTimes)
 
 
@@ -115,7 +118,7 @@ def encode_run(
         settings={**tokens.settings, **side.settings},
     )
     state.step, state.before = state.step + tokens.grid[0], run.x[:, :, -1:].clone()
-    state.ended = run.real < run.x.shape[2]
+    state.ended = run.real < (window or run.x.shape[2])
     return tokens
 
 
@@ -213,16 +216,20 @@ def encode_next(
     require_state(state, EncodeState)
     if state.ended:
         raise ValueError(
-            "this stream ended with a chunk that was not a whole group of frames: begin another "
-            "with new_encode_state()"
+            "this stream ended with a chunk that was not a whole "
+            + (f"window of {state.window} frames" if state.window else "group of frames")
+            + ": begin another with new_encode_state()"
         )
     if not count_frames(clip):
         raise ValueError("the chunk holds no frames: give at least one")
     spec = tokenizer.spec
+    if state.before is None:
+        state.start = clip.start if isinstance(clip, Video) else 0.0
+        state.window = spec.window_for(count_frames(clip))
+    clip = replace(clip, start=state.start) if isinstance(clip, Video) else clip
     begun = state.before is not None and not spec.independent
-    width = spec.window_for(count_frames(clip))
-    runs = whole_groups([clip], spec, window=width, begun=begun, clock=state.clock)
-    options: dict[str, Any] = {"window": width, "sample": sample}
+    runs = whole_groups([clip], spec, window=state.window, begun=begun, clock=state.clock)
+    options: dict[str, Any] = {"window": state.window, "sample": sample}
     return Tokens.join([encode_run(tokenizer, run, clip, state, **options) for run in runs])
 
 
