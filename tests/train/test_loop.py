@@ -285,6 +285,22 @@ def test_a_full_cache_is_noted(
     assert "note: the cache is full" in capsys.readouterr().err
 
 
+class Kept(Line):
+    """A line that is written as a model."""
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        (folder / "weight").write_text(str(self.model.weight.tolist()))
+
+
+def test_a_model_that_a_kill_kept_back_is_written_by_the_resume(tmp_path: Path) -> None:
+    run_task(Kept(), feed, settings(), out=tmp_path)
+    last = (tmp_path / "model" / "weight").read_text()
+    (tmp_path / "model" / "weight").write_text("of an earlier checkpoint")
+    assert run_task(Kept(), feed, settings(), out=tmp_path, resume=True).step == 8
+    assert (tmp_path / "model" / "weight").read_text() == last
+
+
 def test_a_thread_can_train(tmp_path: Path) -> None:
     """Signals are for the main thread alone."""
     with ThreadPoolExecutor(1) as pool:
@@ -315,13 +331,9 @@ def test_frozen_parts_do_not_move(clips: Path, tmp_path: Path) -> None:
 
 
 def test_the_best_may_be_the_least(tmp_path: Path) -> None:
-    class Falling(Line):
+    class Falling(Kept):
         def validate(self, step: int) -> dict[str, float]:
             return {"lpips": abs(step - 4) / 10}
-
-        def save(self, folder: Path) -> None:
-            folder.mkdir(exist_ok=True)
-            (folder / "weight").write_text(str(self.model.weight.tolist()))
 
     run = run_task(Falling(), feed, settings(best="-lpips", validate_every=2), out=tmp_path)
     assert run.best == 0.0

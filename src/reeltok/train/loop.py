@@ -162,6 +162,8 @@ def take_steps(
 ) -> None:
     """The steps that are left, or those until someone asks to stop; with all that falls due."""
     config, saved = run.config, time.monotonic()
+    if run.step == config.schedule.steps:
+        run.export(saver.run / "model")  # a kill may have come between it and the last checkpoint
     while run.step < config.schedule.steps:
         timed_step(run, feed, log)
         guard(run)
