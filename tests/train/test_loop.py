@@ -5,17 +5,18 @@ import json
 import os
 import shutil
 import signal
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from small_run import small_recipe
 from torch import nn
 
 from reeltok.train.build import build_model
-from reeltok.train.checkpoint import held_alone
+from reeltok.train.checkpoint import find_checkpoints, held_alone
 from reeltok.train.launch import train
 from reeltok.train.logbook import read_lines
 from reeltok.train.loop import last_checkpoint, run_task, train_step
@@ -299,6 +300,49 @@ def test_a_model_that_a_kill_kept_back_is_written_by_the_resume(tmp_path: Path) 
     (tmp_path / "model" / "weight").write_text("of an earlier checkpoint")
     assert run_task(Kept(), feed, settings(), out=tmp_path, resume=True).step == 8
     assert (tmp_path / "model" / "weight").read_text() == last
+
+
+def background(monkeypatch: pytest.MonkeyPatch, error: OSError | None = None) -> None:
+    """Let writing in the background end, or fail, before the next step."""
+
+    def save_at_once(tensors: dict, *, checkpoint_id: Path, no_dist: bool, **_: object) -> Future:
+        future = Future[object]()
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(dcp.save(tensors, checkpoint_id=checkpoint_id, no_dist=no_dist))
+        return future
+
+    monkeypatch.setattr(dcp, "async_save", save_at_once)
+
+
+def test_what_is_written_in_the_background_gets_its_name_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    background(monkeypatch)
+    named = dict[int, list[int]]()
+
+    def watched(step: int) -> torch.Tensor:
+        named[step] = [found.step for found in find_checkpoints(tmp_path)]
+        assert (tmp_path / "model").exists() == bool(named[step])
+        return feed(step)
+
+    run_task(Kept(), watched, settings(save_every=3, save_async=True), out=tmp_path)
+    assert [named[step] for step in range(8)] == [[]] * 4 + [[3]] * 3 + [[3, 6]]
+    assert [found.step for found in find_checkpoints(tmp_path)] == [6, 8]
+
+
+def test_a_run_whose_first_checkpoint_failed_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings(save_every=3, save_async=True)
+    (tmp_path / "recipe.json").write_text("{}")
+    with monkeypatch.context() as patch:
+        background(patch, FULL)
+        with pytest.raises(OSError, match=r"No space left on device.*there is none yet"):
+            run_task(Kept(), feed, config, out=tmp_path)
+    with pytest.warns(UserWarning, match="has no checkpoint yet: it begins anew"):
+        assert run_task(Kept(), feed, config, out=tmp_path, resume=True).step == 8
 
 
 def test_a_thread_can_train(tmp_path: Path) -> None:

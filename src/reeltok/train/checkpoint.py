@@ -11,7 +11,7 @@ import json
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -211,12 +211,12 @@ def verify_checkpoint(checkpoint: Checkpoint) -> None:
 
 @dataclass(frozen=True)
 class CheckpointWriting:
-    """A checkpoint on its way to disk; `wait` ends when its tensors are there."""
+    """A checkpoint on its way to disk; `future`, if any, ends when its tensors are there."""
 
     folder: Path
     step: int
     numbers: dict[str, Any]
-    wait: Callable[[], object]
+    future: Future[Any] | None = None
 
     @property
     def part(self) -> Path:
@@ -260,8 +260,8 @@ class Saver:
     """Writes checkpoints of a run, at once or in the background, and removes old ones.
 
     Called by all processes together. With `background`, tensors are copied first; the checkpoint
-    gets its name at the next call, so at most one is on its way. OSError where one cannot be
-    written; the earlier ones stay.
+    gets its name by `finish`, at the latest at the next call, so at most one is on its way. OSError
+    where one cannot be written; the earlier ones stay.
     """
 
     def __init__(self, run: Path, *, keep: int = 2, background: bool = False) -> None:
@@ -278,23 +278,23 @@ class Saver:
         """Write a checkpoint after `step` steps."""
         self.finish()
         folder = self.run / "checkpoints" / f"step-{step:08d}"
-        now = CheckpointWriting(folder, step, numbers, lambda: None)
+        now = CheckpointWriting(folder, step, numbers)
         try:
             if self.first:
                 shutil.rmtree(now.part, ignore_errors=True)
                 now.part.mkdir(parents=True)
-            wait = self._start(dict(tensors), now.part)
+            future = self._start(dict(tensors), now.part)
         except (OSError, CheckpointException) as error:
             self._give_up(now, error)
         except BaseException:  # Ctrl-C, or no memory: what is there is not whole
             if self.first:
                 shutil.rmtree(now.part, ignore_errors=True)
             raise
-        self.writing = replace(now, wait=wait)  # from here on `finish` may give it its name
+        self.writing = replace(now, future=future)  # from here on `finish` may give it its name
         if not self.background:
             self.finish()
 
-    def _start(self, tensors: dict[str, Tensor], part: Path) -> Callable[[], object]:
+    def _start(self, tensors: dict[str, Tensor], part: Path) -> Future[Any] | None:
         silence_single_process()
         if self.background:
             future = dcp.async_save(
@@ -304,9 +304,15 @@ class Saver:
                 no_dist=not dist.is_initialized(),
             )
             assert isinstance(future, Future)
-            return future.result
+            return future
         dcp.save(tensors, checkpoint_id=part, no_dist=not dist.is_initialized())
-        return lambda: None
+        return None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a checkpoint is on its way whose tensors are not all there."""
+        future = self.writing.future if self.writing is not None else None
+        return future is not None and not future.done()
 
     def finish(self) -> None:
         """Wait for the checkpoint on its way and give it its name."""
@@ -314,7 +320,8 @@ class Saver:
             return
         now = self.writing
         try:
-            now.wait()
+            if now.future is not None:
+                now.future.result()
             if self.first:
                 numbers = json.dumps({"step": now.step, **now.numbers}) + "\n"
                 (now.part / "run.json").write_text(numbers)

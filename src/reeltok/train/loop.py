@@ -150,6 +150,7 @@ def run_task(
             log.event(run.step, **{"resumed": True} if run.step else {}, **counts or {})
             try:
                 take_steps(run, feed, saver, log, stop)
+                finish_checkpoint(run, saver)
             finally:
                 saver.finish()  # also of a run that fails
     if run.step < config.schedule.steps:
@@ -171,7 +172,9 @@ def take_steps(
         if last or run.step % config.validate_every == 0:
             validate(run, log, saver.run)
         late = time.monotonic() - saved > 60 * config.minutes
-        stopping, late = any_rank(run.at, stop.is_set(), late)
+        stopping, late, busy = any_rank(run.at, stop.is_set(), late, saver.busy)
+        if not busy:
+            finish_checkpoint(run, saver)
         if last or stopping or late or run.step % (config.save_every or sys.maxsize) == 0:
             save_checkpoint(run, saver)
             saved = time.monotonic()
@@ -181,9 +184,21 @@ def take_steps(
 
 
 def save_checkpoint(run: Run, saver: checkpoints.Saver) -> None:
-    """A checkpoint, and the model with its mean weights in `model/`."""
+    """Write a checkpoint; where that goes on in the background, `finish_checkpoint` follows."""
+    finish_checkpoint(run, saver)
     saver.save(run.step, run.tensors(), run.numbers())
-    run.export(saver.run / "model")
+    if saver.writing is None:
+        run.export(saver.run / "model")
+
+
+def finish_checkpoint(run: Run, saver: checkpoints.Saver) -> None:
+    """Name the checkpoint on its way, if any; then the model with its mean weights, in `model/`.
+
+    So a folder with a model has had a checkpoint.
+    """
+    if saver.writing is not None:
+        saver.finish()
+        run.export(saver.run / "model")
 
 
 def last_checkpoint(out: Path) -> checkpoints.Checkpoint | None:
