@@ -10,10 +10,11 @@ from small_priors import SMALL
 
 from reeltok.generate import flow
 from reeltok.generate.recipes import GeneratorRecipe, prior_cpu, sit_cpu
-from reeltok.generate.sit import Flow
+from reeltok.generate.sit import Flow, Statistics
 from reeltok.models.vidtok.network import VidTok
 from reeltok.nn.quantizers import GaussianConfig
 from reeltok.parallel import Rank
+from reeltok.train.checkpoint import Saver
 from reeltok.train.recipe import change
 from reeltok.video.record import Video, write
 
@@ -212,3 +213,28 @@ def test_statistics_are_not_of_a_corpus_at_another_rate(
     slow = build(continuous, "slow", fps=5.0)
     with pytest.raises(ValueError, match="holds windows at 5 Hz, and the generator makes 10"):
         measure_flow(folder, slow, out=tmp_path / "other")
+
+
+def test_a_run_that_goes_on_keeps_its_statistics_and_its_classes(
+    continuous: VidTok, build: Build, tmp_path: Path
+) -> None:
+    from reeltok.corpus.read import Corpus
+    from reeltok.generate.training import begun_config, generator_config, make
+
+    changes = {"data.windows.0.frames": "5", "data.windows.0.size": "16", "data.holdout": "0"}
+    recipe = change(replace(sit_cpu(), settings={**SMALL, "patch": 1}, classes=True), changes)
+    config, corpus = generator_config(recipe, continuous), Corpus(build(continuous, "corpus"))
+    first = make(recipe, config, corpus, continuous, AT).task
+    assert first.model.config.classes == ("one", "two")
+    older = Statistics(mean=((0.5,) * 3,), std=((2.0,) * 3,))
+    first.model.config = replace(first.model.config, statistics=older)
+    first.save(tmp_path / "run" / "model")
+    Saver(tmp_path / "run").save(1, {"model.bias": torch.zeros(1)}, {})
+    begun = begun_config(tmp_path / "run", type(config))
+    again = make(recipe, config, corpus, continuous, AT, begun).task
+    assert again.statistics == again.model.config.statistics == older
+    other = replace(begun, classes=("cat", "dog"))
+    with pytest.raises(ValueError, match=r"are one, two, those of the run cat, dog: resume it on"):
+        make(recipe, config, corpus, continuous, AT, other)
+    with pytest.raises(FileNotFoundError, match="no checkpoint to resume"):
+        begun_config(tmp_path, type(config))

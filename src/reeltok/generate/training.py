@@ -11,6 +11,7 @@ from torch import nn
 from reeltok import zoo
 from reeltok.corpus.read import Corpus
 from reeltok.files.checkpoints import find_file, load_weights
+from reeltok.files.parsing import parse_config, read_object
 from reeltok.generate import flow, masked
 from reeltok.generate.condition_encoder import ConditionEncoder
 from reeltok.generate.examples import (
@@ -28,7 +29,7 @@ from reeltok.generate.ids import Examples, PriorTask
 from reeltok.generate.latents import ExampleSet, Feed, FlowTask, Latents, measure_moments
 from reeltok.generate.prior import Prior, PriorConfig
 from reeltok.generate.recipes import GeneratorRecipe
-from reeltok.generate.sit import Flow, FlowConfig
+from reeltok.generate.sit import Flow, FlowConfig, Statistics
 from reeltok.models.reftok.network import RefTok
 from reeltok.parallel import Rank, in_turn, init_distributed
 from reeltok.tokenizer.contract import Tokenizer
@@ -36,7 +37,7 @@ from reeltok.tokenizer.rows import read_packed
 from reeltok.train.checkpoint import held_alone, newest_step
 from reeltok.train.checks import require_new, require_shares
 from reeltok.train.launch import begin
-from reeltok.train.loop import run_task
+from reeltok.train.loop import last_checkpoint, run_task
 from reeltok.train.run import Run, Task
 from reeltok.train.trial import DryRun, tokenizer_to_try, try_steps
 
@@ -71,6 +72,7 @@ def train_generator(
         require_shares(recipe, at.world)
         tokenizer = zoo.load(recipe.tokenizer, code=False)
         config = generator_config(recipe, tokenizer)
+        begun = begun_config(out, type(config)) if resume else None
         tokenizer.to(at.device)
 
         def ready() -> None:
@@ -90,7 +92,7 @@ def train_generator(
                     resume=resume,
                     show=show if at.first else None,
                 )
-            made = make(recipe, config, corpus, tokenizer, at)
+            made = make(recipe, config, corpus, tokenizer, at, begun)
             if hasattr(made.task, "to"):
                 made.task.to(at.device)
             return run_task(
@@ -160,14 +162,21 @@ def make(
     corpus: Corpus,
     tokenizer: Tokenizer,
     at: Rank,
+    begun: FlowConfig | PriorConfig | None = None,
 ) -> PreparedTask:
-    """The generator with fresh weights, and its examples."""
+    """The generator with fresh weights, and its examples.
+
+    Of a run that goes on, the classes and latent statistics are those that it has `begun` with.
+    ValueError for examples of other classes.
+    """
     split = split_rows(recipe, corpus)
+    require_classes(split.classes, begun)
     config = with_clip(config, recipe, split)
     torch.manual_seed(recipe.loop.seed)
     if isinstance(config, FlowConfig):
         say_examples(corpus, split, at)
-        return make_flow(recipe, config, split, corpus, tokenizer)
+        known = begun.statistics if isinstance(begun, FlowConfig) else None
+        return make_flow(recipe, config, split, corpus, tokenizer, known)
     encoder = ConditionEncoder(recipe=recipe, config=config)
     say_examples(corpus, split, at, decoded=encoder.needed and not split.train[0].beside)
     prior = Prior(replace(config, classes=split.classes, noise=recipe.noise))
@@ -182,10 +191,38 @@ def make(
     return PreparedTask(task=task, examples=examples, counts=split.counts)
 
 
+def begun_config(
+    out: Path, kind: type[FlowConfig] | type[PriorConfig]
+) -> FlowConfig | PriorConfig | None:
+    """The configuration of the generator that the run in `out` trains; None where it begins anew.
+
+    FileNotFoundError where there is no run, ValueError where its file is damaged.
+    """
+    file = out / "model" / "config.json"
+    if last_checkpoint(out) is None or not file.is_file():
+        return None
+    return parse_config(read_object(file).get("config"), kind, str(file))
+
+
+def require_classes(classes: tuple[str, ...], begun: FlowConfig | PriorConfig | None) -> None:
+    """ValueError where a run that goes on would take its labels for other classes."""
+    if begun is not None and classes != begun.classes:
+        now, before = (", ".join(names) or "none" for names in (classes, begun.classes))
+        raise ValueError(
+            f"the classes of these examples are {now}, those of the run {before}: resume it on "
+            "clips of the same groups, or begin in another folder"
+        )
+
+
 def make_flow(
-    recipe: GeneratorRecipe, config: FlowConfig, split: Split, corpus: Corpus, tokenizer: Tokenizer
+    recipe: GeneratorRecipe,
+    config: FlowConfig,
+    split: Split,
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    statistics: Statistics | None = None,
 ) -> PreparedTask:
-    """A flow with the statistics of its latents, which may be of several classes."""
+    """A flow with the `statistics` of its latents, which are measured where there are none."""
     assert config.clip is not None
     of = partial(latents_of, split=split, corpus=corpus, tokenizer=tokenizer, clip=config.clip)
     latents = of(split.train)
@@ -193,7 +230,7 @@ def make_flow(
     config = replace(
         config,
         classes=latents.classes,
-        statistics=measure_moments(latents, config),
+        statistics=statistics or measure_moments(latents, config),
         label_dropout=recipe.settings.get("label_dropout", 0.0),
     )
     sit = Flow(config)
