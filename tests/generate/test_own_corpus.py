@@ -125,6 +125,8 @@ def test_rows_held_out_are_none_of_those_to_train_on(plain: VidTok, build: Build
     assert len(train | held) == len(train) + len(held) == len(corpus)
     assert {row.origin for row in split.train}.isdisjoint(row.origin for row in split.held)
     assert [row.group for row in split.train] == split.train.groups
+    none = examples.split_rows(recipe_of(), corpus)
+    assert (len(none.held), none.judged == split.judged) == (0, False)
 
 
 def test_parts_are_laid_out_one_after_another() -> None:

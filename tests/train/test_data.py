@@ -541,3 +541,13 @@ def test_a_list_of_the_users_is_not_replaced_by_a_check(clips: Path, tmp_path: P
     (tmp_path / "clean.csv").unlink()
     check_clips(clips, out=tmp_path)
     check_clips(clips, out=tmp_path)
+
+
+def test_what_is_judged_is_told_by_window_rate_and_clips() -> None:
+    held = {"holdout": 0.5, "validation": Window(frames=5, size=16, batch=3)}
+    judged = lambda **more: ClipSource(invented(9), plain(**held | more)).judged
+    assert judged() == judged(flip=False)
+    sizes = ((4, 16, 3), (5, 8, 3), (5, 16, 2))
+    windows = [Window(frames=frames, size=size, batch=batch) for frames, size, batch in sizes]
+    others = [judged(validation=window) for window in windows]
+    assert len({judged(), judged(fps=5.0), *others}) == 5

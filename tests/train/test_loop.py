@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -129,6 +129,12 @@ def test_a_score_that_is_no_number_is_not_the_best(tmp_path: Path) -> None:
     assert run.best == 8.0
 
 
+@dataclass
+class Told:
+    counts: dict[str, int] = field(default_factory=dict)
+    judged: str | None = None
+
+
 class Scored(Line):
     def validate(self, step: int) -> dict[str, float]:
         return {"psnr": 30.0 + step, "lpips": 1.0 - 0.1 * step}
@@ -150,6 +156,16 @@ def test_a_resume_with_another_best_begins_it_anew(tmp_path: Path) -> None:
     run = Run(Scored(), settings())
     run.load(last_checkpoint(tmp_path))
     assert run.best == 34
+
+
+def test_a_resume_that_is_judged_on_other_clips_begins_the_best_anew(tmp_path: Path) -> None:
+    short = settings(validate_every=2, schedule=ScheduleConfig(steps=4))
+    run_task(Scored(), feed, short, out=tmp_path / "new", facts=Told(judged="these"))
+    run_task(Scored(), feed, short, out=tmp_path / "old")  # as earlier versions wrote them
+    for name, judged, best in (("new", "these", 34), ("new", "others", None), ("old", "these", 34)):
+        run = Run(Scored(), settings(), judged=judged)
+        run.load(last_checkpoint(tmp_path / name))
+        assert run.best == best
 
 
 class Halves(Line):
@@ -248,15 +264,15 @@ class Interrupted:
 
 
 def test_sigterm_saves_and_exits_143(tmp_path: Path) -> None:
-    counts = {"train_size": 3, "held_out_size": 1}
+    facts = Told(counts={"train_size": 3, "held_out_size": 1}, judged="these")
     with pytest.raises(SystemExit) as stopped:
-        run_task(Line(), Interrupted(), settings(), out=tmp_path, counts=counts)
+        run_task(Line(), Interrupted(), settings(), out=tmp_path, facts=facts)
     assert stopped.value.code == 143
-    resumed = run_task(Line(), feed, settings(), out=tmp_path, resume=True, counts=counts)
+    resumed = run_task(Line(), feed, settings(), out=tmp_path, resume=True, facts=facts)
     assert resumed.step == 8
     begun = [line for line in read_lines(tmp_path / "log.jsonl") if "train_size" in line]
     assert [(line["step"], line.get("resumed", False)) for line in begun] == [(0, False), (6, True)]
-    assert counts.items() <= begun[0].items()
+    assert facts.counts.items() <= begun[0].items()
     assert len(losses_of(tmp_path)) == 8
 
 

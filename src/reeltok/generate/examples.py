@@ -24,6 +24,7 @@ from reeltok.corpus.shaping import Shaping
 from reeltok.corpus.sources import ListedClip, find_sources
 from reeltok.data.clip import Clip, lot_of
 from reeltok.data.lists import GROUP
+from reeltok.files.hashes import hash_text
 from reeltok.files.text import printable
 from reeltok.generate import masked
 from reeltok.generate.chains import TOGETHER
@@ -182,12 +183,13 @@ class ExampleRows(Sequence[Row]):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Split:
-    """The rows to train on and those held out, their classes, and their usual rate in Hz."""
+    """The rows to train on and those held out (in short: `judged`), their classes, their rate."""
 
     train: Sequence[Row]
     held: Sequence[Row]
     classes: tuple[str, ...] = ()
     fps: float | None = None
+    judged: str | None = None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -203,11 +205,11 @@ def split_rows(recipe: GeneratorRecipe, corpus: Corpus) -> Split:
     window, rows = recipe.window, list[tuple[int, dict[str, Any]]]()
     groups, column = set(), class_column(corpus, recipe.data.column) or "group"
     names = {"frames", "height", "width", "origin", "fps", column}
+    size = (recipe.frames, window.size, window.size)
     for number, row in enumerate(corpus.columns(*sorted(names))):
         row["group"] = row[column] or ""
         groups.add(row["group"])
-        size = (row["frames"], row["height"], row["width"])
-        fits = size == (recipe.frames, window.size, window.size)
+        fits = size == (row["frames"], row["height"], row["width"])
         if fits and (not recipe.groups or row["group"] in recipe.groups):
             rows.append((number, row))
     require_groups_named(recipe.groups, groups)
@@ -235,6 +237,7 @@ def split_rows(recipe: GeneratorRecipe, corpus: Corpus) -> Split:
         held=chosen[1],
         classes=class_names(recipe, chosen[0].groups),
         fps=round(statistics.median_low(rates), 3) if rates else None,
+        judged=hash_text(repr((*size, [row["origin"] for _, row in held])), 16),
     )
 
 

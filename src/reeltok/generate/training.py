@@ -44,11 +44,11 @@ from reeltok.train.trial import DryRun, tokenizer_to_try, try_steps
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedTask:
-    """A task that is ready, the examples that it draws its batches from, and how many there are."""
+    """A task that is ready, the examples that it draws its batches from, and how they are split."""
 
     task: Task
     examples: Any
-    counts: dict[str, int]
+    split: Split
 
 
 def train_generator(
@@ -103,7 +103,7 @@ def train_generator(
                 resume=resume,
                 at=at,
                 ready=ready,
-                counts=made.counts,
+                facts=made.split,
                 held=True,
             )
 
@@ -188,7 +188,7 @@ def make(
     prior.fit_biases(examples.ids)
     begin_with(prior, recipe.warm)
     task = PriorTask(prior, held_out=of(split.held), batch=recipe.window.batch)
-    return PreparedTask(task=task, examples=examples, counts=split.counts)
+    return PreparedTask(task=task, examples=examples, split=split)
 
 
 def begun_config(
@@ -236,7 +236,7 @@ def make_flow(
     sit = Flow(config)
     begin_with(sit, recipe.warm)
     task = FlowTask(sit, held_out=of(split.held), batch=recipe.window.batch)
-    return PreparedTask(task=task, examples=latents, counts=split.counts)
+    return PreparedTask(task=task, examples=latents, split=split)
 
 
 def begin_with(network: nn.Module, warm: str | None) -> None:

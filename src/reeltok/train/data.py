@@ -123,6 +123,12 @@ class ClipSource:
         """How many clips are trained on and how many held out, as a log begins with."""
         return {"train_size": len(self.train), "held_out_size": len(self.held)}
 
+    @property
+    def judged(self) -> str:
+        """Short for what `validation` gives: its window and rate, and which clips."""
+        window, names = self.config.validation, [clip.name for clip in self.validation_clips]
+        return hash_text(repr((window.frames, window.size, self.config.fps, names)), 16)
+
     def summary(self) -> str:
         """One sentence for people: what is trained on, held out, and too short for what."""
         told = [f"{len(self.train)} clips to train on"]

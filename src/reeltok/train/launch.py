@@ -72,7 +72,6 @@ def train(
             require_groups(recipe, tokenizer)
             require_sizes(recipe)
         source = open_clip_source(recipe, data, out, at)
-        counts = source.counts
         if recipe.data.holdout and not source.validation_clips:
             validate_on_training(source, at)
         task = (make_task or reconstruction(score))(tokenizer, recipe, source)
@@ -89,7 +88,7 @@ def train(
 
         try:
             return run_task(
-                task, loader, recipe.loop, out=out, resume=resume, at=at, ready=ready, counts=counts
+                task, loader, recipe.loop, out=out, resume=resume, at=at, ready=ready, facts=source
             )
         finally:
             loader.close()

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,19 @@ BatchSource = Callable[[int], Any]
 
 To accumulate gradients it needs a length and rows, too.
 """
+
+
+@runtime_checkable
+class Facts(Protocol):
+    """How much data there is to train on and hold out, and in short what is validated on.
+
+    A run that goes on with the latter otherwise begins `best/` anew.
+    """
+
+    @property
+    def counts(self) -> Mapping[str, int]: ...
+    @property
+    def judged(self) -> str | None: ...
 
 
 def split_batch(batch: Any, parts: int) -> list[Any]:
@@ -120,14 +133,14 @@ def run_task(
     resume: bool = False,
     at: Rank | None = None,
     ready: Callable[[], object] = lambda: None,
-    counts: Mapping[str, int] | None = None,
+    facts: Facts | None = None,
     held: bool = False,
 ) -> Run:
     """Train `task` on `feed(step)` to the last step; log and checkpoints go to the folder `out`.
 
     `ready` is called before the first step, once nothing can be refused any more. The log begins,
-    also where a run goes on, with `counts`: of what the data holds. With `held`, the caller holds
-    the folder (`held_alone`).
+    also where a run goes on, with the counts of the data's `facts`. With `held`, the caller
+    holds the folder (`held_alone`).
     SIGTERM saves a checkpoint and exits with `config.exit_on_term`; in a thread it does what it did
     before. Raises ValueError where gradients stay not finite for `bad_steps` steps, OSError where a
     checkpoint cannot be written, or another process trains in `out`.
@@ -135,19 +148,20 @@ def run_task(
     out = Path(out)
     torch.set_flush_denormal(True)  # softmax over a codebook makes them: 170 times slower on a CPU
     torch.backends.cudnn.benchmark = True  # batches have few shapes
-    run = Run(task, config, at)
+    run = Run(task, config, at, facts.judged if facts else None)
     newest = checkpoints.newest_step(out)
     last = last_checkpoint(out) if resume else None
     if last is not None:
         run.load(last)
     elif resume:
         warnings.warn(f"{out} has no checkpoint yet: it begins anew", stacklevel=2)
+    counts = facts.counts if facts else {}
     checkpoints.require_space(out, run.tensors())
     with checkpoints.held_alone(out, newest, first=run.at.first and not held):
         ready()
         saver = checkpoints.Saver(out, keep=config.keep, background=config.save_async)
         with Log(out, run, since=run.step) as log, asked_to_stop() as stop:
-            log.event(run.step, **{"resumed": True} if run.step else {}, **counts or {})
+            log.event(run.step, **{"resumed": True} if run.step else {}, **counts)
             try:
                 take_steps(run, feed, saver, log, stop)
                 finish_checkpoint(run, saver)

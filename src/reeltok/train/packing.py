@@ -83,9 +83,8 @@ def train_packing(
         def ready() -> None:
             begin(recipe, out, at)
 
-        counts = source.counts
         return run_task(
-            task, feed, recipe.loop, out=out, resume=resume, at=at, ready=ready, counts=counts
+            task, feed, recipe.loop, out=out, resume=resume, at=at, ready=ready, facts=source
         )
 
 

@@ -96,6 +96,7 @@ class Counters:
     step: int = Field(ge=0)
     best: float | None = None
     best_of: str | None = None  # `loop.best` then; older checkpoints do not say
+    best_on: str | None = None  # what was judged, nor this
     skipped: int = Field(default=0, ge=0)
     scaler: dict[str, int | float] = Field(default_factory=dict)
     schedule: Schedule | None = None
@@ -154,10 +155,15 @@ class StepResult:
 
 
 class Run:
-    """Everything of a task under training that changes from step to step."""
+    """Everything of a task under training that changes from step to step.
 
-    def __init__(self, task: Task, config: LoopConfig, at: Rank | None = None) -> None:
-        self.task, self.config = task, config
+    `judged` is short for what validation sees: the best score is that of one and the same.
+    """
+
+    def __init__(
+        self, task: Task, config: LoopConfig, at: Rank | None = None, judged: str | None = None
+    ) -> None:
+        self.task, self.config, self.judged = task, config, judged
         self.at = at or Rank(device=torch.device("cpu"))
         self.step, self.bad, self.skipped = 0, 0, 0
         self.best: float | None = None
@@ -254,6 +260,7 @@ class Run:
         return {
             "best": self.best,
             "best_of": self.config.best,
+            "best_on": self.judged,
             "skipped": self.skipped,
             "scaler": self.scaler.state_dict(),
             "schedule": self.schedule.numbers(),
@@ -265,7 +272,8 @@ class Run:
         checkpoints.allocate_states(found, self.modules, self.optimizers)
         counters = read_counters(found, checkpoints.load_tensors(found, self.tensors()))
         self.step, self.skipped = found.step, counters.skipped
-        if counters.best_of in (None, self.config.best):
+        same = counters.best_on == self.judged or None in (counters.best_on, self.judged)
+        if same and counters.best_of in (None, self.config.best):
             self.best = counters.best
         steps = self.config.schedule.steps
         if self.step > steps:

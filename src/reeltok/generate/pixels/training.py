@@ -163,9 +163,8 @@ def train_pixels(
         def ready() -> None:
             begin(recipe, out, at)
 
-        counts = clips.counts
         return run_task(
-            task, source, recipe.loop, out=out, resume=resume, at=at, ready=ready, counts=counts
+            task, source, recipe.loop, out=out, resume=resume, at=at, ready=ready, facts=clips
         )
 
 
