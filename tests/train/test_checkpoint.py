@@ -145,6 +145,15 @@ def test_another_model_is_named(tmp_path: Path) -> None:
         load_tensors(found, {"model.bias": torch.zeros(3)})
 
 
+def test_a_model_of_fewer_parts_is_another(tmp_path: Path) -> None:
+    held = {name: torch.zeros(3) for name in ("model.0", "model.1", "model.log_variance", "ema.1")}
+    Saver(tmp_path).save(1, held, {})
+    found = find_checkpoints(tmp_path)[0]
+    with pytest.raises(ValueError, match=r"another model: it has model.1, which this one lacks"):
+        load_tensors(found, {"model.0": torch.zeros(3)})
+    load_tensors(found, {name: held[name] for name in ("model.0", "model.1")})
+
+
 def test_optimizer_states_come_back(tmp_path: Path) -> None:
     def made() -> tuple[nn.Module, torch.optim.Optimizer]:
         module = nn.Linear(3, 2)

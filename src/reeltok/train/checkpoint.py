@@ -158,6 +158,7 @@ def load_tensors(checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> dict[str
                 f"{checkpoint.folder} is a checkpoint of another model: {name} has shape "
                 f"{tuple(value.shape)} here and {found or 'no entry'} there"
             )
+    require_all_wanted(checkpoint, stored, tensors)
     silence_single_process()
     alone = not dist.is_initialized()
     try:
@@ -165,6 +166,19 @@ def load_tensors(checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> dict[str
     except CheckpointException as error:
         raise ValueError(f"checkpoint {checkpoint.folder} is damaged: {cause(error)}") from error
     return read_object(checkpoint.folder / "run.json")
+
+
+def require_all_wanted(
+    checkpoint: Checkpoint, stored: Iterable[str], wanted: Iterable[str]
+) -> None:
+    """ValueError where a checkpoint is of a model with more parts; a setting of a loss may go."""
+    own = {name for name in stored if name.startswith("model.")} - ADDED.keys()
+    if more := sorted(own - set(wanted)):
+        raise ValueError(
+            f"{checkpoint.folder} is a checkpoint of another model: it has {more[0]}, which this "
+            "one lacks: resume with the settings that the run began with, or begin in another "
+            "folder"
+        )
 
 
 def added_by(name: str, stored: Iterable[str]) -> str | None:
