@@ -8,15 +8,30 @@ import json
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
 
 from reeltok.files.parsing import Kind
 from reeltok.files.text import hint, printable
 
 KIND = "kind"
 """The key of a network's table that says which other keys the table has."""
+FINITE = ConfigDict(extra="forbid", allow_inf_nan=False)
+"""Of every part of a recipe: it is written as JSON, which has no infinity and no NaN."""
+
+
+def without_infinity(values: dict[str, Any]) -> dict[str, Any]:
+    """The settings; ValueError where a number in nested tables and lists is infinite or NaN."""
+    try:
+        json.dumps(values, allow_nan=False, default=str)
+    except ValueError as error:
+        raise ValueError("a number in it is not finite") from error
+    return values
+
+
+RecipeSettings = Annotated[dict[str, Any], AfterValidator(without_infinity)]
+"""Values of a network's configuration in a recipe."""
 
 
 def parse(tree: Mapping[str, Any], what: str, kind: type[Kind]) -> Kind:

@@ -1,5 +1,6 @@
 """Recipes are values: found by name, changed by path, stored whole; bad input is one sentence."""
 
+from dataclasses import is_dataclass
 from pathlib import Path
 
 import pytest
@@ -7,10 +8,13 @@ import torch
 from small_run import small_recipe
 
 from reeltok.configuration import merge
+from reeltok.generate.pixels.recipe import PIXELS
+from reeltok.generate.recipes import GENERATORS
 from reeltok.recipes import find_recipe
 from reeltok.train import dry_run
 from reeltok.train.build import build_model
 from reeltok.train.launch import train
+from reeltok.train.packing_recipes import PACKINGS
 from reeltok.train.recipes import RECIPES, as_json, change
 
 
@@ -83,12 +87,27 @@ def test_values_are_replaced_by_path() -> None:
         ("loop.schedule.steps", "many", "loop.schedule.steps='many'"),
         ("losses.pixel", "l3", "losses.pixel='l3'"),
         ("data.holdout", "1.5", "data.holdout=1.5"),
+        ("loop.minutes", "Infinity", "loop.minutes=inf: Input should be a finite number"),
+        ("data.weights", '{"a": Infinity}', "data.weights.a=inf: Input should be a finite number"),
+        ("data.windows.0.share", "Infinity", "share=inf: Input should be a finite number"),
+        ("settings.quantizer.even", "NaN", "settings=.*a number in it is not finite"),
     ],
 )
 def test_wrong_changes_are_one_sentence(path: str, value: str, said: str) -> None:
     with pytest.raises(ValueError, match=said) as error:
         change(small_recipe(), {path: value})
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", [*RECIPES, *GENERATORS, *PACKINGS, *PIXELS])
+def test_every_part_of_a_recipe_is_of_finite_numbers(name: str) -> None:
+    parts: list[object] = [find_recipe(name)]
+    for part in parts:
+        assert part.__pydantic_config__["allow_inf_nan"] is False, type(part)
+        values = vars(part).values()
+        inner = [each for value in values for each in (value if type(value) is tuple else [value])]
+        parts += [each for each in inner if is_dataclass(each)]
+    assert len(parts) > 4
 
 
 def test_settings_are_merged_deeply() -> None:

@@ -10,10 +10,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from reeltok.configuration import parse
+from reeltok.configuration import FINITE, RecipeSettings, parse
 from reeltok.files.parsing import read_object
 from reeltok.generate import prior, sit
 from reeltok.generate.conditions import CompletionTask
@@ -47,7 +47,7 @@ FOLLOWS = {
 """Values of a generator's configuration that are no settings."""
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, kw_only=True, config=FINITE)
 class GeneratorRecipe:
     """Everything a generator's run needs but the data's place.
 
@@ -70,7 +70,7 @@ class GeneratorRecipe:
     generator: Literal["flow", "prior"]
     tokenizer: str
     warm: str | None = None
-    settings: dict[str, Any] = Field(default_factory=dict)
+    settings: RecipeSettings = Field(default_factory=dict)
     groups: tuple[str, ...] = ()
     classes: bool = False
     given: int = Field(default=0, ge=0)

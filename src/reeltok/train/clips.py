@@ -5,10 +5,11 @@ from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass as config_dataclass
 from torch import Tensor
 
+from reeltok.configuration import FINITE
 from reeltok.data.clip import Clip
 from reeltok.data.lists import GROUP
 from reeltok.video.decode import Damage
@@ -16,7 +17,7 @@ from reeltok.video.decode import Damage
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-@config_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@config_dataclass(frozen=True, kw_only=True, config=FINITE)
 class Window:
     """One kind of batch: `batch` clips of `frames` frames, `size` pixels square, drawn by `share`.
 
@@ -41,7 +42,7 @@ class Window:
         return clip.frames > (self.frames - 1) * stride and clip.short >= self.size
 
 
-@config_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@config_dataclass(frozen=True, kw_only=True, config=FINITE)
 class DataConfig:
     """What is drawn from the clips, and how they are kept.
 

@@ -9,16 +9,17 @@ from typing import Literal
 import torch
 from einops import rearrange
 from jaxtyping import Float
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from reeltok.configuration import FINITE
 from reeltok.nn.quantizers.contract import full_precision
 from reeltok.train.clips import Window
 from reeltok.train.losses import AdversarialLoss
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, kw_only=True, config=FINITE)
 class DiscriminatorConfig:
     """A discriminator and the adversarial losses: which ones, how strongly, from which step.
 

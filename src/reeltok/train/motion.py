@@ -9,17 +9,18 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from reeltok.configuration import FINITE
 from reeltok.models.reftok.flow import Motion
 from reeltok.models.reftok.motion import BlockMotion, displacements, searched_frames
 
 EVERYWHERE, MOST = 0.2, 5.0  # weights of end points: of cells that do not move, and of any cell
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, kw_only=True, config=FINITE)
 class MotionLoss:
     """What a field is trained on beside the reconstruction; it falls linearly to 0 at `until`.
 

@@ -13,12 +13,13 @@ from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
+from reeltok.configuration import FINITE
 from reeltok.files.text import hint
 from reeltok.train.parallel import whole_of
 
@@ -32,7 +33,7 @@ NEWTON_SCHULZ = (
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, kw_only=True, config=FINITE)
 class OptimizerConfig:
     """Which optimizer, its learning rate and weight decay.
 
@@ -47,7 +48,7 @@ class OptimizerConfig:
     plain: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, kw_only=True, config=FINITE)
 class ScheduleConfig:
     """The learning rate over `steps` steps: linear warm-up, then constant, then linear cooldown.
 

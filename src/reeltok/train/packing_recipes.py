@@ -2,15 +2,16 @@
 
 from collections.abc import Callable
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from reeltok.configuration import FINITE
 from reeltok.train.clips import DataConfig, Window
 from reeltok.train.optimizers import OptimizerConfig, ScheduleConfig
 from reeltok.train.run import LoopConfig
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, kw_only=True, config=FINITE)
 class PackingRecipe:
     """Everything a packing model's run needs but the data's place.
 

@@ -12,10 +12,11 @@ from typing import Literal
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from reeltok.configuration import FINITE
 from reeltok.metrics.lpips import LPIPS, NetworkName
 from reeltok.models.coordtok.network import CoordTok, decode_box
 from reeltok.models.coordtok.triplane import CoordTokConfig, assemble
@@ -25,7 +26,7 @@ from reeltok.train.losses import Losses
 from reeltok.train.reconstruct import LoadLPIPS, Score, mean_of_groups, score_frames
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, kw_only=True, config=FINITE)
 class PatchConfig:
     """Which patches a step asks for, and what their error costs.
 

@@ -7,10 +7,10 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from reeltok.configuration import override, parse
+from reeltok.configuration import FINITE, RecipeSettings, override, parse
 from reeltok.files.parsing import Kind
 from reeltok.files.text import nearest
 from reeltok.train.clips import DataConfig
@@ -20,7 +20,7 @@ from reeltok.train.renames import key_in_words, new_key
 from reeltok.train.run import LoopConfig
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, kw_only=True, config=FINITE)
 class Recipe:
     """Everything a run needs but the data's place.
 
@@ -35,7 +35,7 @@ class Recipe:
     model: str
     start: Literal["fresh", "trained"] = "fresh"
     warm: str | None = None
-    settings: dict[str, Any] = Field(default_factory=dict)
+    settings: RecipeSettings = Field(default_factory=dict)
     data: DataConfig = DataConfig()
     losses: LossConfig = LossConfig()
     patches: PatchConfig | None = None

@@ -7,10 +7,11 @@ from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float, UInt8
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass as config_dataclass
 from torch import Tensor, nn
 
+from reeltok.configuration import FINITE
 from reeltok.files.text import hint
 from reeltok.metrics.lpips import LPIPS, NetworkName
 from reeltok.metrics.paired import peak_decibel
@@ -41,7 +42,7 @@ LoadLPIPS = Callable[..., nn.Module]
 """What gives LPIPS(net, backbone=...): the class itself, or `random_lpips`."""
 
 
-@config_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@config_dataclass(frozen=True, kw_only=True, config=FINITE)
 class LossConfig:
     """What a reconstruction minimises.
 

@@ -10,12 +10,12 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass as config_dataclass
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from reeltok.configuration import parse
+from reeltok.configuration import FINITE, parse
 from reeltok.files.text import hint
 from reeltok.nn.past import Past
 from reeltok.parallel import Rank
@@ -52,7 +52,7 @@ class AdversarialTask(Task, Protocol):
     def memory(self) -> dict[str, nn.Module]: ...
 
 
-@config_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@config_dataclass(frozen=True, kw_only=True, config=FINITE)
 class LoopConfig:
     """How a run is run.
 

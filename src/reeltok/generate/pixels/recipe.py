@@ -1,17 +1,18 @@
 """Recipes of networks that predict pixels: what is trained beside a prior, to compare it with."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from reeltok.configuration import FINITE, RecipeSettings
 from reeltok.train.clips import DataConfig, Window
 from reeltok.train.optimizers import OptimizerConfig, ScheduleConfig
 from reeltok.train.run import LoopConfig
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, kw_only=True, config=FINITE)
 class PixelRecipe:
     """Everything the run of a frame predictor needs but the data's place.
 
@@ -23,7 +24,7 @@ class PixelRecipe:
 
     name: str
     predicts: Literal["pixels"] = "pixels"
-    settings: dict[str, Any] = Field(default_factory=dict)
+    settings: RecipeSettings = Field(default_factory=dict)
     actions: int = Field(default=4, ge=1)
     mirrored: tuple[int, ...] = (0,)
     pixel: Literal["l1", "l2"] = "l2"
