@@ -211,6 +211,18 @@ def test_no_space_is_said_before_the_first_step(
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
     with pytest.raises(OSError, match=r"0\.0 MB free, two checkpoints take"):
         require_space(tmp_path, tensors())
+    with pytest.raises(OSError, match=r"one more checkpoint takes .*: free some$"):
+        require_space(tmp_path, tensors(), resumed=True)
+
+
+def test_a_run_that_goes_on_needs_the_space_of_one_more_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = sum(tensor.nbytes for tensor in tensors().values())
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": size}))
+    require_space(tmp_path, tensors(), resumed=True)
+    with pytest.raises(OSError, match="two checkpoints take"):
+        require_space(tmp_path, tensors())
 
 
 FULL_DISK = """

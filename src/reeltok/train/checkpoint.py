@@ -375,13 +375,17 @@ def silence_single_process() -> None:
     warnings.filterwarnings("ignore", message="torch.distributed is disabled")
 
 
-def require_space(run: Path, tensors: dict[str, Tensor]) -> None:
-    """OSError where the disk cannot hold two checkpoints with two optimizer moments."""
+def require_space(run: Path, tensors: dict[str, Tensor], *, resumed: bool = False) -> None:
+    """OSError where the disk cannot hold two checkpoints with two optimizer moments.
+
+    Of a run that goes on, one more as it is: its tensors hold the moments, and its last is there.
+    """
     place = next(folder for folder in (run.absolute(), *run.absolute().parents) if folder.is_dir())
-    one = sum(t.numel() * t.element_size() for t in tensors.values()) * 3
+    held = sum(t.numel() * t.element_size() for t in tensors.values())
+    needed, taken = 6 * held, "two checkpoints take"
+    if resumed:
+        needed, taken = held, "one more checkpoint takes"
     free = shutil.disk_usage(place).free
-    if free < 2 * one:
-        raise OSError(
-            f"{run} has {free / 1e6:,.1f} MB free, two checkpoints take {2 * one / 1e6:,.1f} MB: "
-            f"free some, or choose another folder"
-        )
+    if free < needed:
+        way = "free some" if resumed else "free some, or choose another folder"
+        raise OSError(f"{run} has {free / 1e6:,.1f} MB free, {taken} {needed / 1e6:,.1f} MB: {way}")

@@ -156,7 +156,7 @@ def run_task(
     elif resume:
         warnings.warn(f"{out} has no checkpoint yet: it begins anew", stacklevel=2)
     counts = facts.counts if facts else {}
-    checkpoints.require_space(out, run.tensors())
+    checkpoints.require_space(out, run.tensors(), resumed=last is not None)
     with checkpoints.held_alone(out, newest, first=run.at.first and not held):
         ready()
         saver = checkpoints.Saver(out, keep=config.keep, background=config.save_async)
