@@ -14,18 +14,21 @@ from reeltok.generate.examples import holdout_share
 from reeltok.generate.recipes import GENERATORS
 from reeltok.metrics.lpips import random_lpips
 from reeltok.parallel import Rank
-from reeltok.recipes import find_recipe
+from reeltok.recipes import KINDS, find_recipe, run_recipe
 from reeltok.train import RECIPES, Recipe, change, train
 from reeltok.train.build import build_model
 from reeltok.train.checks import (
+    MARKS,
     hold_out,
     never_reached,
+    require_new,
     require_sizes,
     require_strategy,
     require_windows,
 )
 from reeltok.train.clips import DataConfig, Window
 from reeltok.train.launch import reconstruction
+from reeltok.train.recipe import as_json
 from reeltok.train.run import Run, part_of
 from reeltok.train.unused import without_effect
 from reeltok.train.validation import validation_metrics
@@ -323,3 +326,24 @@ def test_a_variant_of_reftok_may_name_its_own_parts() -> None:
     recipe = change(replace(find_recipe("reftok_robot"), warm=None), changes)
     task = reconstruction()(build_model(recipe), recipe, None)
     assert Run(task, recipe.loop, Rank(device=torch.device("cpu"))).optimizers
+
+
+OF_EACH_KIND = ("small", "sit_cpu", "prior_cpu", "packing_cpu", "pixel_push")
+
+
+@pytest.mark.parametrize("name", OF_EACH_KIND)
+def test_a_run_of_another_kind_is_not_resumed(name: str, tmp_path: Path) -> None:
+    own = find_recipe(name)
+    (tmp_path / "recipe.json").write_text(as_json(own))
+    require_new(own, tmp_path, resume=True)
+    for other in {*OF_EACH_KIND} - {name}:
+        with pytest.raises(ValueError, match=f"of {name}, a .* kind than {other}: resume it"):
+            require_new(find_recipe(other), tmp_path, resume=True)
+    assert {*MARKS} == {*KINDS}
+
+
+def test_nothing_is_coded_for_a_run_of_another_kind(tmp_path: Path) -> None:
+    (tmp_path / "recipe.json").write_text(as_json(small_recipe()))
+    for name in ("sit_cpu", "packing_cpu", "pixel_push"):
+        with pytest.raises(ValueError, match="a recipe of another kind"):
+            run_recipe(find_recipe(name), data=tmp_path / "none", out=tmp_path, resume=True)

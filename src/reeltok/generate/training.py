@@ -67,7 +67,7 @@ def train_generator(
     tokenizer, unless it is a preset. `show` displays how far the coding of clips is.
     """
     out = Path(out)
-    require_new(out, resume)
+    require_new(recipe, out, resume)
     with init_distributed(device) as at:
         require_shares(recipe, at.world)
         tokenizer = zoo.load(recipe.tokenizer, code=False)

@@ -10,7 +10,7 @@ from typing import Any
 
 from reeltok.data.clip import Clip
 from reeltok.files.parsing import read_object
-from reeltok.files.text import hint
+from reeltok.files.text import hint, printable
 from reeltok.metrics.lpips import PLANS
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.train.clips import DataConfig
@@ -18,11 +18,24 @@ from reeltok.train.packing_recipes import PACKINGS
 from reeltok.train.recipe import Planned, Recipe, as_json
 from reeltok.train.recipes import RECIPES
 
+MARKS = ("generator", "packs", "predicts")
+"""What a recipe.json says of its kind; a tokenizer's says none of them."""
 
-def require_new(out: Path, resume: bool) -> None:
-    """FileExistsError where a folder holds a run of a step or more that is not to be resumed."""
+
+def require_new(recipe: Planned, out: Path, resume: bool) -> None:
+    """FileExistsError where a folder holds a run of a step or more that is not to be resumed.
+
+    ValueError where the run that is to be resumed is of another kind of recipe.
+    """
     if not resume and has_begun(out):
         raise FileExistsError(f"{out} holds a run already: resume it, or choose another folder")
+    if resume and (file := out / "recipe.json").is_file():
+        was, now = read_object(file), json.loads(as_json(recipe))
+        if any(was.get(mark) != now.get(mark) for mark in MARKS):
+            raise ValueError(
+                f"{out} holds a run of {printable(was.get('name'))[:80]}, a recipe of another kind "
+                f"than {recipe.name}: resume it with its own, or choose another folder"
+            )
 
 
 def has_begun(out: Path) -> bool:

@@ -60,7 +60,7 @@ def train(
     """
     require_tokenizer(recipe)
     out = Path(out)
-    require_new(out, resume)
+    require_new(recipe, out, resume)
     with init_distributed(device) as at:
         require_shares(recipe, at.world)
         last = last_checkpoint(out) if resume else None

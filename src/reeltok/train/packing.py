@@ -67,7 +67,7 @@ def train_packing(
     for a tokenizer without ids of steps, rows and columns.
     """
     out = Path(out)
-    require_new(out, resume)
+    require_new(recipe, out, resume)
     with init_distributed(device) as at:
         require_shares(recipe, at.world)
         tokenizer = zoo.load(recipe.tokenizer, code=False)

@@ -149,7 +149,7 @@ def train_pixels(
 ) -> Run:
     """Train a frame predictor on clips with actions; the folder `out` is as that of any run."""
     out = Path(out)
-    require_new(out, resume)
+    require_new(recipe, out, resume)
     with init_distributed(device) as at:
         require_shares(recipe, at.world)
         last = last_checkpoint(out) if resume else None
