@@ -216,9 +216,9 @@ def verify_checkpoint(checkpoint: Checkpoint) -> None:
     siblings = find_checkpoints(checkpoint.folder.parent.parent)
     good = [c for c in siblings if c.step != checkpoint.step and damage(c) is None]
     way = (
-        f"resume from the last good one, {good[-1].folder}"
+        f"delete that folder and resume, from the last good one, {good[-1].folder.name}"
         if good
-        else "no good one is left: start again"
+        else "no good one is left: start again in another folder"
     )
     raise ValueError(f"checkpoint {checkpoint.folder} is damaged: {reason}; {way}")
 
