@@ -1,5 +1,6 @@
 """The task of every tokenizer: its total is what a recipe says, its scores are by group."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -287,3 +288,36 @@ def test_an_adaptive_critic_and_a_frozen_end_are_one_sentence() -> None:
         ValueError, match=r"which loop.freeze holds: set losses.discriminator.adaptive"
     ):
         task.loss(batch(), 0, None)
+
+
+NOISY = {"kind": "gaussian", "channels": 4}
+MEANS = {"kind": "vq", "codes": 64, "width": 4, "entropy": 0, "ema": 0.9}
+
+
+def quantized_run(quantizer: dict[str, object], **changes: object) -> Run:
+    """One of a small network with another quantizer."""
+    torch.manual_seed(0)
+    tokenizer = build_model(change(small_recipe(), {"settings.quantizer": json.dumps(quantizer)}))
+    task = Reconstruct(tokenizer, LossConfig(terms={"kl": 0.1}))
+    return Run(task, LoopConfig(precision="fp32", **changes))
+
+
+@pytest.mark.parametrize("kind", ["Gaussian", "VidTok"])
+def test_noise_is_drawn_again_as_it_was(kind: str) -> None:
+    found, states = [], []
+    for kinds in ((), (kind,)):
+        run = quantized_run(NOISY, activation_checkpointing=kinds)
+        generator = run.seeded(0)
+        run.loss(batch(size=16), 0, generator).total.backward()
+        found.append(torch.cat([p.grad.flatten() for p in run.model.parameters()]))
+        states.append(generator.get_state())
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-6)
+    assert torch.equal(*states)
+
+
+def test_running_means_are_not_moved_twice() -> None:
+    for kind in ("VQ", "VidTok"):
+        with pytest.raises(ValueError, match=f"names '{kind}', in which a VQ keeps running means"):
+            quantized_run(MEANS, activation_checkpointing=(kind,))
+    quantized_run(MEANS, activation_checkpointing=("Residual",))
+    quantized_run({**MEANS, "ema": None}, activation_checkpointing=("VQ",))

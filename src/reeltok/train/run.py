@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from reeltok.configuration import FINITE, parse
 from reeltok.files.text import hint
 from reeltok.nn.past import Past
+from reeltok.nn.quantizers.vector import VQ
 from reeltok.parallel import Rank
 from reeltok.train import checkpoint as checkpoints
 from reeltok.train.optimizers import OptimizerConfig, ScheduleConfig, build_optimizers
@@ -330,26 +331,54 @@ def checkpoint_activations(module: nn.Module, kinds: tuple[str, ...]) -> None:
             )
     for part in called:
         if type(part).__name__ in kinds:
+            require_still(part)
             part.forward = partial(recompute, part.forward)
+
+
+def require_still(part: nn.Module) -> None:
+    """ValueError where a second pass through a part would move running means once more."""
+    if any(isinstance(inner, VQ) and inner.config.ema is not None for inner in part.modules()):
+        raise ValueError(
+            f"loop.activation_checkpointing names {type(part).__name__!r}, in which a VQ keeps "
+            "running means that a second pass would move again: name classes without it, or set "
+            "ema=null in its configuration"
+        )
 
 
 def recompute(forward: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
     """What `forward` makes of its inputs, made again in the backward pass.
 
-    The first pass changes a `Past`: later ones read it as it was before.
+    The first pass changes a `Past` and draws from a generator: later ones find both as they were.
     """
-    if not any(isinstance(value, Past) for value in (*inputs, *named.values())):
+    given = (*inputs, *named.values())
+    states = {g: g.get_state() for g in given if isinstance(g, torch.Generator)}
+    if not states and not any(isinstance(value, Past) for value in given):
         return checkpoint(forward, *inputs, use_reentrant=False, **named)
     first, before = True, copy_pasts(inputs, named)
 
     def run(*inputs: Any, **named: Any) -> Any:
         nonlocal first
-        if not first:
-            inputs, named = copy_pasts(*before)
-        first = False
-        return forward(*inputs, **named)
+        if first:
+            first = False
+            return forward(*inputs, **named)
+        inputs, named = copy_pasts(*before)
+        with generators_at(states):
+            return forward(*inputs, **named)
 
     return checkpoint(run, *inputs, use_reentrant=False, **named)
+
+
+@contextmanager
+def generators_at(states: dict[torch.Generator, Tensor]) -> Iterator[None]:
+    """Inside, generators draw on from these states; afterwards from those they had."""
+    own = {generator: generator.get_state() for generator in states}
+    for generator, state in states.items():
+        generator.set_state(state)
+    try:
+        yield
+    finally:
+        for generator, state in own.items():
+            generator.set_state(state)
 
 
 def copy_pasts(
