@@ -140,6 +140,18 @@ def test_vq_with_running_means_follows_its_oracle(decay: float) -> None:
         torch.testing.assert_close(ours.codebook, theirs.codebook)
 
 
+@pytest.mark.parametrize("odd", [math.inf, math.nan])
+def test_tokens_that_are_not_finite_move_no_running_mean(odd: float) -> None:
+    quantizer = VQConfig(codes=8, width=4, ema=0.9, restart_below=0.5).build()
+    before = {name: value.clone() for name, value in quantizer.named_buffers()}
+    x = noise(2, 40, 4)
+    x[0, 3, 1] = odd
+    quantizer(x)
+    assert all(torch.equal(value, before[name]) for name, value in quantizer.named_buffers())
+    quantizer(noise(2, 40, 4))
+    assert not torch.equal(quantizer.sums, before["sums"])
+
+
 def test_ids_are_counted_beyond_what_int32_or_float_hold() -> None:
     quantizer = LFQConfig(bits=40, regularization=False).build().eval()
     ids = torch.tensor([[0, 2**18 + 1, 2**31 + 1, 2**40 - 1]])

@@ -62,6 +62,9 @@ def test_lecam_moves_its_means_and_penalises_crossing() -> None:
     fresh = LeCAM()
     fresh.load_state_dict(lecam.state_dict())
     assert fresh.real.item() == 1.0
+    for odd in (math.inf, math.nan):
+        assert not lecam(torch.tensor([[odd]]), torch.tensor([[-odd]])).isfinite()
+    assert (lecam.real.item(), lecam.fake.item()) == (1.0, -2.0)
 
 
 def test_gradient_penalty_of_a_linear_critic() -> None:

@@ -90,10 +90,11 @@ class LeCAM(nn.Module):
     def forward(
         self, real: Float[Tensor, "b *p"], fake: Float[Tensor, "b *p"]
     ) -> Float[Tensor, ""]:
-        """The penalty; then the means, over all processes, move towards this batch."""
+        """The penalty; then the means, over all processes, move towards this batch if finite."""
         with torch.no_grad():
-            self.real.lerp_(mean_over_ranks(real.float().mean()), 1 - self.decay)
-            self.fake.lerp_(mean_over_ranks(fake.float().mean()), 1 - self.decay)
+            for mean, logits in ((self.real, real), (self.fake, fake)):
+                new = mean_over_ranks(logits.float().mean())
+                mean.lerp_(torch.where(new.isfinite(), new, mean), 1 - self.decay)
         above = F.relu(real - self.fake).square().mean()
         below = F.relu(self.real - fake).square().mean()
         return above + below

@@ -151,11 +151,17 @@ class VQ(nn.Module):
 
     @torch.no_grad()
     def follow(self, x: Tensor, ids: Tensor, decay: float, sample: torch.Generator | None) -> None:
-        """Move each code to the running mean of its tokens, over all processes."""
+        """Move each code to the running mean of its tokens, over all processes.
+
+        No code moves where a token is not finite: such a step is skipped, its means would stay.
+        """
         counts = torch.bincount(ids, minlength=len(self.codebook)).to(self.counts.dtype)
         sums = torch.zeros_like(self.sums).index_add_(0, ids, x.to(self.sums.dtype))
-        self.counts.lerp_(sum_over_ranks(counts), 1 - decay)
-        self.sums.lerp_(sum_over_ranks(sums), 1 - decay)
+        counts, sums = sum_over_ranks(counts), sum_over_ranks(sums)
+        if not sums.isfinite().all():
+            return
+        self.counts.lerp_(counts, 1 - decay)
+        self.sums.lerp_(sums, 1 - decay)
         total = self.counts.sum()  # Laplace smoothing, so that a code without tokens stays finite
         smooth = (self.counts + 1e-5) / (total + len(self.counts) * 1e-5) * total
         self.codebook.copy_(self.sums / smooth.unsqueeze(-1))
