@@ -138,6 +138,24 @@ def test_references_are_drawn_as_often_as_asked() -> None:
     assert 40 < begun < 80
 
 
+def test_a_frame_alone_is_coded() -> None:
+    always = DegradationConfig(stored=1.0)
+    task = ClosedLoop(build(), LossConfig(pixel="l1"), degradation=always, images=True)
+    found = task.loss(batch(frames=1), 0, seeded())
+    found.total.backward()
+    weights = task.trained.tokenizer.named_parameters()
+    assert all("_injection" in name for name, weight in weights if weight.grad is None)
+    assert task.leaves_out
+
+
+def test_a_window_of_nothing_but_a_stored_frame_is_refused() -> None:
+    one = Window(frames=1, size=16, batch=2)
+    recipe = replace(find_recipe("reftok_cpu"), data=DataConfig(windows=(one,), validation=one))
+    require_groups(recipe, RefTok(TINY))
+    with pytest.raises(ValueError, match=r"window of 1 frame holds only what .* choose 5"):
+        require_groups(recipe, RefTok(replace(TINY, start="webp")))
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_every_process_goes_through_its_network_in_the_same_order(
     monkeypatch: pytest.MonkeyPatch, seed: int

@@ -93,15 +93,19 @@ def test_statistics_of_a_critic_are_taken_over_all_processes(
 
 @pytest.mark.slow
 def test_two_processes_train_a_reftok(clips: Path, tmp_path: Path) -> None:
-    """Frames that are stored or reset come in the same steps, and `even` is summed as often."""
+    """Frames that are stored or reset come in the same steps, and `even` is summed as often.
+
+    Images meet no reference, whose weights then have no gradient.
+    """
     quantizer = FSQConfig(levels=(8, 8, 5), regularization=False, even=0.1)
     body = replace(COMPACT, width=8, quantizer=quantizer)
     RefTok(RefTokConfig(body=body, width=4)).save_pretrained(tmp_path / "tiny")
     window = {"frames": 9, "size": 16, "batch": 4}
+    image = {**window, "frames": 1, "share": 0.5}
     changes = {
         "model": str(tmp_path / "tiny"),
         "settings": "{}",
-        "data.windows": json.dumps([window]),
+        "data.windows": json.dumps([window, image]),
         "data.validation": json.dumps(window),
         "loop.schedule.steps": "12",
     }

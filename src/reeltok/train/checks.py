@@ -90,6 +90,12 @@ def require_groups(recipe: Recipe, tokenizer: Tokenizer) -> None:
                 f"a window of {window.frames} frames does not fill the groups of {recipe.model}: "
                 f"choose {whole} in data.windows and data.validation"
             )
+        if spec.steps(window.frames) == 0:
+            raise ValueError(
+                f"a window of {window.frames} frame holds only what {recipe.model} stores as a "
+                f"picture: choose {spec.first_frames + spec.frames_per_group} in data.windows and "
+                "data.validation"
+            )
         factor = math.lcm(*spec.factors[1:])
         if window.size % factor:
             raise ValueError(

@@ -123,8 +123,11 @@ def reconstruction(score: Score | None = None, lpips: LoadLPIPS = LPIPS) -> Make
         if recipe.patches is not None:
             planes = need_planes(tokenizer)
             return Patches(planes, recipe.patches, held_out=held_out, score=score, lpips=lpips)
+        options: dict[str, Any] = {"held_out": held_out, "score": score, "lpips": lpips}
+        if tokenizer.family == "reftok":
+            options["images"] = any(window.frames == 1 for window in recipe.data.windows)
         kind = TASKS.get(tokenizer.family, Reconstruct)
-        return kind(tokenizer, recipe.losses, held_out=held_out, score=score, lpips=lpips)
+        return kind(tokenizer, recipe.losses, **options)
 
     return make
 

@@ -29,13 +29,18 @@ class LossModule(nn.Module):
         return self.loss(*inputs)
 
 
-def wrap_loss(inside: nn.Module, loss: Callable[..., Any], strategy: Strategy) -> nn.Module:
-    """`loss` as a module whose gradients are averaged over all processes."""
+def wrap_loss(
+    inside: nn.Module, loss: Callable[..., Any], strategy: Strategy, *, leaves_out: bool = False
+) -> nn.Module:
+    """`loss` as a module whose gradients are averaged over all processes.
+
+    `leaves_out`: a step may give some parameters no gradient.
+    """
     module = LossModule(inside, loss)
     if not dist.is_initialized():
         return module
     if strategy == "ddp":
-        return DistributedDataParallel(module)
+        return DistributedDataParallel(module, find_unused_parameters=leaves_out)
     return shard(module)
 
 

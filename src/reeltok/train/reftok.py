@@ -45,7 +45,10 @@ class DegradationConfig:
 
 
 class ClosedLoop(Reconstruct):
-    """Train a RefTok on `config`'s losses over all frames of clips of 1 + n blocks."""
+    """Train a RefTok on `config`'s losses over all frames of clips of 1 + n blocks.
+
+    With `images` some are of one frame, which meets no reference.
+    """
 
     def __init__(
         self,
@@ -53,10 +56,12 @@ class ClosedLoop(Reconstruct):
         config: LossConfig,
         *,
         degradation: DegradationConfig | None = None,
+        images: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(tokenizer, config, **options)
         self.degradation = degradation or DegradationConfig()
+        self.leaves_out = images and tokenizer.config.policy != "none"
 
     def make(
         self, x: Float[Tensor, "b c t h w"], step: int, generator: torch.Generator | None
@@ -108,10 +113,13 @@ def draw_references(
     config: DegradationConfig,
     generator: torch.Generator | None,
 ) -> dict[int, Reference]:
-    """What a batch begins with, and which clips are reset where, by frame."""
+    """What a batch begins with, and which clips are reset where, by frame.
+
+    A frame that stands alone is coded: stored, it would leave nothing to train.
+    """
     everyone: Bool[Tensor, " b"] = torch.ones(len(x), dtype=torch.bool)
     references: dict[int, Reference] = {}
-    if draw_turn(config.stored, generator):
+    if x.shape[2] > 1 and draw_turn(config.stored, generator):
         references[0] = Reference(degrade(x[:, :, :1], config, generator), everyone, start=True)
     for at in range(1 + block, x.shape[2], block):
         # A reset passes a whole batch through the network once more: so few blocks, several clips.

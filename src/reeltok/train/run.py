@@ -30,8 +30,8 @@ from reeltok.train.schedule import Schedule
 class Task(Protocol):
     """What a run trains. `loss` returns a record with a scalar `total` and named `terms`.
 
-    A task may also have `save(folder)` (write the model), `pictures()` (of the last validation)
-    and `to(device)`.
+    A task may also have `save(folder)` (write the model), `pictures()` (of the last validation),
+    `to(device)`, and `leaves_out`: True where a step may give some parameters no gradient.
     """
 
     def parameters(self) -> nn.Module: ...
@@ -176,7 +176,8 @@ class Run:
         for name in config.compile:
             # Windows have few shapes; guessing which axes vary fails on the folds of time.
             part_of(self.model, name, "loop.compile")[0].compile(dynamic=False)
-        self.loss = wrap_loss(self.model, task.loss, config.strategy)
+        leaves_out = getattr(task, "leaves_out", False)
+        self.loss = wrap_loss(self.model, task.loss, config.strategy, leaves_out=leaves_out)
         self.optimizers = {"model": build_optimizers(self.model, config.optimizer)}
         if isinstance(task, AdversarialTask) and task.discriminator is not None:
             self.discriminator = task.discriminator
