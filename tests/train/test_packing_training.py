@@ -20,7 +20,9 @@ from reeltok.tokens.packing.network import PackingConfig, PackingNetwork
 from reeltok.train.clips import Window
 from reeltok.train.data import ClipSource
 from reeltok.train.frames import open_clips
+from reeltok.train.loop import train_step
 from reeltok.train.packing import (
+    PackingTask,
     bits_of_step,
     choose_digits,
     choose_groups,
@@ -28,6 +30,7 @@ from reeltok.train.packing import (
     packing_config,
 )
 from reeltok.train.packing_recipes import PackingRecipe
+from reeltok.train.run import Run
 
 
 @pytest.fixture
@@ -116,6 +119,30 @@ def network_of(recipe: PackingRecipe) -> PackingNetwork:
     )
 
 
+def test_a_group_of_processes_trains_on_the_first_steps_of_clips(
+    recipe: PackingRecipe, tmp_path: Path
+) -> None:
+    """Which give what looks at earlier steps no gradient."""
+    ids = torch.randint(2**15, (2, 3, 4, 4), generator=torch.Generator().manual_seed(1))
+
+    def trained() -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        run = Run(PackingTask(network_of(recipe)), recipe.loop)
+        for known in (3, 1, 2):
+            train_step(run, ids[:, :known])
+        return run.tensors()
+
+    alone, group = trained(), f"file://{tmp_path / 'group'}"
+    torch.distributed.init_process_group("gloo", init_method=group, rank=0, world_size=1)
+    try:
+        found = trained()
+    finally:
+        torch.distributed.destroy_process_group()
+    assert found.keys() == alone.keys()
+    for name, value in found.items():
+        torch.testing.assert_close(value, alone[name])
+
+
 def test_training_lowers_the_bits(recipe: PackingRecipe) -> None:
     torch.manual_seed(0)
     network = network_of(recipe)
@@ -137,6 +164,11 @@ def test_tokenizers_without_such_ids_are_refused(
     model = save_random({"causal": CAUSAL}, tmp_path)["causal"]
     with pytest.raises(ValueError, match="has no ids of steps, rows and columns"):
         run_recipe(replace(recipe, tokenizer=str(model)), data=clips, out=tmp_path / "run")
+
+
+def test_a_packing_model_is_not_spread(recipe: PackingRecipe) -> None:
+    with pytest.raises(ValueError, match="fsdp2 cannot spread a packing model"):
+        replace(recipe, loop=replace(recipe.loop, strategy="fsdp2"))
 
 
 def test_what_a_reftok_skips_is_coded_first() -> None:

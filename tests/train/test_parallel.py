@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from small_models import DISCRETE, save_random
 from small_run import small_recipe
 
 from reeltok.models.presets import COMPACT
@@ -35,12 +36,17 @@ def terms_of(out: Path, name: str = "loss") -> dict[int, float]:
 
 def run_two(clips: Path, out: Path, *changes: str) -> None:
     """The small recipe under torchrun with two processes."""
+    program = str(Path(__file__).parent / "small_run.py")
+    launch_two(program, str(clips), str(out), *changes)
+
+
+def launch_two(*program: str) -> None:
+    """A program under torchrun with two processes."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    program = str(Path(__file__).parent / "small_run.py")
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
-    command = [sys.executable, *launcher, program, str(clips), str(out), *changes]
+    command = [sys.executable, *launcher, *program]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert ran.returncode == 0, ran.stderr[-3000:]
 
@@ -111,6 +117,25 @@ def test_two_processes_train_a_reftok(clips: Path, tmp_path: Path) -> None:
     }
     run_two(clips, tmp_path / "two", *(f"{key}={value}" for key, value in changes.items()))
     assert len(terms_of(tmp_path / "two", "even")) == 12
+
+
+@pytest.mark.slow
+def test_two_processes_train_a_packing_model(clips: Path, tmp_path: Path) -> None:
+    model = save_random({"discrete": DISCRETE}, tmp_path)["discrete"]
+    window = {"frames": 9, "size": 32, "batch": 4}
+    changes = {
+        "tokenizer": str(model),
+        **{"clips": "5", "width": "8", "data.weights": "{}", "data.other": "1"},
+        "data.windows": json.dumps([window]),
+        "data.validation": json.dumps(window),
+        "loop.schedule.steps": "12",
+        "loop.log_every": "1",
+    }
+    out = tmp_path / "run"
+    program = ["-m", "reeltok", "train", "packing_cpu", "--data", str(clips), "--out", str(out)]
+    sets = [part for key, value in changes.items() for part in ("--set", f"{key}={value}")]
+    launch_two(*program, "--device", "cpu", *sets)
+    assert len(terms_of(out, "half_1")) == 12
 
 
 def test_batch_must_be_shared_equally() -> None:

@@ -211,6 +211,8 @@ class StepBatches:
 class PackingTask:
     """Train a packing network to expect ids; the loss is in bits a token."""
 
+    leaves_out = True  # what looks at earlier steps, in the first steps of a clip
+
     def __init__(
         self, network: PackingNetwork, *, held_out: list[Int[Tensor, "_ _ _"]] | None = None
     ) -> None:

@@ -32,6 +32,11 @@ class PackingRecipe:
     def __post_init__(self) -> None:
         if len(self.data.windows) != 1:
             raise ValueError(f"data.windows has {len(self.data.windows)} entries: give one")
+        if self.loop.strategy == "fsdp2":
+            raise ValueError(
+                "loop.strategy=fsdp2 cannot spread a packing model, whose weights are read one by "
+                "one: train with loop.strategy=ddp"
+            )
 
 
 def packing_cpu() -> PackingRecipe:
