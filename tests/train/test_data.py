@@ -457,6 +457,20 @@ def test_a_clip_that_breaks_later_is_missing_and_counted(
     assert sum(len(part) for part in split_batch(batch, 3)) == len(kept)
 
 
+def test_a_held_out_clip_that_breaks_later_is_not_scored(
+    clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = plain(cache="none", holdout=0.6, validation=Window(frames=5, size=16, batch=9))
+    source = opened(clips, config, tmp_path)
+    bad, *kept = source.validation_clips
+    gone = ClipFrames(replace(bad, path=tmp_path / "gone.mp4"))
+    source.frames = {**source.frames, bad: gone}
+    assert kept
+    for _ in range(2):
+        assert [batch.names for batch in source.validation()] == [(clip.name,) for clip in kept]
+    assert capsys.readouterr().err.count(f"left out of validation: {bad.name}: there is no") == 1
+
+
 def test_nothing_to_read_is_said(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no file or folder"):
         find_clips(tmp_path / "nowhere")

@@ -202,6 +202,16 @@ def test_the_last_checkpoint_of_a_run_that_fails_is_whole(tmp_path: Path, backgr
     assert last_checkpoint(tmp_path).step == 4
 
 
+def test_a_validation_that_fails_loses_no_step(tmp_path: Path) -> None:
+    class Failing(Line):
+        def validate(self, step: int) -> dict[str, float]:
+            raise OSError("the clips are gone")
+
+    with pytest.raises(OSError, match="the clips are gone"):
+        run_task(Failing(), feed, settings(validate_every=4, save_every=2), out=tmp_path)
+    assert last_checkpoint(tmp_path).step == 4
+
+
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
@@ -232,7 +242,7 @@ def test_a_full_disk_is_named_and_nothing_is_left(
     one = change(small_recipe(), {"loop.schedule.steps": "1"})
     with pytest.raises(OSError, match=r"cannot write .*: the disk is full") as error:
         train(one, data=clips, out=out, device="cpu")
-    place = {"decoded clips": ".npy", "model": "run/best"}.get(what, what)
+    place = {"decoded clips": ".npy", "model": "run/model"}.get(what, what)
     assert place in str(error.value)
     left = {file.name for file in tmp_path.rglob("*") if file.is_file()}
     assert not {name for name in left if name.endswith(".part")}

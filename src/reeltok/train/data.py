@@ -18,6 +18,7 @@ from reeltok.data.clip import Clip
 from reeltok.files.hashes import hash_text
 from reeltok.train.clips import ClipBatch, ClipError, DataConfig, Window
 from reeltok.train.frames import ClipFrames
+from reeltok.train.logbook import say
 from reeltok.train.synthetic import moving_still
 from reeltok.video.record import to_unit
 
@@ -64,7 +65,7 @@ class ClipSource:
         self.config, self.seed, self.frames = config, seed, clips
         self.train = [clip for clip in clips if not clip.held_out(config.holdout)]
         self.held = [clip for clip in clips if clip.held_out(config.holdout)]
-        self.short_of = Counter[str]()
+        self.short_of, self.lost = Counter[str](), set[Clip]()
         self.odds = {window: self._odds(window) for window in config.windows}
         self._sums: dict[tuple[Window, str | None], np.ndarray] = {}
 
@@ -226,11 +227,22 @@ class ClipSource:
 
     def validation(self) -> Iterator[ClipBatch]:
         """Held-out clips by `config.validation`: first frames, centre square, scaled to size."""
+        for sample in self.held_samples():
+            yield collate([sample])
+
+    def held_samples(self) -> Iterator[tuple[Float[Tensor, "1 c t h w"], Clip]]:
+        """The same one by one; a clip that does not decode is named once and left out."""
         for clip in self.validation_clips:
             side = clip.short
             square = ((clip.height - side) // 2, (clip.width - side) // 2, side)
-            cut = self.frames[clip].cut(slice(0, self.config.validation.frames), square)
-            yield collate([(resize_square(to_unit(cut), self.config.validation.size), clip)])
+            try:
+                cut = self.frames[clip].cut(slice(0, self.config.validation.frames), square)
+            except (OSError, ValueError) as error:
+                if clip not in self.lost:
+                    say(f"left out of validation: {clip.name}: {error}")
+                self.lost.add(clip)
+                continue
+            yield resize_square(to_unit(cut), self.config.validation.size), clip
 
     @property
     def validation_clips(self) -> list[Clip]:

@@ -183,15 +183,17 @@ def take_steps(
         timed_step(run, feed, log)
         guard(run)
         last = run.step == config.schedule.steps
-        if last or run.step % config.validate_every == 0:
-            validate(run, log, saver.run)
-        late = time.monotonic() - saved > 60 * config.minutes
-        stopping, late, busy = any_rank(run.at, stop.is_set(), late, saver.busy)
-        if not busy:
-            finish_checkpoint(run, saver)
-        if last or stopping or late or run.step % (config.save_every or sys.maxsize) == 0:
-            save_checkpoint(run, saver)
-            saved = time.monotonic()
+        try:
+            if last or run.step % config.validate_every == 0:
+                validate(run, log, saver.run)
+        finally:  # a validation that fails loses no step
+            late = time.monotonic() - saved > 60 * config.minutes
+            stopping, late, busy = any_rank(run.at, stop.is_set(), late, saver.busy)
+            if not busy:
+                finish_checkpoint(run, saver)
+            if last or stopping or late or run.step % (config.save_every or sys.maxsize) == 0:
+                save_checkpoint(run, saver)
+                saved = time.monotonic()
         if stopping and not last:
             log.event(run.step, stopped="SIGTERM")
             return

@@ -75,9 +75,8 @@ class ActedSource:
     def validation(self) -> Iterator[ActedClips]:
         """The beginning of held-out clips."""
         frames = self.source.config.validation.frames
-        clips = zip(self.source.validation_clips, self.source.validation(), strict=True)
-        for clip, batch in clips:
-            yield ActedClips(x=batch.x, actions=self.actions[clip][:, : frames - 1])
+        for x, clip in self.source.held_samples():
+            yield ActedClips(x=x, actions=self.actions[clip][:, : frames - 1])
 
 
 def join_clips(made: list[ActedClips]) -> ActedClips:
