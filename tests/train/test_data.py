@@ -457,6 +457,27 @@ def test_a_clip_that_breaks_later_is_missing_and_counted(
     assert sum(len(part) for part in split_batch(batch, 3)) == len(kept)
 
 
+def test_another_clip_is_drawn_where_nothing_is_left_of_a_batch(
+    clips: Path, tmp_path: Path
+) -> None:
+    config = plain(cache="none", windows=(Window(frames=5, size=16, batch=1),))
+    source = opened(clips, config, tmp_path)
+    step = next(step for step in range(99) if source.draw(step, 0)[1].clip == 0)
+    bad, frames = source.train[0], source.frames
+    gone = ClipFrames(replace(bad, path=tmp_path / "gone.mp4"))
+    source.frames = {**frames, bad: gone}
+    batches = []
+    for _ in range(2):  # as after a resume
+        loader = Loader(source)
+        batches.append(loader(step))
+        loader.close()
+    assert batches[0].names == batches[1].names != (bad.name,)
+    assert torch.equal(batches[0].x, batches[1].x)
+    source.frames = dict.fromkeys(frames, gone)
+    with pytest.raises(ValueError, match=f"no clip of step {step} decodes"):
+        Loader(source)(step)
+
+
 def test_a_held_out_clip_that_breaks_later_is_not_scored(
     clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -154,17 +154,21 @@ class ClipSource:
         rng = np.random.default_rng((self.seed, step))
         return alive[rng.choice(len(alive), p=shares / shares.sum())]
 
-    def draw(self, step: int, index: int) -> tuple[Window, Drawn]:
-        """Which pixels sample `index` of step `step` is made of, a function of the seed alone."""
+    def draw(self, step: int, index: int, again: int = 0) -> tuple[Window, Drawn]:
+        """Which pixels sample `index` of step `step` is made of, a function of the seed alone.
+
+        `again` counts how often what was drawn before did not decode.
+        """
         window = self.window(step)
-        drawn = self.candidates(window, step, index)
+        drawn = self.candidates(window, step, index, again)
         if len(drawn) == 1:
             return window, drawn[0]
         return window, max(drawn, key=lambda one: self._motion(window, one))
 
-    def candidates(self, window: Window, step: int, index: int) -> list[Drawn]:
+    def candidates(self, window: Window, step: int, index: int, again: int = 0) -> list[Drawn]:
         """What a sample is drawn from: itself, or where it is to be lively, the liveliest."""
-        rng = np.random.default_rng((self.seed, step, 1 + index))
+        key = (self.seed, step, 1 + index)
+        rng = np.random.default_rng((*key, 1 + again) if again else key)
         drawn = [self._drawn(window, rng)]
         if window.frames > 1 and self.config.lively and rng.random() < self.config.lively:
             group = self.train[drawn[0].clip].group  # another would not keep to data.weights
@@ -196,9 +200,11 @@ class ClipSource:
         cut = frames.cut(drawn.times(window), drawn.square)[:, ::4, ::4].float()
         return float(cut.diff(dim=0).abs().mean(dim=(1, 2, 3)).median())
 
-    def sample(self, step: int, index: int) -> tuple[Float[Tensor, "1 c t h w"], Clip]:
+    def sample(
+        self, step: int, index: int, again: int = 0
+    ) -> tuple[Float[Tensor, "1 c t h w"], Clip]:
         """One training clip in [-1, 1]. Raises ClipError where its frames do not decode."""
-        window, drawn = self.draw(step, index)
+        window, drawn = self.draw(step, index, again)
         clip = self.train[drawn.clip]
         try:
             return self.pixels(window, drawn, step, index), clip

@@ -14,13 +14,16 @@ from reeltok.train.data import ClipSource, collate
 from reeltok.train.device_batches import device_batch
 from reeltok.train.logbook import say
 
+REDRAWS = 10  # for a batch of which no clip decodes, before that is an error
+
 
 class Loader:
     """Batches of consecutive steps, made by threads some steps ahead: `loader(step)`.
 
-    A clip that turns out broken is missing from its batch, named once in `lost`, and counted. Of
-    `steps` steps none behind the last is begun. `together`: batches are cut by `device_batch`, by
-    default where the clips lie on a GPU, there in a stream of its own.
+    A clip that turns out broken is missing from its batch, named once in `lost`, and counted; where
+    nothing is left of a batch, another clip is drawn. Of `steps` steps none behind the last is
+    begun. `together`: batches are cut by `device_batch`, by default where the clips lie on a GPU,
+    there in a stream of its own.
     """
 
     def __init__(
@@ -63,7 +66,7 @@ class Loader:
         if self.together:
             return partial(self._receive, self.pool.submit(self._on_device, step, indices))
         work = [self.pool.submit(self.source.sample, step, index) for index in indices]
-        return partial(self._collect, step, work)
+        return partial(self._collect, step, indices, work)
 
     def _on_device(self, step: int, indices: range) -> tuple[ClipBatch, torch.cuda.Event | None]:
         """A batch that a device makes, and where that is a GPU, what tells when it has."""
@@ -80,8 +83,12 @@ class Loader:
             batch.x.record_stream(current)  # so that its memory is not given away before it is used
         return batch
 
-    def _collect(self, step: int, work: list[Future]) -> ClipBatch:
-        made = [sample for each in work if (sample := self._result(each))]
+    def _collect(self, step: int, indices: range, work: list[Future]) -> ClipBatch:
+        made = [sample for each in work if (sample := self._result(each.result))]
+        for again in range(1, 1 + REDRAWS):
+            if not made:
+                drawn = partial(self.source.sample, step, indices[0], again)
+                made = [sample] if (sample := self._result(drawn)) else []
         if not made:
             raise ValueError(
                 f"no clip of step {step} decodes ({len(self.lost)} were broken so far, such as "
@@ -89,9 +96,9 @@ class Loader:
             )
         return collate(made)
 
-    def _result(self, work: Future) -> tuple[Tensor, Clip] | None:
+    def _result(self, work: Callable[[], tuple[Tensor, Clip]]) -> tuple[Tensor, Clip] | None:
         try:
-            return work.result()
+            return work()
         except ClipError as error:
             if not self.lost[str(error)]:
                 say(f"left out: {error}")
