@@ -340,6 +340,11 @@ def test_a_prior_sees_the_frame_that_the_whole_video_began_with(leaning: RefTok)
         masked.generate(prior, leaning, **told, start=torch.zeros(1, 3, 1, 8, 8))
 
 
+def test_heads_share_the_width(plain: VidTok) -> None:
+    with pytest.raises(ValueError, match="width 16 does not divide by 3 heads"):
+        masked.config_for(plain, frames=5, size=SIZE, width=16, depth=1, heads=3)
+
+
 def test_a_start_needs_references_and_begins_at_nothing(plain: VidTok, leaning: RefTok) -> None:
     with pytest.raises(ValueError, match="start=True is for priors whose clips follow"):
         masked.config_for(plain, frames=5, size=SIZE, start=True, **SMALL)

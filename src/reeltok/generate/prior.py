@@ -73,6 +73,8 @@ class PriorConfig:
     sampling: Sampling = Sampling()
 
     def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} does not divide by {self.heads} heads")
         if self.start and self.reference is None:
             raise ValueError(
                 "start=True is for priors whose clips follow a reference frame: leave it out, or "
