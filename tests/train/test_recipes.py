@@ -91,6 +91,9 @@ def test_values_are_replaced_by_path() -> None:
         ("data.weights", '{"a": Infinity}', "data.weights.a=inf: Input should be a finite number"),
         ("data.windows.0.share", "Infinity", "share=inf: Input should be a finite number"),
         ("settings.quantizer.even", "NaN", "settings=.*a number in it is not finite"),
+        ("loop.seed", "-1", "loop.seed=-1: Input should be greater than or equal to 0"),
+        ("losses.discriminator", '{"width": 0}', "discriminator.width=0: Input should be greater"),
+        ("losses.discriminator", '{"layers": 99}', "discriminator.layers=99: Input should be less"),
     ],
 )
 def test_wrong_changes_are_one_sentence(path: str, value: str, said: str) -> None:

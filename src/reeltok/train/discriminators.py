@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from reeltok.configuration import FINITE
+from reeltok.nn.bounds import LEVELS, Width
 from reeltok.nn.quantizers.contract import full_precision
 from reeltok.train.clips import Window
 from reeltok.train.losses import AdversarialLoss
@@ -30,8 +31,8 @@ class DiscriminatorConfig:
     """
 
     kind: Literal["frames", "clips"] = "frames"
-    width: int = 64
-    layers: int = Field(default=3, ge=1)
+    width: Width = 64
+    layers: int = Field(default=3, ge=1, le=LEVELS)
     norm: Literal["batch", "none"] = "batch"
     generator_loss: AdversarialLoss = "cross-entropy"
     discriminator_loss: AdversarialLoss = "hinge"

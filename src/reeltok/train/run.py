@@ -66,7 +66,7 @@ class LoopConfig:
     code after SIGTERM.
     """
 
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**63)
     optimizer: OptimizerConfig = OptimizerConfig()
     discriminator: OptimizerConfig = OptimizerConfig(kind="adam", lr=1e-5)
     schedule: ScheduleConfig = ScheduleConfig()
