@@ -21,6 +21,7 @@ from reeltok.train.checks import (
     MARKS,
     hold_out,
     never_reached,
+    require_kept,
     require_new,
     require_sizes,
     require_strategy,
@@ -201,6 +202,15 @@ def test_steps_without_a_window_are_refused_at_once(windows: str, step: int) -> 
         require_windows(change(recipe, {"loop.schedule.steps": "7"}))
     else:
         require_windows(recipe, first=1)
+
+
+def test_frames_are_kept_as_large_as_windows(clips: Path, tmp_path: Path) -> None:
+    small = change(small_recipe(), {"data.cache_size": "12"})
+    with pytest.raises(ValueError, match=r"window of 16 pixels .* set data.cache_size=16 or more"):
+        train(small, data=clips, out=tmp_path, device="cpu")
+    assert not list(tmp_path.iterdir())
+    require_kept(change(small, {"data.cache": "none"}).data)
+    require_kept(change(small, {"data.cache_size": "16"}).data)
 
 
 def test_a_window_that_ends_before_it_begins_is_refused() -> None:

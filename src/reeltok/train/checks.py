@@ -138,6 +138,17 @@ def require_sizes(recipe: Recipe) -> None:
             )
 
 
+def require_kept(config: DataConfig) -> None:
+    """ValueError where the frames that are kept are smaller than those of a window."""
+    size = max(window.size for window in config.windows)
+    if config.cache != "none" and size > config.cache_size:
+        raise ValueError(
+            f"a window of {size} pixels is larger than the frames that data.cache="
+            f"{config.cache} keeps, whose short side is at most {config.cache_size}: set "
+            f"data.cache_size={size} or more, or data.cache=none"
+        )
+
+
 def require_windows(recipe: Planned, *, first: int = 0) -> None:
     """ValueError where a step, from `first` on, has no window to draw from."""
     windows, steps = recipe.data.windows, recipe.loop.schedule.steps

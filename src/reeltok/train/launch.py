@@ -16,6 +16,7 @@ from reeltok.train.checks import (
     hold_out,
     never_reached,
     require_groups,
+    require_kept,
     require_new,
     require_shares,
     require_sizes,
@@ -144,6 +145,7 @@ def need_planes(tokenizer: Tokenizer) -> CoordTok:
 
 def open_clip_source(recipe: Planned, data: str | Path, out: Path, at: Rank) -> ClipSource:
     """The clips of `data`, opened; what is broken or too short is said once."""
+    require_kept(recipe.data)
     listed = find_clips(data, column=recipe.data.column)
     cache = cache_folder("decoded")
     with in_turn(at):  # the first process of a machine decodes, the others find its files
