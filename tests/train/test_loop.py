@@ -19,7 +19,7 @@ from reeltok.train.build import build_model
 from reeltok.train.checkpoint import find_checkpoints, held_alone
 from reeltok.train.launch import train
 from reeltok.train.logbook import read_lines
-from reeltok.train.loop import last_checkpoint, run_task, train_step
+from reeltok.train.loop import divisors, last_checkpoint, run_task, train_step
 from reeltok.train.losses import Losses
 from reeltok.train.optimizers import OptimizerConfig, ScheduleConfig
 from reeltok.train.recipes import change
@@ -387,6 +387,19 @@ def test_accumulated_parts_give_the_whole_batch(clips: Path, tmp_path: Path) -> 
         change(recipe, {"loop.accumulate": "2"}), data=clips, out=tmp_path / "parts", device="cpu"
     )
     assert losses_of(tmp_path / "parts") == pytest.approx(losses_of(tmp_path / "whole"), rel=1e-4)
+
+
+@pytest.mark.parametrize(("left", "parts"), [(4, 2), (3, 2), (5, 3), (3, 4), (1, 2)])
+def test_the_clips_left_of_a_batch_weigh_the_same(left: int, parts: int) -> None:
+    class Mean(Line):
+        def loss(self, batch: torch.Tensor, step: int, generator: torch.Generator) -> Losses:
+            return Losses(self.model(batch).mean())
+
+    whole, split = (Run(Mean(), settings(accumulate=n, grad_clip=None)) for n in (1, parts))
+    split.model.load_state_dict(whole.model.state_dict())
+    found = [train_step(run, feed(0).repeat(2, 1)[:left]) for run in (whole, split)]
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
+    assert divisors(6, 3) == [3.0] * 3
 
 
 def test_frozen_parts_do_not_move(clips: Path, tmp_path: Path) -> None:

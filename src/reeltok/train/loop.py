@@ -51,8 +51,19 @@ def split_batch(batch: Any, parts: int) -> list[Any]:
 
     However many clips of its share a process lost, it takes its part in every sum over processes.
     """
-    rows = torch.arange(max(parts, len(batch))) % len(batch)
-    return [batch[part] for part in rows.tensor_split(parts)]
+    return [batch[rows] for rows in rows_of_parts(len(batch), parts)]
+
+
+def rows_of_parts(count: int, parts: int) -> list[Tensor]:
+    """Which of `count` rows make each of `parts` parts."""
+    return list((torch.arange(max(parts, count)) % count).tensor_split(parts))
+
+
+def divisors(count: int, parts: int) -> list[float]:
+    """What the mean over each part is divided by, so that all `count` rows weigh the same."""
+    split = rows_of_parts(count, parts)
+    times = torch.cat(split).bincount().tolist()
+    return [count * times[int(rows[0])] / len(rows) for rows in split]
 
 
 def train_step(run: Run, batch: Any) -> dict[str, float]:
@@ -60,16 +71,19 @@ def train_step(run: Run, batch: Any) -> dict[str, float]:
     config, step = run.config, run.step
     factor = run.schedule.factor(step)
     set_lr(run.optimizers["model"], config.optimizer.lr * factor)
-    parts = split_batch(batch, config.accumulate) if config.accumulate > 1 else [batch]
-    terms, made = Terms(len(parts)), []
+    parts, over = [batch], [1.0]
+    if config.accumulate > 1:
+        parts = split_batch(batch, config.accumulate)
+        over = divisors(len(batch), config.accumulate)
+    terms, made = Terms(), []
     with still(run.discriminator):
         for number, part in enumerate(parts):
             generator = run.seeded(number)
             with no_sync(run.loss, last=number + 1 == len(parts)):
                 with run.autocast():
                     losses = run.loss(part, step, generator)
-                run.scaler.scale(losses.total / len(parts)).backward()
-            terms.add(losses)
+                run.scaler.scale(losses.total / over[number]).backward()
+            terms.add(losses, over[number])
             made.append(getattr(losses, "made", None))
     result = run.optimizer_step("model")
     finite, norms = result.finite, {"norm": result.norm}
@@ -79,8 +93,8 @@ def train_step(run: Run, batch: Any) -> dict[str, float]:
             with no_sync(run.discriminator_loss, last=number + 1 == len(made)):
                 with run.autocast():
                     losses = run.discriminator_loss(part, step)
-                run.scaler.scale(losses.total / len(made)).backward()
-            terms.add(losses, total="discriminator_loss")
+                run.scaler.scale(losses.total / over[number]).backward()
+            terms.add(losses, over[number], total="discriminator_loss")
         other = run.optimizer_step("discriminator")
         finite = other.finite
         norms |= {"discriminator_norm": other.norm}
@@ -95,13 +109,13 @@ def train_step(run: Run, batch: Any) -> dict[str, float]:
 class Terms:
     """Named losses of a step, summed over the parts of the batch."""
 
-    def __init__(self, parts: int) -> None:
-        self.parts, self.sums = parts, dict[str, Tensor]()
+    def __init__(self) -> None:
+        self.sums = dict[str, Tensor]()
 
-    def add(self, losses: Any, *, total: str = "loss") -> None:
-        """Count one part's losses."""
+    def add(self, losses: Any, over: float, *, total: str = "loss") -> None:
+        """Count one part's losses, divided by `over`."""
         for name, value in {total: losses.total, **losses.terms}.items():
-            self.sums[name] = self.sums.get(name, 0) + value.detach().float() / self.parts
+            self.sums[name] = self.sums.get(name, 0) + value.detach().float() / over
 
     def numbers(self) -> dict[str, float]:
         """All of them, fetched at once: each fetch waits for the device."""
