@@ -10,7 +10,7 @@ import torch
 
 from reeltok.tokens.header import description_hash
 from reeltok.tokens.record import Tokens
-from reeltok.tokens.reel import load_tokens, save_tokens
+from reeltok.tokens.reel import ReelWriter, load_tokens, save_tokens
 
 Change = Callable[[dict[str, Any], dict[str, Any]], object]
 
@@ -147,6 +147,21 @@ def test_tokens_that_could_not_be_read_are_not_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="fps lies between"):
         Tokens(**given, fps=1e300)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"settings": {"window": "8"}}, {"settings": {"x": {1}}}, {"height": 2**25}],
+)
+def test_a_stream_that_no_file_can_hold_ends_at_its_first_part(
+    tmp_path: Path, path: Path, change: dict[str, Any]
+) -> None:
+    part = load_tokens(path)
+    with ReelWriter(tmp_path / "other.reel") as writer:
+        with pytest.raises(ValueError, match=r"cannot be saved|must be JSON values"):
+            writer.write(part.with_(**change))
+        writer.write(part)
+    assert torch.equal(load_tokens(tmp_path / "other.reel").ids, part.ids)
 
 
 def test_a_lone_surrogate_is_no_text(path: Path) -> None:

@@ -229,6 +229,14 @@ def test_the_file_is_plain_safetensors(tmp_path: Path) -> None:
         assert torch.equal(stored, continuous().latents.movedim(2, 0))
 
 
+def test_tokens_of_a_tensor_of_bytes_are_of_a_version_that_knows_them(tmp_path: Path) -> None:
+    tokens = clip(settings={"given": "uint8"}, fps=None, times=None)
+    save_tokens(tokens, tmp_path / "clip.reel")
+    assert same(load_tokens(tmp_path / "clip.reel"), tokens)
+    with safe_open(tmp_path / "clip.reel", "np") as file:
+        assert file.metadata()["version"] == "4"
+
+
 def test_the_example_of_the_docs_reads_the_file(tmp_path: Path, monkeypatch) -> None:
     example = re.search(r"```python\n(import json\n.*?)```", DOCS.read_text(), re.S).group(1)
     tokens = clip(7, vocabulary=700, batch=2)

@@ -16,10 +16,11 @@ from reeltok.files.hashes import hash_text
 from reeltok.files.parsing import parse_config, parse_json
 from reeltok.video.tags import Colour
 
-VERSION = 3  # the newest that is read; `version_of` says which one is written
+VERSION = 4  # the newest that is read; `version_of` says which one is written
 SEGMENT = 16  # steps that are packed together
 BLOCK = 2**16  # bytes of payload under one hash: what a range read checks beyond its own ends
 LONGEST_HEADER = 2**25  # bytes: 100,000 stored references, and seconds to read
+UNSAVED = "these tokens cannot be saved"  # how such an error begins
 MOST_CELLS = 2**48  # of a tensor, empty axes counted as one: its strides fit an integer
 
 FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
@@ -109,8 +110,10 @@ def header_bytes(entries: dict[str, Entry], about: dict[str, Any]) -> bytes:
 def version_of(about: Mapping[str, Any]) -> int:
     """The earliest version of the format that has what is said.
 
-    2 has packed ids and damage, 3 parts from the middle of a clip.
+    2 has packed ids and damage, 3 parts from the middle of a clip, 4 tensors of bytes.
     """
+    if about.get("settings", {}).get("given") == "uint8":
+        return 4
     if about.get("step"):
         return 3
     return 2 if about.get("packing") or about.get("damaged") else 1
@@ -151,7 +154,7 @@ class Packing:
 class Settings:
     """Of the settings of tokens, those that decoding acts on. Any others may stand beside them."""
 
-    given: Literal["video", "float16", "bfloat16", "float32", "float64"] | None = None
+    given: Literal["video", "uint8", "float16", "bfloat16", "float32", "float64"] | None = None
     start: Moment | None = None
     pixel_aspect: Ratio | None = None
     window: Some | None = None
@@ -256,3 +259,48 @@ class About:
 def read_about(said: str) -> About:
     """What a file says about its tokens. ValueError where that is not such a record."""
     return parse_config(parse_json(said, "about"), About, "about", strict=True)
+
+
+def describe_start(tokens: Any, width: int) -> dict[str, Any]:
+    """What a file says of a clip by its first part `tokens`, its latents stored in `width` bits.
+
+    What all parts add up to comes beside it. ValueError where no file can say so.
+    """
+    channels = None if tokens.ids is not None else tokens.first_tensor.shape[1]
+    about: dict[str, Any] = {
+        "model": tokens.model,
+        "settings": json_values(tokens.settings, "settings"),
+        "height": tokens.height,
+        "width": tokens.width,
+        "fps": tokens.fps,
+        "colour": None if tokens.colour is None else json_values(tokens.colour, "colour"),
+        "batch": tokens.batch,
+        "vocabulary": tokens.vocabulary,
+        "channels": channels,
+        "bits": tokens.bits if channels is None else width,
+    }
+    # Of clips without these, files are what they were before there were any.
+    about |= {name: getattr(tokens, name) for name in ("damaged", "step") if getattr(tokens, name)}
+    rest = {
+        "weights": None,  # not hashed before it must be
+        "frames": 1,
+        "grid": [0, *tokens.grid[1:]],
+        "reference_bits": 0,
+        "payload": {
+            "name": "ids" if channels is None else "latents",
+            "bytes": 0,
+            "block": BLOCK,
+            "sha256": "0" * 64,
+        },
+        "tensors": {},
+    }
+    parse_config(about | rest, About, UNSAVED, strict=True)
+    return about
+
+
+def json_values(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The mapping as JSON gives it back. ValueError for what JSON cannot hold."""
+    try:
+        return json.loads(json.dumps(dict(values), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} of tokens must be JSON values: {error}") from None

@@ -20,7 +20,7 @@ from reeltok.arguments import check_path
 from reeltok.files.atomic import Unfinished, naming, standard_output
 from reeltok.files.parsing import parse_config
 from reeltok.tokens.dtypes import NAMES
-from reeltok.tokens.header import BLOCK, WIDTHS, About, Entry, header_bytes
+from reeltok.tokens.header import BLOCK, UNSAVED, WIDTHS, About, Entry, header_bytes
 
 IDS_AT_ONCE = 2**17  # ids held as single bits at once (4 to 8 MiB); a multiple of 8
 
@@ -134,7 +134,7 @@ class ReelSink:
         }
         about = {**about, "payload": payload, "tensors": self.hashes}
         self.entries[name] = Entry(dtype, shape, 0, self.length)
-        checked = parse_config(about, About, "these tokens cannot be saved", strict=True)
+        checked = parse_config(about, About, UNSAVED, strict=True)
         checked.require_fit(self.entries)
         # Widest values first: the format allows no gaps, and each must be aligned to its width.
         order = sorted(self.entries, key=lambda each: -WIDTHS[self.entries[each].dtype])

@@ -3,7 +3,6 @@
 docs/tokens.md describes the bytes; payload.py writes and checks them.
 """
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from reeltok.arguments import float_type, is_count, require_kind, said
 from reeltok.tokens.dtypes import DTYPES, NAMES
-from reeltok.tokens.header import SEGMENT
+from reeltok.tokens.header import SEGMENT, describe_start
 from reeltok.tokens.ids import check_ids, check_latents, require_step
 from reeltok.tokens.joining import require_same
 from reeltok.tokens.packing.model import PackingModel
@@ -78,15 +77,19 @@ class ReelWriter:
         self.packer = None if packing is None else Packer(packing)
         self.sink = ReelSink(path)
         self.first: Tokens | None = None
+        self.about: dict[str, Any] = {}  # what the file will say by that part
         self.steps = self.frames = self.reference_bits = 0
         self.times: list[Tensor] = []
         self.last: float | None = None
         self.waiting = np.empty(0, dtype=np.int64)  # fewer than 8 ids: 8 always fill whole bytes
 
     def write(self, part: Tokens) -> None:
-        """Append the next part. ValueError for what is no `Tokens`."""
+        """Append the next part. ValueError for what is no `Tokens`, or can never be saved."""
         require_kind(part, Tokens, "parts of a clip are Tokens")
+        if part.ids is not None and part.vocabulary is None:
+            raise ValueError("ids are saved with their vocabulary, and none is known; give one")
         if self.first is None:
+            self.about = describe_start(part, 8 * self.dtype.itemsize)
             self.first = part
         else:
             require_same(self.first, part)
@@ -95,8 +98,6 @@ class ReelWriter:
             check_latents(part.first_tensor)
             self.sink.add(tensor_bytes(narrow(part.first_tensor, self.dtype).movedim(2, 0)))
         else:
-            if part.vocabulary is None:
-                raise ValueError("ids are saved with their vocabulary, and none is known; give one")
             check_ids(part.ids, part.vocabulary)
             self.put_ids(part.ids, part)
         for name in part.extras:
@@ -139,33 +140,19 @@ class ReelWriter:
             self.put(self.waiting, first.bits, whole=True)
         if self.times:
             self.sink.add_tensor("times", torch.cat(self.times).double())
-        channels = None if first.ids is not None else first.first_tensor.shape[1]
-        about = {
-            "model": first.model,
+        about = self.about | {
             "weights": first.weights,
-            "settings": json_values(first.settings, "settings"),
             "frames": self.frames,
-            "height": first.height,
-            "width": first.width,
-            "fps": first.fps,
-            "colour": None if first.colour is None else json_values(first.colour, "colour"),
-            "batch": first.batch,
             "grid": [self.steps, *first.grid[1:]],
-            "vocabulary": first.vocabulary,
-            "channels": channels,
-            "bits": first.bits if channels is None else 8 * self.dtype.itemsize,
             "reference_bits": self.reference_bits,
         }
-        # Of clips without these, files are what they were before there were any.
         about |= {"last": self.last} if self.times and self.last else {}
-        about |= {"damaged": first.damaged} if first.damaged else {}
-        about |= {"step": first.step} if first.step else {}
         if packed is not None:
             about["packing"] = {"model": packed.model.hash, "steps": SEGMENT}
-        if channels is None:
+        if first.ids is not None:
             self.sink.finish("ids", "U8", (self.sink.length,), about)
         else:
-            shape = (self.steps, first.batch, channels, *first.grid[1:])
+            shape = (self.steps, first.batch, about["channels"], *first.grid[1:])
             self.sink.finish("latents", NAMES[self.dtype], shape, about)
 
     def __enter__(self) -> "ReelWriter":
@@ -385,11 +372,3 @@ def narrow(latents: Tensor, dtype: torch.dtype) -> Tensor:
             f"latents reach {reach:g}, which {dtype} cannot hold; save with dtype=torch.float32"
         )
     return stored
-
-
-def json_values(values: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The mapping as JSON gives it back. ValueError for what JSON cannot hold."""
-    try:
-        return json.loads(json.dumps(dict(values), allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} of tokens must be JSON values: {error}") from None
