@@ -14,6 +14,8 @@ from reeltok.data.clip import Clip
 from reeltok.data.find import find_clips
 from reeltok.metrics import paired as metrics
 from reeltok.models.presets import COMPACT
+from reeltok.models.reftok.injection import RefTokConfig
+from reeltok.models.reftok.network import RefTok
 from reeltok.models.vidtok.network import VidTok
 from reeltok.tokens import reel
 from reeltok.transcode import (
@@ -215,6 +217,31 @@ def test_whether_it_is_made_already(tok: VidTok, clip: Path, tmp_path: Path) -> 
         assert not decoded(out, writing=replace(EXACT, audio_from=tmp_path / "a.mp4"))
         other = VidTok(tok.config, "small").eval()
         assert not is_decoded(other, opened, tmp_path / "a.mov", start=2, stop=6)
+
+
+@pytest.mark.parametrize("name", ["reftok-default", "own"])
+def test_other_uses_of_the_same_weights_are_told_apart(
+    clip: Path, tmp_path: Path, name: str
+) -> None:
+    body = replace(COMPACT, width=8, multipliers=(1, 1), blocks=(1, 1))
+    model = RefTok(RefTokConfig(body=body, width=4, skip=1.0), name).eval()
+    path, cut = tmp_path / "a.reel", Cut(frames=2)
+    encode_file(model, clip, path, cut=cut)
+    assert is_encoded(model, clip, path, cut=cut)
+    with reel.Reel(path) as opened:
+        assert ("cuts" in opened.settings) == (name == "own")
+    changes = {"skip_margin": 0.5, "policy": "none", "refresh": 1, "cuts": "ignore", "quality": 90}
+    for key, value in changes.items():
+        other = model.under(**{key: value})
+        assert not is_encoded(other, clip, path, cut=cut), key
+    encode_file(other, clip, path, cut=cut)
+    assert is_encoded(other, clip, path, cut=cut)
+    assert not is_encoded(model, clip, path, cut=cut)
+    with reel.Reel(path) as opened:
+        tokens = opened.tokens()
+    early = {name: v for name, v in tokens.settings.items() if name not in ("cuts", "quality")}
+    reel.save_tokens(tokens.with_(settings=early), path)  # as earlier versions wrote it
+    assert is_encoded(other, clip, path, cut=cut) == (name == "own")
 
 
 @pytest.mark.filterwarnings("ignore:.*does not say where it ends")

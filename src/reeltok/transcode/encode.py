@@ -9,9 +9,13 @@ from typing import Any
 
 import torch
 
+from reeltok import zoo
 from reeltok.data.clip import Clip
 from reeltok.devices import matmul
 from reeltok.files.places import PIPE
+from reeltok.models.presets import PRESETS
+from reeltok.models.reftok.network import RefTok
+from reeltok.models.reftok.reference import SETTINGS, settings_of
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokenizer.inputs import made_by
 from reeltok.tokens.reel import Reel, ReelWriter
@@ -21,6 +25,11 @@ from reeltok.transcode.need import Workload
 from reeltok.transcode.options import USUAL, WHOLE, Coding, Cut, OnProgress
 from reeltok.transcode.packing import packing_for
 from reeltok.video.record import Stream, stream
+
+UNSAID = ("quality", "cuts", "refresh")
+"""Of how the weights of a RefTok are used, what its tokens do not say: `encode_file` does."""
+DECIDING = ("tile", "dtype", "refine", "window", "fingerprint", "raw", *SETTINGS, *UNSAID)
+"""Settings of a file that was made otherwise where they are others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,8 +123,19 @@ def warn_all(notes: "tuple[str, ...] | list[str]") -> None:
 def own_settings(tokenizer: Tokenizer, coding: Coding) -> dict[str, Any]:
     """What is added to the settings of tokens, where it is not the default."""
     dtype = str(tokenizer.dtype).removeprefix("torch.")
-    settings = tokenizer.used | ({} if coding.tile is None else {"tile": coding.tile})
+    settings = tokenizer.used | unsaid_use(tokenizer)
+    settings |= {} if coding.tile is None else {"tile": coding.tile}
     return settings if dtype == "float32" else {**settings, "dtype": dtype}
+
+
+def unsaid_use(tokenizer: Tokenizer) -> dict[str, Any]:
+    """The values of UNSAID that tokens are made with, but for those of a preset as it comes."""
+    used = tokenizer.spec.used
+    found = {name: used[name] for name in UNSAID if used.get(name) is not None}
+    if found and tokenizer.name in PRESETS:
+        _, usual = zoo.described(zoo.preset_folder(tokenizer.name) or tokenizer.name)
+        found = {} if all(used[name] == getattr(usual, name) for name in UNSAID) else found
+    return found
 
 
 def matmul_setting(tokenizer: Tokenizer) -> dict[str, str]:
@@ -138,6 +158,21 @@ def same_moments(reel: Reel, video: Stream) -> bool:
     return alike and torch.allclose(reel.times, video.times.double(), atol=1e-6)
 
 
+def deciding_settings(
+    tokenizer: Tokenizer, reel: Reel, video: Stream, *, cut: Cut, coding: Coding
+) -> dict[str, Any]:
+    """The settings of DECIDING that `encode_file` would give tokens, as far as `reel` is of a
+    version that says them."""
+    spec, said = tokenizer.spec, reel.settings
+    window = spec.window_for(coding.chunk or (16 if spec.streams else video.frames))
+    found = own_settings(tokenizer, coding) | ({"window": window} if window else {})
+    found |= source_settings(video, cut) if "fingerprint" in said else {}
+    if isinstance(tokenizer, RefTok) and "policy" in said:
+        found |= settings_of(tokenizer.config)
+    unknown = "cuts" not in said and tokenizer.name not in PRESETS
+    return {name: value for name, value in found.items() if not (unknown and name in UNSAID)}
+
+
 def is_encoded(
     tokenizer: Tokenizer,
     source: str | Path | Clip,
@@ -153,15 +188,10 @@ def is_encoded(
     """
     try:
         with Reel(target) as reel, open_video(source, cut) as video:
-            names = ("tile", "dtype", "refine", "window", "fingerprint", "raw")
-            deciding = {name: reel.settings[name] for name in names if name in reel.settings}
-            spec = tokenizer.spec
-            window = spec.window_for(coding.chunk or (16 if spec.streams else video.frames))
-            wanted = own_settings(tokenizer, coding) | ({"window": window} if window else {})
-            wanted |= source_settings(video, cut) if "fingerprint" in deciding else {}
+            deciding = {name: reel.settings[name] for name in DECIDING if name in reel.settings}
             packed = reel.about.packing and reel.about.packing.model
             return (
-                deciding == wanted
+                deciding == deciding_settings(tokenizer, reel, video, cut=cut, coding=coding)
                 and packed == (packing_for(tokenizer).hash if coding.pack else None)
                 and (reel.vocabulary is not None or reel.dtype == getattr(torch, coding.latents))
                 and reel.model == tokenizer.name

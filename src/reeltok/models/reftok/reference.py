@@ -209,6 +209,15 @@ def restore_reference(tokens: Tokens, where: str, clips: list[int]) -> Reference
 # Which references a clip has.
 
 
+def settings_of(config: RefTokConfig) -> dict[str, str]:
+    """What tokens say of how they are coded."""
+    settings = {key: str(getattr(config, name)) for key, name in SETTINGS.items()}
+    for key in SKIPS:
+        if not (config.skip and getattr(config, key)):  # nor did files say so before there was one
+            del settings[key]
+    return settings
+
+
 def choose_references(
     config: RefTokConfig,
     x: Shaped[Tensor, "b c t h w"],
@@ -222,10 +231,7 @@ def choose_references(
     `before` is the frame before the run, None where the clip begins. ValueError where a reference
     is needed and was not given, or does not fit.
     """
-    settings = {key: str(getattr(config, name)) for key, name in SETTINGS.items()}
-    for key in SKIPS:
-        if not (config.skip and getattr(config, key)):  # nor did files say so before there was one
-            del settings[key]
+    settings = settings_of(config)
     kept: dict[int, StoredReference] = {}
     if config.start == "given":
         fits, settings["reference"] = given_reference(reference, x)
