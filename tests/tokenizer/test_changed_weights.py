@@ -1,5 +1,6 @@
 """Tokens name the weights that made them, also where a network is trained, cast or loaded anew."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -52,11 +53,24 @@ def test_loaded_weights_make_another_hash() -> None:
 
 def test_tokens_never_name_weights_that_came_after_them() -> None:
     model, x = small().train(), clip()
-    tokens, named = model.encode(x), model.encode(x)
-    before = named.weights
+    tokens = model.encode(x)
     train_a_step(model, x)
     assert tokens.weights is None
-    assert named.weights == before == small().hash()
+    again, named = model.encode(x), model.encode(x)
+    before = named.weights
+    train_a_step(model, x)
+    assert again.weights == named.weights == before != model.hash()
+
+
+@pytest.mark.parametrize("move", [VidTok.bfloat16, VidTok.share_memory])
+def test_tokens_name_their_weights_though_these_were_cast_or_moved(move: Callable) -> None:
+    model, x = small(), clip()
+    tokens = model.encode(x)
+    lay = model.versions()
+    move(model)
+    assert model.versions() != lay
+    assert tokens.weights == small().hash() == model.encode(x).weights
+    assert model.decode(tokens).shape == x.shape
 
 
 def test_tokens_of_one_network_are_trees_of_one_form() -> None:

@@ -19,7 +19,7 @@ from reeltok.nn.quantizers import Quantized
 from reeltok.tokenizer.spec import Spec
 from reeltok.tokenizer.steps import require_grid
 from reeltok.tokenizer.streaming import FrameRun, frame_size, type_name
-from reeltok.tokenizer.weights import LateHash, Versions
+from reeltok.tokenizer.weights import LateHash, Versions, Weighed
 from reeltok.tokens.ids import check_latents, join_sizes
 from reeltok.tokens.record import Tokens
 from reeltok.tokens.reel import Reel, load_tokens
@@ -53,6 +53,7 @@ class Coder(Protocol):
     def grid_for(self, frames: int, size: tuple[int, int]) -> tuple[int, ...]: ...
     def hash(self) -> str: ...
     def versions(self) -> Versions: ...
+    def weighed(self) -> Weighed: ...
     def lookup(self, ids: Tensor) -> Tensor: ...
     @property
     def device(self) -> torch.device: ...
@@ -289,7 +290,7 @@ def record_tokens(
         damaged=0 if video is None else video.damaged,
         colour=None if video is None else asdict(video.colour),
         model=tokenizer.name,
-        weights=LateHash(tokenizer, tokenizer.versions()),
+        weights=LateHash(tokenizer, tokenizer.weighed()),
         vocabulary=tokenizer.spec.vocabulary,
         settings=settings if window is None else settings | {"window": window},
     )

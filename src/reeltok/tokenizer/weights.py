@@ -17,13 +17,23 @@ Versions = tuple[tuple[int, int], ...]
 """What changes with weights: for each where it lies, and how often it was written."""
 
 
+@dataclass(eq=False)
+class Weighed:
+    """Weights as they were at one time: what told them from later ones, and their hash once known.
+
+    It goes with them where they are moved, or cast to another type.
+    """
+
+    versions: Versions
+    hash: str | None = None
+
+
 class HashedModule(nn.Module):
     """A network that knows the hash of its weights."""
 
     def __init__(self) -> None:
         super().__init__()
-        # Of which weights, and their hash; one list for all views of the same weights.
-        self._hashed: list[tuple[Versions, str]] = []
+        self._weighed: list[Weighed] = []  # one list for all views of the same weights
 
     @property
     def device(self) -> torch.device:
@@ -41,10 +51,16 @@ class HashedModule(nn.Module):
 
         Changes through `weight.data`, which torch does not count, are not seen.
         """
+        held = self.weighed()
+        held.hash = held.hash or self.hash_present()
+        return held.hash
+
+    def weighed(self) -> Weighed:
+        """The weights as they are now, without hashing them."""
         now = self.versions()
-        if not self._hashed or self._hashed[0][0] != now:
-            self._hashed[:] = [(now, self.hash_present())]
-        return self._hashed[0][1]
+        if not self._weighed or self._weighed[0].versions != now:
+            self._weighed[:] = [Weighed(now)]
+        return self._weighed[0]
 
     def hash_present(self) -> str:
         """SHA-256 of the weights as they are now."""
@@ -56,13 +72,15 @@ class HashedModule(nn.Module):
         return tuple((x.data_ptr(), 0 if x.is_inference() else x._version) for x in held)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "HashedModule":
-        """As in torch; of weights that are cast to another type the hash stays."""
+        """As in torch; the hash stays where weights are moved, or cast to another type."""
         first = next(self.parameters(), None)
         probe = None if first is None or first.is_meta else torch.empty(0, dtype=first.dtype)
-        kept = None if probe is None or fn(probe).dtype == probe.dtype else self.hash()
+        if probe is not None and fn(probe).dtype != probe.dtype:
+            self.hash()
+        held = None if probe is None or not self._weighed else self.weighed()
         super()._apply(fn, recurse)
-        if kept is not None:
-            self._hashed[:] = [(self.versions(), kept)]
+        if held is not None:
+            held.versions = self.versions()
         return self
 
 
@@ -76,17 +94,17 @@ class Hashed(Protocol):
 
 @dataclass(frozen=True)
 class LateHash:
-    """The hash of the weights that make tokens now, found out when it is asked for.
+    """The hash of the weights that made tokens, found out when it is asked for.
 
-    None where the weights have changed by then: nobody knows what it was.
+    None where they have changed by then and it was not known yet.
     """
 
     tokenizer: Hashed
-    versions: Versions
+    weights: Weighed
 
     def is_of(self, tokenizer: Hashed) -> bool:
         """Whether `tokenizer` is the very one, with those weights still."""
-        return tokenizer is self.tokenizer and tokenizer.versions() == self.versions
+        return tokenizer is self.tokenizer and tokenizer.versions() == self.weights.versions
 
     def __call__(self) -> str | None:
-        return self.tokenizer.hash() if self.is_of(self.tokenizer) else None
+        return self.tokenizer.hash() if self.is_of(self.tokenizer) else self.weights.hash
