@@ -244,6 +244,7 @@ def load_folder(folder: Path, *, variant: str | None = None) -> Tokenizer:
         record["family"], record["config"], record["name"], weights, source=str(path)
     )
     take_extras(model, record, str(folder / "config.json"))
+    model.reads_with = model.hash() if model.reads else None
     packing = folder / PACKING
     model.packing = packing if packing.is_file() else None
     return model

@@ -81,6 +81,25 @@ def test_tokens_of_one_network_are_trees_of_one_form() -> None:
     assert one.weights == model.hash()
 
 
+def test_other_weights_are_read_by_those_that_came_with_them_only(tmp_path: Path) -> None:
+    other, first = "ab" * 32, small()
+    first.reads = (other,)
+    first.save_pretrained(tmp_path / "one")
+    model = reeltok.load(tmp_path / "one")
+    tokens = model.encode(clip()).with_(weights=other)
+    state = {name: weight.clone() for name, weight in model.state_dict().items()}
+    model.load_state_dict({name: weight * 1.01 for name, weight in state.items()})
+    with pytest.raises(ValueError, match="other weights"):
+        model.decode(tokens)
+    assert reeltok.load(model.save_pretrained(tmp_path / "two")).reads == ()
+    model.load_state_dict(state)
+    assert model.decode(tokens).shape == clip().shape
+    assert reeltok.load(model.save_pretrained(tmp_path / "three")).reads == (other,)
+    assert reeltok.load(model.save_pretrained(tmp_path / "small", small=True)).reads == ()
+    assert model.half().reads == (other,)
+    assert reeltok.load(model.save_pretrained(tmp_path / "half")).reads == ()
+
+
 def test_an_empty_network_is_cast() -> None:
     with torch.device("meta"):
         assert VidTok(DISCRETE, "small").to(torch.bfloat16).dtype == torch.bfloat16

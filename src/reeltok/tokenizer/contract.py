@@ -104,7 +104,6 @@ class Tokenizer(RefinedModule):
         self.config, self.name = config, name
         self.statistics: LatentStatistics | None = None
         self.about: Mapping[str, Any] = {}  # what the settings of its tokens say of it beside
-        self.reads: tuple[str, ...] = ()  # hashes of other weights that make the same tokens
         self.earlier: Mapping[str, str] = {}  # hashes of weights before, and what still has them
         self.packing: Path | None = None  # the file of a model that packs its ids
 
@@ -394,4 +393,4 @@ class Tokenizer(RefinedModule):
         """Write config.json, model.safetensors and README.md; `small`: 8-bit weights, others."""
         weights, card = self.state_dict(), model_card(self.spec)
         bits: Bits | None = 8 if small else None
-        return write_folder(folder, config_record(self), weights, bits=bits, card=card)
+        return write_folder(folder, config_record(self, bits), weights, bits=bits, card=card)

@@ -17,7 +17,7 @@ from reeltok.files.atomic import Unfinished, naming, replacing, write_file
 from reeltok.files.hashes import hash_parts
 from reeltok.files.parsing import parse_config, read_object
 from reeltok.tokenizer.card import CARD
-from reeltok.tokenizer.rows import Bits, pack_rows
+from reeltok.tokenizer.rows import Bits, pack_rows, unpack_rows
 
 Network = TypeVar("Network", bound=nn.Module)
 MOST = 10**11  # parameters
@@ -62,9 +62,15 @@ class ConfigExtras:
     base: Base | None = None
 
 
-def config_record(tokenizer: Any) -> dict[str, Any]:
-    """What config.json says of a `Tokenizer`: family, name, configuration, and what else it has."""
+def config_record(tokenizer: Any, bits: Bits | None = None) -> dict[str, Any]:
+    """What config.json says of a `Tokenizer`: family, name, configuration, and what else it has.
+
+    Weights that are stored as others than they came (in `bits`, in half precision) lose `reads`.
+    """
     beside = {name: getattr(tokenizer, name) for name in ("statistics", "reads", "earlier")}
+    if beside["reads"] and tokenizer.reads_with is not None:
+        same = hash_loaded(tokenizer.state_dict(), bits) == tokenizer.reads_with
+        beside["reads"] = beside["reads"] if same else ()
     record = {"family": tokenizer.family, "name": tokenizer.name}
     return (
         record | {"config": dump_config(tokenizer.config)} | {k: v for k, v in beside.items() if v}
@@ -205,6 +211,12 @@ def build_empty(build: Callable[[], Network], what: str) -> Network:
 def hash_weights(weights: dict[str, Tensor]) -> str:
     """SHA-256 over names, types, shapes and bytes, in the order of the names."""
     return hash_parts(part for name in sorted(weights) for part in _parts_of(name, weights[name]))
+
+
+def hash_loaded(weights: Mapping[str, Tensor], bits: Bits | None = None) -> str:
+    """The hash of a network that loads these weights once they were saved: in single precision."""
+    found = unpack_rows(weights if bits is None else pack_rows(weights, bits))
+    return hash_weights({n: x.float() if x.is_floating_point() else x for n, x in found.items()})
 
 
 def _parts_of(name: str, tensor: Tensor) -> Iterator[str | memoryview]:

@@ -34,6 +34,8 @@ class HashedModule(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self._weighed: list[Weighed] = []  # one list for all views of the same weights
+        self._reads: tuple[str, ...] = ()
+        self.reads_with: str | None = None  # the hash of the weights that `reads` came with
 
     @property
     def device(self) -> torch.device:
@@ -54,6 +56,19 @@ class HashedModule(nn.Module):
         held = self.weighed()
         held.hash = held.hash or self.hash_present()
         return held.hash
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Hashes of other weights that make the same tokens.
+
+        Those that came with weights from a folder (`reads_with`) are gone once these change.
+        """
+        own = not self._reads or self.reads_with is None or self.hash() == self.reads_with
+        return self._reads if own else ()
+
+    @reads.setter
+    def reads(self, hashes: tuple[str, ...]) -> None:
+        self._reads, self.reads_with = hashes, None
 
     def weighed(self) -> Weighed:
         """The weights as they are now, without hashing them."""

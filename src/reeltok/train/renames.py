@@ -18,14 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from reeltok.files.atomic import replacing
 from reeltok.files.hashes import hash_files
 from reeltok.files.parsing import read_object
 from reeltok.models.presets import PRESETS
-from reeltok.tokenizer.folder import hash_weights
-from reeltok.tokenizer.rows import unpack_rows
+from reeltok.tokenizer.folder import hash_loaded
 from reeltok.train.checkpoint import Checkpoint, find_checkpoints, verify_checkpoint
 from reeltok.train.logbook import read_lines
 from reeltok.train.stored import METADATA, read_metadata
@@ -282,14 +280,8 @@ def rename_model(folder: Path) -> None:
         return
     save_file(renamed, path)
     if family not in (FLOW, MASKED):
-        before = hash_weights({name: as_loaded(x) for name, x in unpack_rows(weights).items()})
-        record["reads"] = [*(record.get("reads") or ()), before]
+        record["reads"] = [*(record.get("reads") or ()), hash_loaded(weights)]
         (folder / "config.json").write_text(json.dumps(record, indent=2) + "\n")
-
-
-def as_loaded(x: Tensor) -> Tensor:
-    """A weight as a network holds it: in single precision, however it was saved."""
-    return x.float() if x.is_floating_point() else x
 
 
 def main(words: Sequence[str]) -> int:
