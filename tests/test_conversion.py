@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from reeltok import zoo
 from reeltok.conversion import change_config, read_public, write_public
 from reeltok.models.presets import VIDTOK
 from reeltok.models.vidtok.network import VidTok
@@ -25,6 +26,25 @@ def test_a_model_comes_back_from_the_public_layout(tmp_path: Path, suffix: str) 
     assert found.model.hash() == model.hash()
     folder = model.save_pretrained(tmp_path / "folder")
     assert read_public(folder).model.hash() == model.hash()
+
+
+def test_weights_in_few_bits_are_read(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    model = VidTok(change_config(VIDTOK[NAME], SMALL), NAME).eval()
+    folder = model.save_pretrained(tmp_path / "small", small=True)
+    found = read_public(folder / "model.safetensors", NAME, SMALL)
+    assert found.dropped == []
+    assert found.model.hash() == zoo.load_folder(folder).hash()
+
+
+def test_a_part_of_a_model_is_no_model(tmp_path: Path) -> None:
+    file = zoo.BUNDLED / "default-sharp" / "model.safetensors"
+    said = r"holds only what differs from 'default'.*: give the folder itself \(.*default-sharp\)"
+    with pytest.raises(ValueError, match=said):
+        read_public(file, "default")
+    with pytest.raises(ValueError, match=said):
+        zoo.load("default", weights=file)
+    assert read_public(file.parent).model.name == "default-sharp"
 
 
 def test_what_is_asked_must_be_possible(tmp_path: Path) -> None:

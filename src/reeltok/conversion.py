@@ -22,7 +22,7 @@ from reeltok.generate.public import public_arguments, sit_name
 from reeltok.generate.sit import Flow
 from reeltok.models.convert import from_public, is_public, to_public
 from reeltok.tokenizer.contract import Tokenizer
-from reeltok.tokenizer.folder import dump_config
+from reeltok.tokenizer.folder import dump_config, read_whole
 
 FPS = 25.0  # UCF-101's rate, at which CoordTok's public code plays what it made
 LAYOUTS = (".safetensors", ".ckpt")
@@ -51,7 +51,7 @@ def read_public(
         if preset or changes:
             raise ValueError(f"{source} is a folder and brings its configuration: no `preset`")
         return Converted(model=zoo.load_folder(Path(source)), dropped=[])
-    weights = read_checkpoint(source)
+    weights = read_whole(source)
     if preset is None:
         raise ValueError("name the configuration of the checkpoint: `preset` NAME")
     family, config = zoo.described(preset)

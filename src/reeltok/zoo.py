@@ -39,6 +39,7 @@ from reeltok.tokenizer.folder import (
     build_empty,
     from_diffusers,
     parse_extras,
+    read_whole,
     take_extras,
 )
 from reeltok.tokenizer.rows import read_packed
@@ -166,7 +167,7 @@ def with_weights(family: str, config: Any, name: str, weights: str | Path) -> To
     """A tokenizer with the weights of a file, or "random" ones."""
     if str(weights) == "random":
         return build_random(family, config, name)
-    return build_from_state(family, config, name, read_packed(weights), source=str(weights))
+    return build_from_state(family, config, name, read_whole(weights), source=str(weights))
 
 
 def moved_to(

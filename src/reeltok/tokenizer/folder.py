@@ -16,8 +16,9 @@ from reeltok.arguments import check_path
 from reeltok.files.atomic import Unfinished, naming, replacing, write_file
 from reeltok.files.hashes import hash_parts
 from reeltok.files.parsing import parse_config, read_object
+from reeltok.files.text import printable
 from reeltok.tokenizer.card import CARD
-from reeltok.tokenizer.rows import Bits, pack_rows, unpack_rows
+from reeltok.tokenizer.rows import Bits, pack_rows, read_packed, unpack_rows
 
 Network = TypeVar("Network", bound=nn.Module)
 MOST = 10**11  # parameters
@@ -176,6 +177,25 @@ def replace_model(folder: Path, tensors: dict[str, Tensor], text: str) -> None:
                 aside.replace(said.target)
             raise
         said.finish()
+
+
+def read_whole(path: str | Path) -> dict[str, Tensor]:
+    """The weights in a file, unpacked.
+
+    ValueError for a part of a model, which its folder completes with the weights of a preset.
+    """
+    weights, folder = read_packed(path), Path(path) if Path(path).is_dir() else Path(path).parent
+    try:
+        base = read_object(folder / "config.json").get("base")
+    except (OSError, ValueError):  # what lies beside weights need not be ours
+        base = None
+    if isinstance(base, dict) and Path(path) in (folder, folder / WEIGHTS):
+        name = printable(str(base.get("name")))
+        raise ValueError(
+            f"{path} holds only what differs from {name!r}, as config.json beside it says: give "
+            f"the folder itself ({folder})"
+        )
+    return weights
 
 
 def amend_config(folder: Path, **changes: Any) -> Path:
