@@ -3,6 +3,7 @@
 import pytest
 
 from reeltok.wording import as_options, count, duration, explain, left_out
+from reeltok.zoo import missing_weights
 
 
 def test_numbers_of_things() -> None:
@@ -55,6 +56,17 @@ def test_no_name_is_said_twice(name: str, why: str, said: str) -> None:
 def test_arguments_are_said_as_the_options_of_a_command(sentence: str, said: str) -> None:
     flags = {"max_broken": "--max-broken", "raw": "--raw", "changes": "--set"}
     assert as_options(sentence, flags) == said
+
+
+@pytest.mark.parametrize("name", ["vidtok_kl_causal_488_4chn", "reftok-none"])
+def test_missing_weights_are_told_of_in_python_and_at_a_command(name: str) -> None:
+    said = missing_weights(name)
+    assert "`weights=FILE`" in said
+    assert "`weights='random'`" in said
+    there = as_options(said, {"weights": "--weights"})
+    assert "--weights FILE" in there
+    assert "--weights random" in there
+    assert "=" not in there
 
 
 def test_memory_that_says_what_to_do_is_left_to_say_it() -> None:

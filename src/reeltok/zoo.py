@@ -224,10 +224,13 @@ def missing_weights(name: str) -> str:
     if name in PUBLISHED:
         return (
             f"the weights of {name} are not here: `reeltok download {name}` fetches "
-            f"{PUBLISHED[name]} from {HUB}, `weights=` takes a file you have, "
-            'weights="random" is for benches'
+            f"{PUBLISHED[name]} from {HUB}, `weights=FILE` reads one you have, and "
+            "`weights='random'` is for benches"
         )
-    return f"{name} has no published weights: train it, or pass weights= (a file, or 'random')"
+    return (
+        f"{name} has no published weights: train it, or give `weights=FILE`, or `weights='random'` "
+        "for benches"
+    )
 
 
 def load_folder(folder: Path, *, variant: str | None = None) -> Tokenizer:

@@ -118,7 +118,7 @@ def test_group_norm_takes_whole_frames() -> None:
 
 def test_a_strip_lower_than_a_token_is_refused_with_the_least() -> None:
     model = MODELS["short"]
-    message = "tile=7 is less than the 8 pixels of a token of short: give 8 or more, or None"
+    message = "`tile=7` is less than the 8 pixels of a token of short: give 8 or more, or leave"
     with pytest.raises(ValueError, match=message):
         model.encode(clip(1, 64, 64, 0), tile=7)
     with pytest.raises(ValueError, match=message):

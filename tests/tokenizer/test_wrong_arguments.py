@@ -341,6 +341,9 @@ def test_tokens_are_of_a_clip(tok: Tokenizer) -> None:
             "tokens are sliced, as in tokens[0:2], not by slice('a'": lambda: tokens["a":],
             "tokens are sliced, as in tokens[0:2], not by slice(0.5": lambda: tokens[0.5:],
             "steps 0 to 1.0 were asked for": lambda: tokens.part(0, 1.0),
+            "steps 5 to 9 were asked for, but there are 0 to 2": lambda: tokens[5:9],
+            "steps 0 to -2 were asked for, but there are 0 to 2": lambda: tokens[:-2],
+            "steps 1 to 0 were asked for, but there are 0 to 2": lambda: tokens[1:0],
             "parts of a clip are Tokens, found Tensor": lambda: reeltok.Tokens.join([ids]),
             "5 frames of 16.5x16": lambda: tokens.with_(height=16.5),
         }

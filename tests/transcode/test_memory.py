@@ -201,6 +201,15 @@ def test_strips_that_were_asked_for_are_held_to_the_budget(tok: VidTok) -> None:
         bounded(tok, Coding(tile=8, memory=1.0), encoding(size))
 
 
+@pytest.mark.parametrize("work", ["encode", "decode"])
+def test_a_tile_that_is_none_is_refused_before_strips_are_noted(tok: VidTok, work: Work) -> None:
+    said = "`tile=3` is less than the 8 pixels of a token of narrow: give 8 or more"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ValueError, match=said):
+            bounded(tok, Coding(tile=3), Workload(work=work, size=(64, 64)))
+
+
 def test_files_share_a_budget(tok: VidTok, small: None) -> None:
     size = (640, 64)
     gb = memory_need(tok, USUAL, encoding(size)).unbounded / 1e9

@@ -134,8 +134,8 @@ def check_tile(tile: int | None, spec: Spec) -> None:
         raise ValueError(f"{spec.name} codes whole frames: leave tile=None")
     if tile < spec.least_tile:
         raise ValueError(
-            f"tile={tile} is less than the {spec.least_tile} pixels of a token of {spec.name}: "
-            f"give {spec.least_tile} or more, or None"
+            f"`tile={tile}` is less than the {spec.least_tile} pixels of a token of {spec.name}: "
+            f"give {spec.least_tile} or more, or leave it out"
         )
 
 

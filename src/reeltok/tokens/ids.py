@@ -149,8 +149,11 @@ def require_step(step: int, due: int) -> None:
 
 
 def ends_of(steps: Any, total: int) -> tuple[int, int]:
-    """Where a slice of `total` steps begins and ends. ValueError for what is none."""
+    """Where a slice of `total` steps begins and ends. ValueError for what is none, or is empty."""
     start, stop, stride = slice_ends(steps, total, "tokens are sliced, as in tokens[0:2]")
     if stride != 1:
         raise ValueError(f"tokens are sliced in steps of 1, not {stride}")
+    if start >= stop and total:  # as they were given: a slice ends where its sequence does
+        begin, end = steps.start or 0, total if steps.stop is None else steps.stop
+        raise ValueError(f"steps {begin} to {end} were asked for, but there are 0 to {total}")
     return start, stop

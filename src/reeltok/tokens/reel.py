@@ -56,9 +56,9 @@ class ReelWriter:
     ...     for part in tok.stream_encode(frames):
     ...         writer.write(part)
 
-    `packing` packs ids without loss. Nothing is written under the final name before the block ends
-    well. Raises OSError when the folder is missing or not writable, ValueError for parts that do
-    not belong together, and for ids that `packing` is not for.
+    `packing` packs ids without loss. A folder that is missing is made. Nothing is written under the
+    final name before the block ends well. Raises OSError where nothing can be written, ValueError
+    for parts that do not belong together, and for ids that `packing` is not for.
     """
 
     def __init__(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from reeltok.allocator import release_freed, return_frames
 from reeltok.tokenizer.contract import Tokenizer
-from reeltok.tokenizer.tiling import TileLike, Tiling
+from reeltok.tokenizer.tiling import TileLike, Tiling, check_tile
 from reeltok.transcode.need import GB, Need, Workload, memory_need
 from reeltok.transcode.options import Coding
 from reeltok.video.record import Stream, Video
@@ -32,12 +32,13 @@ def bounded(tokenizer: Tokenizer, coding: Coding, job: Workload) -> Bounds:
     """How the frames of a job are coded within `coding.memory`.
 
     Fewer at a time first, where that changes nothing, then in strips: a note says so, and freed
-    frames go back to the system. ValueError for less than the frames need, and for a tokenizer
-    whose memory cannot be bounded.
+    frames go back to the system. ValueError for less than the frames need, for a tokenizer whose
+    memory cannot be bounded, and for a tile that is none.
     """
     size = job.size
     spec, chunk = tokenizer.spec, coding.chunk_for(*size)
     strips = spec.strips if job.work == "decode" else tokenizer.encodes_in_strips
+    check_tile(coding.tile, replace(spec, strips=strips))
     if not strips or tokenizer.device.type != "cpu":
         coding.check_unbounded(tokenizer, *size)
         return Bounds(chunk=chunk, tile=coding.tile)
