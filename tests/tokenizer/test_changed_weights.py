@@ -62,6 +62,14 @@ def test_tokens_never_name_weights_that_came_after_them() -> None:
     assert again.weights == named.weights == before != model.hash()
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.jit")
+def test_a_compiled_part_has_the_same_weights() -> None:
+    model = small()
+    model.encoder = torch.compile(model.encoder)
+    assert "encoder._orig_mod.conv_in.weight" in model.state_dict()
+    assert model.hash() == small().hash()
+
+
 @pytest.mark.parametrize("move", [VidTok.bfloat16, VidTok.share_memory])
 def test_tokens_name_their_weights_though_these_were_cast_or_moved(move: Callable) -> None:
     model, x = small(), clip()

@@ -20,10 +20,11 @@ from reeltok.files.parsing import read_object
 from reeltok.files.tensors import align_memory, read_content
 from reeltok.files.text import printable
 
+COMPILED = ("_orig_mod",)  # torch.compile
 WRAPS = frozenset(
     {
+        *COMPILED,
         "module",  # DistributedDataParallel
-        "_orig_mod",  # torch.compile
         "_forward_module",  # Lightning Fabric
         "_fsdp_wrapped_module",
         "_checkpoint_wrapped_module",

@@ -14,6 +14,7 @@ from typing_extensions import TypedDict  # pydantic takes typing's from Python 3
 
 from reeltok.arguments import check_path
 from reeltok.files.atomic import Unfinished, naming, replacing, write_file
+from reeltok.files.checkpoints import COMPILED, unwrapped_name
 from reeltok.files.hashes import hash_parts
 from reeltok.files.parsing import parse_config, read_object
 from reeltok.files.text import printable
@@ -229,8 +230,12 @@ def build_empty(build: Callable[[], Network], what: str) -> Network:
 
 
 def hash_weights(weights: dict[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes, in the order of the names."""
-    return hash_parts(part for name in sorted(weights) for part in _parts_of(name, weights[name]))
+    """SHA-256 over names, types, shapes and bytes, in the order of the names.
+
+    What torch.compile puts into the names of a part's weights does not count.
+    """
+    named = {unwrapped_name(name, COMPILED): tensor for name, tensor in weights.items()}
+    return hash_parts(part for name in sorted(named) for part in _parts_of(name, named[name]))
 
 
 def hash_loaded(weights: Mapping[str, Tensor], bits: Bits | None = None) -> str:
