@@ -328,8 +328,10 @@ def test_a_column_of_classes_is_found_whatever_its_capitals(tmp_path: Path) -> N
 def test_a_column_that_no_clip_has_is_refused(tmp_path: Path) -> None:
     """Folders and shards had been taken without it."""
     clips = write_clips(tmp_path / "clips", (5,))
-    with pytest.raises(ValueError, match=r"no clip of .*clips has the column 'topic': there are"):
-        find_sources(clips, column="topic")
+    for column in ("topic", "group"):
+        said = rf"no clip of .*clips has the column '{column}': there are"
+        with pytest.raises(ValueError, match=said):
+            find_sources(clips, column=column)
     with tarfile.open(tmp_path / "a.tar", "w") as shard:
         shard.add(clips / "0.mkv", "0.mkv")
         (clips / "0.json").write_text('{"Topic": "sea"}')

@@ -64,7 +64,8 @@ def find_sources(
     clips = find_clips(data, root=root, column=column or GROUP)
     said = _Samples()
     sources = [_source(clip, column, said) for clip in clips]
-    if column not in (None, GROUP) and column.lower() not in said.columns:
+    own = column is None or column.lower() in said.columns
+    if not own and not (column == GROUP and any(source.group for source in sources)):
         near = hint(printable(column), map(printable, said.columns.values()))
         raise ValueError(f"no clip of {data} has the column {printable(column)!r}: {near}")
     names = sorted({name for source in sources for name in source.further})

@@ -23,7 +23,6 @@ from reeltok.corpus.run import build_corpus
 from reeltok.corpus.shaping import Shaping
 from reeltok.corpus.sources import ListedClip, find_sources
 from reeltok.data.clip import Clip, lot_of
-from reeltok.data.lists import GROUP
 from reeltok.files.hashes import hash_text
 from reeltok.files.text import printable
 from reeltok.generate import masked
@@ -85,7 +84,7 @@ def open_examples(
         tokenizer,
         shaping=shaping_of(recipe),
         coding=WindowCoding(keep=keep, dtype="float32", batch=batch),
-        column=None if recipe.data.column == GROUP else recipe.data.column,
+        column=recipe.column,
         beside=beside_of(recipe, config),
     )
     if not resume and place.has(PLAN) and read_plan(place) != plan.record:
@@ -126,7 +125,7 @@ def open_corpus(
 
 def named_sources(recipe: GeneratorRecipe, data: str | Path) -> list[ListedClip]:
     """The clips of the recipe's groups."""
-    sources = find_sources(data, column=recipe.data.column)
+    sources = find_sources(data, column=recipe.column)
     require_groups_named(recipe.groups, [source.group for source in sources])
     return [s for s in sources if not recipe.groups or s.group in recipe.groups]
 

@@ -14,6 +14,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from reeltok.configuration import FINITE, RecipeSettings, parse
+from reeltok.data.lists import GROUP
 from reeltok.files.parsing import read_object
 from reeltok.generate import prior, sit
 from reeltok.generate.conditions import CompletionTask
@@ -161,6 +162,11 @@ class GeneratorRecipe:
     def window(self) -> Window:
         """Frames and pixels of an example, and examples of a batch over all processes."""
         return self.data.windows[0]
+
+    @property
+    def column(self) -> str | None:
+        """The column of classes; None for the usual one, which clips may lack."""
+        return None if self.data.column == GROUP else self.data.column
 
 
 def idle_keys(data: Mapping[str, Any]) -> list[str]:
