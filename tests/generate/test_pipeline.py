@@ -1,6 +1,7 @@
 """A generator opened and asked from Python, as the command does it."""
 
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,13 @@ from small_priors import prior_for
 
 import reeltok
 from reeltok.generate import masked
-from reeltok.generate.pipeline import GenerationRequest, generate_files, open_generator
+from reeltok.generate.clip_spec import ClipSpec
+from reeltok.generate.pipeline import (
+    GenerationRequest,
+    generate_files,
+    open_generator,
+    read_given,
+)
 from reeltok.generate.predictor import PriorPredictor
 from reeltok.generate.sampling import count_steps
 from reeltok.models.vidtok.network import VidTok
@@ -72,6 +79,30 @@ def test_what_cannot_be_made_is_refused_in_a_sentence(
     request = GenerationRequest(given=tmp_path / "clip.mkv", **asked)
     with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
         open_generator(folder, request, tokenizer=None, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("own", "count", "said"),
+    [
+        (8.0, 3, "has 8 frames a second, the model was trained at 16: frames are repeated, so"),
+        (32.0, 3, "has 32 frames a second, the model was trained at 16: frames are left out, so"),
+        (16.0, 3, None),
+        (8.0, 1, None),
+    ],
+)
+def test_given_frames_of_another_rate_are_told(
+    tmp_path: Path, own: float, count: int, said: str | None
+) -> None:
+    path = tmp_path / "clip.mkv"
+    reeltok.write(Video.of(torch.zeros(12, 16, 16, 3, dtype=torch.uint8), fps=own), path)
+    request = GenerationRequest(given=path, given_frames=count)
+    clip = ClipSpec(tokenizer="", frames=5, height=16, width=16, fps=16.0, grid=(2, 2, 2))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        video = read_given(request, clip, whole=None)
+    assert video is not None
+    assert len(video) == count
+    assert [said in str(one.message) for one in told] == ([] if said is None else [True])
 
 
 def test_predictions_do_not_depend_on_the_batch(plain: VidTok, tmp_path: Path) -> None:

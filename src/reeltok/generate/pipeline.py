@@ -333,6 +333,7 @@ def read_given(request: GenerationRequest, clip: ClipSpec, *, whole: int | None)
     count = whole or request.given_frames or 1
     fps = clip.fps if count > 1 else None
     with stream(request.given, fps=fps) as source:
+        warn_resampled(request.given, fps)
         shrink = max(clip.height / source.height, clip.width / source.width)
         size = (round(source.height * shrink), round(source.width * shrink))
         if whole is not None and source.frames > whole:
@@ -343,6 +344,18 @@ def read_given(request: GenerationRequest, clip: ClipSpec, *, whole: int | None)
         raise ValueError(f"{request.given} has {len(video)} frames, {count} were to be given")
     top, left = (size[0] - clip.height) // 2, (size[1] - clip.width) // 2
     return video_of(video, top, left, clip)
+
+
+def warn_resampled(given: Path, fps: float | None) -> None:
+    """Say where frames of another rate than the prior's are repeated or left out."""
+    with warnings.catch_warnings(action="ignore"), stream(given) as source:
+        own = source.fps
+    if fps is not None and own is not None and abs(own - fps) > 0.01 * fps:
+        warnings.warn(
+            f"{given} has {own:g} frames a second, the model was trained at {fps:g}: frames are "
+            f"{'repeated' if own < fps else 'left out'}, so that motion keeps its speed",
+            stacklevel=3,
+        )
 
 
 def video_of(video: Video, top: int, left: int, clip: ClipSpec) -> Video:
