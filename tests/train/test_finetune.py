@@ -1,7 +1,5 @@
 """Fine-tuning on a few clips helps those clips; adapting the decoder alone changes no id."""
 
-import csv
-import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +8,7 @@ import pytest
 import torch
 from small_run import small_recipe
 
-from reeltok import load, read, zoo
+from reeltok import load, read, write, zoo
 from reeltok.data.find import find_clips
 from reeltok.models.presets import COMPACT
 from reeltok.models.reftok.injection import RefTokConfig
@@ -91,15 +89,15 @@ def test_any_kind_of_model_is_tuned_without_noise(tmp_path: Path, name: str, kin
 
 @pytest.fixture(scope="module")
 def ten_clips(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten training clips of people and open films, in a folder of their own."""
+    """Ten clips of people and open films in negative, which the default has not seen."""
     if "default" not in zoo.bundled():
         pytest.skip("the default's trained weights are not bundled yet")
     folder = tmp_path_factory.mktemp("ten")
     chosen = [c for c in find_clips(shared / "data" / "train") if c.group in ("open", "people")]
     for clip in chosen[:: len(chosen) // 10][:10]:
-        shutil.copy(clip.path, folder)
-    with (folder / "manifest.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([["file"], *([path.name] for path in folder.glob("*.*4"))])
+        video = read(clip.path, frames=49, size=192)
+        negative = replace(video, frames=255 - video.frames)
+        write(negative, folder / f"{clip.path.stem}.mkv", lossless=True)
     return folder
 
 
@@ -126,7 +124,7 @@ def test_ten_clips_improve_in_ten_minutes(ten_clips: Path, tmp_path: Path, name:
         mean_psnr(tmp_path / "run" / "model", ten_clips),
     )
     print(f"{name}: {before:.2f} to {after:.2f} dB in {seconds / 60:.1f} CPU minutes")
-    assert after > before + 0.1
+    assert after > before + 0.5
     if name == "adapt_decoder":
         one, two = load("default"), load(tmp_path / "run" / "model")
         for clip in find_clips(ten_clips)[:3]:
