@@ -38,6 +38,7 @@ from reeltok.tokenizer.folder import (
     Base,
     build_empty,
     from_diffusers,
+    no_config,
     parse_extras,
     read_whole,
     take_extras,
@@ -198,9 +199,7 @@ def find_folder(
         folder = model_folder(Path(name))
         if (folder / "config.json").is_file():
             return folder
-        raise FileNotFoundError(
-            f"{name} has no config.json: give a folder that `reeltok convert` or training wrote"
-        )
+        raise FileNotFoundError(no_config(Path(name)))
     if str(name) in PRESETS:
         raise FileNotFoundError(missing_weights(str(name)))
     if is_repository(str(name)):

@@ -241,3 +241,13 @@ def test_info_builds_nothing_either(tmp_path: Path) -> None:
     record["config"]["blocks"] = [10**6, 10**6]
     config.write_text(json.dumps(record))
     assert main(["info", str(tmp_path / "a")]) == 2
+
+
+def test_the_folder_of_a_run_names_its_models(tmp_path: Path) -> None:
+    assert "give a folder that `reeltok convert` or training" in str(refusal(zoo.load, tmp_path))
+    CoordTok(COORDTOK, "planes").save_pretrained(tmp_path / "model")
+    said = f"{tmp_path} has no config.json, it is the folder of a run: give {tmp_path / 'model'}"
+    assert refusal(zoo.load, tmp_path) == said
+    CoordTok(COORDTOK, "planes").save_pretrained(tmp_path / "best")
+    said = said.replace(": give ", f": give {tmp_path / 'best'} or ")
+    assert refusal(zoo.load, tmp_path) == said

@@ -126,6 +126,15 @@ def parse_extras(record: Mapping[str, Any], what: str) -> dict[str, Any]:
     return vars(parse_config(held, ConfigExtras, what))
 
 
+def no_config(folder: Path) -> str:
+    """What to do about a folder without config.json; that of a run has models below it."""
+    below = [folder / name for name in ("best", "model")]
+    models = " or ".join(str(each) for each in below if (each / "config.json").is_file())
+    if models:
+        return f"{folder} has no config.json, it is the folder of a run: give {models}"
+    return f"{folder} has no config.json: give a folder that `reeltok convert` or training wrote"
+
+
 def write_folder(
     folder: str | Path,
     record: Mapping[str, Any],
