@@ -321,6 +321,8 @@ def require_family(record: Mapping[str, Any], what: str) -> str:
     family, kind = record.get("family"), record.get("_class_name")
     if isinstance(family, str) and family in FAMILIES:
         return family
+    if family in ("flow", "masked"):
+        raise ValueError(f"{what} of family {family!r}: a generator, which `reeltok generate` uses")
     foreign = "family" not in record and isinstance(kind, str)
     named = f"class {str(kind)[:80]!r}" if foreign else f"family {str(family)[:80]!r}"
     raise ValueError(f"{what} of {named}: this version reads {', '.join(FAMILIES)}")

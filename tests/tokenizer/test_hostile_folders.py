@@ -251,3 +251,11 @@ def test_the_folder_of_a_run_names_its_models(tmp_path: Path) -> None:
     CoordTok(COORDTOK, "planes").save_pretrained(tmp_path / "best")
     said = said.replace(": give ", f": give {tmp_path / 'best'} or ")
     assert refusal(zoo.load, tmp_path) == said
+
+
+@pytest.mark.parametrize("make", [make_flow, make_prior])
+def test_a_generator_is_no_tokenizer(make: Callable[[Path], None], tmp_path: Path) -> None:
+    make(tmp_path)
+    said = "holds a model of family '(flow|masked)': a generator, which `reeltok generate` uses"
+    with pytest.raises(ValueError, match=said):
+        zoo.load(tmp_path)
