@@ -73,6 +73,20 @@ def test_a_shard_that_was_removed_is_missed_and_made_again(tmp_path: Path) -> No
     assert (out / "shard-000001.parquet").read_bytes() == whole
 
 
+def test_rows_are_asked_for_by_whole_numbers(tmp_path: Path) -> None:
+    build(write_clips(tmp_path / "clips", (5, 5)), tmp_path / "out", Shaping(frames=5))
+    corpus = Corpus(tmp_path / "out")
+    for number in (-1, np.int64(1), torch.tensor(1)):
+        assert corpus[number].id == "1.mkv#0000"
+        assert corpus.bucket(number) == corpus.bucket(0)
+    for wrong in ("1.mkv#0000", slice(0, 2), 1.0, None, [0]):
+        for ask in (corpus.__getitem__, corpus.bucket):
+            with pytest.raises(ValueError, match=r"rows have whole numbers, .* not "):
+                ask(wrong)
+    with pytest.raises(IndexError, match="row 2 of 2"):
+        corpus[2]
+
+
 def test_another_shaping_is_refused_and_both_are_named(tmp_path: Path) -> None:
     clips = write_clips(tmp_path / "clips", (9,))
     build(clips, tmp_path / "out", Shaping(frames=5))

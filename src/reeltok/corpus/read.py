@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Float
 from torch.utils.data import Dataset
 
+from reeltok.arguments import is_count, said
 from reeltok.corpus.finish import FAILED, INDEX, MANIFEST
 from reeltok.corpus.packing import held_packing
 from reeltok.corpus.place import Place
@@ -89,10 +90,8 @@ class Corpus(Dataset):
             f"Corpus({self.place}: {len(self)} rows of {kept} of {self.tokenizer['name']}, {shown})"
         )
 
-    def __getitem__(self, number: int) -> Row:
-        if not -len(self) <= number < len(self):
-            raise IndexError(f"row {number} of {len(self)}")
-        number %= len(self)
+    def __getitem__(self, number: Any) -> Row:
+        number = self._numbered(number)
         file = int(np.searchsorted(self.begins, number, side="right")) - 1
         values = self._record(file, number - int(self.begins[file]))
         vocabulary = self.tokenizer["vocabulary"]
@@ -119,9 +118,9 @@ class Corpus(Dataset):
 
         return Batches(self, size, **options)
 
-    def bucket(self, number: int) -> str:
+    def bucket(self, number: Any) -> str:
         """The bucket of a row, without reading it."""
-        return self.bucket_names[self.bucket_of[number]]
+        return self.bucket_names[self.bucket_of[self._numbered(number)]]
 
     def row_bytes(self) -> Float[np.ndarray, "n"]:
         """About how many bytes each row takes: its file's, shared out by pixels."""
@@ -131,6 +130,14 @@ class Corpus(Dataset):
         of_row = pixels[self.bucket_of].astype(float)
         whole = np.bincount(file, of_row, minlength=len(files))
         return of_row * (np.array([each["bytes"] for each in files]) / np.maximum(whole, 1))[file]
+
+    def _numbered(self, number: Any) -> int:
+        """The number of a row, from 0 on. ValueError for what is no number, IndexError past all."""
+        if not is_count(number, least=-(2**63)):
+            raise ValueError(f"rows have whole numbers, as in corpus[0], not {said(number)}")
+        if not -len(self) <= number < len(self):
+            raise IndexError(f"row {number} of {len(self)}")
+        return int(number) % len(self)
 
     def _record(self, file: int, row: int) -> dict[str, Any]:
         """The columns of a row of a file."""
