@@ -18,6 +18,7 @@ def test_numbers_of_things() -> None:
 @pytest.mark.parametrize(
     ("seconds", "said"),
     [
+        (0.0, "0 seconds"),
         (0.2, "a second"),
         (36, "36 seconds"),
         (150, "2.5 minutes"),

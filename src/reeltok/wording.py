@@ -58,6 +58,8 @@ def count(number: int, what: str) -> str:
 
 def duration(seconds: float) -> str:
     """A time to wait, in the unit that people would give it in."""
+    if seconds == 0:
+        return "0 seconds"
     units = {"days": 86400, "hours": 3600, "minutes": 60}
     for name, length in units.items():
         if seconds >= 2 * length:
