@@ -55,6 +55,14 @@ def test_a_list_says_where_clips_lie_and_what_they_show(tmp_path: Path) -> None:
     assert (row.caption, dict(row.further)) == ("a text", {"n": "3"})
 
 
+def test_a_corpus_holds_no_clips_and_that_is_said(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    build(write_clips(tmp_path / "clips", (5,)), out, WINDOWS)
+    said = "out is a corpus of tokens and holds neither .*: give clips, .* are trained on them"
+    with pytest.raises(ValueError, match=said):
+        find_clips(out)
+
+
 def test_a_list_without_a_column_of_files_says_what_it_has(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("clip,words\n0.mkv,none\n")
     with pytest.raises(ValueError, match=r"list.csv has the columns clip, words: one of file, "):

@@ -21,12 +21,13 @@ from reeltok.corpus.row import FLOATS
 from reeltok.corpus.shaping import Bucket, Shaping
 from reeltok.corpus.sources import ListedClip, digest_of
 from reeltok.corpus.texts import Texts
+from reeltok.data.kinds import CORPUS_PLAN
 from reeltok.files.hashes import hash_text
 from reeltok.files.parsing import parse_json
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokens.packing.model import NAME as PACKING
 
-PLAN = "plan.json"
+PLAN = CORPUS_PLAN
 VERSION = 2  # of packed corpora; that of others is 1
 Keep = Literal["ids", "latents", "moments"]
 

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from reeltok.arguments import check_path
 from reeltok.data.clip import Clip
 from reeltok.data.kinds import (
+    CORPUS_PLAN,
     MANIFEST,
     files_below,
     is_hidden,
@@ -154,6 +155,11 @@ def _clips_at(path: Path, label: str, column: str, root: str | Path | None) -> l
     """The clips of a file or folder; `label` is its name among others of a pattern, or ""."""
     if path.is_dir():
         found = _clips_in(path, label, column, root)
+        if not found and (path / CORPUS_PLAN).is_file():
+            raise ValueError(
+                f"the folder {path} is a corpus of tokens and holds neither videos nor images: "
+                "give clips, as tokenizers encode them and are trained on them"
+            )
         if not found:
             raise ValueError(
                 f"the folder {path} holds neither videos nor images: name files of unusual kinds "

@@ -18,6 +18,7 @@ RECORDS = (".tfrecord", ".tfrecords")
 PARQUET = ".parquet"
 LISTS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt", ".lst", ".list", PARQUET)
 MANIFEST = "manifest.csv"  # in a folder, the list of what is in it
+CORPUS_PLAN = "plan.json"  # in a folder, that it holds a corpus of tokens
 FOREIGN = ("__MACOSX",)  # what archivers leave beside files; names with a dot in front are hidden
 
 
