@@ -95,7 +95,7 @@ LastFramesOption = Annotated[
         min=1,
         metavar="N",
         help="Number of frames to take from the end of --given as well, so that the frames"
-        " in between are generated; by default 0.",
+        " in between are generated; by default none.",
     ),
 ]
 InpaintOption = Annotated[

@@ -218,8 +218,8 @@ def split_rows(recipe: GeneratorRecipe, corpus: Corpus) -> Split:
         found = ", ".join(corpus.manifest["buckets"]) or "no windows"
         raise ValueError(
             f"none of {corpus.manifest['clips']} training clips has {recipe.frames} frames of "
-            f"{window.size} pixels ({corpus.place} holds {found}): lower data.windows.0 or "
-            "data.holdout"
+            f"{window.size} pixels ({corpus.place} holds {found}): set "
+            "data.windows.0.frames and size to what it holds, or lower data.holdout"
         )
     held = [each for each in rows if lot_of(each[1]["origin"]) < share]
     rates = [row["fps"] for _, row in train if row["fps"]]
