@@ -91,6 +91,19 @@ def test_classes_are_of_the_column_that_is_asked(
         examples_of(lost, plain, corpus, tmp_path)
 
 
+def test_a_corpus_names_its_tokenizer_where_that_of_the_recipe_is_not_here(
+    plain: VidTok, build: Build, tmp_path: Path
+) -> None:
+    from reeltok.generate.training import train_generator
+
+    asked, corpus = recipe_of(tokenizer="coordtok-default"), build(plain, "corpus")
+    said = f"of {plain.name}, and the recipe has tokenizer=coordtok-default, .* give `--set "
+    with pytest.raises(ValueError, match=f"{said}tokenizer={plain.name}`"):
+        train_generator(asked, data=corpus, out=tmp_path / "run", device="cpu")
+    with pytest.raises(FileNotFoundError, match="coordtok-default has no published weights"):
+        train_generator(asked, data=tmp_path, out=tmp_path / "run", device="cpu")
+
+
 def test_rows_are_chosen_without_their_ids_and_laid_out_row_by_row(
     plain: VidTok, build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,15 +1,34 @@
-"""Whether a corpus that is given holds the examples that a generator's recipe asks for."""
+"""Whether a corpus that is given is of the tokenizer and examples of a generator's recipe."""
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
-from reeltok.corpus.read import Corpus
+from reeltok import zoo
+from reeltok.corpus.read import Corpus, is_corpus
 from reeltok.corpus.sources import further_name
 from reeltok.data.lists import GROUP, by_small_letters
+from reeltok.files.text import printable
 from reeltok.generate.condition_encoder import ConditionEncoder
 from reeltok.generate.prior import PriorConfig
 from reeltok.generate.recipes import GENERATORS, GeneratorRecipe
 from reeltok.generate.sit import FlowConfig
+from reeltok.tokenizer.contract import Tokenizer
+
+
+def load_coder(recipe: GeneratorRecipe, data: str | Path) -> Tokenizer:
+    """The recipe's tokenizer; where it is not here, ValueError names that of a corpus at `data`."""
+    try:
+        return zoo.load(recipe.tokenizer, code=False)
+    except FileNotFoundError as error:
+        made = Corpus(data).tokenizer["load"] if is_corpus(data) else recipe.tokenizer
+        if made == recipe.tokenizer:
+            raise
+        raise ValueError(
+            f"{data} is a corpus of {printable(made)}, and the recipe has "
+            f"tokenizer={recipe.tokenizer}, whose weights are not here: give "
+            f"`--set tokenizer={printable(made)}`"
+        ) from error
 
 
 def require_own_examples(

@@ -27,6 +27,7 @@ from reeltok.generate.examples import (
 from reeltok.generate.folder import find_generator
 from reeltok.generate.ids import Examples, PriorTask
 from reeltok.generate.latents import ExampleSet, Feed, FlowTask, Latents, measure_moments
+from reeltok.generate.own_corpus import load_coder
 from reeltok.generate.prior import Prior, PriorConfig
 from reeltok.generate.recipes import GeneratorRecipe
 from reeltok.generate.sit import Flow, FlowConfig, Statistics
@@ -70,7 +71,7 @@ def train_generator(
     require_new(recipe, out, resume)
     with init_distributed(device) as at:
         require_shares(recipe, at.world)
-        tokenizer = zoo.load(recipe.tokenizer, code=False)
+        tokenizer = load_coder(recipe, data)
         config = generator_config(recipe, tokenizer)
         begun = begun_config(out, type(config)) if resume else None
         tokenizer.to(at.device)
