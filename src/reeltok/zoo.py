@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from reeltok.arguments import float_type
-from reeltok.devices import pick_device
+from reeltok.devices import pick_device, warn_slow
 from reeltok.files.atomic import cache_folder
 from reeltok.files.checkpoints import find_file, load_weights, read_checkpoint
 from reeltok.files.parsing import first_error, parse_config, read_object
@@ -177,7 +177,10 @@ def moved_to(
     """`model` on a device, in a type."""
     if device is not None:
         model = model.to(pick_device(device))
-    return model if dtype is None else cast(model, dtype)
+    if dtype is None:
+        return model
+    warn_slow(float_type(dtype, wide=True), model.device, stacklevel=3)
+    return cast(model, dtype)
 
 
 def described(name: str | Path) -> tuple[str, Any]:

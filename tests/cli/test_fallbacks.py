@@ -20,6 +20,10 @@ LACKS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str]] = {
         lambda m: m.setattr(torch.backends.mkldnn, "is_available", lambda: False),
         "built without oneDNN",
     ),
+    "bfloat16": (
+        lambda m: m.setattr(devices, "_has_half", lambda dtype: False),
+        "no bfloat16 in this processor or torch",
+    ),
     "its product": (
         lambda m: (
             m.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512"),
@@ -40,6 +44,7 @@ def complete(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(own, "has_glibc", lambda: True)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(devices, "_has_half", lambda dtype: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(devices, "processor", lambda fact: "GenuineIntel")
     monkeypatch.setattr(coder, "can_pack", lambda: True)

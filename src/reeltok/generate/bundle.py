@@ -24,7 +24,7 @@ from reeltok.generate.folder import STARTS, family_of, save_generator
 from reeltok.generate.recipes import GENERATORS, read_generator
 from reeltok.tokenizer.rows import Bits, pack_rows, unpack_rows
 from reeltok.train.bundle import answer, require_equal
-from reeltok.train.card import command, curve, held_out, seconds_of, wrap_lines
+from reeltok.train.card import command, curve, held_out, seconds_of, used_precision, wrap_lines
 from reeltok.train.logbook import read_lines
 from reeltok.train.recipes import as_json
 from reeltok.video.record import write
@@ -97,7 +97,7 @@ def course(recipe: dict[str, Any], lines: Sequence[Any], hardware: str) -> str:
     optimizer = loop["optimizer"]
     return (
         f"Recipe `{recipe['name']}`, {steps:,} steps of {window['batch']} examples on {hardware}, "
-        f"{duration(seconds_of(lines))}; {loop['precision']}, {optimizer['kind']} at rate "
+        f"{duration(seconds_of(lines))}; {used_precision(lines, loop)}, {optimizer['kind']} at rate "
         f"{optimizer['lr']:g}. {held_out(lines, recipe['data']['holdout'], 'clips')}"
     )
 

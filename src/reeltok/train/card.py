@@ -99,7 +99,7 @@ def course_of_run(
     optimizer = loop["optimizer"]
     return (
         f"Recipe `{recipe['name']}`, {begun}, {steps:,} steps on {hardware}, "
-        f"{duration(seconds_of(lines))}. A step: {windows}; {loop['precision']}, "
+        f"{duration(seconds_of(lines))}. A step: {windows}; {used_precision(lines, loop)}, "
         f"{optimizer['kind']} at rate {optimizer['lr']:g}.{rests} Loss: "
         f"{losses(recipe, model, steps)}. {held_out(lines, data['holdout'], 'sources')}"
     )
@@ -115,6 +115,12 @@ def held_out(lines: Sequence[Line], share: float, of: str) -> str:
     return (
         f"{counts['held_out_size']:,} of {sum(counts.values()):,} were held out, by their sources."
     )
+
+
+def used_precision(lines: Sequence[Line], loop: dict[str, Any]) -> str:
+    """In what a run was computed, by its log; in that of an earlier version, what was asked."""
+    found = dict.fromkeys(line["precision"] for line in lines if "precision" in line)
+    return ", then ".join(found) or loop["precision"]
 
 
 def counts_of(lines: Sequence[Line]) -> dict[str, int] | None:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from reeltok.files.text import hint
 from reeltok.parallel import Rank, any_rank
 from reeltok.train import checkpoint as checkpoints
-from reeltok.train.logbook import Log
+from reeltok.train.logbook import Log, say
 from reeltok.train.optimizers import set_lr
 from reeltok.train.parallel import no_sync
 from reeltok.train.run import LoopConfig, Run, Task
@@ -153,8 +153,8 @@ def run_task(
     """Train `task` on `feed(step)` to the last step; log and checkpoints go to the folder `out`.
 
     `ready` is called before the first step, once nothing can be refused any more. The log begins,
-    also where a run goes on, with the counts of the data's `facts`. With `held`, the caller
-    holds the folder (`held_alone`).
+    also where a run goes on, with the precision and the counts of the data's `facts`. With
+    `held`, the caller holds the folder (`held_alone`).
     SIGTERM saves a checkpoint and exits with `config.exit_on_term`; in a thread it does what it did
     before. Raises ValueError where gradients stay not finite for `bad_steps` steps, OSError where a
     checkpoint cannot be written, or another process trains in `out`.
@@ -175,7 +175,13 @@ def run_task(
         ready()
         saver = checkpoints.Saver(out, keep=config.keep, background=config.save_async)
         with Log(out, run, since=run.step) as log, asked_to_stop() as stop:
-            log.event(run.step, **{"resumed": True} if run.step else {}, **counts)
+            began = {"resumed": True} if run.step else {}
+            log.event(run.step, **began, precision=run.precision, **counts)
+            if run.at.first and run.precision != config.precision:
+                say(
+                    f"note: this processor lacks {config.precision}, in which it would be many "
+                    "times slower: everything is computed in fp32"
+                )
             try:
                 take_steps(run, feed, saver, log, stop)
                 finish_checkpoint(run, saver)

@@ -20,6 +20,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from reeltok.configuration import FINITE
+from reeltok.devices import multiplies
 from reeltok.files.text import hint
 from reeltok.train.parallel import whole_of
 
@@ -82,9 +83,12 @@ class ScheduleConfig:
 
 
 def orthogonal(matrices: Float[Tensor, "n r c"], *, steps: int = 5) -> Float[Tensor, "n r c"]:
-    """The nearest orthogonal matrices by Newton-Schulz in bfloat16: singular values 0.7 to 1.2."""
+    """The nearest orthogonal matrices by Newton-Schulz: singular values 0.7 to 1.2.
+
+    In bfloat16, or in float32 where the processor lacks it.
+    """
     a, b, c = NEWTON_SCHULZ
-    x = matrices.bfloat16()
+    x = matrices.bfloat16() if multiplies(torch.bfloat16, matrices.device) else matrices.float()
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)

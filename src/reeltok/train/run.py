@@ -15,7 +15,9 @@ from pydantic.dataclasses import dataclass as config_dataclass
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from reeltok.arguments import float_type
 from reeltok.configuration import FINITE, parse
+from reeltok.devices import multiplies
 from reeltok.files.text import hint
 from reeltok.nn.past import Past
 from reeltok.nn.quantizers.vector import VQ
@@ -206,9 +208,16 @@ class Run:
         """Whether the discriminator has its turn in this step."""
         return self.discriminator is not None and self.step >= self.discriminator_from
 
+    @property
+    def precision(self) -> str:
+        """In what the network computes: as asked, but float32 on a CPU that lacks it."""
+        asked = self.config.precision
+        return asked if multiplies(float_type(asked), self.at.device) else "fp32"
+
     def autocast(self) -> AbstractContextManager:
-        kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.config.precision)
-        return torch.autocast(self.at.device.type, dtype=kind) if kind else nullcontext()
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.at.device.type, dtype=float_type(self.precision))
 
     def seeded(self, part: int) -> torch.Generator:
         """Random state for this step and part of the batch, for the task and for layers."""
