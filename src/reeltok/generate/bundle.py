@@ -97,8 +97,8 @@ def course(recipe: dict[str, Any], lines: Sequence[Any], hardware: str) -> str:
     optimizer = loop["optimizer"]
     return (
         f"Recipe `{recipe['name']}`, {steps:,} steps of {window['batch']} examples on {hardware}, "
-        f"{duration(seconds_of(lines))}; {used_precision(lines, loop)}, {optimizer['kind']} at rate "
-        f"{optimizer['lr']:g}. {held_out(lines, recipe['data']['holdout'], 'clips')}"
+        f"{duration(seconds_of(lines))}; {used_precision(lines, loop)}, {optimizer['kind']} at "
+        f"rate {optimizer['lr']:g}. {held_out(lines, recipe['data']['holdout'], 'clips')}"
     )
 
 
