@@ -23,6 +23,7 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")  # of L
 PROCESSOR = Path("/proc/cpuinfo")
 MATMUL = "REELTOK_MATMUL"  # mkl or onednn
 CONVOLUTION = "REELTOK_CONVOLUTION"  # direct or winograd
+WIDE = ("AVX2", "AVX512")  # instructions by which Winograd's products are faster than direct ones
 KINDS = ("cpu", "cuda", "mps", "xpu")  # that networks run on; torch knows more, such as meta
 HALVES = {  # features of processors that multiply these types in hardware, as torch names them
     torch.bfloat16: ("amx_bf16", "avx512_bf16", "bf16"),
@@ -152,13 +153,13 @@ def _usual_matmul() -> Literal["mkl", "onednn"]:
 def convolution() -> Literal["direct", "winograd"]:
     """How wide 3x3 convolutions of float32 are computed on the CPU, without gradients.
 
-    With fewer products on processors with AVX-512, directly elsewhere: a fixed rule, as `matmul`'s.
-    `REELTOK_CONVOLUTION` says otherwise. ValueError for another word.
+    With fewer products on processors with AVX2 or AVX-512, directly elsewhere: a fixed rule, as
+    `matmul`'s. `REELTOK_CONVOLUTION` says otherwise. ValueError for another word.
     """
     asked = "direct" if _DIRECT.get() else os.environ.get(CONVOLUTION)
     if asked and asked not in ("direct", "winograd"):
         raise ValueError(f"{CONVOLUTION}={asked} is not known: give direct or winograd")
-    wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    wide = torch.backends.cpu.get_cpu_capability() in WIDE
     return "winograd" if asked == "winograd" or (wide and not asked) else "direct"
 
 
@@ -178,9 +179,9 @@ def slower_ways() -> list[str]:
     Only what nobody asked for; what `REELTOK_MATMUL` and `REELTOK_CONVOLUTION` ask for is not here.
     """
     has, found = torch.backends.cpu.get_cpu_capability(), []
-    if has != "AVX512" and not os.environ.get(CONVOLUTION):
+    if has not in WIDE and not os.environ.get(CONVOLUTION):
         found.append(
-            f"no AVX-512 in this processor or torch ({has}): wide convolutions in float32 are "
+            f"no AVX2 in this processor or torch ({has}): wide convolutions in float32 are "
             "computed directly, with 2.25 times the products of Winograd's way"
         )
     if not multiplies(torch.bfloat16, torch.device("cpu")):

@@ -139,7 +139,9 @@ def test_a_stream_is_the_whole_clip(taken: list[int]) -> None:
     assert len(taken) == 4
 
 
-@pytest.mark.parametrize(("wide", "way"), [("AVX512", "winograd"), ("AVX2", "direct")])
+@pytest.mark.parametrize(
+    ("wide", "way"), [("AVX512", "winograd"), ("AVX2", "winograd"), ("DEFAULT", "direct")]
+)
 def test_the_rule_looks_at_the_instructions(
     wide: str, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
