@@ -101,3 +101,16 @@ def test_front_tokens_are_no_parts_of_a_stream() -> None:
             list(ours.stream_decode([part]))
         with pytest.raises(ValueError, match="codes a clip whole, and came as parts"):
             ours.decode_chunk(part, ours.new_decode_state())
+
+
+@pytest.mark.parametrize("frames", [1, 5, 9, 10, 11, 12])
+def test_the_first_steps_of_a_front_clip_are_its_first_frames(frames: int) -> None:
+    released = VIDTOK["vidtok_kl_causal_488_4chn_v1_1"]  # whose decoder looks one step ahead
+    ours = VidTok(replace(released, width=8, upsampling="nearest"), "front").eval()
+    tokens = ours.encode(torch.rand(1, 3, frames, 16, 16) * 2 - 1, pad="front")
+    whole, steps = ours.decode(tokens), tokens.grid[0]
+    for step in range(1, steps + 1):
+        part, count = tokens[:step], frames - (steps - step) * 4
+        assert part.frames == part[:].frames == count
+        torch.testing.assert_close(ours.decode(part), whole[:, :, :count], rtol=0, atol=1e-5)
+    assert sum(tokens[step : step + 1].frames for step in range(steps)) == frames

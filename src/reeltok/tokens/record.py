@@ -35,6 +35,8 @@ from reeltok.tokens.ids import (
 from reeltok.tokens.joining import joined_extras, joined_latents, require_same, stack_tokens
 from reeltok.video.timing import moments_of
 
+DOUBLINGS = tuple(2**n for n in range(16))  # frames a step that samplers can give
+
 
 @runtime_checkable
 class Sized(Protocol):
@@ -274,6 +276,9 @@ class Tokens:
         """Frames before a step: as many for each of a window's, or a share where none are known."""
         window: Any = self.settings.get("window")
         frames, steps = self.frames, self.grid[0]
+        factors = (f for f in DOUBLINGS if -(-frames // f) == steps)
+        if self.settings.get("pad") == "front" and (factor := next(factors, None)):
+            return max(0, frames - (steps - step) * factor)  # the first has what the others leave
         if not is_count(window):
             return frames * step // steps
         factors = (n for n in range(1, window + 1) if window % n == 0 and -(-frames // n) == steps)
