@@ -158,7 +158,9 @@ def test_a_resume_with_another_best_begins_it_anew(tmp_path: Path) -> None:
     assert run.best == 34
 
 
-def test_a_resume_that_is_judged_on_other_clips_begins_the_best_anew(tmp_path: Path) -> None:
+def test_a_resume_that_is_judged_on_other_clips_begins_the_best_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     short = settings(validate_every=2, schedule=ScheduleConfig(steps=4))
     run_task(Scored(), feed, short, out=tmp_path / "new", facts=Told(judged="these"))
     run_task(Scored(), feed, short, out=tmp_path / "old")  # as earlier versions wrote them
@@ -166,6 +168,13 @@ def test_a_resume_that_is_judged_on_other_clips_begins_the_best_anew(tmp_path: P
         run = Run(Scored(), settings(), judged=judged)
         run.load(last_checkpoint(tmp_path / name))
         assert run.best == best
+    longer = settings(validate_every=2, schedule=ScheduleConfig(steps=5))
+    for judged, said in (("these", False), ("others", True)):
+        capsys.readouterr()
+        run_task(
+            *(Scored(), feed, longer), out=tmp_path / "new", resume=True, facts=Told(judged=judged)
+        )
+        assert ("the next one replaces best/" in capsys.readouterr().err) == said
 
 
 class Halves(Line):

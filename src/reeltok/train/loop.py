@@ -177,11 +177,8 @@ def run_task(
         with Log(out, run, since=run.step) as log, asked_to_stop() as stop:
             began = {"resumed": True} if run.step else {}
             log.event(run.step, **began, precision=run.precision, **counts)
-            if run.at.first and run.precision != config.precision:
-                say(
-                    f"note: this processor lacks {config.precision}, in which it would be many "
-                    "times slower: everything is computed in fp32"
-                )
+            if run.at.first:
+                tell_changes(run)
             try:
                 take_steps(run, feed, saver, log, stop)
                 finish_checkpoint(run, saver)
@@ -190,6 +187,20 @@ def run_task(
     if run.step < config.schedule.steps:
         raise SystemExit(config.exit_on_term)
     return run
+
+
+def tell_changes(run: Run) -> None:
+    """Say what is not as the recipe or the run before has it."""
+    if run.precision != run.config.precision:
+        say(
+            f"note: this processor lacks {run.config.precision}, in which it would be many times "
+            "slower: everything is computed in fp32"
+        )
+    if run.judged_anew:
+        say(
+            "note: scores are of other held-out clips, or of another kind, than before: the next "
+            "one replaces best/ whatever it is"
+        )
 
 
 def take_steps(

@@ -168,7 +168,7 @@ class Run:
     ) -> None:
         self.task, self.config, self.judged = task, config, judged
         self.at = at or Rank(device=torch.device("cpu"))
-        self.step, self.bad, self.skipped = 0, 0, 0
+        self.step, self.bad, self.skipped, self.judged_anew = 0, 0, 0, False
         self.best: float | None = None
         self.schedule = Schedule(plan=config.schedule)
         self.model = task.parameters()
@@ -286,6 +286,7 @@ class Run:
         same = counters.best_on == self.judged or None in (counters.best_on, self.judged)
         if same and counters.best_of in (None, self.config.best):
             self.best = counters.best
+        self.judged_anew = counters.best is not None and self.best is None
         steps = self.config.schedule.steps
         if self.step > steps:
             raise ValueError(
