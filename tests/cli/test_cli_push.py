@@ -125,7 +125,10 @@ def test_a_record_is_json_whatever_it_holds(tmp_path: Path) -> None:
 
 
 @pytest.mark.weights
-def test_frames_too_small_for_lpips(tmp_path: Path) -> None:
+def test_frames_too_small_for_lpips(
+    shared: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("REELTOK_WEIGHTS", str(shared / "weights"))
     clip = find_clips(write_episodes(tmp_path / "held", 1, 2, side=30))[0]
     said = {"lpips-alex": "it needs frames of 31 pixels a side, these have 30"}
     assert open_lpips(clip) == (None, said)
