@@ -5,6 +5,7 @@ import pytest
 import torch
 from push_episodes import draw_episode
 
+from reeltok.evaluate.push.seen import distances_between
 from reeltok.evaluate.push.sets import (
     SPOILED,
     blur,
@@ -18,6 +19,7 @@ from reeltok.evaluate.push.sets import (
     statistics_of,
 )
 from reeltok.evaluate.push.untold import follow_objects, label_patches
+from reeltok.metrics.lpips import random_lpips
 
 
 def test_what_is_counted_of_a_video() -> None:
@@ -89,6 +91,26 @@ def test_spoiled_sets_are_farther_than_the_other_half() -> None:
         compare_sets(real, {"half": real[:1]})
     assert np.array_equal(np.sort(shuffle(real[0]).sum((1, 2, 3))), np.sort(real[0].sum((1, 2, 3))))
     assert blur(real[0]).std() < real[0].std()
+
+
+def test_a_larger_set_is_not_nearer_for_its_size() -> None:
+    real = [draw_episode(10, number=n)[0] for n in range(15)]
+    wanted, other, made = real[:4], real[4:8], real[8:]
+    found = compare_sets(wanted, {"made": [*made, *made[::-1]], "half": other})
+    parts = [made[:4], [*made[4:], made[-1]], [*made[::-1]][1:5]]
+    alone = [compare_sets(wanted, {"part": part, "half": other})["part"] for part in parts]
+    assert (found["made"].videos, found["made"].groups) == (12, 3)
+    assert found["made"].gap == pytest.approx(np.mean([each.gap for each in alone]))
+    assert found["made"].means["speed"] == pytest.approx(
+        np.mean([each.means["speed"] for each in alone])
+    )
+    few = compare_sets(wanted, {"made": made[:2], "half": other})
+    assert [(few[name].videos, few[name].groups) for name in few] == [(2, 1), (4, 2)]
+    net = random_lpips("alex")
+    far = distances_between(net, wanted, {"made": [*made, *made[::-1]], "half": other})
+    each = [distances_between(net, wanted, {"part": part, "half": other}) for part in parts]
+    assert far["half"] == pytest.approx(each[0]["half"])
+    assert far["made"] == pytest.approx(np.mean([found["part"] for found in each]))
 
 
 def test_the_nearest() -> None:

@@ -65,7 +65,8 @@ def push_sets(
     MADE and REAL are folders or lists. One half of the real videos is the reference; the other
     half, and itself coded, frozen, shuffled and blurred, show what a gap between sets means: the
     distance of two distributions, from 0 to 1 (Kolmogorov-Smirnov), averaged over all statistics.
-    The distance beside it is the appearance distance (Fréchet, features of AlexNet).
+    The distance beside it is the appearance distance (Fréchet, features of AlexNet). Larger sets
+    are nearer by chance: all are compared in groups of as many videos as the smallest has.
     """
     check_result(out, force=force, inputs=[made, real])
     if shown is not None:

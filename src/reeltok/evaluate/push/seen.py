@@ -9,7 +9,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from reeltok.evaluate.push.measures import Real
-from reeltok.evaluate.push.sets import SPOILED
+from reeltok.evaluate.push.sets import SPOILED, groups_of
 from reeltok.metrics.distances import appearance_features, feature_moments, frechet_distance
 from reeltok.metrics.lpips import LPIPS
 from reeltok.nn.moments import Moments
@@ -95,12 +95,20 @@ class SetDistance:
 def distances_between(
     net: LPIPS, reference: Sequence[Frames], sets: Mapping[str, Sequence[Frames]]
 ) -> dict[str, float]:
-    """The appearance distance of each set of videos to the reference."""
+    """The appearance distance of each set of videos to the reference, by groups (`groups_of`)."""
     found = SetDistance(net=net)
     for frames in reference:
         moments = found.moments(frames)
         found.reference = moments if found.reference is None else found.reference + moments
-    for name, videos in sets.items():
-        for frames in videos:
-            found.add(name, frames)
-    return found.distances()
+    groups = groups_of(sets)
+    for name, each in groups.items():
+        for i, videos in enumerate(each):
+            for frames in videos:
+                found.add(f"{name} {i}", frames)
+    far = found.distances()
+    names = {name: [f"{name} {i}" for i in range(len(each))] for name, each in groups.items()}
+    return {
+        name: sum(far[each] for each in own) / len(own)
+        for name, own in names.items()
+        if all(each in far for each in own)
+    }

@@ -6,6 +6,7 @@ is known: another half of the real ones, frozen, shuffled and blurred videos.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from reeltok.evaluate.push.untold import follow_objects
 
 Frames = UInt8[np.ndarray, "t h w 3"]
 STILL = 0.3  # pixels a frame: less is not motion of the gripper
+T = TypeVar("T")
 SMALL, SAMPLED = 16, 8  # pixels and frames of what videos are compared by
 
 
@@ -85,34 +87,59 @@ def kolmogorov(a: Sequence[float], b: Sequence[float]) -> float:
     return float(np.abs(below[0] - below[1]).max())
 
 
+def gap_of(key: str, a: Sequence[Mapping[str, float]], b: Sequence[Mapping[str, float]]) -> float:
+    """The Kolmogorov-Smirnov statistic of one statistic of two sets of videos."""
+    return kolmogorov([row[key] for row in a], [row[key] for row in b])
+
+
 @dataclass(frozen=True, kw_only=True)
 class SetScore:
-    """One set against the reference: the mean of each statistic, its gap, and the gaps' mean."""
+    """One set against the reference: the mean of each statistic, its gap, and the gaps' mean.
+
+    Gaps are means over `groups` groups of as many of the `videos`.
+    """
 
     videos: int
+    groups: int
     means: dict[str, float]
     gaps: dict[str, float]
     gap: float
 
 
+def groups_of(sets: Mapping[str, Sequence[T]]) -> dict[str, list[Sequence[T]]]:
+    """Each set in groups of as many videos as the smallest set has; the rest is left out.
+
+    Larger sets are nearer to any reference by chance, so that only those of one size compare.
+    """
+    size = min(len(videos) for videos in sets.values())
+    return {
+        name: [videos[i : i + size] for i in range(0, len(videos) - size + 1, size)]
+        for name, videos in sets.items()
+    }
+
+
 def compare_sets(
     real: Sequence[Frames], sets: Mapping[str, Sequence[Frames]]
 ) -> dict[str, SetScore]:
-    """Every set's statistics against those of real videos. ValueError for fewer than two videos."""
+    """Every set's statistics against those of real videos, in groups of one size (`groups_of`).
+
+    ValueError for fewer than two videos.
+    """
     for name, videos in {"the real set": real, **sets}.items():
         if len(videos) < 2:
             raise ValueError(f"{name} holds {len(videos)} videos: give two or more")
     wanted = [statistics_of(video) for video in real]
     found = {}
-    for name, videos in sets.items():
-        rows = [statistics_of(video) for video in videos]
-        values = {
-            key: ([row[key] for row in wanted], [row[key] for row in rows]) for key in rows[0]
+    for name, groups in groups_of(sets).items():
+        rows = [[statistics_of(video) for video in group] for group in groups]
+        gaps = {
+            key: float(np.mean([gap_of(key, wanted, each) for each in rows])) for key in wanted[0]
         }
-        gaps = {key: kolmogorov(*pair) for key, pair in values.items()}
+        used = [row for each in rows for row in each]
         found[name] = SetScore(
-            videos=len(videos),
-            means={key: float(np.mean(pair[1])) for key, pair in values.items()},
+            videos=len(used),
+            groups=len(groups),
+            means={key: float(np.mean([row[key] for row in used])) for key in wanted[0]},
             gaps=gaps,
             gap=float(np.mean(list(gaps.values()))),
         )
