@@ -17,6 +17,7 @@ from reeltok.tokenizer.scale import Scale
 from reeltok.wording import count
 
 TEXT_WIDTH = 4096  # of UMT5-XXL, T5-XXL and Gemma's projections, which the trainers' models read
+STORED = ("lossless", "webp")  # ways in which tokens keep the first frame: as a picture
 PICTURE_RATE = 24.0  # frames per second that are said of a picture; LTX's own default
 
 
@@ -178,11 +179,28 @@ def check_window(row: Row, tokenizer: Mapping[str, Any], wanted: str) -> None:
     )
     groups = math.ceil(max(0, row.frames - first) / group)
     steps = -(-first // time) + groups * (group // time)
+    if row.settings.get("reference_start") in STORED:
+        check_stored(row, wanted)
+        steps -= 1
     if grid[0] != steps:
         raise ValueError(
             f"{row.id} has {grid[0]} steps for {count(row.frames, 'frame')}, and a clip of these "
             f"has {steps}: it is a slice of a longer code, so build another corpus with `reeltok "
             "corpus build --frames N`"
+        )
+
+
+def check_stored(row: Row, wanted: str) -> None:
+    """ValueError where the first frame, which is a picture beside the tokens, cannot be missed."""
+    if row.ids is None:
+        raise ValueError(
+            f"{row.id} keeps its first frame as a picture, and {wanted} takes the first latent for "
+            "that frame: build another with a tokenizer that codes all frames"
+        )
+    if not row.ids.numel():
+        raise ValueError(
+            f"{row.id} is a single frame that is kept as a picture, and {wanted} takes ids: build "
+            "another without pictures"
         )
 
 
