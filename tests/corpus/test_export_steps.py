@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 from corpus_clips import build, write_clips
-from small_models import CAUSAL, DISCRETE
+from small_models import CAUSAL, DISCRETE, NONCAUSAL
 
 from reeltok.corpus import Corpus, LoadedTokenizer, Shaping
 from reeltok.corpus.formats.export import export_corpus
 from reeltok.models.reftok.injection import RefTokConfig
 from reeltok.models.reftok.network import RefTok
+from reeltok.models.vidtok.network import VidTok
 from reeltok.tokenizer.contract import Tokenizer
 
 pytest.importorskip("pyarrow", reason="needs pyarrow (extra corpus)")
@@ -71,4 +72,22 @@ def test_latents_behind_a_stored_first_frame_are_refused(to: str, tmp_path: Path
     corpus = corpus_of(leaning("webp", CONTINUOUS), tmp_path, frames=9, keep="latents")
     with pytest.raises(ValueError, match=f"and {to} takes the first latent for that frame"):
         export_corpus(corpus, tmp_path / "out", to=to)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("to", ["fastvideo", "energon"])
+@pytest.mark.parametrize("config", [NONCAUSAL, CAUSAL], ids=["windows", "causal"])
+def test_a_first_latent_of_several_frames_is_said(config: Any, to: str, tmp_path: Path) -> None:
+    corpus = corpus_of(VidTok(config, "small"), tmp_path, frames=8)
+    done = export_corpus(corpus, tmp_path / "out", to=to)
+    said = f"small is not causal: its first latent is of 4 frames, and {to} takes it for one"
+    assert (said in done.notes) == (config is NONCAUSAL)
+
+
+@pytest.mark.parametrize("frames", [8, 9])
+def test_ltx_refuses_a_first_latent_of_several_frames(frames: int, tmp_path: Path) -> None:
+    """Also where the number of frames is one that it takes."""
+    corpus = corpus_of(VidTok(NONCAUSAL, "small"), tmp_path, frames=frames)
+    with pytest.raises(ValueError, match=r"that of small is of 4: .* with a causal tokenizer$"):
+        export_corpus(corpus, tmp_path / "out", to="ltx")
     assert not (tmp_path / "out").exists()

@@ -52,6 +52,7 @@ def write(source: ExportSource, folder: Path, dtype: torch.dtype | None) -> None
         if tar is not None:
             tar.close()
     source.say_scale()
+    source.say_first()
     source.say_text(f"zeros [1, {source.text_width}] stand there")
     if beyond:
         source.note(f"{count(beyond, 'row')} beyond {LARGEST:,.0f}: NeMo DFM leaves such out")

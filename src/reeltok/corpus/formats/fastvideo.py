@@ -103,6 +103,7 @@ def write(source: ExportSource, folder: Path, dtype: torch.dtype | None) -> None
     for each in files.values():
         each.close()
     source.note("latents are raw: FastVideo normalises them by its model's own figures")
+    source.say_first()
     source.say_text(f"zeros [1, {source.text_width}] stand there")
     if len(buckets) > 1:
         source.note(

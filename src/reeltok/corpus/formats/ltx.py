@@ -19,9 +19,15 @@ def write(source: ExportSource, folder: Path, dtype: torch.dtype | None) -> None
     """Write a corpus of latents into `folder`/.precomputed, as bfloat16 unless `dtype` says else.
 
     ValueError for frames that the trainer refuses: their number is 1 more than a multiple of the
-    tokenizer's frames of a step.
+    tokenizer's frames of a step; and for a first latent of several frames.
     """
     source.require("latents")
+    if source.first_frames != 1:
+        raise ValueError(
+            f"LTX takes the first latent for one frame, and that of "
+            f"{source.corpus.tokenizer['name']} is of {source.first_frames}: build another corpus "
+            "with a causal tokenizer"
+        )
     kind, time = dtype or torch.bfloat16, source.corpus.tokenizer["factors"][0]
     name, words = source.names(), bool(source.corpus.manifest["build"].get("text"))
     for row in source.rows():

@@ -68,6 +68,19 @@ class ExportSource:
         if not len(self.corpus):
             raise ValueError(f"{self.corpus.place} has no rows: build it with other clips")
 
+    @property
+    def first_frames(self) -> int:
+        """Frames of the first latent: 1, but for tokenizers that are not causal."""
+        return self.corpus.tokenizer["first_frames"]
+
+    def say_first(self) -> None:
+        """Say where the first latent is not of one frame, for which trainers take it."""
+        if self.first_frames != 1:
+            self.note(
+                f"{self.corpus.tokenizer['name']} is not causal: its first latent is of "
+                f"{count(self.first_frames, 'frame')}, and {self.format} takes it for one"
+            )
+
     def latents(self, row: Row) -> Float[Tensor, "c t h w"]:
         """Raw latents in float32. ValueError where they are not a finite volume."""
         z = row.latents
