@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from small_foreign import TINY
-from small_models import CAUSAL, COORDTOK, DISCRETE
+from small_models import CAUSAL, COORDTOK, DISCRETE, NONCAUSAL
 from torch import Tensor
 
 import reeltok
@@ -171,6 +171,20 @@ def test_without_statistics_a_pipeline_is_said_to_take_latents_as_they_are() -> 
     with pytest.warns(UserWarning, match="`reeltok statistics MODEL CLIPS` measures them"):
         vae = reeltok.to_diffusers(model)
     assert vae.latents_std.tolist() == [1.0] * 4
+
+
+def test_a_tokenizer_that_is_not_causal_is_said_to_give_other_frames() -> None:
+    model = VidTok(NONCAUSAL, "windows").eval()
+    model.statistics = STATISTICS
+    with pytest.warns(UserWarning, match="windows is not causal: its first latent is of 4 frames"):
+        vae = reeltok.to_diffusers(model)
+    frames = drawn(wan(diffusers.WanPipeline, vae), num_frames=17)
+    assert frames.shape == (1, 20, 3, 32, 64)
+
+
+def test_a_causal_tokenizer_warns_of_nothing(recwarn: pytest.WarningsRecorder) -> None:
+    reeltok.to_diffusers(continuous())
+    assert not recwarn.list
 
 
 def test_a_class_of_diffusers_comes_back_as_itself() -> None:

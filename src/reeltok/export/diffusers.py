@@ -174,11 +174,18 @@ def as_autoencoder(tokenizer: Tokenizer) -> ModelMixin:
     if isinstance(tokenizer, Diffusers):
         return tokenizer.network
     check_volume(tokenizer)
-    found = tokenizer.statistics
+    found, first = tokenizer.statistics, tokenizer.spec.first_frames
     if found is None and tokenizer.spec.vocabulary is None:
         warnings.warn(
             f"{tokenizer.name} has no statistics of its latents, so pipelines take them as they "
             "are: `reeltok statistics MODEL CLIPS` measures them",
+            stacklevel=3,
+        )
+    if first != 1:
+        warnings.warn(
+            f"{tokenizer.name} is not causal: its first latent is of {first} frames, for which "
+            "pipelines count one, so that they give more frames than they are asked for: give a "
+            "causal tokenizer, or crop them",
             stacklevel=3,
         )
     with torch.device("meta"):  # the network of this one takes its place
