@@ -16,6 +16,7 @@ from reeltok.models.foreign.diffusers import Diffusers, DiffusersConfig
 from reeltok.models.foreign.function import Function, FunctionConfig
 from reeltok.models.vidtok.network import VidTok
 from reeltok.tokenizer.contract import Tokenizer
+from reeltok.tokenizer.posterior import encode_posterior
 
 diffusers = pytest.importorskip("diffusers", reason="needs diffusers (extra diffusers)")
 
@@ -50,6 +51,16 @@ def test_latents_and_frames_are_the_tokenizers(vae: AutoencoderReeltok) -> None:
     frames = vae.tokenizer.decode(tokens)
     assert torch.allclose(vae.decode(dist.mode()).sample, frames, atol=1e-6)
     assert torch.equal(vae.decode(dist.mode(), None, return_dict=False)[0], vae(CLIP).sample)
+
+
+def test_the_spread_is_the_tokenizers_and_a_call_may_draw(vae: AutoencoderReeltok) -> None:
+    dist, found = vae.encode(CLIP).latent_dist, encode_posterior(vae.tokenizer, CLIP)
+    assert torch.allclose(dist.logvar, found.logvar)
+    assert found.logvar.abs().min() > 0
+    seeded = lambda: torch.Generator().manual_seed(0)
+    made = vae(CLIP, sample_posterior=True, generator=seeded()).sample
+    assert torch.allclose(made, vae.decode(dist.sample(seeded())).sample)
+    assert not torch.allclose(made, vae(CLIP).sample, atol=1e-3)
 
 
 def test_a_call_gives_the_shape_of_its_clip(vae: AutoencoderReeltok) -> None:
@@ -90,6 +101,29 @@ def test_tiling_and_slicing_are_the_flags_of_diffusers(vae: AutoencoderReeltok) 
     assert torch.allclose(vae.decode(z).sample, frames, atol=1e-5)
     vae.disable_tiling()
     assert torch.allclose(vae.decode(z).sample, frames, atol=1e-5)
+
+
+def test_enabled_tiling_reaches_the_tokenizer(
+    vae: AutoencoderReeltok, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Strips change no value, so that only what the tokenizer is told shows it."""
+    told, encode, decode = [], VidTok.encode, VidTok.decode
+
+    def telling(call: Any) -> Any:
+        return lambda *given, **options: told.append(options["tile"]) or call(*given, **options)
+
+    monkeypatch.setattr("reeltok.export.diffusers.encode_posterior", telling(encode_posterior))
+    monkeypatch.setattr(VidTok, "encode", telling(encode))
+    monkeypatch.setattr(VidTok, "decode", telling(decode))
+    discrete = reeltok.to_diffusers(VidTok(DISCRETE, "ids").eval())
+    for made in (vae, discrete):
+        for change in (
+            lambda each: each.enable_tiling(tile=16),
+            lambda each: each.disable_tiling(),
+        ):
+            change(made)
+            made(CLIP)
+    assert told == [16, 16, None, None] * 2
 
 
 def test_it_is_saved_and_loaded(vae: AutoencoderReeltok, tmp_path: Path) -> None:
