@@ -17,7 +17,7 @@ from reeltok.data.find import find_clips
 from reeltok.data.push import read_truth
 from reeltok.worlds import episodes, pictures
 from reeltok.worlds.episodes import PushPlan, make_episodes, write_episode
-from reeltok.worlds.push import World
+from reeltok.worlds.push import World, play
 from reeltok.worlds.scene import HAND, draw_scene
 
 Draws = Callable[[], None]
@@ -77,6 +77,31 @@ def test_the_gripper_is_where_the_truth_says(made: Path) -> None:
         found = [(weight * along).sum((1, 2)) / total for along in (columns, rows)]
         away = np.stack(found, -1) - truth.gripper_pixels
         assert np.hypot(*away.T).mean() < 1.5
+
+
+def test_objects_are_where_the_truth_says_in_their_colours() -> None:
+    """The pixel of an object's middle is nearest to its own colour, after some have moved."""
+    unit = lambda colours: colours / np.linalg.norm(colours, axis=-1, keepdims=True)
+    own = []
+    with pictures.Camera(64) as camera:
+        for number in range(8):
+            found = play(5, number, frames=12, picture=camera)
+            assert found.frames is not None
+            columns, rows = found.truth.objects_pixels[-1].astype(int).T
+            near = unit(found.frames[-1, rows, columns].astype(float)) @ unit(found.truth.colours).T
+            own.append(near.argmax(1) == np.arange(len(near)))
+    assert np.concatenate(own).mean() > 0.9  # the arm may hide one
+
+
+def test_the_command_leaves_shadows_out(tmp_path: Path) -> None:
+    words, shown = ["--episodes", "1", "--frames", "2", "--size", "64"], {}
+    for name, more in (("with", []), ("without", ["--no-shadows"])):
+        assert main(["data", "push", str(tmp_path / name), *words, *more]) == 0
+        (clip,) = find_clips(tmp_path / name)
+        shown[name] = reeltok.read(clip.path).frames.numpy().astype(int)
+    lighter = shown["without"] - shown["with"]
+    assert (lighter > 10).mean() > 0.005
+    assert lighter.mean() > 0.1
 
 
 def test_the_same_seed_gives_the_same_bytes(made: Path, tmp_path: Path) -> None:

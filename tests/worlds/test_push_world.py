@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from reeltok.worlds.actions import STRIDE, steer
-from reeltok.worlds.push import World, open_mujoco, play
-from reeltok.worlds.scene import HEIGHT, REACH, TABLE, draw_scene, mjcf, to_pixels
+from reeltok.worlds.push import World, first_draw, open_mujoco, play
+from reeltok.worlds.scene import HEIGHT, PALM, REACH, TABLE, draw_scene, mjcf, to_pixels
 
 pytest.importorskip("mujoco", reason="needs mujoco (extra sim)")
 GOLDEN = Path(__file__).parents[1] / "golden" / "push.json"
@@ -35,6 +35,35 @@ def test_positions_are_those_that_were_kept() -> None:
         truth = play(0, number, frames=30).truth
         np.testing.assert_allclose(truth.gripper[:, :3], kept["gripper"], atol=1e-3)
         np.testing.assert_allclose(truth.objects[..., :3], kept["objects"], atol=1e-3)
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_stored_actions_lead_from_each_frame_to_the_next(number: int) -> None:
+    """Played again, they give the stored positions, of which each is as physics has it."""
+    found, world = play(5, number, frames=30), World(first_draw(5, number))
+    asked = []
+    for frame, action in enumerate(found.actions):
+        fingers, things = world.data.qpos[3:5], world.data.qpos[5:].reshape(-1, 7)
+        hand = [*world.data.qpos[:3], fingers.mean()]
+        np.testing.assert_allclose(found.truth.gripper[frame], hand, atol=1e-6)
+        np.testing.assert_allclose(found.truth.objects[frame], things, atol=1e-6)
+        asked.append(world.target[3])
+        world.step(np.round(action.astype(np.float64), 3))  # as they were before float32
+    assert np.abs(found.truth.gripper[:, 3] - asked).max() > 1e-3  # the fingers lag behind
+    assert not np.array_equal(found.actions[:, 0], found.actions[:, 1])
+
+
+def test_the_truth_is_of_each_object_and_frame() -> None:
+    scene, truth = first_draw(1, 2), play(1, 2, frames=30, side=48).truth
+    assert truth.shapes == tuple(thing.shape for thing in scene.things)
+    np.testing.assert_allclose(truth.colours, [thing.colour for thing in scene.things], atol=1e-6)
+    places = [thing.place[:2] for thing in scene.things]
+    np.testing.assert_allclose(truth.objects[0, :, :2], places, atol=0.03)
+    pixels = to_pixels(truth.objects[..., :3], 48)
+    np.testing.assert_allclose(truth.objects_pixels, pixels, atol=1e-3)
+    assert np.abs(pixels[-1] - pixels[0]).max() > 1
+    palms = truth.gripper[:, :3] + np.array([0, 0, PALM])
+    np.testing.assert_allclose(truth.gripper_pixels, to_pixels(palms, 48), atol=1e-3)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
