@@ -15,6 +15,7 @@ from reeltok.evaluate import scores
 from reeltok.evaluate.clips import clips, resize
 from reeltok.evaluate.protocols import PROTOCOLS
 from reeltok.evaluate.sets import lossy_codec, set_distances
+from reeltok.metrics.lpips import random_lpips
 from reeltok.metrics.networks import Extractor
 from reeltok.nn.moments import Moments
 
@@ -106,3 +107,24 @@ def test_made_videos_that_went_through_a_lossy_codec_are_told(tmp_path: Path) ->
     found = {name: lossy_codec(tmp_path / name) for name in (*kinds, "mixed", "broken")}
     assert (found.pop("lossy"), found.pop("mixed")) == ("h264", "h264")
     assert found == {"exact": None, "pictures": None, "broken": None}
+
+
+def test_clips_of_one_frame_have_no_distance_and_are_not_counted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(scores, "LPIPS", random_lpips)
+    plan = PROTOCOLS["shared-eval-whole"]
+    for name, lengths in (("real", (8, 8, 1)), ("made", (8, 1, 1)), ("stills", (1, 1))):
+        for number, frames in enumerate(lengths):
+            path = tmp_path / name / f"{number}.mkv"
+            path.parent.mkdir(exist_ok=True)
+            reeltok.write(moving(frames, 40, 64), path, lossless=True)
+    real = tmp_path / "real"
+    found = set_distances(real, real, plan)
+    assert (found.real, found.made, [*found.distances]) == (2, 2, ["appearance"])
+    for name, count in (("made", 1), ("stills", 0)):
+        said = f"{name} gives {count} clips under .*: .* is one frame, which has no distance"
+        with pytest.raises(ValueError, match=said):
+            set_distances(real, tmp_path / name, plan)
+    with pytest.raises(ValueError, match="stills gives 0 clips"):
+        set_distances(tmp_path / "stills", real, plan)

@@ -1,6 +1,6 @@
 """Two sets of videos, real and made, as distributions: how far apart are their features?"""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from reeltok.data.find import find_clips
 from reeltok.data.kinds import is_video
-from reeltok.evaluate.clips import ScoredClip, as_scored, clips
+from reeltok.evaluate.clips import ScoredClip, ScoredClips, as_scored, clips
 from reeltok.evaluate.protocols import Protocol
 from reeltok.evaluate.run import check_broken
 from reeltok.evaluate.scores import Scorer, open_scorer
@@ -75,22 +75,21 @@ def set_distances(
     sums: list[dict[str, Moments]] = []
     counts, filled, off_rate, broken = [], 0, 0, dict[str, str]()
     for plan, data in ((protocol, real), (protocol.of_made, made)):
-        held, found, number = clips(plan, data), dict[str, Moments](), 0
+        held, found, number, alone = clips(plan, data), dict[str, Moments](), 0, list[str]()
         for clip in held:
             x = as_scored(clip.video, plan).tensor(device=device)
-            for name, features in clip_features(x, scorer).items():
+            seen = clip_features(x, scorer)
+            if not seen and (scorer.lpips or scorer.extractors):
+                alone.append(clip.name)
+                continue
+            for name, features in seen.items():
                 of_clip = feature_moments(features, f"{name} of {clip.name}")
                 found[name] = found[name] + of_clip if name in found else of_clip
             number += 1
             off_rate += plan is not protocol and not protocol.is_rate(clip.video.fps)
             progress(clip)
         check_broken(held.broken, max_broken, str(data))
-        if number < 2:
-            why = next(iter([*held.left_out.values(), *held.broken.values()]), "it has no more")
-            raise ValueError(
-                f"{data} gives {number} clips under {protocol.name}, a distance needs two of each "
-                f"set or more: {why}"
-            )
+        require_two(number, f"{data} gives {number} clips under {protocol.name}", held, alone)
         sums.append(found)
         counts.append(number)
         filled += held.filled
@@ -107,6 +106,15 @@ def set_distances(
         broken=broken,
         missing=missing,
     )
+
+
+def require_two(number: int, given: str, held: ScoredClips, alone: Sequence[str]) -> None:
+    """ValueError where a set has fewer than two clips; `alone` are those of one frame."""
+    if number >= 2:
+        return
+    one = [f"{name} is one frame, which has no distance" for name in alone]
+    whys = [*held.left_out.values(), *held.broken.values(), *one, "it has no more"]
+    raise ValueError(f"{given}, a distance needs two of each set or more: {whys[0]}")
 
 
 @torch.no_grad()
