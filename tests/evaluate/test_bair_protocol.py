@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,6 +70,22 @@ def test_any_predictor_is_judged(data: Path) -> None:
     assert still.seen[:4] == [(2, 0, 0), (1, 0, 2), (2, 0, 3), (1, 0, 5)]
     assert still.seen[4] == (2, 1000, 0)
     assert judged(still, data) == found
+
+
+@pytest.mark.parametrize("metric", ["psnr", "flicker"])
+def test_the_best_prediction_is_the_best_by_every_metric(data: Path, metric: str) -> None:
+    class Once(Still):
+        """One prediction of three is exact."""
+
+        def predict(self, x: Tensor, *given: Any, **more: Any) -> Tensor:
+            y = super().predict(x, *given, **more)
+            return torch.cat([x, y[1:]])
+
+    rule = replace(PROTOCOLS_OF["standard"], frames=4, metrics=(metric,))
+    plan = PredictionPlan(protocol=rule, samples=3, repeats=1, batch=3)
+    found = judge_predictions(Once(0.5), find_clips(data)[:2], plan).metrics[metric].mean
+    assert found == (0 if metric == "flicker" else pytest.approx(found))
+    assert found == 0 or found > 60
 
 
 def test_windows_and_noise(data: Path) -> None:

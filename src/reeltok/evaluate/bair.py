@@ -20,6 +20,7 @@ from reeltok.data.bair import read_push
 from reeltok.data.clip import Clip
 from reeltok.evaluate.protocols import PROTOCOLS
 from reeltok.evaluate.protocols import Protocol as VideoProtocol
+from reeltok.evaluate.results import find_metric
 from reeltok.evaluate.scores import FRAME_METRICS, Scorer, open_scorer
 from reeltok.metrics import paired as metrics
 from reeltok.metrics.distances import feature_moments, frechet_distance
@@ -260,7 +261,8 @@ def judge_case(
         for name, values in score_prediction(scorer, plan.protocol, scene.x, y, device).items():
             scores[name] += values
     for name, values in scores.items():
-        found.best[name].append(min(values) if name.startswith("lpips") else max(values))
+        best = min if find_metric(name).better == "lower" else max
+        found.best[name].append(best(values))
 
 
 def features(
