@@ -87,6 +87,18 @@ def test_windows_of_a_video_are_one_vector(monkeypatch: pytest.MonkeyPatch) -> N
     assert set(found.left_out) == {"c.mp4#0", "c.mp4#1", "c.mp4#2"}
 
 
+def test_a_name_that_several_clips_have_is_no_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reeltok.evaluate.probe.describe_clip", lambda *given: torch.zeros(1))
+    video = Video.of(torch.zeros(1, 4, 4, 3, dtype=torch.uint8), fps=1)
+    clips = [ScoredClip(name=name, video=video, sha256="") for name in ("a/0.mkv", "b/0.mkv")]
+    labels = {"0.mkv": "cat"}
+    assert collect_features(VidTok(COMPACT), clips[:1], labels).labels == ["cat"]
+    with pytest.raises(ValueError, match=r"a/0.mkv and b/0.mkv are labelled by one name, 0.mkv"):
+        collect_features(VidTok(COMPACT), clips, labels)
+    found = collect_features(VidTok(COMPACT), clips, {"a/0.mkv": "cat", "b/0.mkv": "dog"})
+    assert found.labels == ["cat", "dog"]
+
+
 def test_every_fold_has_its_share_of_every_label() -> None:
     fold = assign_folds([0] * 10 + [1] * 5, [*map(str, range(15))], 5, seed=0)
     assert torch.bincount(fold[:10]).tolist() == [2] * 5

@@ -122,16 +122,27 @@ class Described:
 def collect_features(
     tokenizer: Tokenizer, clips: Iterable[ScoredClip], labels: Mapping[str, str]
 ) -> Described:
-    """The videos that have a label. ValueError where none has."""
+    """The videos that have a label, by their path or name.
+
+    ValueError where none has, or several are called by a name that has one.
+    """
     windows: dict[str, list[Tensor]] = {}
     named, sources, left_out = dict[str, str](), dict[str, str](), dict[str, str]()
+    by_name: dict[str, set[str]] = {}
     for clip in clips:
-        label = labels.get(clip.file) or labels.get(Path(clip.file).name)
+        label = labels.get(clip.file)
+        if label is None and (label := labels.get(base := Path(clip.file).name)) is not None:
+            by_name.setdefault(base, set()).add(clip.file)
         if label is None:
             left_out[clip.name] = "it has no label"
             continue
         named[clip.file], sources[clip.file] = label, clip.together
         windows.setdefault(clip.file, []).append(describe_clip(tokenizer, clip))
+    if twice := next((files for files in by_name.values() if len(files) > 1), None):
+        raise ValueError(
+            f"{' and '.join(sorted(twice)[:2])} are labelled by one name, "
+            f"{Path(min(twice)).name}: let the labels name clips by their paths"
+        )
     if not windows:
         raise ValueError("no clip has a label: the list should name the files as the folder does")
     return Described.of(windows, named, sources, left_out)
