@@ -161,6 +161,25 @@ def test_means_are_over_the_clips_that_all_have() -> None:
         build_table([result(), result("none", scores=empty)])
 
 
+def test_how_codes_were_used_is_not_known_of_some_clips() -> None:
+    used = {"utilization": 0.5, "perplexity": 60.0, "parameters": 9.0}
+    ours, short = result(extra=used), result("broken", scores=gather(30, count=2), extra=used)
+    whole, part = build_table([ours, ours]), build_table([ours, short])
+    assert all(used.keys() <= row.values.keys() for row in whole.rows)
+    for row in part.rows:
+        assert row.values.keys() & used.keys() == {"parameters"}
+
+
+def test_results_of_other_networks_do_not_compare(tmp_path: Path) -> None:
+    ours = result(networks=["lpips-alex-1111aaaa", "lpips-squeeze-3333cccc"])
+    ours.save(tmp_path / "ours.json")
+    assert Result.load(tmp_path / "ours.json") == ours
+    for networks in ([], ["lpips-alex-1111aaaa"], ours.networks):  # none: of before
+        build_table([ours, result("b", networks=networks)])
+    with pytest.raises(ValueError, match=r"ours and b do not .* differ in weights of lpips-alex:"):
+        build_table([ours, result("b", networks=["lpips-alex-2222bbbb"])])
+
+
 def test_protocols_of_ones_own_are_possible() -> None:
     own = Protocol(name="mine", data="my clips", source="me", frames=9)
     assert build_table([result(protocol=own)]).protocol == own

@@ -136,6 +136,9 @@ def find_metric(key: str) -> Metric:
     return Metric(definition="", better="", digits=4)
 
 
+OF_ALL_CLIPS = ("utilization", "perplexity")  # what is not known of some of the clips
+
+
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class Result:
     """One model judged under one protocol."""
@@ -155,6 +158,7 @@ class Result:
     extra: dict[str, float] = field(default_factory=dict)  # utilization, parameters, MACs, memory
     settings: dict[str, Any] = field(default_factory=dict)  # of the model: dtype, tiles, crf, ...
     definitions: dict[str, str] = field(default_factory=dict)
+    networks: list[str] = field(default_factory=list)  # that judged; none in older results
     machine: dict[str, str] = field(default_factory=dict)
     made: str = ""  # UTC, ISO 8601
 
@@ -289,8 +293,8 @@ def build_table(results: Sequence[Result], columns: Iterable[str] | None = None)
     """Put results side by side.
 
     Means are taken over the clips that all of them scored; where that leaves some out, a note
-    says so and distances between sets are dropped. Raises ValueError, naming the fields, where
-    protocols or originals differ.
+    says so, and distances between sets and how codes were used are dropped. Raises ValueError,
+    naming the fields, where protocols, originals or the weights of networks that judged differ.
     """
     if not results:
         raise ValueError("a table needs at least one result")
@@ -305,7 +309,8 @@ def build_table(results: Sequence[Result], columns: Iterable[str] | None = None)
         TableRow(
             model=result.model,
             kind=result.kind,
-            values=(result.summary if whole else _over(result, common)) | _plain(result.extra),
+            values=(result.summary if whole else _over(result, common))
+            | _plain({k: v for k, v in result.extra.items() if whole or k not in OF_ALL_CLIPS}),
             missing=result.missing,
         )
         for result in results
@@ -343,6 +348,9 @@ def check_comparable(first: Result, second: Result) -> None:
     parts = [f"{key} ({pairs[0][key]!r} and {pairs[1][key]!r})" for key in differ]
     if moved and not differ:
         parts.append(f"the originals of {len(moved)} clips, such as {moved[0]}")
+    known = dict(name.rsplit("-", 1) for name in second.networks)
+    judges = [name.rsplit("-", 1) for name in first.networks]
+    parts += [f"weights of {name}" for name, hash in judges if known.get(name, hash) != hash]
     if parts:
         raise ValueError(
             f"{first.model} and {second.model} do not compare, they differ in {', '.join(parts)}: "

@@ -296,6 +296,7 @@ class Evaluation:
             filled=filled,
             extra=self.extra(),
             settings=dict(self.candidate.settings) | {"trained": self.candidate.trained},
+            networks=self.scorer.networks(),
         )
 
     def extra(self) -> dict[str, float]:
