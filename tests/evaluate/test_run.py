@@ -20,6 +20,7 @@ from reeltok.evaluate.protocols import PROTOCOLS, Protocol
 from reeltok.evaluate.results import CandidateKind, Result
 from reeltok.evaluate.run import ClipProgress, evaluate, kept_ids, why_none
 from reeltok.evaluate.scores import Scorer
+from reeltok.metrics.lpips import random_lpips
 from reeltok.models.presets import COMPACT
 from reeltok.models.reftok.injection import RefTokConfig
 from reeltok.models.reftok.network import RefTok
@@ -91,6 +92,13 @@ def test_a_run_counts_what_it_judged_and_what_it_did_not(data: Path) -> None:
     assert [(one.clip, one.done, one.total) for one in told] == [
         *(("a.mkv", 1, 5), ("b.mkv", 2, 5), ("c.mkv", 3, 5))
     ]
+
+
+def test_a_result_names_the_networks_that_judged(data: Path) -> None:
+    judge = Scorer(metrics=("psnr", "lpips-alex"), lpips=[random_lpips("alex")])
+    result = evaluate(Dim(), data, protocol=PLAN, scorer=judge)
+    assert result.networks == judge.networks()
+    assert [name.rpartition("-")[0] for name in result.networks] == ["lpips-alex"]
 
 
 def test_a_video_that_breaks_late_is_in_no_mean(tmp_path: Path) -> None:
