@@ -1,6 +1,7 @@
 """Peers: codecs at a quality and at given bits, the floor, foreign autoencoders, functions."""
 
 import json
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,19 @@ def test_a_set_is_matched_to_the_bits_of_its_own_clips() -> None:
         ValueError, match=r"bits of 3 clips, such as moving1, and none .* the 1 that"
     ):
         open_codecs("h264", RateTarget(bits=known, clips=lambda: [moving(speed=9)]))
+
+
+def test_bits_of_one_sum_are_not_one_setting() -> None:
+    """Settings are part of what a kept score is found by."""
+    codec = CodecCandidate(name="h264", coder=CODERS["h264"], role="clip")
+    bits = {"a": 4_000, "b": 16_000}
+    swapped = {"a": 16_000, "b": 4_000}
+    again = dict(reversed(bits.items()))
+    first, other, same = (replace(codec, target=each).settings for each in (bits, swapped, again))
+    assert first["bits"] == other["bits"] == 20_000
+    assert first != other
+    assert first == same
+    assert "bits_hash" not in codec.settings
 
 
 def test_the_nearest_quality_is_found_at_both_ends() -> None:

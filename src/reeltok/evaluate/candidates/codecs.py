@@ -7,6 +7,7 @@ encoder writes its settings (5 kbit of H.264, 19 of H.265). Colours are converte
 chroma is halved and doubled by bicubic filters: a codec is to lose as little there as it can.
 """
 
+import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -24,6 +25,7 @@ from torch import Tensor
 from reeltok.evaluate.candidates.candidate import CodedClip, pad_clip, timed
 from reeltok.evaluate.clips import ScoredClip
 from reeltok.evaluate.results import CandidateKind
+from reeltok.files.hashes import hash_text
 from reeltok.parallel import gather, sum_over_ranks
 from reeltok.video.colour import FromRGB, ToRGB
 from reeltok.video.encoders import open_svt_av1
@@ -236,14 +238,18 @@ class CodecCandidate:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """How it is used."""
-        target = None if self.target is None else sum(self.target.values())
+        """How it is used; clips' bits by their sum and a hash, as others may have the same sum."""
+        target, by_clip = None, dict[str, str]()
+        if self.target is not None:
+            target = sum(self.target.values())
+            by_clip = {"bits_hash": hash_text(json.dumps(sorted(self.target.items())), 12)}
         return {
             **{key: value for key, value in self.coder.options.items() if key == "preset"},
             "encoder": self.coder.encoder,
             "crf": self.quality,
             "role": self.role,
             "bits": target,
+            **by_clip,
             "format": f"yuv420p, BT.709, {FPS} fps",
             "av": av.__version__,
         }
