@@ -114,8 +114,11 @@ def test_whole_videos_may_be_cut_to_groups_and_seconds(folder: Path) -> None:
     assert lengths(replace(whole, seconds=0.5), folder)["b.mkv"] == (5, 0)
     found = clips(replace(whole, groups_of=3, short="skip"), folder)
     assert [(c.name, len(c.video)) for c in found] == [("a.mkv", 4), ("b.mkv", 10)]
-    assert list(found.left_out) == ["c.mkv"]
-    assert [crop_to_groups(n, 16) for n in (1, 16, 17, 32, 33)] == [1, 1, 17, 17, 33]
+    assert found.left_out == {"c.mkv": "3 frames, but 4 are asked for"}
+    (*_, last) = clips(replace(whole, groups_of=3), folder)
+    assert (last.name, len(last.video), last.filled) == ("c.mkv", 4, 1)
+    assert (last.video.frames[:3] == video(3).frames).all()
+    assert [crop_to_groups(n, 16) for n in (1, 16, 17, 32, 33)] == [1, 16, 17, 17, 33]
 
 
 def test_windows_and_crops_are_spread(folder: Path) -> None:

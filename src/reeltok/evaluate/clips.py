@@ -257,8 +257,11 @@ def window_starts(total: int, length: int, count: int) -> list[int]:
 
 
 def crop_to_groups(frames: int, size: int | None) -> int:
-    """The largest 1 + k x `size` that is not above `frames`; all of them without a size."""
-    return frames if size is None else 1 + (frames - 1) // size * size
+    """The largest 1 + k x `size` that is not above `frames`, k of 1 or more.
+
+    All of them without a size, or where they are too few.
+    """
+    return frames if size is None or frames <= size else 1 + (frames - 1) // size * size
 
 
 def extend_video(video: Video, missing: int) -> Video:
