@@ -93,10 +93,17 @@ def test_a_name_that_several_clips_have_is_no_label(monkeypatch: pytest.MonkeyPa
     clips = [ScoredClip(name=name, video=video, sha256="") for name in ("a/0.mkv", "b/0.mkv")]
     labels = {"0.mkv": "cat"}
     assert collect_features(VidTok(COMPACT), clips[:1], labels).labels == ["cat"]
-    with pytest.raises(ValueError, match=r"a/0.mkv and b/0.mkv are labelled by one name, 0.mkv"):
+    with pytest.raises(ValueError, match=r"a/0.mkv and b/0.mkv may both be meant .* 0.mkv"):
         collect_features(VidTok(COMPACT), clips, labels)
+    with pytest.raises(ValueError, match="let the labels name clips by their paths"):
+        collect_features(VidTok(COMPACT), clips, {"a/0.mkv": "cat", "0.mkv": "dog"})
     found = collect_features(VidTok(COMPACT), clips, {"a/0.mkv": "cat", "b/0.mkv": "dog"})
     assert found.labels == ["cat", "dog"]
+    above = [replace(clips[0], name="0.mkv"), *clips]
+    for given in (above, above[::-1]):  # the label is of the one clip with this very path
+        found = collect_features(VidTok(COMPACT), given, labels)
+        assert (found.labels, found.sources) == (["cat"], ["0.mkv"])
+        assert set(found.left_out) == {"a/0.mkv", "b/0.mkv"}
 
 
 def test_every_fold_has_its_share_of_every_label() -> None:

@@ -122,27 +122,34 @@ class Described:
 def collect_features(
     tokenizer: Tokenizer, clips: Iterable[ScoredClip], labels: Mapping[str, str]
 ) -> Described:
-    """The videos that have a label, by their path or name.
+    """The videos that have a label, by their path, or by their name where no other has that.
 
-    ValueError where none has, or several are called by a name that has one.
+    ValueError where none has, or several are called by a name that has one and is no clip's path.
     """
     windows: dict[str, list[Tensor]] = {}
     named, sources, left_out = dict[str, str](), dict[str, str](), dict[str, str]()
-    by_name: dict[str, set[str]] = {}
+    by_name, guessed = dict[str, set[str]](), set[str]()
     for clip in clips:
+        base = Path(clip.file).name
+        by_name.setdefault(base, set()).add(clip.file)
         label = labels.get(clip.file)
-        if label is None and (label := labels.get(base := Path(clip.file).name)) is not None:
-            by_name.setdefault(base, set()).add(clip.file)
+        if label is None and (label := labels.get(base)) is not None:
+            guessed.add(clip.file)
         if label is None:
             left_out[clip.name] = "it has no label"
             continue
         named[clip.file], sources[clip.file] = label, clip.together
         windows.setdefault(clip.file, []).append(describe_clip(tokenizer, clip))
-    if twice := next((files for files in by_name.values() if len(files) > 1), None):
-        raise ValueError(
-            f"{' and '.join(sorted(twice)[:2])} are labelled by one name, "
-            f"{Path(min(twice)).name}: let the labels name clips by their paths"
-        )
+    for file in sorted(guessed):
+        base = Path(file).name
+        if base in by_name[base]:  # the label is that clip's
+            del windows[file]
+            left_out[file] = "it has no label"
+        elif len(by_name[base]) > 1:
+            raise ValueError(
+                f"{' and '.join(sorted(by_name[base])[:2])} may both be meant by the label of "
+                f"{base}: let the labels name clips by their paths"
+            )
     if not windows:
         raise ValueError("no clip has a label: the list should name the files as the folder does")
     return Described.of(windows, named, sources, left_out)
