@@ -11,6 +11,7 @@ from moving_clips import moving
 from torch import Tensor
 
 import reeltok
+from reeltok.cli.fvd import said_of_sets
 from reeltok.evaluate import scores
 from reeltok.evaluate.clips import clips, resize
 from reeltok.evaluate.protocols import PROTOCOLS
@@ -122,9 +123,33 @@ def test_clips_of_one_frame_have_no_distance_and_are_not_counted(
     real = tmp_path / "real"
     found = set_distances(real, real, plan)
     assert (found.real, found.made, [*found.distances]) == (2, 2, ["appearance"])
+    assert found.without == {"appearance": 2}
+    told = "clips of both sets that are too short for appearance and do not count: 2"
+    assert told in said_of_sets(found, plan)
     for name, count in (("made", 1), ("stills", 0)):
         said = f"{name} gives {count} clips under .*: .* is one frame, which has no distance"
         with pytest.raises(ValueError, match=said):
             set_distances(real, tmp_path / name, plan)
     with pytest.raises(ValueError, match="stills gives 0 clips"):
         set_distances(tmp_path / "stills", real, plan)
+
+
+def test_clips_are_counted_for_each_network(
+    monkeypatch: pytest.MonkeyPatch, seen: list[tuple[int, ...]], tmp_path: Path
+) -> None:
+    """A network may take a single frame, of which there is no appearance distance."""
+    monkeypatch.setattr(scores, "LPIPS", random_lpips)
+    network = Extractor(name="test", apply=lambda x: x.mean((2, 3, 4)), frames=None)
+    monkeypatch.setitem(scores.EXTRACTORS, "i3d", lambda **options: network)
+    plan = replace(PROTOCOLS["shared-eval-whole"], metrics=("fvd-i3d",), smallest=1)
+    for number, frames in enumerate((1, 1, 8)):
+        path = tmp_path / "mixed" / f"{number}.mkv"
+        path.parent.mkdir(exist_ok=True)
+        reeltok.write(moving(frames, 40, 64), path, lossless=True)
+    real, mixed = tmp_path / "real", tmp_path / "mixed"
+    for found in (set_distances(real, mixed, plan), set_distances(mixed, real, plan)):
+        assert {found.real, found.made} == {2, 3}
+        assert [*found.distances] == ["fvd-i3d-test"]
+        assert found.without == {"appearance": 2}
+        few = "gives 1 clip long enough for it, a distance needs two of each set"
+        assert found.too_few == {"appearance": f"{mixed} {few}"}

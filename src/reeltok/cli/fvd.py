@@ -57,6 +57,7 @@ def fvd(
     shown = {"protocol": plan.name, "real clips": found.real, "made clips": found.made}
     shown |= {name: f"{value:.4g}" for name, value in found.distances.items()}
     shown |= {name: f"no weights ({why})" for name, why in found.missing.items()}
+    shown |= {name: f"no distance ({why})" for name, why in found.too_few.items()}
     return Report(data=record, text=facts(shown))
 
 
@@ -69,6 +70,10 @@ def said_of_sets(found: "SetDistances", plan: "Protocol") -> list[str]:
     if found.filled:
         total = found.real + found.made
         said.append(f"{found.filled} of {total} clips are too short and repeat their last frame")
+    said += [
+        f"clips of both sets that are too short for {name} and do not count: {number}"
+        for name, number in found.without.items()
+    ]
     if found.off_rate:
         said.append(
             f"{found.off_rate} of {found.made} made clips are not at the {plan.fps:g} frames per "

@@ -1,8 +1,9 @@
 """Two sets of videos, real and made, as distributions: how far apart are their features?"""
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from reeltok.metrics.paired import Videos
 from reeltok.nn.moments import Moments
 from reeltok.video.formats import LOSSLESS, codec_named_in
 from reeltok.video.raw import RAW
+from reeltok.wording import count
 
 ALWAYS = ("lpips-alex", "appearance")  # beside the protocol's own: its weights are free
 
@@ -29,6 +31,8 @@ class SetDistances:
 
     `filled` counts the clips of both that repeat their last frame for want of others, `off_rate`
     made clips whose files have another rate than the protocol: their frames are not resampled.
+    `without` counts the clips of both that are too short for a network, `too_few` says why there
+    is no distance then.
     """
 
     distances: dict[str, float]
@@ -36,8 +40,35 @@ class SetDistances:
     made: int
     filled: int
     off_rate: int
+    without: dict[str, int]
     broken: dict[str, str]
     missing: dict[str, str]
+    too_few: dict[str, str]
+
+
+@dataclass(kw_only=True)
+class ClipSet:
+    """One of the two sets, as sums over its clips."""
+
+    sums: dict[str, Moments] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)  # clips that have features, by network
+    clips: int = 0  # that have features of any
+    alone: list[str] = field(default_factory=list)  # those that have none
+    rates: Counter[float | None] = field(default_factory=Counter)  # clips of each, in Hz
+    filled: int = 0
+    broken: dict[str, str] = field(default_factory=dict)
+
+    def add(self, name: str, features: Mapping[str, Tensor]) -> None:
+        """Count a clip's features."""
+        for key, values in features.items():
+            of_clip = feature_moments(values, f"{key} of {name}")
+            self.sums[key] = self.sums[key] + of_clip if key in self.sums else of_clip
+        self.counts.update(features.keys())
+        self.clips += 1
+
+    def without(self, key: str) -> int:
+        """Clips that have no features of a network."""
+        return self.clips + len(self.alone) - self.counts[key]
 
 
 def lossy_codec(made: str | Path) -> str | None:
@@ -72,40 +103,55 @@ def set_distances(
     clips, or more than `max_broken` break; a metric without weights is `missing`.
     """
     scorer = open_scorer((*protocol.metrics, *ALWAYS), frames=protocol.fvd_frames, device=device)
-    sums: list[dict[str, Moments]] = []
-    counts, filled, off_rate, broken = [], 0, 0, dict[str, str]()
-    for plan, data in ((protocol, real), (protocol.of_made, made)):
-        held, found, number, alone = clips(plan, data), dict[str, Moments](), 0, list[str]()
-        for clip in held:
-            x = as_scored(clip.video, plan).tensor(device=device)
-            seen = clip_features(x, scorer)
-            if not seen and (scorer.lpips or scorer.extractors):
-                alone.append(clip.name)
-                continue
-            for name, features in seen.items():
-                of_clip = feature_moments(features, f"{name} of {clip.name}")
-                found[name] = found[name] + of_clip if name in found else of_clip
-            number += 1
-            off_rate += plan is not protocol and not protocol.is_rate(clip.video.fps)
-            progress(clip)
-        check_broken(held.broken, max_broken, str(data))
-        require_two(number, f"{data} gives {number} clips under {protocol.name}", held, alone)
-        sums.append(found)
-        counts.append(number)
-        filled += held.filled
-        broken |= held.broken
-    distances = {name: frechet_distance(sums[0][name], sums[1][name]) for name in sums[0]}
-    missing = {name: why for name, why in scorer.missing.items() if name != "lpips-alex"}
-    real_clips, made_clips = counts
+    plans = ((protocol, real), (protocol.of_made, made))
+    sets = [sum_clips(plan, data, scorer, device, max_broken, progress) for plan, data in plans]
+    first, second = sets
+    distances, too_few = dict[str, float](), dict[str, str]()
+    for key in sorted({key for each in sets for key in each.sums}):
+        fewest, data = min((first.counts[key], str(real)), (second.counts[key], str(made)))
+        if fewest < 2:
+            enough = f"{data} gives {count(fewest, 'clip')} long enough for it"
+            too_few[key] = f"{enough}, a distance needs two of each set"
+        else:
+            distances[key] = frechet_distance(first.sums[key], second.sums[key])
+    without = {key: sum(each.without(key) for each in sets) for key in (*distances, *too_few)}
     return SetDistances(
         distances=distances,
-        real=real_clips,
-        made=made_clips,
-        filled=filled,
-        off_rate=off_rate,
-        broken=broken,
-        missing=missing,
+        real=first.clips,
+        made=second.clips,
+        filled=sum(each.filled for each in sets),
+        off_rate=sum(n for fps, n in second.rates.items() if not protocol.is_rate(fps)),
+        without={key: number for key, number in without.items() if number},
+        broken=first.broken | second.broken,
+        missing={name: why for name, why in scorer.missing.items() if name != "lpips-alex"},
+        too_few=too_few,
     )
+
+
+def sum_clips(
+    plan: Protocol,
+    data: str | Path,
+    scorer: Scorer,
+    device: torch.device | str,
+    max_broken: int,
+    progress: Callable[[ScoredClip], object],
+) -> ClipSet:
+    """The sums of one set. ValueError where it gives fewer than two clips, or too many break."""
+    held, found = clips(plan, data), ClipSet()
+    for clip in held:
+        seen_as = as_scored(clip.video, plan)
+        seen = clip_features(seen_as.tensor(device=device), scorer)
+        if not seen and (scorer.lpips or scorer.extractors):
+            found.alone.append(clip.name)
+            continue
+        found.add(clip.name, seen)
+        found.rates[clip.video.fps] += 1
+        progress(clip)
+    check_broken(held.broken, max_broken, str(data))
+    given = f"{data} gives {found.clips} clips under {plan.name}"
+    require_two(found.clips, given, held, found.alone)
+    found.filled, found.broken = held.filled, held.broken
+    return found
 
 
 def require_two(number: int, given: str, held: ScoredClips, alone: Sequence[str]) -> None:
