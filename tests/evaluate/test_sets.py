@@ -153,3 +153,14 @@ def test_clips_are_counted_for_each_network(
         assert found.without == {"appearance": 2}
         few = "gives 1 clip long enough for it, a distance needs two of each set"
         assert found.too_few == {"appearance": f"{mixed} {few}"}
+
+
+def test_sets_of_unlike_sizes_are_told(seen: list[tuple[int, ...]], tmp_path: Path) -> None:
+    plan = replace(PROTOCOLS["k600-fp"], fps=None, size=None, crop=None, scored_size=None)
+    real, made = tmp_path / "real", tmp_path / "made"
+    found = set_distances(real, made, plan)
+    assert (found.real_sizes, found.made_sizes) == (["64x40"], ["32x32"])
+    (told,) = (said for said in said_of_sets(found, plan) if "pixels" in said)
+    assert told.startswith("real clips are 64x40 pixels and made ones 32x32: scale them alike")
+    for alike in (set_distances(made, made, plan), set_distances(real, made, PROTOCOLS["ucf-128"])):
+        assert not [said for said in said_of_sets(alike, plan) if "pixels" in said]

@@ -74,6 +74,11 @@ def said_of_sets(found: "SetDistances", plan: "Protocol") -> list[str]:
         f"clips of both sets that are too short for {name} and do not count: {number}"
         for name, number in found.without.items()
     ]
+    if found.real_sizes != found.made_sizes:
+        said.append(
+            f"real clips are {listed(found.real_sizes)} pixels and made ones "
+            f"{listed(found.made_sizes)}: scale them alike, or the distance is of sizes too"
+        )
     if found.off_rate:
         said.append(
             f"{found.off_rate} of {found.made} made clips are not at the {plan.fps:g} frames per "
@@ -84,6 +89,11 @@ def said_of_sets(found: "SetDistances", plan: "Protocol") -> list[str]:
             f"{plan.name} is measured {plan.repeats} times, on other made clips: this is once"
         )
     return said
+
+
+def listed(sizes: list[str]) -> str:
+    """Sizes in a sentence, the first of many."""
+    return ", ".join([*sizes[:3], *(["others"] if len(sizes) > 3 else [])])
 
 
 def said_of_codec(codec: str | None) -> list[str]:

@@ -32,7 +32,7 @@ class SetDistances:
     `filled` counts the clips of both that repeat their last frame for want of others, `off_rate`
     made clips whose files have another rate than the protocol: their frames are not resampled.
     `without` counts the clips of both that are too short for a network, `too_few` says why there
-    is no distance then.
+    is no distance then. Sizes are those that were compared, "width x height".
     """
 
     distances: dict[str, float]
@@ -41,6 +41,8 @@ class SetDistances:
     filled: int
     off_rate: int
     without: dict[str, int]
+    real_sizes: list[str]
+    made_sizes: list[str]
     broken: dict[str, str]
     missing: dict[str, str]
     too_few: dict[str, str]
@@ -56,6 +58,7 @@ class ClipSet:
     alone: list[str] = field(default_factory=list)  # those that have none
     rates: Counter[float | None] = field(default_factory=Counter)  # clips of each, in Hz
     filled: int = 0
+    sizes: set[tuple[int, int]] = field(default_factory=set)  # width, height
     broken: dict[str, str] = field(default_factory=dict)
 
     def add(self, name: str, features: Mapping[str, Tensor]) -> None:
@@ -69,6 +72,11 @@ class ClipSet:
     def without(self, key: str) -> int:
         """Clips that have no features of a network."""
         return self.clips + len(self.alone) - self.counts[key]
+
+    @property
+    def shown_sizes(self) -> list[str]:
+        """Every size, as people write it."""
+        return [f"{width}x{height}" for width, height in sorted(self.sizes)]
 
 
 def lossy_codec(made: str | Path) -> str | None:
@@ -122,6 +130,8 @@ def set_distances(
         filled=sum(each.filled for each in sets),
         off_rate=sum(n for fps, n in second.rates.items() if not protocol.is_rate(fps)),
         without={key: number for key, number in without.items() if number},
+        real_sizes=first.shown_sizes,
+        made_sizes=second.shown_sizes,
         broken=first.broken | second.broken,
         missing={name: why for name, why in scorer.missing.items() if name != "lpips-alex"},
         too_few=too_few,
@@ -146,6 +156,7 @@ def sum_clips(
             continue
         found.add(clip.name, seen)
         found.rates[clip.video.fps] += 1
+        found.sizes.add((seen_as.width, seen_as.height))
         progress(clip)
     check_broken(held.broken, max_broken, str(data))
     given = f"{data} gives {found.clips} clips under {plan.name}"
