@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from reeltok.data.find import find_clips
 from reeltok.evaluate.clips import (
     ClipCache,
     clips,
@@ -14,6 +15,7 @@ from reeltok.evaluate.clips import (
     fit_to_protocol,
     hash_of,
     resize,
+    sound_parts,
     window_starts,
 )
 from reeltok.evaluate.protocols import Protocol
@@ -169,6 +171,28 @@ def test_broken_files_are_counted_and_the_others_go_on(folder: Path) -> None:
     assert [clip.name for clip in found] == ["a.mkv", "b.mkv"]
     assert found.broken.keys() == {"gone.mp4", "aa.mp4"}
     assert "there is no file" in found.broken["gone.mp4"]
+
+
+def test_a_video_that_breaks_midway_gives_no_clip(folder: Path) -> None:
+    noise = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 255, (400, 40, 48, 3), generator=noise, dtype=torch.uint8)
+    write(Video(pixels, 10), folder / "b.mkv", lossless=True)
+    raw = bytearray((folder / "b.mkv").read_bytes())
+    at = len(raw) * 3 // 4
+    raw[at : at + len(raw) // 20] = bytes(len(raw) // 20)
+    (folder / "b.mkv").write_bytes(raw)
+    found = clips(replace(PLAIN, window="consecutive"), folder)
+    assert [clip.name for clip in found] == ["a.mkv#0", "c.mkv#0"]
+    assert (found.broken.keys(), found.filled) == ({"b.mkv"}, 1)
+
+
+def test_long_videos_are_decoded_twice_and_not_held(folder: Path) -> None:
+    item = next(clip for clip in find_clips(folder) if clip.name == "b.mkv")
+    one = 4 * 32 * 48 * 3  # bytes of a part
+    for limit in (0, one, 2 * one, 10**9):
+        parts = [part.frames for part in sound_parts(item, 4, limit=limit)]
+        assert [len(part) for part in parts] == [4, 4, 2]
+        assert torch.equal(torch.cat(parts), video(10).frames)
 
 
 def test_shards_and_finished_clips(folder: Path) -> None:

@@ -106,21 +106,24 @@ def test_a_video_that_breaks_late_is_in_no_mean(tmp_path: Path) -> None:
     for name, frames in (("a#1", 40), ("b", 400), ("b#0", 40)):
         pixels = torch.randint(0, 255, (frames, 40, 48, 3), generator=draw, dtype=torch.uint8)
         write(Video.of(pixels, fps=10), tmp_path / f"{name}.mkv", lossless=True)
-    plan = replace(PROTOCOLS["vidtok"], size=32, crop=32, smallest=16, metrics=("psnr",))
-    sound = judged(Dim(), tmp_path, plan)
+    names = ("psnr", "lpips-alex", "appearance")
+    plan = replace(PROTOCOLS["vidtok"], size=32, crop=32, smallest=16, metrics=names)
+    judge = Scorer(metrics=names, lpips=[random_lpips("alex")])
     damaged = tmp_path / "b.mkv"
     raw = bytearray(damaged.read_bytes())
     at = len(raw) * 3 // 4
     raw[at : at + len(raw) // 20] = bytes(len(raw) // 20)
     damaged.write_bytes(raw)
     dim = Dim()
-    result = judged(dim, tmp_path, plan)
+    result = evaluate(dim, tmp_path, protocol=plan, scorer=judge)
     assert set(result.broken) == {"b.mkv"}
-    assert [name for name in dim.asked if name.startswith("b.mkv#")]  # its first clips were judged
-    assert result.clips == [clip for clip in sound.clips if not clip["name"].startswith("b.mkv#")]
-    assert {clip["name"].split(".")[0] for clip in result.clips} == {"a#1", "b#0"}
-    assert "utilization" in sound.extra
-    assert "utilization" not in result.extra
+    assert {name.split(".")[0] for name in dim.asked} == {"a#1", "b#0"}
+    damaged.unlink()
+    without = evaluate(Dim(), tmp_path, protocol=plan, scorer=judge)
+    assert result.clips == without.clips
+    assert result.summary == without.summary  # the distance is of no features of it, either
+    assert [name for name in result.summary if name.startswith("appearance")]
+    assert result.extra["utilization"] == without.extra["utilization"]
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(data: Path, tmp_path: Path) -> None:

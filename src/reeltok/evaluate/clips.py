@@ -8,6 +8,7 @@ import math
 import random
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -78,6 +79,7 @@ class ClipCache:
 class ScoredClips:
     """The clips of a set under a protocol, made one at a time while they are asked for.
 
+    A video that breaks midway gives none: its first clips would bias every mean.
     What could not be used stands in `broken` (unreadable) and `left_out` (too short or too small
     for the protocol), each with its reason; `filled` counts the clips that were filled up.
     """
@@ -166,7 +168,7 @@ class ScoredClips:
             step = max(1, round((frame_rate(item) or plan.fps) / plan.fps))
         if plan.window == "consecutive":
             assert count is not None
-            yield from (part[::step] for part in decode_parts(item, count * step, fps=fps))
+            yield from (part[::step] for part in sound_parts(item, count * step, fps=fps))
         elif plan.window == "first":
             yield item.read(frames=count and count * step, fps=fps)[::step]
         elif plan.window == "whole":
@@ -194,6 +196,24 @@ def decode_parts(item: Clip, length: int, *, fps: float | None = None) -> Iterat
     """All of it in parts of `length` frames, the last perhaps shorter; one is held."""
     with item.stream(fps=fps, chunk=length) as opened:
         yield from opened
+
+
+def sound_parts(
+    item: Clip, length: int, *, fps: float | None = None, limit: int = HELD
+) -> Iterator[Video]:
+    """The same, but none of a video that breaks later on: the first comes when all are decoded.
+
+    Parts beyond the first `limit` bytes are not held, but decoded twice.
+    """
+    held, size = list[Video](), 0
+    for part in decode_parts(item, length, fps=fps):
+        size += part.frames.nbytes
+        if size <= limit:
+            held.append(part)
+    count = len(held)
+    yield from held
+    if size > limit:
+        yield from islice(decode_parts(item, length, fps=fps), count, None)
 
 
 def boxes_of(item: Clip) -> tuple[Box, ...]:
