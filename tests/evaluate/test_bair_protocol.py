@@ -88,6 +88,21 @@ def test_the_best_prediction_is_the_best_by_every_metric(data: Path, metric: str
     assert found == 0 or found > 60
 
 
+def test_the_given_frame_is_not_measured(data: Path) -> None:
+    """It is exact in every prediction, and had raised the mean."""
+
+    class Given(Still):
+        """All is off by 0.1 of [-1, 1], but the given frame."""
+
+        def predict(self, x: Tensor, *given: Any, **more: Any) -> Tensor:
+            return torch.cat([x[:, :, :1], x[:, :, 1:] + 0.1], dim=2)
+
+    rule = replace(PROTOCOLS_OF["standard"], frames=4, metrics=("psnr",))
+    plan = PredictionPlan(protocol=rule, samples=1, repeats=1)
+    found = judge_predictions(Given(0), find_clips(data)[:2], plan)
+    assert found.metrics["psnr"].mean == pytest.approx(26.02, abs=0.01)
+
+
 def test_windows_and_noise(data: Path) -> None:
     many = judged(Still(0.2), data, "debiased")
     assert (many.videos, many.clips) == (2, 5)
