@@ -9,6 +9,7 @@ from push_episodes import COLOURS, draw_episode, write_episodes
 
 from reeltok.data.find import find_clips
 from reeltok.evaluate.push.candidates import (
+    Coded,
     EpisodeBatch,
     Tiled,
     repeat_first,
@@ -21,6 +22,10 @@ from reeltok.evaluate.push.locate import find_gripper, find_objects
 from reeltok.evaluate.push.measures import Real, measure
 from reeltok.evaluate.push.seen import OTHER_HALF, measure_lpips
 from reeltok.metrics.lpips import LPIPS, random_lpips
+from reeltok.models.presets import COMPACT
+from reeltok.models.reftok.injection import RefTokConfig
+from reeltok.models.reftok.network import RefTok
+from reeltok.video.record import to_unit
 
 
 @pytest.fixture
@@ -117,6 +122,17 @@ def test_tiles_come_apart_again_and_take_the_bits_asked_for() -> None:
     free = Tiled(bits={0: 4_000}, given=True)  # frame 0 counts nothing: there is more for all
     assert error(free(batch)) < error(worse(batch))
     assert free.spent[0] == pytest.approx(4_000, rel=0.1)
+
+
+def test_bits_of_a_stored_reference_count() -> None:
+    tokenizer = RefTok(RefTokConfig(body=COMPACT, start="webp", quality=30)).eval()
+    clips = np.stack([draw_episode(9, number=n)[0] for n in range(2)])
+    batch = EpisodeBatch(frames=clips, actions=np.zeros((2, 9, 4), np.float32), truths=(), first=0)
+    coded = Coded(tokenizer=tokenizer)
+    coded(batch)
+    tokens = tokenizer.encode(torch.cat([to_unit(torch.from_numpy(clip)) for clip in clips]))
+    assert tokens.reference_bits > 0
+    assert coded.bits[0] == tokens.total_bits
 
 
 def test_horizons_and_intervals(tmp_path: Path) -> None:
