@@ -73,6 +73,13 @@ def test_held_clips_are_the_same_and_need_no_file(folder: Path) -> None:
             item.path.with_suffix(".away").rename(item.path)
 
 
+def test_held_clips_of_one_length_are_not_those_of_another(folder: Path) -> None:
+    cache, plan = ClipCache(), replace(PLAIN, noncausal_frames=5)
+    for causal, frames in ((True, 4), (False, 5), (True, 4)):
+        found = clips(plan, folder, causal=causal, cache=cache)
+        assert {len(clip.video) for clip in found} == {frames}
+
+
 def test_what_is_held_is_bounded_and_never_hides_what_was_left_out(folder: Path) -> None:
     one = 4 * 32 * 48 * 3  # bytes of a clip
     cache = ClipCache(2 * one - 1)
