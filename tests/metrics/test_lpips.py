@@ -222,8 +222,9 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("heads", ["lpips_lin_v0.1_{}.pth", "{}.pth"])
 @pytest.mark.parametrize("place", ["REELTOK_WEIGHTS", "REELTOK_SHARED/weights"])
 def test_weights_are_found_under_the_names_that_others_give(
-    empty: Path, net: str, heads: str, place: str
+    empty: Path, net: str, heads: str, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(perceptual, "check_published", lambda *_: None)  # they are random
     folder = empty / place
     folder.mkdir(parents=True)
     widths = perceptual.PLANS[net].widths
@@ -257,3 +258,40 @@ def test_the_shared_weights_are_found(shared: Path, empty: Path) -> None:
     (empty / "REELTOK_WEIGHTS").symlink_to(shared / "weights")
     for net in ("alex", "squeeze"):
         assert LPIPS(net).net == net
+
+
+def test_other_weights_of_a_public_name_are_refused(shared: Path, empty: Path) -> None:
+    """Whatever the name; one's own are given as a path."""
+    folder = empty / "REELTOK_WEIGHTS"
+    folder.mkdir()
+    for net in PUBLIC:
+        name = f"lpips_lin_v0.1_{net}.pth"
+        (folder / name).write_bytes((shared / "weights" / name).read_bytes())
+    for net, names in {"alex": PUBLIC["alex"], "vgg": PUBLIC["vgg"][1:]}.items():
+        for name in names:
+            torch.save(Backbone(net).state_dict(), folder / name)
+            with pytest.raises(ValueError, match=rf"{name} does not hold .*: put {net}.*-") as said:
+                LPIPS(net)
+            assert "\n" not in str(said.value)
+            assert LPIPS(net, backbone=folder / name).net == net
+            (folder / name).unlink()
+    (folder / "squeezenet1_1.pth").symlink_to(
+        shared / "weights" / "squeezenet1_1_features_torchvision.pth"
+    )
+    widths = {f"lin{i}.model.1.weight": torch.rand(1, w, 1, 1) for i, w in enumerate(SQUEEZE)}
+    torch.save(widths, folder / "lpips_lin_v0.1_squeeze.pth")
+    with pytest.raises(ValueError, match=r"_squeeze\.pth does not hold the published weights"):
+        LPIPS("squeeze", backbone=folder / "squeezenet1_1.pth")
+
+
+def test_a_hash_that_is_given_holds_for_files_too(empty: Path) -> None:
+    import hashlib
+
+    file, path = WeightFile(purpose="a test", name="net.pth"), empty / "REELTOK_WEIGHTS" / "net.pth"
+    path.parent.mkdir()
+    path.write_bytes(b"weights")
+    for source in (None, path):
+        good = hashlib.sha256(b"weights").hexdigest()
+        assert find_weights(file, source, sha256=good) == path
+        with pytest.raises(ValueError, match=r"net\.pth should have sha256 0+, but has "):
+            find_weights(file, source, sha256="0" * 64)

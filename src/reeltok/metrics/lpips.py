@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from reeltok.files.atomic import cache_folder, replacing
 from reeltok.files.checkpoints import find_part, load_weights, read_checkpoint
-from reeltok.files.hashes import hash_files
+from reeltok.files.hashes import hash_files, hash_parts
 from reeltok.video.frames import OVERSHOOT, as_values
 
 NetworkName = Literal["alex", "squeeze", "vgg"]
@@ -142,7 +142,8 @@ class LPIPS(nn.Module):
     """LPIPS v0.1 with an AlexNet, SqueezeNet-1.1 or VGG-16 backbone, frozen, without dropout.
 
     `backbone` and `heads` are files or state dicts; None looks for the public files (see
-    `find_weights`). Raises FileNotFoundError with the place to put a missing file.
+    `find_weights`). Raises FileNotFoundError with the place to put a missing file, ValueError
+    where one of the right name holds other weights than the published ones.
     """
 
     def __init__(
@@ -160,6 +161,12 @@ class LPIPS(nn.Module):
         load_weights(self.backbone, state, what=f"the {net} backbone's file")
         self.heads = nn.ParameterList(_heads(net, read_weights(HEADS[net], heads)))
         self.requires_grad_(False)
+        for file, source, part in (
+            (BACKBONES[net], backbone, self.backbone),
+            (HEADS[net], heads, self.heads),
+        ):
+            if source is None:
+                check_published(file, part.state_dict().values())
 
     def forward(
         self, x: Shaped[Tensor, "n 3 h w"], y: Shaped[Tensor, "n 3 h w"]
@@ -218,13 +225,15 @@ def _heads(net: str, state: State) -> list[Float[Tensor, "c"]]:
 class WeightFile:
     """A public weight file: what it is for, its name, where it is published, its sha256.
 
-    `aliases` are names that others give it, or a file with the same weights.
+    `aliases` are names that others give it, or a file with the same weights; `values` is the
+    sha256 of those weights' float32 values, one tensor after the other, where it is known.
     """
 
     purpose: str
     name: str
     url: str | None = None
     sha256: str | None = None
+    values: str | None = None
     aliases: tuple[str, ...] = ()
 
 
@@ -236,6 +245,7 @@ BACKBONES: dict[str, WeightFile] = {
         name="alexnet-owt-7be5be79.pth",
         url=_TORCH + "alexnet-owt-7be5be79.pth",
         sha256="7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
+        values="2b566cc3a4d6f0a7343701af22f461f1ac3dcd03a3ac28cce10968a1d3c85fdc",
         aliases=("alexnet_features_torchvision.pth", "alexnet-owt-4df8aa71.pth"),
     ),
     "squeeze": WeightFile(
@@ -243,6 +253,7 @@ BACKBONES: dict[str, WeightFile] = {
         name="squeezenet1_1-b8a52dc0.pth",
         url=_TORCH + "squeezenet1_1-b8a52dc0.pth",
         sha256="b8a52dc049b60e4b6ab68ad0df457362afab8b6304b2febdc1650a5dab4d7e7b",
+        values="31a70309e8549af9ed7a9ac21db00c246844293b72a774f4d1a18e9edfde8605",
         aliases=("squeezenet1_1_features_torchvision.pth", "squeezenet1_1-f364aa15.pth"),
     ),
     "vgg": WeightFile(
@@ -259,13 +270,26 @@ HEADS: dict[str, WeightFile] = {
         name=f"lpips_lin_v0.1_{net}.pth",
         url=f"{_LPIPS}{net}.pth",
         sha256=sha256,
+        values=values,
         aliases=(f"{net}.pth",),  # in the lpips package
     )
-    for net, sha256 in {
-        "alex": "df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0",
-        "squeeze": "4a5350f23600cb79923ce65bb07cbf57dca461329894153e05a1346bd531cf76",
-        "vgg": "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868",
-    }.items()
+    for net, sha256, values in (
+        (
+            "alex",
+            "df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0",
+            "718a8b40b0d22f96192d34ab93c0db5c7943558ff6c2407f44812dce2f29b5f4",
+        ),
+        (
+            "squeeze",
+            "4a5350f23600cb79923ce65bb07cbf57dca461329894153e05a1346bd531cf76",
+            "68f1b1752260e0335c6394983132e210e3ed5c2540e78d239be07671a77130e4",
+        ),
+        (
+            "vgg",
+            "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868",
+            "9153a2043dccf3b525d4f13db916e93ef040548ea923b6f2100de5ebac141a78",
+        ),
+    )
 }
 
 
@@ -282,26 +306,57 @@ def find_weights(
     Looked for are `source` (a path, or a URL with its `sha256`), then the file's names in
     `weights_folder()`, where torch keeps what torchvision fetched, and in REELTOK_SHARED's
     `weights` folder (default ../shared/weights). Raises FileNotFoundError with one sentence that
-    says which file belongs where.
+    says which file belongs where, ValueError where the file has another sha256 than the one given.
     """
     if source is not None and str(source).startswith(("http://", "https://")):
         return fetch_weights(str(source), sha256 or file.sha256, weights_folder())
     if source is not None:
         if not Path(source).is_file():
             raise FileNotFoundError(f"{file.purpose}: there is no weight file at {source}")
-        return Path(source)
+        return _checked(file, Path(source), sha256)
     shared = Path(os.environ.get("REELTOK_SHARED") or Path("..", "shared")) / "weights"
     names = (file.name, *file.aliases)
     for folder in (weights_folder(), Path(torch.hub.get_dir(), "checkpoints"), shared):
         for name in names:
             if (folder / name).is_file():
-                return folder / name
+                return _checked(file, folder / name, sha256)
     others = f"; it may also be called {' or '.join(file.aliases)}" if file.aliases else ""
     raise FileNotFoundError(
         f"{file.purpose} has no weights: put {file.name} into {weights_folder()} "
         f"(REELTOK_WEIGHTS names another folder{others})"
         + (f"; it is at {file.url}" if file.url else "")
     )
+
+
+def _checked(file: WeightFile, path: Path, sha256: str | None) -> Path:
+    if sha256 is not None and (found := hash_files(path)) != sha256.lower():
+        raise ValueError(
+            f"{file.purpose}: {path} should have sha256 {sha256}, but has {found}: give another "
+            "file, or the hash of this one"
+        )
+    return path
+
+
+def check_published(file: WeightFile, tensors: Iterable[Tensor]) -> None:
+    """ValueError unless these, read from where `file` is found, are the published weights.
+
+    Their values are compared, since the same weights lie in unlike files; where those are not
+    known, the sha256 of a file of the published name.
+    """
+    path, wanted = find_weights(file), file.values
+    if wanted is not None:
+        rows = (tensor.detach().cpu().float().flatten() for tensor in tensors)
+        found = hash_parts(row.view(torch.uint8).numpy().data for row in rows)
+    elif path.name == file.name and file.sha256 is not None:
+        wanted, found = file.sha256, hash_files(path)
+    else:
+        return
+    if found != wanted:
+        where = f" of {file.url}" if file.url else ""
+        raise ValueError(
+            f"{file.purpose}: {path} does not hold the published weights (hash {found[:8]}, not "
+            f"{wanted[:8]}): put {file.name}{where} in its place"
+        )
 
 
 def fetch_weights(url: str, sha256: str | None, folder: Path, *, timeout: float = 60) -> Path:
