@@ -178,6 +178,17 @@ def test_results_of_other_networks_do_not_compare(tmp_path: Path) -> None:
         build_table([ours, result("b", networks=networks)])
     with pytest.raises(ValueError, match=r"ours and b do not .* differ in weights of lpips-alex:"):
         build_table([ours, result("b", networks=["lpips-alex-2222bbbb"])])
+    with pytest.raises(ValueError, match=r"ours and b do not"):  # whatever stands before them
+        build_table([result("old"), ours, result("b", networks=["lpips-alex-2222bbbb"])])
+
+
+def test_metrics_of_other_definitions_do_not_compare() -> None:
+    ours = result()
+    build_table([ours, replace(ours, model="old", definitions={})])
+    other = replace(ours, model="b", definitions=ours.definitions | {"ssim": "of luma"})
+    for results in ([ours, other], [replace(ours, model="old", definitions={}), ours, other]):
+        with pytest.raises(ValueError, match=r"ours and b do not .* in the definition of ssim: "):
+            build_table(results)
 
 
 def test_protocols_of_ones_own_are_possible() -> None:

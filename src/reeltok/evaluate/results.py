@@ -7,6 +7,7 @@ which fields differ.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, field
 from datetime import UTC, datetime
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
@@ -294,12 +295,13 @@ def build_table(results: Sequence[Result], columns: Iterable[str] | None = None)
 
     Means are taken over the clips that all of them scored; where that leaves some out, a note
     says so, and distances between sets and how codes were used are dropped. Raises ValueError,
-    naming the fields, where protocols, originals or the weights of networks that judged differ.
+    naming the fields, where protocols, originals, the weights of networks that judged or the
+    definitions of metrics differ.
     """
     if not results:
         raise ValueError("a table needs at least one result")
-    for other in results[1:]:
-        check_comparable(results[0], other)
+    for first, second in combinations(results, 2):  # all: an old one may lack what is compared
+        check_comparable(first, second)
     names = [{clip["name"] for clip in result.clips} for result in results]
     common = set.intersection(*names)
     if not common:
@@ -351,10 +353,14 @@ def check_comparable(first: Result, second: Result) -> None:
     known = dict(name.rsplit("-", 1) for name in second.networks)
     judges = [name.rsplit("-", 1) for name in first.networks]
     parts += [f"weights of {name}" for name, hash in judges if known.get(name, hash) != hash]
+    meant = second.definitions
+    parts += [
+        f"the definition of {k}" for k, v in first.definitions.items() if meant.get(k, v) != v
+    ]
     if parts:
         raise ValueError(
             f"{first.model} and {second.model} do not compare, they differ in {', '.join(parts)}: "
-            f"judge both under one protocol"
+            f"judge both under one protocol, by one version of reeltok"
         )
 
 
