@@ -162,7 +162,7 @@ def test_means_are_over_the_clips_that_all_have() -> None:
 
 
 def test_how_codes_were_used_is_not_known_of_some_clips() -> None:
-    used = {"utilization": 0.5, "perplexity": 60.0, "parameters": 9.0}
+    used = {"utilization": 0.5, "perplexity": 60.0, "macs": 5.0, "parameters": 9.0}
     ours, short = result(extra=used), result("broken", scores=gather(30, count=2), extra=used)
     whole, part = build_table([ours, ours]), build_table([ours, short])
     assert all(used.keys() <= row.values.keys() for row in whole.rows)

@@ -137,7 +137,7 @@ def find_metric(key: str) -> Metric:
     return Metric(definition="", better="", digits=4)
 
 
-OF_ALL_CLIPS = ("utilization", "perplexity")  # what is not known of some of the clips
+OF_NO_CLIPS = ("parameters",)  # what else is known of a model is that of all of its own clips
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -294,7 +294,8 @@ def build_table(results: Sequence[Result], columns: Iterable[str] | None = None)
     """Put results side by side.
 
     Means are taken over the clips that all of them scored; where that leaves some out, a note
-    says so, and distances between sets and how codes were used are dropped. Raises ValueError,
+    says so, and what is of all of a model's clips is dropped: distances between sets, how codes
+    were used, MACs and memory. Raises ValueError,
     naming the fields, where protocols, originals, the weights of networks that judged or the
     definitions of metrics differ.
     """
@@ -312,7 +313,7 @@ def build_table(results: Sequence[Result], columns: Iterable[str] | None = None)
             model=result.model,
             kind=result.kind,
             values=(result.summary if whole else _over(result, common))
-            | _plain({k: v for k, v in result.extra.items() if whole or k not in OF_ALL_CLIPS}),
+            | _plain({k: v for k, v in result.extra.items() if whole or k in OF_NO_CLIPS}),
             missing=result.missing,
         )
         for result in results
