@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from reeltok.data.clip import Clip
+from reeltok.evaluate import run
 from reeltok.evaluate.candidates.candidate import (
     CodedClip,
     TokenizerCandidate,
@@ -21,7 +22,7 @@ from reeltok.evaluate.results import CandidateKind, Result
 from reeltok.evaluate.run import ClipProgress, evaluate, kept_ids, why_none
 from reeltok.evaluate.scores import Scorer
 from reeltok.metrics.lpips import random_lpips
-from reeltok.models.presets import COMPACT
+from reeltok.models.presets import COMPACT, CONTINUOUS
 from reeltok.models.reftok.injection import RefTokConfig
 from reeltok.models.reftok.network import RefTok
 from reeltok.models.vidtok.network import VidTok
@@ -136,6 +137,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(data: Path, tmp_path: Path)
     assert [one.again for one in told] == [True, True, False]
     whole = judged(Dim(), data)
     assert result.summary == whole.summary
+    assert result.extra["perplexity"] == whole.extra["perplexity"]
     assert result.extra["utilization"] == whole.extra["utilization"]
     third = Dim()
     assert judged(third, data, work=tmp_path).extra["parameters"] == 3
@@ -201,6 +203,63 @@ def test_another_machine_measures_its_own_speeds(
     other = Dim()
     assert judged(other, data, work=tmp_path).machine["threads"] == "77"
     assert len(other.asked) == 3
+
+
+@pytest.mark.parametrize("changed", ["protocol", "metrics", "networks", "code", "clip"])
+def test_whatever_decides_a_score_is_part_of_where_it_is_kept(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    folder, plan, scorer = tmp_path / "videos", PLAN, JUDGE
+    folder.mkdir()
+    for name in ("a", "b"):
+        (folder / f"{name}.mkv").write_bytes((data / f"{name}.mkv").read_bytes())
+    judged(Dim(), folder, work=tmp_path / "kept")
+    asked = ["a.mkv", "b.mkv"]
+    if changed == "protocol":
+        plan = replace(PLAN, via_mp4=True)  # of the same clips
+    elif changed == "metrics":
+        scorer = Scorer(metrics=("psnr",))
+    elif changed == "networks":
+        monkeypatch.setattr(Scorer, "networks", lambda self: ["lpips-alex-1111aaaa"])
+    elif changed == "code":
+        monkeypatch.setattr(run, "code_hash", lambda: "other")
+    else:
+        (folder / "a.mkv").write_bytes((data / "c.mkv").read_bytes())
+        asked = ["a.mkv"]
+    other = Dim()
+    evaluate(other, folder, protocol=plan, scorer=scorer, work=tmp_path / "kept")
+    assert other.asked == asked
+
+
+def test_ids_of_clips_that_were_kept_count(data: Path, tmp_path: Path) -> None:
+    """Each clip has its own, so that those of an earlier run are missed."""
+
+    class Counting(Dim):
+        def reconstruct(self, clip: ScoredClip) -> CodedClip:
+            first = {"a.mkv": 0, "b.mkv": 4, "c.mkv": 8}[clip.name]
+            return replace(super().reconstruct(clip), ids=torch.arange(first, first + 4))
+
+    used = [judged(Counting(), data, work=tmp_path).extra for _ in range(2)]
+    with pytest.raises(KeyboardInterrupt):
+        judged(Counting(fault="c.mkv"), data, work=tmp_path / "other")
+    used.append(judged(Counting(), data, work=tmp_path / "other").extra)
+    for extra in used:
+        assert extra["utilization"] == 0.75
+        assert extra["perplexity"] == pytest.approx(12)
+
+
+def test_a_latent_is_drawn_where_that_is_asked_for(data: Path) -> None:
+    """The same one each time; ids are never drawn."""
+    torch.manual_seed(0)
+    model = VidTok(replace(CONTINUOUS, width=8), "tiny").eval()
+    mode, drawn, again = (
+        judged(TokenizerCandidate(tokenizer=model, name="tiny", sample=sample), data)
+        for sample in (False, True, True)
+    )
+    assert mode.settings["latent"] == "mode"
+    assert drawn.settings["latent"] == "sample"
+    values = [result.summary["psnr"].mean for result in (mode, drawn, again)]
+    assert values[0] != values[1] == values[2]
 
 
 def test_parts_of_a_file_are_drawn_together(data: Path, tmp_path: Path) -> None:
