@@ -203,6 +203,7 @@ def test_small_values_keep_two_digits() -> None:
     assert format_value("encode_fps", 0.0) == "0.0"
     assert format_value("psnr", 31.237) == "31.24"
     assert format_value("peak_bytes_of_something", 324882432.0) == "324,882,432"
+    assert format_value("coding_memory_bytes", 48627712.0) == "48,627,712"
 
 
 def test_clips_left_out_stand_below_the_table() -> None:

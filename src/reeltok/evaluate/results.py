@@ -125,6 +125,12 @@ METRICS: dict[str, Metric] = {
     "perplexity": Metric(
         definition="exp of the entropy of the ids over the set", better="higher", digits=1
     ),
+    "coding_memory_bytes": Metric(
+        definition="the most that coding the first clip took at a time, beyond what was held "
+        "before, such as weights",
+        better="lower",
+        digits=0,
+    ),
 }
 
 
@@ -273,7 +279,7 @@ class Table:
 def format_value(key: str, value: float) -> str:
     """A metric's value with its digits; with two that count where those would leave fewer."""
     metric = find_metric(key)
-    if not metric.definition and abs(value) >= 1000:
+    if not (metric.definition and metric.digits) and abs(value) >= 1000:
         return f"{value:,.0f}"
     if 0 < abs(value) < 10.0 ** (1 - metric.digits):
         return f"{value:.2g}"

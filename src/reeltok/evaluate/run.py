@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import reeltok
+from reeltok.allocator import release_freed
 from reeltok.devices import describe_machine, peak_memory, pick_device, reset_peak_memory
 from reeltok.evaluate.candidates.candidate import Candidate, CodedClip, read_back
 from reeltok.evaluate.clips import ClipCache, ScoredClip, ScoredClips, clips
@@ -32,7 +33,7 @@ from reeltok.tokens.ids import narrow_ids
 
 MAX_BROKEN = 5  # clips
 UNSCORED = ("cli", "viewer")  # rooms of this package that no score depends on
-PEAK = "peak_memory_bytes"
+MEMORY = "coding_memory_bytes"
 RANDOM = "no weights: it runs with random ones, for speed and memory only"
 
 
@@ -103,7 +104,7 @@ class ResultCache:
     def facts(self, first: Path | None, found: Mapping[str, float]) -> dict[str, float]:
         """What is measured once for a set, kept beside the score of its `first` clip.
 
-        What an earlier run found there stands, but for a peak of memory that is higher now.
+        What an earlier run found there stands.
         """
         path = None if first is None else first.with_suffix(".json")
         if path is None:
@@ -112,8 +113,6 @@ class ResultCache:
         if path.exists():
             kept = parse_config(read_json(path), dict[str, float], str(path))
         facts = {**found, **kept}
-        if PEAK in facts:
-            facts[PEAK] = max(held[PEAK] for held in (found, kept) if PEAK in held)
         write_file(path, json.dumps(facts))
         return facts
 
@@ -238,21 +237,23 @@ class Evaluation:
 
     def coded(self, clip: ScoredClip) -> CodedClip:
         """What came of a clip; of the first one also what is measured once, which is kept."""
-        if self.facts is None:
-            coded, measured = self.first(clip)
-            self.facts = self.results.facts(self.begins, measured)  # at once: it may be interrupted
-        else:
-            coded = self.candidate.reconstruct(clip)
-        self.facts[PEAK] = max(peak_memory(self.device), self.facts.get(PEAK, 0))
+        if self.facts is not None:
+            return self.candidate.reconstruct(clip)
+        coded, measured = self.first(clip)
+        self.facts = self.results.facts(self.begins, measured)  # at once: it may be interrupted
         return coded
 
     def first(self, clip: ScoredClip) -> tuple[CodedClip, dict[str, float]]:
-        """What came of the first clip, and what is measured once: parameters, its MACs."""
+        """What came of the first clip, and what is measured once: parameters, MACs, memory."""
+        release_freed()  # of earlier candidates: it would be taken again unseen
         reset_peak_memory(self.device)
+        before = peak_memory(self.device)
         coded = self.candidate.reconstruct(clip)
         if torch.cuda.is_available():  # the first pass chooses kernels: it is not timed
             coded = self.candidate.reconstruct(clip)
-        return coded, self.candidate.facts(clip)
+        taken = peak_memory(self.device) - before
+        memory = {MEMORY: float(taken)} if taken > 0 else {}  # not every system resets its peak
+        return coded, self.candidate.facts(clip) | memory
 
     def progress(self, clip: ScoredClip, again: bool) -> ClipProgress:
         """How far this is."""
