@@ -301,9 +301,8 @@ def build_table(results: Sequence[Result], columns: Iterable[str] | None = None)
 
     Means are taken over the clips that all of them scored; where that leaves some out, a note
     says so, and what is of all of a model's clips is dropped: distances between sets, how codes
-    were used, MACs and memory. Raises ValueError,
-    naming the fields, where protocols, originals, the weights of networks that judged or the
-    definitions of metrics differ.
+    were used, MACs and memory. Raises ValueError, naming the fields, where protocols, originals,
+    the weights of networks that judged or the definitions of metrics differ.
     """
     if not results:
         raise ValueError("a table needs at least one result")

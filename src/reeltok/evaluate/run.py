@@ -279,17 +279,12 @@ class Evaluation:
             filled += theirs[3]
         scores.broken = dict(broken)
         check_broken(broken, max_broken, self.candidate.name)
-        begun = len(scores.clips)
-        scores.clips = {  # without those of a video that broke later on
-            name: score
-            for name, score in sorted(scores.clips.items())
-            if not {name, name.rpartition("#")[0]} & broken.keys()
-        }
         if not scores.clips:
             raise ValueError(
                 f"no clip could be judged under {self.plan.name} ({why_none(broken, left_out)}): "
                 "give other data or another `protocol`"
             )
+        scores.clips = dict(sorted(scores.clips.items()))
         return Result.of(
             scores,
             model=self.candidate.name,
@@ -300,15 +295,15 @@ class Evaluation:
             causal=self.candidate.causal,
             left_out=left_out,
             filled=filled,
-            extra=self.extra(used=len(scores.clips) == begun),
+            extra=self.extra(),
             settings=dict(self.candidate.settings) | {"trained": self.candidate.trained},
             networks=self.scorer.networks(),
         )
 
-    def extra(self, *, used: bool) -> dict[str, float]:
-        """Parameters, MACs, memory, and (`used`) how much of the codebook was used over the set."""
+    def extra(self) -> dict[str, float]:
+        """Parameters, MACs, memory, and how much of the codebook was used over the set."""
         found = self.results.facts(self.begins, self.facts or {})
-        if self.usage is not None and used:
+        if self.usage is not None:
             whole = self.usage.over_ranks()
             if whole.counts.sum():
                 found |= {"utilization": whole.utilization, "perplexity": whole.perplexity}
