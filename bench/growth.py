@@ -39,6 +39,7 @@ from reeltok.models.presets import PRESETS
 from reeltok.models.vidtok.network import VidTok
 from reeltok.parallel import Rank
 from reeltok.recipes import find_recipe
+from reeltok.tokenizer.packing import packing_for
 from reeltok.tokens.header import SEGMENT
 from reeltok.tokens.packing.model import PackingModel
 from reeltok.tokens.packing.segments import Packer
@@ -50,7 +51,6 @@ from reeltok.train.launch import open_clip_source, reconstruction
 from reeltok.train.run import LoopConfig, Run
 from reeltok.transcode import decode_file, encode_file
 from reeltok.transcode.facts import reel_facts
-from reeltok.transcode.packing import packing_for
 from reeltok.video.record import Video
 
 FPS = 24

@@ -21,8 +21,8 @@ from machine import describe
 from reeltok import zoo
 from reeltok.evaluate.clips import clips
 from reeltok.evaluate.protocols import find_protocol
+from reeltok.tokenizer.packing import packing_for
 from reeltok.tokens.packing.coder import pack_segment, unpack_segment
-from reeltok.transcode.packing import packing_for
 
 
 def measure(name: str, data: Path) -> dict[str, float | int | str]:

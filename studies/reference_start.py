@@ -21,10 +21,10 @@ from reeltok import load
 from reeltok.devices import describe_machine
 from reeltok.evaluate.intervals import estimate
 from reeltok.models.reftok.network import RefTok
+from reeltok.tokenizer.packing import packing_for
 from reeltok.tokens.packing.coder import pack_segment
 from reeltok.tokens.packing.model import PackingModel
 from reeltok.tokens.record import Tokens
-from reeltok.transcode.packing import packing_for
 
 LENGTHS = (17, 49)
 QUALITIES = (None, 10, 30, 50)  # None: frame 0 as tokens

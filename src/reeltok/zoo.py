@@ -78,6 +78,7 @@ def load(
     variant: str | None = None,
     code: bool = True,
     refine: int = 0,
+    rate_weight: float = 0.0,
 ) -> Tokenizer:
     """A tokenizer in evaluation mode: a preset, a folder, or a hub repository ("owner/name").
 
@@ -87,9 +88,8 @@ def load(
     `weights` is a file of weights (ours or public), or "random" (seed 0); None takes the preset's
     own. `device=None` leaves torch's default device alone, "auto" picks cuda, mps or cpu.
     `dtype` is a float type or its name; `None` is float32, whatever type weights are stored in.
-    With `refine` latents are refined in as many steps (`Tokenizer.under`).
     `revision` is a repository's branch, tag or commit ("owner/name@revision" says the same), and
-    `variant` that of diffusers' weights, such as "fp16".
+    `variant` that of diffusers' weights, such as "fp16"; `refine`, `rate_weight`: see `under`.
     ValueError or FileNotFoundError where the name is unknown or its weights are not here.
     """
     check_source(name, weights, revision, variant)
@@ -99,7 +99,7 @@ def load(
     foreign = None if str(name) in PRESETS else parse_foreign(str(name))
     if foreign is not None:
         model = load_foreign(foreign, weights, revision, variant, code)
-        return moved_to(model.under(refine=refine), device, dtype)
+        return moved_to(model.under(refine=refine, rate_weight=rate_weight), device, dtype)
     place: str | Path = name
     if str(name) not in PRESETS or weights is None:
         place = find_folder(name, revision=revision, variant=variant)
@@ -109,7 +109,7 @@ def load(
         family, config = described(preset_folder(str(name)) or place)
         called = Path(name).name or Path(name).resolve().name
         model = with_weights(family, config, called, weights)
-    return moved_to(model.under(refine=refine), device, dtype)
+    return moved_to(model.under(refine=refine, rate_weight=rate_weight), device, dtype)
 
 
 def load_foreign(

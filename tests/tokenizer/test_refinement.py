@@ -124,7 +124,9 @@ def test_what_is_judged_is_what_decoding_gives(kind: str, monkeypatch: pytest.Mo
     """Each group after what precedes it, against its own frames; all of the last are known."""
     shown: list[tuple[Tensor, Tensor]] = []
 
-    def unrefined(self: Any, features: Tensor, target: Tensor, decode: Any) -> Tensor:
+    def unrefined(
+        self: Any, features: Tensor, target: Tensor, decode: Any, *_: Any, **__: Any
+    ) -> Tensor:
         shown.append((decode(features), target))
         return features
 

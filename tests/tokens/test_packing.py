@@ -198,7 +198,7 @@ def test_sums_are_exact_where_ids_are_skipped() -> None:
 
 def test_training_comes_to_the_same_bits() -> None:
     """What training minimises is what the file takes."""
-    from reeltok.train.packing import bits_of_clip
+    from reeltok.tokens.packing.expected import bits_of_clip
 
     network, ids = small_network(skip=0), sparse_ids(5, 1, 12, 10, seed=5)
     expected = bits_of_clip(network, ids[:, 0]).sum().item() / 8
@@ -309,7 +309,8 @@ def test_without_constriction_it_says_what_to_install(monkeypatch: pytest.Monkey
 def test_the_bundled_model_is_for_the_bundled_weights() -> None:
     """It packs ids of a still picture to less than their bits, and gives them back."""
     import reeltok
-    from reeltok.transcode.packing import packed_bits, packing_for
+    from reeltok.tokenizer.packing import packing_for
+    from reeltok.transcode.packing import packed_bits
 
     tok = reeltok.load("default")
     model = packing_for(tok)

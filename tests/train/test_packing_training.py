@@ -15,6 +15,7 @@ from reeltok.models.reftok.injection import RefTokConfig
 from reeltok.models.reftok.network import RefTok
 from reeltok.recipes import find_recipe, run_recipe, try_recipe
 from reeltok.tokens.ids import narrow_ids
+from reeltok.tokens.packing.expected import bits_of_step
 from reeltok.tokens.packing.model import NAME, PackingModel
 from reeltok.tokens.packing.network import PackingConfig, PackingNetwork
 from reeltok.train.clips import Window
@@ -23,7 +24,6 @@ from reeltok.train.frames import open_clips
 from reeltok.train.loop import train_step
 from reeltok.train.packing import (
     PackingTask,
-    bits_of_step,
     choose_digits,
     choose_groups,
     find_ids,

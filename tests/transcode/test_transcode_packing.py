@@ -12,12 +12,13 @@ from small_packing import add_packing, small_packing
 import reeltok
 from reeltok import zoo
 from reeltok.tokenizer.contract import Tokenizer
+from reeltok.tokenizer.packing import packing_for
 from reeltok.tokens import reel
 from reeltok.tokens.packing.model import NAME
 from reeltok.tokens.reel import Reel
 from reeltok.transcode import Coding, Cut, Writing, decode_file, encode_file
 from reeltok.transcode.encode import is_encoded
-from reeltok.transcode.packing import packed_bits, packing_for
+from reeltok.transcode.packing import packed_bits
 from reeltok.video.record import Video, write
 
 pytest.importorskip("constriction")

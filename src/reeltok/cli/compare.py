@@ -51,6 +51,7 @@ def compare(
     device: given.DeviceOption = "auto",
     dtype: given.DtypeOption = "fp32",
     refine: given.RefineOption = 0,
+    rate_weight: given.RateWeightOption = 0.0,
     chunk: given.ChunkOption = None,
     tile: given.TileOption = None,
     force: given.ForceOption = False,
@@ -76,7 +77,8 @@ def compare(
     named = label_models(words)
     check_names([each.source for each in named], peer or (), weights, refine)
     if all(each.source.endswith(".json") for each in named):
-        idle = {"weights": weights, "refine": refine or None, "chunk": chunk, "tile": tile}
+        idle: dict[str, Any] = {"weights": weights, "chunk": chunk, "tile": tile}
+        idle |= {"refine": refine or None, "rate_weight": rate_weight or None}
         given.require_use("tokenizers that are judged now", **idle, dtype=unless("fp32", dtype))
         if data is not None and not peer:
             raise ValueError(f"all models are results and there is no --peer: leave {data} out")
@@ -86,9 +88,10 @@ def compare(
     kept = None if again else judging.place_work(work)
     how: dict[str, Any] = {"weights": weights, "device": device, "chunk": chunk, "tile": tile}
     how |= {"dtype": given.parse_dtype(dtype), "sample": plan.latent == "sample"}
-    how |= {"refine": refine}
+    how |= {"refine": refine, "rate_weight": rate_weight}
     known = [load_result(each, words) if each.source.endswith(".json") else None for each in named]
     results = [result for result in known if result is not None]
+    check_rated([each.source for each in named], rate_weight, how)
     with gloo_group():
         if data is not None:
             run = Comparison(plan, data, media, device, root, kept, max_broken, watch=show_judging)
@@ -100,6 +103,16 @@ def compare(
         if rank_and_world()[0] > 0:
             return Report(data={}, text="")
         return report_comparison(results, out, media)
+
+
+def check_rated(names: list[str], rate_weight: float, how: dict[str, Any]) -> None:
+    """ValueError, before any is judged, for a model whose bits cannot be weighed, where they are to
+    be."""
+    from reeltok.evaluate.candidates.own import open_own
+
+    for name in names if rate_weight else ():
+        if not name.endswith(".json"):
+            open_own(name, **how)
 
 
 def unless(usual: str, value: str) -> str | None:

@@ -163,6 +163,7 @@ def build(
     shard_clips: ClipsOption = 64,
     threads: ThreadsOption = 1,
     refine: given.RefineOption = 0,
+    rate_weight: given.RateWeightOption = 0.0,
     tile: given.TileOption = None,
     root: RootOption = None,
     column: ColumnOption = None,
@@ -197,7 +198,7 @@ def build(
         here = None if device == "auto" else device
         given.require_use("this machine, without --ray", device=here, decoders=decoders)
         engine = Cluster(address=None if ray == "here" else ray, gpus=gpus, most=jobs)
-    opener = open_named(model, weights, dtype, refine)
+    opener = open_named(model, weights, dtype, refine, rate_weight)
     plan = plan_corpus(
         data, opener, shaping=shaping, coding=coding, root=root, column=column, texts=text
     )
@@ -362,12 +363,15 @@ def precision_of(text: str, option: str) -> str:
     return str(given.parse_dtype(text, option)).removeprefix("torch.")
 
 
-def open_named(model: str, weights: str | None, dtype: str, refine: int = 0) -> "NamedTokenizer":
+def open_named(
+    model: str, weights: str | None, dtype: str, refine: int = 0, rate_weight: float = 0.0
+) -> "NamedTokenizer":
     """What opens the tokenizer in every process."""
     from reeltok.corpus.opening import NamedTokenizer
 
     precision = precision_of(dtype, "--dtype")
-    return NamedTokenizer(load=model, weights=weights, precision=precision, refine=refine)
+    refined: dict[str, Any] = {"refine": refine, "rate_weight": rate_weight}
+    return NamedTokenizer(load=model, weights=weights, precision=precision, **refined)
 
 
 def parse_share(text: str | None) -> tuple[int, int] | None:

@@ -32,6 +32,7 @@ def encode(
     device: given.DeviceOption = "auto",
     dtype: given.DtypeOption = "fp32",
     refine: given.RefineOption = 0,
+    rate_weight: given.RateWeightOption = 0.0,
     latents: Annotated[
         str | None,
         typer.Option(
@@ -75,7 +76,8 @@ def encode(
     coding = Coding(chunk=chunk, tile=tile, memory=memory, jobs=jobs, latents=store, pack=pack)
     if not plan.jobs:  # other processes have them
         return summarize((), done="encoded")
-    tokenizer = given.open_model(model, weights=weights, device=device, dtype=dtype, refine=refine)
+    refined: dict[str, Any] = {"refine": refine, "rate_weight": rate_weight}
+    tokenizer = given.open_model(model, weights=weights, device=device, dtype=dtype, **refined)
     if tokenizer.spec.vocabulary is not None:
         given.require_use("a continuous tokenizer", latents=latents)
     how: dict[str, Any] = {"cut": cut, "coding": coding}

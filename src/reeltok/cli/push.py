@@ -59,6 +59,7 @@ def push(
     token_temperature: given.PriorTemperatureOption = None,
     seed: given.SeedOption = 0,
     refine: given.RefineOption = 0,
+    rate_weight: given.RateWeightOption = 0.0,
     out: given.ResultOption = None,
     device: given.DeviceOption = "auto",
     force: given.ForceOption = False,
@@ -81,7 +82,8 @@ def push(
     place = pick_device(device)
     clips = find_clips(data)[:episodes]
     how = {"steps": steps, "guidance": guidance, "token_temperature": token_temperature}
-    asked: dict[str, Any] = {"device": place, "how": how, "seed": seed, "refine": refine}
+    refined: dict[str, Any] = {"refine": refine, "rate_weight": rate_weight}
+    asked: dict[str, Any] = {"device": place, "how": how, "seed": seed, "refined": refined}
     ours = open_judged(model, tokenizer=tokenizer, **asked)
     others = open_beside(beside or [], ours, **asked)
     candidates: dict[str, Make] = {**ours.makes, **others.makes}
@@ -99,7 +101,7 @@ def push(
         )
     bits = {name: sum(each.values()) / len(clips) for name, each in spent.items()}
     ids = ids_facts(candidates)
-    record = {"model": model, "sampling": ours.sampling, "seed": seed, "refine": refine}
+    record = {"model": model, "sampling": ours.sampling, "seed": seed, **refined}
     if beside:
         record["beside"] = {model_name(each): each for each in beside}
         record["sampling_beside"] = others.sampling

@@ -32,11 +32,12 @@ def open_judged(
     device: Any,
     how: Mapping[str, Any] | None = None,
     seed: int = 0,
-    refine: int = 0,
+    refined: Mapping[str, Any] | None = None,
 ) -> Judged:
     """A model ready to be judged; `how` a prior is decoded, where not as its folder says.
 
-    `refine` is that of a tokenizer. ValueError for a `tokenizer` where no prior is judged.
+    `refined` is how latents of a tokenizer are refined, as `zoo.load` takes it. ValueError for a
+    `tokenizer` where no prior is judged.
     """
     from reeltok import zoo
     from reeltok.evaluate.push.candidates import Coded
@@ -51,7 +52,7 @@ def open_judged(
 
         return Judged(makes=followers("pixels", PixelPredictor(model, device=device), seed))
     if is_tokenizer(model):
-        coded = Coded(tokenizer=zoo.load(model, device=device, refine=refine))
+        coded = Coded(tokenizer=zoo.load(model, device=device, **(refined or {})))
         return Judged(makes={"tokenizer": coded}, coded=coded)
     from reeltok.generate.masked import following
     from reeltok.generate.predictor import PriorPredictor
@@ -71,7 +72,7 @@ def open_beside(
     device: Any,
     how: Mapping[str, Any],
     seed: int,
-    refine: int = 0,
+    refined: Mapping[str, Any] | None = None,
 ) -> Judged:
     """Other models beside `ours`, each by its own name before that of its candidates.
 
@@ -80,7 +81,7 @@ def open_beside(
     makes, sampling = dict[str, "Make"](), dict[str, Any]()
     for model in models:
         name = model_name(model)
-        found = open_judged(model, device=device, how=how, seed=seed, refine=refine)
+        found = open_judged(model, device=device, how=how, seed=seed, refined=refined)
         first = next(iter(found.makes))
         for each, make in found.makes.items():
             told = name + each.removeprefix(first) if each.startswith(first) else f"{name}, {each}"

@@ -43,6 +43,7 @@ def reconstruct(
     device: given.DeviceOption = "auto",
     dtype: given.DtypeOption = "fp32",
     refine: given.RefineOption = 0,
+    rate_weight: given.RateWeightOption = 0.0,
     chunk: given.ChunkOption = None,
     tile: given.TileOption = None,
     memory: given.MemoryOption = None,
@@ -76,7 +77,8 @@ def reconstruct(
     )
     coding = Coding(chunk=chunk, tile=tile, memory=memory)
     writing = Writing(lossless=lossless, codec=codec, crf=crf, pad_even=pad_even)
-    tokenizer = given.open_model(model, weights=weights, device=device, dtype=dtype, refine=refine)
+    refined: dict[str, Any] = {"refine": refine, "rate_weight": rate_weight}
+    tokenizer = given.open_model(model, weights=weights, device=device, dtype=dtype, **refined)
     with Progress("reconstructing") as progress:
         made = reconstruct_file(
             tokenizer,

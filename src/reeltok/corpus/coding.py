@@ -50,7 +50,7 @@ def code_windows(plan: Plan, tokenizer: Tokenizer, batch: Sequence[Taken]) -> li
     coder = tokenizer.under(refine=0) if plan.coding.keep == "moments" else tokenizer
     tokens = coder.encode(x, chunk=chunk, tile=plan.coding.tile)
     settings = {k: v for k, v in tokens.settings.items() if k not in ("axes", "start")}
-    settings |= {"refine": tokenizer.refine} if tokenizer.refine else {}
+    settings |= tokenizer.used
     tokens = tokens.with_(settings={**settings, "given": "video"})
     kept = kept_of(plan, tokenizer, tokens, x)
     return [row_of(each, tokens, kept, i) for i, each in enumerate(batch)]

@@ -10,11 +10,11 @@ from torch import Tensor
 from reeltok.corpus.place import Place
 from reeltok.files.atomic import scratch
 from reeltok.tokenizer.contract import Tokenizer
+from reeltok.tokenizer.packing import packing_for
 from reeltok.tokens.header import SEGMENT, bits_for
 from reeltok.tokens.packing.coder import UnreadableSegmentError, require_coder, unpack_segment
 from reeltok.tokens.packing.model import NAME, PackingModel
 from reeltok.tokens.packing.segments import Packer, find_packing
-from reeltok.transcode.packing import packing_for
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

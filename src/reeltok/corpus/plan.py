@@ -25,6 +25,7 @@ from reeltok.data.kinds import CORPUS_PLAN
 from reeltok.files.hashes import hash_text
 from reeltok.files.parsing import parse_json
 from reeltok.tokenizer.contract import Tokenizer
+from reeltok.tokenizer.refinement import REFINEMENT
 from reeltok.tokens.packing.model import NAME as PACKING
 
 PLAN = CORPUS_PLAN
@@ -262,7 +263,7 @@ def write_plan(plan: Plan, place: Place) -> Plan:
     load = str(held["tokenizer"].get("load"))
     used = plan.model.used
     if "used" not in held["tokenizer"]:  # earlier versions kept none, and refined nothing
-        used = {name: value for name, value in used.items() if name == "refine"}
+        used = {name: value for name, value in used.items() if name in REFINEMENT}
     column = plan.column if "column" in held else None  # likewise
     texts = plan.texts
     if texts is not None and held["build"].get("text") is True:  # likewise

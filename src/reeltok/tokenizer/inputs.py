@@ -43,11 +43,12 @@ class Coder(Protocol):
     earlier: Mapping[str, str]
     packing: Path | None
     training: bool
-    refine: int
     about: Mapping[str, Any]
 
     @property
     def spec(self) -> Spec: ...
+    @property
+    def used(self) -> Mapping[str, Any]: ...
     @property
     def dtype(self) -> torch.dtype: ...
     def grid_for(self, frames: int, size: tuple[int, int]) -> tuple[int, ...]: ...
@@ -272,7 +273,7 @@ def record_tokens(
     """What a tokenizer made of a run of frames, with all that `decode` needs to know of `given`."""
     video, (height, width) = given if isinstance(given, Video) else None, frame_size(given)
     settings: dict[str, Any] = {"given": type_name(given), **tokenizer.about}
-    settings |= {"refine": tokenizer.refine} if tokenizer.refine else {}
+    settings |= tokenizer.used
     if video is not None and video.start:
         settings["start"] = video.start  # where sound begins
     if video is not None and video.aspect != 1:

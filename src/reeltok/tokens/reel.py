@@ -72,7 +72,7 @@ class ReelWriter:
         if packing is not None and not isinstance(packing, PackingModel):
             raise ValueError(
                 f"packing= is a model that packs ids, found {type(packing).__name__}: give what "
-                "reeltok.transcode.packing.packing_for(tokenizer) finds"
+                "reeltok.tokenizer.packing.packing_for(tokenizer) finds"
             )
         self.packer = None if packing is None else Packer(packing)
         self.sink = ReelSink(path)

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -22,23 +21,15 @@ from reeltok.files.hashes import hash_text
 from reeltok.files.tensors import read_tensors
 from reeltok.parallel import Rank, in_turn, init_distributed
 from reeltok.tokenizer.contract import Tokenizer
-from reeltok.tokens.digits import centre_of, split_digits
+from reeltok.tokens.digits import centre_of
 from reeltok.tokens.ids import narrow_ids
+from reeltok.tokens.packing.expected import bits_of_clip, bits_of_step
 from reeltok.tokens.packing.model import NAME, PackingModel
 from reeltok.tokens.packing.network import (
-    BEFORE,
     LARGEST_SYMBOL,
     STEPS_SEEN,
-    UNIT_NATS,
     PackingConfig,
     PackingNetwork,
-    Pass,
-    cells_of,
-    known_digits,
-    neighbours,
-    pad_cells,
-    same_digits,
-    split_symbols,
 )
 from reeltok.train.checks import require_new, require_shares
 from reeltok.train.clips import ClipError
@@ -245,50 +236,3 @@ class PackingTask:
     def save(self, folder: Path) -> None:
         """Write the packing model."""
         PackingModel.of(self.network).save(folder / NAME)
-
-
-def bits_of_clip(network: PackingNetwork, ids: Int[Tensor, "t h w"]) -> Float[Tensor, "n"]:
-    """The bits of every token of a clip, with rounded weights."""
-    found = []
-    for step in range(len(ids)):
-        found += bits_of_step(network, ids[None, max(0, step - STEPS_SEEN) : step + 1])
-    return torch.cat(found)
-
-
-def bits_of_step(network: PackingNetwork, ids: Int[Tensor, "b k h w"]) -> list[Float[Tensor, "_"]]:
-    """The bits of each id of the last step, half by half, as `coder.walk` codes them."""
-    config, steps = network.config, ids.flip(1).unbind(1)  # the last one first
-    symbols = [split_symbols(step, config) for step in steps]
-    digits = [split_digits(step, config.digits) for step in steps]
-    same = [same_digits(*pair) for pair in zip(digits, [*digits[1:], None], strict=True)]
-    maps = [pad_cells(network.describe(*pair)) for pair in zip(symbols, same, strict=True)]
-    maps += [torch.zeros_like(maps[0])] * (1 + STEPS_SEEN - len(maps))
-    found = []
-    for half, part in enumerate(network.passes):
-        inside, padded = cells_of(half, steps[0].shape, ids.device)
-        around = neighbours([*maps[1:], maps[0]], [*BEFORE, part.within], padded)
-        hidden = part.hidden(around, len(steps) - 1)
-        mine, *earlier = (step.flatten(0, 2)[inside] for step in symbols)
-        found.append(
-            bits_of_cells(part, config, hidden, mine, earlier, same[0].flatten(0, 2)[inside])
-        )
-    return found
-
-
-def bits_of_cells(
-    part: Pass,
-    config: PackingConfig,
-    hidden: Float[Tensor, "n d"],
-    symbols: Int[Tensor, "n s"],
-    earlier: list[Int[Tensor, "n s"]],
-    same: Float[Tensor, "n k"],
-) -> Float[Tensor, "n"]:
-    """The bits of some cells: the sum over symbols, where an id is skipped the first alone."""
-    total = torch.zeros(len(symbols), device=symbols.device)
-    for number in range(len(config.alphabets)):
-        known = torch.arange(len(config.digits), device=same.device) < known_digits(number, config)
-        scores = part.scores(hidden, same * known, symbols, earlier, number) * UNIT_NATS
-        bits = F.cross_entropy(scores, symbols[:, number], reduction="none") / math.log(2)
-        coded = number == 0 or config.skip is None
-        total = total + (bits if coded else bits * (symbols[:, 0] == 0))
-    return total

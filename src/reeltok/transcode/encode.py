@@ -18,12 +18,12 @@ from reeltok.models.reftok.network import RefTok
 from reeltok.models.reftok.reference import SETTINGS, settings_of
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokenizer.inputs import made_by
+from reeltok.tokenizer.packing import packing_for
 from reeltok.tokens.reel import Reel, ReelWriter
 from reeltok.transcode.facts import ReelFacts, reel_facts
 from reeltok.transcode.memory import bounded, whole_groups_of
 from reeltok.transcode.need import Workload
 from reeltok.transcode.options import USUAL, WHOLE, Coding, Cut, OnProgress
-from reeltok.transcode.packing import packing_for
 from reeltok.video.record import Stream, stream
 
 UNSAID = ("quality", "cuts", "refresh")

@@ -240,7 +240,9 @@ class BlockCoder(Tokenizer):
             still = past.kept[REFERENCES][:, :1]
             cells = (none.shape[1], none.shape[2], none.shape[3])
             before = mean_errors(block, made.frames, cells), mean_errors(block, still, cells)
-            skipped = worth_skipping(*before, self.config.skip, self.config.skip_margin)
+            worth = self.worth_of_bits(features, coded.ids, past, block)
+            allowed = self.config.skip, self.config.skip_margin
+            skipped = worth_skipping(*before, *allowed, worth=worth)
             skipped = masked(mask, skipped)
         if not torch.is_grad_enabled() and not skipped.any():
             past.kept, past.begun = after.kept, after.begun
@@ -264,7 +266,7 @@ class BlockCoder(Tokenizer):
             z = self.quantizer(tried, **options).z
             return self.decode_block(z, past.copy(), mask, reference=reference).frames
 
-        return self.refined(features, frames, decode)
+        return self.refined(features, frames, decode, past, **options)
 
     # What a stream remembers beside its layers' own.
 
@@ -376,6 +378,7 @@ class BlockCoder(Tokenizer):
                 yield CodedBlock(quantized, block[:, :0])
                 continue
             made = made or self.decode_block(quantized.z, past, mask)
+            self.keep_ids(past, quantized.ids)
             self.remember(past, ORIGINALS, block[:, -1:], reset)
             self.remember(past, REFERENCES, made.frames[:, -1:], reset)
             yield CodedBlock(quantized, made.frames, made.motion(found, block, mask))
@@ -391,6 +394,7 @@ class BlockCoder(Tokenizer):
         features = self._refined_block(self.encode_block(x[:, :1], past, None), x[:, :1], past)
         quantized = self.round_to_stored(self.quantizer(features, **draw))
         frames = self.decode_block(quantized.z, past).frames
+        self.keep_ids(past, quantized.ids)
         self.remember(past, ORIGINALS, x[:, :1])
         self.remember(past, REFERENCES, frames)
         return 1, CodedBlock(quantized, frames)

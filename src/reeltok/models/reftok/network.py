@@ -56,6 +56,7 @@ from reeltok.tokenizer.inputs import (
     drawing,
     forward_input,
 )
+from reeltok.tokenizer.refinement import REFINEMENT
 from reeltok.tokenizer.spec import Spec
 from reeltok.tokenizer.steps import StepSpan, coded_parts
 from reeltok.tokenizer.streaming import FrameRun, SideInformation, peek
@@ -241,12 +242,13 @@ class RefTok(BlockCoder):
     # References, and other ways to use the same network.
 
     def under(self, **values: Any) -> "RefTok":
-        """The same network used in another way: values of USED, and `refine`.
+        """The same network used in another way: values of USED and of REFINEMENT.
 
         ValueError for what the network cannot do.
         """
-        if "refine" in values:
-            return super().under(refine=values.pop("refine")).under(**values)
+        refined = {name: values.pop(name) for name in REFINEMENT if name in values}
+        if refined:
+            return super().under(**refined).under(**values)
         try:
             config = replace(self.config, **values)
         except ValidationError as error:

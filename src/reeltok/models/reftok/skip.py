@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 INVISIBLE = 1e-5  # mean squared error, in (value range 2)^2: 56 dB
+STAYS = 0.25  # of what bits are worth: later blocks lean on what is skipped, and have its error too
 
 
 def skipped_cells(z: Float[Tensor, "b s h w d"]) -> Bool[Tensor, "b s h w"]:
@@ -22,15 +23,17 @@ def worth_skipping(
     copied: Float[Tensor, "b s h w"],
     tau: float,
     margin: float,
+    worth: Float[Tensor, "b s h w"] | float = 0.0,
 ) -> Bool[Tensor, "b s h w"]:
     """Where a copy has at most `tau` times the squared error of what the tokens made.
 
     It may have more by `margin` times the mean error of the block: a rate-distortion decision, as
-    every cell takes about as many bits, relative to a clip's own quality. Errors are those of the
-    cells of whole blocks.
+    every cell takes about as many bits, relative to a clip's own quality. Where the bits of each
+    are known, what they are `worth` (`RefinedModule.worth_of_bits`) adds to the margin. Errors are
+    those of the cells of whole blocks.
     """
     mean = coded.mean(dim=(1, 2, 3), keepdim=True)
-    return copied <= tau * coded + margin * mean + INVISIBLE
+    return copied <= tau * coded + (margin + STAYS * worth) * mean + INVISIBLE
 
 
 def mean_errors(

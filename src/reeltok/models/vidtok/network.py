@@ -216,8 +216,8 @@ class VidTok(Tokenizer):
         """
         spec, found, at = self.spec, list[Tensor](), 0
 
-        def decode(tried: Tensor, past: Past | None, last: bool = True) -> Tensor:
-            return self.decode_part(channels_first(self.quantizer(tried)).z, past, last=last)
+        def decode(tried: Tensor, past: Past | None) -> Tensor:
+            return self.decode_part(channels_first(self.quantizer(tried)).z, past)
 
         if not spec.causal:
             return self.refined(z, x, lambda tried: decode(tried, None))
@@ -225,9 +225,11 @@ class VidTok(Tokenizer):
             count = spec.frames_per_group if begun else spec.first_frames
             group, begun, at = x[:, :, at : at + count], True, at + count
             made = lambda tried, own=count: decode(tried, past.copy())[:, :, -own:]
-            found.append(self.refined(step, group, made))
+            found.append(self.refined(step, group, made, past))
             with self.held_codebook():
-                decode(found[-1], past, last=False)
+                coded = channels_first(self.quantizer(found[-1]))
+            self.keep_ids(past, coded.ids)
+            self.decode_part(coded.z, past, last=False)
         return torch.cat(found, dim=1)
 
     def decode_part(

@@ -120,6 +120,11 @@ class Lattice(nn.Module):
         """The level of each channel, 0 to L - 1, as a float."""
         raise NotImplementedError
 
+    def places(self, z: Float[Tensor, "b *grid d"]) -> Float[Tensor, "b *grid d"]:
+        """Where each channel lies among its levels, float32; rounded, it is the digit."""
+        bounded = self.bound(as_float(z))
+        return bounded + self.centre_and_half(bounded)[0]
+
     def forward(
         self,
         z: Float[Tensor, "b *grid d"],
