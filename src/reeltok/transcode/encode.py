@@ -19,6 +19,7 @@ from reeltok.models.reftok.reference import SETTINGS, settings_of
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokenizer.inputs import made_by
 from reeltok.tokenizer.packing import packing_for
+from reeltok.tokenizer.refinement import REFINEMENT
 from reeltok.tokens.reel import Reel, ReelWriter
 from reeltok.transcode.facts import ReelFacts, reel_facts
 from reeltok.transcode.memory import bounded, whole_groups_of
@@ -28,7 +29,7 @@ from reeltok.video.record import Stream, stream
 
 UNSAID = ("quality", "cuts", "refresh")
 """Of how the weights of a RefTok are used, what its tokens do not say: `encode_file` does."""
-DECIDING = ("tile", "dtype", "refine", "window", "fingerprint", "raw", *SETTINGS, *UNSAID)
+DECIDING = ("tile", "dtype", "window", "fingerprint", "raw", *REFINEMENT, *SETTINGS, *UNSAID)
 """Settings of a file that was made otherwise where they are others."""
 
 
