@@ -447,6 +447,22 @@ def test_refinement_is_compared_with_none(load, monkeypatch: pytest.MonkeyPatch)
     assert found[2]["encoding over decoding"] > found[0]["encoding over decoding"]
 
 
+def test_bits_are_weighed_against_psnr(load, tmp_path: Path) -> None:
+    pytest.importorskip("constriction")
+    from tests.tokenizer.test_rate import clip, made
+
+    study, leaning = load("rate"), load("leaning")
+    for kind in ("fsq", "skipping"):
+        plain = made(kind, tmp_path / kind)
+        rows = study.judge(plain, [leaning.Shot("a", clip())], [0.0, 20.0])
+        assert [row.get("rate_weight") for row in rows] == [None, 0.0, 20.0]
+        assert rows[2]["bits_per_token"] <= rows[1]["bits_per_token"]
+        assert rows[1]["psnr"] > rows[0]["psnr"]
+        assert (rows[0]["skipped"] > 0) == (kind == "skipping")
+        per_pixel = rows[0]["bits_per_token"] * plain.encode(clip()).ids.numel() / (9 * 16 * 24)
+        assert rows[0]["bits_per_pixel"] == pytest.approx(per_pixel)
+
+
 def test_a_transplanted_reftok_is_its_body(load) -> None:
     study = load("transplant")
     torch.manual_seed(0)
