@@ -150,6 +150,12 @@ def test_unknown_formats_and_frames_are_refused(
     assert (out / "mine.txt").read_text() == "kept"
 
 
+@pytest.mark.parametrize("frames", [0, -3, 2.5, True])
+def test_clips_have_a_whole_number_of_frames(frames: Any) -> None:
+    with pytest.raises(ValueError, match=r"`frames` \S+ is not a number of frames: give 1 or more"):
+        graphs_of(build(LEAST), frames)
+
+
 def test_what_is_beside_earlier_graphs_is_not_lost(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

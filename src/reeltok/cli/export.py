@@ -43,8 +43,6 @@ def export(
     check_apart(model, out, inside=True)
     check_free([out], force=force)
     check_graphs_folder(out, inputs=[model, weights])
-    if frames < 1:
-        raise ValueError(f"--frames {frames} is not a number of frames: give 1 or more")
     tokenizer = given.open_model(model, weights=weights, device="cpu", dtype="fp32")
     with Progress("exporting", unit="graphs") as progress:
         made = export_programs(tokenizer, out, to=to, frames=frames, on_graph=progress.of_file())

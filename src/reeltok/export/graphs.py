@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from reeltok.arguments import is_count, said
 from reeltok.nn.past import Past
 from reeltok.tokenizer.contract import Tokenizer
 
@@ -99,8 +100,10 @@ def graphs_of(tokenizer: Tokenizer, frames: int) -> list[Graph]:
 
     One that codes windows of a fixed length has graphs of one window, whatever `frames` is. Graphs
     are of a tokenizer in evaluation mode, in which it is left.
-    ValueError for one that decodes as it encodes.
+    ValueError for one that decodes as it encodes, and for fewer than 1 frame.
     """
+    if not is_count(frames):
+        raise ValueError(f"`frames` {said(frames)} is not a number of frames: give 1 or more")
     if tokenizer.loops:
         raise ValueError(
             f"{tokenizer.name} decodes as it encodes (reference frames, or refined latents), which "
