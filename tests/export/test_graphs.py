@@ -219,6 +219,28 @@ def test_what_differs_from_its_model_is_not_written(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [
+        ("ids", r"the encoder_step differs by 0, and 100\.0% of its ids from the model"),
+        ("next.encoder.conv_in", r"the encoder_step differs by 1, and 0\.0% of its ids from"),
+    ],
+)
+def test_wrong_ids_and_wrong_states_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, said: str
+) -> None:
+    graph = named(graphs_of(build(LEAST), 3))["encoder_step"]
+
+    def module(*inputs: Tensor) -> list[Tensor]:
+        made = zip(graph.outputs, graph.module(*inputs), strict=True)
+        return [tensor + (name == output) for name, tensor in made]
+
+    monkeypatch.setattr(torch.export, "save", lambda program, file: file.write(b""))
+    monkeypatch.setattr(torch.export, "load", lambda path: SimpleNamespace(module=lambda: module))
+    with pytest.raises(ValueError, match=said):
+        write_program(graph, Any, tmp_path, "torch-export")
+
+
 class Shifted:
     """A program that gives the model's latents plus one."""
 
