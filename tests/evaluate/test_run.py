@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_models import CAUSAL
 
 from reeltok.data.clip import Clip
 from reeltok.evaluate import run
@@ -26,6 +27,7 @@ from reeltok.models.presets import COMPACT, CONTINUOUS
 from reeltok.models.reftok.injection import RefTokConfig
 from reeltok.models.reftok.network import RefTok
 from reeltok.models.vidtok.network import VidTok
+from reeltok.nn.quantizers.lattice import FSQConfig
 from reeltok.video.record import Video, write
 
 PLAN = replace(PROTOCOLS["shared-eval"], frames=5, crop=32, smallest=16, metrics=("psnr", "ssim"))
@@ -257,6 +259,33 @@ def test_ids_of_clips_that_were_kept_count(data: Path, tmp_path: Path) -> None:
     for extra in used:
         assert extra["utilization"] == 0.75
         assert extra["perplexity"] == pytest.approx(12)
+
+
+def test_scores_are_kept_for_a_configuration_too(data: Path, tmp_path: Path) -> None:
+    """Equal weights are used in other ways; what only training reads is no other way."""
+    quantizer = FSQConfig(levels=(4, 4, 4))
+    config = replace(CAUSAL, quantizer=quantizer)
+    model = VidTok(config, "tiny").eval()
+
+    def kept(**changes: Any) -> Result:
+        other = VidTok(replace(config, **changes), "tiny").eval()
+        other.load_state_dict(model.state_dict())
+        candidate = TokenizerCandidate(tokenizer=other, name="tiny")
+        return judged(candidate, data, work=tmp_path)
+
+    trained = {"commitment": 0.5, "temperature": 1.0, "rounding_from": 9, "even": 0.1}
+    changes: list[dict[str, Any]] = [
+        {},
+        {"quantizer": replace(quantizer, **trained)},
+        {"upsampling": "trilinear"},
+        {"edge": "past-first"},
+        {"quantizer": FSQConfig(levels=(4, 2, 8))},
+    ]
+    results = [kept(**each) for each in changes]
+    assert len({result.weights for result in results}) == 1
+    assert results[0].settings == results[1].settings
+    assert len([*tmp_path.iterdir()]) == 4
+    assert len({result.summary["psnr"].mean for result in results}) == 4
 
 
 def test_a_latent_is_drawn_where_that_is_asked_for(data: Path) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, NotRequired, TypeVar
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import TypedDict  # pydantic takes typing's from Python 3.12 on
 
 from reeltok.arguments import check_path
+from reeltok.configuration import KIND
 from reeltok.files.atomic import Unfinished, naming, replacing, write_file
 from reeltok.files.checkpoints import COMPILED, unwrapped_name
 from reeltok.files.hashes import hash_parts
@@ -218,6 +219,22 @@ def amend_config(folder: Path, **changes: Any) -> Path:
 def dump_config(config: Any) -> dict[str, Any]:
     """A configuration as what JSON can hold."""
     return TypeAdapter(type(config)).dump_python(config, mode="json")
+
+
+def deciding_config(config: Any) -> dict[str, Any]:
+    """What of a configuration decides tokens and frames, as what JSON can hold.
+
+    What only training reads is left out, and so are defaults: settings of later versions change
+    nothing here.
+    """
+    others = TypeAdapter(type(config)).dump_python(config, exclude_defaults=True)
+    kept = {KIND, *others}
+    kept -= {*getattr(config, "only_training", ())}
+    return {
+        name: deciding_config(part) if is_dataclass(part := getattr(config, name)) else value
+        for name, value in dump_config(config).items()
+        if name in kept
+    }
 
 
 def build_empty(build: Callable[[], Network], what: str) -> Network:

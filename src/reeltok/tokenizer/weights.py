@@ -6,12 +6,12 @@ And where they lie, of what type, and how many.
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from reeltok.tokenizer.folder import hash_weights
+from reeltok.tokenizer.folder import deciding_config, hash_weights
 
 Versions = tuple[tuple[int, int], ...]
 """What changes with weights: for each where it lies, and how often it was written."""
@@ -30,6 +30,8 @@ class Weighed:
 
 class HashedModule(nn.Module):
     """A network that knows the hash of its weights."""
+
+    config: Any
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,6 +58,14 @@ class HashedModule(nn.Module):
         held = self.weighed()
         held.hash = held.hash or self.hash_present()
         return held.hash
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """What of its configuration decides its output beside weights and `Spec.used`, as JSON.
+
+        The hash of the weights does not tell networks apart that use them differently.
+        """
+        return deciding_config(self.config)
 
     @property
     def reads(self) -> tuple[str, ...]:

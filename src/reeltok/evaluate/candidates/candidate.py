@@ -5,6 +5,7 @@ what came of one clip. Padding to the frames and sizes that a candidate takes, a
 here too.
 """
 
+import json
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,7 @@ from reeltok.evaluate.candidates.macs import count_macs, counting
 from reeltok.evaluate.clips import ScoredClip
 from reeltok.evaluate.results import CandidateKind
 from reeltok.files.atomic import scratch
+from reeltok.files.hashes import hash_text
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokens.record import Tokens
 from reeltok.transcode.packing import found_packing, packed_bits
@@ -122,6 +124,7 @@ class TokenizerCandidate:
             "factors": list(spec.factors),
             "channels": spec.channels,
             "vocabulary": spec.vocabulary,
+            "config": hash_text(json.dumps(self.tokenizer.configuration, sort_keys=True), 12),
             "dtype": str(self.tokenizer.dtype).removeprefix("torch."),
             "device": self.tokenizer.device.type,
             "chunk": self.chunk,

@@ -1,6 +1,7 @@
 """The autoencoders of diffusers as tokenizers: one adapter, and what single classes need beside."""
 
 import inspect
+import json
 from collections.abc import Mapping
 from contextlib import contextmanager
 from copy import deepcopy
@@ -67,6 +68,17 @@ class Diffusers(Foreign):
 
     def latents_of(self, ids: Int[Tensor, "b t h w"]) -> Float[Tensor, "b d t h w"]:
         return self.network.regularization.indices_to_codes(ids).to(self.dtype)
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """The class and its arguments, but for those that are its own defaults."""
+        usual = inspect.signature(type(self.network).__init__).parameters
+        given, own = (
+            json.loads(json.dumps(arguments, default=str))  # where tuples are lists
+            for arguments in (dict(self.network.config), {k: v.default for k, v in usual.items()})
+        )
+        others = {k: v for k, v in given.items() if k in usual and v != own[k]}
+        return {"class_name": self.config.class_name, "arguments": others}
 
     def hash_present(self) -> str:
         return hash_weights(self.network.state_dict())

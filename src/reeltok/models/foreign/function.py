@@ -59,6 +59,11 @@ class Function(Foreign):
         """float32 where latents are ids, which half precision would round."""
         return super().dtype if self.vocabulary is None else torch.float32
 
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """Nothing: its hash is of all that it is."""
+        return {}
+
     def hash_present(self) -> str:
         """SHA-256 of the name, the source (`hash_source`) and the weights of an `nn.Module`."""
         weights = dict(chain(self.named_parameters(), self.named_buffers()))

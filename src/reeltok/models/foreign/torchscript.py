@@ -54,6 +54,11 @@ class TorchScript(Foreign):
     def dtype(self) -> torch.dtype:
         return torch.float32
 
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """Nothing: its hash is of all that it is."""
+        return {}
+
     def hash_present(self) -> str:
         """SHA-256 of the two files."""
         return hash_files(*self.paths)

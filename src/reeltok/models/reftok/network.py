@@ -106,6 +106,10 @@ class RefTok(BlockCoder):
             used=used | self.used,
         )
 
+    @property
+    def configuration(self) -> dict[str, Any]:
+        return {k: v for k, v in super().configuration.items() if k not in USED}
+
     def last_weight(self) -> nn.Parameter:
         return self.get_parameter("decoder.conv_out.weight")
 

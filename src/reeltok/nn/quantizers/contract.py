@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass as record
 from dataclasses import field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -47,6 +47,11 @@ class Regularized:
     `entropy_start` times `entropy` to `entropy` in `entropy_steps` optimizer steps, and commitment,
     the mean squared distance from the encoder's output to its code.
     """
+
+    only_training: ClassVar[tuple[str, ...]] = (
+        *("regularization", "entropy", "entropy_start", "entropy_steps"),
+        *("temperature", "commitment"),
+    )  # settings that decide no token
 
     regularization: bool = True
     entropy: float = 0.1

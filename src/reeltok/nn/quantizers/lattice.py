@@ -36,6 +36,8 @@ class FSQConfig(Regularized):
     `even` weighs a loss of our own, `unevenness`: without one, half of the bits may lie idle.
     """
 
+    only_training = (*Regularized.only_training, "rounding_from", "even")
+
     kind: Literal["fsq"] = "fsq"
     # Past 1,000 levels the range's margin (eps) would reach beyond the outermost level.
     levels: tuple[Annotated[int, Field(ge=2, le=1000)], ...] = Field(

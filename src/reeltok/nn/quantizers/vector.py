@@ -34,6 +34,8 @@ class VQConfig(Regularized):
     and then a code whose running count falls below `restart_below` starts anew at a random token.
     """
 
+    only_training = (*Regularized.only_training, "ema", "restart_below")
+
     kind: Literal["vq"] = "vq"
     codes: int = Field(default=262_144, ge=2, le=2**31)
     width: Width = 8
