@@ -74,6 +74,27 @@ def test_weights_that_are_used_in_another_way_are_another_plan(tmp_path: Path) -
     assert "used" not in json.loads(old.read("plan.json"))["tokenizer"]
 
 
+def test_equal_weights_of_another_configuration_are_another_tokenizer(tmp_path: Path) -> None:
+    clips, held = write_clips(tmp_path / "clips", (5, 5)), opener(continuous=True)
+    build(clips, tmp_path / "out", WINDOWS, held=held, clips_each=1)
+    model = held.tokenizer
+    other = VidTok(replace(model.config, upsampling="trilinear"), model.name).eval()
+    other.load_state_dict(model.state_dict())
+    assert other.hash() == model.hash()
+    with pytest.raises(ValueError, match=r"differently.* upsampling as usual, now.* trilinear;"):
+        build(clips, tmp_path / "out", WINDOWS, held=replace(held, tokenizer=other), clips_each=1)
+    corpus = Corpus(tmp_path / "out")
+    with pytest.raises(ValueError, match=r"upsampling as usual, this is .* with upsampling tri"):
+        corpus.decode(0, other)
+    assert corpus.decode(0, model)
+    plan = json.loads((tmp_path / "out" / "plan.json").read_text())
+    del plan["tokenizer"]["config"]
+    old = Place(tmp_path / "old")
+    old.write("plan.json", json.dumps(plan))
+    build(clips, old, WINDOWS, held=held, clips_each=1)  # of a version that kept none
+    assert Corpus(old).decode(0, other)
+
+
 def test_a_remote_that_fails_or_hangs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     from fsspec.implementations.memory import MemoryFileSystem
 

@@ -60,7 +60,8 @@ class WindowCoding:
 class Model:
     """Which tokenizer a corpus is of: enough to read its tokens, and the name that loads it.
 
-    `used` is how its weights were used (`Spec.used`); of corpora of earlier versions it is empty.
+    `used` is how its weights were used (`Spec.used`), `config` what of its configuration decides
+    tokens and frames; of corpora of earlier versions these are empty and None.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Model:
     frames_per_group: int
     causal: bool
     used: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] | None = None
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, load: str = "") -> "Model":
@@ -93,6 +95,7 @@ class Model:
             frames_per_group=spec.frames_per_group,
             causal=spec.causal,
             used=spec.used,
+            config=tokenizer.configuration,
         )
 
 
@@ -164,6 +167,8 @@ class Plan:
         tokenizer = asdict(self.model)
         if not self.model.used:
             del tokenizer["used"]
+        if self.model.config is None:
+            del tokenizer["config"]
         if self.packing is not None:
             build["packing"] = self.packing.model.hash
         named = {} if self.column is None else {"column": self.column}
@@ -268,7 +273,8 @@ def write_plan(plan: Plan, place: Place) -> Plan:
     texts = plan.texts
     if texts is not None and held["build"].get("text") is True:  # likewise
         texts = Texts(folder=texts.folder)
-    model = replace(plan.model, load=load, used=used)
+    config = plan.model.config if "config" in held["tokenizer"] else None  # likewise
+    model = replace(plan.model, load=load, used=used, config=config)
     same = replace(plan, model=model, column=column, texts=texts)
     if held != same.record:
         raise ValueError(f"{place} was begun differently: {_difference(held, same.record)}")
@@ -302,10 +308,8 @@ def _difference(held: dict[str, Any], wanted: dict[str, Any]) -> str:
         names = (f"{m.get('name')} ({str(m.get('weights'))[:12]})" for m in (one, other))
         before, now = names
         if before == now:
-            one, other = ({**m, **m.get("used", {}), "used": None} for m in (one, other))
-            key = next(k for k in {**other, **one} if one.get(k) != other.get(k))
-            before = f"{before} with {key} {setting_text(one.get(key, 0))}"
-            now = f"with {key} {setting_text(other.get(key, 0))}"
+            was, now = use_difference(one, other)
+            before = f"{before} {was}"
         return f"by the tokenizer {before}, now it is {now}; {advice}"
     begun, asked = held["build"], wanted["build"]
     for key in [*asked, *(begun.keys() - asked.keys())]:
@@ -321,6 +325,18 @@ def _difference(held: dict[str, Any], wanted: dict[str, Any]) -> str:
     if before["count"] != now["count"]:
         return f"from {before['count']} clips, now there are {now['count']}; {advice}"
     return f"from other clips, or other captions and columns of them; {advice}"
+
+
+def use_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, str]:
+    """The first thing in which two uses of the same weights differ: "with edge both", of each."""
+    one, other = (
+        {**m, **m.get("used", {}), **(m.get("config") or {}), "used": None, "config": None}
+        for m in (one, other)
+    )
+    key = next(k for k in {**other, **one} if one.get(k) != other.get(k))
+    usual = 0 if key in REFINEMENT else "as usual"
+    was, now = (f"with {key} {setting_text(m.get(key, usual))}" for m in (one, other))
+    return was, now
 
 
 OPTIONS = {"clips": "shard_clips", "dtype": "latents", "packing": "pack"}

@@ -17,7 +17,7 @@ from reeltok.arguments import is_count, said
 from reeltok.corpus.finish import FAILED, INDEX, MANIFEST
 from reeltok.corpus.packing import held_packing
 from reeltok.corpus.place import Place
-from reeltok.corpus.plan import PLAN
+from reeltok.corpus.plan import PLAN, use_difference
 from reeltok.corpus.row import Row, of_columns, tokens_of
 from reeltok.corpus.shard import FileReader
 from reeltok.files.parsing import parse_json
@@ -210,6 +210,13 @@ class Corpus(Dataset):
                 f"{self.place} holds tokens of {self.tokenizer['name']} "
                 f"({self.tokenizer['weights'][:12]}), this is {tokenizer.name} "
                 f"({tokenizer.hash()[:12]}): give the one that made them"
+            )
+        held, here = self.tokenizer.get("config"), tokenizer.configuration
+        if held is not None and held != here and self.tokenizer["weights"] == tokenizer.hash():
+            was, now = use_difference({"config": held}, {"config": here})
+            raise ValueError(
+                f"{self.place} holds tokens of {self.tokenizer['name']} {was}, this is "
+                f"{tokenizer.name} {now}, of equal weights: give the one that made them"
             )
         return tokenizer
 
