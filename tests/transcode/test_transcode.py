@@ -217,6 +217,10 @@ def test_whether_it_is_made_already(tok: VidTok, clip: Path, tmp_path: Path) -> 
         assert not decoded(out, writing=replace(EXACT, audio_from=tmp_path / "a.mp4"))
         other = VidTok(tok.config, "small").eval()
         assert not is_decoded(other, opened, tmp_path / "a.mov", start=2, stop=6)
+        other = VidTok(replace(tok.config, groups=2), "small").eval()
+        other.load_state_dict(tok.state_dict())
+        assert other.hash() == tok.hash()
+        assert not is_decoded(other, opened, tmp_path / "a.mov", start=2, stop=6)
 
 
 @pytest.mark.parametrize("name", ["reftok-default", "own"])

@@ -214,7 +214,7 @@ def made_as(
         with closing(open_input(sound)) as taken:
             sound = taken.fingerprint()
     about = asdict(replace(writing, audio_from=sound)) | {"tile": coding.tile}
-    decoder = [tokenizer.hash(), str(tokenizer.dtype)]
+    decoder = [tokenizer.hash(), tokenizer.configuration, str(tokenizer.dtype)]
     said = json.dumps([reel.source.sha256, *decoder, first, end, about], default=str)
     return f"reeltok decode {hash_text(said, 32)}"
 
