@@ -91,6 +91,9 @@ def test_ids_of_other_clips_are_made_anew(
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert len(list(out.glob("ids-*"))) == 2
+    tokenizer.config = replace(tokenizer.config, groups=1)  # of equal weights
+    find_ids(recipe, tokenizer, sources[1], out)
+    assert len(list(out.glob("ids-*"))) == 3
 
 
 def test_ids_beyond_32_bits_are_kept() -> None:

@@ -153,7 +153,8 @@ class Ids:
 def find_ids(recipe: PackingRecipe, tokenizer: Tokenizer, source: ClipSource, out: Path) -> Ids:
     """The ids of the recipe's clips; an interrupted run finds those that it made."""
     drawn = [(clip.place, clip.start, clip.end, clip.changed) for clip in source.frames]
-    said = [tokenizer.hash(), as_json(recipe.data), recipe.clips, recipe.loop.seed, drawn]
+    made_with = [tokenizer.hash(), tokenizer.configuration]
+    said = [*made_with, as_json(recipe.data), recipe.clips, recipe.loop.seed, drawn]
     path = out / f"ids-{hash_text(repr(said), 12)}.safetensors"
     if not path.is_file():
         train = torch.stack(list(encoded(tokenizer, source, recipe.clips)))
