@@ -5,9 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
+from small_models import COORDTOK
 
 from reeltok import zoo
 from reeltok.conversion import change_config, read_public, write_public
+from reeltok.models.convert import public_names, to_public
+from reeltok.models.coordtok.network import CoordTok
 from reeltok.models.presets import VIDTOK
 from reeltok.models.vidtok.network import VidTok
 
@@ -57,3 +61,28 @@ def test_what_is_asked_must_be_possible(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="brings its configuration"):
         read_public(model.save_pretrained(tmp_path / "folder"), NAME)
     assert change_config(VIDTOK[NAME], {"width": "64"}) == replace(VIDTOK[NAME], width=64)
+
+
+def test_slices_are_said_where_they_are_written_not_where_they_are_read(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    """The public code decodes a window in one call, which makes other frames."""
+    sliced = replace(COORDTOK, cells=(4, 6, 6), cell_patch=(2, 3, 3), padding="public", slices=2)
+    torch.manual_seed(1)
+    model = CoordTok(sliced, "sliced").eval()
+    public = to_public(model)
+    assert [str(w.message) for w in recwarn] == [
+        "sliced decodes a window in 2 parts, the public code in one, which makes other frames of "
+        "the same tokens"
+    ]
+    recwarn.clear()
+    save_file(public, tmp_path / "sliced.safetensors")
+    read = zoo.build_from_state("coordtok", sliced, "sliced", public)
+    assert public_names(read) == set(public)
+    small = {key: str(list(getattr(sliced, key))) for key in ("size", "patch", "cells")}
+    small |= {"cell_patch": "[2, 3, 3]", "decoder_patch": "[2, 4, 4]", "channels": "3"}
+    small |= {"width": "16", "heads": "2", "vit_depth": "1", "depth": "1", "decoder_width": "32"}
+    small |= {"decoder_heads": "2", "decoder_depth": "2", "slices": "2"}
+    found = read_public(tmp_path / "sliced.safetensors", "coordtok_s_1280", small)
+    assert (found.dropped, found.model.hash()) == ([], model.hash())
+    assert not recwarn.list

@@ -20,7 +20,7 @@ from reeltok.files.parsing import parse_config
 from reeltok.generate import flow
 from reeltok.generate.public import public_arguments, sit_name
 from reeltok.generate.sit import Flow
-from reeltok.models.convert import from_public, is_public, to_public
+from reeltok.models.convert import from_public, is_public, public_names, to_public
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokenizer.folder import dump_config, read_whole
 
@@ -58,7 +58,7 @@ def read_public(
     config = change_config(config, changes or {})
     tokenizer = zoo.build_from_state(family, config, Path(preset).name, weights, source=str(source))
     public = is_public(family, weights)
-    known = to_public(tokenizer) if public else tokenizer.state_dict()
+    known = public_names(tokenizer) if public else tokenizer.state_dict()
     return Converted(model=tokenizer, dropped=unused(weights, known))
 
 
@@ -70,7 +70,7 @@ def read_coordtok(source: str | Path, arguments: Mapping[str, Any]) -> Converted
     """
     weights = read_checkpoint(source)
     model = from_public("coordtok", weights, dict(arguments))
-    return Converted(model=model, dropped=unused(weights, to_public(model)))
+    return Converted(model=model, dropped=unused(weights, public_names(model)))
 
 
 def read_sit(

@@ -15,6 +15,7 @@ from reeltok.files.checkpoints import load_weights, unwrapped_name
 from reeltok.models.convert_coordtok import (
     coordtok_config,
     coordtok_from_public,
+    coordtok_name,
     coordtok_to_public,
 )
 from reeltok.models.coordtok.network import CoordTok
@@ -63,7 +64,21 @@ def to_public(model: Tokenizer) -> dict[str, Tensor]:
         return vidtok_to_public(model)
     if isinstance(model, CoordTok):
         return coordtok_to_public(model)
-    raise ValueError(f"{model.name} has no public layout: {', '.join(MARKS)} have one")
+    raise no_layout(model)
+
+
+def public_names(model: Tokenizer) -> set[str]:
+    """The public names of a model's weights. ValueError for a family without a public layout."""
+    if isinstance(model, VidTok):
+        return {vidtok_name(ours, model.config) for ours in model.state_dict()}
+    if isinstance(model, CoordTok):
+        return {coordtok_name(ours) for ours in model.state_dict()}
+    raise no_layout(model)
+
+
+def no_layout(model: Tokenizer) -> ValueError:
+    """What is said of a model whose family has no public layout."""
+    return ValueError(f"{model.name} has no public layout: {', '.join(MARKS)} have one")
 
 
 def is_public(family: str, keys: Iterable[str]) -> bool:

@@ -155,7 +155,7 @@ def coordtok_to_public(model: CoordTok) -> dict[str, Tensor]:
 
     ValueError for what it cannot: a quantizer, further content planes, other positions and
     coordinates, pooled voxels. Warns of another padding, which changes clips that are shorter than
-    the window.
+    the window, and of slices: the public code decodes a window in one call.
     """
     config = model.config
     parts = config.quantizer, config.content_planes, config.pool_skip
@@ -168,6 +168,12 @@ def coordtok_to_public(model: CoordTok) -> dict[str, Tensor]:
         warnings.warn(
             f"{model.name} pads clips that are shorter than {config.size[0]} frames otherwise than "
             "the public code, which will encode them differently",
+            stacklevel=3,
+        )
+    if config.slices != 1:
+        warnings.warn(
+            f"{model.name} decodes a window in {config.slices} parts, the public code in one, "
+            "which makes other frames of the same tokens",
             stacklevel=3,
         )
     return export_weights(
