@@ -111,7 +111,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     torch.manual_seed(3)
     kind = request.param
     built = (
-        CoordTok(replace(COORDTOK, padding="public"), "c")
+        CoordTok(replace(COORDTOK, cells=(4, 6, 6), cell_patch=(2, 3, 3), padding="public"), "c")
         if kind == "coordtok"
         else VidTok(PUBLIC, "v")
     )

@@ -141,14 +141,34 @@ def test_arguments_of_another_class_are_refused(arguments: dict[str, Any], said:
         coordtok_config(arguments)
 
 
+SQUARE = replace(COORDTOK, size=(8, 16, 16), cells=(8, 4, 4), cell_patch=(2, 2, 2))
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"patch": (4, 8, 16)}, "patch=(4, 8, 16)"),
+        ({"cells": (8, 2, 4)}, "cells=(8, 2, 4)"),
+        ({"cell_patch": (2, 4, 2)}, "cell_patch=(2, 4, 2)"),
+        ({"decoder_patch": (2, 2, 4)}, "decoder_patch=(2, 2, 4)"),
+    ],
+)
+def test_what_is_not_square_has_no_public_layout(change: dict[str, Any], found: str) -> None:
+    said = f"tiny has no public layout: that has one number for rows and columns, found {found}"
+    with pytest.raises(ValueError, match=re.escape(said)):
+        coordtok_to_public(build(replace(SQUARE, padding="public", **change)))
+    wide = replace(SQUARE, padding="public", size=(8, 16, 32))  # the constructor has three sizes
+    assert coordtok_to_public(build(wide))
+
+
 def test_public_round_trip_and_its_errors() -> None:
-    config = replace(COORDTOK, padding="public")
+    config = replace(SQUARE, padding="public")
     model = build(config)
     public = coordtok_to_public(model)
     again = coordtok_from_public(public, config)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name])
-    with pytest.raises(ValueError, match=r"weight_tokens_yt has shape \(1, 6, 4, 3\)"):
+    with pytest.raises(ValueError, match=r"weight_tokens_yt has shape \(1, 4, 8, 3\)"):
         coordtok_from_public(
             public | {"weight_tokens_yt": public["weight_tokens_yt"].transpose(1, 2)}, config
         )
@@ -157,15 +177,15 @@ def test_public_round_trip_and_its_errors() -> None:
     for shallower in ({"vit_depth": 0}, {"depth": 0}, {"decoder_depth": 1}):
         with pytest.raises(ValueError, match="for which this configuration has no place"):
             coordtok_from_public(public | beside, replace(config, **shallower))
-    assert config == convert.from_weights("coordtok", public, COORDTOK, "x", source="x").config
+    assert config == convert.from_weights("coordtok", public, SQUARE, "x", source="x").config
     with pytest.warns(UserWarning, match="shorter than 8 frames otherwise than the public code"):
-        coordtok_to_public(build())
+        coordtok_to_public(build(SQUARE))
     del public["encoder.cross_pos_emb"]
     with pytest.raises(ValueError, match=r"no encoder\.cross_pos_emb"):
         coordtok_from_public(public, config)
     for ours in ({"content_planes": 2}, {"pool_skip": True}, {"coordinates": "centre"}):
         with pytest.raises(ValueError, match="no public layout"):
-            coordtok_to_public(build(replace(COORDTOK, **ours)))
+            coordtok_to_public(build(replace(SQUARE, **ours)))
 
 
 def test_steps_that_make_no_frame_are_refused() -> None:

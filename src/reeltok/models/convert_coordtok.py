@@ -54,6 +54,9 @@ NAMES = (
 )
 """Ours -> theirs, applied one after another."""
 
+SQUARE = ("patch", "cells", "cell_patch", "decoder_patch")
+"""Of these the public constructor takes one number for rows and columns; of `size` it takes two."""
+
 
 def coordtok_name(ours: str) -> str:
     """The public name of one parameter."""
@@ -154,8 +157,9 @@ def coordtok_to_public(model: CoordTok) -> dict[str, Tensor]:
     """The public state dict of a model that the public code can hold.
 
     ValueError for what it cannot: a quantizer, further content planes, other positions and
-    coordinates, pooled voxels. Warns of another padding, which changes clips that are shorter than
-    the window, and of slices: the public code decodes a window in one call.
+    coordinates, pooled voxels, patches that are not square. Warns of another padding, which changes
+    clips that are shorter than the window, and of slices: the public code decodes a window in one
+    call.
     """
     config = model.config
     parts = config.quantizer, config.content_planes, config.pool_skip
@@ -163,6 +167,12 @@ def coordtok_to_public(model: CoordTok) -> dict[str, Tensor]:
         raise ValueError(
             f"{model.name} has no public layout: that has one content plane, a table of positions, "
             "coordinates from corner to corner, no pooled voxels and no quantizer"
+        )
+    triples = {name: getattr(config, name) for name in SQUARE}
+    if oblong := [f"{name}={value}" for name, value in triples.items() if value[1] != value[2]]:
+        raise ValueError(
+            f"{model.name} has no public layout: that has one number for rows and columns, found "
+            f"{', '.join(oblong)}"
         )
     if config.padding != "public":
         warnings.warn(
