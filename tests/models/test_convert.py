@@ -70,6 +70,8 @@ def test_a_checkpoint_of_more_layers_is_refused(asked: str, held: str) -> None:
         {"patch": (1, 2, 2)},
         {"blocks": (1, 2, 1, 1)},
         {"groups": 4},
+        {"upsampling": "trilinear"},
+        {"upsampling": "trilinear", "edge": "both"},
     ],
 )
 def test_what_the_public_code_cannot_hold_has_no_public_layout(change: dict[str, Any]) -> None:

@@ -171,6 +171,11 @@ def vidtok_to_public(model: VidTok) -> dict[str, Tensor]:
             f"groups, and as many blocks in each level, found {kind!r}, groups={groups} and "
             f"blocks={blocks}"
         )
+    if config.upsampling == "trilinear" and config.edge != "past-first":
+        raise ValueError(
+            f"{model.name} has no public layout: only the second release (edge='past-first') "
+            f"interpolates, found upsampling='trilinear' and edge={config.edge!r}"
+        )
     names, weights = vidtok_names(config), model.state_dict()
     return {
         theirs: weights[ours].reshape(vidtok_shape(theirs, weights[ours]))
