@@ -18,7 +18,7 @@ from reeltok.files.checkpoints import read_checkpoint
 from reeltok.models import convert
 from reeltok.models.presets import VIDTOK
 from reeltok.models.vidtok.network import VidTok
-from reeltok.nn.quantizers import LFQConfig, VQConfig
+from reeltok.nn.quantizers import FSQConfig, LFQConfig, VQConfig
 from reeltok.zoo import build_from_state
 
 SMALL = replace(VIDTOK["vidtok_fsq_causal_488_4096"], width=8)
@@ -70,6 +70,7 @@ def test_a_checkpoint_of_more_layers_is_refused(asked: str, held: str) -> None:
         {"patch": (1, 2, 2)},
         {"blocks": (1, 2, 1, 1)},
         {"groups": 4},
+        {"quantizer": FSQConfig(levels=(2, 8, 8, 8))},
         {"upsampling": "trilinear"},
         {"upsampling": "trilinear", "edge": "both"},
     ],
@@ -78,6 +79,13 @@ def test_what_the_public_code_cannot_hold_has_no_public_layout(change: dict[str,
     model = VidTok(replace(SMALL, **SHALLOW | change), "other")
     with pytest.raises(ValueError, match="other has no public layout"):
         convert.to_public(model)
+
+
+def test_channels_of_two_levels_are_not_read_from_the_public_layout() -> None:
+    weights = convert.to_public(VidTok(replace(SMALL, **SHALLOW)))
+    config = replace(SMALL, **SHALLOW, quantizer=FSQConfig(levels=(8, 2, 8, 8)))
+    with pytest.raises(ValueError, match=r"change at 0 here and at -3\.8 there"):
+        convert.from_weights("vidtok", weights, config, "two", source="a.ckpt")
 
 
 def test_a_lightning_checkpoint_is_read_without_running_it(tmp_path: Path) -> None:

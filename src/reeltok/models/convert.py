@@ -98,6 +98,7 @@ def vidtok_from_public(
     source: str = "the checkpoint",
 ) -> VidTok:
     """A VidTok of `config` with a public state dict's weights, without `loss.*` and the like."""
+    require_public_levels(config, name)
     model = build_empty(lambda: VidTok(config, name), name)
     theirs = {ours: vidtok_name(ours, config) for ours in model.state_dict()}
     load_weights(
@@ -171,6 +172,7 @@ def vidtok_to_public(model: VidTok) -> dict[str, Tensor]:
             f"groups, and as many blocks in each level, found {kind!r}, groups={groups} and "
             f"blocks={blocks}"
         )
+    require_public_levels(config, model.name)
     if config.upsampling == "trilinear" and config.edge != "past-first":
         raise ValueError(
             f"{model.name} has no public layout: only the second release (edge='past-first') "
@@ -181,6 +183,15 @@ def vidtok_to_public(model: VidTok) -> dict[str, Tensor]:
         theirs: weights[ours].reshape(vidtok_shape(theirs, weights[ours]))
         for ours, theirs in names.items()
     }
+
+
+def require_public_levels(config: VidTokConfig, name: str) -> None:
+    """ValueError for channels of two levels, which the public code rounds at another place."""
+    if isinstance(config.quantizer, FSQConfig) and 2 in config.quantizer.levels:
+        raise ValueError(
+            f"{name} has no public layout: channels of two levels change at 0 here and at -3.8 "
+            f"there, found levels={config.quantizer.levels}"
+        )
 
 
 def vidtok_shape(name: str, weight: Tensor) -> tuple[int, ...]:
