@@ -294,7 +294,7 @@ def read_model(folder: Path) -> dict[str, Any]:
     if record.get("_class_name") == "AutoencoderVidTok":
         try:
             config = convert.vidtok_config(record)
-        except (LookupError, TypeError, ValueError, ArithmeticError) as error:
+        except ValueError as error:
             said = first_error(error)
             raise ValueError(f"{path} describes no network of ours ({said}): copy it") from error
         return {"family": "vidtok", "name": folder.name, "config": config}

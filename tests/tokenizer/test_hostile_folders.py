@@ -32,6 +32,8 @@ DIFFUSERS = {
     "_class_name": "AutoencoderVidTok",
     "ch": 8,
     "ch_mult": [1, 2, 4, 4],
+    "codebook_size": 4096,
+    "double_z": False,
     "in_channels": 3,
     "is_causal": True,
     "num_res_blocks": 2,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from reeltok.files.checkpoints import load_weights, unwrapped_name
+from reeltok.models.convert_arguments import vidtok_config
 from reeltok.models.convert_coordtok import (
     coordtok_config,
     coordtok_from_public,
@@ -20,7 +21,7 @@ from reeltok.models.convert_coordtok import (
 )
 from reeltok.models.coordtok.network import CoordTok
 from reeltok.models.vidtok.network import VidTok, VidTokConfig
-from reeltok.nn.quantizers import FSQConfig, GaussianConfig
+from reeltok.nn.quantizers import FSQConfig
 from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokenizer.folder import build_empty
 
@@ -34,11 +35,7 @@ def from_public(
     unknown, or the family is.
     """
     if family == "vidtok":
-        try:
-            config = vidtok_config(arguments)
-        except KeyError as error:
-            raise ValueError(f"the arguments of VidTok: {error.args[0]} is missing") from error
-        return vidtok_from_public(state_dict, config)
+        return vidtok_from_public(state_dict, vidtok_config(arguments))
     if family == "coordtok":
         return coordtok_from_public(state_dict, coordtok_config(arguments))
     raise ValueError(f"no public layout is known for {family!r}: there are {', '.join(MARKS)}")
@@ -202,73 +199,3 @@ def vidtok_shape(name: str, weight: Tensor) -> tuple[int, ...]:
     if "_temporal" not in name:
         return shape[:2] + shape[3:]
     return shape[:3] if ".block." in name else shape
-
-
-def vidtok_config(arguments: Mapping[str, Any]) -> VidTokConfig:
-    """The configuration that the public constructor's arguments describe.
-
-    Either the three parts of the public YAML files (`encoder`, `decoder`, `regularizer`, each with
-    `target` and `params`), or the flat config.json of diffusers' `AutoencoderVidTok`.
-    """
-    if "encoder" not in arguments:
-        return _from_diffusers(arguments)
-    target, values = arguments["encoder"]["target"], arguments["encoder"]["params"]
-    regularizer = arguments["regularizer"]
-    causal, second = "Causal" in target, "_v1_1" in target
-    return _vidtok_values(
-        values,
-        edge="both" if not causal else "past-first" if second else "past-zeros",
-        upsampling="trilinear" if values.get("interpolation_mode") == "trilinear" else "nearest",
-        groups=32 if values.get("norm_type") == "groupnorm" else None,
-        quantizer=_quantizer(regularizer, values["z_channels"]),
-    )
-
-
-def _vidtok_values(values: Mapping[str, Any], **ours: Any) -> VidTokConfig:
-    levels = len(values["ch_mult"])
-
-    def listed(key: str, default: list[int]) -> tuple[int, ...]:
-        return tuple(default if values.get(key) is None else values[key])
-
-    space_down = listed("spatial_ds", [*range(levels - 1)])
-    space_up = listed("spatial_us", [*range(1, levels)])
-    time_down = listed("tempo_ds", [levels - 2, levels - 3])
-    time_up = listed("tempo_us", [1, 2])
-    return VidTokConfig(
-        width=values["ch"],
-        multipliers=tuple(values["ch_mult"]),
-        blocks=(values["num_res_blocks"],) * levels,
-        space_down=space_down,
-        space_up=space_up,
-        time_down=tuple(sorted(set(time_down) & set(space_down))),
-        time_up=tuple(sorted(set(time_up) & set(space_up))),
-        colours=values["in_channels"],
-        **ours,
-    )
-
-
-def _quantizer(regularizer: Mapping[str, Any], channels: int) -> GaussianConfig | FSQConfig:
-    if "Gaussian" in regularizer["target"]:
-        return GaussianConfig(channels=channels)
-    values = regularizer["params"]
-    return FSQConfig(
-        levels=tuple(values["levels"]),
-        entropy=values.get("entropy_loss_weight", 0.1),
-        entropy_steps=values.get("entropy_loss_annealing_steps", 2000),
-        entropy_start=values.get("entropy_loss_annealing_factor", 3),
-        commitment=values.get("commitment_loss_weight", 0.25),
-    )
-
-
-def _from_diffusers(arguments: Mapping[str, Any]) -> VidTokConfig:
-    fsq = arguments["regularizer"] == "fsq"
-    channels = int(arguments["z_channels"])
-    if channels not in range(1, 2**16):
-        raise ValueError(f"z_channels={channels}: give 1 to {2**16 - 1}")
-    return _vidtok_values(
-        arguments,
-        # diffusers' causal class is the second release: it repeats frame 0 and interpolates.
-        edge="past-first" if arguments["is_causal"] else "both",
-        upsampling="trilinear" if arguments["is_causal"] else "nearest",
-        quantizer=FSQConfig(levels=(8,) * channels) if fsq else GaussianConfig(channels=channels),
-    )
