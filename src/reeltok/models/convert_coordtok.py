@@ -14,6 +14,7 @@ from torch import Tensor
 
 from reeltok.configuration import parse
 from reeltok.files.checkpoints import export_weights, load_weights, rename
+from reeltok.files.parsing import first_error
 from reeltok.models.coordtok.network import CoordTok
 from reeltok.models.coordtok.triplane import CoordTokConfig
 from reeltok.nn.bounds import Depth, Side, Triple, Width
@@ -107,25 +108,28 @@ class CoordTokArguments:
 def coordtok_config(arguments: Mapping[str, Any]) -> CoordTokConfig:
     """The configuration that the public constructor's arguments describe, padding included.
 
-    ValueError for an argument that it does not have, or of another type.
+    ValueError for an argument that it does not have, of another type, or that fits no other.
     """
     given = parse(dict(arguments), "the arguments of CoordTok", CoordTokArguments)
-    return CoordTokConfig(
-        size=given.video_shape,
-        patch=_triple(given.enc_patch_size_t, given.enc_patch_size_xy),
-        cells=_triple(given.latent_resolution_t, given.latent_resolution_xy),
-        cell_patch=_triple(given.latent_patch_size_t, given.latent_patch_size_xy),
-        channels=given.latent_n_features,
-        width=given.enc_embed_dim,
-        heads=given.enc_num_heads,
-        vit_depth=given.enc_patch_num_layers,
-        depth=given.enc_num_layers,
-        decoder_patch=_triple(given.dec_patch_size_t, given.dec_patch_size_xy),
-        decoder_width=given.dec_embed_dim,
-        decoder_heads=given.dec_num_heads,
-        decoder_depth=given.dec_num_layers,
-        padding="public",
-    )
+    try:
+        return CoordTokConfig(
+            size=given.video_shape,
+            patch=_triple(given.enc_patch_size_t, given.enc_patch_size_xy),
+            cells=_triple(given.latent_resolution_t, given.latent_resolution_xy),
+            cell_patch=_triple(given.latent_patch_size_t, given.latent_patch_size_xy),
+            channels=given.latent_n_features,
+            width=given.enc_embed_dim,
+            heads=given.enc_num_heads,
+            vit_depth=given.enc_patch_num_layers,
+            depth=given.enc_num_layers,
+            decoder_patch=_triple(given.dec_patch_size_t, given.dec_patch_size_xy),
+            decoder_width=given.dec_embed_dim,
+            decoder_heads=given.dec_num_heads,
+            decoder_depth=given.dec_num_layers,
+            padding="public",
+        )
+    except ValueError as error:
+        raise ValueError(f"the arguments of CoordTok: {first_error(error)}") from error
 
 
 def _triple(t: int, xy: int) -> tuple[int, int, int]:
