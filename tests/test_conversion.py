@@ -86,3 +86,22 @@ def test_slices_are_said_where_they_are_written_not_where_they_are_read(
     found = read_public(tmp_path / "sliced.safetensors", "coordtok_s_1280", small)
     assert (found.dropped, found.model.hash()) == ([], model.hash())
     assert not recwarn.list
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_named(tmp_path: Path, value: float) -> None:
+    torch.manual_seed(1)
+    model = VidTok(change_config(VIDTOK[NAME], SMALL), NAME).eval()
+    public, key = to_public(model), "decoder.mid.attn_1.q.conv.weight"
+    idle = {"loss.logvar": torch.tensor(value)}
+    torch.save({"state_dict": public | idle}, tmp_path / "good.ckpt")
+    assert read_public(tmp_path / "good.ckpt", NAME, SMALL).dropped == ["loss.logvar"]
+    public[key].view(-1)[3] = value
+    torch.save({"state_dict": public}, tmp_path / "bad.ckpt")
+    with pytest.raises(ValueError, match=f"{key} in .*bad.ckpt holds NaN or infinity: give"):
+        read_public(tmp_path / "bad.ckpt", NAME, SMALL)
+    model = zoo.build_from_state("vidtok", model.config, NAME, public)
+    with pytest.raises(ValueError, match="holds NaN or infinity"):
+        write_public(model, tmp_path / "out.ckpt")
+    with pytest.raises(ValueError, match=r"decoder\.middle.* in .*folder holds NaN or infinity"):
+        read_public(model.save_pretrained(tmp_path / "folder"))

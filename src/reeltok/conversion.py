@@ -11,12 +11,14 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from reeltok import zoo
 from reeltok.configuration import full_path, override
 from reeltok.files.atomic import replacing
 from reeltok.files.checkpoints import read_checkpoint, unused
 from reeltok.files.parsing import parse_config
+from reeltok.files.text import printable
 from reeltok.generate import flow
 from reeltok.generate.public import public_arguments, sit_name
 from reeltok.generate.sit import Flow
@@ -45,12 +47,14 @@ def read_public(
 
     `changes` are values of the configuration as `change_config` takes them. Raises
     FileNotFoundError for what is not there, ValueError for a checkpoint of another configuration,
-    one without a preset, and a folder with one.
+    one without a preset, a folder with one, and weights that are not finite.
     """
     if Path(source).is_dir():
         if preset or changes:
             raise ValueError(f"{source} is a folder and brings its configuration: no `preset`")
-        return Converted(model=zoo.load_folder(Path(source)), dropped=[])
+        tokenizer = zoo.load_folder(Path(source))
+        require_finite_weights(tokenizer.state_dict(), source)
+        return Converted(model=tokenizer, dropped=[])
     weights = read_whole(source)
     if preset is None:
         raise ValueError("name the configuration of the checkpoint: `preset` NAME")
@@ -59,7 +63,7 @@ def read_public(
     tokenizer = zoo.build_from_state(family, config, Path(preset).name, weights, source=str(source))
     public = is_public(family, weights)
     known = public_names(tokenizer) if public else tokenizer.state_dict()
-    return Converted(model=tokenizer, dropped=unused(weights, known))
+    return _converted(tokenizer, weights, unused(weights, known), source)
 
 
 def read_coordtok(source: str | Path, arguments: Mapping[str, Any]) -> Converted[Tokenizer]:
@@ -70,7 +74,7 @@ def read_coordtok(source: str | Path, arguments: Mapping[str, Any]) -> Converted
     """
     weights = read_checkpoint(source)
     model = from_public("coordtok", weights, dict(arguments))
-    return Converted(model=model, dropped=unused(weights, public_names(model)))
+    return _converted(model, weights, unused(weights, public_names(model)), source)
 
 
 def read_sit(
@@ -88,7 +92,26 @@ def read_sit(
         clip = replace(flow.pick_clip(model.config, zoo.load(tokenizer)), fps=FPS)
         model.config = replace(model.config, clip=clip)
     known = {sit_name(key) for key in model.state_dict()}
-    return Converted(model=model, dropped=unused(weights, known, means=True))
+    return _converted(model, weights, unused(weights, known, means=True), source)
+
+
+def _converted(
+    model: Model, weights: Mapping[str, Tensor], dropped: list[str], source: str | Path
+) -> Converted[Model]:
+    """A model with what its checkpoint holds beside. ValueError where its weights have no value."""
+    idle = set(dropped)
+    require_finite_weights({name: x for name, x in weights.items() if name not in idle}, source)
+    return Converted(model=model, dropped=dropped)
+
+
+def require_finite_weights(weights: Mapping[str, Tensor], what: str | Path) -> None:
+    """ValueError that names the first of these weights that has NaN or infinity as a float32."""
+    for name, weight in weights.items():
+        if weight.is_floating_point() and not weight.float().isfinite().all():
+            raise ValueError(
+                f"{printable(name)} in {what} holds NaN or infinity: give weights that were saved "
+                "before training failed"
+            )
 
 
 def change_config(config: Any, changes: Mapping[str, str]) -> Any:
@@ -112,11 +135,12 @@ def write_public(tokenizer: Tokenizer, path: str | Path) -> int:
     """Write a model in the public layout; how many tensors it has.
 
     `path` ends in .safetensors, or in .ckpt for a file of torch that holds {"state_dict": ...}.
-    ValueError for other names and for families without a public layout, OSError where nothing can
-    be written.
+    ValueError for other names, for families without a public layout and for weights that are not
+    finite, OSError where nothing can be written.
     """
     check_layout(path)
     weights = to_public(tokenizer)
+    require_finite_weights(weights, tokenizer.name)
     with replacing(Path(path)) as part:
         if Path(path).suffix == ".ckpt":
             torch.save({"state_dict": weights}, part)
