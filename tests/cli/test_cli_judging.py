@@ -265,6 +265,23 @@ def test_mixed_protocols_are_refused(run: Run, models: Models, clips: Path, ther
     assert re.search(r"do not compare, they differ in name .*frames \(None and 17\)", ran.err)
 
 
+def test_what_would_not_compare_is_refused_before_it_is_judged(
+    run: Run, models: Models, clips: Path, there: Path
+) -> None:
+    words = ("--work", "w", "--out", "r", "--protocol")
+    both = models["discrete"], models["noncausal"]
+    ran = run("compare", *both, clips, *words, "vidtok")
+    assert ran.code == 2
+    assert re.search(r"do not compare, they differ in frames \(17 and 16\): vidtok", ran.err)
+    assert run("evaluate", both[1], clips, *WHOLE, "--work", "v", "--out", "one.json").code == 0
+    ran = run("compare", "one.json", both[0], clips, *words, "shared-eval")
+    assert ran.code == 2
+    assert "differ in name ('shared-eval-whole' and 'shared-eval')" in ran.err
+    assert not (there / "w").exists()
+    assert run("compare", "one.json", both[0], clips, *words, WHOLE[1]).code == 0
+    assert len(page(there / "r")["models"]) == 2
+
+
 @pytest.mark.slow
 def test_two_processes_share_the_clips(run: Run, models: Models, clips: Path, there: Path) -> None:
     words = [str(models["discrete"]), str(clips), *WHOLE, "--peer", "h264"]

@@ -143,12 +143,18 @@ def test_mixed_protocols_are_refused_by_their_fields() -> None:
         build_table([result(), other])
     with pytest.raises(ValueError, match=r"latent \('mode' and 'sample'\)"):
         build_table([result(), result("b", protocol=replace(SHARED, latent="sample"))])
-    with pytest.raises(ValueError, match=r"causal \(True and False\)"):
-        build_table([result(), result("b", causal=False)])
     with pytest.raises(ValueError, match=r"the originals of 1 clips, such as clip2"):
         build_table([result(), result("b", scores=gather(30, clip2="other"))])
     with pytest.raises(ValueError, match="at least one result"):
         build_table([])
+
+
+def test_kinds_of_tokenizers_compare_where_they_were_given_the_same_clips() -> None:
+    assert build_table([result(), result("b", causal=False)]).clips == 4
+    pair = [result(name, protocol=PROTOCOLS["vidtok"], causal=name == "a") for name in "ab"]
+    with pytest.raises(ValueError, match=r"in frames \(17 and 16\): vidtok gives causal .* other"):
+        build_table(pair)
+    assert build_table(pair[1:] * 2).clips == 4
 
 
 def test_means_are_over_the_clips_that_all_have() -> None:

@@ -16,7 +16,9 @@ from reeltok.wording import count
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
+    from reeltok.evaluate.candidates.candidate import Candidate
     from reeltok.evaluate.labels import Labelled
+    from reeltok.evaluate.protocols import Protocol
     from reeltok.evaluate.report.build import Media
     from reeltok.evaluate.results import Result
     from reeltok.evaluate.run import OnClip
@@ -91,7 +93,7 @@ def compare(
     how |= {"refine": refine, "rate_weight": rate_weight}
     known = [load_result(each, words) if each.source.endswith(".json") else None for each in named]
     results = [result for result in known if result is not None]
-    check_rated([each.source for each in named], rate_weight, how)
+    check_judged(plan, named, results, peer or (), how)
     with gloo_group():
         if data is not None:
             run = Comparison(plan, data, media, device, root, kept, max_broken, watch=show_judging)
@@ -113,6 +115,34 @@ def check_rated(names: list[str], rate_weight: float, how: dict[str, Any]) -> No
     for name in names if rate_weight else ():
         if not name.endswith(".json"):
             open_own(name, **how)
+
+
+def check_judged(
+    plan: "Protocol",
+    named: "list[Labelled]",
+    results: "list[Result]",
+    peers: Iterable[str],
+    how: dict[str, Any],
+) -> None:
+    """ValueError, before any is judged, where what is to be would not compare: results of another
+    protocol, or kinds of tokenizers that the protocol gives other clips; or where bits that are to
+    be weighed cannot be."""
+    from reeltok.evaluate.candidates.own import open_own
+    from reeltok.evaluate.candidates.peers import open_peers
+    from reeltok.evaluate.comparable import PlannedResult, check_planned
+    from reeltok.models.foreign.names import parse_foreign
+
+    check_rated([each.source for each in named], how["rate_weight"], how)
+    planned = [PlannedResult.of(result) for result in results]
+    words = [each for each in named if not each.source.endswith(".json")]
+    if plan.clip_frames(causal=True) == plan.clip_frames(causal=False):
+        kinds = [(name, True) for name in [*(each.label for each in words), *peers][:1]]
+    else:  # only then are models opened twice
+        opened: list[Candidate] = [open_own(each.source, label=each.label, **how) for each in words]
+        opened += [one for name in peers if parse_foreign(name) for one in open_peers(name)]
+        kinds = [(one.name, one.causal) for one in opened]
+    planned += [PlannedResult(model=name, protocol=plan, causal=kind) for name, kind in kinds]
+    check_planned(planned)
 
 
 def unless(usual: str, value: str) -> str | None:

@@ -5,7 +5,7 @@ which fields differ.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, field
+from dataclasses import field
 from datetime import UTC, datetime
 from itertools import combinations
 from pathlib import Path
@@ -15,6 +15,7 @@ from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from reeltok.devices import describe_machine
+from reeltok.evaluate.comparable import check_comparable
 from reeltok.evaluate.intervals import Estimate
 from reeltok.evaluate.notes import all_left_out, note_left_out, note_machines, note_unmatched
 from reeltok.evaluate.protocols import Protocol
@@ -345,34 +346,6 @@ def describe_data(results: Sequence[Result], clips: int) -> str:
     names = list(dict.fromkeys(result.data for result in results if result.data))
     where = f" in {', '.join(names)}" if names else ""
     return f"{clips} clip{'' if clips == 1 else 's'}{where}"
-
-
-def check_comparable(first: Result, second: Result) -> None:
-    """Raise ValueError, naming what differs, unless two results were made in the same way."""
-    pairs = _flat(first), _flat(second)
-    differ = [key for key in pairs[0] if pairs[0][key] != pairs[1][key]]
-    theirs = {clip["name"]: clip["sha256"] for clip in second.clips}
-    moved = [c["name"] for c in first.clips if theirs.get(c["name"], c["sha256"]) != c["sha256"]]
-    parts = [f"{key} ({pairs[0][key]!r} and {pairs[1][key]!r})" for key in differ]
-    if moved and not differ:
-        parts.append(f"the originals of {len(moved)} clips, such as {moved[0]}")
-    known = dict(name.rsplit("-", 1) for name in second.networks)
-    judges = [name.rsplit("-", 1) for name in first.networks]
-    parts += [f"weights of {name}" for name, hash in judges if known.get(name, hash) != hash]
-    meant = second.definitions
-    parts += [
-        f"the definition of {k}" for k, v in first.definitions.items() if meant.get(k, v) != v
-    ]
-    if parts:
-        raise ValueError(
-            f"{first.model} and {second.model} do not compare, they differ in {', '.join(parts)}: "
-            f"judge both under one protocol, by one version of reeltok"
-        )
-
-
-def _flat(result: Result) -> dict[str, Any]:
-    record = asdict(result.protocol) | {"causal": result.causal}
-    return {key: value for key, value in record.items() if key != "data"}
 
 
 def _over(result: Result, names: set[str]) -> dict[str, Estimate]:
