@@ -179,6 +179,18 @@ def test_two_of_one_name_are_told_apart(made: tuple[Path, list[Result]], tmp_pat
     assert len(list((tmp_path / "results").iterdir())) == 2
 
 
+def test_equal_results_have_files_of_their_own(
+    made: tuple[Path, list[Result]], tmp_path: Path
+) -> None:
+    """Of one model, weights and settings, such as one judged on two machines."""
+    first = made[1][0]
+    twins = [replace(first, machine={"cpu": str(i)}) for i in range(3)]
+    write_report(tmp_path, twins, Media(made[0]))
+    files = sorted((tmp_path / "results").iterdir(), key=lambda file: (len(file.stem), file.stem))
+    assert [file.stem for file in files] == [slug_of(first) + end for end in ("", "-2", "-3")]
+    assert [Result.load(file) for file in files] == twins
+
+
 def test_names_become_safe_and_stay_apart() -> None:
     assert slug("../a b") != slug("a-b")
     assert re.fullmatch(r"[a-z0-9-]+", slug(SECOND))

@@ -184,8 +184,12 @@ def write_report(
     data = page_data(results, media or Media(folder), title)
     for name in ("page.css", "page.js", "player.js"):
         write_file(folder / name, (PAGE / name).read_bytes())
+    taken: list[str] = []
     for result in results:
-        result.save(folder / "results" / f"{slug_of(result)}.json")
+        numbered = (f"{slug_of(result)}-{number}" for number in count(2))
+        name = next(n for n in chain([slug_of(result)], numbered) if n not in taken)
+        result.save(folder / "results" / f"{name}.json")
+        taken.append(name)
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     text = text.replace("<", "\\u003c")  # nothing in it can end the script that holds it
     page = (PAGE / "index.html").read_text(encoding="utf-8").replace("/*data*/", text)
