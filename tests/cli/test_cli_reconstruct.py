@@ -1,5 +1,6 @@
 """`reconstruct`, `demo`, and the pictures and numbers that both show."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,6 +99,24 @@ def test_demo_shows_other_tokenizers_beside(
     assert len(reeltok.read(beside["reconstruction"])) == 18
     assert reeltok.read(out / "side-by-side.png").height == 3 * (32 + MARGIN) + GAP
     assert f"beside: {tokenizer.name}" in run(*words, "--beside", other, "--force").out
+
+
+def test_demo_keeps_folders_of_one_name_apart(
+    run: Run, models: Models, clip: Path, tmp_path: Path
+) -> None:
+    """As every training run calls its folder."""
+    runs = [tmp_path / name / "model" for name in ("a", "b")]
+    for run_folder in runs:
+        shutil.copytree(models["causal"], run_folder)
+    words = ["demo", "--video", clip, "--out", tmp_path / "out", "--model", models["discrete"]]
+    found = run(*words, "--beside", runs[0], "--beside", runs[1], "--json")
+    assert found.code == 0, found.err
+    files = [tmp_path / "out" / f"demo-{name}.mp4" for name in "ab"]
+    assert [other["reconstruction"] for other in found.json["beside"]] == [*map(str, files)]
+    assert all(file.exists() for file in files)
+    twice = run(*words, "--beside", f"x={runs[0]}", "--beside", f"x={runs[1]}", "--force")
+    assert twice.code == 2
+    assert f"{runs[0]} and {runs[1]} are both called x: name one as LABEL=" in twice.err
 
 
 def test_the_default_is_shown_beside_what_is_bundled() -> None:

@@ -33,8 +33,9 @@ def demo(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Another tokenizer to show beside it, a name or a folder; may be repeated; by "
-            "default reftok-default (and default-kl, where it is bundled) beside default.",
+            help="Another tokenizer to show beside it, a name, a folder or LABEL=FOLDER; may be "
+            "repeated; by default reftok-default (and default-kl, where it is bundled) beside "
+            "default.",
         ),
     ] = None,
     weights: given.WeightsOption = None,
@@ -51,15 +52,15 @@ def demo(
     from reeltok.transcode.demonstration import FILES, cut_short, demonstrate
 
     names = named_beside(model, beside, weights)
-    others = {name: str(out / f"demo-{Path(name).name}.mp4") for name in names}
+    others = files_beside(names, out)
     clip = video or str(out / "clip.mkv")
     places = [str(out / name) for name in FILES.values()]
-    written = [*places, *others.values(), *([] if video else [clip])]
+    written = [*places, *others, *([] if video else [clip])]
     check_free(written, force=force, inputs=[video])
     check_place(str(out))
     how: dict[str, Any] = {"device": device, "dtype": dtype}
     tokenizer = given.open_model(model, weights=weights, **how)
-    more = {path: given.open_model(name, weights=None, **how) for name, path in others.items()}
+    more = {path: given.open_model(name, weights=None, **how) for path, name in others.items()}
     cut = Cut() if video is None else cut_short(video)
     out.mkdir(parents=True, exist_ok=True)
     if video is None:
@@ -81,6 +82,25 @@ def named_beside(model: str, beside: list[str] | None, weights: str | None) -> l
     if model != "default" or weights is not None:
         return []
     return [name for name in BESIDE if name in zoo.bundled()]
+
+
+def files_beside(names: list[str], out: Path) -> dict[str, str]:
+    """The videos of the tokenizers beside, called as `label_models` calls them; whose each is.
+
+    ValueError for two of one name.
+    """
+    from reeltok.evaluate.labels import label_models
+
+    found: dict[str, str] = {}
+    for one in label_models(names):
+        label = one.label.replace("/", "-")
+        path = str(out / f"demo-{label}.mp4")
+        if found.setdefault(path, one.source) != one.source:
+            raise ValueError(
+                f"{found[path]} and {one.source} are both called {label}: name one as "
+                f"LABEL={one.source}"
+            )
+    return found
 
 
 def draw_clip(path: str) -> None:
