@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_models import DISCRETE
 
 from reeltok.evaluate.candidates.candidate import TokenizerCandidate
 from reeltok.evaluate.candidates.codecs import RateTarget, Resize, open_codecs
@@ -31,7 +32,9 @@ from reeltok.models.presets import COMPACT
 from reeltok.models.reftok.flow import MotionConfig
 from reeltok.models.reftok.injection import RefTokConfig
 from reeltok.models.reftok.network import RefTok
+from reeltok.models.vidtok.network import VidTok
 from reeltok.nn.quantizers import FSQConfig
+from reeltok.tokenizer.contract import Tokenizer
 from reeltok.video.record import Video, read, write
 
 PLAN = replace(
@@ -94,6 +97,18 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Result]]:
     ]
     write_report(out, results, media, title="test")
     return out, results
+
+
+def report_of(model: Tokenizer, clip: torch.Tensor, folder: Path) -> tuple[Path, Result]:
+    """A report of one tokenizer and one clip."""
+    write(Video.of(clip, fps=10), folder / "data" / "one.mkv", lossless=True)
+    candidate, out = TokenizerCandidate(tokenizer=model.eval(), name="tiny"), folder / "report"
+    media, scorer = Media(out), Scorer(metrics=("psnr",))
+    kept: dict[str, Any] = {"keep": media.keep(candidate), "kept": media.kept(candidate)}
+    plan = replace(PLAN, metrics=("psnr",), noncausal_frames=8)
+    result = evaluate(candidate, folder / "data", protocol=plan, scorer=scorer, **kept)
+    write_report(out, [result], media, title="test")
+    return out, result
 
 
 @pytest.fixture(scope="module")
@@ -365,6 +380,16 @@ def test_models_may_be_named_as_the_page_names_its_own(
         page.click("#worst button")
         page.wait_for_function(f"Player.state.sides[1].address.includes('/{folders[3]}/')")
         assert page.evaluate("Player.state.names") == ["original clip", "original"]
+
+
+@pytest.mark.browser
+def test_a_step_of_ids_is_as_wide_as_its_grid(browser: Any, tmp_path: Path) -> None:
+    """Also where cells are cut by more rows than there are rows of cells."""
+    model = VidTok(DISCRETE, "tiny")
+    report, _ = report_of(model, counter(9, 0)[:, :18], tmp_path)
+    for page in opened(browser, report):
+        page.select_option("#right", "tiny")
+        page.wait_for_selector("#tokens-said >> text=step 1 of 3, 8 by 3")
 
 
 @pytest.mark.browser

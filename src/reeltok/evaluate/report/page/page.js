@@ -363,8 +363,8 @@ function showTokens(state) {
   strips.wanted = file;
   const put = () => {
     if (file !== strips.wanted) return; // another clip or model was chosen while it loaded
-    const high = strip.naturalHeight, factor = Math.ceil(state.clip.height / high);
-    const wide = Math.ceil(state.clip.width / factor), steps = Math.max(1, Math.round(strip.naturalWidth / wide));
+    const high = strip.naturalHeight, wide = Math.ceil(state.clip.width / model.settings.factors[2]);
+    const steps = Math.max(1, Math.round(strip.naturalWidth / wide));
     const time = model.settings.factors[0], now = Math.min(steps - 1, Math.ceil(state.shown / time));
     Object.assign(canvas, { width: wide, height: high });
     canvas.getContext("2d").drawImage(strip, now * wide, 0, wide, high, 0, 0, wide, high);
