@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from small_models import DISCRETE
+from PIL import Image
+from small_models import DISCRETE, NONCAUSAL
 
-from reeltok.evaluate.candidates.candidate import TokenizerCandidate
+from reeltok.evaluate.candidates.candidate import TIMING, TokenizerCandidate
 from reeltok.evaluate.candidates.codecs import RateTarget, Resize, open_codecs
 from reeltok.evaluate.candidates.functions import Reconstructor
 from reeltok.evaluate.protocols import PROTOCOLS
@@ -276,8 +277,6 @@ def test_the_pictures_are_of_the_frame_that_is_named(page: Any) -> None:
     """The number that is drawn into each frame is read from the screen, left and right."""
     from io import BytesIO
 
-    from PIL import Image
-
     page.evaluate("Player.show(5)")
     page.wait_for_function("Player.state.shown === 5")
     page.evaluate("document.querySelectorAll('.tag, #handle').forEach(e => e.style.opacity = 0)")
@@ -390,6 +389,51 @@ def test_a_step_of_ids_is_as_wide_as_its_grid(browser: Any, tmp_path: Path) -> N
     for page in opened(browser, report):
         page.select_option("#right", "tiny")
         page.wait_for_selector("#tokens-said >> text=step 1 of 3, 8 by 3")
+
+
+@pytest.mark.browser
+def test_the_step_of_ids_is_that_of_the_frame(browser: Any, tmp_path: Path) -> None:
+    model = VidTok(replace(NONCAUSAL, quantizer=DISCRETE.quantizer), "tiny")
+    report, result = report_of(model, counter(9, 0), tmp_path)
+    for page in opened(browser, report):
+        page.select_option("#right", "tiny")
+        for frame, step in ((0, 1), (1, 1), (3, 1), (4, 2), (7, 2)):
+            page.evaluate(f"Player.show({frame})")
+            page.wait_for_function(f"Player.state.shown === {frame}")
+            page.wait_for_selector(f"#tokens-said >> text=step {step} of 2, 8 by 8")
+        for spec, steps in (
+            ((1, 1, 4, 1, None), [0, 1, 1, 1, 1, 2, 2]),
+            ((1, 0, 4, 1, None), [None, 0, 0, 0, 0, 1, 1]),  # of a first frame that is given
+            ((4, 2, 4, 2, None), [0, 0, 1, 1, 2, 2, 3]),
+            ((1, 1, 2, 1, 5), [0, 1, 1, 2, 2, 3, 4]),  # clips of their own
+        ):
+            timing = dict(zip((*TIMING, "window"), spec, strict=True))
+            found = page.evaluate("(t) => [...Array(7).keys()].map((i) => stepOf(i, t))", timing)
+            assert found == steps
+            assert page.evaluate("(t) => stepsOf(7, t)", timing) == max(filter(None, steps)) + 1
+    assert result.settings["timing"]["first_frames"] == 4
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("first_steps", "said"), [(1, "step 1 of 3"), (0, "does not say which")])
+def test_a_map_of_before_is_shown_where_it_can_be_told(
+    browser: Any, moving: tuple[Path, Result], tmp_path: Path, first_steps: int, said: str
+) -> None:
+    """Results did not say what their steps are of."""
+    report, result = tmp_path / "report", moving[1]
+    shutil.copytree(moving[0], report)
+    old = {key: value for key, value in result.settings.items() if key != "timing"}
+    before = replace(result, settings=old)
+    shutil.copytree(report / "media" / slug_of(result), report / "media" / slug_of(before))
+    (strip,) = (report / "media" / slug_of(before)).glob("*.png")
+    with Image.open(strip) as whole:
+        part = whole.crop(((1 - first_steps) * whole.width // 3, 0, whole.width, whole.height))
+    part.save(strip)
+    write_report(report, [before], Media(report), title="test")
+    for page in opened(browser, report):
+        page.select_option("#right", "moves")
+        page.wait_for_selector(f"#tokens-said >> text={said}")
+        assert page.evaluate("el('tokens').hidden") is not bool(first_steps)
 
 
 @pytest.mark.browser

@@ -27,6 +27,9 @@ from reeltok.tokens.record import Tokens
 from reeltok.transcode.packing import found_packing, packed_bits
 from reeltok.video.record import Video, read, to_unit, write
 
+TIMING = ("first_frames", "first_steps", "frames_per_group", "steps_per_group")
+"""Values of a `Spec` that say which frames a step of ids is of."""
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class CodedClip:
@@ -122,6 +125,10 @@ class TokenizerCandidate:
         return {
             "family": spec.family,
             "factors": list(spec.factors),
+            "timing": {
+                **{name: getattr(spec, name) for name in TIMING},
+                "window": spec.window_for(self.chunk) if self.chunk else spec.window,
+            },
             "channels": spec.channels,
             "vocabulary": spec.vocabulary,
             "config": hash_text(json.dumps(self.tokenizer.configuration, sort_keys=True), 12),

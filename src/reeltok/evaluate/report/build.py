@@ -23,7 +23,7 @@ from reeltok.evaluate.published import PUBLISHED
 from reeltok.evaluate.notes import all_left_out
 from reeltok.evaluate.results import METRICS, Result, find_metric, build_table
 from reeltok.evaluate.scores import difference
-from reeltok.evaluate.candidates.candidate import Candidate, CodedClip, pad_clip
+from reeltok.evaluate.candidates.candidate import TIMING, Candidate, CodedClip, pad_clip
 from reeltok.files.atomic import replacing, write_file
 from reeltok.files.hashes import hash_text
 from reeltok.files.parsing import parse_config, read_json
@@ -267,6 +267,7 @@ def model_data(
         "weights": result.weights,
         "trained": result.settings.get("trained", True),
         "settings": result.settings,
+        "timing": timing_of(result),
         "values": {key: asdict(value) for key, value in values.items()},
         "missing": result.missing,
         "broken": result.broken,
@@ -285,6 +286,18 @@ def model_data(
         "motions": moved,
         "counts": media.counts(mine, slugs.values()),
     }
+
+
+def timing_of(result: Result) -> dict[str, int | None] | None:
+    """Which frames its steps of ids are of; None where there are none.
+
+    Earlier results do not say so, and it is guessed; the page shows no map that belies the guess.
+    """
+    if (factors := result.settings.get("factors")) is None:
+        return None
+    time = factors[0]
+    guess = (1 if result.causal else time), 1, time, 1
+    return result.settings.get("timing", {**dict(zip(TIMING, guess, strict=True)), "window": None})
 
 
 def codec_of(result: Result) -> str:

@@ -350,6 +350,26 @@ function scoreOf({ name, model, motion }, clip) {
   return `${name}: ${"psnr" in of.values ? `${said("psnr", of.values.psnr)} dB` : "no score"}${bits}`;
 }
 
+/* How many steps of ids some frames have, and which one a frame has: null where it has none. */
+function stepsOf(frames, timing) {
+  const { first_frames, first_steps, frames_per_group, steps_per_group, window } = timing;
+  if (window && frames > window) {
+    const whole = Math.floor(frames / window), left = frames - whole * window;
+    return whole * stepsOf(window, timing) + (left && stepsOf(left, timing));
+  }
+  return first_steps + Math.ceil(Math.max(0, frames - first_frames) / frames_per_group) * steps_per_group;
+}
+
+function stepOf(frame, timing) {
+  const { first_frames, first_steps, frames_per_group, steps_per_group, window } = timing;
+  if (window && frame >= window) {
+    const before = Math.floor(frame / window), step = stepOf(frame % window, timing);
+    return step === null ? null : before * stepsOf(window, timing) + step;
+  }
+  if (frame < first_frames) return first_steps ? Math.floor((frame * first_steps) / first_frames) : null;
+  return first_steps + Math.floor(((frame - first_frames) * steps_per_group) / frames_per_group);
+}
+
 const strips = { held: {}, wanted: null };
 function showTokens(state) {
   const model = [chosen("right").model, chosen("left").model]
@@ -364,8 +384,13 @@ function showTokens(state) {
   const put = () => {
     if (file !== strips.wanted) return; // another clip or model was chosen while it loaded
     const high = strip.naturalHeight, wide = Math.ceil(state.clip.width / model.settings.factors[2]);
-    const steps = Math.max(1, Math.round(strip.naturalWidth / wide));
-    const time = model.settings.factors[0], now = Math.min(steps - 1, Math.ceil(state.shown / time));
+    const steps = stepsOf(state.clip.frames, model.timing), now = stepOf(state.shown, model.timing);
+    canvas.hidden = now === null || strip.naturalWidth !== wide * steps;
+    if (canvas.hidden) {
+      el("tokens-said").textContent = now === null ? `Frame ${state.shown + 1} has no ids of ${model.name}.`
+        : `The result of ${model.name} does not say which frames its ids are of: judge it again to see them.`;
+      return;
+    }
     Object.assign(canvas, { width: wide, height: high });
     canvas.getContext("2d").drawImage(strip, now * wide, 0, wide, high, 0, 0, wide, high);
     el("tokens-said").textContent = `Ids of ${model.name}, step ${now + 1} of ${steps}, ${wide} by ${high}; a colour is an id.`;
