@@ -65,14 +65,6 @@ def halve(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 halve.vocabulary = 256  # type: ignore[attr-defined]
 
 
-class Sized(Reconstructor):
-    """With the factors of its ids, as networks have them."""
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        return {**super().settings, "factors": [4, 8, 8]}
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Result]]:
     """A report of two clips and five candidates."""
@@ -81,7 +73,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Result]]:
         write(Video.of(counter(9, i), fps=10), data / f"{name}.mkv", lossless=True)
     write(Video.of(counter(5, 2), fps=10), data / "short.mkv", lossless=True)
     scorer, media = Scorer(metrics=PLAN.metrics), Media(out)
-    first = Sized(name="halve", function=halve)
+    first = Reconstructor(name="halve", function=halve)
     candidates = [first, Reconstructor(name=SECOND, function=lambda x: x * 0.9), Resize()]
     like = RateTarget(bits={"one.mkv": 4000, "two.mkv": 4000})
     candidates += [codec for codec in open_codecs("h264", like) if codec.role != "set"][:3]
@@ -142,7 +134,7 @@ def test_the_folder_is_whole_and_needs_no_network(made: tuple[Path, list[Result]
             clip = next(clip for clip in data["clips"] if clip["name"] == name)
             assert len(read(folder / "media" / model["slug"] / f"{clip['slug']}.mp4")) == 9
     ours = data["models"][0]
-    assert ours["maps"] == ["one.mkv", "two.mkv"]
+    assert ours["maps"] == []
     assert sum(ours["counts"]) == 2 * 3 * 64
     assert ours["class"] == "discrete"
     assert data["paired"][SECOND]["psnr"]["mean"] > 0
@@ -326,7 +318,8 @@ def test_models_clips_and_views_are_chosen(page: Any) -> None:
     page.select_option("#clip", "two.mkv")
     page.wait_for_function("Player.state.clip.name === 'two.mkv' && Player.state.shown === 0")
     same_frame(page)
-    page.wait_for_selector("#tokens-said >> text=Ids of halve, step 1 of 3, 8 by 8")
+    page.wait_for_selector("#tokens-said >> text=Neither of the two has a map of ids.")
+    assert page.evaluate("el('tokens').hidden")
     assert "384 ids of halve" in page.inner_text("#histogram-said")
     page.select_option("#view", "heat")
     assert page.get_attribute("#screen", "class") == "heat"
@@ -437,17 +430,18 @@ def test_a_map_of_before_is_shown_where_it_can_be_told(
 
 
 @pytest.mark.browser
-def test_a_token_map_that_comes_late_is_not_shown(page: Any) -> None:
-    page.select_option("#right", "halve")
-    page.wait_for_selector("#tokens-said >> text=Ids of halve, step 1")
-    page.evaluate(
-        "window.late = strips.held[strips.wanted] = new Image(); showTokens(Player.state)"
-    )
-    page.select_option("#clip", "two.mkv")
-    page.wait_for_function("Player.state.clip.name === 'two.mkv' && Player.state.shown === 0")
-    page.wait_for_selector("#tokens-said >> text=step 1 of 3, 8 by 8")
-    page.evaluate("late.onload()")
-    assert "step 1 of 3, 8 by 8" in page.inner_text("#tokens-said")
+def test_a_token_map_that_comes_late_is_not_shown(
+    browser: Any, moving: tuple[Path, Result]
+) -> None:
+    for page in opened(browser, moving[0]):
+        page.select_option("#right", "moves")
+        page.wait_for_selector("#tokens-said >> text=Ids of moves, step 1")
+        page.evaluate(
+            "window.late = strips.held[strips.wanted] = new Image(); showTokens(Player.state)"
+        )
+        page.evaluate("DATA.models[0].maps = []; showTokens(Player.state)")  # another model's
+        page.evaluate("late.onload()")
+        assert page.inner_text("#tokens-said") == "Neither of the two has a map of ids."
 
 
 @pytest.mark.browser

@@ -96,7 +96,8 @@ class Media:
             mine, name = slug_of(candidate), self.see(clip)
             if coded.ids is not None and candidate.vocabulary and coded.ids.ndim == 3:
                 path = self.place(mine, name, ".png")
-                draw_tokens(coded.ids, path)
+                if "factors" in candidate.settings:
+                    draw_tokens(coded.ids, path)
                 bins = histogram(coded.ids, candidate.vocabulary)
                 write_file(path.with_suffix(".json"), json.dumps(bins))
             fps = clip.video.fps or 25.0
@@ -255,7 +256,9 @@ def model_data(
     mine = slug_of(result)
     slugs = {clip["name"]: slug(clip["name"], clip["sha256"]) for clip in result.clips}
     there = [name for name, clip in slugs.items() if media.place(mine, clip).exists()]
-    maps = [name for name in there if media.place(mine, slugs[name], ".png").exists()]
+    timing = timing_of(result)
+    drawn = there if timing else []  # ids of a function: nobody knows which pixels each is of
+    maps = [name for name in drawn if media.place(mine, slugs[name], ".png").exists()]
     moved = [name for name in there if media.place(mine, slugs[name], MOTION).exists()]
     return {
         "name": label,
@@ -267,7 +270,7 @@ def model_data(
         "weights": result.weights,
         "trained": result.settings.get("trained", True),
         "settings": result.settings,
-        "timing": timing_of(result),
+        "timing": timing,
         "values": {key: asdict(value) for key, value in values.items()},
         "missing": result.missing,
         "broken": result.broken,
