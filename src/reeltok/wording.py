@@ -106,6 +106,10 @@ def explain(error: BaseException, options: Collection[str] = ()) -> str | None:
     if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
         extra = EXTRAS[error.name]
         return f"this needs {error.name}, which is not here: pip install 'reeltok[{extra}]'"
+    if (
+        isinstance(error, ImportError) and error.name is None
+    ):  # not Python's own: a sentence of ours
+        return one_line(error)
     if isinstance(error, MemoryError) and ARGUMENT.search(str(error)):
         return one_line(error)
     if lacks_memory(error):

@@ -2,12 +2,16 @@
 
 import json
 import sys
+import threading
 from itertools import groupby
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 
+from reeltok.cli.main import main
+from reeltok.worlds import episodes, pictures
 from reeltok.worlds.actions import STRIDE, steer
 from reeltok.worlds.push import World, first_draw, open_mujoco, play
 from reeltok.worlds.scene import HEIGHT, PALM, REACH, TABLE, draw_scene, mjcf, to_pixels
@@ -144,3 +148,26 @@ def test_without_mujoco_one_sentence_names_the_extra(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "mujoco", None)
     with pytest.raises(ImportError, match=r"pip install 'reeltok\[sim\]'"):
         open_mujoco()
+
+
+def test_what_opens_and_does_not_draw_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """GLFW without a display: its context opens, and MuJoCo fails at the first use of it."""
+    import mujoco
+
+    def fail(*words: object) -> None:
+        raise mujoco.FatalError("no valid OpenGL context")
+
+    monkeypatch.setenv("MUJOCO_GL", "glfw")
+    monkeypatch.setattr(pictures, "open_context", lambda backend, side: MagicMock())
+    monkeypatch.setattr(mujoco, "MjrContext", fail)
+    monkeypatch.setattr(episodes, "CAMERAS", threading.local())
+    with pytest.raises(
+        ImportError, match=r"glfw does not draw \(no valid OpenGL context\): it needs"
+    ):
+        pictures.Camera(16)
+    assert main(["data", "push", str(tmp_path / "push"), "--episodes", "1"]) == 2
+    said = capsys.readouterr().err
+    assert "glfw does not draw" in said
+    assert "Traceback" not in said

@@ -3,6 +3,8 @@
 import ctypes
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from ctypes.util import find_library
 from importlib import import_module
 from typing import Any, Literal
@@ -60,7 +62,7 @@ def _egl_works() -> bool:
 class Camera:
     """Takes pictures "side side 3" of worlds, one after another; a context manager.
 
-    Of one thread and process: OpenGL's context belongs to it.
+    Of one thread and process: OpenGL's context belongs to it. ImportError where nothing is drawn.
     """
 
     def __init__(self, side: int = 64) -> None:
@@ -69,12 +71,18 @@ class Camera:
         self.world: World | None = None
         self.backend = find_backend()
         self._gl = open_context(self.backend, side)
-        self._gl.make_current()
         self._scene: Any = None
         self._context: Any = None
+        with drawn_by(self.backend):  # some that open cannot draw, as GLFW without a display
+            self._gl.make_current()
+            self._look_into(self.mujoco.MjModel.from_xml_string("<mujoco/>"))
 
     def __call__(self, world: World) -> np.ndarray:
         """The picture of the world as it stands, uint8."""
+        with drawn_by(self.backend):
+            return self._draw(world)
+
+    def _draw(self, world: World) -> np.ndarray:
         self._gl.make_current()  # another camera of this thread may have been used since
         if world is not self.world:
             self._look_at(world)
@@ -91,15 +99,21 @@ class Camera:
 
     def _look_at(self, world: World) -> None:
         mujoco = self.mujoco
-        if self._context is not None:
-            self._context.free()
+        self._look_into(world.model)
         self.world = world
         self._scene = mujoco.MjvScene(model=world.model, maxgeom=200)
-        self._context = mujoco.MjrContext(world.model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
         self._option, self._view = mujoco.MjvOption(), mujoco.MjvCamera()
         self._view.type = mujoco.mjtCamera.mjCAMERA_FIXED.value
         self._view.fixedcamid = 0
+
+    def _look_into(self, model: Any) -> None:
+        """Load the shapes of a model."""
+        mujoco = self.mujoco
+        if self._context is not None:
+            self._context.free()
+            self._context = None
+        self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
 
     def close(self) -> None:
         """Free what OpenGL holds."""
@@ -118,11 +132,24 @@ class Camera:
 
 def open_context(backend: Backend, side: int) -> Any:
     """OpenGL's context of a backend. ImportError with the packages where it does not open."""
-    packages = {"egl": "libegl1 with a driver", "osmesa": "libosmesa6"}.get(backend, backend)
-    try:
+    with drawn_by(backend):
         return import_module(f"mujoco.{backend}").GLContext(side, side)
-    except Exception as error:  # PyOpenGL raises many kinds
+
+
+@contextmanager
+def drawn_by(backend: Backend) -> Iterator[None]:
+    """What fails inside is an ImportError with the packages of a backend, which draws nothing."""
+    packages = {
+        "egl": "install libegl1 with a driver",
+        "osmesa": "install libosmesa6",
+        "glfw": "it needs a display; without one install libosmesa6 and set MUJOCO_GL=osmesa",
+    }.get(backend, f"install {backend}")
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:  # PyOpenGL raises many kinds, and MuJoCo its FatalError
         said = " ".join(str(error).split())
         raise ImportError(
-            f"pictures of a simulated world: {backend} does not open ({said}): install {packages}"
+            f"pictures of a simulated world: {backend} does not draw ({said}): {packages}"
         ) from error

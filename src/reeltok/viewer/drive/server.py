@@ -2,6 +2,7 @@
 
 import base64
 import json
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,6 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 from reeltok.files.parsing import parse_json
 from reeltok.viewer.drive.sessions import Sessions
 from reeltok.viewer.drive.world import Frame
+from reeltok.wording import explain
 
 LARGEST = 10_000  # bytes of a request
 PORTS = range(7870, 7890)
@@ -39,25 +41,38 @@ class Pages:
         self.sessions = sessions
 
     def answer(self, method: str, path: str, body: bytes = b"") -> Answer:
-        """The answer to a request; what went wrong is a sentence in JSON, with status 400."""
+        """The answer to a request; what went wrong is a sentence in JSON.
+
+        Its status is 400 where the request can be mended, else 500.
+        """
         try:
-            parts = urlsplit(path)
-            asked = (method, parts.path.strip("/"))
-            if asked == ("GET", ""):
-                page = files("reeltok.viewer.drive").joinpath("page.html").read_bytes()
-                return Answer(data=page, kind="text/html; charset=utf-8")
-            if asked == ("GET", "starts"):
-                return self.starts()
-            if asked == ("GET", "video"):
-                key = parse_qs(parts.query).get("session", [""])[0]
-                data = self.sessions.record(key)
-                return Answer(data=data, kind="video/mp4", name="drive.mp4")
-            if asked in (("POST", "begin"), ("POST", "move")):
-                given = self.read(body)
-                return self.begin(given) if asked[1] == "begin" else self.move(given)
-            return json_answer({"error": f"there is no page {asked[1]}"}, status=404)
+            return self.page(method, path, body)
         except ValueError as error:
             return json_answer({"error": str(error)}, status=400)
+        except Exception as error:
+            sentence = explain(error)
+            if sentence is None:
+                traceback.print_exc()
+                sentence = "this went wrong inside reeltok: its terminal shows where"
+            return json_answer({"error": sentence}, status=500)
+
+    def page(self, method: str, path: str, body: bytes) -> Answer:
+        """The answer to a request where nothing goes wrong."""
+        parts = urlsplit(path)
+        asked = (method, parts.path.strip("/"))
+        if asked == ("GET", ""):
+            page = files("reeltok.viewer.drive").joinpath("page.html").read_bytes()
+            return Answer(data=page, kind="text/html; charset=utf-8")
+        if asked == ("GET", "starts"):
+            return self.starts()
+        if asked == ("GET", "video"):
+            key = parse_qs(parts.query).get("session", [""])[0]
+            data = self.sessions.record(key)
+            return Answer(data=data, kind="video/mp4", name="drive.mp4")
+        if asked in (("POST", "begin"), ("POST", "move")):
+            given = self.read(body)
+            return self.begin(given) if asked[1] == "begin" else self.move(given)
+        return json_answer({"error": f"there is no page {asked[1]}"}, status=404)
 
     def read(self, body: bytes) -> dict[str, Any]:
         """The object of a request. ValueError for anything else."""

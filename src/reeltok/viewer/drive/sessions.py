@@ -81,9 +81,10 @@ class Sessions:
             return None, f"{start.name} is not named as an episode of `reeltok data push`"
         try:
             simulated = Simulated(*start.origin, self.world.side)
+            same = same_picture(simulated.frame, start.frame)  # here it is drawn
         except ImportError as error:
             return None, str(error)
-        if not same_picture(simulated.frame, start.frame):
+        if not same:
             return None, f"{start.name} does not begin as the episode of its name is simulated"
         return simulated, ""
 

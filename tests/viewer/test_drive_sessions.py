@@ -1,0 +1,81 @@
+"""Drives in a world that is no network: what fails."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from reeltok.viewer.drive import world
+from reeltok.viewer.drive.server import Pages
+from reeltok.viewer.drive.sessions import Sessions
+from reeltok.viewer.drive.world import Frame, Start, WorldModel
+
+SIDE = 16
+
+
+class Brighter(WorldModel):
+    """Every frame is a level brighter than the one before."""
+
+    def __init__(self) -> None:
+        self.side, self.fps, self.new = SIDE, 10.0, 4
+
+    def go_on(self, frame: Frame, action: np.ndarray, seed: int, *, start: Frame) -> np.ndarray:
+        return np.stack([frame + n for n in range(1, self.new + 1)])
+
+
+@pytest.fixture
+def pages() -> Iterator[Pages]:
+    start = Start(name="dark", frame=np.zeros((SIDE, SIDE, 3), np.uint8), origin=(0, 0))
+    found = Pages(Sessions(Brighter(), [start]))
+    yield found
+    found.sessions.close()
+
+
+def post(pages: Pages, path: str, **value: Any) -> dict[str, Any]:
+    return json.loads(pages.answer("POST", path, json.dumps(value).encode()).data)
+
+
+class Blind(world.Simulated):
+    """A simulator that is there, and fails only when it is to draw."""
+
+    def __init__(self, seed: int, number: int, side: int) -> None: ...
+
+    @property
+    def frame(self) -> Frame:
+        raise ImportError("glfw does not draw")
+
+
+@pytest.fixture(autouse=True)
+def _blind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reeltok.viewer.drive.sessions.Simulated", Blind)
+
+
+def test_a_simulator_that_does_not_draw_is_left_out(pages: Pages) -> None:
+    begun = post(pages, "/begin")
+    assert (begun["truths"], begun["why"]) == ([], "glfw does not draw")
+    assert post(pages, "/move", session=begun["session"], action=[0, 0, 0, 0])["frames"]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ArithmeticError("1 / 0"), "this went wrong inside reeltok: its terminal shows where"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+    ],
+)
+def test_what_fails_inside_is_a_sentence(
+    pages: Pages,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    error: Exception,
+    said: str,
+) -> None:
+    def fail(*words: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(pages.sessions, "_begin", fail)
+    answer = pages.answer("POST", "/begin", b"{}")
+    assert (answer.status, json.loads(answer.data)) == (500, {"error": said})
+    assert ("Traceback" in capfd.readouterr().err) == isinstance(error, ArithmeticError)
