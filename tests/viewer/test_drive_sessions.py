@@ -1,13 +1,18 @@
-"""Drives in a world that is no network: what fails."""
+"""Drives in a world that is no network: what fails, what is kept, what a recording takes."""
 
 import json
-from collections.abc import Iterator
+import time
+import tracemalloc
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from reeltok.viewer.drive import world
+import reeltok
+from reeltok.viewer.drive import sessions, world
 from reeltok.viewer.drive.server import Pages
 from reeltok.viewer.drive.sessions import Sessions
 from reeltok.viewer.drive.world import Frame, Start, WorldModel
@@ -79,3 +84,41 @@ def test_what_fails_inside_is_a_sentence(
     answer = pages.answer("POST", "/begin", b"{}")
     assert (answer.status, json.loads(answer.data)) == (500, {"error": said})
     assert ("Traceback" in capfd.readouterr().err) == isinstance(error, ArithmeticError)
+
+
+def test_a_recording_is_enlarged_in_parts(pages: Pages, tmp_path: Path) -> None:
+    key, session = pages.sessions.begin(0)
+    levels = range(20, 220)
+    session.frames = [np.full((SIDE, SIDE, 3), level, np.uint8) for level in levels]
+    session.truths = [255 - frame for frame in session.frames]
+    tracemalloc.start()
+    data = pages.sessions.record(key)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    whole = len(levels) * 4 * SIDE * 8 * SIDE * 3
+    assert peak < whole / 2
+    (tmp_path / "drive.mp4").write_bytes(data)
+    frames = reeltok.read(tmp_path / "drive.mp4").frames.float()
+    assert frames.shape == (len(levels), 4 * SIDE, 8 * SIDE, 3)
+    for number, level in enumerate(levels):
+        assert abs(frames[number, :, : 4 * SIDE].mean() - level) < 4
+        assert abs(frames[number, :, 4 * SIDE :].mean() - (255 - level)) < 4
+
+
+def test_recordings_are_written_one_after_another(
+    pages: Pages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, at_once, most = pages.sessions.begin(0)[0], 0, 0
+
+    def write(parts: Iterable[reeltok.Video], path: Path, **options: Any) -> None:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        time.sleep(0.02)
+        path.write_bytes(b"")
+        at_once -= 1
+
+    monkeypatch.setattr(sessions, "write", write)
+    with ThreadPoolExecutor(6) as visitors:
+        list(visitors.map(lambda number: pages.sessions.record(key), range(6)))
+    assert most == 1

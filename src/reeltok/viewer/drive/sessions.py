@@ -1,11 +1,12 @@
 """What each visitor drives: frames so far, the simulator beside them, and a recording."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from secrets import token_hex
+from threading import Lock
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,6 +18,7 @@ from reeltok.viewer.drive.world import Frame, Simulated, Start, WorldModel, same
 
 MOST = 16  # visitors at a time; the one who did nothing for longest goes
 LONGEST = 3000  # frames of a recording, five minutes: the oldest go
+PART = 16  # frames of a recording that are enlarged at a time
 
 T = TypeVar("T")
 
@@ -53,6 +55,7 @@ class Sessions:
         self.world, self.starts, self.seed = world, starts, seed
         self.held: dict[str, Session] = {}
         self.worker = ThreadPoolExecutor(1, "drive")
+        self.recording = Lock()
 
     def work(self, function: Callable[..., T], *values: Any) -> T:
         """Do something in the one thread, and wait for it."""
@@ -119,16 +122,21 @@ class Sessions:
         """The drive so far as an mp4, beside the truth where there is any; enlarged four times."""
         session = self.session(key)
         frames, truths = self.work(lambda: (session.frames, session.truths))  # between two moves
-        columns = [np.stack(frames)]
-        if len(truths) == len(frames):
-            columns.append(np.stack(truths))
-        large = np.concatenate(columns, axis=2).repeat(4, axis=1).repeat(4, axis=2)
-        with scratch() as folder:
+        columns = [frames, truths] if len(truths) == len(frames) else [frames]
+        with self.recording, scratch() as folder:  # one at a time: encoders take memory
             path = Path(folder) / "drive.mp4"
-            write(Video.of(large, fps=self.world.fps), path, crf=12)
+            write(enlarged(columns, fps=self.world.fps), path, crf=12)
             return path.read_bytes()
 
     def close(self) -> None:
         """Forget all drives, and end the thread."""
         self.held.clear()
         self.worker.shutdown(cancel_futures=True)
+
+
+def enlarged(columns: list[list[Frame]], *, fps: float) -> Iterator[Video]:
+    """Columns of frames side by side, four times as large, a part at a time."""
+    for first in range(0, len(columns[0]), PART):
+        parts = [np.stack(column[first : first + PART]) for column in columns]
+        wide = np.concatenate(parts, axis=2)
+        yield Video.of(wide.repeat(4, axis=1).repeat(4, axis=2), fps=fps)
