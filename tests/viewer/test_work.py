@@ -111,6 +111,21 @@ def test_tokens_in_a_row_make_a_square(offer: Offer, room: Room, clip: Path) -> 
     assert 0.8 < height / width <= 1
 
 
+def test_results_of_a_long_name_tell_tokenizers_apart(
+    offer: Offer, room: Room, clip: Path, tmp_path: Path
+) -> None:
+    long = tmp_path / f"{'x' * 80}.mkv"
+    long.write_bytes(clip.read_bytes())
+    result = round_trip(offer, "discrete", long, check_video(long, Limits(), 32), room, quiet)
+    names = [path.name for path in (result.reel, result.decoded, result.video)]
+    assert [name.lstrip("x") for name in names] == [
+        "-discrete.reel",
+        "-discrete.mp4",
+        "-discrete-side-by-side.mp4",
+    ]
+    assert open_reel(offer, result.reel, Limits(), room, quiet).video.name == (f"{'x' * 60}.mp4")
+
+
 def test_two_at_once_do_not_mix(offer: Offer, rooms: Rooms, tmp_path: Path) -> None:
     paths = [tmp_path / "one.mkv", tmp_path / "two.mkv"]
     for speed, path in enumerate(paths, 1):
@@ -169,6 +184,14 @@ def test_rooms_long_unused_are_removed() -> None:
 )
 def test_names_of_files_do_nothing(name: str, clean: str) -> None:
     assert clean_name(name) == clean
+
+
+@pytest.mark.parametrize("stem", ["x" * 60, "x" * 300, "\u9f8d" * 80, "\U0001d4b3" * 60, "a.b"])
+def test_long_names_keep_what_is_added(room: Room, stem: str) -> None:
+    path = room.place(f"{stem}.mp4", "-a/b-side-by-side.mp4")
+    path.touch()  # no system takes more than 255 bytes
+    assert path.name.endswith("-a-b-side-by-side.mp4")
+    assert path.name[:20] == f"{stem}-a-b-side-by-side.mp4"[:20]
 
 
 # What strangers bring.

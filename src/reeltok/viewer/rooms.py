@@ -10,7 +10,7 @@ from threading import Lock
 from typing import Any
 
 PATIENCE = 3600.0  # seconds that a room is kept after its visitor was last heard of
-NAME = 60  # characters kept of the name of a file that a visitor brought
+NAME, BYTES = 60, 100  # characters kept of the name of a file that a visitor brought, and bytes
 
 
 class Room:
@@ -22,12 +22,15 @@ class Room:
         self.results: dict[str, Any] = {}
         self.seen = time.monotonic()
 
-    def place(self, name: str) -> Path:
-        """A new path for a file called `name`, without what a name could do to a path."""
+    def place(self, name: str, end: str | None = None) -> Path:
+        """A new path for a file called `name`, without what a name could do to a path.
+
+        With `end` that takes the place of its suffix.
+        """
         self.check()
         inner = self.folder / token_hex(8)
         inner.mkdir()
-        return inner / clean_name(name)
+        return inner / clean_name(name, end)
 
     def check(self) -> None:
         """ValueError where the visitor has left: what still works for them can stop."""
@@ -84,8 +87,23 @@ class Rooms:
         shutil.rmtree(self.root, ignore_errors=True)
 
 
-def clean_name(name: str) -> str:
-    """A file name of letters, digits, dots, dashes and underscores, at most `NAME` + a suffix."""
-    path = Path(re.sub(r"[^\w.-]+", "-", Path(name).name))
-    stem = path.stem.lstrip(".-")[:NAME] or "clip"
-    return stem + path.suffix[:8]
+def clean_name(name: str, end: str | None = None) -> str:
+    """A file name of letters, digits, dots, dashes and underscores: at most `NAME` + a suffix.
+
+    `end` takes the place of the suffix, and is not shortened.
+    """
+    path = Path(clean(Path(name).name))
+    stem = shorten(path.stem.lstrip(".-")) or "clip"
+    if end is None:
+        return stem + path.suffix[:8]
+    return stem + clean(end)
+
+
+def clean(text: str) -> str:
+    """A text in which all but letters, digits, dots, dashes and underscores are dashes."""
+    return re.sub(r"[^\w.-]+", "-", text)
+
+
+def shorten(text: str) -> str:
+    """The beginning of a text that is short enough for a part of a file's name."""
+    return text[:NAME].encode()[:BYTES].decode(errors="ignore")

@@ -26,7 +26,7 @@ from reeltok.transcode.options import USUAL, Cut
 from reeltok.transcode.reconstruct import watched
 from reeltok.transcode.side_by_side import PairScores, alongside, also_beside
 from reeltok.video.record import stream, write
-from reeltok.viewer.rooms import Room
+from reeltok.viewer.rooms import Room, shorten
 
 BARS = 128  # of a histogram
 FASTEST = 120  # frames per second that are believed when the length is limited
@@ -194,9 +194,9 @@ def round_trip(
     offer: Offer, label: str, source: Path, cut: Cut, room: Room, tell: OnShare
 ) -> RoundTrip:
     """A clip to a .reel file in the room, from it back to a video, and the two compared."""
-    name = f"{source.stem}-{label}"
     reel, decoded, both = (
-        room.place(name + suffix) for suffix in (".reel", ".mp4", "-side-by-side.mp4")
+        room.place(source.name, f"-{shorten(label)}{end}")
+        for end in (".reel", ".mp4", "-side-by-side.mp4")
     )
     clock, comparison = Clock("write"), PairScores()
 
@@ -245,7 +245,7 @@ def open_reel(offer: Offer, path: Path, limits: Limits, room: Room, tell: OnShar
         seconds = reel.frames / reel.fps if reel.fps else 0.0
         limits.check_clip(path.name, reel.frames, seconds, (reel.height, reel.width))
         label = offer.find(reel)
-        decoded = room.place(path.stem + ".mp4")
+        decoded = room.place(path.name, ".mp4")
 
         def advance(done: int, total: int) -> None:
             room.check()
