@@ -14,7 +14,7 @@ import pytest
 import reeltok
 from reeltok.viewer.drive import sessions, world
 from reeltok.viewer.drive.server import Pages
-from reeltok.viewer.drive.sessions import Sessions
+from reeltok.viewer.drive.sessions import LONGEST, Sessions
 from reeltok.viewer.drive.world import Frame, Start, WorldModel
 
 SIDE = 16
@@ -84,6 +84,15 @@ def test_what_fails_inside_is_a_sentence(
     answer = pages.answer("POST", "/begin", b"{}")
     assert (answer.status, json.loads(answer.data)) == (500, {"error": said})
     assert ("Traceback" in capfd.readouterr().err) == isinstance(error, ArithmeticError)
+
+
+def test_the_oldest_frames_of_a_long_drive_go(pages: Pages) -> None:
+    key, session = pages.sessions.begin(0)
+    session.frames = [np.full((SIDE, SIDE, 3), 9, np.uint8)] * (LONGEST - 1)
+    session.truths = list(session.frames)
+    pages.sessions.move(key, [0, 0, 0, 0])
+    assert len(session.frames) == LONGEST == 3000
+    assert [int(frame[0, 0, 0]) for frame in session.frames[-5:]] == [9, 10, 11, 12, 13]
 
 
 def test_a_recording_is_enlarged_in_parts(pages: Pages, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """What the page does, without a browser: coding, opening, limits, strangers' files, two at once."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +13,10 @@ from waves import waves
 
 import reeltok
 from reeltok.tokens.reel import Reel, ReelWriter
+from reeltok.transcode.clock import Clock
+from reeltok.viewer import pictures
 from reeltok.viewer.page import Form, Page
-from reeltok.viewer.pictures import draw_histogram, draw_map, draw_table, steps_of
+from reeltok.viewer.pictures import caption, cells, draw_histogram, draw_map, draw_table, steps_of
 from reeltok.viewer.rooms import Room, Rooms, clean_name
 from reeltok.viewer.work import Limits, Offer, check_video, open_reel, round_trip
 
@@ -68,8 +70,30 @@ def test_a_clip_is_coded_as_the_api_codes_it(offer: Offer, room: Room, clip: Pat
     assert reeltok.read(result.decoded).frames.shape == (9, 48, 64, 3)
     assert sum(result.bars) == result.tokens == tokens.ids.numel()
     assert result.used == len(tokens.ids.unique())
+    each = 32_768 // len(result.bars)  # ids of a bar
+    places = (tokens.ids.flatten() // each).bincount(minlength=len(result.bars))
+    assert result.bars == tuple(places.tolist())
+    assert sum(bar > 0 for bar in result.bars) > 1
     assert [done for done, _ in said] == sorted(done for done, _ in said)
     assert said[-1] == (1.0, "discrete: decoding")
+
+
+def test_seconds_are_those_of_each_stage(
+    offer: Offer, room: Room, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Known(Clock):
+        """One that has found 1 second of encoding and 2 of decoding."""
+
+        def around(self, stage: str, parts: Iterable[Any]) -> Iterator[Any]:
+            yield from parts
+            self.seconds[stage] = {"encode": 1.0, "decode": 2.0}.get(stage, 9.0)
+
+    monkeypatch.setattr("reeltok.viewer.work.Clock", Known)
+    cut = check_video(clip, Limits(), 32)
+    result = round_trip(offer, "discrete", clip, cut, room, quiet)
+    assert result.seconds == {"encode": 1.0, "decode": 2.0}
+    assert open_reel(offer, result.reel, Limits(), room, quiet).seconds == {"decode": 2.0}
+    assert cells(result)[-3:-1] == ["1.00 s", "2.00 s"]
 
 
 def test_what_is_kept_opens_again(offer: Offer, rooms: Rooms, clip: Path) -> None:
@@ -109,6 +133,51 @@ def test_tokens_in_a_row_make_a_square(offer: Offer, room: Room, clip: Path) -> 
     assert steps_of(row) == 1
     height, width = draw_map(row, 0).shape[:2]
     assert 0.8 < height / width <= 1
+
+
+def test_each_part_of_a_long_row_is_drawn(
+    offer: Offer, room: Room, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pictures, "SIDE", 4)
+    result = round_trip(offer, "discrete", clip, check_video(clip, Limits(), 256), room, quiet)
+    with Reel(result.reel) as reel:
+        tokens = reel.tokens()
+    ids = torch.arange(48)[None] * 7
+    with ReelWriter(result.reel) as writer:
+        writer.write(tokens.with_(ids=ids, grid=(48,)))
+    row = replace(result, grid=(48,))
+    assert steps_of(row) == 3
+    for step, part in enumerate(ids[0].split(4**2)):
+        drawn = draw_map(row, step).reshape(-1, 3)
+        assert (drawn == pictures.colours_of_ids(part)).all()
+
+
+@pytest.mark.parametrize(
+    ("size", "places"),
+    [
+        ((48, 64), ("above", "below")),
+        ((64, 64), ("on the left", "on the right")),
+        ((64, 48), ("on the left", "on the right")),
+    ],
+)
+def test_a_caption_says_where_the_original_is(
+    offer: Offer, room: Room, tmp_path: Path, size: tuple[int, int], places: tuple[str, str]
+) -> None:
+    """As `side_by_side` lays them."""
+    path = tmp_path / "one.mkv"
+    reeltok.write(waves(5, *size), path, lossless=True)
+    cut = check_video(path, Limits(), 256)
+    result = round_trip(offer, "discrete", path, cut, room, quiet)
+    said = caption(result)
+    assert f"the original {places[0]}, `discrete` {places[1]}." in said
+    both, original = reeltok.read(result.video).frames, reeltok.read(path).frames
+    rows, columns = both.shape[1] > size[0], both.shape[2] > size[1]
+    assert (rows, columns) == (places[0] == "above", places[0] == "on the left")
+    first = both[:, : size[0], : size[1]].double()
+    last = both[:, -size[0] :, -size[1] :].double()
+    away = [(part - original).abs().mean() for part in (first, last)]
+    assert away[0] < away[1]
+    assert caption(replace(result, video=result.decoded)).endswith("as `discrete` decodes them.")
 
 
 def test_results_of_a_long_name_tell_tokenizers_apart(
@@ -251,6 +320,11 @@ def test_bad_forms(page: Page, clip: Path) -> None:
 def test_limits() -> None:
     with pytest.raises(ValueError, match="would be coded at 4000x2000"):
         Limits().check_clip("x.mkv", 1, 0.1, (2000, 4000))
+    Limits().check_clip("x.mkv", 2400, 0.1, (16, 16))
+    with pytest.raises(
+        ValueError, match=r"x.mkv lasts 0.1 seconds \(2,401 frames\), and this page"
+    ):
+        Limits().check_clip("x.mkv", 2401, 0.1, (16, 16))  # a file may say any rate, or none
     with pytest.raises(ValueError, match="lets nothing in"):
         Limits(seconds=0)
 
