@@ -23,7 +23,10 @@ def peak_mib() -> int:
 
 
 def describe() -> dict[str, str]:
-    """Processor, cores, versions and commit."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    """Processor, cores, versions and commit, "dirty" where more than records and pages changed."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    command = [*git, "describe", "--always"]
     commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    return {**describe_machine(), "commit": commit}
+    changed = [*git, "diff", "--quiet", "HEAD", "--", ":/", ":(top,exclude)docs"]
+    dirty = subprocess.run(changed, capture_output=True, check=False).returncode == 1
+    return {**describe_machine(), "commit": commit + "-dirty" * dirty}

@@ -123,14 +123,16 @@ def by_size(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def keep(options: argparse.Namespace, way: str, rows: dict[str, Any]) -> None:
-    """Write rows to the record that was asked for, beside others that it holds."""
+    """Write rows to the record that was asked for, beside others that it holds, of any machine.
+
+    Rows that do not name their machine are of the one that the record names.
+    """
     if options.out is None:
         return
     result = json.loads(options.out.read_text()) if options.out.exists() else {}
     machine = describe()
     part = result.setdefault(options.model, {}).setdefault(way, {})
-    part |= {str(name): {**row, "commit": machine["commit"]} for name, row in rows.items()}
-    result["machine"] = machine
+    part |= {str(name): {**row, "machine": machine} for name, row in rows.items()}
     options.out.write_text(json.dumps(result, indent=1) + "\n")
 
 

@@ -8,7 +8,8 @@ tokenizers differ in compression and size, which the record says: only the ways 
 compute the same. Operations are counted from shapes as if every convolution were direct, two for a
 multiplication with its addition; so Winograd's way can pass the peak, which is measured in
 processes of its own: a convolution of 3x3 and a product of matrices. Seconds are processor seconds.
-With `--out` rounds are added to those that the file holds.
+With `--out` rounds are added to those that the file holds; each row keeps its machine and commit,
+and medians are over the rows of the present ones.
 """
 
 import argparse
@@ -142,10 +143,16 @@ def measure_peak(dtype: torch.dtype) -> dict[str, float]:
 # ---------------------------------------------------------------- rounds and tables
 
 
-def summarize(rows: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Medians over rounds, what is achieved of operations, and the ratio to the first way."""
+def summarize(rows: dict[str, list[dict[str, Any]]], machine: dict[str, str]) -> dict[str, Any]:
+    """Medians over rounds, what is achieved of operations, and the ratio to the first way.
+
+    Only of rows of this machine and commit; the machine is not said again.
+    """
     said: dict[str, Any] = {}
-    for way, found in rows.items():
+    for way, every in rows.items():
+        found = [without(row, "machine") for row in every if row.get("machine") == machine]
+        if not found:
+            continue
         numbers = {k for k, v in found[0].items() if isinstance(v, int | float)}
         row = {k: statistics.median(r[k] for r in found) for k in found[0] if k in numbers}
         row |= {k: v for k, v in found[0].items() if k not in numbers}
@@ -159,6 +166,10 @@ def summarize(rows: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
             total = sum(said[way][f"{part} s"] for part in ("encode", "decode"))
             said[way]["ratio"] = round((first["encode s"] + first["decode s"]) / total, 3)
     return said
+
+
+def without(row: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key != name}
 
 
 def main() -> None:
@@ -180,15 +191,16 @@ def main() -> None:
     held = options.out is not None and options.out.exists()
     whole = json.loads(options.out.read_text()) if held else {}
     name = f"{FRAMES}x{options.size}x{options.size}"
-    rows = whole.setdefault(name, {}).get("rows", {})
+    rows, machine = whole.setdefault(name, {}).get("rows", {}), describe()
     for _ in range(options.rounds):
         for way in options.ways:
             began = time.monotonic()
             command = [sys.executable, __file__, "--alone", way, "--size", str(options.size)]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            rows.setdefault(way, []).append(json.loads(done.stdout.splitlines()[-1]))
-            print(way, f"{time.monotonic() - began:.1f} s", rows[way][-1], file=sys.stderr)
-            whole[name] = {"machine": describe(), "ways": summarize(rows), "rows": rows}
+            row = json.loads(done.stdout.splitlines()[-1]) | {"machine": machine}
+            rows.setdefault(way, []).append(row)
+            print(way, f"{time.monotonic() - began:.1f} s", row, file=sys.stderr)
+            whole[name] = {"machine": machine, "ways": summarize(rows, machine), "rows": rows}
             if options.out is not None:
                 options.out.write_text(json.dumps(whole, indent=1) + "\n")
     print(json.dumps(whole, indent=1))
