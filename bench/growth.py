@@ -132,12 +132,10 @@ def frames(model: str, folder: Path, work: int) -> Costs:
     return code_video(model, folder, work, SMALL, SMALL)
 
 
-def sizes(model: str, folder: Path, work: int) -> Costs:
+def sizes(model: str, folder: Path, work: tuple[int, int]) -> Costs:
     """Five frames, of more and more pixels."""
-    height = math.isqrt(work)
-    if height**2 != work:  # 16:9
-        height = math.isqrt(work * 9 // 16)
-    return code_video(model, folder, 5, height, work // height)
+    height, width = work
+    return code_video(model, folder, 5, height, width)
 
 
 @torch.no_grad()
@@ -281,16 +279,17 @@ def checkpoint(model: str, folder: Path, work: int) -> Costs:
 
 @dataclass(frozen=True)
 class Part:
-    """What grows, in which unit, and by which amounts."""
+    """What grows, in which unit, and by which amounts: numbers, or heights and widths."""
 
-    measure: Callable[[str, Path, int], Costs]
+    measure: Callable[[str, Path, Any], Costs]
     unit: str
-    amounts: tuple[int, ...]
+    amounts: tuple[int, ...] | tuple[tuple[int, int], ...]
 
 
+SIZES = ((64, 64), (128, 128), (256, 256), (512, 512), (720, 1280), (1080, 1920))
 PARTS = {
     "frames": Part(frames, "frames", (17, 65, 257, 1000, 2000)),
-    "sizes": Part(sizes, "pixels", (64**2, 128**2, 256**2, 512**2, 1280 * 720, 1920 * 1080)),
+    "sizes": Part(sizes, "pixels", SIZES),
     "batch": Part(batch, "clips", (1, 2, 4, 8)),
     "reel": Part(reel, "frames", (HOUR // 64, HOUR // 16, HOUR // 4, HOUR)),
     "report": Part(report, "clips", (25, 50, 100, 200)),
@@ -311,16 +310,25 @@ def slopes(works: list[float], costs: list[float]) -> dict[str, float] | None:
     return {"all": round(line, 2), "last": round((y[-1] - y[-2]) / (x[-1] - x[-2]), 2)}
 
 
+def amount_row(amount: int | tuple[int, int]) -> Costs:
+    """An amount as a row begins with it: of a height and a width, the pixels are the work."""
+    if isinstance(amount, int):
+        return {"work": amount}
+    height, width = amount
+    return {"work": height * width, "height": height, "width": width}
+
+
 def grow(name: str, model: str) -> dict[str, Any]:
     """All amounts of a part, each in a process of its own, and the slopes of their costs."""
-    part, rows = PARTS[name], []
+    part, rows, costs = PARTS[name], [], Costs()
     for amount in part.amounts:
-        command = [sys.executable, __file__, name, "--model", model, "--run", str(amount)]
+        command = [sys.executable, __file__, name, "--model", model, "--run", json.dumps(amount)]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        rows.append({"work": amount, **json.loads(done.stdout.splitlines()[-1])})
+        costs = json.loads(done.stdout.splitlines()[-1])
+        rows.append(amount_row(amount) | costs)
         print(name, rows[-1], file=sys.stderr)
     works = [row["work"] for row in rows]
-    found = {key: slopes(works, [row[key] for row in rows]) for key in rows[0] if key != "work"}
+    found = {key: slopes(works, [row[key] for row in rows]) for key in costs if key != "work"}
     return {
         "unit": part.unit,
         "what": (part.measure.__doc__ or "").split("\n")[0],
@@ -333,7 +341,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--model", default="default")
     parser.add_argument("--out", type=Path, help="JSON to write; parts that it holds stay there")
-    parser.add_argument("--run", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--run", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if unknown := [name for name in options.parts if name not in PARTS]:
         parser.error(f"there is no part {unknown[0]}: choose of {', '.join(PARTS)}")

@@ -1,4 +1,4 @@
-"""What the measuring scripts record: by which machine, at which commit."""
+"""What the measuring scripts record: of which size, by which machine, at which commit."""
 
 import json
 import sys
@@ -30,6 +30,27 @@ def printed(monkeypatch: pytest.MonkeyPatch, script: ModuleType, row: dict[str, 
 
     monkeypatch.setattr(script, "subprocess", SimpleNamespace(run=run, PIPE=None))
     return words
+
+
+def test_growth_codes_the_sizes_that_it_names(find: Find, monkeypatch: pytest.MonkeyPatch) -> None:
+    growth = find("growth")
+    seen: list[tuple[int, int]] = []
+    code = lambda model, folder, frames, height, width: seen.append((height, width)) or {}
+    monkeypatch.setattr(growth, "code_video", code)
+    words = printed(monkeypatch, growth, {"encode, s": 2.0})
+    found = growth.grow("sizes", "default")
+    for amount in words:
+        growth.PARTS["sizes"].measure("default", Path(), json.loads(amount))
+    assert seen[-2:] == [(720, 1280), (1080, 1920)]
+    assert [(row["height"], row["width"]) for row in found["rows"]] == seen
+    assert found["rows"][-1]["work"] == 1920 * 1080
+    assert found["slopes"] == {"encode, s": {"all": 0.0, "last": 0.0}}
+
+
+def test_growth_records_the_sizes_that_were_coded() -> None:
+    record = json.loads((Path(__file__).parents[1] / "docs" / "growth.json").read_text())
+    for row in record["sizes"]["rows"]:
+        assert row["height"] * row["width"] == row["work"]
 
 
 def test_medians_of_peers_are_of_one_machine(
