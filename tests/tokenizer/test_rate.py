@@ -269,7 +269,7 @@ def test_views_keep_the_weight_and_say_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"rate_weight": 10.0}, "is for latents that are refined: give `refine`, such as 8"),
+        ({"rate_weight": 10.0}, "is for refined latents: give `refine`, such as 8"),
         ({"refine": 2, "rate_weight": -1.0}, "rate_weight=-1.0 is no weight: give 0 or more"),
         ({"refine": 2, "rate_weight": float("nan")}, "rate_weight=nan is no weight"),
         ({"refine": 2, "rate_weight": True}, "rate_weight=True is no weight"),
@@ -364,7 +364,7 @@ def test_commands_weigh_bits_and_refuse_in_one_sentence(
     for asked, said in (
         (
             [*words, "--rate-weight", "10", "--force"],
-            "--rate-weight 10 is for latents that are refined: give --refine, such as 8",
+            "is for refined latents: give --refine, such as 8",
         ),
         (
             ["compare", "default", "default-kl", str(tmp_path), *weigh, *out],

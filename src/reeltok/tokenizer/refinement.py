@@ -85,7 +85,7 @@ class RefinedModule(HashedModule):
             raise ValueError(f"the latents of {self.name} cannot be refined: leave `refine=0`")
         if weight and not refine:
             raise ValueError(
-                f"`rate_weight={weight:g}` is for latents that are refined: give `refine`, such as 8"
+                f"`rate_weight={weight:g}` is for refined latents: give `refine`, such as 8"
             )
 
     @property
