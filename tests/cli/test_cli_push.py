@@ -219,6 +219,8 @@ def test_what_is_refused(run: Run, priors: dict[str, Path], held: Path, tmp_path
     found = run("push", pixels, held, "--refine", 2, "--frames", 5)
     assert found.code == 2
     assert "--refine 2 is for tokenizers, and none is judged" in found.err.splitlines()[-1]
+    found = run("push", pixels, held, "--rate-weight", 10, "--frames", 5)
+    assert "--rate-weight 10 is for tokenizers, and none is judged" in found.err.splitlines()[-1]
     for model in (tokenizer, pixels):
         found = run("push", model, held, "--tokenizer", "absent", "--frames", 5)
         said = f"--tokenizer absent is for priors, and {model} is none: leave it out"

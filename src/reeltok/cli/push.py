@@ -78,11 +78,11 @@ def push(
     from reeltok.evaluate.push.candidates import repeat_first, repeat_mean
     from reeltok.evaluate.push.judge import judge_episodes
 
-    require_tokenizers(refine, [model, *(beside or [])])
+    refined: dict[str, Any] = {"refine": refine, "rate_weight": rate_weight}
+    require_tokenizers(refined, [model, *(beside or [])])
     place = pick_device(device)
     clips = find_clips(data)[:episodes]
     how = {"steps": steps, "guidance": guidance, "token_temperature": token_temperature}
-    refined: dict[str, Any] = {"refine": refine, "rate_weight": rate_weight}
     asked: dict[str, Any] = {"device": place, "how": how, "seed": seed, "refined": refined}
     ours = open_judged(model, tokenizer=tokenizer, **asked)
     others = open_beside(beside or [], ours, **asked)

@@ -104,10 +104,12 @@ def is_tokenizer(model: str) -> bool:
     return generator_family(model) not in ("masked", "pixels")
 
 
-def require_tokenizers(refine: int, models: Sequence[str]) -> None:
+def require_tokenizers(refined: Mapping[str, float], models: Sequence[str]) -> None:
     """ValueError for latents that are to be refined where no model is a tokenizer."""
-    if refine and not any(is_tokenizer(model) for model in models):
-        raise ValueError(f"--refine {refine} is for tokenizers, and none is judged: leave it out")
+    for name, value in refined.items():
+        if value and not any(is_tokenizer(model) for model in models):
+            told = f"--{name.replace('_', '-')} {value:g}"
+            raise ValueError(f"{told} is for tokenizers, and none is judged: leave it out")
 
 
 def generator_family(model: str) -> str | None:
