@@ -92,3 +92,14 @@ def test_a_key_that_stands_elsewhere_is_pointed_to() -> None:
     }.items():
         with pytest.raises(ValueError, match=said):
             override(tree, {path: "3"}, what="a recipe")
+
+
+def test_what_a_whole_table_is_refused_for_is_one_sentence() -> None:
+    with pytest.raises(ValueError, match="mirrored") as found:
+        change(find_recipe("sit_push"), {"mirrored": "[]"})
+    assert str(found.value) == (
+        "the changed recipe: mirrored=() is for priors, this is a flow: leave it out"
+    )
+    with pytest.raises(ValueError, match="schedule") as found:
+        change(find_recipe("small"), {"loop.schedule.warmup": "-1"})
+    assert str(found.value).startswith("the changed recipe: loop.schedule.warmup=-1: ")

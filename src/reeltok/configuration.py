@@ -48,7 +48,12 @@ def parse(tree: Mapping[str, Any], what: str, kind: type[Kind]) -> Kind:
             said = f"{way[-1]!r} is unknown: {hint(way[-1], sorted(known))}"
         if first["type"] == "missing":
             raise ValueError(f"{what}: {'.'.join(way)} is missing") from error
-        found = f"{'.'.join(way)}={first['input']!r}: {said}"
+        place = ".".join(way)
+        if first["type"] == "value_error":  # our own sentence
+            said = said.removeprefix("Value error, ")
+        whole = isinstance(first["input"], Mapping)  # a table, whose sentence names what is wrong
+        shown = place if whole else f"{place}={first['input']!r}"
+        found = f"{shown}: {said}" if shown else said
         raise ValueError(f"{what}: {printable(found)}") from error
 
 
