@@ -20,8 +20,15 @@ from reeltok.models.reftok.motion import (
     warp,
 )
 from reeltok.models.reftok.network import RefTok
-from reeltok.models.reftok.skip import copy_skipped, mean_errors, worth_skipping
+from reeltok.models.reftok.skip import (
+    copy_skipped,
+    count_still,
+    keep_coded,
+    mean_errors,
+    worth_skipping,
+)
 from reeltok.models.vidtok.network import VidTok
+from reeltok.nn.past import Past
 from reeltok.nn.quantizers import FSQ, FSQConfig, GaussianConfig
 from reeltok.nn.quantizers.lattice import unevenness
 from reeltok.tokens.record import Tokens
@@ -256,13 +263,15 @@ def test_a_still_clip_is_skipped_without_loss() -> None:
 
 
 @pytest.mark.parametrize(
-    ("knob", "values"), [("skip", (0.0, 0.25, 50.0)), ("skip_margin", (0.0, 0.02, 3.0))]
+    ("knob", "values"),
+    [("skip", (0.0, 0.25, 50.0)), ("skip_margin", (0.0, 0.02, 3.0)), ("skip_after", (0, 2, 1))],
 )
 def test_rate_knobs_are_kept_by_tokens(
     tmp_path: Path, knob: str, values: tuple[float, ...]
 ) -> None:
     model, x = shake(build(SKIPPING)), clip(13, size=(32, 48))
-    other, skips = model.under(skip=1.0, skip_margin=1.0), []
+    x[..., 24:] = x[:, :, :1, :, 24:]
+    other, skips = model.under(skip=1.0, skip_margin=1.0, skip_after=9), []
     for value in values:
         view = model.under(**{knob: value})
         tokens = view.encode(x)
@@ -279,10 +288,58 @@ def test_rate_knobs_are_kept_by_tokens(
 def test_no_margin_is_not_spoken_of() -> None:
     """Nor is it where nothing is skipped: files and plans from before there was one say so too."""
     model = build(SKIPPING)
-    assert "skip_margin" not in model.spec.used
+    assert not {"skip_margin", "skip_after"} & model.spec.used.keys()
     assert model.under(skip_margin=0.5).spec.used["skip_margin"] == 0.5
-    tokens = model.under(skip=0.0, skip_margin=0.5).encode(clip(5, size=(32, 48)))
-    assert not {"skip", "skip_margin"} & tokens.settings.keys()
+    assert model.under(skip_after=3).spec.used["skip_after"] == 3
+    tokens = model.under(skip=0.0, skip_margin=0.5, skip_after=3).encode(clip(5, size=(32, 48)))
+    assert not {"skip", "skip_margin", "skip_after"} & tokens.settings.keys()
+
+
+def test_what_stands_still_is_refined_for_so_many_blocks() -> None:
+    """And again once it changes; clips of a batch and chunks of a stream by themselves."""
+    model = shake(build(replace(SKIPPING, skip=1e-6, skip_after=2, cuts="ignore")))
+    x = torch.cat([still(41), still(41)])
+    x[0, :, 21:, :16] = -x[0, :, 21:, :16].sign()  # block 6 changes above
+    x[1, :, 5:] = -x[1, :, 5:].sign()  # and block 2 everywhere
+    tokens = model.encode(x)
+    skipped = tokens.ids == model.quantizer.centre_id
+    assert not skipped[1, :5].any()
+    assert skipped[1, 5:].all()
+    assert not skipped[0, :3].any()
+    assert skipped[0, 3:6].all()
+    assert not skipped[0, 6:9, :2].any()
+    assert skipped[0, 6:, 2:].all()
+    assert skipped[0, 9:].all()
+    assert torch.equal(model.encode(x, chunk=4).ids, tokens.ids)
+    assert torch.equal(model.encode(x[:1]).ids, tokens.ids[:1])
+    assert not (model.under(skip_after=0).encode(x).ids == model.quantizer.centre_id).any()
+
+
+def test_a_cut_begins_to_count_anew() -> None:
+    model = shake(build(replace(SKIPPING, skip=1e-6, skip_after=1, refresh=4)))
+    skipped = (model.encode(still(33)).ids[0] == model.quantizer.centre_id).float()
+    assert skipped.mean((1, 2)).tolist() == [0, 0, 1, 1, 1, 0, 1, 1, 1]  # block 5 has no reference
+
+
+def test_a_slow_change_is_counted_from_what_was_coded_last() -> None:
+    """Each block differs from the one before by less than counts as a change."""
+    past, first = Past(), torch.zeros(1, 1, 8, 8, 3)
+    keep_coded(past, first, CELL)
+    copied, rests = torch.full((1, 1, 1, 1), 0.01), []
+    for number in range(1, 7):
+        block = torch.full((1, 4, 8, 8, 3), 0.01 * number)
+        rests.append(count_still(past, block, copied, 1).item())
+        keep_coded(past, block[:, -1:], CELL, torch.full((1, 1, 1, 1), rests[-1]))
+    # the same as what was coded last, until 0.04 away from that: its square is more than 0.001
+    assert rests == [False, True, True, True, False, False]
+
+
+def test_a_cell_that_rests_is_coded_where_that_would_halve_its_error() -> None:
+    coded, copied = torch.tensor([1.0, 1.0]).view(1, 1, 1, 2), torch.tensor([1.9, 2.1])
+    rests = torch.ones(1, 1, 1, 2, dtype=torch.bool)
+    errors = coded, copied.view(1, 1, 1, 2)
+    assert worth_skipping(*errors, 1.0, 0.0, rests=rests).flatten().tolist() == [True, False]
+    assert not worth_skipping(*errors, 1.0, 0.0, rests=~rests).any()
 
 
 def test_only_skipped_cells_have_the_centre_code() -> None:

@@ -13,7 +13,7 @@ from reeltok import zoo
 from reeltok.models.presets import COMPACT, PRESETS
 from reeltok.models.reftok import reference
 from reeltok.models.reftok.attention import CrossAttention
-from reeltok.models.reftok.blocks import CodedBlock
+from reeltok.models.reftok.coded import CodedBlock
 from reeltok.models.reftok.features import ReferenceFeatures
 from reeltok.models.reftok.injection import RefTokConfig
 from reeltok.models.reftok.network import RefTok

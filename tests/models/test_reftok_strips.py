@@ -55,6 +55,8 @@ KINDS: dict[str, RefTokConfig] = {
         TINY, motion=MOTION, skip=0.6, skip_margin=0.2, body=replace(BODY, **DEEP)
     ),
     "SKIP": replace(TINY, skip=0.7, skip_margin=0.2, where="decoder", refresh=2),
+    "still": replace(TINY, skip=1e-3, skip_after=1, cuts="ignore"),
+    "still, decoder": replace(TINY, skip=1e-3, skip_after=2, where="decoder", start="lossless"),
 }
 
 
@@ -126,6 +128,21 @@ def assert_blocks_are_those_of_whole_frames(
 def test_every_block_is_that_of_whole_frames(kind: str, room: int | None) -> None:
     height = 7 * MODELS[kind].spec.factors[1] + 5  # two strips, few behind them
     assert_blocks_are_those_of_whole_frames(kind, scenes(6, height, 16, 2), 4, 6, room)
+
+
+@pytest.mark.parametrize("kind", ["still", "still, decoder"])
+def test_cells_rest_in_strips_as_in_whole_frames(kind: str) -> None:
+    """Cells that stand still from the start, that come to rest, and that move."""
+    model, height = MODELS[kind], 7 * MODELS[kind].spec.factors[1] + 5
+    x = scenes(21, height, 24, 2)
+    x[:, :, 1:, 8:40] = x[:, :, :1, 8:40]
+    x[:, :, 9:, 40:] = x[:, :, 8:9, 40:]
+    x[:, :, :, :8] *= torch.tensor([1.0, -1.0])[(torch.arange(21) + 3) // 4 % 2].view(21, 1, 1)
+    assert_blocks_are_those_of_whole_frames(kind, x, 4, 2, 9_000)
+    skipped = model.encode(x, tile=Tiling(pixels=2 * model.spec.factors[1])).ids
+    skipped = skipped == model.quantizer.centre_id
+    assert skipped[0, -1, 1:].all()
+    assert not skipped[:, :, 0].any()
 
 
 @pytest.mark.slow

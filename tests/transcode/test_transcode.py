@@ -234,7 +234,14 @@ def test_other_uses_of_the_same_weights_are_told_apart(
     assert is_encoded(model, clip, path, cut=cut)
     with reel.Reel(path) as opened:
         assert ("cuts" in opened.settings) == (name == "own")
-    changes = {"skip_margin": 0.5, "policy": "none", "refresh": 1, "cuts": "ignore", "quality": 90}
+    changes = {
+        "skip_margin": 0.5,
+        "skip_after": 3,
+        "policy": "none",
+        "refresh": 1,
+        "cuts": "ignore",
+        "quality": 90,
+    }
     for key, value in changes.items():
         other = model.under(**{key: value})
         assert not is_encoded(other, clip, path, cut=cut), key

@@ -6,7 +6,7 @@ next reference.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,14 +15,9 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from reeltok.models.reftok.coded import CodedBlock, Decoded, Strip
 from reeltok.models.reftok.features import ReferenceFeatures, WholeReference
-from reeltok.models.reftok.flow import (
-    DecoderFlow,
-    FollowedReference,
-    FoundFields,
-    Motion,
-    follow_found,
-)
+from reeltok.models.reftok.flow import DecoderFlow, FoundFields, follow_found
 from reeltok.models.reftok.injection import (
     ReferenceInjection,
     RefTokConfig,
@@ -39,7 +34,14 @@ from reeltok.models.reftok.injection import (
 )
 from reeltok.models.reftok.motion import BlockMotion, enlarge_field, search
 from reeltok.models.reftok.reference import NO_REFERENCES, Reference, References
-from reeltok.models.reftok.skip import copy_skipped, mean_errors, skipped_cells, worth_skipping
+from reeltok.models.reftok.skip import (
+    copy_skipped,
+    count_still,
+    keep_coded,
+    mean_errors,
+    skipped_cells,
+    worth_skipping,
+)
 from reeltok.models.vidtok.network import Decoder, Encoder, running_order
 from reeltok.models.vidtok.stages import Down, Patch, Up
 from reeltok.nn.past import Past
@@ -51,41 +53,6 @@ from reeltok.tokenizer.contract import Tokenizer
 # What a stream keeps beside its layers' own: the references as the decoder has them, what they show
 # in the original, and the decoder's last features.
 REFERENCES, ORIGINALS, FEATURES = "references", "originals", "features"
-
-
-@dataclass(frozen=True)
-class CodedBlock:
-    """A block on its way: its tokens (None: it has none) and the frames "b t h w c" made of it."""
-
-    quantized: Quantized | None
-    frames: Tensor
-    motion: Motion | None = None
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """The frames "b t h w c" of a block, and the decoder's features of the last step; where they
-    follow a motion, what followed it."""
-
-    frames: Tensor
-    features: Tensor
-    followed: FollowedReference | None = None
-
-    def motion(
-        self, found: BlockMotion | None, block: Tensor, mask: Tensor | None
-    ) -> Motion | None:
-        """What the loss of the motion compares; None for frames that follow none."""
-        if self.followed is None:
-            return None
-        return Motion(found, self.followed.field, self.followed.pixels, block, mask)
-
-
-@dataclass(frozen=True)
-class Strip:
-    """Which rows of cells of a block a strip is, and which cells of all of them were skipped."""
-
-    cells: slice
-    skipped: Bool[Tensor, "b s h w"]
 
 
 class BlockCoder(Tokenizer):
@@ -235,19 +202,38 @@ class BlockCoder(Tokenizer):
         if not skips:
             return self.round_to_stored(self.quantizer(features, **draw)), None
         with torch.no_grad(), without_cache(features):
+            cells = (none.shape[1], none.shape[2], none.shape[3])
+            copied = mean_errors(block, past.kept[REFERENCES][:, :1], cells)
+            rests = self.resting(past, block, copied)
             coded, after = self.quantizer(features, **draw, **coding), past.copy()
             made = self.decode_block(coded.z, after, mask)
-            still = past.kept[REFERENCES][:, :1]
-            cells = (none.shape[1], none.shape[2], none.shape[3])
-            before = mean_errors(block, made.frames, cells), mean_errors(block, still, cells)
+            errors = mean_errors(block, made.frames, cells), copied
             worth = self.worth_of_bits(features, coded.ids, past, block)
             allowed = self.config.skip, self.config.skip_margin
-            skipped = worth_skipping(*before, *allowed, worth=worth)
-            skipped = masked(mask, skipped)
+            skipped = masked(mask, worth_skipping(*errors, *allowed, worth=worth, rests=rests))
         if not torch.is_grad_enabled() and not skipped.any():
             past.kept, past.begun = after.kept, after.begun
             return coded, made
         return self.quantizer(features, **draw, skipped=skipped), None
+
+    def resting(
+        self, past: Past, block: Float[Tensor, "b t h w c"], copied: Float[Tensor, "b s h2 w2"]
+    ) -> Bool[Tensor, "b 1 h2 w2"] | None:
+        """Which cells have stood still for long enough; None where that is not asked."""
+        enough = self.config.skip_after
+        return count_still(past, block, copied, enough) if enough and self.config.skip else None
+
+    def keep_original(
+        self,
+        past: Past,
+        frame: Float[Tensor, "b 1 h w c"],
+        coded: Quantized | None = None,
+        mask: Bool[Tensor, " b"] | None = None,
+    ) -> None:
+        """Keep what the last frame shows, where `coded` tells of cells that stand still."""
+        if self.config.skip_after and self.config.skip:
+            skipped = None if coded is None else masked(mask, skipped_cells(coded.z))
+            keep_coded(past, frame, self.config.factors[1:], skipped)
 
     def _refined_block(
         self,
@@ -329,6 +315,7 @@ class BlockCoder(Tokenizer):
         self._prime(begin, fresh, like)
         if original is not None:
             self.remember(fresh, ORIGINALS, original)
+            self.keep_original(fresh, original)
         replace_clips(past, fresh, clips)
         return None if begin.frame is not None else ~clips
 
@@ -380,6 +367,7 @@ class BlockCoder(Tokenizer):
             made = made or self.decode_block(quantized.z, past, mask)
             self.keep_ids(past, quantized.ids)
             self.remember(past, ORIGINALS, block[:, -1:], reset)
+            self.keep_original(past, block[:, -1:], quantized, mask)
             self.remember(past, REFERENCES, made.frames[:, -1:], reset)
             yield CodedBlock(quantized, made.frames, made.motion(found, block, mask))
 
@@ -390,11 +378,13 @@ class BlockCoder(Tokenizer):
         if begin is not None:
             frame = self._prime(begin, past, x[:, :1])
             self.remember(past, ORIGINALS, frame if given else x[:, :1])
+            self.keep_original(past, frame if given else x[:, :1])
             return (0, CodedBlock(None, frame[:, :0])) if given else (1, CodedBlock(None, frame))
         features = self._refined_block(self.encode_block(x[:, :1], past, None), x[:, :1], past)
         quantized = self.round_to_stored(self.quantizer(features, **draw))
         frames = self.decode_block(quantized.z, past).frames
         self.keep_ids(past, quantized.ids)
         self.remember(past, ORIGINALS, x[:, :1])
+        self.keep_original(past, x[:, :1])
         self.remember(past, REFERENCES, frames)
         return 1, CodedBlock(quantized, frames)

@@ -51,7 +51,8 @@ class RefTokConfig:
     frame; one bit a block says so. `refresh` makes every so many blocks plain, for access to long
     files. With `motion` references follow it (flow.py). Cells where the reference's squared error
     is at most `skip` times that of the tokens, plus `skip_margin` times the block's mean one, are
-    skipped (skip.py); `skip=0` skips none.
+    skipped (skip.py); `skip=0` skips none. Unless `skip_after` is 0, so are cells that have stood
+    still for more blocks than that.
     """
 
     body: VidTokConfig
@@ -68,6 +69,7 @@ class RefTokConfig:
     motion: MotionConfig | None = None
     skip: float = Field(default=0.0, ge=0)
     skip_margin: float = Field(default=0.0, ge=0)
+    skip_after: int = Field(default=0, ge=0)
 
     def __post_init__(self) -> None:
         if self.body.edge != "past-first" or self.body.upsampling != "nearest":

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from reeltok.arguments import require_kind
 from reeltok.files.parsing import first_error
-from reeltok.models.reftok.blocks import REFERENCES, BlockCoder, CodedBlock
+from reeltok.models.reftok.blocks import REFERENCES, BlockCoder
+from reeltok.models.reftok.coded import CodedBlock
 from reeltok.models.reftok.flow import Motion
 from reeltok.models.reftok.injection import (
     RefTokConfig,
@@ -31,6 +32,7 @@ from reeltok.models.reftok.injection import (
 from reeltok.models.reftok.reference import (
     NO_REFERENCES,
     SETTINGS,
+    SKIPS,
     START,
     Reference,
     References,
@@ -67,7 +69,7 @@ from reeltok.tokens.record import Tokens
 from reeltok.tokens.reel import Reel
 from reeltok.video.record import Video, unit_frames
 
-USED = ("policy", "start", "quality", "cuts", "refresh", "skip", "skip_margin")
+USED = ("policy", "start", "quality", "cuts", "refresh", *SKIPS)
 """What `under` may change: how the same weights are used."""
 
 
@@ -85,8 +87,9 @@ class RefTok(BlockCoder):
     def spec(self) -> Spec:
         config, given = self.config, self.config.start == "given"
         used = {name: getattr(config, name) for name in USED}
-        if not config.skip_margin:  # nor did corpora say so before there was one
-            del used["skip_margin"]
+        for name in ("skip_margin", "skip_after"):
+            if not used[name]:  # nor did corpora say so before there was one
+                del used[name]
         return Spec(
             name=self.name,
             family=self.family,
@@ -272,7 +275,7 @@ class RefTok(BlockCoder):
         settings = tokens.settings
         used = {name: settings[key] for key, name in SETTINGS.items() if key in settings}
         if "policy" in used:  # tokens that say how they were made, without SKIP unless they say so
-            used = {"skip": 0.0, "skip_margin": 0.0} | used
+            used = dict.fromkeys(SKIPS, 0) | used
         return self.under(**used)
 
     def stream_encode(

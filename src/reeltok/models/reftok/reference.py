@@ -24,7 +24,7 @@ from reeltok.video.frames import unit_values
 from reeltok.video.record import to_bytes, to_unit
 
 START = "start"
-SKIPS = ("skip", "skip_margin")
+SKIPS = ("skip", "skip_margin", "skip_after")
 SETTINGS = {"policy": "policy", "reference_start": "start"} | {key: key for key in SKIPS}
 """Settings of tokens, and those of RefTokConfig."""
 CUT, JUMP = 0.2, 2.5

@@ -2,6 +2,9 @@
 
 It is the centre code of the codebook, so the vocabulary stays; no other cell of a block with a
 reference is given that code. The decoder copies the reference's pixels in their place, to the bit.
+
+What stands still need not be refined for ever: a stream may keep for each cell what the original
+showed when it was last coded, and for how many blocks it has shown that since.
 """
 
 import torch
@@ -9,6 +12,12 @@ from einops import reduce
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from reeltok.nn.past import Past
+
+CODED, STILL = "coded", "still"
+"""What a stream keeps of cells: what they showed when they were last coded, and for how long."""
+UNCHANGED = 0.1  # of the reference's squared error: less is no change
+REFINED = 2.0  # times the squared error of the tokens: more is worth coding though it stands still
 INVISIBLE = 1e-5  # mean squared error, in (value range 2)^2: 56 dB
 STAYS = 0.25  # of what bits are worth: later blocks lean on what is skipped, and have its error too
 
@@ -24,16 +33,53 @@ def worth_skipping(
     tau: float,
     margin: float,
     worth: Float[Tensor, "b s h w"] | float = 0.0,
+    rests: Bool[Tensor, "b 1 h w"] | None = None,
 ) -> Bool[Tensor, "b s h w"]:
     """Where a copy has at most `tau` times the squared error of what the tokens made.
 
     It may have more by `margin` times the mean error of the block: a rate-distortion decision, as
     every cell takes about as many bits, relative to a clip's own quality. Where the bits of each
-    are known, what they are `worth` (`RefinedModule.worth_of_bits`) adds to the margin. Errors are
-    those of the cells of whole blocks.
+    are known, what they are `worth` (`RefinedModule.worth_of_bits`) adds to the margin. A cell that
+    `rests` is left as it is unless its tokens would halve its error. Errors are those of the cells
+    of whole blocks.
     """
     mean = coded.mean(dim=(1, 2, 3), keepdim=True)
-    return copied <= tau * coded + (margin + STAYS * worth) * mean + INVISIBLE
+    skipped = copied <= tau * coded + (margin + STAYS * worth) * mean + INVISIBLE
+    return skipped if rests is None else skipped | rests & (copied <= REFINED * coded)
+
+
+def keep_coded(
+    past: Past,
+    frame: Float[Tensor, "b 1 h w c"],
+    cell: tuple[int, int],
+    skipped: Bool[Tensor, "b s h2 w2"] | None = None,
+) -> None:
+    """Keep what the original's last frame shows, but in cells that were `skipped` what it showed.
+
+    Where nothing is known yet, or nothing was skipped as there was no reference, all begins anew.
+    """
+    if skipped is None or CODED not in past.kept:
+        past.kept[CODED] = frame.clone()
+        past.kept[STILL] = torch.zeros_like(frame[..., :: cell[0], :: cell[1], 0])
+    else:
+        past.kept[CODED] = copy_skipped(frame, past.kept[CODED], skipped[:, -1:], cell)
+
+
+def count_still(
+    past: Past,
+    block: Float[Tensor, "b t h w c"],
+    copied: Float[Tensor, "b s h2 w2"],
+    enough: int,
+) -> Bool[Tensor, "b 1 h2 w2"]:
+    """Which cells have shown the same for more than `enough` blocks, this one counted.
+
+    The same is a mean squared difference of at most a tenth of what the reference lacks (`copied`).
+    """
+    s, h, w = copied.shape[1:]
+    change = mean_errors(block, past.kept[CODED], (s, h, w))
+    same = (change <= UNCHANGED * copied).all(dim=1, keepdim=True)
+    past.kept[STILL] = torch.where(same, past.kept[STILL] + 1, 0).clamp(max=enough + 1)
+    return past.kept[STILL] > enough
 
 
 def mean_errors(

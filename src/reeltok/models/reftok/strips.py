@@ -7,7 +7,7 @@ it is zero and masked, so that layers wait for as many rows in every block.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,14 +16,8 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from reeltok.models.reftok.blocks import (
-    FEATURES,
-    ORIGINALS,
-    REFERENCES,
-    BlockCoder,
-    Decoded,
-    Strip,
-)
+from reeltok.models.reftok.blocks import FEATURES, ORIGINALS, REFERENCES, BlockCoder
+from reeltok.models.reftok.coded import Decoded, Strip
 from reeltok.models.reftok.features import WholeReference
 from reeltok.models.reftok.flow import FoundFields, follow_found
 from reeltok.models.reftok.injection import ReferenceInjection, masked, replace_clips, stand_still
@@ -131,8 +125,8 @@ class StripLoop:
         its own), for the next one.
         """
         features = self._encode(frames, mask)
-        self._remember_original(original, reset)
         quantized, read = self._quantize(features, frames, mask, draw)
+        self._remember_original(original, quantized, mask, reset)
         if closed:
             drain(self._show(quantized.z, mask, reset, read=read, shown=shown))
         return quantized
@@ -186,18 +180,22 @@ class StripLoop:
     ) -> Bool[Tensor, "b s h w"]:
         """Which cells of a block the reference shows well enough, by what `z` would give."""
         (_, steps, total, columns), config = z.shape[:4], self.coder.config
-        coded, copied = list[Tensor](), list[Tensor]()
+        coded, copied, rests = list[Tensor](), list[Tensor](), list[Tensor]()
         made = Regrouped(strips=self.strips.split(total), scales=(self._cell,))
         for part in self._decode(z, mask, reference, keep=False):
             for cells, (shown,) in made.add(part.frames):
                 number = cells.start // self.strips.cells
-                still = self.strips.look(KNOWN, number).kept[REFERENCES][:, :1]
+                known = self.strips.take(KNOWN, number)
                 counts = steps, cells.stop - cells.start, columns
                 block = rows_of(frames, cells)
                 coded.append(mean_errors(block, shown, counts))
-                copied.append(mean_errors(block, still, counts))
+                copied.append(mean_errors(block, known.kept[REFERENCES][:, :1], counts))
+                resting = self.coder.resting(known, block, copied[-1])
+                rests += [] if resting is None else [resting]
+                self.strips.put(KNOWN, number)
         errors = torch.cat(coded, dim=2), torch.cat(copied, dim=2)
-        return worth_skipping(*errors, config.skip, config.skip_margin)
+        still = torch.cat(rests, dim=2) if rests else None
+        return worth_skipping(*errors, config.skip, config.skip_margin, rests=still)
 
     def _show(
         self,
@@ -349,13 +347,17 @@ class StripLoop:
                 self.strips.put(network, number)
                 fresh.pasts[network][number] = Past()
 
-    def _remember_original(self, original: FrameSource, reset: Tensor | None) -> None:
-        """Keep what a frame showed, for an encoder that is told what the decoder lacks of it."""
-        if self.coder.encoder_injection is None:
-            return
+    def _remember_original(
+        self, original: FrameSource, coded: Quantized, mask: Tensor | None, reset: Tensor | None
+    ) -> None:
+        """Keep what a frame showed, for an encoder that sees what frames lack, and for SKIP."""
+        coder, knows = self.coder, self._knows_references()
         for number, cells in enumerate(self.strips.split(original.cells)):
-            known = self.strips.take(KNOWN, number)
-            self.coder.remember(known, ORIGINALS, rows_of(original, cells), reset)
+            known, rows = self.strips.take(KNOWN, number), rows_of(original, cells)
+            if coder.encoder_injection is not None:
+                coder.remember(known, ORIGINALS, rows, reset)
+            here = replace(coded, z=coded.z[:, :, cells]) if knows else None
+            coder.keep_original(known, rows, here, mask)
             self.strips.put(KNOWN, number)
 
     def _remember(
