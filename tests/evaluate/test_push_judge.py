@@ -1,6 +1,7 @@
 """Judging the pushing world: what is found by colour, each measure by a case, the command."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -133,6 +134,28 @@ def test_bits_of_a_stored_reference_count() -> None:
     tokens = tokenizer.encode(torch.cat([to_unit(torch.from_numpy(clip)) for clip in clips]))
     assert tokens.reference_bits > 0
     assert coded.bits[0] == tokens.total_bits
+
+
+def test_refined_episodes_are_coded_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Together they need as many times the memory of one; the frames and bits are the same."""
+    plain = RefTok(RefTokConfig(body=COMPACT, start="webp", quality=30)).eval()
+    clips = np.stack([draw_episode(5, number=n)[0] for n in range(3)])
+    batch = EpisodeBatch(frames=clips, actions=np.zeros((3, 5, 4), np.float32), truths=(), first=0)
+    sizes, encode = list[int](), RefTok.encode
+
+    def counted(self: RefTok, x: torch.Tensor, **options: Any) -> Any:
+        sizes.append(len(x))
+        return encode(self, x, **options)
+
+    monkeypatch.setattr(RefTok, "encode", counted)
+    apart = Coded(tokenizer=plain.under(refine=1))
+    made, again = apart(batch), apart(batch)
+    assert sizes == [1, 1, 1] * 2
+    np.testing.assert_array_equal(made, again)
+    tokens = encode(plain, torch.cat([to_unit(torch.from_numpy(clip)) for clip in clips]))
+    assert apart.bits[0] == tokens.total_bits
+    Coded(tokenizer=plain)(batch)
+    assert sizes[6:] == [3]
 
 
 def test_horizons_and_intervals(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float, Float32, UInt8
 
 from reeltok.data.push import Truth
 from reeltok.evaluate.candidates.codecs import (
@@ -75,23 +75,35 @@ class Coded:
         return found_packing(self.tokenizer) is not None
 
     def __call__(self, batch: EpisodeBatch) -> Clips:
-        """Encode and decode all episodes at once."""
+        """Encode and decode all episodes at once; one by one where their latents are refined.
+
+        Refinement keeps the activations of the decoder, gigabytes for 128 frames.
+        """
         device, since = self.tokenizer.device, int(self.given)
         x = torch.cat([to_unit(torch.from_numpy(clip)) for clip in batch.frames]).to(device)
-        reference = x[:, :, :1] if self.given else None
+        self.bits.pop(batch.first, None), self.stored.pop(batch.first, None)
+        parts = x.split(1 if self.tokenizer.refine else len(x))
+        made = [self._coded(part, batch.first) for part in parts]
+        frames = pixels_of(torch.cat(made))
+        return np.concatenate([batch.frames[:, :since], frames], axis=1)
+
+    def _coded(
+        self, x: Float[torch.Tensor, "b c t h w"], first: int
+    ) -> Float[torch.Tensor, "b c t2 h w"]:
+        """What becomes of some episodes; their bits are added to those of the batch."""
+        reference, since = (x[:, :, :1], 1) if self.given else (None, 0)
         with torch.no_grad():
             tokens = self.tokenizer.encode(x[:, :, since:], reference=reference)
             made = self.tokenizer.decode(tokens, reference=reference)
         assert isinstance(made, torch.Tensor)
-        self.bits[batch.first] = len(x) * tokens.bits * int(np.prod(tokens.grid))
-        self.bits[batch.first] += tokens.reference_bits
+        spent = len(x) * tokens.bits * int(np.prod(tokens.grid)) + tokens.reference_bits
+        self.bits[first] = self.bits.get(first, 0) + spent
         stored = packed_bits(self.tokenizer, tokens)
         if stored is not None:
-            self.stored[batch.first] = stored
+            self.stored[first] = self.stored.get(first, 0) + stored
         if self.usage is not None and tokens.ids is not None:
             self.usage.update(tokens.ids)
-        frames = pixels_of(made)
-        return np.concatenate([batch.frames[:, :since], frames], axis=1)
+        return made
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
