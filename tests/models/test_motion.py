@@ -334,8 +334,23 @@ def test_a_slow_change_is_counted_from_what_was_coded_last() -> None:
     assert rests == [False, True, True, True, False, False]
 
 
-def test_a_cell_that_rests_is_coded_where_that_would_halve_its_error() -> None:
-    coded, copied = torch.tensor([1.0, 1.0]).view(1, 1, 1, 2), torch.tensor([1.9, 2.1])
+def test_a_block_is_still_where_none_of_its_steps_changes() -> None:
+    past, block = Past(), torch.zeros(1, 8, 8, 16, 3)
+    keep_coded(past, block[:, :1], CELL)
+    block[:, 4:, :, 8:] = 0.5  # the second step of the right cell
+    assert count_still(past, block, torch.ones(1, 2, 1, 2), 0).flatten().tolist() == [True, False]
+
+
+def test_blocks_that_are_counted_are_whole_numbers_in_half_precision_too() -> None:
+    past, frame = Past(), torch.zeros(1, 1, 8, 8, 3, dtype=torch.bfloat16)
+    keep_coded(past, frame, CELL)
+    for _ in range(300):
+        rests = count_still(past, frame, torch.ones(1, 1, 1, 1), 299)
+    assert rests.all()
+
+
+def test_a_cell_that_rests_is_coded_where_that_would_gain_six_decibels() -> None:
+    coded, copied = torch.tensor([1.0, 1.0]).view(1, 1, 1, 2), torch.tensor([3.9, 4.1])
     rests = torch.ones(1, 1, 1, 2, dtype=torch.bool)
     errors = coded, copied.view(1, 1, 1, 2)
     assert worth_skipping(*errors, 1.0, 0.0, rests=rests).flatten().tolist() == [True, False]

@@ -2,9 +2,9 @@
 
 That of `reftok-push` was written at commit baaf87f, its older one and the oldest of `default-kl` at
 5c0724c, the second one at 74ac726 and the newest at 9d15ebc, each with the weights that came after,
-the older ones of `reftok-default` at 26efaab and 5247cda, that of `default-sharp` at 26efaab, the
-others at da3a646 (9 frames of 32x48 pixels); beside each that is decoded lies what that commit
-decoded, losslessly.
+the older ones of `reftok-default` at 26efaab, 5247cda and 7ba2be6, that of `default-sharp` at
+26efaab, the others at da3a646 (9 frames of 32x48 pixels); beside each that is decoded lies what
+that commit decoded, losslessly.
 """
 
 from pathlib import Path
@@ -34,6 +34,7 @@ def test_earlier_files_decode_to_the_same_frames(name: str) -> None:
         ("reftok-push-older", "9f89b5703e71", "32748be"),
         ("reftok-default-older", "6d437e43c17d", "26efaab"),
         ("reftok-default-older-2", "dabaa525f6bd", "5247cda"),
+        ("reftok-default-older-3", "e3c93d237917", "7ba2be6"),
         ("default-sharp-older", "e51d73e0d7f6", "26efaab"),
         ("default-kl-older", "7a0483c7736d", "74ac726"),
         ("default-kl-older-2", "d434ab016594", "9d15ebc"),

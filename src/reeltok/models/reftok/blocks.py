@@ -205,16 +205,20 @@ class BlockCoder(Tokenizer):
             cells = (none.shape[1], none.shape[2], none.shape[3])
             copied = mean_errors(block, past.kept[REFERENCES][:, :1], cells)
             rests = self.resting(past, block, copied)
+            reference = self._reference_in(past, self.decoder_injection, self.decoder.patch)
             coded, after = self.quantizer(features, **draw, **coding), past.copy()
-            made = self.decode_block(coded.z, after, mask)
+            made = self.decode_block(coded.z, after, mask, reference=reference)
             errors = mean_errors(block, made.frames, cells), copied
             worth = self.worth_of_bits(features, coded.ids, past, block)
             allowed = self.config.skip, self.config.skip_margin
             skipped = masked(mask, worth_skipping(*errors, *allowed, worth=worth, rests=rests))
-        if not torch.is_grad_enabled() and not skipped.any():
-            past.kept, past.begun = after.kept, after.begun
-            return coded, made
-        return self.quantizer(features, **draw, skipped=skipped), None
+        if torch.is_grad_enabled():
+            return self.quantizer(features, **draw, skipped=skipped), None
+        if skipped.any():
+            coded, after = self.quantizer(features, **draw, skipped=skipped), past.copy()
+            made = self.decode_block(coded.z, after, mask, reference=reference)
+        past.kept, past.begun = after.kept, after.begun
+        return coded, made
 
     def resting(
         self, past: Past, block: Float[Tensor, "b t h w c"], copied: Float[Tensor, "b s h2 w2"]
@@ -224,15 +228,11 @@ class BlockCoder(Tokenizer):
         return count_still(past, block, copied, enough) if enough and self.config.skip else None
 
     def keep_original(
-        self,
-        past: Past,
-        frame: Float[Tensor, "b 1 h w c"],
-        coded: Quantized | None = None,
-        mask: Bool[Tensor, " b"] | None = None,
+        self, past: Past, frame: Float[Tensor, "b 1 h w c"], coded: Quantized | None = None
     ) -> None:
-        """Keep what the last frame shows, where `coded` tells of cells that stand still."""
+        """Keep what the last frame shows, for cells that stand still; `coded` tells what it is."""
         if self.config.skip_after and self.config.skip:
-            skipped = None if coded is None else masked(mask, skipped_cells(coded.z))
+            skipped = None if coded is None else skipped_cells(coded.z)
             keep_coded(past, frame, self.config.factors[1:], skipped)
 
     def _refined_block(
@@ -367,7 +367,7 @@ class BlockCoder(Tokenizer):
             made = made or self.decode_block(quantized.z, past, mask)
             self.keep_ids(past, quantized.ids)
             self.remember(past, ORIGINALS, block[:, -1:], reset)
-            self.keep_original(past, block[:, -1:], quantized, mask)
+            self.keep_original(past, block[:, -1:], quantized)
             self.remember(past, REFERENCES, made.frames[:, -1:], reset)
             yield CodedBlock(quantized, made.frames, made.motion(found, block, mask))
 

@@ -17,7 +17,7 @@ from reeltok.nn.past import Past
 CODED, STILL = "coded", "still"
 """What a stream keeps of cells: what they showed when they were last coded, and for how long."""
 UNCHANGED = 0.1  # of the reference's squared error: less is no change
-REFINED = 2.0  # times the squared error of the tokens: more is worth coding though it stands still
+REFINED = 4.0  # times the squared error of its tokens: with more a still cell is coded again
 INVISIBLE = 1e-5  # mean squared error, in (value range 2)^2: 56 dB
 STAYS = 0.25  # of what bits are worth: later blocks lean on what is skipped, and have its error too
 
@@ -40,8 +40,8 @@ def worth_skipping(
     It may have more by `margin` times the mean error of the block: a rate-distortion decision, as
     every cell takes about as many bits, relative to a clip's own quality. Where the bits of each
     are known, what they are `worth` (`RefinedModule.worth_of_bits`) adds to the margin. A cell that
-    `rests` is left as it is unless its tokens would halve its error. Errors are those of the cells
-    of whole blocks.
+    `rests` is left as it is unless its tokens would have less than a quarter of its squared error.
+    Errors are those of the cells of whole blocks.
     """
     mean = coded.mean(dim=(1, 2, 3), keepdim=True)
     skipped = copied <= tau * coded + (margin + STAYS * worth) * mean + INVISIBLE
@@ -56,11 +56,13 @@ def keep_coded(
 ) -> None:
     """Keep what the original's last frame shows, but in cells that were `skipped` what it showed.
 
-    Where nothing is known yet, or nothing was skipped as there was no reference, all begins anew.
+    Where nothing is known yet there was no reference to be skipped to, and all begins anew.
     """
     if skipped is None or CODED not in past.kept:
         past.kept[CODED] = frame.clone()
-        past.kept[STILL] = torch.zeros_like(frame[..., :: cell[0], :: cell[1], 0])
+        past.kept[STILL] = torch.zeros_like(
+            frame[..., :: cell[0], :: cell[1], 0], dtype=torch.float32
+        )
     else:
         past.kept[CODED] = copy_skipped(frame, past.kept[CODED], skipped[:, -1:], cell)
 
@@ -78,7 +80,7 @@ def count_still(
     s, h, w = copied.shape[1:]
     change = mean_errors(block, past.kept[CODED], (s, h, w))
     same = (change <= UNCHANGED * copied).all(dim=1, keepdim=True)
-    past.kept[STILL] = torch.where(same, past.kept[STILL] + 1, 0).clamp(max=enough + 1)
+    past.kept[STILL] = torch.where(same, past.kept[STILL] + 1, 0)
     return past.kept[STILL] > enough
 
 

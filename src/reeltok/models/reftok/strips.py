@@ -126,7 +126,7 @@ class StripLoop:
         """
         features = self._encode(frames, mask)
         quantized, read = self._quantize(features, frames, mask, draw)
-        self._remember_original(original, quantized, mask, reset)
+        self._remember_original(original, quantized, reset)
         if closed:
             drain(self._show(quantized.z, mask, reset, read=read, shown=shown))
         return quantized
@@ -348,16 +348,15 @@ class StripLoop:
                 fresh.pasts[network][number] = Past()
 
     def _remember_original(
-        self, original: FrameSource, coded: Quantized, mask: Tensor | None, reset: Tensor | None
+        self, original: FrameSource, coded: Quantized, reset: Tensor | None
     ) -> None:
         """Keep what a frame showed, for an encoder that sees what frames lack, and for SKIP."""
-        coder, knows = self.coder, self._knows_references()
         for number, cells in enumerate(self.strips.split(original.cells)):
             known, rows = self.strips.take(KNOWN, number), rows_of(original, cells)
-            if coder.encoder_injection is not None:
-                coder.remember(known, ORIGINALS, rows, reset)
-            here = replace(coded, z=coded.z[:, :, cells]) if knows else None
-            coder.keep_original(known, rows, here, mask)
+            if self.coder.encoder_injection is not None:
+                self.coder.remember(known, ORIGINALS, rows, reset)
+            here = replace(coded, z=coded.z[:, :, cells])
+            self.coder.keep_original(known, rows, here)
             self.strips.put(KNOWN, number)
 
     def _remember(
