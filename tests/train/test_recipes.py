@@ -90,7 +90,7 @@ def test_values_are_replaced_by_path() -> None:
         ("loop.minutes", "Infinity", "loop.minutes=inf: Input should be a finite number"),
         ("data.weights", '{"a": Infinity}', "data.weights.a=inf: Input should be a finite number"),
         ("data.windows.0.share", "Infinity", "share=inf: Input should be a finite number"),
-        ("settings.quantizer.even", "NaN", "settings=.*a number in it is not finite"),
+        ("settings.quantizer.even", "NaN", "settings: a number in it is not finite"),
         ("loop.seed", "-1", "loop.seed=-1: Input should be greater than or equal to 0"),
         ("losses.discriminator", '{"width": 0}', "discriminator.width=0: Input should be greater"),
         ("losses.discriminator", '{"layers": 99}', "discriminator.layers=99: Input should be less"),
