@@ -127,6 +127,61 @@ def test_a_text_beside_a_video_is_its_caption(tmp_path: Path) -> None:
     assert [row.caption for row in rows_of(clips, tmp_path / "out")] == [None, "beside it"]
 
 
+def pack(path: Path, files: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, data in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            tar.addfile(entry, BytesIO(data))
+    return path
+
+
+def test_captions_of_names_with_dots_are_their_own(tmp_path: Path) -> None:
+    """The first dot ends webdataset's key, and many names hold times."""
+    names = ["talk_3.2_4.5", "talk_3.6_9.0", "talk_3.9_13.5"]
+    held = {f"{name}.mkv": b"" for name in names}
+    held |= {f"{name}.txt": name.encode() for name in names[:2]}
+    held |= {"key.left.mkv": b"", "key.txt": b"of the key", "only.mkv": b"", "only.a.txt": b"one"}
+    found = find_sources(pack(tmp_path / "a.tar", held))
+    said = {source.clip.member: source.caption for source in found}
+    assert said == {
+        "talk_3.2_4.5.mkv": "talk_3.2_4.5",
+        "talk_3.6_9.0.mkv": "talk_3.6_9.0",
+        "talk_3.9_13.5.mkv": None,
+        "key.left.mkv": "of the key",
+        "only.mkv": "one",
+    }
+
+
+@pytest.mark.parametrize("place", ["shard", "folder"])
+def test_captions_that_are_not_utf8_are_refused(tmp_path: Path, place: str) -> None:
+    """Else what cannot be read becomes a question mark, and goes into a training set."""
+    films = {"a.mkv": b"", "a.txt": "\ufeffa dog".encode()}
+    data = tmp_path / "a.tar" if place == "shard" else tmp_path / "films"
+
+    def lay(files: dict[str, bytes]) -> None:
+        if place == "shard":
+            pack(data, files)
+            return
+        data.mkdir(exist_ok=True)
+        for name, content in files.items():
+            (data / name).write_bytes(content)
+
+    lay(films)
+    assert [source.caption for source in find_sources(data)] == ["a dog"]
+    lay(films | {"a.txt": "un caf\xe9".encode("latin-1")})
+    with pytest.raises(ValueError, match=r"a\.txt is not UTF-8 text .*save it as UTF-8"):
+        find_sources(data)
+
+
+def test_what_a_sample_says_may_hold_nan_and_must_be_json(tmp_path: Path) -> None:
+    files = {"a.mkv": b"", "a.json": b'{"caption": "x", "score": NaN}', "b.mkv": b""}
+    first, second = find_sources(pack(tmp_path / "a.tar", files))
+    assert (first.caption, dict(first.further), second.caption) == ("x", {"score": ""}, None)
+    with pytest.raises(ValueError, match=r"a\.tar/b\.json is not JSON .*mend it, or remove it"):
+        find_sources(pack(tmp_path / "a.tar", files | {"b.json": b'{"caption": '}))
+
+
 def lerobot(folder: Path, lengths: tuple[int, ...]) -> Path:
     """A data set of LeRobot's version 3: all episodes in one mp4 (here mkv, without loss)."""
     camera = "observation.images.top"

@@ -263,3 +263,26 @@ def test_no_thread_of_pyarrow_holds_a_file_of_pythons(
     assert len(Corpus(place)) == 1
     assert len(read_failures(place)) == 1
     assert readers <= {threading.get_ident()}
+
+
+def test_a_corpus_is_read_by_another_use_of_its_tokenizer(tmp_path: Path) -> None:
+    """how the weights are used stands in each row, and is no other configuration."""
+    body = replace(DISCRETE, edge="past-first", upsampling="nearest")
+    model = RefTok(RefTokConfig(body=body, width=4, skip=1.0), "x").eval()
+    clips, held = (
+        write_clips(tmp_path / "clips", (5, 5)),
+        LoadedTokenizer(tokenizer=model, load="x"),
+    )
+    build(clips, tmp_path / "out", WINDOWS, held=held)
+    corpus = Corpus(tmp_path / "out")
+    for view in (model.under(skip=0.0), model.under(skip_after=2), model.under(policy="first")):
+        assert torch.equal(corpus.decode(0, view).frames, corpus.decode(0, model).frames)
+
+
+def test_a_corpus_is_read_by_another_decoder_of_its_ids(tmp_path: Path) -> None:
+    """as default-sharp reads ids of default, though it is another network."""
+    clips, held = write_clips(tmp_path / "clips", (5, 5)), opener()
+    build(clips, tmp_path / "out", WINDOWS, held=held)
+    other = VidTok(replace(held.tokenizer.config, groups=1), "sharp").eval()
+    other.reads = (held.tokenizer.hash(),)
+    assert Corpus(tmp_path / "out").decode(0, other)

@@ -1,5 +1,6 @@
 """Lists of clips in every form, and one sentence for each that is none."""
 
+import json
 import re
 import tarfile
 from pathlib import Path
@@ -252,6 +253,23 @@ def test_a_part_in_which_no_frame_begins_is_refused(tmp_path: Path, start: float
         clip.read(frames=4)
 
 
+def test_a_part_that_becomes_faster_is_read_to_its_end(tmp_path: Path) -> None:
+    """As many frames as the first ones suggest are too few there."""
+    times = torch.cat([torch.arange(20) * 0.2, 4 + torch.arange(100) * 0.02]).double()
+    frames = torch.zeros(120, 16, 16, 3, dtype=torch.uint8)
+    write(Video(frames=frames, fps=20.0, times=times), tmp_path / "a.mkv", lossless=True)
+    video = Clip(path=tmp_path / "a.mkv", end=5.5).read()
+    assert len(video) == int((times < 5.499).sum())
+
+
+def test_pictures_without_a_rate_have_no_end(tmp_path: Path) -> None:
+    write(Video(torch.zeros(10, 16, 16, 3, dtype=torch.uint8), 5.0), tmp_path / "pictures")
+    clip = Clip(path=tmp_path / "pictures", end=1.5)
+    with pytest.raises(ValueError, match="no time stamps: end needs fps as well"):
+        clip.read()
+    assert len(clip.read(fps=5)) == 8
+
+
 def test_what_is_made_from_parts_is_named_apart(tmp_path: Path) -> None:
     """The embedding of a caption is found by this name."""
     for name in ("a.mp4", "x.tfrecords"):
@@ -323,3 +341,29 @@ def test_names_may_begin_with_a_space(tmp_path: Path) -> None:
     (tmp_path / " lead.mp4").touch()
     clips = find_clips(listed(tmp_path / "a.csv", "file\n lead.mp4\n other.mp4\n"))
     assert [clip.path.name for clip in clips] == [" lead.mp4", "other.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("l.csv", 'file,caption\n1.mp4,"not closed\n2.mp4,a cat\n'),
+        ("l.tsv", 'file\tcaption\n1.mp4\t"Happy" she says\n2.mp4\ta cat\n'),
+    ],
+)
+def test_a_quote_that_is_not_closed_swallows_no_rows(tmp_path: Path, name: str, text: str) -> None:
+    with pytest.raises(ValueError, match=r"not a CSV file .*close each quote"):
+        find_clips(listed(tmp_path / name, text))
+
+
+def test_columns_of_tsv_are_parted_by_tabs_alone(tmp_path: Path) -> None:
+    text = "file\tcaption (who, what, where)\na.mp4\tone, two, three\n"
+    (clip,) = find_clips(listed(tmp_path / "l.tsv", text))
+    assert clip.row["caption (who, what, where)"] == "one, two, three"
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85"])
+def test_json_lines_may_hold_other_line_breaks(tmp_path: Path, mark: str) -> None:
+    rows = [{"file": "a.mp4", "caption": f"one{mark}two"}, {"file": "b.mp4"}]
+    text = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    first, second = find_clips(listed(tmp_path / "l.jsonl", text))
+    assert (first.row["caption"], second.path.name) == (f"one{mark}two", "b.mp4")

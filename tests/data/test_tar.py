@@ -12,6 +12,7 @@ from small_data import moving
 
 from reeltok.data.clip import Clip
 from reeltok.data.find import find_clips
+from reeltok.data.lists import write_list
 from reeltok.data.tar import index_shard, unpack_shard
 from reeltok.video.record import read, write
 
@@ -165,3 +166,41 @@ def test_sizes_that_cannot_be_are_refused(film: bytes, tmp_path: Path) -> None:
         (tmp_path / "s.tar").write_bytes(shard)
         with pytest.raises(ValueError, match=r"s.tar (is cut off|is not a readable tar)"):
             find_clips(tmp_path / "s.tar")
+
+
+def test_a_sparse_member_is_refused(film: bytes, tmp_path: Path) -> None:
+    """Its bytes are not there as the file has them: frames would be others."""
+    path = tmp_path / "s.tar"
+    with tarfile.open(path, "w") as tar:
+        entry = tarfile.TarInfo("x/v.mkv")
+        entry.type, entry.size = tarfile.GNUTYPE_SPARSE, len(film)
+        tar.addfile(entry, io.BytesIO(film))
+    with pytest.raises(ValueError, match=r"x/v\.mkv without its empty parts.*--sparse"):
+        find_clips(path)
+
+
+def test_pictures_beside_samples_are_no_frames(tmp_path: Path) -> None:
+    """Of captioned pictures, those without a caption are no video together."""
+    files = {f"x/{number}.png": picture(60 * number) for number in range(4)}
+    files["x/1.txt"] = b"one of them has a caption"
+    clips = find_clips(pack(tmp_path / "s.tar", files))
+    assert [clip.member for clip in clips] == [f"x/{number}.png" for number in range(4)]
+    assert [int(clip.read().frames[0, 0, 0, 0]) for clip in clips] == [0, 60, 120, 180]
+
+
+def test_a_name_with_a_space_at_an_end_is_found_again(film: bytes, tmp_path: Path) -> None:
+    shard = pack(tmp_path / "s.tar", {" a.mkv": film, "b.mkv": film})
+    write_list(tmp_path / "clean.csv", find_clips(shard))
+    found = find_clips(tmp_path / "clean.csv")
+    assert [clip.member for clip in found] == [" a.mkv", "b.mkv"]
+    assert [len(clip.read()) for clip in found] == [4, 4]
+    (tmp_path / "by_hand.csv").write_text("file,member\ns.tar, b.mkv \n")
+    assert [len(clip.read()) for clip in find_clips(tmp_path / "by_hand.csv")] == [4]
+
+
+def test_notes_name_the_member_and_not_its_temporary_file(tmp_path: Path) -> None:
+    shard = pack(tmp_path / "s.tar", {"x/v.yuv": bytes(8 * 8 * 3)})
+    (clip,) = find_clips(shard)
+    with clip.stream(raw="8x8:10:gray") as opened:
+        assert opened.notes
+        assert all(note.startswith("s.tar/x/v.yuv") for note in opened.notes)

@@ -477,3 +477,25 @@ def test_names_are_read_in_one_way(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         found = parse_foreign(name)
         assert found is not None
         assert found.place == name.removeprefix("diffusers:")
+
+
+def test_equal_weights_of_other_arguments_of_diffusers_differ(tmp_path: Path) -> None:
+    """else scores of the one are taken for those of the other."""
+    diffusers = pytest.importorskip("diffusers")
+    found = []
+    for number, more in enumerate(({}, {"norm_num_groups": 2})):
+        torch.manual_seed(0)
+        tiny = dict(TINY["AutoencoderKLCogVideoX"]) | more
+        diffusers.AutoencoderKLCogVideoX.from_config(tiny).save_pretrained(tmp_path / str(number))
+        found.append(zoo.load(f"diffusers:{tmp_path / str(number)}"))
+    assert found[0].hash() == found[1].hash()
+    assert found[0].configuration != found[1].configuration
+
+
+def test_a_foreign_tokenizer_refuses_to_weigh_bits(tmp_path: Path) -> None:
+    """else `rate_weight` of `zoo.load` is silently of no use."""
+    diffusers = pytest.importorskip("diffusers")
+    tiny = dict(TINY["AutoencoderKLCogVideoX"])
+    diffusers.AutoencoderKLCogVideoX.from_config(tiny).save_pretrained(tmp_path / "a")
+    with pytest.raises(ValueError, match="rate_weight"):
+        zoo.load(f"diffusers:{tmp_path / 'a'}", rate_weight=10.0)

@@ -21,6 +21,7 @@ from reeltok.models.reftok.motion import (
 )
 from reeltok.models.reftok.network import RefTok
 from reeltok.models.reftok.skip import (
+    CODED,
     copy_skipped,
     count_still,
     keep_coded,
@@ -409,3 +410,46 @@ def test_bad_input() -> None:
         replace(MOVING, inject="attend")
     with pytest.raises(ValueError, match="a multiple of 4 pixels, found 2x2"):
         replace(MOVING, body=replace(TINY.body, patch=(2, 1, 1)))
+
+
+def test_a_block_of_two_steps_keeps_what_its_last_step_shows() -> None:
+    """a cell that was skipped in the first step alone was coded last in the second."""
+    past, frame = Past(), torch.zeros(1, 1, 8, 16, 3)
+    keep_coded(past, frame, CELL)
+    skipped = torch.tensor([[True, False], [False, True]]).view(1, 2, 1, 2)
+    keep_coded(past, frame + 1, CELL, skipped)
+    assert past.kept[CODED][0, 0, 0, ::8, 0].tolist() == [1.0, 0.0]
+
+
+def shares(model: RefTok, x: Tensor) -> list[float]:
+    """Of each step, the share of cells that are skipped."""
+    skipped = (model.encode(x).ids[0] == model.quantizer.centre_id).float()
+    return [round(each, 2) for each in skipped.mean((1, 2)).tolist()]
+
+
+def test_after_a_block_without_a_reference_counting_begins_anew() -> None:
+    """test_a_cut_begins_to_count_anew with `skip_after=1` cannot tell."""
+    model = shake(build(replace(SKIPPING, skip=1e-6, skip_after=2, refresh=4)))
+    assert shares(model, still(33)) == [0, 0, 0, 1, 1, 0, 0, 1, 1]
+
+
+def test_stillness_is_that_of_the_original_beside_a_stored_frame() -> None:
+    """what the picture lost is no change of what is shown."""
+    config = replace(SKIPPING, skip=1e-6, skip_after=1, start="webp", quality=0, cuts="ignore")
+    assert shares(shake(build(config)), still(17)) == [0, 1, 1, 1]
+
+
+def test_stillness_begins_with_the_last_frame_of_a_block() -> None:
+    """what moves within a block stands still from its last frame on."""
+    model = shake(build(replace(SKIPPING, skip=1e-6, skip_after=1, cuts="ignore")))
+    x = still(21).clone()
+    for frame in range(4):
+        x[:, :, frame] = x[:, :, frame] * (frame / 4) - (1 - frame / 4) * x[:, :, 4].sign()
+    assert shares(model, x) == [0, 0, 0, 1, 1, 1]
+
+
+def test_a_quarter_of_what_bits_are_worth_may_be_lost() -> None:
+    """decision 14 says a quarter, of the mean error of the block."""
+    coded, copied = torch.ones(1, 1, 1, 2), torch.tensor([1.24, 1.26]).view(1, 1, 1, 2)
+    worth = torch.ones(1, 1, 1, 2)
+    assert worth_skipping(coded, copied, 1.0, 0.0, worth).flatten().tolist() == [True, False]

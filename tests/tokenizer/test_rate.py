@@ -391,3 +391,70 @@ def test_the_bundled_default_saves_bits() -> None:
         found.append((bits(tok, tokens.ids), 10 * torch.log10(255**2 / apart).item()))
     assert found[1][0] < 0.95 * found[0][0]
     assert found[1][1] > found[0][1] - 1.0
+
+
+def test_what_bits_are_worth_does_not_depend_on_the_batch(tmp_path: Path) -> None:
+    """`rate_weight` times the bits of a clip per pixel of it."""
+    model = made("fsq", tmp_path).under(refine=1, rate_weight=20.0)
+    assert model.rate is not None
+    x = torch.cat([clip(seed=1), clip(seed=2)])
+    z = torch.randn(2, 3, 2, 4, model.quantizer.config.channels)
+    ids = model.quantizer(z).ids
+    both = model.worth_of_bits(z, ids, None, x)
+    for i in range(2):
+        one = model.worth_of_bits(z[i : i + 1], ids[i : i + 1], None, x[i : i + 1])
+        torch.testing.assert_close(both[i : i + 1], one)
+        bits = model.rate.bits(z[i : i + 1], ids[i : i + 1], None).sum()
+        torch.testing.assert_close(one.mean(), 20.0 * bits / (x[0].numel() / 3))
+
+
+@pytest.mark.parametrize(("kind", "first", "each"), [("reftok", 2, 2), ("skipping", 2, 3)])
+def test_a_reftok_knows_the_ids_of_the_steps_before(
+    kind: str, first: int, each: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """also those of its first frame, and of the block before (two tries of each block,
+    and where cells are skipped what its tokens are worth)."""
+    model, seen = made(kind, tmp_path).under(refine=1, rate_weight=1.0), list[Tensor | None]()
+    rate_of = IdRate.bits
+
+    def watched(self: IdRate, features: Tensor, ids: Tensor, before: Tensor | None) -> Tensor:
+        seen.append(before)
+        return rate_of(self, features, ids, before)
+
+    monkeypatch.setattr(IdRate, "bits", watched)
+    for chunk in (None, 4):
+        seen.clear()
+        ids = model.encode(clip(17), chunk=chunk).ids
+        assert len(seen) == first + 4 * each
+        assert seen[0] is seen[1] is None
+        for step in range(1, 5):
+            for before in seen[first + each * (step - 1) : first + each * step]:
+                assert before is not None
+                assert torch.equal(before, ids[:, max(0, step - 2) : step])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "encode A.mkv OUT.reel --model default-kl",
+        "reconstruct A.mkv OUT.mp4 --model default-kl",
+        "evaluate default-kl DATA --out OUT.json",
+        "compare default-kl DATA --out OUT",
+        "corpus build DATA OUT --model default-kl --frames 5 --size 32",
+        "push default-kl EPISODES --frames 5",
+    ],
+    ids=lambda words: words.split()[0],
+)
+def test_every_command_that_refines_weighs_bits(
+    words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """each hands the weight on, so each refuses a tokenizer that has no ids."""
+    write(moving(5, 32, 32), tmp_path / "data" / "a.mkv", lossless=True)
+    places = {"A.mkv": "data/a.mkv", "DATA": "data", "EPISODES": "data"}
+    asked = [
+        str(tmp_path / places.get(word, word)) if word.isupper() or word[:3] in ("OUT", "A.m")
+        else word
+        for word in words.split()
+    ]  # fmt: skip
+    assert main([*asked, "--refine", "1", "--rate-weight", "10"]) == 2
+    assert "default-kl has latents, and only ids are packed" in capsys.readouterr().err

@@ -96,6 +96,17 @@ def test_ids_of_other_clips_are_made_anew(
     assert len(list(out.glob("ids-*"))) == 3
 
 
+def test_ids_of_another_use_of_the_weights_are_made_anew(
+    recipe: PackingRecipe, clips: Path, tmp_path: Path
+) -> None:
+    model = RefTok(RefTokConfig(body=COMPACT, width=4, skip=1.0)).eval()
+    held, _ = open_clips(find_clips(clips), recipe.data, cache=tmp_path / "cache")
+    source = ClipSource(held, recipe.data, seed=0)
+    for number, view in enumerate((model, model.under(skip_after=2), model.under(policy="none"))):
+        find_ids(recipe, view, source, tmp_path)
+        assert len(list(tmp_path.glob("ids-*"))) == number + 1
+
+
 def test_ids_beyond_32_bits_are_kept() -> None:
     few, many = torch.tensor([2**31 - 1]), torch.tensor([29604862181])
     assert narrow_ids(few).dtype == torch.int32

@@ -1,6 +1,7 @@
 """Files to tokens and back from Python: the same as the API in memory, with progress."""
 
 from dataclasses import replace
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
@@ -221,6 +222,23 @@ def test_whether_it_is_made_already(tok: VidTok, clip: Path, tmp_path: Path) -> 
         other.load_state_dict(tok.state_dict())
         assert other.hash() == tok.hash()
         assert not is_decoded(other, opened, tmp_path / "a.mov", start=2, stop=6)
+
+
+def test_another_shape_of_pixels_is_encoded_anew(tok: VidTok, tmp_path: Path) -> None:
+    """Frames of one size may be stretched or not, by what was asked."""
+    flat = replace(moving(2, 32, 40), aspect=Fraction(16, 11))
+    reeltok.write(flat, tmp_path / "a.mkv", lossless=True)
+    sizes = []
+    for aspect in (Fraction(16, 11), Fraction(1)):
+        reeltok.write(replace(flat, aspect=aspect), tmp_path / "a.mkv", lossless=True)
+        encode_file(tok, tmp_path / "a.mkv", tmp_path / "a.reel")
+        sizes.append(is_encoded(tok, tmp_path / "a.mkv", tmp_path / "a.reel"))
+        with reel.Reel(tmp_path / "a.reel") as opened:
+            tokens = opened.tokens()
+        other = {**tokens.settings, "pixel_aspect": "4:3"}
+        reel.save_tokens(tokens.with_(settings=other), tmp_path / "b.reel")
+        assert not is_encoded(tok, tmp_path / "a.mkv", tmp_path / "b.reel")
+    assert sizes == [True, True]
 
 
 @pytest.mark.parametrize("name", ["reftok-default", "own"])

@@ -5,7 +5,7 @@ folder in a text beside the video (a.mp4, a.txt).
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,11 +14,10 @@ from urllib.parse import urlsplit
 from reeltok.corpus.row import TAKEN
 from reeltok.data.clip import Clip
 from reeltok.data.find import find_clips
-from reeltok.data.kinds import is_shard
+from reeltok.data.kinds import is_picture, is_shard, is_video
 from reeltok.data.lists import COLUMNS, GROUP, by_small_letters
 from reeltok.data.tar import TarMember, index_shard
 from reeltok.files.hashes import hash_text
-from reeltok.files.parsing import parse_json
 from reeltok.files.text import hint, printable
 from reeltok.video.inputs import is_address
 
@@ -138,7 +137,7 @@ class _Samples:
     """
 
     def __init__(self) -> None:
-        self.shards: dict[Path, dict[str, dict[str, TarMember]]] = {}
+        self.shards: dict[Path, dict[str, list[TarMember]]] = {}
         self.columns: dict[str, str] = {}
         self.named: dict[str, str] = {}
 
@@ -159,24 +158,62 @@ class _Samples:
         beside = clip.path.with_suffix(".txt")
         if not beside.is_file():
             return {}
-        return {"caption": beside.read_text(encoding="utf-8", errors="replace").strip()}
+        return {"caption": _text_of(beside.read_bytes(), beside).strip()}
 
     def _in_shard(self, clip: Clip) -> dict[str, str]:
         if clip.path not in self.shards:
-            found: dict[str, dict[str, TarMember]] = {}
+            found: dict[str, list[TarMember]] = {}
             for name, part in index_shard(clip.path).items():
-                found.setdefault(_key(name), {})[PurePosixPath(name).suffix.lower()] = part
+                found.setdefault(_key(name), []).append(part)
             self.shards = {clip.path: found}  # clips of one shard come together
-        files = self.shards[clip.path].get(_key(clip.member), {})
+        files = self.shards[clip.path].get(_key(clip.member), [])
         row: dict[str, str] = {}
-        if ".json" in files:
-            held = parse_json(_bytes_of(clip.path, files[".json"]), f"{clip.path}/{clip.member}")
-            row |= _texts(held) if isinstance(held, dict) else {}
-        for suffix, name in ((".txt", "caption"), (".cls", "group")):
-            if suffix in files:
-                text = _bytes_of(clip.path, files[suffix]).decode("utf-8", "replace")
-                row[name] = text.strip()
+        for suffix, column in ((".json", ""), (".txt", "caption"), (".cls", "group")):
+            if (beside := _beside(files, clip.member, suffix)) is not None:
+                place = clip.path / beside.name
+                text = _text_of(_bytes_of(clip.path, beside), place)
+                row |= {column: text.strip()} if column else _said_in(text, place)
         return row
+
+
+def _beside(files: Sequence[TarMember], member: str, suffix: str) -> TarMember | None:
+    """Of the files of a key the one with that suffix which speaks of the clip `member`.
+
+    It has the clip's whole name, or just the key; or it is the only one, of the only clip.
+    """
+    known = {_stem(f.name): f for f in files if PurePosixPath(f.name).suffix.lower() == suffix}
+    for name in (member, _stem(member), _key(member)):
+        if name in known:
+            return known[name]
+    clips = [file for file in files if is_video(file.name) or is_picture(file.name)]
+    return next(iter(known.values())) if len(known) == 1 and len(clips) <= 1 else None
+
+
+def _stem(name: str) -> str:
+    return str(PurePosixPath(name).parent / PurePosixPath(name).stem)
+
+
+def _text_of(data: bytes, place: Path) -> str:
+    """Text of somebody's; ValueError for what is not UTF-8, since nothing is to be lost of it."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{printable(place)} is not UTF-8 text ({error.reason}): save it as UTF-8, or remove it"
+        ) from error
+
+
+def _said_in(text: str, place: Path) -> dict[str, str]:
+    """The values of a sample's JSON; those of programs that write NaN say nothing there."""
+    import json
+
+    try:
+        held = json.loads(text, parse_constant=lambda _: None)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{printable(place)} is not JSON ({printable(error)}): mend it, or remove it"
+        ) from error
+    return _texts(held) if isinstance(held, dict) else {}
 
 
 def _key(name: str) -> str:

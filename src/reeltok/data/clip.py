@@ -132,7 +132,7 @@ class Clip:
                 return
             parts = self.parts or find_member(self.path, self.member)
             unpack_shard(self.path, parts, folder)
-            alone = parts[0].name == member_name(self.member)
+            alone = parts[0].name in map(member_name, (self.member, self.member.strip()))
             yield folder / Path(parts[0].name).name if alone else folder
 
     @contextmanager
@@ -144,6 +144,10 @@ class Clip:
         with self.opened() as path:
             try:
                 with self._begun(path, self.start + start, options) as opened:
+                    if path not in (self.path, self.address):
+                        known = lambda note: note.replace(str(path), self.name)
+                        opened.notes = tuple(map(known, opened.notes))
+                        opened.flaws = tuple(map(known, opened.flaws))
                     yield opened
             except ValueError as error:
                 if path in (self.path, self.address):
@@ -159,6 +163,8 @@ class Clip:
             raise ValueError(f"{self.name} ends at {self.end:g} s: start={start:g} lies past that")
         with stream(path, start=start, frames=2, **options) as first:
             rate, left = first.fps or 1.0, self.end - first.start  # of the first frame in it
+            if first.fps is None and first.frames > 1:
+                raise ValueError(f"{self.name} has no time stamps: end needs fps as well")
         if left <= NEAR:
             raise ValueError(
                 f"{self.name}: no frame begins between {start:g} and {self.end:g} s (the next at "

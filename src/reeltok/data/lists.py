@@ -90,15 +90,15 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     if path.suffix.lower() == PARQUET:
         return [_plain_row(row, path) for row in _parquet_rows(path)]
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        given = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"the list {path} is not UTF-8 text ({error.reason})") from error
-    suffix = path.suffix.lower()
+    suffix, text = path.suffix.lower(), given.replace("\r\n", "\n").replace("\r", "\n")
     if suffix in (".csv", ".tsv"):
-        return _csv_rows(text, path)
+        return _csv_rows(given, path)
     if suffix in (".json", ".jsonl", ".ndjson"):
         return [_plain_row(value, path) for value in _json_values(text, path)]
-    lines = (line.strip() for line in text.splitlines())
+    lines = (line.strip() for line in text.split("\n"))
     return [{"": line} for line in lines if line and not line.startswith("#")]
 
 
@@ -123,12 +123,14 @@ def by_small_letters(names: Iterable[str]) -> dict[str, str]:
 
 def _csv_rows(text: str, path: Path) -> list[dict[str, str]]:
     header = text.partition("\n")[0]
-    reader = csv.DictReader(StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
+    mark = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=header.count)
+    reader = csv.DictReader(StringIO(text, newline=""), delimiter=mark, strict=True)
     try:
         given = list(reader)
     except csv.Error as error:
         raise ValueError(
-            f"the list {path} is not a CSV file ({error}, line {reader.line_num})"
+            f"the list {path} is not a CSV file ({error}, line {reader.line_num}): close each "
+            'quote that opens a value, and write one within it as ""'
         ) from error
     for number, row in enumerate(given, 1):
         if any(row.get(None, ())):
@@ -158,7 +160,7 @@ def _parquet_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _json_values(text: str, path: Path) -> list[Any]:
-    lines = text.splitlines() if path.suffix.lower() != ".json" else [text]
+    lines = text.split("\n") if path.suffix.lower() != ".json" else [text]
     values = []
     for number, line in enumerate(lines, 1):
         try:
@@ -206,7 +208,8 @@ def _of_row(given: Row, columns: Columns, root: Path, where: str) -> Clip:
     if end is not None and end <= start:
         raise ValueError(f"{where}: it ends at {end:g} s, before it starts at {start:g} s")
     origin = "/".join(row[k] for k in ("repo", "path") if row.get(k) and columns.known[k] != key)
-    member, record = row.get("member", "").strip(), row.get("record", "").strip()
+    member, record = row.get("member", ""), row.get("record", "").strip()
+    member = member if member.strip() else ""  # else as it is: a name may end in a space
     if record and not record.isdecimal():
         raise ValueError(
             f"{where}: `record` is the byte at which one begins, not {record!r}: give a "

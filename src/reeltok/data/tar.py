@@ -46,6 +46,11 @@ def _indexed(shard: Path) -> tuple[dict[str, TarMember], list[str]]:
     end = shard.stat().st_size
     for entry in _entries(shard):
         name = member_name(entry.name)
+        if entry.issparse():
+            raise ValueError(
+                f"{shard} holds {printable(entry.name)} without its empty parts, and clips are "
+                "read in place: make the archive without tar's option --sparse (-S)"
+            )
         if not entry.isfile():
             above = "" if entry.islnk() else posixpath.dirname(name)
             found[name] = member_name(posixpath.join(above, entry.linkname))
@@ -95,7 +100,8 @@ def members_of(shard: Path) -> list[Member]:
     """The clips in a shard, found as in a folder: see `find.clips_in`.
 
     In webdataset's shards a sample is the files that share a name up to the first dot; a picture
-    with such company (a caption, a label) is a clip of its own and no frame of a video.
+    with such company (a caption, a label) is a clip of its own and no frame of a video, and so are
+    those beside it that lack it.
     """
     parts, lost = _indexed(shard)
     if lost:
@@ -107,11 +113,13 @@ def members_of(shard: Path) -> list[Member]:
     found = [Member(name=name, parts=(part,)) for name, part in parts.items() if is_video(name)]
     busy = {above for member in found for above in PurePosixPath(member.name).parents}
     samples = _samples(parts)
+    alone = {name for name in parts if is_picture(name) and _key(name) in samples}
+    apart = {PurePosixPath(name).parent for name in alone}  # where no picture is a frame
     for name, part in parts.items():
-        if is_picture(name) and _key(name) in samples:
+        if name in alone or (is_picture(name) and PurePosixPath(name).parent in apart):
             found.append(Member(name=name, parts=(part,)))
-    for folder, pictures in _pictures(parts, samples).items():
-        if folder not in busy:
+    for folder, pictures in _pictures(parts).items():
+        if folder not in busy | apart:
             found.append(Member(name=str(folder), parts=tuple(pictures)))
     order = {name: number for number, name in enumerate(parts)}
     return sorted(found, key=lambda member: order[member.parts[0].name])
@@ -119,13 +127,14 @@ def members_of(shard: Path) -> list[Member]:
 
 def find_member(shard: Path, name: str) -> tuple[TarMember, ...]:
     """The files of one clip in a shard. FileNotFoundError where it is not in there."""
-    parts, name = index_shard(shard), member_name(name)
-    if name in parts:
-        return (parts[name],)
-    pictures = _pictures(parts, set()).get(PurePosixPath(name))
-    if pictures is None:
-        raise FileNotFoundError(f"there is no {name} in {shard}")
-    return tuple(pictures)
+    parts = index_shard(shard)
+    pictures = _pictures(parts)
+    for tried in (member_name(name), member_name(name.strip())):  # written by hand, with spaces
+        if tried in parts:
+            return (parts[tried],)
+        if PurePosixPath(tried) in pictures:
+            return tuple(pictures[PurePosixPath(tried)])
+    raise FileNotFoundError(f"there is no {name} in {shard}")
 
 
 def unpack_shard(shard: Path, parts: Iterable[TarMember], folder: Path) -> None:
@@ -149,12 +158,10 @@ def _samples(parts: dict[str, TarMember]) -> set[str]:
     return {_key(name) for name in parts if not is_picture(name)} - films
 
 
-def _pictures(
-    parts: dict[str, TarMember], samples: set[str]
-) -> dict[PurePosixPath, list[TarMember]]:
-    """The pictures that are frames, by their inner folder."""
+def _pictures(parts: dict[str, TarMember]) -> dict[PurePosixPath, list[TarMember]]:
+    """The pictures by their inner folder, which may be frames."""
     found: dict[PurePosixPath, list[TarMember]] = {}
     for name, part in parts.items():
-        if is_picture(name) and _key(name) not in samples:
+        if is_picture(name):
             found.setdefault(PurePosixPath(name).parent, []).append(part)
     return found

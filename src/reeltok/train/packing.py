@@ -153,7 +153,7 @@ class Ids:
 def find_ids(recipe: PackingRecipe, tokenizer: Tokenizer, source: ClipSource, out: Path) -> Ids:
     """The ids of the recipe's clips; an interrupted run finds those that it made."""
     drawn = [(clip.place, clip.start, clip.end, clip.changed) for clip in source.frames]
-    made_with = [tokenizer.hash(), tokenizer.configuration]
+    made_with = [tokenizer.hash(), tokenizer.configuration, dict(tokenizer.spec.used)]
     said = [*made_with, as_json(recipe.data), recipe.clips, recipe.loop.seed, drawn]
     path = out / f"ids-{hash_text(repr(said), 12)}.safetensors"
     if not path.is_file():

@@ -20,6 +20,7 @@ from reeltok.tokenizer.contract import Tokenizer
 from reeltok.tokenizer.inputs import made_by
 from reeltok.tokenizer.packing import packing_for
 from reeltok.tokenizer.refinement import REFINEMENT
+from reeltok.tokenizer.streaming import aspect_of
 from reeltok.tokens.reel import Reel, ReelWriter
 from reeltok.transcode.facts import ReelFacts, reel_facts
 from reeltok.transcode.memory import bounded, whole_groups_of
@@ -200,6 +201,7 @@ def is_encoded(
                 and (reel.frames, reel.fps) == (video.frames, video.fps)
                 and same_moments(reel, video)
                 and (reel.height, reel.width) == (video.height, video.width)
+                and aspect_of(reel.settings) == video.aspect
                 and reel.damaged == video.damaged
                 and reel.settings.get("start", 0.0) == video.start
             )

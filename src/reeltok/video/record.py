@@ -190,13 +190,13 @@ class Stream(Iterable[Video]):
         self.colour = opened.colour
         self.source = opened.path
         self.aspect = opened.aspect
-        self.notes = (*opened.notes, *opened.shape, *opened.flaws)
+        self.notes, self.flaws = (*opened.notes, *opened.shape, *opened.flaws), opened.flaws
         self.sound = opened.sound
         self.plan, self.last = opened.plan, opened.plan.last
         self.damaged, self.fingerprint = opened.damaged, opened.fingerprint
         nothing = torch.empty((0, self.height, self.width, 3), dtype=torch.uint8)
         like = Video(nothing, self.fps, None, self.colour, self.source, aspect=self.aspect)
-        self._like = replace(like, sound=self.sound, damaged=self.damaged, notes=opened.flaws)
+        self._like = replace(like, sound=self.sound, damaged=self.damaged)
 
     @property
     def seconds(self) -> float | None:
@@ -235,7 +235,8 @@ class Stream(Iterable[Video]):
         times, last = moments_of(self.times, self.last, done, done + len(frames))
         start = done / self.fps if self.fps else 0.0
         start = self.start + (start if times is None or not len(times) else float(times[0]))
-        return replace(self._like, frames=frames, times=times, start=start, last=last)
+        now = {"frames": frames, "times": times, "start": start, "last": last}
+        return replace(self._like, **now, notes=self.flaws)
 
     def whole(self) -> Video:
         """All frames as one video."""
