@@ -4,7 +4,7 @@ It is the centre code of the codebook, so the vocabulary stays; no other cell of
 reference is given that code. The decoder copies the reference's pixels in their place, to the bit.
 
 What stands still need not be refined for ever: a stream may keep for each cell what the original
-showed when it was last coded, and for how many blocks it has shown that since.
+showed when it was last coded, and count the blocks in a row that do not change it.
 """
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from reeltok.nn.past import Past
 
 CODED, STILL = "coded", "still"
-"""What a stream keeps of cells: what they showed when they were last coded, and for how long."""
+"""What a stream keeps of cells: what they showed when last coded, and blocks without a change."""
 UNCHANGED = 0.1  # of the reference's squared error: less is no change
 REFINED = 4.0  # times the squared error of its tokens: with more a still cell is coded again
 INVISIBLE = 1e-5  # mean squared error, in (value range 2)^2: 56 dB
@@ -73,9 +73,10 @@ def count_still(
     copied: Float[Tensor, "b s h2 w2"],
     enough: int,
 ) -> Bool[Tensor, "b 1 h2 w2"]:
-    """Which cells have shown the same for more than `enough` blocks, this one counted.
+    """Which cells more than `enough` blocks in a row have not changed, this one counted.
 
-    The same is a mean squared difference of at most a tenth of what the reference lacks (`copied`).
+    No change is a mean squared difference from what was coded last of at most a tenth of what the
+    reference lacks (`copied`).
     """
     s, h, w = copied.shape[1:]
     change = mean_errors(block, past.kept[CODED], (s, h, w))
