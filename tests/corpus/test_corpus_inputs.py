@@ -141,6 +141,7 @@ def test_captions_of_names_with_dots_are_their_own(tmp_path: Path) -> None:
     names = ["talk_3.2_4.5", "talk_3.6_9.0", "talk_3.9_13.5"]
     held = {f"{name}.mkv": b"" for name in names}
     held |= {f"{name}.txt": name.encode() for name in names[:2]}
+    held |= {"pair_1.0.mkv": b"", "pair_1.0.txt": b"its own", "pair_1.5.mkv": b""}
     held |= {"key.left.mkv": b"", "key.txt": b"of the key", "only.mkv": b"", "only.a.txt": b"one"}
     found = find_sources(pack(tmp_path / "a.tar", held))
     said = {source.clip.member: source.caption for source in found}
@@ -148,6 +149,8 @@ def test_captions_of_names_with_dots_are_their_own(tmp_path: Path) -> None:
         "talk_3.2_4.5.mkv": "talk_3.2_4.5",
         "talk_3.6_9.0.mkv": "talk_3.6_9.0",
         "talk_3.9_13.5.mkv": None,
+        "pair_1.0.mkv": "its own",
+        "pair_1.5.mkv": None,
         "key.left.mkv": "of the key",
         "only.mkv": "one",
     }
