@@ -1,7 +1,12 @@
 """Episodes as files, with pictures: skipped, with the package, where nothing draws."""
 
 import ctypes
+import multiprocessing
+import os
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -168,6 +173,50 @@ def test_a_picture_is_of_the_positions_that_are_told() -> None:
 def test_two_processes_make_the_same(made: Path, tmp_path: Path) -> None:
     make_episodes(PushPlan(folder=tmp_path, episodes=3, frames=10), jobs=2)
     assert files(tmp_path) == files(made)
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_ends_the_run_and_loses_nothing(
+    made: Path, tmp_path: Path
+) -> None:
+    def kill() -> None:
+        os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
+
+    with pytest.raises(OSError, match="was killed: fewer `jobs` take less memory; run it again"):
+        make_episodes(PushPlan(folder=tmp_path, episodes=40, frames=10), jobs=2, on_episode=kill)
+    make_episodes(PushPlan(folder=tmp_path, episodes=3, frames=10))
+    again, wanted = files(tmp_path), files(made)
+    for name in wanted.keys() - {"manifest.csv"}:  # it lists the others too
+        assert again[name] == wanted[name], name
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
+    """Those of a pool would wait for its next word for ever."""
+    words = [sys.executable, "-m", "reeltok", "data", "push", str(tmp_path / "p")]
+    words += ["--episodes", "2000", "--frames", "10", "--size", "16", "--jobs", "2"]
+    parent = subprocess.Popen(words, stderr=subprocess.DEVNULL)
+    while not list(tmp_path.glob("p/*.mkv")):
+        assert parent.poll() is None, "it ended before it was killed"
+        time.sleep(0.1)
+    task = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+    children = [int(number) for number in task.read_text().split()]
+    assert len(children) >= 2
+    parent.kill()
+    parent.wait()
+    until = time.monotonic() + 60
+    while any(is_running(child) for child in children):
+        assert time.monotonic() < until, "they are still there"
+        time.sleep(0.1)
+
+
+def is_running(number: int) -> bool:
+    """Whether there is a process of this number that has not ended."""
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -85,7 +86,7 @@ def make_episodes(
     """Write the episodes that are missing, by `jobs` processes; then the list of all clips there.
 
     Those that are there are kept, unless `replace`. ValueError where the folder holds episodes of
-    other settings; ImportError without MuJoCo or OpenGL.
+    other settings; ImportError without MuJoCo or OpenGL; OSError where a process was killed.
     """
     if jobs < 1:
         raise ValueError(f"`jobs` {jobs} does nothing: give 1 or more")
@@ -160,19 +161,43 @@ def _in_processes(plan: PushPlan, numbers: list[int], jobs: int) -> Iterator[int
     context = multiprocessing.get_context("spawn")  # OpenGL and torch do not survive a fork
     pool = ProcessPoolExecutor(workers, context, _begin)
     try:
-        for done in as_completed([pool.submit(write_episode, plan, n) for n in numbers]):
+        for done in as_completed([pool.submit(_write_in_pool, plan, n) for n in numbers]):
             yield done.result()
+    except BrokenProcessPool as error:
+        raise OSError(
+            "a process that wrote episodes was killed: fewer `jobs` take less memory; run it "
+            "again, what is done stays"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+WRITING = threading.Lock()
 
 
 def _begin() -> None:
     """What a process does first: leave Ctrl-C to the one that started it, and use one thread."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ["LP_NUM_THREADS"] = "0"  # Mesa's renderer
     import torch
 
     torch.set_num_threads(1)
+
+
+def _end_with_parent() -> None:
+    """End this process, between two episodes, where its parent was killed; else it would wait."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "processes of a pool have one"
+    parent.join()
+    with WRITING:
+        os._exit(1)
+
+
+def _write_in_pool(plan: PushPlan, number: int) -> int:
+    """`write_episode`, which the end of the parent does not cut short."""
+    with WRITING:
+        return write_episode(plan, number)
 
 
 def write_episode(plan: PushPlan, number: int) -> int:
