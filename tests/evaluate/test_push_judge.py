@@ -28,6 +28,8 @@ from reeltok.models.reftok.injection import RefTokConfig
 from reeltok.models.reftok.network import RefTok
 from reeltok.video.record import to_unit
 
+pytestmark = pytest.mark.filterwarnings("ignore:gripper and objects are looked for")
+
 
 @pytest.fixture
 def real() -> Real:
@@ -123,6 +125,13 @@ def test_tiles_come_apart_again_and_take_the_bits_asked_for() -> None:
     free = Tiled(bits={0: 4_000}, given=True)  # frame 0 counts nothing: there is more for all
     assert error(free(batch)) < error(worse(batch))
     assert free.spent[0] == pytest.approx(4_000, rel=0.1)
+
+
+def test_bits_that_h264_cannot_spend_are_told() -> None:
+    clips = np.stack([draw_episode(3, number=n)[0] for n in range(2)])
+    batch = EpisodeBatch(frames=clips, actions=np.zeros((2, 3, 4), np.float32), truths=(), first=0)
+    with pytest.warns(UserWarning, match=r"on 2 episodes where 9,000,000 were asked, and has no"):
+        Tiled(bits={0: 9_000_000})(batch)
 
 
 def test_bits_of_a_stored_reference_count() -> None:

@@ -1,5 +1,7 @@
 """Sets of videos: what is counted of one, gaps between sets, and the nearest of others."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -20,6 +22,8 @@ from reeltok.evaluate.push.sets import (
 )
 from reeltok.evaluate.push.untold import follow_objects, label_patches
 from reeltok.metrics.lpips import random_lpips
+
+pytestmark = pytest.mark.filterwarnings("ignore:gripper and objects are looked for")
 
 
 def test_what_is_counted_of_a_video() -> None:
@@ -91,6 +95,17 @@ def test_spoiled_sets_are_farther_than_the_other_half() -> None:
         compare_sets(real, {"half": real[:1]})
     assert np.array_equal(np.sort(shuffle(real[0]).sum((1, 2, 3))), np.sort(real[0].sum((1, 2, 3))))
     assert blur(real[0]).std() < real[0].std()
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (128, 128), (64, 96)])
+def test_pictures_of_another_size_are_told(height: int, width: int) -> None:
+    frames = np.zeros((4, height, width, 3), np.uint8)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        compare_sets([frames, frames], {"made": [frames, frames]})
+    found = [str(each.message) for each in said if "looked for as in" in str(each.message)]
+    assert len(found) == (0 if height == width == 64 else 1)
+    assert all(f"64x64 pixels, these have {width}x{height}" in sentence for sentence in found)
 
 
 def test_a_larger_set_is_not_nearer_for_its_size() -> None:

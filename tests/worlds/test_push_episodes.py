@@ -132,6 +132,55 @@ def test_settings_do_not_mix(made: Path) -> None:
         make_episodes(PushPlan(folder=made, episodes=3, frames=12))
 
 
+def test_episodes_of_unknown_settings_are_not_kept(tmp_path: Path) -> None:
+    plan = PushPlan(folder=tmp_path, episodes=2, frames=3, size=16)
+    make_episodes(plan)
+    (tmp_path / "push.json").unlink()
+    before = files(tmp_path)
+    with pytest.raises(ValueError, match=r"with unknown settings, asked for are .*frames 2"):
+        make_episodes(replace(plan, frames=2))
+    assert files(tmp_path) == before
+    make_episodes(replace(plan, frames=2), replace=True)
+    assert [len(reeltok.read(clip.path)) for clip in find_clips(tmp_path)] == [2, 2]
+
+
+def test_where_nothing_draws_what_is_there_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = PushPlan(folder=tmp_path, episodes=1, frames=3, size=16)
+    make_episodes(plan)
+    before = files(tmp_path)
+
+    def absent(side: int) -> pictures.Camera:
+        raise ImportError("no OpenGL")
+
+    monkeypatch.setattr(episodes, "camera_of", absent)
+    with pytest.raises(ImportError):
+        make_episodes(replace(plan, frames=2), replace=True)
+    assert files(tmp_path) == before
+    assert make_episodes(plan).kept == 1  # which needs none
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "file,caption\na.mp4,a dog\n",
+        "file,member,record,start,end,group,source,frames,fps,height,width\na.mp4" + "," * 10,
+        "file,member,record,start,end,group,source,frames,fps,height,width\na/push-0-00000.mkv"
+        + "," * 10,
+    ],
+)
+def test_a_list_of_other_clips_is_not_replaced(tmp_path: Path, text: str) -> None:
+    plan = PushPlan(folder=tmp_path, episodes=1, frames=2, size=16)
+    (tmp_path / "manifest.csv").write_text(text)
+    with pytest.raises(ValueError, match=r"manifest\.csv is a list of other clips, or was changed"):
+        make_episodes(plan)
+    assert (tmp_path / "manifest.csv").read_text() == text
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.csv"]
+    make_episodes(plan, replace=True)
+    assert [clip.name for clip in find_clips(tmp_path)] == ["push-0-00000.mkv"]
+
+
 def test_other_settings_replace_all_or_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 
 from reeltok.data.clip import Clip
 from reeltok.data.find import MANIFEST
-from reeltok.data.lists import write_list
+from reeltok.data.lists import COLUMNS, WRITTEN, read_rows, write_list
 from reeltok.data.push import read_truth, truth_path
 from reeltok.files.atomic import write_file
 from reeltok.files.parsing import read_object
@@ -86,13 +86,18 @@ def make_episodes(
     """Write the episodes that are missing, by `jobs` processes; then the list of all clips there.
 
     Those that are there are kept, unless `replace`. ValueError where the folder holds episodes of
-    other settings; ImportError without MuJoCo or OpenGL; OSError where a process was killed.
+    other settings or a list of others; ImportError without MuJoCo or OpenGL; OSError where a
+    process was killed.
     """
     if jobs < 1:
         raise ValueError(f"`jobs` {jobs} does nothing: give 1 or more")
     open_mujoco()
-    _check_settings(plan, replace=replace)
     missing = [n for n in range(plan.episodes) if replace or not plan.clip(n).exists()]
+    if missing:
+        camera_of(plan.size)  # where nothing draws, what is there stays
+    if not replace:
+        _check_manifest(plan.folder / MANIFEST)
+    _check_settings(plan, replace=replace)
     for _ in range(plan.episodes - len(missing)):
         on_episode()
     for _ in _in_processes(plan, missing, jobs):
@@ -105,8 +110,9 @@ def make_episodes(
 def _check_settings(plan: PushPlan, *, replace: bool) -> None:
     """Write the settings. Where they replace others, no episode of those stays."""
     path = plan.folder / SETTINGS
-    found = read_object(path) if path.exists() else plan.settings
-    if found != plan.settings:
+    begun = path.exists() or any(plan.folder.glob("push-*.mkv"))
+    found = read_object(path) if path.exists() else {}
+    if begun and found != plan.settings:
         if not replace:
             raise ValueError(
                 f"{plan.folder} holds episodes with {_told(found)}, asked for are those with "
@@ -125,7 +131,19 @@ def _check_settings(plan: PushPlan, *, replace: bool) -> None:
 
 
 def _told(settings: dict[str, object]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in settings.items()) or "no settings"
+    return ", ".join(f"{name} {value}" for name, value in settings.items()) or "unknown settings"
+
+
+def _check_manifest(path: Path) -> None:
+    """ValueError where the list that would be replaced holds more than `write_manifest` writes."""
+    for row in read_rows(path) if path.exists() else []:
+        name = row.get(COLUMNS[0], "")
+        ours = Path(name).match("push-*.mkv") and Path(name).name == name
+        if {*row} != {COLUMNS[0], *WRITTEN} or not ours:
+            raise ValueError(
+                f"{path} is a list of other clips, or was changed, and would be replaced: give "
+                "another folder, or `force` to replace it"
+            )
 
 
 def write_manifest(folder: Path) -> Path:

@@ -1,5 +1,6 @@
 """What is judged on the pushing world: a tokenizer, and what costs nothing to beat."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -19,6 +20,7 @@ from reeltok.tokenizer.contract import Tokenizer
 from reeltok.transcode.packing import found_packing, packed_bits
 from reeltok.video.record import to_bytes, to_unit
 
+FAR = 0.25  # of the bits that were asked: two rates that do not compare
 Clips = UInt8[np.ndarray, "b t h w 3"]
 
 
@@ -127,8 +129,15 @@ class Tiled:
             packets = encode_packets(coder, video, quality)
             return 8 * sum(each.size for each in packets if each.pts or not self.given)
 
-        quality = nearest_quality(bits_at, self.bits[batch.first], coder)
-        self.spent[batch.first] = bits_at(quality)
+        asked = self.bits[batch.first]
+        quality = nearest_quality(bits_at, asked, coder)
+        self.spent[batch.first] = spent = bits_at(quality)
+        if abs(spent - asked) > FAR * asked:
+            warnings.warn(
+                f"H.264 spends {spent:,} bits on {len(batch.frames)} episodes where {asked:,} were "
+                "asked, and has no nearer quality: the two do not compare",
+                stacklevel=2,
+            )
         return untile(
             decode_packets(coder, encode_packets(coder, video, quality)).numpy(), batch.frames.shape
         )

@@ -15,6 +15,7 @@ from reeltok.data.clip import Clip
 from reeltok.data.push import read_truth
 from reeltok.evaluate.intervals import estimate
 from reeltok.evaluate.push.candidates import EpisodeBatch, Make
+from reeltok.evaluate.push.locate import warn_other_size
 from reeltok.evaluate.push.measures import MOVED, Real, measure
 from reeltok.evaluate.push.seen import SetDistance, measure_lpips
 from reeltok.metrics.lpips import LPIPS
@@ -112,6 +113,8 @@ def judge_episodes(
     reals: list[Real] = []
     sets = None if lpips is None else SetDistance(net=lpips)
     for batch in batches_of(clips, frames):
+        if not reals:
+            warn_other_size(batch.frames[0])
         now = [Real.of(*pair) for pair in zip(batch.frames, batch.truths, strict=True)]
         if sets is not None:
             sets.add_real(batch.frames, batch.first)

@@ -4,11 +4,13 @@ The gripper's palm is the one thing that is red. An object is followed by the co
 the first real frame; those that this does not find in the real video are not judged.
 """
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
+SIDE = 64  # pixels of the pictures that what follows is meant for
 RED = 60  # levels by which the palm's red exceeds its green and blue
 FEWEST = 3  # pixels of something that is found
 NEAR = 38.0  # Euclidean distance in RGB within which a pixel has an object's colour
@@ -18,6 +20,17 @@ CLOSE = 2.0  # pixels from the truth within which an object is found in the real
 
 Frames = UInt8[np.ndarray, "t h w 3"]
 Places = Float[np.ndarray, "t 2"]
+
+
+def warn_other_size(frames: Frames) -> None:
+    """Say where pictures have another size than objects are looked for in."""
+    height, width = frames.shape[1:3]
+    if (height, width) != (SIDE, SIDE):
+        warnings.warn(
+            f"gripper and objects are looked for as in pictures of {SIDE}x{SIDE} pixels, these "
+            f"have {width}x{height}: many objects are missed, and pixels mean other distances",
+            stacklevel=3,
+        )
 
 
 def find_gripper(frames: Frames) -> Places:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, UInt8
 
+from reeltok.evaluate.push.locate import warn_other_size
 from reeltok.evaluate.push.measures import CHANGED
 from reeltok.evaluate.push.untold import follow_objects
 
@@ -128,6 +129,7 @@ def compare_sets(
     for name, videos in {"the real set": real, **sets}.items():
         if len(videos) < 2:
             raise ValueError(f"{name} holds {len(videos)} videos: give two or more")
+    warn_other_size(real[0])
     wanted = [statistics_of(video) for video in real]
     found = {}
     for name, groups in groups_of(sets).items():
