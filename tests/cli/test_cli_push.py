@@ -5,8 +5,11 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
 from push_episodes import write_episodes
@@ -17,15 +20,39 @@ from thorough import slow_but
 
 from reeltok import load
 from reeltok.cli.push import codecs_beside, open_lpips
+from reeltok.cli.push_models import followers
 from reeltok.cli.report import save_record
 from reeltok.data.find import find_clips
-from reeltok.evaluate.push.candidates import Coded
+from reeltok.evaluate.push.candidates import Coded, EpisodeBatch
 from reeltok.files.parsing import read_json
 from reeltok.generate.pixels.network import FramePredictor, FramePredictorConfig, save
 from reeltok.transcode.packing import packed_bits
 from reeltok.video.record import read, stream, write
 
 Run = Callable[..., Ran]
+
+
+def test_a_model_follows_the_actions_of_its_episode_or_of_the_one_before() -> None:
+    """From frame 0, by the action after frame 0 first."""
+    frames = np.arange(3 * 5, dtype=np.uint8).reshape(3, 5, 1, 1, 1).repeat(8, 2).repeat(8, 3)
+    batch = EpisodeBatch(
+        frames=frames.repeat(3, 4),
+        actions=np.arange(3 * 5 * 4, dtype=np.float32).reshape(3, 5, 4),
+        truths=(),
+        first=7,
+    )
+    asked = list[Any]()
+
+    def follow(start: torch.Tensor, actions: torch.Tensor, **more: Any) -> torch.Tensor:
+        asked.append((start[:, 0, 0, 0].tolist(), actions[:, :, 0].tolist(), more))
+        return torch.zeros(3, 3, 5, 8, 8)
+
+    model: Any = SimpleNamespace(size=8, knows_actions=True, follow=follow)
+    for make in followers("prior", model, seed=4).values():
+        assert make(batch).shape == batch.frames.shape
+    own = [[0, 4, 8, 12, 16], [20, 24, 28, 32, 36], [40, 44, 48, 52, 56]]
+    more = {"frames": 5, "seed": 4, "first": 7}
+    assert asked == [([0, 5, 10], own, more), ([0, 5, 10], [own[2], *own[:2]], more)]
 
 
 @pytest.fixture(scope="module")
