@@ -56,7 +56,7 @@ def test_short_and_small_clips_are_left_out_with_the_reason(folder: Path) -> Non
     assert found.left_out == {"c.mkv": "3 frames, but 4 are asked for"}
     found = clips(replace(PLAIN, smallest=33), folder)
     assert [*found] == []
-    assert found.left_out["a.mkv"] == "48x32 pixels, but 33 are asked for"
+    assert found.left_out["a.mkv"] == "32x48 pixels, but 33 are asked for"
 
 
 def test_held_clips_are_the_same_and_need_no_file(folder: Path) -> None:

@@ -22,6 +22,7 @@ from reeltok.evaluate.protocols import Protocol, find_protocol
 from reeltok.files.hashes import hash_parts
 from reeltok.metrics.paired import Box
 from reeltok.video.record import Video
+from reeltok.video.size import size_text
 
 HELD = 128 * 2**20  # bytes of pixels kept between candidates: 40 clips of 17x256x256
 
@@ -133,7 +134,7 @@ class ScoredClips:
         plan, boxes = self.protocol, boxes_of(item)
         for number, part in enumerate(self._windows(item)):
             if min(part.height, part.width) < plan.smallest:
-                size = f"{part.width}x{part.height}"
+                size = size_text(part.height, part.width)
                 self.left_out[item.name] = f"{size} pixels, but {plan.smallest} are asked for"
                 return
             wanted = self.frames or 1 + (plan.groups_of or 0)
