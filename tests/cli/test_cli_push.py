@@ -21,6 +21,7 @@ from thorough import slow_but
 from reeltok import load
 from reeltok.cli.push import codecs_beside, open_lpips
 from reeltok.cli.push_models import followers
+from reeltok.cli.push_sets import show_nearest
 from reeltok.cli.report import save_record
 from reeltok.data.find import find_clips
 from reeltok.evaluate.push.candidates import Coded, EpisodeBatch
@@ -265,6 +266,7 @@ def test_sets(run: Run, priors: dict[str, Path], held: Path, tmp_path: Path) -> 
     sets = found.json["sets"]
     known = {"real, other half", "reconstructions", "frozen", "shuffled", "blurred"}
     assert set(sets) == {"made", *known}
+    assert sets["real, other half"]["gap"] > 0  # they are others
     assert (sets["made"]["videos"], found.json["reference"]) == (3, 3)
     assert set(found.json["distances"]) in (set(sets), set())  # none without weights
     assert found.json["nearest"]["made"] == pytest.approx(0, abs=1e-3)
@@ -290,6 +292,17 @@ def test_sets(run: Run, priors: dict[str, Path], held: Path, tmp_path: Path) -> 
     assert "has 9 frames: give --frames so many" in short.err
     alone = run("push", "sets", held, real, "--shown", shown)
     assert "needs episodes to show: give --train" in alone.err
+
+
+def test_the_nearest_window_is_shown_from_its_start(tmp_path: Path) -> None:
+    (clip, *_) = find_clips(write_episodes(tmp_path / "train", 1, 25))
+    frames = clip.read().frames.numpy()
+    show_nearest([frames[16:]], [(clip, 16)], 9, tmp_path / "shown.mkv")
+    shown = read(tmp_path / "shown.mkv").frames.numpy().astype(int)
+    assert shown.shape == (9, 64, 32, 3)
+    assert (
+        np.abs(shown[:, 32:] - frames[16:]).mean() < 5 < np.abs(shown[:, 32:] - frames[:9]).mean()
+    )
 
 
 def test_too_still_to_be_judged(run: Run, priors: dict[str, Path], held: Path) -> None:

@@ -1,5 +1,6 @@
 """Judging the pushing world: what is found by colour, each measure by a case, the command."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,27 @@ def test_an_object_that_the_table_resembles_is_not_judged() -> None:
     frames[:, :, 16:][frames[:, :, 16:] == 120] = 119
     frames[:, 16:, :8] = COLOURS[1]  # a whole corner of the second object's colour
     assert len(Real.of(frames, truth).colours) == 1
+
+
+def test_an_object_that_is_found_elsewhere_is_not_judged() -> None:
+    frames, truth = draw_episode(8)
+    places = truth.objects_pixels.copy()
+    places[6, 0] += [0, 3]
+    assert len(Real.of(frames, replace(truth, objects_pixels=places)).colours) == 1
+    assert len(Real.of(frames, truth).colours) == 2
+
+
+def test_an_object_of_a_few_pixels_is_not_said_to_be_gone() -> None:
+    frames, truth = draw_episode(6)
+    whole = (frames[4] == COLOURS[1].astype(np.uint8)).all(-1)
+    rows = whole.copy()
+    rows[25] = False  # its middle row, of five pixels, stays
+    frames[4][rows] = 120
+    without = frames.copy()
+    without[4][whole] = 120
+    real = Real.of(frames, truth)
+    assert (len(real.colours), real.pixels[4].tolist()) == (2, [25, 5])
+    assert measure(real, without)["gone"][4] == 0
 
 
 def test_what_is_red_elsewhere_is_not_the_gripper() -> None:

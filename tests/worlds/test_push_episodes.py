@@ -127,6 +127,24 @@ def test_what_is_missing_is_made_and_nothing_else(made: Path, tmp_path: Path) ->
     assert files(tmp_path) == files(made)
 
 
+def test_an_interruption_leaves_a_list_of_all_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_episodes(PushPlan(folder=tmp_path, episodes=1, frames=2, size=16))
+
+    def stop(plan: PushPlan, number: int) -> int:
+        if number == 3:
+            raise KeyboardInterrupt
+        return write_episode(plan, number)
+
+    monkeypatch.setattr(episodes, "write_episode", stop)
+    with pytest.raises(KeyboardInterrupt):
+        make_episodes(PushPlan(folder=tmp_path, episodes=5, frames=2, size=16))
+    found = find_clips(tmp_path)
+    assert [clip.name for clip in found] == [f"push-0-0000{n}.mkv" for n in range(3)]
+    assert all(clip.group.endswith("objects") for clip in found)
+
+
 def test_settings_do_not_mix(made: Path) -> None:
     with pytest.raises(ValueError, match=r"frames 10, size 64.*asked for .* frames 12.*`force`"):
         make_episodes(PushPlan(folder=made, episodes=3, frames=12))

@@ -100,10 +100,12 @@ def make_episodes(
     _check_settings(plan, replace=replace)
     for _ in range(plan.episodes - len(missing)):
         on_episode()
-    for _ in _in_processes(plan, missing, jobs):
-        on_frames(plan.frames, plan.frames)
-        on_episode()
-    write_manifest(plan.folder)
+    try:
+        for _ in _in_processes(plan, missing, jobs):
+            on_frames(plan.frames, plan.frames)
+            on_episode()
+    finally:  # also of those that were written before an interruption
+        write_manifest(plan.folder)
     return Made(written=len(missing), kept=plan.episodes - len(missing))
 
 
