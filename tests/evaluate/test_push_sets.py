@@ -105,7 +105,7 @@ def test_pictures_of_another_size_are_told(height: int, width: int) -> None:
         compare_sets([frames, frames], {"made": [frames, frames]})
     found = [str(each.message) for each in said if "looked for as in" in str(each.message)]
     assert len(found) == (0 if height == width == 64 else 1)
-    assert all(f"64x64 pixels, these have {width}x{height}" in sentence for sentence in found)
+    assert all(f"64x64 pixels, these have {height}x{width}" in sentence for sentence in found)
 
 
 def test_a_larger_set_is_not_nearer_for_its_size() -> None:

@@ -156,10 +156,11 @@ def read_videos(
 def require_size(name: str, video: "np.ndarray", size: tuple[int, ...]) -> None:
     """ValueError for a video of another size: speeds and distances are in pixels."""
     if video.shape[1:3] != size:
-        height, width = video.shape[1:3]
+        from reeltok.video.size import size_text
+
+        found, wanted = size_text(*video.shape[1:3]), size_text(*size)
         raise ValueError(
-            f"{name} has {width}x{height} pixels, the videos before it {size[1]}x{size[0]}: give "
-            "all in one size"
+            f"{name} has {found} pixels, the videos before it {wanted}: give all in one size"
         )
 
 

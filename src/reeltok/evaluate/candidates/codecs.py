@@ -30,6 +30,7 @@ from reeltok.parallel import gather, sum_over_ranks
 from reeltok.video.colour import FromRGB, ToRGB
 from reeltok.video.encoders import open_svt_av1
 from reeltok.video.record import to_unit
+from reeltok.video.size import size_text
 from reeltok.video.tags import Colour
 
 FPS = 30  # told to every encoder: rates here are per pixel, not per second
@@ -106,7 +107,7 @@ def encode_packets(
     ValueError where the encoder refuses the size.
     """
     if min(frames.shape[1:3]) < coder.smallest:
-        size = f"{frames.shape[2]}x{frames.shape[1]}"
+        size = size_text(*frames.shape[1:3])
         raise ValueError(
             f"{coder.encoder} takes {coder.smallest} pixels a side or more, not {size}"
         )
@@ -123,7 +124,7 @@ def encode_packets(
             packets += context.encode(to_yuv(picture, time, context.time_base))
         packets += context.encode(None)
     except av.FFmpegError as error:
-        size = f"{frames.shape[2]}x{frames.shape[1]}"
+        size = size_text(*frames.shape[1:3])
         raise ValueError(f"{coder.encoder} does not take frames of {size} ({error})") from error
     return [without_comment(p) for p in packets] if coder.encoder == "libx264" else packets
 

@@ -19,6 +19,7 @@ from reeltok.evaluate.push.locate import warn_other_size
 from reeltok.evaluate.push.measures import MOVED, Real, measure
 from reeltok.evaluate.push.seen import SetDistance, measure_lpips
 from reeltok.metrics.lpips import LPIPS
+from reeltok.video.size import size_text
 
 TOGETHER = 16  # episodes of a batch, which H.264 codes in one video
 PAIRED = ("psnr", "changing")
@@ -81,8 +82,8 @@ def batches_of(clips: Sequence[Clip], frames: int) -> Iterator[EpisodeBatch]:
             shape = shape or video.shape
             if video.shape != shape:
                 raise ValueError(
-                    f"{clip.name} has {video.shape[2]}x{video.shape[1]} pixels, {clips[0].name} "
-                    f"has {shape[2]}x{shape[1]}: give episodes of one size"
+                    f"{clip.name} has {size_text(*video.shape[1:3])} pixels, {clips[0].name} "
+                    f"has {size_text(*shape[1:3])}: give episodes of one size"
                 )
         yield EpisodeBatch(
             frames=np.stack(videos),

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
+from reeltok.video.size import size_text
+
 SIDE = 64  # pixels of the pictures that what follows is meant for
 RED = 60  # levels by which the palm's red exceeds its green and blue
 FEWEST = 3  # pixels of something that is found
@@ -24,11 +26,11 @@ Places = Float[np.ndarray, "t 2"]
 
 def warn_other_size(frames: Frames) -> None:
     """Say where pictures have another size than objects are looked for in."""
-    height, width = frames.shape[1:3]
-    if (height, width) != (SIDE, SIDE):
+    found, meant = size_text(*frames.shape[1:3]), size_text(SIDE, SIDE)
+    if found != meant:
         warnings.warn(
-            f"gripper and objects are looked for as in pictures of {SIDE}x{SIDE} pixels, these "
-            f"have {width}x{height}: many objects are missed, and pixels mean other distances",
+            f"gripper and objects are looked for as in pictures of {meant} pixels, these have "
+            f"{found}: many objects are missed, and pixels mean other distances",
             stacklevel=3,
         )
 
