@@ -8,9 +8,10 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -101,9 +102,10 @@ def make_episodes(
     for _ in range(plan.episodes - len(missing)):
         on_episode()
     try:
-        for _ in _in_processes(plan, missing, jobs):
-            on_frames(plan.frames, plan.frames)
-            on_episode()
+        with closing(_in_processes(plan, missing, jobs)) as done:
+            for _ in done:
+                on_frames(plan.frames, plan.frames)
+                on_episode()
     finally:  # also of those that were written before an interruption
         write_manifest(plan.folder)
     return Made(written=len(missing), kept=plan.episodes - len(missing))
@@ -141,7 +143,7 @@ def _check_manifest(path: Path) -> None:
     for row in read_rows(path) if path.exists() else []:
         name = row.get(COLUMNS[0], "")
         ours = Path(name).match("push-*.mkv") and Path(name).name == name
-        if {*row} != {COLUMNS[0], *WRITTEN} or not ours:
+        if not {*row} <= {COLUMNS[0], *WRITTEN} or not ours:  # an earlier version wrote fewer
             raise ValueError(
                 f"{path} is a list of other clips, or was changed, and would be replaced: give "
                 "another folder, or `force` to replace it"
@@ -170,7 +172,7 @@ def write_manifest(folder: Path) -> Path:
 # ---------------------------------------------------------------- processes
 
 
-def _in_processes(plan: PushPlan, numbers: list[int], jobs: int) -> Iterator[int]:
+def _in_processes(plan: PushPlan, numbers: list[int], jobs: int) -> Generator[int, None, None]:
     """Write episodes, by this process alone for one job; their numbers as they are done."""
     workers = min(jobs, len(numbers))
     if workers <= 1:
