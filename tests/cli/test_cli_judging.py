@@ -221,7 +221,7 @@ def test_clips_left_out_are_told(run: Run, models: Models, clips: Path, there: P
     made = run("compare", *words, "--out", "r")
     assert made.code == 0, made.err
     assert (
-        "The protocol leaves out 3 of 4: a.mp4 (40x32 pixels, but 240 are asked for), " in made.out
+        "The protocol leaves out 3 of 4: a.mp4 (32x40 pixels, but 240 are asked for), " in made.out
     )
     assert set(page(there / "r")["left_out"]) == {"a.mp4", "b.mp4", "c.mp4"}
     assert "The protocol leaves out 3 of 4: a.mp4 (" in run("evaluate", *words).out

@@ -112,7 +112,7 @@ def test_chroma_is_halved_and_doubled_sharply() -> None:
 
 def test_frames_too_small_for_a_codec_are_refused() -> None:
     codec = CodecCandidate(name="h265", coder=CODERS["h265"], quality=30)
-    with pytest.raises(ValueError, match="libx265 takes 64 pixels a side or more, not 40x32"):
+    with pytest.raises(ValueError, match="libx265 takes 64 pixels a side or more, not 32x40"):
         codec.reconstruct(moving(height=32, width=40))
 
 
