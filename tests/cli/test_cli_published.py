@@ -78,6 +78,11 @@ def test_a_tokenizer_and_its_generator(run: Run, checkpoints: Path) -> None:
     assert measured.code == 0, measured.err
     assert measured.json["examples"] == 10  # nine frames at 10 Hz are 22 at the generator's 25
     assert [len(row) for row in measured.json["mean"]] == [3, 3, 3]
+    known = (out / "config.json").read_bytes()
+    again = run(*words)
+    assert (again.code, (out / "config.json").read_bytes()) == (2, known)
+    assert "leave them, or give --force to measure others" in again.err
+    assert run(*words, "--force").code == 0
     made = run("generate", out, *asked, "--json")
     assert made.code == 0, made.err
     assert made.json["videos"][0]["fps"] == 25

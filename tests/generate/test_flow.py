@@ -362,9 +362,18 @@ def kl() -> VidTok:
     return VidTok(config, "kl").eval()
 
 
+def test_frames_beyond_a_window_are_refused(tokenizer: CoordTok) -> None:
+    window = tokenizer.spec.window
+    with pytest.raises(ValueError, match=f"codes windows of {window} frames, not {2 * window}"):
+        flow.config_for(tokenizer, frames=2 * window)
+    assert flow.config_for(tokenizer, frames=window).cells == flow.config_for(tokenizer).cells
+
+
 def test_any_continuous_tokenizer(kl: VidTok) -> None:
     with pytest.raises(ValueError, match="give frames= and size="):
         flow.config_for(kl)
+    with pytest.raises(ValueError, match=r"^patch=2 does not divide latents of 4x7 cells: give"):
+        flow.config_for(kl, frames=5, size=(8, 14))
     config = flow.config_for(kl, frames=5, size=(8, 12), fps=8.0, width=36, depth=1, heads=2)
     assert [group.grid for group in config.groups] == [(3, 4, 6)]
     model = build(replace(config, statistics=Statistics(mean=((0.0,) * 4,), std=((1.0,) * 4,))))

@@ -23,6 +23,13 @@ CODED = "changes nothing in a generator, whose examples are coded once: leave it
         ("sit_cpu", "noise", "0.5", "noise=0.5 is for priors, this is a flow"),
         ("sit_cpu", "mirrored", "[]", "mirrored=() is for priors, this is a flow"),
         ("prior_cpu", "disturbed", "0.5", "set disturbed=0, or chain=2 or more"),
+        (
+            "prior_cpu",
+            "given",
+            "16",
+            "given=16 of data.windows.0.frames=16 leaves no frame to learn",
+        ),
+        ("prior_push", "given", "5", "given=5 of data.windows.0.frames=5 leaves no frame to learn"),
         ("prior_push", "tasks", '["inpaint"]', "tasks=('inpaint',) was asked, but the examples of"),
         ("prior_push", "given", "3", "given=3 was asked, but the examples of a chain follow one"),
         ("prior_push", "mirrored", "[-1]", "mirrored=(-1,) names numbers of an action"),
@@ -48,6 +55,16 @@ CODED = "changes nothing in a generator, whose examples are coded once: leave it
 def test_values_without_effect_are_refused(name: str, key: str, value: str, said: str) -> None:
     with pytest.raises(ValueError, match=re.escape(said)):
         change(GENERATORS[name](), {key: value})
+
+
+def test_frames_are_left_to_interpolate() -> None:
+    both = GENERATORS["prior_cpu"]()
+    fewer = change(both, {"given": "14", "tasks": '["interpolate"]'})
+    assert fewer.given == 14
+    said = "given=15 and the last one of data.windows.0.frames=16 leaves no frame to learn"
+    with pytest.raises(ValueError, match=re.escape(said)):
+        change(both, {"given": "15", "tasks": '["predict", "interpolate"]'})
+    assert change(both, {"given": "15"}).given == 15
 
 
 def test_what_an_earlier_run_kept_without_effect_is_left_out(tmp_path: Path) -> None:

@@ -226,6 +226,14 @@ def test_statistics_are_not_of_a_corpus_at_another_rate(
     found = measure_flow(folder, build(continuous, "same"), out=tmp_path / "out")
     assert found.examples == 12
     slow = build(continuous, "slow", fps=5.0)
+    before = (tmp_path / "out" / "config.json").read_bytes()
+    for out in (None, tmp_path / "other"):
+        with pytest.raises(ValueError, match="has the statistics of its latents, with which its"):
+            measure_flow(tmp_path / "out", build(continuous, "again"), out=out)
+    assert (tmp_path / "out" / "config.json").read_bytes() == before
+    assert measure_flow(tmp_path / "out", tmp_path / "again", replace_known=True).examples == 12
+    with pytest.raises(ValueError, match="sit-push does not lie in a folder of its own"):
+        measure_flow("sit-push", slow, replace_known=True)
     with pytest.raises(ValueError, match="holds windows at 5 Hz, and the generator makes 10"):
         measure_flow(folder, slow, out=tmp_path / "other")
 

@@ -100,7 +100,7 @@ def statistics(
     deviation are exact over all of it, of a causal model also of first and of later steps apart.
     They are saved in config.json, where generators look for them; the weights of MODEL stay as they
     are. MODEL may also be a flow, that is a generator: then each plane is measured separately, on
-    the middle squares of the clips.
+    the middle squares of the clips, and statistics that it has are replaced only with --force.
     """
     if out is not None:
         check_folder(out, force=force, inputs=[model, weights])
@@ -108,7 +108,8 @@ def statistics(
         idle = {"frames": frames, "fps": fps, "size": size, "damage": damage != "refuse"}
         idle |= {"weights": weights, "chunk": chunk, "tile": tile}
         given.require_use("tokenizers, and MODEL is a flow", **idle)
-        return flow_statistics(model, data, out=out, tokenizer=reader, device=device)
+        how = {"tokenizer": reader, "device": device, "replace_known": force}
+        return flow_statistics(model, data, out=out, **how)
     from reeltok.data.find import find_clips
     from reeltok.tokenizer.folder import amend_config
     from reeltok.transcode.statistics import check_continuous, measure_latents

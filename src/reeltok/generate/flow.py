@@ -28,6 +28,7 @@ from reeltok.generate.sit import (
     volume_group,
 )
 from reeltok.tokenizer.contract import Tokenizer
+from reeltok.tokens.ids import join_sizes
 from reeltok.tokens.record import Tokens
 
 __all__ = [
@@ -68,10 +69,21 @@ def config_for(
         raise ValueError(f"{spec.name} codes clips of any size: give frames= and size=")
     grid = tokenizer.grid_for(frames, size)
     planes: Mapping[str, tuple[int, int]] | None = getattr(tokenizer.config, "grids", None)
+    sides = [grid[1:]] if planes is None else list(planes.values())
+    if any(cells % patch for side in sides for cells in side):
+        raise ValueError(
+            f"patch={patch} does not divide latents of {', '.join(map(join_sizes, sides))} cells: "
+            "give another patch, or frames of another size"
+        )
     if planes is None:
         groups = volume_group(grid, patch=(1, patch, patch))
     else:
         groups = plane_groups(planes, patch=patch, shared=shared)
+    if math.prod(grid) != sum(group.cells for group in groups):
+        raise ValueError(
+            f"{spec.name} codes windows of {spec.window} frames, not {frames}: give frames="
+            f"{spec.window}"
+        )
     settings = {"window": spec.window or frames} if spec.independent else {}
     clip = ClipSpec.of(tokenizer, frames=frames, size=size, fps=fps, grid=grid, settings=settings)
     return FlowConfig(groups=groups, channels=spec.channels, clip=clip, **values)

@@ -124,6 +124,13 @@ class GeneratorRecipe:
                 f"settings.{follows[0]} follows from the tokenizer, the clips and the recipe's own "
                 "values: leave it out"
             )
+        shown = self.given + ("interpolate" in self.tasks)
+        if self.generator == "prior" and shown >= self.window.frames:
+            last = " and the last one" if shown > self.given else ""
+            raise ValueError(
+                f"given={self.given}{last} of data.windows.0.frames={self.window.frames} leaves no "
+                "frame to learn: give fewer, or longer windows"
+            )
         if self.chain == 1 and self.disturbed:
             raise ValueError(
                 f"disturbed={self.disturbed} is for chains, whose examples follow one another: "

@@ -38,13 +38,23 @@ def measure_flow(
     out: str | Path | None = None,
     tokenizer: str | None = None,
     device: torch.device | str = "cpu",
+    replace_known: bool = False,
 ) -> MeasuredFlow:
     """Encode the clips of `data`, measure every group and channel, and save the flow with that.
 
     It is saved in `out`, or where it lies, with the weights as they are. ValueError where no clip
-    is as long and large as the generator's, or the tokenizer is another.
+    is as long and large as the generator's, or the tokenizer is another; where it has statistics,
+    which those that it was trained with may be, unless `replace_known`; and without `out` for one
+    that does not lie in a folder of its own.
     """
     model = flow.load(folder)
+    if model.config.statistics is not None and not replace_known:
+        raise ValueError(
+            f"{folder} has the statistics of its latents, with which its samples are made: leave "
+            "them, or give `force` to measure others"
+        )
+    if out is None and not (Path(folder) / "config.json").is_file():
+        raise ValueError(f"{folder} does not lie in a folder of its own: name one with `out`")
     tok = open_tokenizer(folder, model.config.clip, tokenizer, device)
     clip = flow.pick_clip(model.config, tok)
     latents = encode_clips(tok, clip, data)
