@@ -307,6 +307,7 @@ def test_the_nearest_window_is_shown_from_its_start(tmp_path: Path) -> None:
 
 def test_too_still_to_be_judged(run: Run, priors: dict[str, Path], held: Path) -> None:
     words = ("push", priors["plain"].parent / "tokenizer", held, "--device", "cpu")
-    still = run(*words, "--frames", 2).out
-    assert "objects move in only 0% of episodes, 3% and 50% or more are meant" in still
+    still = run(*words, "--frames", 2)
+    assert "objects move in only 0% of episodes, 3% and 50% or more are meant" in still.out
+    assert "looked for as in pictures of 64x64 pixels, these have 32x32" in still.err
     assert "are meant" not in run(*words, "--frames", 9).out

@@ -6,10 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -127,17 +129,22 @@ def test_what_is_missing_is_made_and_nothing_else(made: Path, tmp_path: Path) ->
     assert files(tmp_path) == files(made)
 
 
+def writing_until(stop: int) -> Callable[[PushPlan, int], int]:
+    """Writes episodes, and is interrupted at number `stop`."""
+
+    def write(plan: PushPlan, number: int) -> int:
+        if number == stop:
+            raise KeyboardInterrupt
+        return write_episode(plan, number)
+
+    return write
+
+
 def test_an_interruption_leaves_a_list_of_all_that_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_episodes(PushPlan(folder=tmp_path, episodes=1, frames=2, size=16))
-
-    def stop(plan: PushPlan, number: int) -> int:
-        if number == 3:
-            raise KeyboardInterrupt
-        return write_episode(plan, number)
-
-    monkeypatch.setattr(episodes, "write_episode", stop)
+    monkeypatch.setattr(episodes, "write_episode", writing_until(3))
     with pytest.raises(KeyboardInterrupt):
         make_episodes(PushPlan(folder=tmp_path, episodes=5, frames=2, size=16))
     found = find_clips(tmp_path)
@@ -211,13 +218,8 @@ def test_other_settings_replace_all_or_nothing(
     assert files(tmp_path) == before
     new = replace(old, frames=2)
 
-    def stop(plan: PushPlan, number: int) -> int:
-        if number:
-            raise KeyboardInterrupt
-        return write_episode(plan, number)
-
     with monkeypatch.context() as patched:
-        patched.setattr(episodes, "write_episode", stop)
+        patched.setattr(episodes, "write_episode", writing_until(1))
         with pytest.raises(KeyboardInterrupt):
             make_episodes(new, replace=True)
     found = make_episodes(new)
@@ -276,6 +278,18 @@ def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
     while any(is_running(child) for child in children):
         assert time.monotonic() < until, "they are still there"
         time.sleep(0.1)
+
+
+def test_no_episode_is_cut_short_by_the_end_of_the_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = threading.Event()
+    gone = SimpleNamespace(join=lambda: None)
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: gone)
+    monkeypatch.setattr(os, "_exit", lambda code: ended.set())
+    with episodes.WRITING:
+        thread = threading.Thread(target=episodes._end_with_parent, daemon=True)
+        thread.start()
+        assert not ended.wait(0.2)
+    assert ended.wait(60)
 
 
 def is_running(number: int) -> bool:
